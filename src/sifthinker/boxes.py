@@ -1,0 +1,322 @@
+"""Boxes: conversion between the coordinate spaces of datasets and models, and IoU of sets and of pairs.
+
+Inside sifthinker boxes are float64 arrays of shape (N, 4), xyxy, as fractions of the *original* image (`unit`).
+Everything else is converted at the border by `convert`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sifthinker.errors import BoxError
+
+Boxes = NDArray[np.float64]
+Space = Literal["unit", "pixel", "per_mille", "resized", "padded_square"]
+Denominator = Literal["max", "min"]
+
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+# Qwen2-VL and Qwen2.5-VL: patch 14, merged 2 by 2; the pixel bounds of the published 7B preprocessor config.
+QWEN_FACTOR = 28
+QWEN_MIN_PIXELS = 56 * 56
+QWEN_MAX_PIXELS = 16384 * 28 * 28
+_MAX_ASPECT_RATIO = 200
+
+
+def as_boxes(boxes: ArrayLike) -> Boxes:
+    """Validate boxes of any space.
+
+    Args:
+        boxes: (N, 4) xyxy, or anything that NumPy turns into it; `[]` gives (0, 4).
+    Returns:
+        (N, 4) float64.
+    Raises:
+        BoxError: wrong shape, a value that is not finite, or a box without area (x1 >= x2 or y1 >= y2).
+    """
+    try:
+        array = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BoxError(f"boxes must be numbers of shape (N, 4), got {_short(boxes)}: {error}") from None
+    if array.size == 0:
+        return np.zeros((0, 4))
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise BoxError(f"boxes must have shape (N, 4), got {array.shape}; wrap a single box in a list")
+    if not np.isfinite(array).all():
+        raise BoxError(f"box {_first(array, ~np.isfinite(array).all(axis=1))} is not finite")
+    no_area = (array[:, 0] >= array[:, 2]) | (array[:, 1] >= array[:, 3])
+    if no_area.any():
+        raise BoxError(f"box {_first(array, no_area)} has no area; wanted x1 < x2 and y1 < y2")
+    return array
+
+
+def as_unit_boxes(boxes: ArrayLike) -> Boxes:
+    """Validate boxes as `as_boxes` does, and that they lie in [0, 1].
+
+    Raises:
+        BoxError: as `as_boxes`, or a coordinate outside [0, 1].
+    """
+    array = as_boxes(boxes)
+    outside = ((array < 0) | (array > 1)).any(axis=1)
+    if outside.any():
+        raise BoxError(
+            f"box {_first(array, outside)} is outside the image; wanted fractions in [0, 1]. "
+            "Pixels and other spaces are converted by sifthinker.boxes.convert"
+        )
+    return array
+
+
+def smart_resize(
+    size: tuple[int, int],
+    *,
+    factor: int = QWEN_FACTOR,
+    min_pixels: int = QWEN_MIN_PIXELS,
+    max_pixels: int = QWEN_MAX_PIXELS,
+) -> tuple[int, int]:
+    """The size to which Qwen2-VL and Qwen2.5-VL processors resize an image.
+
+    Each side becomes a multiple of `factor`, the area is brought into [min_pixels, max_pixels], and the aspect ratio is
+    kept as nearly as that allows. Rounding is to even at halves, as in the processors (Python's `round`).
+
+    Args:
+        size: (width, height) in pixels.
+        factor: patch size times merge size; 28 for Qwen2-VL and Qwen2.5-VL.
+        min_pixels: least area.
+        max_pixels: greatest area.
+    Returns:
+        (width, height) in pixels.
+    Raises:
+        BoxError: a side is not positive, or one side is more than 200 times the other (the processors refuse it too).
+    Source: the formula of transformers' Qwen2-VL image processor; a test compares the two.
+    """
+    width, height = _check_size(size)
+    if max(width, height) / min(width, height) > _MAX_ASPECT_RATIO:
+        raise BoxError(f"image of {width}×{height} is too narrow: Qwen-VL takes an aspect ratio of at most 200")
+    new_width, new_height = (round(side / factor) * factor for side in (width, height))
+    if new_width * new_height > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        new_width, new_height = (
+            max(factor, math.floor(side / shrink / factor) * factor) for side in (width, height)
+        )
+    elif new_width * new_height < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        new_width, new_height = (math.ceil(side * grow / factor) * factor for side in (width, height))
+    return new_width, new_height
+
+
+def convert(
+    boxes: ArrayLike,
+    *,
+    source: Space,
+    target: Space,
+    size: tuple[int, int] | None = None,
+    factor: int = QWEN_FACTOR,
+    min_pixels: int = QWEN_MIN_PIXELS,
+    max_pixels: int = QWEN_MAX_PIXELS,
+) -> Boxes:
+    """Convert boxes between coordinate spaces. Nothing is rounded or clipped.
+
+    Spaces: `unit` fractions of the image; `pixel` of the original image; `per_mille` 0–1000 (Qwen3-VL, InternVL);
+    `resized` pixels of the image as Qwen2.5-VL's smart resize made it; `padded_square` fractions of the square that
+    LLaVA and VisCoT centre the image on (the padding before the image is rounded down to a whole pixel).
+
+    Args:
+        boxes: (N, 4) xyxy in `source`.
+        source: space of `boxes`.
+        target: space wanted.
+        size: (width, height) of the original image; needed by every space but `unit` and `per_mille`.
+        factor: see `smart_resize`; used by `resized` alone, as are the next two.
+        min_pixels: see `smart_resize`.
+        max_pixels: see `smart_resize`.
+    Returns:
+        (N, 4) float64 in `target`.
+    Raises:
+        BoxError: boxes as in `as_boxes`, an unknown space, or a space that needs `size` without it.
+    """
+    array = as_boxes(boxes)
+    scales = []
+    for space in (source, target):
+        if space not in get_args(Space):
+            raise BoxError(f"unknown box space {space!r}; wanted one of {', '.join(get_args(Space))}")
+        if space == "unit":
+            scales.append((np.ones(4), np.zeros(4)))
+        elif space == "per_mille":
+            scales.append((np.full(4, 1000.0), np.zeros(4)))
+        elif size is None:
+            raise BoxError(f"box space {space!r} needs size=(width, height) of the original image")
+        elif space == "pixel":
+            scales.append((np.tile(_check_size(size), 2).astype(np.float64), np.zeros(4)))
+        elif space == "resized":
+            resized = smart_resize(size, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
+            scales.append((np.tile(resized, 2).astype(np.float64), np.zeros(4)))
+        else:
+            width, height = _check_size(size)
+            side = max(width, height)
+            offset = np.tile([(side - width) // 2, (side - height) // 2], 2)
+            scales.append((np.tile([width, height], 2) / side, offset / side))
+    (source_scale, source_offset), (target_scale, target_offset) = scales
+    if source == target:
+        return array.copy()
+    return (array - source_offset) / source_scale * target_scale + target_offset
+
+
+def union_box(boxes: ArrayLike) -> Boxes:
+    """The smallest box around all boxes: (1, 4), or (0, 4) for none."""
+    array = as_boxes(boxes)
+    if not len(array):
+        return array
+    return np.concatenate([array[:, :2].min(axis=0), array[:, 2:].max(axis=0)])[None]
+
+
+def round_boxes(boxes: ArrayLike, decimals: int = 3) -> Boxes:
+    """Round unit boxes; a side that would vanish is kept open by one unit of the last decimal.
+
+    Args:
+        boxes: (N, 4) unit xyxy.
+        decimals: digits after the point.
+    Returns:
+        (N, 4) unit xyxy, each with x1 < x2 and y1 < y2.
+    """
+    array = as_unit_boxes(boxes)
+    unit = 10**decimals
+    low = np.rint(array[:, :2] * unit)
+    high = np.rint(array[:, 2:] * unit)
+    # At the far border there is no room to open outwards: move the near side instead.
+    low = np.minimum(low, unit - 1)
+    high = np.maximum(high, low + 1)
+    return np.concatenate([low, high], axis=1) / unit
+
+
+def set_iou(pred: ArrayLike, gt: ArrayLike) -> float:
+    """IoU of two regions, each the union of its boxes: area(∪pred ∩ ∪gt) / area(∪pred ∪ ∪gt), exact.
+
+    Args:
+        pred: (N, 4) xyxy.
+        gt: (M, 4) xyxy in the same space.
+    Returns:
+        IoU in [0, 1]; 1 when both are empty, 0 when one is.
+    Raises:
+        BoxError: see `as_boxes`.
+    Source: SPEC §3; SIFThinker's hierarchical IoU, region level.
+    """
+    return _set_iou(as_boxes(pred), as_boxes(gt))
+
+
+def paired_iou(pred: ArrayLike, gt: ArrayLike, *, denominator: Denominator = "max") -> float:
+    """Mean IoU under the one-to-one assignment that maximises the summed IoU.
+
+    The sum is divided by the larger count, so that missing, spurious and duplicate boxes all cost. The released
+    implementation divides by the smaller: `denominator="min"`.
+
+    Args:
+        pred: (N, 4) xyxy.
+        gt: (M, 4) xyxy in the same space.
+        denominator: `max` or `min` of N and M.
+    Returns:
+        IoU in [0, 1]; 1 when both are empty, 0 when one is.
+    Raises:
+        BoxError: see `as_boxes`, or an unknown denominator.
+    Source: SPEC §3; SIFThinker's hierarchical IoU, box level.
+    """
+    return _paired_iou(as_boxes(pred), as_boxes(gt), denominator)
+
+
+def hierarchical_iou(pred: ArrayLike, gt: ArrayLike, *, denominator: Denominator = "max") -> float:
+    """(set_iou + paired_iou) / 2: the regions as one shape, and box by box.
+
+    Args, returns and raises as `paired_iou`.
+    """
+    pred, gt = as_boxes(pred), as_boxes(gt)
+    return (_set_iou(pred, gt) + _paired_iou(pred, gt, denominator)) / 2
+
+
+def pairwise_iou(pred: ArrayLike, gt: ArrayLike) -> NDArray[np.float64]:
+    """IoU of every box of `pred` with every box of `gt`: (N, 4), (M, 4) → (N, M)."""
+    return _pairwise_iou(as_boxes(pred), as_boxes(gt))
+
+
+def _pairwise_iou(pred: Boxes, gt: Boxes) -> NDArray[np.float64]:
+    low = np.maximum(pred[:, None, :2], gt[None, :, :2])  # (N, M, 2)
+    high = np.minimum(pred[:, None, 2:], gt[None, :, 2:])  # (N, M, 2)
+    shared: NDArray[np.float64] = np.clip(high - low, 0, None).prod(axis=2)  # (N, M)
+    pred_area = (pred[:, 2:] - pred[:, :2]).prod(axis=1)
+    gt_area = (gt[:, 2:] - gt[:, :2]).prod(axis=1)
+    union = pred_area[:, None] + gt_area[None] - shared
+    # Areas below the smallest float are zero; such boxes share nothing with anyone.
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _paired_iou(pred: Boxes, gt: Boxes, denominator: Denominator) -> float:
+    if denominator not in ("max", "min"):
+        raise BoxError(f"denominator must be 'max' or 'min', got {denominator!r}")
+    count_max, count_min = max(len(pred), len(gt)), min(len(pred), len(gt))
+    if count_min == 0:
+        return 1.0 if count_max == 0 else 0.0
+    iou = _pairwise_iou(pred, gt)
+    if count_min == 1:
+        best = float(iou.max())
+    else:
+        from scipy.optimize import linear_sum_assignment  # 0.2 s to import, and one box needs none
+
+        rows, columns = linear_sum_assignment(iou, maximize=True)
+        best = float(iou[rows, columns].sum())
+    return min(1.0, best / (count_max if denominator == "max" else count_min))
+
+
+def _set_iou(pred: Boxes, gt: Boxes) -> float:
+    if not len(pred) or not len(gt):
+        return 1.0 if len(pred) == len(gt) else 0.0
+    if len(pred) == 1 and len(gt) == 1:
+        return float(_pairwise_iou(pred, gt)[0, 0])
+    # Cut the plane along every box side. Each cell between neighbouring cuts is inside a box entirely or not at all.
+    everything = np.concatenate([pred, gt])
+    xs, ys = np.unique(everything[:, 0::2]), np.unique(everything[:, 1::2])
+    widths, heights = np.diff(xs), np.diff(ys)
+    shared = union = 0.0
+    # Blocks of rows bound the memory: 10⁵ boxes with free coordinates would make 4·10¹⁰ cells.
+    block = max(1, 4_000_000 // len(widths))
+    for start in range(0, len(heights), block):
+        stop = min(start + block, len(heights))
+        in_pred, in_gt = (_covered(boxes, xs, ys, start, stop) for boxes in (pred, gt))
+        area = heights[start:stop, None] * widths
+        shared += float(area[in_pred & in_gt].sum())
+        union += float(area[in_pred | in_gt].sum())
+    return min(1.0, shared / union) if union > 0 else 0.0
+
+
+def _covered(
+    boxes: Boxes, xs: NDArray[np.float64], ys: NDArray[np.float64], start: int, stop: int
+) -> NDArray[np.bool_]:
+    """Which cells of rows start..stop of the grid lie in a box: (stop - start, len(xs) - 1)."""
+    left, right = np.searchsorted(xs, boxes[:, 0]), np.searchsorted(xs, boxes[:, 2])
+    top = np.clip(np.searchsorted(ys, boxes[:, 1]), start, stop) - start
+    bottom = np.clip(np.searchsorted(ys, boxes[:, 3]), start, stop) - start
+    # A two-dimensional difference array: +1 at two corners, -1 at the others; its double running sum counts the boxes.
+    steps = np.zeros((stop - start + 1, len(xs)), dtype=np.int32)
+    np.add.at(steps, (top, left), 1)
+    np.add.at(steps, (bottom, left), -1)
+    np.add.at(steps, (top, right), -1)
+    np.add.at(steps, (bottom, right), 1)
+    covered: NDArray[np.bool_] = steps.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+    return covered
+
+
+def _check_size(size: Sequence[int]) -> tuple[int, int]:
+    width, height = size
+    if width <= 0 or height <= 0:
+        raise BoxError(f"size must be (width, height) in positive pixels, got {tuple(size)}")
+    return width, height
+
+
+def _first(array: Boxes, wrong: NDArray[np.bool_]) -> str:
+    index = int(np.argmax(wrong))
+    return f"{index} {array[index].tolist()}"
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,340 @@
+"""Depth maps: one polarity inside, the mean depth of a box in constant time, and the files that others have.
+
+Inside sifthinker depth is relative: 0 is nearest, 1 is farthest. Files differ in bit depth, colour and in which end is
+near, so every reader states its polarity; nothing is guessed from the pixels' values.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, PngImagePlugin
+
+from sifthinker.boxes import as_unit_boxes
+from sifthinker.errors import DepthError
+from sifthinker.files import atomic_write
+
+Encoding = Literal["auto", "sif16", "grey8", "spectral", "npy", "millimetres"]
+Near = Literal["low", "high"]
+
+_LEVELS = 65535
+_HOLES_KEY = "sifthinker:holes"  # PNG text chunk of our own files: level 0 stands for "no depth here"
+
+# ColorBrewer's Spectral, 11 classes, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
+_SPECTRAL_ANCHORS = (
+    (94, 79, 162), (50, 136, 189), (102, 194, 165), (171, 221, 164), (230, 245, 152), (255, 255, 191),
+    (254, 224, 139), (253, 174, 97), (244, 109, 67), (213, 62, 79), (158, 1, 66),
+)  # fmt: skip
+
+
+class DepthMap:
+    """Relative depth of every pixel of an image.
+
+    Args:
+        values: (H, W) in [0, 1]; 0 is nearest, 1 is farthest.
+        valid: (H, W) booleans, False where the sensor saw nothing; None when every pixel counts.
+    Raises:
+        DepthError: wrong shape, no pixels, a value that is NaN or outside [0, 1] where valid.
+    """
+
+    def __init__(self, values: ArrayLike, valid: ArrayLike | None = None) -> None:
+        array = np.asarray(values, dtype=np.float32)
+        if array.ndim != 2 or array.size == 0:
+            raise DepthError(f"depth must have shape (H, W), got {array.shape}")
+        mask = None if valid is None else np.asarray(valid, dtype=bool)
+        if mask is not None:
+            if mask.shape != array.shape:
+                raise DepthError(f"the validity mask has shape {mask.shape}, the depth map {array.shape}")
+            array = np.where(mask, array, np.float32(0))
+            if mask.all():
+                mask = None
+        if not np.isfinite(array).all():
+            row, column = np.argwhere(~np.isfinite(array))[0]
+            raise DepthError(
+                f"depth at row {row}, column {column} is {array[row, column]}; wanted finite values. "
+                "Mark pixels without depth in the validity mask"
+            )
+        low, high = float(array.min()), float(array.max())
+        if low < 0 or high > 1:
+            raise DepthError(f"depth runs from {low:g} to {high:g}; wanted [0, 1], 0 nearest and 1 farthest")
+        array.setflags(write=False)
+        self.values: NDArray[np.float32] = array
+        self.valid: NDArray[np.bool_] | None = mask
+
+    @classmethod
+    def from_metric(cls, metres: ArrayLike, valid: ArrayLike | None = None) -> DepthMap:
+        """Scale distances to [0, 1] by the nearest and farthest valid pixel of this image.
+
+        Args:
+            metres: (H, W) distances in any unit, larger is farther.
+            valid: (H, W) booleans.
+        Raises:
+            DepthError: no valid pixel, or a valid pixel that is not finite.
+        """
+        distances = np.asarray(metres, dtype=np.float64)
+        mask = np.ones(distances.shape, dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
+        if mask.shape != distances.shape or not mask.any():
+            raise DepthError("no pixel has a depth: every one is a hole")
+        seen = distances[mask]
+        if not np.isfinite(seen).all():
+            raise DepthError("depth has NaN or infinite values; mark them in the validity mask")
+        span = seen.max() - seen.min()
+        unit = (distances - seen.min()) / (span if span > 0 else 1.0)
+        return cls(np.where(mask, unit, 0), mask)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        height, width = self.values.shape
+        return width, height
+
+    @cached_property
+    def _sums(self) -> NDArray[np.float64]:
+        """(H + 1, W + 1) summed-area table, a zero row and column first."""
+        return _summed(self.values)
+
+    @cached_property
+    def _counts(self) -> NDArray[np.float64] | None:
+        return None if self.valid is None else _summed(self.valid)
+
+    def mean(self, boxes: ArrayLike) -> NDArray[np.float32]:
+        """Mean depth inside each box.
+
+        A pixel that a box touches counts whole: x1 and y1 are rounded down, x2 and y2 up, then clipped; at least one
+        pixel is always taken. A coordinate within a billionth of a pixel's side is taken to lie on it, so that 0.57 of
+        100 pixels starts at pixel 57 although 0.57 * 100 < 57 in floating point.
+
+        Args:
+            boxes: (N, 4) unit xyxy.
+        Returns:
+            (N,) means in [0, 1]; 0 is nearest. NaN where every pixel of the box is a hole.
+        Raises:
+            BoxError: a box is empty, not finite or outside the image.
+        Source: SIFThinker's depth reward; the released code rounds outward too.
+        """
+        array = as_unit_boxes(boxes)
+        width, height = self.size
+        scaled = array * (width, height, width, height)
+        slack = 1e-9 * max(width, height)
+        x1 = np.clip(np.floor(scaled[:, 0] + slack), 0, width - 1).astype(np.intp)
+        y1 = np.clip(np.floor(scaled[:, 1] + slack), 0, height - 1).astype(np.intp)
+        x2 = np.clip(np.ceil(scaled[:, 2] - slack).astype(np.intp), x1 + 1, width)
+        y2 = np.clip(np.ceil(scaled[:, 3] - slack).astype(np.intp), y1 + 1, height)
+        total = _rectangle(self._sums, x1, y1, x2, y2)
+        counts = self._counts
+        pixels = (x2 - x1) * (y2 - y1) if counts is None else _rectangle(counts, x1, y1, x2, y2)
+        means = np.divide(total, pixels, out=np.full(len(array), np.nan), where=pixels > 0)
+        return np.clip(means, 0, 1).astype(np.float32)
+
+    def view(self) -> Image.Image:
+        """The depth image that a model sees: 8-bit RGB grey, dark is near, holes are white."""
+        level = np.rint(self.values * 255).astype(np.uint8)
+        if self.valid is not None:
+            level = np.where(self.valid, level, np.uint8(255))
+        return Image.fromarray(level).convert("RGB")
+
+    def coloured(self) -> Image.Image:
+        """The depth image that a person sees: `Spectral_r`, red is near, holes are black."""
+        colours = _spectral()[255 - np.rint(self.values * 255).astype(np.intp)]
+        if self.valid is not None:
+            colours = np.where(self.valid[..., None], colours, np.uint8(0))
+        return Image.fromarray(colours)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write our own format atomically: 16-bit grey PNG, value / 65535; lossless to 1 / 65535.
+
+        With holes, level 0 stands for a hole (a text chunk in the file says so) and valid pixels start at level 1.
+        """
+        level = np.rint(self.values * _LEVELS).astype(np.uint16)
+        info = PngImagePlugin.PngInfo()
+        if self.valid is not None:
+            level = np.where(self.valid, np.maximum(level, 1), 0).astype(np.uint16)
+            info.add_text(_HOLES_KEY, "0")
+        buffer = io.BytesIO()
+        Image.fromarray(level).save(buffer, "PNG", pnginfo=info)
+        atomic_write(path, buffer.getvalue())
+
+    @classmethod
+    def read(
+        cls, path: str | os.PathLike[str], *, encoding: Encoding = "auto", near: Near | None = None
+    ) -> DepthMap:
+        """Read a depth file.
+
+        | encoding      | file                                   | near by default |
+        |---------------|----------------------------------------|-----------------|
+        | `sif16`       | 16-bit grey PNG, ours: value / 65535   | low             |
+        | `grey8`       | 8-bit grey, depth or disparity         | must be given   |
+        | `spectral`    | RGB in `Spectral_r` colours, disparity | high            |
+        | `npy`         | NumPy array in [0, 1]                  | low             |
+        | `millimetres` | 16-bit sensor distances, 0 is a hole   | low             |
+
+        `auto` goes by the kind of file: .npy, 16-bit, 8-bit or RGB; sensor distances must be asked for, because a
+        16-bit file looks the same as ours. NaN is refused everywhere.
+
+        Args:
+            path: the file.
+            encoding: what the numbers in it mean.
+            near: whether low or high values are near.
+        Raises:
+            DepthError: the file is missing, broken, of another kind, or its polarity is not known.
+        """
+        if encoding not in get_args(Encoding):
+            raise DepthError(f"unknown depth encoding {encoding!r}; wanted one of {', '.join(get_args(Encoding))}")
+        if near not in (None, "low", "high"):
+            raise DepthError(f"near must be 'low' or 'high', got {near!r}")
+        where = Path(path)
+        if encoding == "npy" or (encoding == "auto" and where.suffix == ".npy"):
+            return _from_array(where, near or "low")
+        image = _open(where)
+        kind = _kind(image)
+        if encoding == "auto":
+            encoding = {"16-bit grey": "sif16", "8-bit grey": "grey8", "RGB": "spectral"}[kind]  # type: ignore[assignment]
+        wanted = {"sif16": "16-bit grey", "millimetres": "16-bit grey", "grey8": "8-bit grey", "spectral": "RGB"}[encoding]
+        if kind != wanted:
+            raise DepthError(f"{where}: encoding {encoding!r} is read from a {wanted} image, got {kind} ({image.mode})")
+        if encoding in ("sif16", "millimetres") and near == "high":
+            raise DepthError(f"{where}: {encoding!r} files are near at the low end by definition; drop near='high'")
+        level = np.asarray(image)
+        if encoding == "millimetres":
+            try:
+                return cls.from_metric(level, level > 0)
+            except DepthError as error:
+                raise DepthError(f"{where}: {error}") from None
+        if encoding == "sif16":
+            holes = _HOLES_KEY in image.info
+            return cls(level.astype(np.float64) / _LEVELS, level > 0 if holes else None)
+        if encoding == "spectral":
+            return cls(_oriented(_spectral_levels(level, where) / 255, near or "high"))
+        if near is None:
+            raise DepthError(
+                f"{where}: an 8-bit grey file may hold depth or disparity; say which end is near: "
+                "near='low' for depth, near='high' for disparity"
+            )
+        return cls(_oriented(level.astype(np.float64) / 255, near))
+
+
+def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of a depth file without decoding its pixels.
+
+    Raises:
+        DepthError: the file is missing or of no known kind.
+    """
+    where = Path(path)
+    if where.suffix == ".npy":
+        height, width = _load_npy(where, memory_map=True).shape
+        return width, height
+    try:
+        with Image.open(where) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DepthError(f"{where}: cannot read the depth file: {error}") from None
+
+
+@lru_cache(maxsize=256)
+def cached_depth(path: str) -> DepthMap:
+    """A depth file in our own format, kept in memory for rewards that ask for it again and again."""
+    return DepthMap.read(path, encoding="sif16")
+
+
+def _summed(values: NDArray[np.float32] | NDArray[np.bool_]) -> NDArray[np.float64]:
+    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=table[1:, 1:])
+    return table
+
+
+def _rectangle(
+    table: NDArray[np.float64],
+    x1: NDArray[np.intp],
+    y1: NDArray[np.intp],
+    x2: NDArray[np.intp],
+    y2: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    return cast("NDArray[np.float64]", table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1])
+
+
+def _oriented(values: NDArray[np.float64], near: Near) -> NDArray[np.float64]:
+    return values if near == "low" else 1 - values
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise DepthError(f"{path}: no such depth file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DepthError(f"{path}: cannot read the depth file: {error}") from None
+    return image
+
+
+def _kind(image: Image.Image) -> str:
+    if image.mode.startswith("I"):  # PIL names 16-bit grey I;16, and I in older versions
+        return "16-bit grey"
+    if image.mode in ("L", "1"):
+        return "8-bit grey"
+    if image.mode in ("RGB", "RGBA", "P"):
+        return "RGB"
+    raise DepthError(f"an image of mode {image.mode} holds no depth; wanted grey or RGB")
+
+
+def _load_npy(path: Path, *, memory_map: bool = False) -> NDArray[np.float64]:
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if memory_map else None)
+    except FileNotFoundError:
+        raise DepthError(f"{path}: no such depth file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DepthError(f"{path}: cannot read the depth array: {error}") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 2:
+        raise DepthError(f"{path}: wanted one array of shape (H, W)")
+    return array
+
+
+def _from_array(path: Path, near: Near) -> DepthMap:
+    try:
+        return DepthMap(_oriented(_load_npy(path).astype(np.float64), near))
+    except DepthError as error:
+        raise DepthError(error.args[0] if str(path) in error.args[0] else f"{path}: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _spectral() -> NDArray[np.uint8]:
+    """(256, 3) colours of matplotlib's `Spectral_r`, from level 0 to 255 (a test compares them with matplotlib's)."""
+    anchors = np.array(_SPECTRAL_ANCHORS, dtype=np.float64)
+    level = np.linspace(0, 1, 256)
+    at = np.linspace(0, 1, len(anchors))
+    colours = np.stack([np.interp(level, at, anchors[:, channel]) for channel in range(3)], axis=1)
+    # matplotlib truncates; the small term keeps the anchors themselves from falling one level below.
+    return cast("NDArray[np.uint8]", np.floor(colours + 1e-9).astype(np.uint8))
+
+
+@lru_cache(maxsize=1)
+def _spectral_index() -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+    packed = _pack(_spectral())
+    order = np.argsort(packed)
+    return packed[order], order
+
+
+def _pack(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    wide = colours.astype(np.uint32)
+    return cast("NDArray[np.uint32]", wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
+
+
+def _spectral_levels(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.float64]:
+    """(H, W, 3) colours → (H, W) levels 0..255, exact."""
+    packed = _pack(pixels)
+    colours, levels = _spectral_index()
+    slot = np.minimum(np.searchsorted(colours, packed), len(colours) - 1)
+    foreign = colours[slot] != packed
+    if foreign.any():
+        row, column = np.argwhere(foreign)[0]
+        raise DepthError(
+            f"{path}: {int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, "
+            f"column {column}: {pixels[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
+        )
+    return levels[slot].astype(np.float64)

@@ -1,0 +1,181 @@
+"""One asynchronous client for OpenAI-compatible servers: timeout, bounded retries, concurrency, token counts.
+
+The API key is read from an environment variable at the time of the call and appears in no message or representation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import httpx2
+
+from sifthinker.errors import ConfigError, EndpointError
+
+_RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
+_LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered: the text, and the tokens it counted."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Usage:
+    """Running totals of one endpoint."""
+
+    requests: int = 0
+    retries: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """A chat-completions server.
+
+    Args:
+        base_url: up to and including the version, for instance `http://127.0.0.1:8000/v1`.
+        model: the model's name there.
+        api_key_env: environment variable that holds the key; a server without keys needs none.
+        timeout_s: of one request.
+        max_retries: further requests after the first, on time-outs, broken connections, unreadable replies and statuses
+            408, 409, 425, 429, 500, 502, 503, 504.
+        concurrency: requests under way at once.
+        backoff_s: wait before the first retry; it doubles with each, with jitter, up to 60 s. Retry-After is honoured.
+        transport: an httpx2 transport, for tests.
+    Raises:
+        ConfigError: base_url is no http(s) address.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = 120.0
+    max_retries: int = 5
+    concurrency: int = 8
+    backoff_s: float = 1.0
+    transport: httpx2.AsyncBaseTransport | None = None
+    usage: Usage = field(default_factory=Usage)
+    _client: httpx2.AsyncClient | None = field(default=None, repr=False)
+    _gate: asyncio.Semaphore | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"base_url must start with http:// or https://, got {self.base_url!r}")
+
+    async def __aenter__(self) -> Endpoint:
+        self._client = httpx2.AsyncClient(timeout=self.timeout_s, transport=self.transport)
+        self._gate = asyncio.Semaphore(self.concurrency)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+        self._client = self._gate = None
+
+    async def chat(self, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Reply:
+        """One chat completion.
+
+        Args:
+            messages: in the server's own format.
+            parameters: further fields of the request, for instance `temperature`.
+        Raises:
+            EndpointError: every attempt failed, or the server refused the request (a status that is not retried).
+        """
+        if self._client is None or self._gate is None:
+            raise RuntimeError("use the endpoint inside `async with`")
+        body = {"model": self.model, "messages": list(messages), **parameters}
+        code, message = "", ""
+        async with self._gate:
+            for attempt in range(self.max_retries + 1):
+                wait_s: float | None = None
+                self.usage.requests += 1
+                try:
+                    response = await self._client.post(
+                        f"{self.base_url.rstrip('/')}/chat/completions", json=body, headers=self._headers()
+                    )
+                except httpx2.TimeoutException:
+                    code, message = "timeout", f"no answer within {self.timeout_s:g} s"
+                except httpx2.HTTPError as error:
+                    code, message = "connection", f"{type(error).__name__}: {error}"
+                else:
+                    if response.status_code == 200:
+                        reply = _read_reply(response)
+                        if isinstance(reply, Reply):
+                            self.usage.prompt_tokens += reply.prompt_tokens
+                            self.usage.completion_tokens += reply.completion_tokens
+                            return reply
+                        code, message = reply
+                    else:
+                        code = f"status_{response.status_code}"
+                        message = f"status {response.status_code}: {self._redact(response.text[:300])}"
+                        if response.status_code not in _RETRIED:
+                            self.usage.failures += 1
+                            raise EndpointError(f"{self.base_url} refused the request: {message}", code, attempt + 1)
+                        wait_s = _retry_after_s(response.headers.get("retry-after"))
+                if attempt < self.max_retries:
+                    self.usage.retries += 1
+                    if wait_s is None:
+                        wait_s = self.backoff_s * 2**attempt * random.uniform(0.5, 1.5)
+                    await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
+        self.usage.failures += 1
+        raise EndpointError(
+            f"{self.base_url} failed {self.max_retries + 1} times; the last: {message}", code, self.max_retries + 1
+        )
+
+    def _headers(self) -> dict[str, str]:
+        key = os.environ.get(self.api_key_env, "")
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def _redact(self, text: str) -> str:
+        """A server's message with our key taken out: some servers quote it back."""
+        key = os.environ.get(self.api_key_env, "")
+        return text.replace(key, "[key]") if key else text
+
+
+def _read_reply(response: httpx2.Response) -> Reply | tuple[str, str]:
+    """The reply, or (reason code, message)."""
+    try:
+        body = response.json()
+    except ValueError:
+        return "not_json", f"the server's reply is not JSON: {response.text[:100]!r}"
+    try:
+        text = body["choices"][0]["message"]["content"]
+        usage = body.get("usage") or {}
+        counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return "bad_shape", "the server's reply has no choices[0].message.content"
+    if not isinstance(text, str):
+        return "bad_shape", f"the reply's content is {type(text).__name__}, wanted text"
+    return Reply(text, *counts)
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds to wait that a Retry-After header asks for, in either of its forms; None without one."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - time.time())

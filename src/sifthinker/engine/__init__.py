@@ -1,0 +1,1 @@
+"""The data engine: records in, examples out."""

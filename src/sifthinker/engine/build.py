@@ -1,0 +1,376 @@
+"""Records → Examples: depth, focus path, teacher's words, checked chain; journalled, resumable, in the source's order.
+
+A dataset folder holds
+
+    examples.jsonl   the samples, in the order of their records
+    rejects.jsonl    what was left out, each with its reason and every attempt
+    manifest.json    versions, settings, input hashes, counts
+    images/          RGB images, named by content
+    depth/           exact depth maps (our 16-bit PNG), for rewards
+    depth_view/      the same as 8-bit grey, the second image that models see
+    journal.jsonl    while the build runs: finished records in the order in which they finished
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sifthinker import __version__
+from sifthinker.chain import Chain, Region, Step, check_chain, render_chain
+from sifthinker.engine.estimators import DepthSource
+from sifthinker.engine.expansion import Expansion, FocusPath, expand
+from sifthinker.engine.teachers import Task, Teacher, explain
+from sifthinker.errors import ConfigError, DepthError, ImageError, RecordError
+from sifthinker.files import atomic_write, inside, make_folder, sha256, to_json
+from sifthinker.images import load_image
+from sifthinker.prompts import PROMPT_VERSION, user_prompt
+from sifthinker.records import Example, Record, Reject
+
+_JOURNAL = "journal.jsonl"
+
+Progress = Callable[["Counts"], None]
+
+
+@dataclass(slots=True)
+class Counts:
+    """How far a build is: records accepted, clipped on the way, and rejected by reason code."""
+
+    accepted: int = 0
+    clipped: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def done(self) -> int:
+        return self.accepted + self.rejected.total()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"accepted": self.accepted, "clipped": self.clipped, "rejected": dict(sorted(self.rejected.items()))}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Turns records into examples.
+
+    Args:
+        root: image root.
+        depth: where depth comes from.
+        teacher: who explains the focus paths.
+        expansion: settings of the reverse expansion; its decimals are also the chain's.
+        seed: of the focus paths.
+        concurrency: records under way at once.
+    """
+
+    root: Path
+    depth: DepthSource
+    teacher: Teacher
+    expansion: Expansion = field(default_factory=Expansion)
+    seed: int = 0
+    concurrency: int = 8
+
+    def build(
+        self,
+        items: Callable[[], Iterator[Record | Reject]],
+        out: Path,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+        progress: Progress | None = None,
+    ) -> Counts:
+        """Build a dataset folder, or go on with one that was interrupted.
+
+        Args:
+            items: opens the source; called once.
+            out: dataset folder.
+            inputs: name → sha256 of the source files, for the manifest.
+            options: further settings that shape the result, for the manifest and for the check on resuming.
+            fresh: throw away what the folder holds instead of going on.
+            progress: called after every record.
+        Raises:
+            ConfigError: the folder holds a build with other settings and `fresh` is False.
+            SIFError: the folder cannot be written.
+        """
+        recipe = {
+            "sifthinker": __version__,
+            "prompt_version": PROMPT_VERSION,
+            "seed": self.seed,
+            "expansion": asdict(self.expansion),
+            "depth": self.depth.name,
+            "teacher": self.teacher.name,
+            "inputs": dict(inputs or {}),
+            **(options or {}),
+        }
+        make_folder(out)
+        if fresh:
+            _clear(out)
+        finished = _finished(out, recipe)
+        if finished is not None:
+            if progress:
+                progress(finished)
+            return finished
+        with _Journal(out / _JOURNAL, recipe) as journal:
+            if progress:
+                progress(journal.counts)
+            asyncio.run(self._run(items(), out, journal, progress))
+            journal.write_out(out)
+        manifest = {**recipe, "counts": journal.counts.to_json()}
+        atomic_write(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        (out / _JOURNAL).unlink()
+        return journal.counts
+
+    async def _run(
+        self, items: Iterator[Record | Reject], out: Path, journal: _Journal, progress: Progress | None
+    ) -> None:
+        pending: set[asyncio.Task[None]] = set()
+
+        async def work(index: int, item: Record | Reject) -> None:
+            result = item if isinstance(item, Reject) else await self.example(item, out)
+            journal.add(index, result, clipped=isinstance(item, Record) and bool(item.notes))
+            if progress:
+                progress(journal.counts)
+
+        try:
+            for index, item in enumerate(items):
+                if index in journal.done:
+                    continue
+                pending.add(asyncio.create_task(work(index, item)))
+                if len(pending) >= self.concurrency:
+                    finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    for task in finished:
+                        task.result()
+            await asyncio.gather(*pending)
+        finally:
+            for task in pending:
+                task.cancel()
+
+    async def example(self, record: Record, out: Path) -> Example | Reject:
+        """One record's example, its images written below `out`, or the reject that says why not."""
+        try:
+            source = inside(self.root, record.image)
+            image = load_image(source)
+            if record.size is not None and not _same_shape(record.size, image.size):
+                raise RecordError(
+                    f"{record.source}: the source says {record.size[0]}×{record.size[1]}, {record.image} is "
+                    f"{image.width}×{image.height}; is it the right image?",
+                    "size_mismatch",
+                )
+            depth = self.depth.depth(record, self.root, image)
+        except RecordError as error:
+            return Reject(record.source, record.id, error.code, str(error))
+        except ImageError as error:
+            code = "broken_image" if (self.root / record.image).is_file() else "missing_image"
+            return Reject(record.source, record.id, code, f"{record.source}: {error}")
+        except DepthError as error:
+            return Reject(record.source, record.id, "bad_depth", f"{record.source}: {error}")
+
+        path = expand(record, seed=self.seed, settings=self.expansion)
+        foci = []
+        for focus in path:
+            means = [None] * len(focus.boxes) if depth is None else depth.mean(focus.boxes).tolist()
+            if any(mean is not None and math.isnan(mean) for mean in means):
+                reason = f"{record.source}: a region of the focus path has no depth at all (sensor holes)"
+                return Reject(record.source, record.id, "depth_hole", reason)
+            foci.append(
+                tuple(
+                    Region(box, None if mean is None else round(mean, self.expansion.decimals))
+                    for box, mean in zip(focus.boxes, means, strict=True)
+                )
+            )
+        task = Task(record, tuple(foci), tuple(focus.kind for focus in path), lambda: image)
+        explanation = await explain(self.teacher, task)
+        attempts = tuple(attempt.to_json() for attempt in explanation.attempts)
+        if explanation.thoughts is None:
+            last = explanation.attempts[-1]
+            reason = f"{record.source}: the teacher's reply was refused: {'; '.join(last.problems)}"
+            return Reject(record.source, record.id, f"teacher_{last.codes[0]}", reason, attempts)
+
+        steps = tuple(Step(regions, text) for regions, text in zip(foci, explanation.thoughts, strict=True))
+        chain = render_chain(Chain(steps, record.answer), decimals=self.expansion.decimals)
+        problems = check_chain(chain, depth=depth is not None)
+        if problems:
+            reason = f"{record.source}: the composed chain is not valid: {problems[0]}"
+            return Reject(record.source, record.id, "bad_chain", reason, attempts)
+
+        digest = sha256(source.read_bytes())
+        name = digest[:24]
+        images = [_keep_image(source, out / "images", name)]
+        truth: str | None = None
+        if depth is not None:
+            truth = f"depth/{name}.png"
+            view = f"depth_view/{name}.png"
+            if not (out / view).is_file() or not (out / truth).is_file():
+                depth.write(out / truth)
+                make_folder(out / "depth_view")
+                depth.view().convert("L").save(out / view)
+            images.append(view)
+        return Example(
+            id=record.id,
+            dataset=record.dataset,
+            split=record.split,
+            problem=record.question,
+            answer=record.answer,
+            boxes=path[-1].boxes,
+            images=tuple(images),
+            messages=(
+                {"role": "user", "content": user_prompt(record.question, depth=depth is not None)},
+                {"role": "assistant", "content": chain},
+            ),
+            depth=truth,
+            choices=record.choices,
+            family=record.family,
+            provenance={
+                "source": record.source,
+                "image": record.image,
+                "image_sha256": digest,
+                "depth_source": self.depth.name,
+                "seed": self.seed,
+                "teacher": self.teacher.name,
+                "prompt_version": PROMPT_VERSION,
+                "attempts": len(attempts),
+                "notes": list(record.notes),
+            },
+        )
+
+
+def path_row(record: Record, path: FocusPath) -> dict[str, Any]:
+    """A record's focus path as one JSON object: id, question, answer, boxes (unit xyxy), path (outermost focus first)."""
+    return {
+        "id": record.id,
+        "question": record.question,
+        "answer": record.answer,
+        "boxes": [list(box) for box in record.boxes],
+        "path": [{"kind": focus.kind, "boxes": [list(box) for box in focus.boxes]} for focus in path],
+    }
+
+
+def _same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
+    """Whether an image is the one of the stated size, or a scaled copy of it (to one pixel of rounding)."""
+    (stated_width, stated_height), (width, height) = stated, actual
+    return abs(stated_width * height - stated_height * width) <= max(*stated, *actual)
+
+
+def _keep_image(source: Path, folder: Path, name: str) -> str:
+    """Copy an RGB image as it is; one that must be turned or converted first is written as PNG."""
+    from PIL import Image
+
+    make_folder(folder)
+    with Image.open(source) as image:
+        as_it_is = image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1
+        suffix = source.suffix.lower() if as_it_is else ".png"
+    target = folder / f"{name}{suffix}"
+    if not target.is_file():
+        partial = folder / f".{name}{suffix}"
+        if as_it_is:
+            shutil.copyfile(source, partial)
+        else:
+            load_image(source).save(partial, "PNG")
+        partial.replace(target)
+    return f"images/{target.name}"
+
+
+def _clear(out: Path) -> None:
+    for name in (_JOURNAL, "examples.jsonl", "rejects.jsonl", "manifest.json"):
+        (out / name).unlink(missing_ok=True)
+    for name in ("images", "depth", "depth_view"):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _refuse_change(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{out} holds a build with other settings: "
+            + "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
+            + ". Choose another folder, or start over with --fresh"
+        )
+
+
+def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
+    """The counts of a finished build with these settings; None when there is none."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ConfigError(f"{out / 'manifest.json'} is broken; start over with --fresh") from None
+    counts = manifest.pop("counts")
+    _refuse_change(out, manifest, recipe)
+    return Counts(counts["accepted"], counts["clipped"], Counter(counts["rejected"]))
+
+
+class _Journal:
+    """Finished records in the order in which they finished: first line the settings, then `[index, kind, clipped, row]`.
+
+    A line is complete when it ends in a newline; what a killed process left of a last line is cut off.
+    """
+
+    def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
+        self.counts = Counts()
+        self.done: dict[int, int] = {}  # record index → offset of its line
+        self._path = path
+        self._recipe = recipe
+        self._stream: BinaryIO
+
+    def __enter__(self) -> _Journal:
+        self._stream = open(self._path, "a+b")
+        self._stream.seek(0)
+        offset = 0
+        for number, line in enumerate(self._stream):
+            if not line.endswith(b"\n"):
+                break
+            if number == 0:
+                _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._recipe)))
+            else:
+                index, kind, clipped, row = json.loads(line)
+                self._count(index, offset, kind, clipped, row)
+            offset += len(line)
+        self._stream.truncate(offset)
+        self._stream.seek(0, 2)
+        if offset == 0:
+            self._append(self._recipe)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def add(self, index: int, result: Example | Reject, *, clipped: bool) -> None:
+        kind = "example" if isinstance(result, Example) else "reject"
+        row = result.to_json()
+        self._count(index, self._append([index, kind, clipped, row]), kind, clipped, row)
+
+    def write_out(self, out: Path) -> None:
+        """The journal's rows in the order of their records, in the dataset's two files."""
+        partial = {kind: out / f".{kind}s.jsonl" for kind in ("example", "reject")}
+        streams = {kind: open(path, "w", encoding="utf-8") for kind, path in partial.items()}
+        try:
+            for index in sorted(self.done):
+                self._stream.seek(self.done[index])
+                _, kind, _, row = json.loads(self._stream.readline())
+                streams[kind].write(to_json(row) + "\n")
+        finally:
+            for stream in streams.values():
+                stream.close()
+        for kind, path in partial.items():
+            path.replace(out / f"{kind}s.jsonl")
+
+    def _append(self, value: Any) -> int:
+        offset = self._stream.seek(0, 2)
+        self._stream.write(to_json(value).encode() + b"\n")
+        self._stream.flush()
+        return offset
+
+    def _count(self, index: int, offset: int, kind: str, clipped: bool, row: Mapping[str, Any]) -> None:
+        self.done[index] = offset
+        self.counts.clipped += clipped
+        if kind == "example":
+            self.counts.accepted += 1
+        else:
+            self.counts.rejected[row["code"]] += 1

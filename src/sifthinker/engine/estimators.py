@@ -1,0 +1,169 @@
+"""Where an image's depth comes from: a file beside it, a depth model, or nowhere (RGB only)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from sifthinker.depth import DepthMap, Encoding, Near, depth_file_size
+from sifthinker.errors import DepthError, ModelError, RecordError
+from sifthinker.files import inside, make_folder, sha256
+from sifthinker.records import Record
+
+# Tried in this order beside `street.jpg` when a record names no depth file.
+BESIDE = (".depth.png", ".depth.npy")
+
+
+class DepthSource(Protocol):
+    """Gives the depth of a record's image, or None for RGB-only work. `name` goes into the provenance."""
+
+    name: str
+
+    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap | None:
+        """
+        Args:
+            record: names the depth file, if it has one.
+            root: image root.
+            image: upright RGB.
+        Returns:
+            A map of the image's size, or None.
+        Raises:
+            DepthError: the depth is missing, broken, or of another size.
+        """
+        ...
+
+
+class NoDepth:
+    """RGB only: prompts, chains and rewards leave depth out."""
+
+    name = "none"
+
+    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap | None:
+        return None
+
+
+class GivenDepth:
+    """Depth files that exist: the one a record names, else `<stem>.depth.png` or `<stem>.depth.npy` beside the image.
+
+    Args:
+        encoding: of the files, see `DepthMap.read`.
+        near: which end of their values is near.
+    """
+
+    def __init__(self, encoding: Encoding = "auto", near: Near | None = None) -> None:
+        self.name = "given"
+        self._encoding: Encoding = encoding
+        self._near: Near | None = near
+
+    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
+        path = self._find(record, root)
+        size = depth_file_size(path)
+        if size != image.size:
+            raise DepthError(
+                f"{path}: the depth file is {size[0]}×{size[1]}, its image {image.width}×{image.height}; "
+                "make the depth at the image's size"
+            )
+        return DepthMap.read(path, encoding=self._encoding, near=self._near)
+
+    def _find(self, record: Record, root: Path) -> Path:
+        if record.depth is not None:
+            try:
+                return inside(root, record.depth)
+            except RecordError as error:
+                raise DepthError(str(error)) from None
+        stem = Path(record.image).with_suffix("")
+        for suffix in BESIDE:
+            path = inside(root, f"{stem}{suffix}")
+            if path.is_file():
+                return path
+        raise DepthError(
+            f"{record.image}: no depth file: the record names none and there is no {stem.name}{BESIDE[0]} beside the "
+            "image; make one, name a depth model with --depth MODEL, or work in RGB with --depth none"
+        )
+
+
+class ModelDepth:
+    """A transformers depth-estimation model, for instance `depth-anything/Depth-Anything-V2-Small-hf`.
+
+    Its output is taken as disparity, near high, as Depth Anything's is, and scaled to [0, 1] for each image.
+
+    Args:
+        model: folder or Hugging Face name.
+        cache: folder for finished maps, keyed by model and image content.
+        near: which end of the model's output is near; `low` for models that predict distance.
+        device: torch device; the GPU if there is one by default.
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        near: Near = "high",
+        device: str | None = None,
+    ) -> None:
+        self.name = model
+        self._near = near
+        self._device = device
+        self._cache = None if cache is None else make_folder(cache)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
+        return self.estimate([image])[0]
+
+    def estimate(self, images: Sequence[Image.Image]) -> list[DepthMap]:
+        """Depth of upright RGB images, each at its own size; cached maps are read, the others computed in one batch."""
+        files = [self._cache_file(image) for image in images]
+        maps = [DepthMap.read(file, encoding="sif16") if file and file.is_file() else None for file in files]
+        missing = [index for index, found in enumerate(maps) if found is None]
+        if missing:
+            for index, found in zip(missing, self._predict([images[index] for index in missing]), strict=True):
+                maps[index] = found
+                file = files[index]
+                if file is not None:
+                    found.write(file)
+        return [found for found in maps if found is not None]
+
+    def _cache_file(self, image: Image.Image) -> Path | None:
+        if self._cache is None:
+            return None
+        key = sha256(f"{self.name}\0{self._near}\0{image.size}\0".encode() + image.tobytes())
+        return self._cache / key[:2] / f"{key[:32]}.png"
+
+    def _predict(self, images: Sequence[Image.Image]) -> list[DepthMap]:
+        import torch
+
+        processor, model = self._load()
+        inputs = processor(images=list(images), return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            outputs = model(**inputs)
+        sizes = [(image.height, image.width) for image in images]
+        found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
+        maps = []
+        for item in found:
+            raw = item["predicted_depth"].float().cpu().numpy().astype(np.float64)
+            maps.append(DepthMap.from_metric(-raw if self._near == "high" else raw))
+        return maps
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            try:
+                import torch
+                from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+            except ImportError as error:
+                raise ModelError(f"a depth model needs torch and transformers: pip install 'sifthinker[train]' ({error})") from None
+            try:
+                processor = AutoImageProcessor.from_pretrained(self.name)
+                model = AutoModelForDepthEstimation.from_pretrained(self.name, use_safetensors=True)
+            except (OSError, ValueError, ImportError) as error:
+                raise ModelError(f"{self.name}: cannot load the depth model: {error}") from None
+            device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+            self._loaded = processor, model.to(device).eval()
+        return self._loaded

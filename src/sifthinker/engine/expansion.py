@@ -1,0 +1,141 @@
+"""Reverse expansion: from the boxes that answer a question outward to the whole image.
+
+Read backwards, the result is a path along which attention narrows: whole image → (distractor) → merged → expanded → target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sifthinker.boxes import WHOLE_IMAGE, Boxes, round_boxes, union_box
+from sifthinker.errors import ConfigError
+from sifthinker.records import Box, Record
+
+FocusKind = Literal["whole", "distractor", "merged", "expanded", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """One stop of a focus path: what it is for, and its boxes (unit xyxy, on the grid of the chosen decimals)."""
+
+    kind: FocusKind
+    boxes: tuple[Box, ...]
+
+
+FocusPath = tuple[Focus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Settings of the reverse expansion.
+
+    Args:
+        alpha: the fraction of its way to the border that each side moves.
+        jitter: `alpha` is multiplied by a number within 1 ± jitter, drawn for each side.
+        distractor: probability of a distractor.
+        decimals: digits of the coordinates, 2 or 3.
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    alpha: float = 1 / 3
+    jitter: float = 0.2
+    distractor: float = 0.5
+    decimals: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha * (1 + self.jitter) <= 1 or not 0 <= self.jitter < 1:
+            raise ConfigError(f"alpha {self.alpha} with jitter {self.jitter} moves a side past the border")
+        if not 0 <= self.distractor <= 1:
+            raise ConfigError(f"distractor must be a probability, got {self.distractor}")
+        if self.decimals not in (2, 3):
+            raise ConfigError(f"decimals must be 2 or 3, got {self.decimals}")
+
+
+def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None) -> FocusPath:
+    """The focus path of a record, in the order in which a model looks: whole image first, target last.
+
+    Pure: the same (seed, record id, boxes, settings) give the same path. The last focus is the record's boxes, rounded;
+    each focus but the distractor contains the next; hierarchical IoU with the target never falls, the distractor aside;
+    equal neighbours are collapsed into the later one.
+
+    Args:
+        record: its id and boxes are used.
+        seed: of the dataset.
+        settings: see `Expansion`.
+    Source: SPEC §5. The union of the overlapping expanded boxes and the union box of all have the same hull, so one
+        merged focus stands for both.
+    """
+    settings = settings or Expansion()
+    draw = random.Random(hashlib.sha256(f"{seed}\0{record.id}".encode()).digest())
+    decimals = settings.decimals
+    target = round_boxes(record.boxes, decimals)
+    expanded = round_boxes(_expand_sides(target, settings, draw), decimals)
+    merged = union_box(expanded)
+    distractor = _distractor(merged, settings, draw)
+    stops: list[tuple[FocusKind, Boxes | None]] = [
+        ("whole", np.array([WHOLE_IMAGE])),
+        ("distractor", distractor),
+        ("merged", merged),
+        ("expanded", expanded),
+        ("target", target),
+    ]
+    path: list[Focus] = []
+    for kind, boxes in stops:
+        if boxes is None:
+            continue
+        focus = Focus(kind, tuple(tuple(box) for box in boxes.tolist()))
+        if path and path[-1].boxes == focus.boxes:
+            path.pop()
+        path.append(focus)
+    return tuple(path)
+
+
+def _expand_sides(boxes: Boxes, settings: Expansion, draw: random.Random) -> Boxes:
+    border = np.array(WHOLE_IMAGE)
+    moves = np.array(
+        [
+            [settings.alpha * draw.uniform(1 - settings.jitter, 1 + settings.jitter) for _ in range(4)]
+            for _ in range(len(boxes))
+        ]
+    )
+    return boxes + moves * (border - boxes)
+
+
+def _distractor(merged: Boxes, settings: Expansion, draw: random.Random) -> Boxes | None:
+    """A box of about the merged one's size that overlaps it nowhere, or None: not drawn, or no room."""
+    # Every number is drawn whether or not it is used, so that a change of one setting leaves the others' draws alone.
+    wanted, scale = draw.random() < settings.distractor, draw.uniform(0.7, 1.3)
+    pick, across, along = draw.random(), draw.random(), draw.random()
+    if not wanted:
+        return None
+    unit = 10**settings.decimals
+    x1, y1, x2, y2 = (int(side) for side in np.rint(merged[0] * unit))
+    width, height = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
+    # Positions of the top left corner, in units of the last decimal, that keep the box beside, above or below.
+    strips = [
+        (left, right, top, bottom)
+        for left, right, top, bottom in (
+            (0, x1 - width, 0, unit - height),
+            (x2, unit - width, 0, unit - height),
+            (0, unit - width, 0, y1 - height),
+            (0, unit - width, y2, unit - height),
+        )
+        if left <= right and top <= bottom
+    ]
+    if not strips:
+        return None
+    sizes = [(right - left + 1) * (bottom - top + 1) for left, right, top, bottom in strips]
+    goal = pick * sum(sizes)
+    for (left, right, top, bottom), size in zip(strips, sizes, strict=True):
+        if goal < size:
+            break
+        goal -= size
+    x = left + int(across * (right - left + 1))
+    y = top + int(along * (bottom - top + 1))
+    return np.array([[x, y, x + width, y + height]]) / unit

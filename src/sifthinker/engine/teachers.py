@@ -1,0 +1,229 @@
+"""Forward inference: a teacher explains a focus path in words, and its words are checked.
+
+A teacher returns words only. The engine composes the chain with its own boxes and depths, so that no teacher can corrupt
+a number.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image, ImageDraw
+
+from sifthinker.chain import Region
+from sifthinker.endpoint import Endpoint
+from sifthinker.errors import EndpointError
+from sifthinker.judges import judge
+from sifthinker.prompts import TEACHER_SYSTEM, teacher_correction, teacher_focus, teacher_task
+from sifthinker.records import Record
+
+MAX_CORRECTIONS = 2
+MAX_WORDS = 120
+
+CHECKS: dict[str, str] = {
+    "not_json": "the reply is not the JSON object asked for",
+    "count": "the number of thoughts is not the number of focuses",
+    "blank": "a thought is blank",
+    "leak": "a thought speaks of outlines, coordinates, the given answer or these instructions",
+    "length": f"a thought is longer than {MAX_WORDS} words",
+    "tag": "a thought holds a tag of the chain format",
+    "answer": "the answer disagrees with the record's",
+    "endpoint": "the teacher's server failed",
+}
+
+_LEAK = re.compile(
+    r"\b(?:green|red|drawn|marked|highlighted|outlined|annotated|bounding|coloured|colored)[\s-]+"
+    r"(?:box(?:es)?|rectangles?|outlines?|frames?|overlays?)\b"
+    r"|\b(?:given|provided|true|reference|correct|expected)\s+answer\b|\bground[\s-]truth\b"
+    r"|\bas\s+(?:instructed|requested)\b|\b(?:these|the|your|my)\s+instructions?\b|\bbbox(?:_2d)?\b|\bJSON\b",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"</?(?:think|area|text|answer)>")
+_FENCE = re.compile(r"^```(?:json)?\s*|\s*```$")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a teacher explains: a record, the regions of each focus, and the image when it asks for it."""
+
+    record: Record
+    foci: tuple[tuple[Region, ...], ...]
+    kinds: tuple[str, ...]
+    load_image: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One reply of a teacher: what it said, and why it was not accepted (no problems when it was)."""
+
+    reply: str
+    problems: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The accepted thoughts, one a focus, with every attempt that led to them; None when none was accepted."""
+
+    thoughts: tuple[str, ...] | None
+    attempts: tuple[Attempt, ...] = field(default=())
+
+
+class Teacher(Protocol):
+    """Anything that explains a task. `name` goes into the provenance of every example."""
+
+    name: str
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        """The teacher's raw reply: `{"thoughts": [...], "answer": ...}`.
+
+        Args:
+            task: what to explain.
+            earlier: failed attempts at this task, the last one last.
+        Raises:
+            EndpointError: a served teacher could not be reached.
+        """
+        ...
+
+
+async def explain(teacher: Teacher, task: Task) -> Explanation:
+    """Ask, check, and ask again with the reasons, twice at most. Never raises for what a teacher says or fails to say."""
+    attempts: list[Attempt] = []
+    for _ in range(MAX_CORRECTIONS + 1):
+        try:
+            reply = await teacher.reply(task, attempts)
+        except EndpointError as error:
+            # The client has retried already; a correction would not help a server that is down.
+            attempts.append(Attempt("", (str(error),), ("endpoint",)))
+            break
+        thoughts, problems = check_reply(reply, task)
+        attempts.append(Attempt(reply, tuple(p for _, p in problems), tuple(code for code, _ in problems)))
+        if not problems:
+            return Explanation(tuple(thoughts), tuple(attempts))
+    return Explanation(None, tuple(attempts))
+
+
+def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]]]:
+    """The thoughts of a reply, and its problems as (reason code of `CHECKS`, words for the teacher)."""
+    try:
+        body = json.loads(_FENCE.sub("", reply.strip()))
+        thoughts, answer = body["thoughts"], body["answer"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return [], [("not_json", 'the reply must be one JSON object with the keys "thoughts" and "answer"')]
+    if not isinstance(thoughts, list) or not all(isinstance(thought, str) for thought in thoughts):
+        return [], [("not_json", '"thoughts" must be a list of strings')]
+    problems = []
+    if len(thoughts) != len(task.foci):
+        problems.append(("count", f"{len(task.foci)} thoughts were wanted, {len(thoughts)} came"))
+    allowed = f"{task.record.question} {task.record.answer}".lower()
+    for number, thought in enumerate(thoughts, 1):
+        if not thought.strip():
+            problems.append(("blank", f"thought {number} is blank"))
+        if len(thought.split()) > MAX_WORDS:
+            problems.append(("length", f"thought {number} is longer than {MAX_WORDS} words"))
+        if _TAG.search(thought):
+            problems.append(("tag", f"thought {number} holds a tag"))
+        # Words that the question itself uses are no leak: there are green boxes in the world.
+        leak = next((m[0] for m in _LEAK.finditer(thought) if m[0].lower() not in allowed), None)
+        if leak:
+            problems.append(("leak", f"thought {number} says {leak!r}"))
+    if not isinstance(answer, str | int | float) or isinstance(answer, bool):
+        problems.append(("not_json", '"answer" must be a string'))
+    else:
+        verdict = judge(str(answer), task.record.answer, task.record.choices)
+        if verdict.score < 0.5:
+            problems.append(("answer", "the answer disagrees with the true answer"))
+    return thoughts, problems
+
+
+class OpenAITeacher:
+    """A vision-language model behind an OpenAI-compatible server.
+
+    Structured output is asked for first; a server that refuses it is asked without from then on.
+
+    Args:
+        endpoint: entered by the caller.
+        max_side: longest side, in pixels, of the images that are sent.
+        temperature: of the server's sampling.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, max_side: int = 1024, temperature: float = 0.7) -> None:
+        self.name = f"openai:{endpoint.model}"
+        self._endpoint = endpoint
+        self._max_side = max_side
+        self._temperature = temperature
+        self._structured = True
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        messages = self._messages(task, earlier)
+        if self._structured:
+            try:
+                form = _response_format(len(task.foci))
+                return (await self._ask(messages, response_format=form)).strip()
+            except EndpointError as error:
+                if error.code not in ("status_400", "status_422"):
+                    raise
+                self._structured = False
+        return (await self._ask(messages)).strip()
+
+    async def _ask(self, messages: list[dict[str, Any]], **parameters: Any) -> str:
+        return (await self._endpoint.chat(messages, temperature=self._temperature, **parameters)).text
+
+    def _messages(self, task: Task, earlier: Sequence[Attempt]) -> list[dict[str, Any]]:
+        image = task.load_image()
+        content: list[dict[str, Any]] = [
+            {"type": "text", "text": teacher_task(task.record.question, task.record.answer, len(task.foci))}
+        ]
+        for number, regions in enumerate(task.foci, 1):
+            content.append({"type": "text", "text": teacher_focus(number, regions)})
+            url = _data_url(outline(image, regions), self._max_side)
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        messages: list[dict[str, Any]] = [
+            {"role": "system", "content": TEACHER_SYSTEM},
+            {"role": "user", "content": content},
+        ]
+        for attempt in earlier:
+            messages.append({"role": "assistant", "content": attempt.reply})
+            messages.append({"role": "user", "content": teacher_correction(attempt.problems)})
+        return messages
+
+
+def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
+    """A copy of the image with its regions outlined in green."""
+    copy = image.convert("RGB")
+    pen = ImageDraw.Draw(copy)
+    width, height = copy.size
+    for region in regions:
+        x1, y1, x2, y2 = region.box
+        corners = (x1 * (width - 1), y1 * (height - 1), x2 * (width - 1), y2 * (height - 1))
+        pen.rectangle(corners, outline=(0, 255, 0), width=max(1, round(max(copy.size) / 200)))
+    return copy
+
+
+def _data_url(image: Image.Image, max_side: int) -> str:
+    image.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _response_format(foci: int) -> dict[str, Any]:
+    schema = {
+        "type": "object",
+        "properties": {
+            "thoughts": {"type": "array", "items": {"type": "string"}, "minItems": foci, "maxItems": foci},
+            "answer": {"type": "string"},
+        },
+        "required": ["thoughts", "answer"],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "explanation", "schema": schema, "strict": True}}

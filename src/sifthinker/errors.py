@@ -1,0 +1,91 @@
+"""The exceptions that sifthinker raises.
+
+    SIFError
+    ├── BoxError       boxes are not (N, 4), not finite, empty, or outside their space
+    ├── DepthError     a depth map or depth file cannot be used
+    ├── ImageError     an image is missing, truncated, too large, or outside its folder
+    ├── ChainError     a text is not a chain; carries a reason code and a position
+    ├── RecordError    a record or an example is malformed
+    ├── ConfigError    a recipe, a training config or a command-line value is wrong
+    ├── ModelError     a model folder or name cannot be loaded
+    └── EndpointError  a model server failed after every allowed retry
+
+Malformed *model output* is data, not an error: readers of completions return reasons instead of raising.
+All but `EndpointError` are `ValueError`s too, so that callers may catch the standard type.
+"""
+
+from __future__ import annotations
+
+
+class SIFError(Exception):
+    """Base of every error that sifthinker raises on purpose. Its text says where, got, wanted, what to do."""
+
+
+class BoxError(SIFError, ValueError):
+    """Boxes of a wrong shape, order, range or space."""
+
+
+class DepthError(SIFError, ValueError):
+    """A depth map or a depth file that cannot be used."""
+
+
+class ImageError(SIFError, ValueError):
+    """An image that is missing, truncated, too large or outside its folder."""
+
+
+class ChainError(SIFError, ValueError):
+    """A text that is not a chain.
+
+    Attributes:
+        code: reason code, one of `sifthinker.chain.REASONS`.
+        position: character offset in the text where the problem starts.
+    """
+
+    def __init__(self, code: str, position: int, message: str) -> None:
+        super().__init__(f"character {position}: {message} [{code}]")
+        self.code = code
+        self.position = position
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are rebuilt from their args by pickle; ours takes three.
+        return (_rebuild_chain_error, (self.code, self.position, self.args[0]))
+
+
+def _rebuild_chain_error(code: str, position: int, text: str) -> ChainError:
+    error = ChainError(code, position, "")
+    error.args = (text,)
+    return error
+
+
+class RecordError(SIFError, ValueError):
+    """A record or an example with a missing or malformed field.
+
+    Attributes:
+        code: reason code used in reject files, for instance `missing_image`.
+    """
+
+    def __init__(self, message: str, code: str = "bad_record") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ConfigError(SIFError, ValueError):
+    """A wrong recipe, config or option."""
+
+
+class ModelError(SIFError, ValueError):
+    """A model folder or model name that cannot be loaded."""
+
+
+class EndpointError(SIFError):
+    """A model server that failed after every allowed retry.
+
+    Attributes:
+        code: `timeout`, `connection`, `status_<n>`, `not_json` or `bad_shape`.
+        attempts: number of requests made.
+    """
+
+    def __init__(self, message: str, code: str, attempts: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.attempts = attempts

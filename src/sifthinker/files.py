@@ -1,0 +1,103 @@
+"""Files on disk: written whole or not at all, read line by line, and never outside their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sifthinker.errors import RecordError, SIFError
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        SIFError: the folder cannot be made or written to.
+    """
+    target = Path(path)
+    payload = data.encode() if isinstance(data, str) else data
+    make_folder(target.parent)
+    handle, temporary = _temporary_beside(target)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SIFError(f"{target}: cannot write: {error.strerror}") from None
+        raise
+
+
+def _temporary_beside(target: Path) -> tuple[int, str]:
+    try:
+        return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise SIFError(f"{target}: cannot write there: {error.strerror}") from None
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and its parents.
+
+    Raises:
+        SIFError: a file stands in the way, or the parent is not writable.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SIFError(f"{folder}: cannot make the folder: {error.strerror}; choose another with -o") from None
+    return folder
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON, the same for the same value: no spaces, text as it is, NaN refused."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any]) -> None:
+    """Write one JSON line a row, atomically."""
+    atomic_write(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    """Yield (line number from 1, value) of every line that is not blank; Windows line ends are fine.
+
+    Raises:
+        RecordError: the file is missing or a line is not JSON.
+    """
+    try:
+        with open(path, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise RecordError(f"{path}:{number}: not a line of JSON: {error}", "not_json") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+
+
+def inside(root: str | os.PathLike[str], relative: str) -> Path:
+    """The file that a path from data names, guaranteed to lie in `root` after every symlink is followed.
+
+    Raises:
+        RecordError: the path is absolute or leads outside `root`.
+    """
+    base = Path(root).resolve()
+    path = (base / relative).resolve()
+    if not path.is_relative_to(base):
+        raise RecordError(f"path {relative!r} leads outside {base}", "path_outside_root")
+    return path
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()

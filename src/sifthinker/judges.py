@@ -1,0 +1,149 @@
+"""Is this answer right? Rules that need no model.
+
+The first rule that applies to the *right* answer decides: multiple choice, yes or no, number, text.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = dict(
+    zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True)
+)
+_WORD_NUMBERS = {word: value for value, word in enumerate(_ONES)} | _TENS | {"none": 0, "no": 0}
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+_LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
+_LEADING_LETTER = re.compile(r"\(([A-Za-z])\)|([A-Z])[).:](?=\s|$)")
+_ARTICLES = {"a", "an", "the"}
+_PUNCTUATION = str.maketrans({mark: " " for mark in string.punctuation if mark not in ".-'"} | {"'": ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How right an answer is.
+
+    Args:
+        score: 0 wrong to 1 right; between them for a partial match of free text.
+        rule: the rule that decided: `choice`, `yes_no`, `number`, `exact` or `token_f1`.
+        reason: what was compared, in words.
+    """
+
+    score: float
+    rule: str
+    reason: str
+
+
+def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
+    """Judge an answer by rules.
+
+    Args:
+        answer: what the model answered.
+        truth: the right answer.
+        choices: the possible answers of a closed question. A letter in `answer` or `truth` names them by position.
+    """
+    if choices:
+        return _judge_choice(answer, truth, choices)
+    said, right = normalise(answer), normalise(truth)
+    letter = _LETTER.fullmatch(truth.strip())
+    if letter and letter[1].isupper():
+        got = _stated_letter(answer)
+        return _verdict(got == letter[1], "choice", got or "no letter", letter[1])
+    if right in ("yes", "no"):
+        words = said.split()
+        got = words[0] if words and words[0] in ("yes", "no") else ""
+        return _verdict(got == right, "yes_no", got or "neither yes nor no", right)
+    number = _as_number(right)
+    if number is not None:
+        stated = _stated_numbers(said)
+        return _verdict(stated == [number], "number", str(stated), str(number))
+    if said == right:
+        return Verdict(1.0, "exact", f"{said!r} is the answer")
+    return _token_f1(said, right)
+
+
+def normalise(text: str) -> str:
+    """Lower case, without articles, punctuation and extra white space; decimal points and minus signs stay."""
+    words = text.lower().translate(_PUNCTUATION).split()
+    kept = [word.strip(".-") if not _NUMBER.fullmatch(word.rstrip(".")) else word.rstrip(".") for word in words]
+    return " ".join(word for word in kept if word and word not in _ARTICLES)
+
+
+def _judge_choice(answer: str, truth: str, choices: Sequence[str]) -> Verdict:
+    texts = [normalise(choice) for choice in choices]
+    right = _choice_index(truth, texts)
+    if right is None:
+        # A right answer that is none of its choices is a fault of the data; judge it as open.
+        return judge(answer, truth)
+    said = _choice_index(answer, texts)
+    return _verdict(said == right, "choice", choices[said] if said is not None else "no choice", choices[right])
+
+
+def _choice_index(text: str, choices: list[str]) -> int | None:
+    """Which choice a text names: its exact words, its letter, or the only choice whose words it contains."""
+    words = normalise(text)
+    if words in choices:
+        return choices.index(words)
+    letter = _stated_letter(text)
+    if letter and ord(letter) - ord("A") < len(choices):
+        return ord(letter) - ord("A")
+    named = [index for index, choice in enumerate(choices) if f" {choice} " in f" {words} "]
+    return named[0] if len(named) == 1 else None
+
+
+def _stated_letter(text: str) -> str:
+    """The letter that an answer states: alone, or leading with brackets or a stop: "B", "(b)", "B. a cat"."""
+    alone = _LETTER.fullmatch(text.strip())
+    if alone:
+        return alone[1].upper()
+    leading = _LEADING_LETTER.match(text.strip())
+    return (leading[1] or leading[2]).upper() if leading else ""
+
+
+def _as_number(text: str) -> float | None:
+    """The number that a normalised text is, in digits or in words up to ninety-nine."""
+    if _NUMBER.fullmatch(text):
+        return float(text.replace(",", ""))
+    words = text.replace("-", " ").split()
+    if len(words) == 1 and words[0] in _WORD_NUMBERS and words[0] != "no":
+        return float(_WORD_NUMBERS[words[0]])
+    if len(words) == 2 and words[0] in _TENS and words[1] in _ONES[1:10]:
+        return float(_TENS[words[0]] + _WORD_NUMBERS[words[1]])
+    return None
+
+
+def _stated_numbers(text: str) -> list[float]:
+    """Every number in a normalised answer, in order; an answer that states two different ones has not decided."""
+    whole = _as_number(text)
+    if whole is not None:
+        return [whole]
+    found = []
+    words = text.split()
+    for position, word in enumerate(words):
+        if position and words[position - 1] in _TENS and word in _ONES[1:10]:
+            found[-1] += _WORD_NUMBERS[word]
+            continue
+        value = _as_number(word)
+        if value is not None:
+            found.append(value)
+    return list(dict.fromkeys(found))
+
+
+def _token_f1(said: str, right: str) -> Verdict:
+    said_words, right_words = Counter(said.split()), Counter(right.split())
+    shared = sum((said_words & right_words).values())
+    if not shared:
+        return Verdict(0.0, "token_f1", f"{said[:80]!r} shares no word with {right!r}")
+    score = 2 * shared / (said_words.total() + right_words.total())
+    return Verdict(score, "token_f1", f"{shared} words shared with {right!r}")
+
+
+def _verdict(agrees: bool, rule: str, got: str, wanted: str) -> Verdict:
+    return Verdict(float(agrees), rule, f"got {got[:80]}, wanted {wanted}")

@@ -1,0 +1,117 @@
+"""Loading any image-text-to-text model of transformers and its processor, with errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sifthinker.errors import ModelError
+
+
+def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = None) -> Any:
+    """The processor of a model folder or Hugging Face name.
+
+    Args:
+        name: folder or name.
+        max_pixels: greatest area of an image, for processors that resize by area (Qwen-VL); None keeps the model's own.
+    Raises:
+        ModelError: not a model folder, or its processor cannot be loaded here.
+    """
+    transformers = _transformers()
+    where = _checked(name)
+    # Qwen-VL processors take the bounds of the area as a size.
+    bounds = {} if max_pixels is None else {"max_pixels": max_pixels}
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(where, **bounds)
+    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        raise ModelError(f"{where}: cannot load the processor: {_first_line(error)}{_torchvision_hint(error)}") from None
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise ModelError(f"{where}: has no processor for images and text; wanted a vision-language model")
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: Any) -> Any:
+    """An `AutoModelForImageTextToText` from safetensors alone, without remote code.
+
+    Args:
+        name: folder or Hugging Face name.
+        dtype: torch dtype by name, or `auto` for the checkpoint's own.
+        options: further arguments of `from_pretrained`, for instance `attn_implementation`.
+    Raises:
+        ModelError: not a model folder, or a model of another kind.
+    """
+    transformers = _transformers()
+    where = _checked(name)
+    try:
+        return transformers.AutoModelForImageTextToText.from_pretrained(
+            where, dtype=dtype, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{where}: cannot load the model: {_first_line(error)}") from None
+
+
+def freeze(model: Any, names: tuple[str, ...] = ()) -> list[str]:
+    """Freeze what must not or cannot learn; returns the names of the frozen parameters.
+
+    Args:
+        model: any model.
+        names: parts of parameter names to freeze, for instance `vision_tower` or `visual`.
+    Raises:
+        ModelError: a name that no parameter has.
+    """
+    frozen = []
+    for part in names:
+        found = [name for name, _ in model.named_parameters() if part in name.split(".")]
+        if not found:
+            modules = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
+            raise ModelError(f"no parameter has {part!r} in its path; this model has {', '.join(modules)}")
+        frozen += found
+    frozen += _never_used(model)
+    wanted = set(frozen)
+    for name, parameter in model.named_parameters():
+        if name in wanted:
+            parameter.requires_grad_(False)
+    return sorted(wanted)
+
+
+def _never_used(model: Any) -> list[str]:
+    """Parameters that no loss can reach: LLaVA reads its vision tower before the tower's last norm and pooling head."""
+    if getattr(model.config, "vision_feature_layer", None) is None:
+        return []
+    tail = ("post_layernorm", "head")
+    return [
+        name
+        for name, _ in model.named_parameters()
+        if "vision_tower" in name.split(".") and any(part in name.split(".") for part in tail)
+    ]
+
+
+def _checked(name: str | os.PathLike[str]) -> str:
+    """A name to load from. Paths are told from Hugging Face names by existing, or by how they are written."""
+    text = os.fspath(name)
+    path = Path(text)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{text}: not a model folder: it has no config.json")
+        return text
+    if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
+        raise ModelError(f"{text}: no such model folder; wanted a folder with config.json or a name like Qwen/Qwen2.5-VL-7B-Instruct")
+    return text
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError(f"models need torch and transformers: pip install 'sifthinker[train]' ({error})") from None
+    return transformers
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _torchvision_hint(error: Exception) -> str:
+    return "; Qwen-VL processors need torchvision: pip install torchvision" if "orchvision" in str(error) else ""

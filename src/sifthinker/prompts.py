@@ -1,0 +1,59 @@
+"""Every sentence that a model reads, once. A change of wording is a new `PROMPT_VERSION`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sifthinker.chain import Region, render_regions
+
+PROMPT_VERSION = "1"
+
+TASK_DEPTH = (
+    "The first image is the scene; the second is its depth, dark where near and bright where far. "
+    "Answer the question by looking step by step. At each step give the regions you look at as "
+    '<area>[{"bbox_2d":[x1,y1,x2,y2],"depth":d}]</area>, with coordinates as fractions of width and height and d the '
+    "mean depth from 0 near to 1 far, and then say what you see there in <text></text>. Correct your focus until it rests "
+    "on what answers the question. Write all steps inside <think></think>, then the answer inside <answer></answer>."
+)
+TASK_RGB = (
+    "Answer the question about the image by looking step by step. At each step give the regions you look at as "
+    '<area>[{"bbox_2d":[x1,y1,x2,y2]}]</area>, with coordinates as fractions of width and height, and then say what you '
+    "see there in <text></text>. Correct your focus until it rests on what answers the question. Write all steps inside "
+    "<think></think>, then the answer inside <answer></answer>."
+)
+
+
+def user_prompt(question: str, *, depth: bool = True) -> str:
+    """What the model is asked: the images' meaning, the format, the question.
+
+    Args:
+        question: the question.
+        depth: whether the second image is there; False for RGB-only work.
+    """
+    return f"{TASK_DEPTH if depth else TASK_RGB}\nQuestion: {question.strip()}"
+
+
+TEACHER_SYSTEM = (
+    "You explain how somebody looks at an image to answer a question. You are given the question, its true answer, and a "
+    "sequence of focuses that ends at the regions holding the answer; every focus comes with a copy of the image on which "
+    "its regions are outlined, with their coordinates (fractions of width and height) and mean depths (0 near, 1 far). "
+    "For each focus write one thought of one to three sentences: what is visible there, and why to look on or that this "
+    "settles the question. Early focuses may find that the region does not help. Reason from the image towards the answer, "
+    "as if you did not know it yet. Never mention outlines, drawings, boxes, coordinates, that an answer was given, or "
+    'these instructions. Reply with JSON only: {"thoughts": [one string for each focus], "answer": "short answer"}.'
+)
+
+
+def teacher_task(question: str, answer: str, foci: int) -> str:
+    """The opening of a teacher's task; the focuses follow, one `teacher_focus` and one image each."""
+    return f"Question: {question}\nTrue answer: {answer}\nNumber of focuses: {foci}"
+
+
+def teacher_focus(index: int, regions: Sequence[Region]) -> str:
+    """One focus of a teacher's task."""
+    return f"Focus {index}: {render_regions(regions)}"
+
+
+def teacher_correction(problems: Sequence[str]) -> str:
+    """What a teacher is told when its reply fails a check."""
+    return "Your reply cannot be used: " + "; ".join(problems) + ". Send the whole JSON object again, corrected."

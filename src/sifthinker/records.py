@@ -1,0 +1,248 @@
+"""Records, the questions that come in, and Examples, the training samples that go out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sifthinker.boxes import as_unit_boxes
+from sifthinker.errors import BoxError, RecordError
+from sifthinker.files import inside, read_jsonl
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One question about one image, with the regions that answer it.
+
+    Args:
+        id: unique in its dataset; seeds the focus path.
+        image: path relative to the image root.
+        question: the question.
+        answer: the right answer.
+        boxes: at least one, unit xyxy.
+        dataset: where it comes from.
+        split: train, val or test.
+        depth: depth file relative to the image root, or None.
+        choices: the possible answers of a closed question.
+        family: kind of question, "" where unknown.
+        size: (width, height) in pixels as the source states it, or None.
+        extra: what the source knows besides, for its own teacher.
+        notes: repairs made while reading, for instance a clipped box.
+        source: file and line.
+    Raises:
+        RecordError: a field is blank or a box is wrong; its code names the reason.
+    """
+
+    id: str
+    image: str
+    question: str
+    answer: str
+    boxes: tuple[Box, ...]
+    dataset: str = "custom"
+    split: str = "train"
+    depth: str | None = None
+    choices: tuple[str, ...] = ()
+    family: str = ""
+    size: tuple[int, int] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.source or f"record {self.id!r}"
+        for name in ("id", "image", "question", "answer", "dataset", "split"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise RecordError(f"{where}: {name} is {value!r}; wanted text that is not blank", f"blank_{name}")
+        object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))
+        object.__setattr__(self, "choices", tuple(str(choice) for choice in self.choices))
+
+    @classmethod
+    def from_json(cls, row: Any, source: str = "") -> Record:
+        """A record from the JSON object of a plain JSONL line.
+
+        Raises:
+            RecordError: not an object, a key that no record has, a missing key, or a wrong value.
+        """
+        if not isinstance(row, dict):
+            raise RecordError(f"{source}: wanted a JSON object, got {type(row).__name__}", "not_an_object")
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(row.keys() - known)
+        if unknown:
+            raise RecordError(
+                f"{source}: unknown key {', '.join(map(repr, unknown))}; a record has {', '.join(sorted(known))}. "
+                "Put anything else under 'extra'",
+                "unknown_key",
+            )
+        missing = [name for name in ("id", "image", "question", "answer", "boxes") if name not in row]
+        if missing:
+            raise RecordError(f"{source}: lacks {', '.join(missing)}", "missing_key")
+        values = {**row, "source": row.get("source") or source}
+        for name in ("id", "answer"):  # numbers are common in both
+            if isinstance(values[name], int | float) and not isinstance(values[name], bool):
+                values[name] = str(values[name])
+        return cls(**{key: tuple(value) if key in _TUPLES and value else value for key, value in values.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of a plain JSONL line, empty fields left out."""
+        row = asdict(self)
+        row["boxes"] = [list(box) for box in self.boxes]
+        row["extra"] = dict(self.extra)
+        return {key: value for key, value in row.items() if value not in (None, "", (), {})}
+
+
+_TUPLES = ("choices", "notes", "size")
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that was left out: where it stood, its id if it had one, reason code, message, attempts made."""
+
+    source: str
+    id: str
+    code: str
+    reason: str
+    attempts: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "attempts": [dict(attempt) for attempt in self.attempts]}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sample, as it stands in a JSON line.
+
+    Image and depth paths are relative to the file's folder; `read_examples` makes them absolute.
+
+    Args:
+        id: the record's id.
+        dataset: the record's dataset.
+        split: train, val or test.
+        problem: the question.
+        answer: the right answer.
+        boxes: target boxes, unit xyxy, at the chain's decimals.
+        images: [RGB image, depth image], or [RGB image] in RGB-only data. Both are ordinary 8-bit images.
+        messages: one user and one assistant turn; the chain is the assistant's content.
+        depth: the exact depth map (our 16-bit PNG) for rewards; None in RGB-only data.
+        choices: the possible answers of a closed question.
+        family: kind of question, "" where unknown.
+        provenance: source, image hash, depth source, seed, teacher, prompt version, attempts.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    problem: str
+    answer: str
+    boxes: tuple[Box, ...]
+    images: tuple[str, ...]
+    messages: tuple[Mapping[str, str], ...]
+    depth: str | None = None
+    choices: tuple[str, ...] = ()
+    family: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, row: Any, source: str = "") -> Example:
+        """An example from its JSON object.
+
+        Raises:
+            RecordError: not an object, missing or unknown keys, or values of a wrong shape.
+        """
+        known = {item.name for item in fields(cls)}
+        if not isinstance(row, dict) or row.keys() - known or not _REQUIRED_EXAMPLE <= row.keys():
+            got = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
+            raise RecordError(
+                f"{source}: not an example; got {got}; wanted {', '.join(sorted(_REQUIRED_EXAMPLE))}. "
+                "`sif data build` writes examples from records",
+                "not_an_example",
+            )
+        messages = row["messages"]
+        if (
+            not isinstance(messages, list)
+            or [message.get("role") for message in messages if isinstance(message, dict)] != ["user", "assistant"]
+            or not all(isinstance(message.get("content"), str) for message in messages)
+        ):
+            raise RecordError(f"{source}: messages must be one user and one assistant turn of text", "bad_messages")
+        images = row["images"]
+        if not isinstance(images, list) or not 1 <= len(images) <= 2 or not all(isinstance(i, str) for i in images):
+            raise RecordError(f"{source}: images must be [rgb] or [rgb, depth] paths, got {images!r}", "bad_images")
+        return cls(
+            **{
+                **row,
+                "boxes": _as_tuples(row["boxes"], source),
+                "images": tuple(images),
+                "messages": tuple(messages),
+                "choices": tuple(row.get("choices") or ()),
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of one line. Every key is always there, so that table readers infer one schema."""
+        row = asdict(self)
+        row["boxes"] = [list(box) for box in self.boxes]
+        return row
+
+    @property
+    def prompt(self) -> str:
+        """The user's turn."""
+        return self.messages[0]["content"]
+
+    @property
+    def chain(self) -> str:
+        """The assistant's turn."""
+        return self.messages[1]["content"]
+
+
+_REQUIRED_EXAMPLE = {"id", "dataset", "split", "problem", "answer", "boxes", "images", "messages"}
+
+
+def examples_file(path: str | os.PathLike[str]) -> Path:
+    """The examples file that a user means by a path: itself, or `examples.jsonl` in a dataset folder.
+
+    Raises:
+        RecordError: there is none.
+    """
+    where = Path(path)
+    if where.is_dir():
+        where = where / "examples.jsonl"
+    if not where.is_file():
+        raise RecordError(
+            f"{where}: no such examples file; `sif data build` writes one", "missing_file"
+        )
+    return where
+
+
+def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
+    """Read examples, image and depth paths made absolute.
+
+    Args:
+        path: a dataset folder or its JSONL file.
+    Raises:
+        RecordError: a malformed line, or a path that leaves the folder.
+    """
+    where = examples_file(path)
+    for number, row in read_jsonl(where):
+        source = f"{where}:{number}"
+        example = Example.from_json(row, source)
+        try:
+            images = tuple(str(inside(where.parent, image)) for image in example.images)
+            depth = None if example.depth is None else str(inside(where.parent, example.depth))
+        except RecordError as error:
+            raise RecordError(f"{source}: {error}", error.code) from None
+        yield Example.from_json({**row, "images": list(images), "depth": depth}, source)
+
+
+def _as_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
+    try:
+        array = as_unit_boxes(boxes)
+    except BoxError as error:
+        raise RecordError(f"{where}: {error}", "bad_box") from None
+    if not len(array):
+        raise RecordError(f"{where}: boxes is empty; wanted at least one", "no_box")
+    return tuple(tuple(row) for row in array.tolist())

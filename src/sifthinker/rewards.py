@@ -1,0 +1,273 @@
+"""The four rewards of GRPO-SIF: format, answer, grounding, depth. Pure scores, and the same as TRL reward functions.
+
+A malformed completion is data: it scores 0 with a reason, and nothing here raises on what a model wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sifthinker.boxes import Denominator, as_boxes, hierarchical_iou
+from sifthinker.chain import Reading, is_whole_image, read_completion, region_boxes
+from sifthinker.depth import DepthMap, cached_depth
+from sifthinker.judges import judge
+
+DEPTH_TOLERANCE = 0.1
+LEAST_DEPTH = 1 / 255
+
+Completion = str | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward and how it came about.
+
+    Args:
+        value: the reward; None when it does not apply (no depth, no verdict).
+        parts: the quantities it was made of.
+        reasons: reason codes of what was missing or wrong.
+    """
+
+    value: float | None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The four scores of one completion."""
+
+    format: Score
+    answer: Score
+    grounding: Score
+    depth: Score
+
+    @property
+    def total(self) -> float:
+        """The sum of the rewards that apply, equally weighted."""
+        return sum(s.value for s in (self.format, self.answer, self.grounding, self.depth) if s.value is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a completion is held against.
+
+    Args:
+        answer: the right answer.
+        boxes: (N, 4) unit xyxy, the regions that answer the question.
+        depth: the image's depth; None in RGB-only work, where chains state no depth.
+        choices: the possible answers of a closed question.
+    """
+
+    answer: str
+    boxes: ArrayLike
+    depth: DepthMap | None = None
+    choices: tuple[str, ...] = ()
+
+
+def score_completion(
+    text: str, reference: Reference, *, previous: float | None = None, denominator: Denominator = "max"
+) -> Scores:
+    """All four scores of a completion, which is parsed once.
+
+    Args:
+        text: what the model wrote.
+        reference: what is right.
+        previous: mean answer score of this sample's group the last time it was seen; None on the first visit.
+        denominator: see `boxes.paired_iou`.
+    """
+    reading = read_completion(text, depth=reference.depth is not None)
+    return Scores(
+        score_format(reading),
+        score_answer(reading, reference.answer, reference.choices, previous=previous),
+        score_grounding(reading, reference.boxes, denominator=denominator),
+        score_depth(reading, reference.depth),
+    )
+
+
+def score_format(reading: Reading) -> Score:
+    """1 for a valid chain, else 0 with the reason codes of `chain.REASONS`."""
+    return Score(float(not reading.problems), {}, tuple(dict.fromkeys(p.code for p in reading.problems)))
+
+
+def score_answer(
+    reading: Reading, truth: str, choices: Sequence[str] = (), *, previous: float | None = None
+) -> Score:
+    """s + max(0, s − previous): the judged answer, and how much better it is than the group was last time.
+
+    Source: SIFThinker's progressive answer reward; SPEC §6.
+    """
+    if reading.answer is None:
+        return Score(0.0, {"s": 0.0}, ("no_answer",))
+    verdict = judge(reading.answer, truth, choices)
+    progress = 0.0 if previous is None else max(0.0, verdict.score - previous)
+    reasons = () if verdict.score == 1 else (f"judged_{verdict.rule}",)
+    return Score(verdict.score + progress, {"s": verdict.score, "progress": progress}, reasons)
+
+
+def score_grounding(reading: Reading, boxes: ArrayLike, *, denominator: Denominator = "max") -> Score:
+    """h_end + max(0, h_end − h_start): where the focus ends, and how far it was corrected.
+
+    h is the hierarchical IoU with the record's boxes, h_end that of the last area, h_start that of the first area which
+    is not the whole image.
+
+    Source: SIFThinker's correction-enhanced grounding reward; SPEC §6.
+    """
+    if not reading.areas:
+        return Score(0.0, {"start": 0.0, "end": 0.0}, ("no_area",))
+    truth = as_boxes(boxes)
+    first = next((area for area in reading.areas if not is_whole_image(area)), reading.areas[-1])
+    last = reading.areas[-1]
+    end = hierarchical_iou(region_boxes(last), truth, denominator=denominator)
+    start = end if first is last else hierarchical_iou(region_boxes(first), truth, denominator=denominator)
+    return Score(end + max(0.0, end - start), {"start": start, "end": end, "gain": end - start})
+
+
+def score_depth(reading: Reading, depth: DepthMap | None) -> Score:
+    """The share of regions, over all areas, whose stated depth is within a tenth of the true mean in the stated box.
+
+    A true mean below 1/255 counts as 1/255. Regions that lie wholly in sensor holes have no true depth and are left out.
+
+    Source: SIFThinker's depth consistency reward; SPEC §6.
+    """
+    if depth is None:
+        return Score(None, {}, ("no_depth",))
+    regions = [region for area in reading.areas for region in area]
+    if not regions:
+        return Score(0.0, {}, ("no_area",))
+    truth = depth.mean(region_boxes(regions)).astype(np.float64)
+    stated = np.array([np.nan if region.depth is None else region.depth for region in regions])
+    known = ~np.isnan(truth)
+    if not known.any():
+        return Score(None, {}, ("no_depth",))
+    bound = DEPTH_TOLERANCE * np.maximum(truth, LEAST_DEPTH)
+    # Twelve digits: 0.11 against 0.1 differs by exactly a tenth, and floating point must not decide it.
+    right = np.round(np.abs(stated - truth) - bound, 12) <= 0
+    share = float(right[known].mean())
+    return Score(share, {"regions": float(known.sum())}, () if share == 1 else ("depth_off",))
+
+
+class Ledger:
+    """The mean answer score of each sample's group the last time it was seen, keyed by sample id."""
+
+    def __init__(self, means: Mapping[str, float] | None = None) -> None:
+        self._means = dict(means or {})
+
+    def previous(self, sample: str) -> float | None:
+        """The mean of the last visit; None on the first."""
+        return self._means.get(sample)
+
+    def update(self, scores: Mapping[str, Sequence[float]]) -> None:
+        """Take in the groups just seen: sample id → the answer scores s of its completions."""
+        for sample, values in scores.items():
+            self._means[sample] = sum(values) / len(values)
+
+    def to_json(self) -> dict[str, float]:
+        return dict(self._means)
+
+
+def format_reward(
+    completions: Sequence[Completion], depth: Sequence[DepthMap | str | None] | None = None, **columns: Any
+) -> list[float | None]:
+    """TRL reward function of `score_format`. Without a `depth` column, chains are held to state depths."""
+    return [
+        score_format(read_completion(completion_text(item), depth=depth is None or depth[index] is not None)).value
+        for index, item in enumerate(completions)
+    ]
+
+
+def answer_reward(
+    completions: Sequence[Completion],
+    answer: Sequence[str],
+    choices: Sequence[Sequence[str]] | None = None,
+    **columns: Any,
+) -> list[float | None]:
+    """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
+    return [
+        score_answer(read_completion(completion_text(item)), answer[index], choices[index] if choices else ()).value
+        for index, item in enumerate(completions)
+    ]
+
+
+class AnswerReward:
+    """TRL reward function of `score_answer` with progress, over a ledger.
+
+    Args:
+        ledger: shared with whoever saves it; a new one by default.
+
+    Attributes:
+        recording: whether groups are taken into the ledger; a trainer turns it off while it evaluates.
+    """
+
+    __name__ = "answer_reward"  # TRL names the reward's metrics by it
+
+    def __init__(self, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger if ledger is not None else Ledger()
+        self.recording = True
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        id: Sequence[str],
+        answer: Sequence[str],
+        choices: Sequence[Sequence[str]] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        groups: dict[str, list[float]] = {}
+        rewards: list[float | None] = []
+        for index, item in enumerate(completions):
+            score = score_answer(
+                read_completion(completion_text(item)),
+                answer[index],
+                choices[index] if choices else (),
+                previous=self.ledger.previous(id[index]),
+            )
+            groups.setdefault(id[index], []).append(score.parts["s"])
+            rewards.append(score.value)
+        if self.recording:
+            self.ledger.update(groups)
+        return rewards
+
+
+def grounding_reward(
+    completions: Sequence[Completion],
+    boxes: Sequence[ArrayLike],
+    depth: Sequence[DepthMap | str | None] | None = None,
+    **columns: Any,
+) -> list[float | None]:
+    """TRL reward function of `score_grounding`. Columns: `boxes`, (N, 4) unit xyxy a sample."""
+    return [
+        score_grounding(
+            read_completion(completion_text(item), depth=depth is None or depth[index] is not None), boxes[index]
+        ).value
+        for index, item in enumerate(completions)
+    ]
+
+
+def depth_reward(
+    completions: Sequence[Completion], depth: Sequence[DepthMap | str | None], **columns: Any
+) -> list[float | None]:
+    """TRL reward function of `score_depth`. Column `depth`: a DepthMap, the path of one in our own format, or None."""
+    rewards = []
+    for item, truth in zip(completions, depth, strict=True):
+        known = cached_depth(truth) if isinstance(truth, str) else truth
+        rewards.append(score_depth(read_completion(completion_text(item)), known).value)
+    return rewards
+
+
+def completion_text(completion: Completion) -> str:
+    """The words of a completion: text, or messages whose content is text or a list of typed parts."""
+    if isinstance(completion, str):
+        return completion
+    texts = []
+    for message in completion:
+        content = message.get("content") or ""
+        if not isinstance(content, str):
+            content = "".join(part.get("text") or "" for part in content)
+        texts.append(content)
+    return "".join(texts)

@@ -1,0 +1,1 @@
+"""Training on Examples: SFT warm-up, then GRPO-SIF, each a thin layer over TRL."""

@@ -1,0 +1,184 @@
+"""Training configs: a YAML file with our few keys, and under `training` any field of TRL's own config."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from sifthinker.errors import ConfigError
+
+Stage = Literal["sft", "grpo"]
+
+REWARDS = ("format", "answer", "grounding", "depth")
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """LoRA settings, as PEFT's `LoraConfig` has them."""
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    target: str | Sequence[str] = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    Args:
+        model: model folder or Hugging Face name to start from.
+        data: dataset folder or examples file.
+        output: folder for checkpoints, the final model and the history.
+        limit: use the first so many examples; None for all.
+        dtype: of the weights, a torch dtype's name or `auto`.
+        max_pixels: greatest area of an image, for processors that resize by area.
+        freeze: parts of parameter names that stay as they are, for instance `visual`.
+        lora: LoRA settings; None trains every parameter that is not frozen.
+        rewards: GRPO-SIF alone: weight of each reward; a weight of 0 leaves it out.
+        training: fields of TRL's SFTConfig or GRPOConfig.
+    """
+
+    model: str
+    data: str
+    output: str
+    limit: int | None = None
+    dtype: str = "float32"
+    max_pixels: int | None = None
+    freeze: Sequence[str] = ()
+    lora: Lora | None = None
+    rewards: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(REWARDS, 1.0))
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Read a config file and apply overrides.
+
+    Args:
+        path: YAML file.
+        stage: which trainer's fields `training` may hold.
+        overrides: `key=value`, the key dotted (`training.learning_rate=1e-5`) or a field of `training` by its bare name.
+            Values are read as YAML.
+    Raises:
+        ConfigError: no such file, not YAML, an unknown or missing key, or a value of the wrong kind.
+    """
+    where = Path(path)
+    try:
+        values = yaml.safe_load(where.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: wanted keys and values, got {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    return make_config(values, stage, where=str(where))
+
+
+def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config") -> TrainConfig:
+    """A checked config from plain values.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong kind; says where.
+    """
+    _known(values, _names(TrainConfig), where)
+    missing = [name for name in ("model", "data", "output") if not values.get(name)]
+    if missing:
+        raise ConfigError(f"{where}: lacks {', '.join(missing)}")
+    checked = dict(values)
+    for name in ("model", "data", "output"):
+        checked[name] = str(checked[name])
+    if checked.get("lora") is not None:
+        _mapping(checked["lora"], f"{where}: lora")
+        _known(checked["lora"], _names(Lora), f"{where}: lora")
+        checked["lora"] = Lora(**checked["lora"])
+    if isinstance(checked.get("freeze"), str):
+        checked["freeze"] = [checked["freeze"]]
+    if "rewards" in checked:
+        if stage == "sft":
+            raise ConfigError(f"{where}: rewards belong to GRPO-SIF; an SFT run has none")
+        _mapping(checked["rewards"], f"{where}: rewards")
+        _known(checked["rewards"], REWARDS, f"{where}: rewards")
+        checked["rewards"] = {name: float(weight) for name, weight in checked["rewards"].items() if weight}
+        if not checked["rewards"]:
+            raise ConfigError(f"{where}: every reward has weight 0; nothing would be learnt")
+    checked["training"] = dict(_mapping(checked.get("training") or {}, f"{where}: training"))
+    if "output_dir" in checked["training"]:
+        raise ConfigError(f"{where}: training.output_dir: the folder is named by `output`")
+    _known(checked["training"], _names(trainer_config(stage)), f"{where}: training")
+    return TrainConfig(**checked)
+
+
+def trainer_config(stage: Stage) -> type[Any]:
+    """TRL's config class of a stage."""
+    from trl import GRPOConfig, SFTConfig
+
+    return SFTConfig if stage == "sft" else GRPOConfig
+
+
+def trainer_arguments(config: TrainConfig, stage: Stage, defaults: Mapping[str, Any]) -> Any:
+    """TRL's config of a run.
+
+    Args:
+        config: the run.
+        stage: its trainer.
+        defaults: ours, where the config says nothing.
+    Raises:
+        ConfigError: TRL refuses the values.
+    """
+    try:
+        return trainer_config(stage)(output_dir=config.output, **{**defaults, **config.training})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"training: {error}") from None
+
+
+def _names(cls: type[Any]) -> list[str]:
+    return [item.name for item in dataclasses.fields(cls) if item.init]
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: wanted keys and values, got {value!r}")
+    return value
+
+
+def _known(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    for key in values:
+        if key in names:
+            continue
+        near = difflib.get_close_matches(str(key), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(names)[:30])}"
+        raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r}: wanted key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: {error}") from None
+    if isinstance(value, str):
+        # YAML reads 1e-5 as text; people write it for a number.
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    path = key.replace("-", "_").split(".")
+    if len(path) == 1 and path[0] not in _names(TrainConfig):
+        path = ["training", *path]
+    at = values
+    for part in path[:-1]:
+        if not isinstance(at.get(part), dict):
+            at[part] = {}
+        at = at[part]
+    at[path[-1]] = value

@@ -1,0 +1,60 @@
+"""Examples as the datasets that TRL's trainers read. Images are decoded when a batch needs them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sifthinker.errors import RecordError
+from sifthinker.records import Example, read_examples
+
+
+def load_examples(path: str, limit: int | None = None) -> list[Example]:
+    """Examples of a dataset folder or file, image paths absolute.
+
+    Raises:
+        RecordError: no file, a malformed line, or no example at all.
+    """
+    examples = []
+    for example in read_examples(path):
+        examples.append(example)
+        if len(examples) == limit:
+            break
+    if not examples:
+        raise RecordError(f"{path}: holds no example", "no_example")
+    if len({example.depth is None for example in examples}) > 1:
+        raise RecordError(
+            f"{path}: some examples have depth and some have none; train RGB-only data apart", "mixed_depth"
+        )
+    return examples
+
+
+def sft_dataset(examples: list[Example]) -> Any:
+    """A `datasets.Dataset` with `prompt`, `completion` (messages) and `images`: the loss falls on the chain alone."""
+    return _dataset(
+        {
+            "prompt": [[dict(example.messages[0])] for example in examples],
+            "completion": [[dict(example.messages[1])] for example in examples],
+            "images": [list(example.images) for example in examples],
+        }
+    )
+
+
+def grpo_dataset(examples: list[Example]) -> Any:
+    """A `datasets.Dataset` with `prompt`, `images`, and the columns that the rewards take."""
+    return _dataset(
+        {
+            "prompt": [[dict(example.messages[0])] for example in examples],
+            "images": [list(example.images) for example in examples],
+            "id": [example.id for example in examples],
+            "answer": [example.answer for example in examples],
+            "boxes": [[list(box) for box in example.boxes] for example in examples],
+            "choices": [list(example.choices) for example in examples],
+            "depth": [example.depth for example in examples],
+        }
+    )
+
+
+def _dataset(columns: dict[str, Any]) -> Any:
+    from datasets import Dataset, Image, List
+
+    return Dataset.from_dict(columns).cast_column("images", List(Image()))

@@ -1,0 +1,61 @@
+"""SFT warm-up: TRL's SFTTrainer on the chains of Examples, any image-text-to-text model, two images a prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sifthinker.models import freeze, load_model, load_processor
+from sifthinker.training.config import TrainConfig, trainer_arguments
+from sifthinker.training.data import load_examples, sft_dataset
+from sifthinker.training.progress import quiet, write_history
+from sifthinker.training.runs import finish, last_checkpoint, lora_config
+
+# max_length None: truncation would cut image tokens away and break the prompt.
+_DEFAULTS = {
+    "max_length": None,
+    "logging_steps": 10,
+    "report_to": "none",
+    "gradient_checkpointing": False,
+    "bf16": False,
+}
+
+
+def sft_trainer(config: TrainConfig) -> Any:
+    """A TRL `SFTTrainer` for a run, not yet started.
+
+    Raises:
+        ConfigError, ModelError, RecordError: what is wrong with the config, the model or the data.
+    """
+    from trl import SFTTrainer
+
+    arguments = trainer_arguments(config, "sft", _DEFAULTS)
+    examples = load_examples(config.data, config.limit)
+    processor = load_processor(config.model, max_pixels=config.max_pixels)
+    model = load_model(config.model, dtype=config.dtype)
+    freeze(model, tuple(config.freeze))
+    return SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=sft_dataset(examples),
+        processing_class=processor,
+        peft_config=lora_config(config),
+    )
+
+
+def train_sft(config: TrainConfig) -> Any:
+    """Run SFT, or go on from the newest checkpoint in the output folder; writes the model, its processor and the history.
+
+    Returns:
+        The finished trainer.
+    Raises:
+        ConfigError, ModelError, RecordError: see `sft_trainer`.
+    """
+    trainer = sft_trainer(config)
+    line = quiet(trainer, "SFT")
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(config.output))
+    finally:
+        line.stop()
+        write_history(trainer, config.output)
+    finish(trainer, config)
+    return trainer
