@@ -48,7 +48,7 @@ def as_boxes(boxes: ArrayLike) -> Boxes:
         raise BoxError(f"boxes must have shape (N, 4), got {array.shape}; wrap a single box in a list")
     if not np.isfinite(array).all():
         raise BoxError(f"box {_first(array, ~np.isfinite(array).all(axis=1))} is not finite")
-    no_area = (array[:, 0] >= array[:, 2]) | (array[:, 1] >= array[:, 3])
+    no_area = np.asarray((array[:, :2] >= array[:, 2:]).any(axis=1))
     if no_area.any():
         raise BoxError(f"box {_first(array, no_area)} has no area; wanted x1 < x2 and y1 < y2")
     return array
@@ -61,7 +61,7 @@ def as_unit_boxes(boxes: ArrayLike) -> Boxes:
         BoxError: as `as_boxes`, or a coordinate outside [0, 1].
     """
     array = as_boxes(boxes)
-    outside = ((array < 0) | (array > 1)).any(axis=1)
+    outside = np.asarray(((array < 0) | (array > 1)).any(axis=1))
     if outside.any():
         raise BoxError(
             f"box {_first(array, outside)} is outside the image; wanted fractions in [0, 1]. "
@@ -99,9 +99,7 @@ def smart_resize(
     new_width, new_height = (round(side / factor) * factor for side in (width, height))
     if new_width * new_height > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
-        new_width, new_height = (
-            max(factor, math.floor(side / shrink / factor) * factor) for side in (width, height)
-        )
+        new_width, new_height = (max(factor, math.floor(side / shrink / factor) * factor) for side in (width, height))
     elif new_width * new_height < min_pixels:
         grow = math.sqrt(min_pixels / (width * height))
         new_width, new_height = (math.ceil(side * grow / factor) * factor for side in (width, height))
@@ -185,10 +183,11 @@ def round_boxes(boxes: ArrayLike, decimals: int = 3) -> Boxes:
     unit = 10**decimals
     low = np.rint(array[:, :2] * unit)
     high = np.rint(array[:, 2:] * unit)
-    # At the far border there is no room to open outwards: move the near side instead.
-    low = np.minimum(low, unit - 1)
+    # A sliver takes the cell in which it begins; at the far border, the last.
+    low = np.where(low == high, np.minimum(np.floor(array[:, :2] * unit), unit - 1), low)
     high = np.maximum(high, low + 1)
-    return np.concatenate([low, high], axis=1) / unit
+    rounded: Boxes = np.concatenate([low, high], axis=1) / unit
+    return rounded
 
 
 def set_iou(pred: ArrayLike, gt: ArrayLike) -> float:
@@ -247,7 +246,8 @@ def _pairwise_iou(pred: Boxes, gt: Boxes) -> NDArray[np.float64]:
     gt_area = (gt[:, 2:] - gt[:, :2]).prod(axis=1)
     union = pred_area[:, None] + gt_area[None] - shared
     # Areas below the smallest float are zero; such boxes share nothing with anyone.
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    iou: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return iou
 
 
 def _paired_iou(pred: Boxes, gt: Boxes, denominator: Denominator) -> float:
@@ -288,9 +288,7 @@ def _set_iou(pred: Boxes, gt: Boxes) -> float:
     return min(1.0, shared / union) if union > 0 else 0.0
 
 
-def _covered(
-    boxes: Boxes, xs: NDArray[np.float64], ys: NDArray[np.float64], start: int, stop: int
-) -> NDArray[np.bool_]:
+def _covered(boxes: Boxes, xs: NDArray[np.float64], ys: NDArray[np.float64], start: int, stop: int) -> NDArray[np.bool_]:
     """Which cells of rows start..stop of the grid lie in a box: (stop - start, len(xs) - 1)."""
     left, right = np.searchsorted(xs, boxes[:, 0]), np.searchsorted(xs, boxes[:, 2])
     top = np.clip(np.searchsorted(ys, boxes[:, 1]), start, stop) - start
@@ -312,7 +310,7 @@ def _check_size(size: Sequence[int]) -> tuple[int, int]:
     return width, height
 
 
-def _first(array: Boxes, wrong: NDArray[np.bool_]) -> str:
+def _first(array: Boxes, wrong: ArrayLike) -> str:
     index = int(np.argmax(wrong))
     return f"{index} {array[index].tolist()}"
 

@@ -11,14 +11,13 @@
     </answer>
 
 `parse_chain` is strict and raises, `check_chain` is as strict and lists the problems, `find_regions` is lenient and never
-raises; `read_completion` is all of these in one pass. Each takes time linear in the text, whatever the text. In RGB-only work (`depth=False`) a region carries no
-depth and a stated depth is a problem.
+raises; `read_completion` is all of these in one pass. Each takes time linear in the text, whatever the text. In RGB-only
+work (`depth=False`) a region carries no depth and a stated depth is a problem.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -227,19 +226,34 @@ def find_regions(text: str, *, depth: bool = True) -> list[tuple[Region, ...]]:
 
     An area is an `<area>` whose next tag is `</area>`, with a valid region list between. Never raises.
     """
-    areas = []
-    start: int | None = None
+    return [regions for regions, _ in find_steps(text, depth=depth)]
+
+
+def find_steps(text: str, *, depth: bool = True) -> list[tuple[tuple[Region, ...], str]]:
+    """Every well-formed area in order with the words that follow it, "" where no complete `<text>` does. Never raises."""
+    steps: list[tuple[tuple[Region, ...], str]] = []
+    opened: tuple[str, int] | None = None  # the tag that awaits its end, and where its content starts
+    fresh = False  # whether the last complete element was a well-formed area
     for tag in _TAG.finditer(text):
-        if tag[2] == "area" and not tag[1]:
-            start = tag.end()
-        elif tag[2] == "area" and start is not None:
-            regions, problems = _read_area(text[start : tag.start()], start, depth)
-            if not problems:
-                areas.append(regions)
-            start = None
+        name = tag[2]
+        if not tag[1]:
+            opened = (name, tag.end())
+            fresh = fresh and name == "text"
+            continue
+        if opened is not None and opened[0] == name:
+            content = text[opened[1] : tag.start()]
+            if name == "area":
+                regions, problems = _read_area(content, opened[1], depth)
+                if not problems:
+                    steps.append((regions, ""))
+                fresh = not problems
+            elif name == "text" and fresh:
+                steps[-1] = (steps[-1][0], content.strip())
+                fresh = False
         else:
-            start = None
-    return areas
+            fresh = False
+        opened = None
+    return steps
 
 
 def find_answer(text: str) -> str | None:
@@ -361,12 +375,12 @@ class _Pairs(list[tuple[str, Any]]):
     """A JSON object as it was written, duplicate keys included."""
 
 
-class _BadNumber(Exception):
+class _ConstantError(Exception):
     pass
 
 
 def _reject_constant(name: str) -> Any:
-    raise _BadNumber(name)
+    raise _ConstantError(name)
 
 
 _DECODER = json.JSONDecoder(
@@ -378,7 +392,7 @@ def _read_area(content: str, position: int, depth: bool) -> tuple[tuple[Region, 
     """The regions of an area and its problems; the regions count only when there are no problems."""
     try:
         value = _DECODER.decode(content)
-    except _BadNumber as constant:
+    except _ConstantError as constant:
         return (), [Problem("number_form", position, f"{constant} is not a number of this format")]
     except json.JSONDecodeError as error:
         return (), [Problem("bad_json", position + error.pos, f"the area is not JSON: {error.msg}")]
@@ -449,8 +463,7 @@ def _trusted_region(box: tuple[float, float, float, float], depth: float | None)
 def _to_float(number: str) -> float | None:
     if not _NUMBER.fullmatch(number):
         return None
-    value = float(number)
-    return value if math.isfinite(value) else None
+    return float(number)
 
 
 def _words(text: str, code: str, name: str) -> str:

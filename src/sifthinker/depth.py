@@ -130,7 +130,8 @@ class DepthMap:
         counts = self._counts
         pixels = (x2 - x1) * (y2 - y1) if counts is None else _rectangle(counts, x1, y1, x2, y2)
         means = np.divide(total, pixels, out=np.full(len(array), np.nan), where=pixels > 0)
-        return np.clip(means, 0, 1).astype(np.float32)
+        clipped: NDArray[np.float32] = np.clip(means, 0, 1).astype(np.float32)
+        return clipped
 
     def view(self) -> Image.Image:
         """The depth image that a model sees: 8-bit RGB grey, dark is near, holes are white."""
@@ -161,9 +162,7 @@ class DepthMap:
         atomic_write(path, buffer.getvalue())
 
     @classmethod
-    def read(
-        cls, path: str | os.PathLike[str], *, encoding: Encoding = "auto", near: Near | None = None
-    ) -> DepthMap:
+    def read(cls, path: str | os.PathLike[str], *, encoding: Encoding = "auto", near: Near | None = None) -> DepthMap:
         """Read a depth file.
 
         | encoding      | file                                   | near by default |
@@ -255,7 +254,7 @@ def _rectangle(
     x2: NDArray[np.intp],
     y2: NDArray[np.intp],
 ) -> NDArray[np.float64]:
-    return cast("NDArray[np.float64]", table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1])
+    return table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1]
 
 
 def _oriented(values: NDArray[np.float64], near: Near) -> NDArray[np.float64]:

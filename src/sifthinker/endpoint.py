@@ -6,6 +6,7 @@ The API key is read from an environment variable at the time of the call and app
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import os
 import random
@@ -170,10 +171,8 @@ def _retry_after_s(header: str | None) -> float | None:
     """Seconds to wait that a Retry-After header asks for, in either of its forms; None without one."""
     if not header:
         return None
-    try:
+    with contextlib.suppress(ValueError):
         return max(0.0, float(header))
-    except ValueError:
-        pass
     try:
         moment = email.utils.parsedate_to_datetime(header)
     except ValueError:

@@ -11,17 +11,36 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
 _TENS = dict(
-    zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True)
+    zip(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], range(20, 100, 10), strict=True)
 )
 _WORD_NUMBERS = {word: value for value, word in enumerate(_ONES)} | _TENS | {"none": 0, "no": 0}
-_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _LEADING_LETTER = re.compile(r"\(([A-Za-z])\)|([A-Z])[).:](?=\s|$)")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = str.maketrans({mark: " " for mark in string.punctuation if mark not in ".-'"} | {"'": ""})
 
@@ -71,7 +90,7 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
 
 def normalise(text: str) -> str:
     """Lower case, without articles, punctuation and extra white space; decimal points and minus signs stay."""
-    words = text.lower().translate(_PUNCTUATION).split()
+    words = _THOUSANDS.sub("", text.lower()).translate(_PUNCTUATION).split()
     kept = [word.strip(".-") if not _NUMBER.fullmatch(word.rstrip(".")) else word.rstrip(".") for word in words]
     return " ".join(word for word in kept if word and word not in _ARTICLES)
 
@@ -110,7 +129,7 @@ def _stated_letter(text: str) -> str:
 def _as_number(text: str) -> float | None:
     """The number that a normalised text is, in digits or in words up to ninety-nine."""
     if _NUMBER.fullmatch(text):
-        return float(text.replace(",", ""))
+        return float(text)
     words = text.replace("-", " ").split()
     if len(words) == 1 and words[0] in _WORD_NUMBERS and words[0] != "no":
         return float(_WORD_NUMBERS[words[0]])
@@ -124,7 +143,7 @@ def _stated_numbers(text: str) -> list[float]:
     whole = _as_number(text)
     if whole is not None:
         return [whole]
-    found = []
+    found: list[float] = []
     words = text.split()
     for position, word in enumerate(words):
         if position and words[position - 1] in _TENS and word in _ONES[1:10]:

@@ -45,9 +45,7 @@ def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: 
     transformers = _transformers()
     where = _checked(name)
     try:
-        return transformers.AutoModelForImageTextToText.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, **options
-        )
+        return transformers.AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"{where}: cannot load the model: {_first_line(error)}") from None
 
@@ -97,7 +95,9 @@ def _checked(name: str | os.PathLike[str]) -> str:
             raise ModelError(f"{text}: not a model folder: it has no config.json")
         return text
     if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise ModelError(f"{text}: no such model folder; wanted a folder with config.json or a name like Qwen/Qwen2.5-VL-7B-Instruct")
+        raise ModelError(
+            f"{text}: no such model folder; wanted a folder with config.json or a name like Qwen/Qwen2.5-VL-7B-Instruct"
+        )
     return text
 
 

@@ -82,11 +82,12 @@ class Record:
         missing = [name for name in ("id", "image", "question", "answer", "boxes") if name not in row]
         if missing:
             raise RecordError(f"{source}: lacks {', '.join(missing)}", "missing_key")
-        values = {**row, "source": row.get("source") or source}
+        values: dict[str, Any] = {**row, "source": row.get("source") or source}
         for name in ("id", "answer"):  # numbers are common in both
             if isinstance(values[name], int | float) and not isinstance(values[name], bool):
                 values[name] = str(values[name])
-        return cls(**{key: tuple(value) if key in _TUPLES and value else value for key, value in values.items()})
+        named: dict[str, Any] = {key: tuple(value) if key in _TUPLES and value else value for key, value in values.items()}
+        return cls(**named)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of a plain JSONL line, empty fields left out."""
@@ -155,7 +156,7 @@ class Example:
             RecordError: not an object, missing or unknown keys, or values of a wrong shape.
         """
         known = {item.name for item in fields(cls)}
-        if not isinstance(row, dict) or row.keys() - known or not _REQUIRED_EXAMPLE <= row.keys():
+        if not isinstance(row, dict) or row.keys() - known or not row.keys() >= _REQUIRED_EXAMPLE:
             got = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
             raise RecordError(
                 f"{source}: not an example; got {got}; wanted {', '.join(sorted(_REQUIRED_EXAMPLE))}. "
@@ -212,9 +213,7 @@ def examples_file(path: str | os.PathLike[str]) -> Path:
     if where.is_dir():
         where = where / "examples.jsonl"
     if not where.is_file():
-        raise RecordError(
-            f"{where}: no such examples file; `sif data build` writes one", "missing_file"
-        )
+        raise RecordError(f"{where}: no such examples file; `sif data build` writes one", "missing_file")
     return where
 
 

@@ -95,9 +95,7 @@ def score_format(reading: Reading) -> Score:
     return Score(float(not reading.problems), {}, tuple(dict.fromkeys(p.code for p in reading.problems)))
 
 
-def score_answer(
-    reading: Reading, truth: str, choices: Sequence[str] = (), *, previous: float | None = None
-) -> Score:
+def score_answer(reading: Reading, truth: str, choices: Sequence[str] = (), *, previous: float | None = None) -> Score:
     """s + max(0, s − previous): the judged answer, and how much better it is than the group was last time.
 
     Source: SIFThinker's progressive answer reward; SPEC §6.

@@ -19,6 +19,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,7 +63,7 @@ class Engine:
     Args:
         root: image root.
         depth: where depth comes from.
-        teacher: who explains the focus paths.
+        teacher: who explains the focus paths; one that is an asynchronous context manager is entered for the build.
         expansion: settings of the reverse expansion; its decimals are also the chain's.
         seed: of the focus paths.
         concurrency: records under way at once.
@@ -126,7 +127,14 @@ class Engine:
         (out / _JOURNAL).unlink()
         return journal.counts
 
-    async def _run(
+    async def _run(self, items: Iterator[Record | Reject], out: Path, journal: _Journal, progress: Progress | None) -> None:
+        if isinstance(self.teacher, AbstractAsyncContextManager):
+            async with self.teacher:
+                await self._work_through(items, out, journal, progress)
+        else:
+            await self._work_through(items, out, journal, progress)
+
+    async def _work_through(
         self, items: Iterator[Record | Reject], out: Path, journal: _Journal, progress: Progress | None
     ) -> None:
         pending: set[asyncio.Task[None]] = set()
@@ -349,15 +357,14 @@ class _Journal:
     def write_out(self, out: Path) -> None:
         """The journal's rows in the order of their records, in the dataset's two files."""
         partial = {kind: out / f".{kind}s.jsonl" for kind in ("example", "reject")}
-        streams = {kind: open(path, "w", encoding="utf-8") for kind, path in partial.items()}
-        try:
+        with (
+            open(partial["example"], "w", encoding="utf-8") as examples,
+            open(partial["reject"], "w", encoding="utf-8") as rejects,
+        ):
             for index in sorted(self.done):
                 self._stream.seek(self.done[index])
                 _, kind, _, row = json.loads(self._stream.readline())
-                streams[kind].write(to_json(row) + "\n")
-        finally:
-            for stream in streams.values():
-                stream.close()
+                (examples if kind == "example" else rejects).write(to_json(row) + "\n")
         for kind, path in partial.items():
             path.replace(out / f"{kind}s.jsonl")
 

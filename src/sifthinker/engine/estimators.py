@@ -158,7 +158,9 @@ class ModelDepth:
                 import torch
                 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
             except ImportError as error:
-                raise ModelError(f"a depth model needs torch and transformers: pip install 'sifthinker[train]' ({error})") from None
+                raise ModelError(
+                    f"a depth model needs torch and transformers: pip install 'sifthinker[train]' ({error})"
+                ) from None
             try:
                 processor = AutoImageProcessor.from_pretrained(self.name)
                 model = AutoModelForDepthEstimation.from_pretrained(self.name, use_safetensors=True)

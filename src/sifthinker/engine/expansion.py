@@ -132,10 +132,12 @@ def _distractor(merged: Boxes, settings: Expansion, draw: random.Random) -> Boxe
         return None
     sizes = [(right - left + 1) * (bottom - top + 1) for left, right, top, bottom in strips]
     goal = pick * sum(sizes)
-    for (left, right, top, bottom), size in zip(strips, sizes, strict=True):
-        if goal < size:
-            break
-        goal -= size
+    chosen = 0
+    while goal >= sizes[chosen]:
+        goal -= sizes[chosen]
+        chosen += 1
+    left, right, top, bottom = strips[chosen]
     x = left + int(across * (right - left + 1))
     y = top + int(along * (bottom - top + 1))
-    return np.array([[x, y, x + width, y + height]]) / unit
+    box: Boxes = np.array([[x, y, x + width, y + height]]) / unit
+    return box

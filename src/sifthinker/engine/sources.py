@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -94,11 +95,11 @@ def _guess(path: Path) -> SourceFormat:
 
 def _rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
     """(place, value) of every line; a line that is not JSON is a reject, and reading goes on."""
-    try:
-        stream = open(path, "rb")
-    except OSError as error:
-        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
-    with stream:
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
         for number, line in enumerate(stream, 1):
             place = f"{path.name}:{number}"
             if not line.strip():
@@ -208,9 +209,7 @@ def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes
 
 
 # VisCoT's own words, which ask for a box; ours ask for a chain.
-_VISCOT_REQUEST = (
-    "Please provide the bounding box coordinate of the region that can help you answer the question better."
-)
+_VISCOT_REQUEST = "Please provide the bounding box coordinate of the region that can help you answer the question better."
 
 
 def _agree(square: Boxes, pixels: list[float], size: tuple[int, int], place: str) -> None:

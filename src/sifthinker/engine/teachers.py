@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -145,13 +146,13 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
     return thoughts, problems
 
 
-class OpenAITeacher:
+class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
     """A vision-language model behind an OpenAI-compatible server.
 
     Structured output is asked for first; a server that refuses it is asked without from then on.
 
     Args:
-        endpoint: entered by the caller.
+        endpoint: its server.
         max_side: longest side, in pixels, of the images that are sent.
         temperature: of the server's sampling.
     """
@@ -162,6 +163,13 @@ class OpenAITeacher:
         self._max_side = max_side
         self._temperature = temperature
         self._structured = True
+
+    async def __aenter__(self) -> OpenAITeacher:
+        await self._endpoint.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._endpoint.__aexit__(*error)
 
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
         messages = self._messages(task, earlier)

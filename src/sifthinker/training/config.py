@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -121,7 +122,8 @@ def trainer_config(stage: Stage) -> type[Any]:
     """TRL's config class of a stage."""
     from trl import GRPOConfig, SFTConfig
 
-    return SFTConfig if stage == "sft" else GRPOConfig
+    chosen: type[Any] = SFTConfig if stage == "sft" else GRPOConfig
+    return chosen
 
 
 def trainer_arguments(config: TrainConfig, stage: Stage, defaults: Mapping[str, Any]) -> Any:
@@ -134,8 +136,14 @@ def trainer_arguments(config: TrainConfig, stage: Stage, defaults: Mapping[str, 
     Raises:
         ConfigError: TRL refuses the values.
     """
+    import torch
+
+    on_cpu = not torch.accelerator.is_available()
+    # Without an accelerator Trainer refuses bf16 unless told that the CPU is meant, and pinning memory only warns.
+    # Recomputing activations saves GPU memory; on a CPU it costs time and saves nothing that is short.
+    machine = {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu, "activation_checkpointing": not on_cpu}
     try:
-        return trainer_config(stage)(output_dir=config.output, **{**defaults, **config.training})
+        return trainer_config(stage)(output_dir=config.output, **{**machine, **defaults, **config.training})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"training: {error}") from None
 
@@ -169,10 +177,8 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: {error}") from None
     if isinstance(value, str):
         # YAML reads 1e-5 as text; people write it for a number.
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     path = key.replace("-", "_").split(".")
     if len(path) == 1 and path[0] not in _names(TrainConfig):
         path = ["training", *path]

@@ -22,9 +22,7 @@ def load_examples(path: str, limit: int | None = None) -> list[Example]:
     if not examples:
         raise RecordError(f"{path}: holds no example", "no_example")
     if len({example.depth is None for example in examples}) > 1:
-        raise RecordError(
-            f"{path}: some examples have depth and some have none; train RGB-only data apart", "mixed_depth"
-        )
+        raise RecordError(f"{path}: some examples have depth and some have none; train RGB-only data apart", "mixed_depth")
     return examples
 
 

@@ -30,8 +30,6 @@ _DEFAULTS = {
     "max_completion_length": 2048,
     "logging_steps": 1,
     "report_to": "none",
-    "gradient_checkpointing": False,
-    "bf16": False,
 }
 
 

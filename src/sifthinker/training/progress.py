@@ -25,7 +25,7 @@ _SHOWN = {
 }
 
 
-class ProgressLine(TrainerCallback):
+class ProgressLine(TrainerCallback):  # type: ignore[misc]
     """A progress bar with the newest numbers, instead of a dictionary a step.
 
     Args:
@@ -48,9 +48,7 @@ class ProgressLine(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self._bar.start()
-            self._task = self._bar.add_task(
-                self._title, total=state.max_steps, completed=state.global_step, numbers=""
-            )
+            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step, numbers="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._task is not None:

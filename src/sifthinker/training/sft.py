@@ -15,8 +15,6 @@ _DEFAULTS = {
     "max_length": None,
     "logging_steps": 10,
     "report_to": "none",
-    "gradient_checkpointing": False,
-    "bf16": False,
 }
 
 

@@ -111,9 +111,7 @@ def build_processor() -> Any:
     )
 
 
-def build_model(
-    processor: Any, *, seed: int = 0, width: int = 192, vision_layers: int = 3, text_layers: int = 4
-) -> Any:
+def build_model(processor: Any, *, seed: int = 0, width: int = 192, vision_layers: int = 3, text_layers: int = 4) -> Any:
     """The nano model with random weights.
 
     Args:

@@ -349,9 +349,7 @@ class ScriptedTeacher:
                 "Use --teacher openai"
             )
         scene, question = _question(seed, task.record.family)
-        thoughts = [
-            _thought(kind, regions, scene, question) for kind, regions in zip(task.kinds, task.foci, strict=True)
-        ]
+        thoughts = [_thought(kind, regions, scene, question) for kind, regions in zip(task.kinds, task.foci, strict=True)]
         return json.dumps({"thoughts": thoughts, "answer": question.answer})
 
 

@@ -20,7 +20,8 @@ from PIL import Image
 from sifthinker.boxes import Boxes
 from sifthinker.depth import DepthMap
 
-Floats = NDArray[np.float32]
+# Single precision throughout; NumPy's stubs widen mixed arithmetic, hence floating.
+Floats = NDArray[np.floating]
 Shape = Literal["ball", "cube", "cylinder", "cone"]
 
 SHAPES: tuple[Shape, ...] = ("ball", "cube", "cylinder", "cone")
@@ -482,7 +483,8 @@ def _surface(
         half = np.sqrt(half_x * half_x + half_y * half_y + half_z * half_z)
         glint = np.clip((normal[0] * half_x + normal[1] * half_y + normal[2] * half_z) / half, 0, 1)
         colour = colour + (0.5 * glint**32)[..., None]
-    return np.clip(colour, 0, 1).astype(np.float32)
+    shade: Floats = np.clip(colour, 0, 1).astype(np.float32)
+    return shade
 
 
 def _dot_centre(thing: Object, eye: float) -> tuple[float, float, float]:

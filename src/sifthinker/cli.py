@@ -1,0 +1,584 @@
+"""The `sif` command: arguments to calls. The only module that prints to the terminal or ends the process.
+
+Every command imports what it needs when it runs, so that `sif --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sifthinker import __version__
+from sifthinker.errors import SIFError
+
+if TYPE_CHECKING:
+    from sifthinker.engine.build import Counts
+    from sifthinker.engine.estimators import DepthSource
+    from sifthinker.engine.teachers import Teacher
+
+FAILED = 2  # exit status of an error
+SOME_REJECTED = 3  # exit status of a build that finished, but left records out
+
+
+class _Sif(click.Group):
+    """Turns our errors into one line and an exit status, and an interruption into what to do next."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SIFError as error:
+            click.echo(f"sif: {error}", err=True)
+            ctx.exit(FAILED)
+        except KeyboardInterrupt:
+            click.echo("\nsif: interrupted; the same command goes on where this one stopped", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Sif, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sif")
+def main() -> None:
+    """Teach vision-language models to think with images.
+
+    \b
+    sif demo                 everything at once, in minutes, on a laptop
+    sif data build FILE      questions with boxes → chains of thought
+    sif train sft|grpo FILE  chains → a model that thinks with images
+    sif think IMAGE "…"      the model's steps, as a page
+    sif eval world           how good is it?
+    """
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+@main.group()
+def data() -> None:
+    """Build chains of thought from questions with boxes."""
+
+
+def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that reads records."""
+    for option in reversed(
+        [
+            click.argument("file", type=click.Path(path_type=Path)),
+            click.option("--images", type=click.Path(path_type=Path), help="Image folder [default: the file's]."),
+            click.option(
+                "--format",
+                "source_format",
+                default="auto",
+                show_default=True,
+                type=click.Choice(["auto", "jsonl", "viscot", "viscot-conversation"]),
+                help="Form of FILE.",
+            ),
+            click.option(
+                "--boxes",
+                "outside",
+                default="clip",
+                show_default=True,
+                type=click.Choice(["clip", "strict"]),
+                help="What to do with boxes past the image's border.",
+            ),
+            click.option(
+                "--box-space",
+                default="unit",
+                show_default=True,
+                type=click.Choice(["unit", "pixel", "per_mille", "resized", "padded_square"]),
+                help="Coordinates of plain records.",
+            ),
+            click.option("--limit", type=click.IntRange(min=1), help="Read the first so many records."),
+            click.option("--seed", default=0, show_default=True, help="Of the focus paths."),
+            click.option("--alpha", default=1 / 3, show_default="1/3", help="How far each side is expanded."),
+            click.option("--distractor", default=0.5, show_default=True, help="Probability of a distractor."),
+            click.option("--decimals", default=3, show_default=True, type=click.IntRange(2, 3), help="Of coordinates."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@data.command("paths")
+@_source_options
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="JSONL to write.")
+def data_paths(file: Path, output: Path, seed: int, alpha: float, distractor: float, decimals: int, **source: Any) -> None:
+    """Write the focus path of every record of FILE; images are not needed unless FILE states no sizes.
+
+    One JSON line a record: id, question, answer, boxes (fractions of the image), path. Records that cannot be read go to
+    OUTPUT's neighbour with .rejects.jsonl.
+    """
+    from sifthinker.engine.build import Counts, path_row
+    from sifthinker.engine.expansion import Expansion, expand
+    from sifthinker.files import write_jsonl
+    from sifthinker.records import Record
+
+    settings = Expansion(alpha=alpha, distractor=distractor, decimals=decimals)
+    counts, rows, rejects = Counts(), [], []
+    for item in _read(file, **source):
+        if isinstance(item, Record):
+            counts.accepted += 1
+            counts.clipped += bool(item.notes)
+            rows.append(path_row(item, expand(item, seed=seed, settings=settings)))
+            for note in item.notes:
+                rejects.append({"source": item.source, "id": item.id, "code": "clipped", "reason": note, "kept": True})
+        else:
+            counts.rejected[item.code] += 1
+            rejects.append({**item.to_json(), "kept": False})
+    write_jsonl(output, rows)
+    named = output.with_suffix(".rejects.jsonl")
+    write_jsonl(named, rejects)
+    _say_counts(counts, rejects, named)
+    click.echo(output)
+    if not counts.accepted:
+        sys.exit(FAILED)
+
+
+@data.command("build")
+@_source_options
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Dataset folder to write.")
+@click.option(
+    "--depth",
+    "depth_source",
+    default="given",
+    show_default=True,
+    metavar="given|none|MODEL",
+    help="Depth files beside the images, RGB only, or a depth model's folder or Hugging Face name.",
+)
+@click.option(
+    "--depth-encoding",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "sif16", "grey8", "spectral", "npy", "millimetres"]),
+    help="What the numbers in the depth files mean.",
+)
+@click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of their values is near.")
+@click.option(
+    "--teacher",
+    default="openai",
+    show_default=True,
+    type=click.Choice(["openai", "scripted"]),
+    help="Who explains the focus paths: an OpenAI-compatible server, or the embedded world's own.",
+)
+@click.option("--base-url", default="https://api.openai.com/v1", show_default=True, help="Of the teacher's server.")
+@click.option("--model", help="The teacher's name on its server.")
+@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds the key.")
+@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds for one request.")
+@click.option("--retries", default=5, show_default=True, help="Further tries of a failed request.")
+@click.option("--concurrency", default=8, show_default=True, help="Records under way at once.")
+@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+@click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
+def data_build(
+    file: Path,
+    output: Path,
+    seed: int,
+    alpha: float,
+    distractor: float,
+    decimals: int,
+    depth_source: str,
+    depth_encoding: Any,
+    depth_near: Any,
+    concurrency: int,
+    fresh: bool,
+    allow_rejects: bool,
+    **rest: Any,
+) -> None:
+    """Build training examples from the records of FILE; an interrupted build goes on when the command is repeated."""
+    from sifthinker.engine.build import Engine
+    from sifthinker.engine.estimators import GivenDepth, ModelDepth, NoDepth
+    from sifthinker.engine.expansion import Expansion
+    from sifthinker.errors import RecordError
+    from sifthinker.files import sha256
+
+    source = {name: rest[name] for name in ("images", "source_format", "outside", "box_space", "limit")}
+    depth: DepthSource
+    if depth_source == "none":
+        depth = NoDepth()
+    elif depth_source == "given":
+        depth = GivenDepth(depth_encoding, depth_near)
+    else:
+        depth = ModelDepth(depth_source, cache=output / ".depth_cache")
+    try:
+        inputs = {file.name: sha256(file.read_bytes())}
+    except OSError as error:
+        raise RecordError(f"{file}: cannot read: {error.strerror}") from None
+    options = {name: str(source[name]) for name in ("source_format", "outside", "box_space", "limit")}
+    options |= {"depth_encoding": depth_encoding, "depth_near": depth_near}
+    with _teacher(concurrency=concurrency, **rest) as teacher:
+        engine = Engine(
+            root=source["images"] or file.parent,
+            depth=depth,
+            teacher=teacher,
+            expansion=Expansion(alpha=alpha, distractor=distractor, decimals=decimals),
+            seed=seed,
+            concurrency=concurrency,
+        )
+        with _bar("chains", None) as advance:
+
+            def progress(counts: Counts) -> None:
+                advance(counts.done, f"accepted {counts.accepted} rejected {counts.rejected.total()}")
+
+            counts = engine.build(
+                lambda: _read(file, **source), output, inputs=inputs, options=options, fresh=fresh, progress=progress
+            )
+    rejects = [json.loads(line) for line in (output / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+    _say_counts(counts, rejects, output / "rejects.jsonl")
+    click.echo(output)
+    if not counts.accepted or (rejects and not allow_rejects):
+        sys.exit(SOME_REJECTED)
+
+
+def _read(file: Path, images: Path | None, source_format: Any, outside: Any, box_space: Any, limit: int | None) -> Any:
+    from itertools import islice
+
+    from sifthinker.engine.sources import read_source
+
+    return islice(read_source(file, images=images, format=source_format, outside=outside, box_space=box_space), limit)
+
+
+@contextmanager
+def _teacher(
+    *,
+    teacher: str,
+    base_url: str,
+    model: str | None,
+    api_key_env: str,
+    timeout_s: float,
+    retries: int,
+    concurrency: int,
+    **_: Any,
+) -> Iterator[Teacher]:
+    if teacher == "scripted":
+        from sifthinker.world.questions import ScriptedTeacher
+
+        yield ScriptedTeacher()
+        return
+    from sifthinker.endpoint import Endpoint
+    from sifthinker.engine.teachers import OpenAITeacher
+    from sifthinker.errors import ConfigError
+
+    if not model:
+        raise ConfigError("--teacher openai needs --model NAME, the model's name on the server")
+    endpoint = Endpoint(
+        base_url, model, api_key_env=api_key_env, timeout_s=timeout_s, max_retries=retries, concurrency=concurrency
+    )
+    yield OpenAITeacher(endpoint)
+    used = endpoint.usage
+    if used.requests:
+        click.echo(
+            f"teacher: {used.requests} requests, {used.retries} retries, {used.failures} failures, "
+            f"{used.prompt_tokens} + {used.completion_tokens} tokens",
+            err=True,
+        )
+
+
+def _say_counts(counts: Counts, rejects: list[dict[str, Any]], named: Path) -> None:
+    """Say how many records came through, and for each reason how many did not and what the first of them was."""
+    click.echo(f"{counts.accepted} accepted, {counts.clipped} of them clipped, {counts.rejected.total()} rejected", err=True)
+    for code, number in sorted(counts.rejected.items()):
+        first = next(row["reason"] for row in rejects if row["code"] == code)
+        click.echo(f"  {number} × {code}, the first: {first}", err=True)
+    if rejects:
+        click.echo(f"  every one is named in {named}", err=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- world
+
+
+@main.group()
+def world() -> None:
+    """The embedded world: scenes, questions, and a model small enough for a CPU."""
+
+
+@world.command("build")
+@click.option("-n", "--count", default=1000, show_default=True, help="Questions, one a scene.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
+@click.option("--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Side of the pictures in pixels.")
+def world_build(count: int, output: Path, split: str, seed: int, size: int) -> None:
+    """Render scenes with exact depth, and questions about them: `records.jsonl` for `sif data build`."""
+    from sifthinker.world.questions import write_world
+
+    with _bar("scenes", count) as advance:
+        records = write_world(output, count, split=split, seed=seed, size=size, progress=advance)
+    click.echo(records)
+
+
+@world.command("nano")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@click.option("--seed", default=0, show_default=True, help="Of the weights.")
+def world_nano(output: Path, seed: int) -> None:
+    """Write an untrained nano model with its processor."""
+    from sifthinker.world.nano import write_nano
+
+    write_nano(output, seed=seed)
+    click.echo(output)
+
+
+# --------------------------------------------------------------------------------------------------------------- train
+
+
+@main.command("train", context_settings={"ignore_unknown_options": True})
+@click.argument("stage", type=click.Choice(["sft", "grpo"]))
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
+    """Train a model as CONFIG, a YAML file, says; a run that was interrupted goes on from its newest checkpoint.
+
+    Any key of the file can be overridden: `--output runs/b --training.learning_rate 1e-5`; a field of TRL's config needs no
+    prefix: `--learning_rate 1e-5`.
+    """
+    _quiet_libraries()
+    from sifthinker.training.config import load_config
+
+    if stage == "sft":
+        from sifthinker.training.sft import train_sft as run
+    else:
+        from sifthinker.training.grpo import train_grpo as run
+    settings = load_config(config, stage, list(_overrides(overrides)))
+    run(settings)
+    click.echo(settings.output)
+
+
+def _overrides(words: tuple[str, ...]) -> Iterator[str]:
+    """`--key value` and `--key=value` as `key=value`."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            raise click.UsageError(f"got {word!r}; overrides are written --key value")
+        key = word[2:]
+        if "=" in key:
+            yield key
+            continue
+        value = next(rest, None)
+        if value is None:
+            raise click.UsageError(f"--{key} has no value")
+        yield f"{key}={value}"
+
+
+# --------------------------------------------------------------------------------------------------------------- think
+
+
+@main.command("think")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("question")
+@click.option("--model", required=True, help="Model folder or Hugging Face name.")
+@click.option(
+    "--depth",
+    "depth_source",
+    default="given",
+    show_default=True,
+    metavar="given|none|FILE|MODEL",
+    help="The depth file beside the image, RGB only, a depth file, or a depth model.",
+)
+@click.option("--depth-encoding", default="auto", show_default=True, help="See `sif data build`.")
+@click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the file's values is near.")
+@click.option("--max-new-tokens", default=1024, show_default=True)
+@click.option("--max-pixels", type=int, help="Greatest area of an image, for models that resize by area.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write [default: IMAGE's name .thought.html].")
+def think(
+    image: Path,
+    question: str,
+    model: str,
+    depth_source: str,
+    depth_encoding: Any,
+    depth_near: Any,
+    max_new_tokens: int,
+    max_pixels: int | None,
+    output: Path | None,
+) -> None:
+    """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page."""
+    from sifthinker.images import load_image
+
+    picture = load_image(image)
+    depth = _depth_for(image, picture, depth_source, depth_encoding, depth_near)
+
+    _quiet_libraries()
+    from sifthinker.report import thought_page, write_page
+    from sifthinker.thinker import Thinker
+
+    thinker = Thinker.load(model, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
+    thought = thinker.think(picture, question, depth)
+    for number, (regions, words) in enumerate(thought.steps, 1):
+        places = "; ".join(
+            f"[{', '.join(f'{side:.2f}' for side in region.box)}]"
+            + ("" if region.depth is None else f" depth {region.depth:.2f}")
+            for region in regions
+        )
+        click.echo(f"{number}. {places}\n   {words or '(no words)'}")
+    if thought.reading.problems:
+        click.echo(f"not a valid chain: {thought.reading.problems[0]}", err=True)
+    if not thought.complete:
+        click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
+    click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
+    page = output or Path(f"{image.stem}.thought.html")
+    write_page(page, thought_page(thought, note=f"model {model}, depth {depth_source}"))
+    click.echo(page)
+
+
+def _depth_for(image: Path, picture: Any, source: str, encoding: Any, near: Any) -> Any:
+    """The depth map that `sif think` was asked to use; None for RGB only."""
+    from sifthinker.engine.estimators import GivenDepth, ModelDepth
+    from sifthinker.records import Record
+
+    if source == "none":
+        return None
+    named = Path(source) if source != "given" and Path(source).is_file() else None
+    record = Record(
+        id="image",
+        image=image.name,
+        question="?",
+        answer="?",
+        boxes=((0.0, 0.0, 1.0, 1.0),),
+        depth=None if named is None else named.name,
+    )
+    root = image.parent if named is None else named.parent
+    if source == "given" or named is not None:
+        return GivenDepth(encoding, near).depth(record, root, picture)
+    return ModelDepth(source).depth(record, root, picture)
+
+
+# ---------------------------------------------------------------------------------------------------------------- eval
+
+
+@main.group("eval")
+def evaluation() -> None:
+    """Measure a model."""
+
+
+@evaluation.command("world")
+@click.option("--model", required=True, help="Model folder or Hugging Face name.")
+@click.option("-n", "--count", default=140, show_default=True, help="Questions, as many of each family.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
+@click.option("--size", default=64, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--rgb-only", is_flag=True, help="Show the model no depth.")
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--max-new-tokens", default=400, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON to write: results and every completion.")
+def eval_world(
+    model: str,
+    count: int,
+    split: str,
+    seed: int,
+    size: int,
+    rgb_only: bool,
+    batch_size: int,
+    max_new_tokens: int,
+    output: Path | None,
+) -> None:
+    """Ask MODEL questions about held-out scenes of the embedded world."""
+    _quiet_libraries()
+    from dataclasses import asdict
+
+    from sifthinker.evaluation.world import evaluate
+    from sifthinker.files import atomic_write
+    from sifthinker.thinker import Thinker
+
+    thinker = Thinker.load(model, max_new_tokens=max_new_tokens)
+    with _bar("questions", count) as advance:
+        results, rows = evaluate(
+            thinker,
+            count,
+            split=split,
+            seed=seed,
+            size=size,
+            depth=not rgb_only,
+            batch_size=batch_size,
+            progress=advance,
+        )
+    _print_table({model: results})
+    if output:
+        body = {"model": model, "split": split, "seed": seed, "size": size, "rgb_only": rgb_only}
+        body |= {"results": {name: asdict(result) for name, result in results.items()}}
+        body |= {"rows": [row.to_json() for row in rows]}
+        atomic_write(output, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+        click.echo(output)
+
+
+def _print_table(models: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sifthinker.evaluation.world import METRICS
+
+    table = Table(title="mean [95 % interval] (count)")
+    table.add_column("metric")
+    for name in models:
+        table.add_column(name, justify="right")
+    for metric in METRICS:
+        cells = []
+        for results in models.values():
+            found = results.get(metric)
+            cells.append(f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] ({found.count})" if found else "–")
+        table.add_row(metric, *cells)
+    Console().print(table)
+
+
+# ---------------------------------------------------------------------------------------------------------------- demo
+
+
+@main.command("demo")
+@click.option("-o", "--output", default=Path("runs/demo"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
+@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+def demo(output: Path, short: bool, fresh: bool) -> None:
+    """Scenes → chains → SFT → GRPO-SIF → evaluation → report, in minutes on a CPU."""
+    _quiet_libraries()
+    from sifthinker.demo import run_demo
+
+    report, results = run_demo(output, short=short, fresh=fresh, bar=_bar, say=lambda text: click.echo(text, err=True))
+    _print_table(results)
+    click.echo(report)
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and deprecation notices out of ours. Their errors and warnings about data still show."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        import datasets
+        import transformers
+    except ImportError:
+        return  # whoever needs them says so
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+@contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; yields advance(done, words)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, words="")
+
+        def advance(done: int, words: str = "") -> None:
+            progress.update(task, completed=done, words=words)
+
+        yield advance
+
+
+if __name__ == "__main__":
+    main()

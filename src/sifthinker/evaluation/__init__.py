@@ -1,0 +1,1 @@
+"""Measuring models: strict scoring, every number with its count."""

@@ -1,0 +1,204 @@
+"""Self-contained HTML pages: a thought step by step, and a whole run. Text from models and data is always escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+from sifthinker import __version__
+from sifthinker.chain import Region
+from sifthinker.files import atomic_write
+from sifthinker.thinker import Thought
+
+_PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
+_LONGEST_SIDE = 640
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A thought with what is known about it.
+
+    Args:
+        thought: what to show.
+        title: heading.
+        truth: the right answer, "" where unknown.
+        correct: whether the answer was judged right; None where it was not judged.
+        boxes: target boxes, drawn dashed; none where unknown.
+        note: a line under the heading.
+    """
+
+    thought: Thought
+    title: str = ""
+    truth: str = ""
+    correct: bool | None = None
+    boxes: Sequence[Sequence[float]] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A line chart: name → points (x, y)."""
+
+    title: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    x_label: str = "step"
+
+
+def thought_page(thought: Thought, *, note: str = "") -> str:
+    """One thought as a page: each step's boxes over RGB and over depth, its words, the answer, the raw text."""
+    return _render("thought.html", title=thought.question, cards=[_card(Card(thought, note=note), 0)])
+
+
+def run_page(
+    *,
+    title: str,
+    summary: str,
+    table: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, str],
+    charts: Sequence[Chart],
+    groups: Sequence[tuple[str, Sequence[Card]]],
+) -> str:
+    """A run as a page.
+
+    Args:
+        title: heading.
+        summary: what the numbers mean, in plain words.
+        table: model → metric → `evaluation.world.Result`.
+        metrics: metric → what it is.
+        charts: curves.
+        groups: (heading, cards shown side by side).
+    """
+    numbered = iter(range(10**6))
+    return _render(
+        "run.html",
+        title=title,
+        summary=summary,
+        table=table,
+        metrics=metrics,
+        charts=[_chart(chart) for chart in charts],
+        groups=[(heading, [_card(card, next(numbered)) for card in cards]) for heading, cards in groups],
+    )
+
+
+def write_page(path: str | os.PathLike[str], page: str) -> None:
+    """Write a page atomically.
+
+    Raises:
+        SIFError: the folder cannot be written.
+    """
+    atomic_write(path, page)
+
+
+def _card(card: Card, number: int) -> dict[str, Any]:
+    thought = card.thought
+    width, height = thought.image.size
+    return {
+        "number": number,
+        "title": card.title,
+        "note": card.note,
+        "truth": card.truth,
+        "correct": card.correct,
+        "question": thought.question,
+        "answer": thought.answer,
+        "text": thought.text,
+        "complete": thought.complete,
+        "problems": [str(problem) for problem in thought.reading.problems],
+        "width": width,
+        "height": height,
+        "line": max(width, height) / 160,
+        "font": max(width, height) / 22,
+        "rgb": _data_url(thought.image),
+        "depth": None if thought.depth is None else _data_url(thought.depth.coloured()),
+        "steps": [
+            {
+                "words": words,
+                "boxes": [_rectangle(region, index, width, height) for index, region in enumerate(regions)],
+            }
+            for regions, words in thought.steps
+        ],
+        "targets": [
+            {"x": x1 * width, "y": y1 * height, "width": (x2 - x1) * width, "height": (y2 - y1) * height}
+            for x1, y1, x2, y2 in card.boxes
+        ],
+    }
+
+
+def _rectangle(region: Region, index: int, width: int, height: int) -> dict[str, Any]:
+    x1, y1, x2, y2 = region.box
+    return {
+        "x": x1 * width,
+        "y": y1 * height,
+        "width": (x2 - x1) * width,
+        "height": (y2 - y1) * height,
+        "colour": _PALETTE[index % len(_PALETTE)],
+        "depth": region.depth,
+    }
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    """Points in a 360 by 160 drawing with its scale; series without points are left out."""
+    width, height = 360, 160
+    kept = {name: list(points) for name, points in chart.series.items() if points}
+    everything = [point for points in kept.values() for point in points]
+    if not everything:
+        return {"title": chart.title, "x_label": chart.x_label, "lines": [], "width": width, "height": height}
+    xs, ys = [x for x, _ in everything], [y for _, y in everything]
+    x_low, x_high, y_low, y_high = min(xs), max(xs), min(0.0, *ys), max(ys)
+    x_span, y_span = (x_high - x_low) or 1, (y_high - y_low) or 1
+    lines = []
+    for index, (name, points) in enumerate(kept.items()):
+        path = " ".join(
+            f"{(x - x_low) / x_span * width:.1f},{height - (y - y_low) / y_span * height:.1f}" for x, y in points
+        )
+        colour = _PALETTE[index % len(_PALETTE)]
+        lines.append({"name": name, "points": path, "colour": colour, "last": points[-1][1]})
+    return {
+        "title": chart.title,
+        "x_label": chart.x_label,
+        "lines": lines,
+        "width": width,
+        "height": height,
+        "x_low": x_low,
+        "x_high": x_high,
+        "y_low": y_low,
+        "y_high": y_high,
+    }
+
+
+def _data_url(image: Image.Image) -> str:
+    """An image inside a page. Small pictures stay exact; photographs become JPEG of a bounded size."""
+    small = max(image.size) <= 256
+    shown = image.copy()
+    shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    buffer = io.BytesIO()
+    if small:
+        shown.save(buffer, "PNG")
+    else:
+        shown.save(buffer, "JPEG", quality=88)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("sifthinker"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _render(template: str, **values: Any) -> str:
+    page: str = _environment().get_template(template).render(version=__version__, **values)
+    return page

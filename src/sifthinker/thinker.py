@@ -1,0 +1,160 @@
+"""Thinking: a model, an image and a question → a Thought, with its steps as they can be read, valid or not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from sifthinker.chain import Reading, Region, find_steps, read_completion
+from sifthinker.depth import DepthMap
+from sifthinker.models import load_model, load_processor
+from sifthinker.prompts import user_prompt
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What a model thought about an image.
+
+    Args:
+        question: what was asked.
+        image: upright RGB.
+        depth: the image's depth; None in RGB-only work.
+        text: what the model wrote, as it wrote it.
+        seconds: time it took, shared evenly over a batch.
+        complete: whether the model ended by itself; False when it ran out of tokens.
+    """
+
+    question: str
+    image: Image.Image
+    depth: DepthMap | None
+    text: str
+    seconds: float = 0.0
+    complete: bool = True
+
+    @cached_property
+    def reading(self) -> Reading:
+        """Problems, areas and answer, parsed once."""
+        return read_completion(self.text, depth=self.depth is not None)
+
+    @property
+    def answer(self) -> str | None:
+        """The answer, or None when there is none to be read."""
+        return self.reading.answer
+
+    @cached_property
+    def steps(self) -> list[tuple[tuple[Region, ...], str]]:
+        """(regions, words) of every step that can be read, also from a text that is no valid chain."""
+        return find_steps(self.text, depth=self.depth is not None)
+
+
+class Thinker:
+    """A loaded model that answers questions.
+
+    Args:
+        model: an image-text-to-text model of transformers.
+        processor: its processor.
+        max_new_tokens: most tokens of a chain.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = 2048) -> None:
+        self.model = model
+        self.processor = processor
+        self.max_new_tokens = max_new_tokens
+
+    @classmethod
+    def load(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        dtype: str = "auto",
+        max_pixels: int | None = None,
+        max_new_tokens: int = 2048,
+    ) -> Thinker:
+        """Load a model folder or Hugging Face name.
+
+        Args:
+            name: folder or name.
+            device: torch device; the accelerator if there is one by default.
+            dtype: of the weights, or `auto` for the checkpoint's own.
+            max_pixels: greatest area of an image, for processors that resize by area.
+            max_new_tokens: most tokens of a chain.
+        Raises:
+            ModelError: see `models.load_model`.
+        """
+        processor = load_processor(name, max_pixels=max_pixels)
+        model = load_model(name, dtype=dtype)
+        import torch
+
+        if device is None:
+            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            device = str(accelerator) if accelerator is not None else "cpu"
+        return cls(model.to(device).eval(), processor, max_new_tokens=max_new_tokens)
+
+    def think(self, image: Image.Image, question: str, depth: DepthMap | None = None, **sampling: Any) -> Thought:
+        """Think about one image; see `think_all`."""
+        return self.think_all([(image, question, depth)], **sampling)[0]
+
+    def think_all(self, tasks: Sequence[tuple[Image.Image, str, DepthMap | None]], **sampling: Any) -> list[Thought]:
+        """Think about several images in one batch.
+
+        Args:
+            tasks: (upright RGB image, question, depth or None).
+            sampling: arguments of transformers' `generate`; greedy by default.
+        Returns:
+            One thought a task, in order.
+        """
+        import torch
+
+        images = [[image, depth.view()] if depth is not None else [image] for image, _, depth in tasks]
+        conversations = [
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        *({"type": "image"} for _ in shown),
+                        {"type": "text", "text": user_prompt(question, depth=depth is not None)},
+                    ],
+                }
+            ]
+            for shown, (_, question, depth) in zip(images, tasks, strict=True)
+        ]
+        prompts = self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+        inputs = self.processor(text=prompts, images=images, padding=True, return_tensors="pt", add_special_tokens=False).to(
+            self.model.device
+        )
+        if self.model.dtype.is_floating_point and "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        started = time.monotonic()
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs,
+                **{
+                    "max_new_tokens": self.max_new_tokens,
+                    "do_sample": False,
+                    "suppress_tokens": placeholder_tokens(self.model.config),
+                    **sampling,
+                },
+            )
+        seconds = (time.monotonic() - started) / len(tasks)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends]) | {self.processor.tokenizer.eos_token_id}
+        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [
+            Thought(question, image, depth, text.strip(), seconds, bool(ends & set(row.tolist())))
+            for (image, question, depth), text, row in zip(tasks, texts, new, strict=True)
+        ]
+
+
+def placeholder_tokens(config: Any) -> list[int] | None:
+    """Token ids that stand for pixels. A model that samples one would be fed an image that is not there."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    found = {int(value) for name in names if (value := getattr(config, name, None)) is not None}
+    return sorted(found) or None

@@ -1,0 +1,68 @@
+"""Fixtures that more than one test module uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from sifthinker.depth import DepthMap
+
+# Timings are measured in benchmarks/, not here: machines are shared, and a first call imports.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real records and photographs beside the repository; tests that need it are skipped without it."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real records is not here")
+    return SHARED
+
+
+@pytest.fixture
+def ramp() -> DepthMap:
+    """10 by 10 pixels, depth growing from 0 at the left column to 0.9 at the right."""
+    return DepthMap(np.tile(np.arange(10) / 10, (10, 1)))
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """`cat.png`, 40 by 20, with `cat.depth.png` beside it."""
+    Image.new("RGB", (40, 20), (200, 120, 40)).save(tmp_path / "cat.png")
+    DepthMap(np.tile(np.linspace(0.2, 0.9, 40), (20, 1))).write(tmp_path / "cat.depth.png")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano model folder with random weights, smaller than the shipped shape."""
+    pytest.importorskip("transformers")
+    from sifthinker.world.nano import write_nano
+
+    folder = tmp_path_factory.mktemp("nano")
+    write_nano(folder, width=64, vision_layers=1, text_layers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of 14 world examples, two of each family."""
+    from sifthinker.engine.build import Engine
+    from sifthinker.engine.estimators import GivenDepth
+    from sifthinker.engine.expansion import Expansion
+    from sifthinker.engine.sources import read_source
+    from sifthinker.world.questions import ScriptedTeacher, write_world
+
+    folder = tmp_path_factory.mktemp("world")
+    records = write_world(folder / "raw", 14)
+    engine = Engine(folder / "raw", GivenDepth(), ScriptedTeacher(), Expansion(decimals=2))
+    counts = engine.build(lambda: read_source(records), folder / "chains")
+    assert counts.accepted == 14
+    return folder / "chains"

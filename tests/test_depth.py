@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sifthinker.depth import DepthMap, depth_file_size
+from sifthinker.errors import BoxError, DepthError
+
+
+class TestMap:
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            (np.zeros((2, 2, 3)), "shape"),
+            (np.zeros((0, 3)), "shape"),
+            ([[0.0, np.nan]], "row 0, column 1 is nan"),
+            ([[0.0, 1.5]], "0 to 1.5"),
+            ([[-0.1, 0.5]], "-0.1"),
+        ],
+    )
+    def test_what_is_no_depth_is_refused(self, values: object, words: str) -> None:
+        with pytest.raises(DepthError, match=words):
+            DepthMap(values)
+
+    def test_a_mask_of_another_shape_is_refused(self) -> None:
+        with pytest.raises(DepthError, match="mask"):
+            DepthMap(np.zeros((2, 2)), np.ones((2, 3)))
+
+    def test_nan_behind_the_mask_does_not_matter(self) -> None:
+        assert DepthMap([[0.5, np.nan]], [[True, False]]).mean([[0, 0, 1, 1]]) == pytest.approx([0.5])
+
+    def test_values_cannot_be_changed_under_the_sums(self, ramp: DepthMap) -> None:
+        with pytest.raises(ValueError, match="read-only"):
+            ramp.values[0, 0] = 1
+
+    def test_metric_depth_is_scaled_to_the_image(self) -> None:
+        np.testing.assert_allclose(DepthMap.from_metric([[1000, 2000, 3000]]).values, [[0, 0.5, 1]])
+        np.testing.assert_allclose(DepthMap.from_metric([[7, 7]]).values, [[0, 0]])
+        with pytest.raises(DepthError, match="hole"):
+            DepthMap.from_metric([[0, 0]], [[False, False]])
+
+
+class TestMean:
+    def test_no_boxes(self, ramp: DepthMap) -> None:
+        assert ramp.mean([]).shape == (0,)
+
+    def test_by_hand(self, ramp: DepthMap) -> None:
+        # Columns 2, 3, 4: (0.2 + 0.3 + 0.4) / 3.
+        assert ramp.mean([[0.2, 0, 0.5, 1]]) == pytest.approx([0.3])
+        # 0.25 to 0.45 touches columns 2, 3, 4 as well.
+        assert ramp.mean([[0.25, 0, 0.45, 1]]) == pytest.approx([0.3])
+        # Smaller than a pixel: the pixel it lies in.
+        assert ramp.mean([[0.71, 0.5, 0.72, 0.51]]) == pytest.approx([0.7])
+        assert ramp.mean([[0, 0, 1, 1]]) == pytest.approx([0.45])
+
+    def test_decimals_that_floating_point_misses(self) -> None:
+        # 0.57 * 100 is 56.99999999999999 and 0.07 * 100 is 7.000000000000001; the boxes end at pixels 57 and 7 all the same.
+        columns = DepthMap(np.tile(np.arange(100) / 100, (2, 1)))
+        assert columns.mean([[0.57, 0, 0.58, 1]]) == pytest.approx([0.57])
+        assert columns.mean([[0.06, 0, 0.07, 1]]) == pytest.approx([0.06])
+
+    @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.tuples(*[st.integers(0, 999)] * 4), max_size=6))
+    def test_equals_the_pixels(self, width: int, height: int, corners: list[tuple[int, ...]]) -> None:
+        values = np.random.default_rng(width * 100 + height).random((height, width))
+        boxes = [
+            [min(a, c) / 1000, min(b, d) / 1000, (max(a, c) + 1) / 1000, (max(b, d) + 1) / 1000] for a, b, c, d in corners
+        ]
+        found = DepthMap(values).mean(boxes)
+        for box, mean in zip(boxes, found, strict=True):
+            x1, y1 = (
+                math.floor(round(side * 1000) * length / 1000) for side, length in zip(box[:2], (width, height), strict=True)
+            )
+            x2, y2 = (
+                math.ceil(round(side * 1000) * length / 1000) for side, length in zip(box[2:], (width, height), strict=True)
+            )
+            assert mean == pytest.approx(values[y1:y2, x1:x2].mean(), abs=1e-5)
+
+    def test_holes_do_not_count(self) -> None:
+        depth = DepthMap([[0.2, 0.0, 0.6]], [[True, False, True]])
+        assert depth.mean([[0, 0, 1, 1]]) == pytest.approx([0.4])
+        assert np.isnan(depth.mean([[1 / 3, 0, 2 / 3, 1]])[0])
+
+    def test_bad_boxes_are_refused(self, ramp: DepthMap) -> None:
+        with pytest.raises(BoxError):
+            ramp.mean([[0, 0, 2, 1]])
+
+
+class TestFiles:
+    @given(st.integers(0, 2**32 - 1))
+    def test_our_own_format_is_lossless_to_a_level(self, seed: int) -> None:
+        import tempfile
+
+        values = np.random.default_rng(seed).random((5, 7))
+        with tempfile.TemporaryDirectory() as folder:
+            DepthMap(values).write(Path(folder) / "d.png")
+            back = DepthMap.read(Path(folder) / "d.png")
+        assert np.abs(back.values - values).max() <= 0.5 / 65535 + 1e-7
+
+    def test_holes_survive(self, tmp_path: Path) -> None:
+        DepthMap([[0.0, 0.5, 1.0]], [[True, False, True]]).write(tmp_path / "d.png")
+        back = DepthMap.read(tmp_path / "d.png")
+        np.testing.assert_array_equal(back.valid, [[True, False, True]])
+        np.testing.assert_allclose(back.values, [[0, 0, 1]], atol=2e-5)
+
+    def test_grey_needs_its_polarity(self, tmp_path: Path) -> None:
+        Image.fromarray(np.array([[0, 51, 255]], dtype=np.uint8)).save(tmp_path / "g.png")
+        with pytest.raises(DepthError, match="near='low'"):
+            DepthMap.read(tmp_path / "g.png")
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "g.png", near="low").values, [[0, 0.2, 1]])
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "g.png", near="high").values, [[1, 0.8, 0]])
+
+    def test_spectral_is_decoded_exactly(self, tmp_path: Path) -> None:
+        matplotlib = pytest.importorskip("matplotlib")
+        # As Depth Anything V2 writes it: disparity levels through the colour map, truncated to bytes.
+        levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        colours = (matplotlib.colormaps["Spectral_r"](levels)[..., :3] * 255).astype(np.uint8)
+        Image.fromarray(colours).save(tmp_path / "s.png")
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "s.png").values, 1 - levels / 255, atol=1e-7)
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "s.png", near="low").values, levels / 255, atol=1e-7)
+
+    def test_what_we_colour_for_people_is_what_others_colour(self, tmp_path: Path, ramp: DepthMap) -> None:
+        ramp.coloured().save(tmp_path / "c.png")
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "c.png").values, ramp.values, atol=0.5 / 255 + 1e-6)
+
+    def test_other_colours_are_not_depth(self, tmp_path: Path) -> None:
+        Image.new("RGB", (4, 3), (1, 2, 3)).save(tmp_path / "s.png")
+        with pytest.raises(DepthError, match=r"12 of 12 pixels.*\[1, 2, 3\]"):
+            DepthMap.read(tmp_path / "s.png")
+
+    def test_millimetres(self, tmp_path: Path) -> None:
+        Image.fromarray(np.array([[0, 1000, 3000, 2000]], dtype=np.uint16)).save(tmp_path / "mm.png")
+        depth = DepthMap.read(tmp_path / "mm.png", encoding="millimetres")
+        np.testing.assert_allclose(depth.values, [[0, 0, 1, 0.5]])
+        np.testing.assert_array_equal(depth.valid, [[False, True, True, True]])
+        Image.fromarray(np.zeros((2, 2), dtype=np.uint16)).save(tmp_path / "none.png")
+        with pytest.raises(DepthError, match=r"none\.png.*hole"):
+            DepthMap.read(tmp_path / "none.png", encoding="millimetres")
+
+    def test_npy(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "d.npy", np.array([[0.25, 1.0]]))
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "d.npy").values, [[0.25, 1]])
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "d.npy", near="high").values, [[0.75, 0]])
+        np.save(tmp_path / "nan.npy", np.array([[np.nan]]))
+        with pytest.raises(DepthError, match=r"nan\.npy.*nan"):
+            DepthMap.read(tmp_path / "nan.npy")
+        np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+        with pytest.raises(DepthError, match=r"objects\.npy"):
+            DepthMap.read(tmp_path / "objects.npy")
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"encoding": "png"}, "unknown depth encoding"),
+            ({"near": "left"}, "near must be"),
+            ({"encoding": "grey8", "near": "low"}, "8-bit grey image, got 16-bit"),
+            ({"near": "high"}, "by definition"),
+        ],
+    )
+    def test_misuse_is_named(self, tmp_path: Path, ramp: DepthMap, options: dict[str, str], words: str) -> None:
+        ramp.write(tmp_path / "d.png")
+        with pytest.raises(DepthError, match=words):
+            DepthMap.read(tmp_path / "d.png", **options)
+
+    def test_broken_and_missing_files(self, tmp_path: Path) -> None:
+        with pytest.raises(DepthError, match="no such"):
+            DepthMap.read(tmp_path / "none.png")
+        (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+        with pytest.raises(DepthError, match=r"bad\.png"):
+            DepthMap.read(tmp_path / "bad.png")
+        with pytest.raises(DepthError, match=r"bad\.png"):
+            depth_file_size(tmp_path / "bad.png")
+
+    def test_size_without_pixels(self, tmp_path: Path, ramp: DepthMap) -> None:
+        ramp.write(tmp_path / "d.png")
+        np.save(tmp_path / "d.npy", np.zeros((3, 5)))
+        assert depth_file_size(tmp_path / "d.png") == (10, 10)
+        assert depth_file_size(tmp_path / "d.npy") == (5, 3)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sifthinker.errors import RecordError, SIFError
+from sifthinker.files import atomic_write, inside, read_jsonl, to_json, write_jsonl
+from sifthinker.records import Example, Record, read_examples
+
+ROW = {"id": "a", "image": "a.jpg", "question": "q?", "answer": "b", "boxes": [[0, 0, 0.5, 1]]}
+
+
+class TestRecord:
+    def test_round_trip(self) -> None:
+        row = {**ROW, "depth": "a.depth.png", "choices": ["b", "c"], "size": [4, 2], "extra": {"k": 1}, "family": "f"}
+        record = Record.from_json(row, "f.jsonl:1")
+        again = Record.from_json(json.loads(to_json(record.to_json())))
+        assert again == record
+        assert again.source == "f.jsonl:1"
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"boxes": []}, "no_box"),
+            ({"boxes": [[0, 0, 2, 1]]}, "bad_box"),
+            ({"boxes": [[0.5, 0, 0.5, 1]]}, "bad_box"),
+            ({"boxes": "none"}, "bad_box"),
+            ({"question": " "}, "blank_question"),
+            ({"answer": ""}, "blank_answer"),
+            ({"image": 5}, "blank_image"),
+            ({"id": None}, "blank_id"),
+            ({"colour": "red"}, "unknown_key"),
+        ],
+    )
+    def test_faults_have_codes(self, change: dict, code: str) -> None:
+        with pytest.raises(RecordError) as caught:
+            Record.from_json({**ROW, **change}, "f.jsonl:7")
+        assert caught.value.code == code
+        assert "f.jsonl:7" in str(caught.value)
+
+    def test_missing_keys_are_named(self) -> None:
+        with pytest.raises(RecordError, match="lacks image, boxes"):
+            Record.from_json({"id": "a", "question": "q", "answer": "b"})
+        with pytest.raises(RecordError, match="object"):
+            Record.from_json([1])
+
+    def test_numbers_are_fine_as_ids_and_answers(self) -> None:
+        record = Record.from_json({**ROW, "id": 7, "answer": 4})
+        assert (record.id, record.answer) == ("7", "4")
+
+
+EXAMPLE = {
+    "id": "a",
+    "dataset": "d",
+    "split": "train",
+    "problem": "q?",
+    "answer": "b",
+    "boxes": [[0, 0, 0.5, 1]],
+    "images": ["images/a.png", "depth_view/a.png"],
+    "messages": [{"role": "user", "content": "q?"}, {"role": "assistant", "content": "chain"}],
+    "depth": "depth/a.png",
+    "choices": [],
+    "family": "",
+    "provenance": {},
+}
+
+
+class TestExamples:
+    def test_paths_become_absolute(self, tmp_path: Path) -> None:
+        write_jsonl(tmp_path / "examples.jsonl", [EXAMPLE])
+        (example,) = read_examples(tmp_path)
+        assert example.images[0] == str(tmp_path / "images" / "a.png")
+        assert example.depth == str(tmp_path / "depth" / "a.png")
+        assert (example.prompt, example.chain) == ("q?", "chain")
+        assert json.loads(to_json(Example.from_json(EXAMPLE).to_json())) == EXAMPLE
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ({"images": ["../secret.png"]}, "path_outside_root"),
+            ({"depth": "/etc/passwd"}, "path_outside_root"),
+            ({"images": []}, "bad_images"),
+            ({"images": "a.png"}, "bad_images"),
+            ({"messages": [{"role": "user", "content": "q"}]}, "bad_messages"),
+            ({"messages": "hello"}, "bad_messages"),
+            ({"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "a"}]}, "bad_messages"),
+            ({"surprise": 1}, "not_an_example"),
+        ],
+    )
+    def test_faults_have_codes(self, tmp_path: Path, change: dict, code: str) -> None:
+        write_jsonl(tmp_path / "examples.jsonl", [{**EXAMPLE, **change}])
+        with pytest.raises(RecordError) as caught:
+            list(read_examples(tmp_path))
+        assert caught.value.code == code
+        assert "examples.jsonl:1" in str(caught.value)
+
+    def test_a_folder_without_examples(self, tmp_path: Path) -> None:
+        with pytest.raises(RecordError, match="sif data build"):
+            list(read_examples(tmp_path))
+
+
+class TestFiles:
+    def test_symlinks_do_not_lead_out(self, tmp_path: Path) -> None:
+        (tmp_path / "secret").write_text("s")
+        root = tmp_path / "root"
+        root.mkdir()
+        (root / "link").symlink_to(tmp_path / "secret")
+        with pytest.raises(RecordError, match="outside"):
+            inside(root, "link")
+
+    def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path) -> None:
+        atomic_write(tmp_path / "f", "old")
+        with pytest.raises(ValueError, match="JSON compliant"):
+            write_jsonl(tmp_path / "f", [{"x": float("nan")}])
+        assert (tmp_path / "f").read_text() == "old"
+        assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+    def test_an_unwritable_folder_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(SIFError, match="file"):
+            atomic_write(tmp_path / "file" / "below", "x")
+
+    def test_windows_line_ends_and_blank_lines(self, tmp_path: Path) -> None:
+        (tmp_path / "f.jsonl").write_bytes(b'{"a":1}\r\n\r\n{"a":2}\r\n')
+        assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, {"a": 1}), (3, {"a": 2})]
+
+    def test_a_broken_line_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "f.jsonl").write_text('{"a":1}\n{"a":\n')
+        with pytest.raises(RecordError, match=r"f\.jsonl:2"):
+            list(read_jsonl(tmp_path / "f.jsonl"))
+        with pytest.raises(RecordError, match="cannot read"):
+            list(read_jsonl(tmp_path / "none.jsonl"))

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sifthinker.boxes import round_boxes
+from sifthinker.chain import Chain, Region, Step, read_completion, render_chain
+from sifthinker.depth import DepthMap
+from sifthinker.rewards import (
+    AnswerReward,
+    Ledger,
+    Reference,
+    answer_reward,
+    completion_text,
+    depth_reward,
+    format_reward,
+    grounding_reward,
+    score_answer,
+    score_completion,
+    score_depth,
+    score_grounding,
+)
+
+HALF = DepthMap(np.full((10, 10), 0.5))
+
+
+def chain(*areas: list[tuple[tuple[float, float, float, float], float]], answer: str = "cat") -> str:
+    steps = [Step(tuple(Region(box, depth) for box, depth in area), "seen") for area in areas]
+    return render_chain(Chain(tuple(steps), answer))
+
+
+WHOLE = [((0, 0, 1, 1), 0.5)]
+LEFT = [((0, 0, 0.5, 1), 0.5)]
+LEFT_TOP = [((0, 0, 0.5, 0.5), 0.5)]
+RIGHT = [((0.5, 0, 1, 1), 0.5)]
+
+
+class TestGrounding:
+    """Targets: the left half. HIoU: left 1, whole 0.5, its upper half 0.5, right 0."""
+
+    @pytest.mark.parametrize(
+        ("areas", "start", "end", "value"),
+        [
+            ([WHOLE, LEFT], 1, 1, 1),  # right at once: nothing to correct
+            ([WHOLE, RIGHT, LEFT], 0, 1, 2),  # corrected: 1 + (1 − 0)
+            ([WHOLE, LEFT_TOP, LEFT], 0.5, 1, 1.5),
+            ([WHOLE, LEFT, RIGHT], 1, 0, 0),  # lost: no penalty below 0
+            ([WHOLE], 0.5, 0.5, 0.5),  # never focused
+            ([LEFT_TOP, WHOLE], 0.5, 0.5, 0.5),
+        ],
+    )
+    def test_by_hand(self, areas: list, start: float, end: float, value: float) -> None:
+        score = score_grounding(read_completion(chain(*areas)), [[0, 0, 0.5, 1]])
+        assert (score.parts["start"], score.parts["end"], score.value) == pytest.approx((start, end, value))
+
+    def test_no_area(self) -> None:
+        score = score_grounding(read_completion("no chain"), [[0, 0, 0.5, 1]])
+        assert (score.value, score.reasons) == (0, ("no_area",))
+
+    def test_the_releases_denominator(self) -> None:
+        twice = read_completion(chain([*LEFT, *LEFT]))
+        assert score_grounding(twice, [[0, 0, 0.5, 1]]).value == pytest.approx(0.75)
+        assert score_grounding(twice, [[0, 0, 0.5, 1]], denominator="min").value == pytest.approx(1)
+
+    @given(st.integers(1, 99), st.integers(1, 99))
+    def test_monotone_in_overlap(self, a: int, b: int) -> None:
+        narrow, wide = sorted((a, b))
+        values = [
+            score_grounding(read_completion(chain([((0, 0, side / 100, 1), 0.5)])), [[0, 0, 1, 1]]).value
+            for side in (narrow, wide)
+        ]
+        assert values[0] <= values[1]
+
+
+class TestDepth:
+    @pytest.mark.parametrize(
+        ("stated", "value"),
+        [(0.5, 1), (0.55, 1), (0.45, 1), (0.551, 0), (0.449, 0)],  # within a tenth of 0.5, bounds included
+    )
+    def test_tolerance(self, stated: float, value: float) -> None:
+        assert score_depth(read_completion(chain([((0, 0, 1, 1), stated)])), HALF).value == value
+
+    def test_share_over_all_areas(self) -> None:
+        text = chain([((0, 0, 1, 1), 0.5), ((0, 0, 0.5, 1), 0.9)], [((0, 0, 1, 1), 0.52)], LEFT)
+        assert score_depth(read_completion(text), HALF).value == pytest.approx(3 / 4)
+
+    def test_nearest_depths_have_a_floor(self) -> None:
+        # True depth 0 counts as 1/255: up to 0.00039 is right, which at 3 decimals is 0.000 alone.
+        near = DepthMap(np.zeros((4, 4)))
+        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.0)])), near).value == 1
+        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.001)])), near).value == 0
+
+    def test_holes_are_left_out(self) -> None:
+        valid = np.zeros((2, 2), dtype=bool)
+        valid[:, 0] = True
+        depth = DepthMap(np.full((2, 2), 0.5), valid)
+        score = score_depth(read_completion(chain(LEFT, RIGHT)), depth)
+        assert (score.value, score.parts["regions"]) == (1, 1)
+        assert score_depth(read_completion(chain(RIGHT)), depth).value is None
+
+    def test_without_areas_or_depth(self) -> None:
+        assert score_depth(read_completion("none"), HALF).value == 0
+        assert score_depth(read_completion(chain(LEFT)), None).value is None
+
+
+class TestAnswer:
+    @pytest.mark.parametrize(
+        ("answer", "previous", "value"),
+        [
+            ("cat", None, 1),  # first visit: s alone
+            ("cat", 0.25, 1.75),  # 1 + (1 − 0.25)
+            ("cat", 1.0, 1),
+            ("dog", 0.25, 0),
+            ("a black cat", 0.25, 2 / 3 + (2 / 3 - 0.25)),  # one word of two shared: F1 = 2·1 / (2 + 1)
+        ],
+    )
+    def test_by_hand(self, answer: str, previous: float | None, value: float) -> None:
+        found = score_answer(read_completion(chain(LEFT, answer=answer)), "cat", previous=previous)
+        assert found.value == pytest.approx(value)
+
+    def test_no_answer(self) -> None:
+        assert score_answer(read_completion("<answer>cat"), "cat").reasons == ("no_answer",)
+
+    def test_the_ledger_remembers_the_group(self) -> None:
+        reward = AnswerReward()
+        right, wrong = chain(LEFT, answer="cat"), chain(LEFT, answer="dog")
+        # First visit: s alone, for every member of the group.
+        assert reward([right, wrong, wrong, wrong], id=["a"] * 4, answer=["cat"] * 4) == [1, 0, 0, 0]
+        # Second: the group's mean was 1/4.
+        assert reward([right, wrong], id=["a"] * 2, answer=["cat"] * 2) == [1.75, 0]
+        # Third: it was 1/2. Another sample is on its first visit.
+        assert reward([right, right], id=["a", "b"], answer=["cat"] * 2) == [1.5, 1]
+        assert reward.ledger.to_json() == {"a": 1, "b": 1}
+
+    def test_evaluation_leaves_the_ledger_alone(self) -> None:
+        reward = AnswerReward(Ledger({"a": 0.5}))
+        reward.recording = False
+        assert reward([chain(LEFT)], id=["a"], answer=["cat"]) == [1.5]
+        assert reward.ledger.to_json() == {"a": 0.5}
+
+
+class TestTogether:
+    def test_a_right_chain(self) -> None:
+        scores = score_completion(chain(WHOLE, RIGHT, LEFT), Reference("cat", [[0, 0, 0.5, 1]], HALF))
+        assert [scores.format.value, scores.answer.value, scores.grounding.value, scores.depth.value] == [1, 1, 2, 1]
+        assert scores.total == 5
+
+    def test_rubbish_scores_nothing_with_reasons(self) -> None:
+        scores = score_completion("I think it is a cat", Reference("cat", [[0, 0, 0.5, 1]], HALF))
+        assert scores.total == 0
+        assert scores.format.reasons == ("stray_text",)
+        assert scores.answer.reasons == ("no_answer",)
+        assert scores.grounding.reasons == scores.depth.reasons == ("no_area",)
+
+    def test_rgb_only(self) -> None:
+        text = render_chain(Chain((Step((Region((0, 0, 0.5, 1)),), "seen"),), "cat"))
+        scores = score_completion(text, Reference("cat", [[0, 0, 0.5, 1]]))
+        assert (scores.format.value, scores.depth.value, scores.total) == (1, None, 3)
+
+    @given(st.lists(st.tuples(*[st.integers(0, 99)] * 4), min_size=1, max_size=4), st.randoms())
+    def test_the_gold_chain_is_maximal_and_order_does_not_matter(self, corners: list, draw: object) -> None:
+        boxes = [[min(a, c) / 100, min(b, d) / 100, (max(a, c) + 1) / 100, (max(b, d) + 1) / 100] for a, b, c, d in corners]
+        boxes = np.unique(round_boxes(boxes), axis=0).tolist()
+        depth = DepthMap(0.1 + 0.9 * np.random.default_rng(0).random((20, 20)))
+
+        def regions(order: list) -> list:
+            return [(tuple(box), float(depth.mean([box])[0])) for box in order]
+
+        gold = score_completion(chain(WHOLE, regions(boxes)), Reference("cat", boxes, depth))
+        shuffled = boxes.copy()
+        draw.shuffle(shuffled)
+        other = score_completion(chain(WHOLE, regions(shuffled)), Reference("cat", boxes, depth))
+        assert gold.format.value == gold.answer.value == 1
+        assert gold.grounding.parts["end"] == pytest.approx(1)
+        assert gold.total == pytest.approx(other.total)
+        spurious = score_completion(
+            chain(WHOLE, [*regions(boxes), ((0, 0, 0.005, 0.005), 0.5)]), Reference("cat", boxes, depth)
+        )
+        assert spurious.grounding.value < gold.grounding.value
+
+    @given(st.text(max_size=60))
+    def test_nothing_that_a_model_writes_raises(self, text: str) -> None:
+        score_completion(text, Reference("cat", [[0, 0, 0.5, 1]], HALF), previous=0.5)
+
+
+class TestTRLFunctions:
+    def test_every_form_of_completion(self, tmp_path) -> None:
+        HALF.write(tmp_path / "d.png")
+        text = chain(WHOLE, LEFT)
+        forms = [
+            text,
+            [{"role": "assistant", "content": text}],
+            [{"role": "assistant", "content": [{"type": "text", "text": text}]}],
+        ]
+        columns = {
+            "prompts": ["p"] * 3,
+            "answer": ["cat"] * 3,
+            "boxes": [[[0, 0, 0.5, 1]]] * 3,
+            "depth": [str(tmp_path / "d.png"), HALF, None],
+            "trainer_state": None,
+        }
+        assert format_reward(completions=forms, **columns) == [
+            1,
+            1,
+            0,
+        ]  # the last is RGB only: depths are a fault there
+        assert answer_reward(completions=forms, **columns) == [1, 1, 1]
+        assert grounding_reward(completions=forms, **columns) == [1, 1, 0]
+        assert depth_reward(completions=forms, **columns) == [1, 1, None]
+        assert format_reward(completions=forms) == [1, 1, 1]
+
+    def test_an_empty_batch(self) -> None:
+        assert format_reward([]) == answer_reward([], []) == grounding_reward([], []) == depth_reward([], []) == []
+
+    def test_completion_text(self) -> None:
+        assert completion_text([]) == ""
+        assert completion_text([{"role": "assistant", "content": None}]) == ""
