@@ -19,7 +19,7 @@ from sifthinker.rewards import AnswerReward, Ledger, depth_reward, format_reward
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.progress import quiet, write_history
-from sifthinker.training.runs import finish, last_checkpoint, lora_config
+from sifthinker.training.runs import RestoresWeights, finish, last_checkpoint, lora_config
 
 LEDGER = "ledger.json"
 
@@ -33,7 +33,7 @@ _DEFAULTS = {
 }
 
 
-class SIFGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO trainer whose answer reward remembers, for each sample, how its group did the last time.
 
     Args:

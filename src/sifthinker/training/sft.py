@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from trl import SFTTrainer
 
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.progress import quiet, write_history
-from sifthinker.training.runs import finish, last_checkpoint, lora_config
+from sifthinker.training.runs import RestoresWeights, finish, last_checkpoint, lora_config
 
 # max_length None: truncation would cut image tokens away and break the prompt.
 _DEFAULTS = {
@@ -18,20 +18,22 @@ _DEFAULTS = {
 }
 
 
-def sft_trainer(config: TrainConfig) -> Any:
-    """A TRL `SFTTrainer` for a run, not yet started.
+class SIFSFTTrainer(RestoresWeights, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT trainer that resumes vision-language models with their weights."""
+
+
+def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
+    """A trainer for a run, not yet started.
 
     Raises:
         ConfigError, ModelError, RecordError: what is wrong with the config, the model or the data.
     """
-    from trl import SFTTrainer
-
     arguments = trainer_arguments(config, "sft", _DEFAULTS)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     model = load_model(config.model, dtype=config.dtype)
     freeze(model, tuple(config.freeze))
-    return SFTTrainer(
+    return SIFSFTTrainer(
         model=model,
         args=arguments,
         train_dataset=sft_dataset(examples),
@@ -40,7 +42,7 @@ def sft_trainer(config: TrainConfig) -> Any:
     )
 
 
-def train_sft(config: TrainConfig) -> Any:
+def train_sft(config: TrainConfig) -> SIFSFTTrainer:
     """Run SFT, or go on from the newest checkpoint in the output folder; writes the model, its processor and the history.
 
     Returns:

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.chain import check_chain, parse_chain
+from sifthinker.depth import DepthMap
+from sifthinker.engine.build import Counts, Engine
+from sifthinker.engine.estimators import DepthSource, GivenDepth, NoDepth
+from sifthinker.engine.teachers import Attempt, Task
+from sifthinker.errors import ConfigError
+from sifthinker.records import Record, Reject, read_examples
+
+
+class Plain:
+    """A teacher that always passes, after a moment that differs from record to record."""
+
+    name = "plain"
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.calls = 0
+        self.fail_after = fail_after
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        self.calls += 1
+        if self.fail_after is not None and self.calls > self.fail_after:
+            raise KeyboardInterrupt
+        await asyncio.sleep(0.001 * (hash(task.record.id) % 3))
+        return json.dumps({"thoughts": ["I look here."] * len(task.foci), "answer": task.record.answer})
+
+
+class Wrong(Plain):
+    name = "wrong"
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        return "no"
+
+
+def records(count: int, image: str = "cat.png") -> Iterator[Record | Reject]:
+    for number in range(count):
+        yield Record(
+            id=f"r{number}",
+            image=image,
+            question="What is it?",
+            answer="cat",
+            boxes=((0.1 + number / 1000, 0.2, 0.5, 0.6),),
+            source=f"f:{number}",
+        )
+
+
+def engine(root: Path, teacher: Plain | None = None, depth: DepthSource | None = None, **options: object) -> Engine:
+    return Engine(root, depth or GivenDepth(), teacher or Plain(), **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class TestExamples:
+    def test_an_example_is_complete_and_exact(self, photo_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        counts = engine(photo_folder).build(lambda: records(3), out)
+        assert counts == Counts(accepted=3)
+        examples = list(read_examples(out))
+        assert [example.id for example in examples] == ["r0", "r1", "r2"]
+        truth = DepthMap.read(photo_folder / "cat.depth.png")
+        for example in examples:
+            assert check_chain(example.chain) == []
+            chain = parse_chain(example.chain)
+            assert tuple(region.box for region in chain.steps[-1].regions) == example.boxes
+            for step in chain.steps:
+                for region in step.regions:
+                    assert region.depth == pytest.approx(float(truth.mean([region.box])[0]), abs=0.0006)
+            assert chain.answer == example.answer
+            assert Image.open(example.images[0]).mode == "RGB"
+            assert Image.open(example.images[1]).mode == "L"
+            np.testing.assert_array_equal(DepthMap.read(example.depth).values, truth.values)
+            assert "What is it?" in example.prompt
+            assert example.provenance["teacher"] == "plain"
+
+    def test_it_opens_with_datasets(self, photo_folder: Path, tmp_path: Path) -> None:
+        datasets = pytest.importorskip("datasets")
+        engine(photo_folder).build(lambda: records(3), tmp_path / "out")
+        opened = datasets.load_dataset(
+            "json", data_files=str(tmp_path / "out" / "examples.jsonl"), cache_dir=str(tmp_path / "cache")
+        )["train"]
+        assert opened.num_rows == 3
+        assert opened[0]["messages"][1]["role"] == "assistant"
+        assert opened[0]["boxes"] == [[0.1, 0.2, 0.5, 0.6]]
+
+    def test_rgb_only(self, photo_folder: Path, tmp_path: Path) -> None:
+        engine(photo_folder, depth=NoDepth()).build(lambda: records(1), tmp_path / "out")
+        (example,) = read_examples(tmp_path / "out")
+        assert (example.depth, len(example.images)) == (None, 1)
+        assert check_chain(example.chain, depth=False) == []
+        assert "depth" not in example.prompt
+
+    def test_images_that_must_be_turned_are_written_anew(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (20, 40)).save(tmp_path / "cat.png", exif=exif)
+        DepthMap(np.full((20, 40), 0.5)).write(tmp_path / "cat.depth.png")
+        engine(tmp_path).build(lambda: records(1), tmp_path / "out")
+        (example,) = read_examples(tmp_path / "out")
+        assert Image.open(example.images[0]).size == (40, 20)
+        assert Image.open(example.images[0]).getexif().get(0x0112, 1) == 1
+
+
+class TestRejects:
+    @pytest.mark.parametrize(
+        ("spoil", "code"),
+        [
+            (lambda root: (root / "cat.png").unlink(), "missing_image"),
+            (lambda root: (root / "cat.png").write_bytes((root / "cat.png").read_bytes()[:60]), "broken_image"),
+            (lambda root: (root / "cat.depth.png").unlink(), "bad_depth"),
+            (lambda root: DepthMap(np.zeros((5, 5))).write(root / "cat.depth.png"), "bad_depth"),
+            (lambda root: _npy(root, np.full((20, 40), np.nan)), "bad_depth"),
+            (lambda root: DepthMap(np.ones((20, 40)), np.zeros((20, 40))).write(root / "cat.depth.png"), "depth_hole"),
+        ],
+    )
+    def test_files_that_cannot_be_used(self, photo_folder: Path, tmp_path: Path, spoil: object, code: str) -> None:
+        spoil(photo_folder)
+        counts = engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        assert (counts.accepted, dict(counts.rejected)) == (0, {code: 1})
+        (row,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+        assert (row["code"], row["id"]) == (code, "r0")
+        assert "f:0" in row["reason"]
+
+    def test_a_path_that_leaves_the_folder(self, photo_folder: Path, tmp_path: Path) -> None:
+        counts = engine(photo_folder).build(lambda: records(1, "../cat.png"), tmp_path / "out")
+        assert dict(counts.rejected) == {"path_outside_root": 1}
+
+    def test_an_image_of_another_shape_than_its_record_says(self, photo_folder: Path, tmp_path: Path) -> None:
+        record = Record(
+            id="r", image="cat.png", question="q", answer="a", boxes=((0, 0, 1, 1),), size=(400, 300), source="f:1"
+        )
+        assert dict(engine(photo_folder).build(lambda: iter([record]), tmp_path / "out").rejected) == {"size_mismatch": 1}
+
+    def test_what_the_teacher_fails_at_is_kept_with_every_attempt(self, photo_folder: Path, tmp_path: Path) -> None:
+        counts = engine(photo_folder, Wrong()).build(lambda: records(2), tmp_path / "out")
+        assert dict(counts.rejected) == {"teacher_not_json": 2}
+        row = json.loads((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()[0])
+        assert [attempt["reply"] for attempt in row["attempts"]] == ["no"] * 3
+
+    def test_the_sources_rejects_pass_through(self, photo_folder: Path, tmp_path: Path) -> None:
+        reject = Reject("f:9", "", "not_json", "f:9: not JSON")
+        counts = engine(photo_folder).build(lambda: iter([reject, *records(1)]), tmp_path / "out")
+        assert (counts.accepted, dict(counts.rejected)) == (1, {"not_json": 1})
+
+
+def _npy(root: Path, values: np.ndarray) -> None:
+    (root / "cat.depth.png").unlink()
+    np.save(root / "cat.depth.npy", values)
+
+
+class TestResuming:
+    def test_an_interrupted_build_ends_the_same(self, photo_folder: Path, tmp_path: Path) -> None:
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        engine(photo_folder).build(lambda: records(20), whole)
+        with pytest.raises(KeyboardInterrupt):
+            engine(photo_folder, Plain(fail_after=7), concurrency=2).build(lambda: records(20), broken)
+        assert (broken / "journal.jsonl").is_file()
+        # A killed process may leave half a line.
+        with open(broken / "journal.jsonl", "ab") as stream:
+            stream.write(b'[19,"example",false,{"id":"r1')
+        teacher = Plain()
+        counts = engine(photo_folder, teacher).build(lambda: records(20), broken)
+        assert counts.accepted == 20
+        assert teacher.calls < 20
+        assert contents(broken) == contents(whole)
+
+    def test_concurrency_does_not_change_the_result(self, photo_folder: Path, tmp_path: Path) -> None:
+        for concurrency in (1, 16):
+            engine(photo_folder, concurrency=concurrency).build(lambda: records(20), tmp_path / str(concurrency))
+        assert contents(tmp_path / "1") == contents(tmp_path / "16")
+
+    def test_a_finished_build_is_not_repeated(self, photo_folder: Path, tmp_path: Path) -> None:
+        engine(photo_folder).build(lambda: records(2), tmp_path / "out")
+        teacher = Plain()
+        assert engine(photo_folder, teacher).build(lambda: records(2), tmp_path / "out").accepted == 2
+        assert teacher.calls == 0
+
+    def test_other_settings_are_refused(self, photo_folder: Path, tmp_path: Path) -> None:
+        engine(photo_folder).build(lambda: records(2), tmp_path / "out", inputs={"f": "1"})
+        with pytest.raises(ConfigError, match=r"seed was 0, now 1.*--fresh"):
+            engine(photo_folder, seed=1).build(lambda: records(2), tmp_path / "out", inputs={"f": "1"})
+        with pytest.raises(ConfigError, match="inputs was"):
+            engine(photo_folder).build(lambda: records(2), tmp_path / "out", inputs={"f": "2"})
+        counts = engine(photo_folder, seed=1).build(lambda: records(1), tmp_path / "out", fresh=True)
+        assert counts.accepted == 1
+
+    def test_an_unfinished_build_with_other_settings_is_refused_too(self, photo_folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            engine(photo_folder, Plain(fail_after=3)).build(lambda: records(20), tmp_path / "out")
+        with pytest.raises(ConfigError, match="seed was 0, now 1"):
+            engine(photo_folder, seed=1).build(lambda: records(20), tmp_path / "out")

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.depth import DepthMap
+from sifthinker.engine.estimators import GivenDepth, ModelDepth, NoDepth
+from sifthinker.errors import DepthError, ModelError
+from sifthinker.records import Record
+
+CAT = Record(id="cat", image="cat.png", question="q", answer="a", boxes=((0, 0, 1, 1),))
+
+
+def named(depth: str) -> Record:
+    return Record(id="cat", image="cat.png", question="q", answer="a", boxes=((0, 0, 1, 1),), depth=depth)
+
+
+class TestGiven:
+    def test_beside_the_image(self, photo_folder: Path) -> None:
+        image = Image.open(photo_folder / "cat.png")
+        assert GivenDepth().depth(CAT, photo_folder, image).size == (40, 20)
+        (photo_folder / "cat.depth.png").unlink()
+        np.save(photo_folder / "cat.depth.npy", np.full((20, 40), 0.25))
+        assert GivenDepth().depth(CAT, photo_folder, image).values[0, 0] == 0.25
+
+    def test_named_by_the_record(self, photo_folder: Path) -> None:
+        Image.new("L", (40, 20), 51).save(photo_folder / "grey.png")
+        image = Image.open(photo_folder / "cat.png")
+        found = GivenDepth("grey8", "low").depth(named("grey.png"), photo_folder, image)
+        assert found.values[0, 0] == pytest.approx(0.2)
+
+    @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd"])
+    def test_never_outside_the_folder(self, photo_folder: Path, path: str) -> None:
+        with pytest.raises(DepthError, match="outside"):
+            GivenDepth().depth(named(path), photo_folder, Image.open(photo_folder / "cat.png"))
+
+    def test_of_another_size(self, photo_folder: Path) -> None:
+        DepthMap(np.zeros((10, 10))).write(photo_folder / "cat.depth.png")
+        with pytest.raises(DepthError, match=r"10×10, its image 40×20"):
+            GivenDepth().depth(CAT, photo_folder, Image.open(photo_folder / "cat.png"))
+
+    def test_missing(self, photo_folder: Path) -> None:
+        (photo_folder / "cat.depth.png").unlink()
+        with pytest.raises(DepthError, match="--depth none"):
+            GivenDepth().depth(CAT, photo_folder, Image.open(photo_folder / "cat.png"))
+
+
+def test_rgb_only(photo_folder: Path) -> None:
+    assert NoDepth().depth(CAT, photo_folder, Image.open(photo_folder / "cat.png")) is None
+
+
+class TestModel:
+    @pytest.fixture(scope="class")
+    def depth_model(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A tiny random Depth Anything with its image processor."""
+        torch = pytest.importorskip("torch")
+        from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+        from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
+
+        torch.manual_seed(0)
+        backbone = Dinov2Config(
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+            out_features=["stage1", "stage2"],
+            reshape_hidden_states=False,
+            apply_layernorm=True,
+        )
+        config = DepthAnythingConfig(
+            backbone_config=backbone,
+            reassemble_hidden_size=16,
+            neck_hidden_sizes=[8, 8],
+            reassemble_factors=[2, 1],
+            fusion_hidden_size=8,
+            head_in_channels=8,
+            head_hidden_size=4,
+        )
+        folder = tmp_path_factory.mktemp("depth")
+        DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+        DPTImageProcessorPil(size={"height": 28, "width": 28}, ensure_multiple_of=14).save_pretrained(folder)
+        return folder
+
+    def test_maps_have_the_images_sizes_and_are_cached(self, depth_model: Path, tmp_path: Path) -> None:
+        draw = np.random.default_rng(0)
+        images = [Image.fromarray(draw.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in ((20, 40), (50, 30))]
+        source = ModelDepth(str(depth_model), cache=tmp_path / "cache")
+        first = source.estimate(images)
+        assert [found.size for found in first] == [(40, 20), (30, 50)]
+        assert all(found.values.min() == 0 and found.values.max() == 1 for found in first)
+        assert len(list((tmp_path / "cache").rglob("*.png"))) == 2
+        source._loaded = None
+        source._load = lambda: pytest.fail("the cache was not used")  # type: ignore[method-assign]
+        for before, after in zip(first, source.estimate(images), strict=True):
+            np.testing.assert_allclose(before.values, after.values, atol=1e-5)
+
+    def test_polarity(self, depth_model: Path) -> None:
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28, 3), dtype=np.uint8))
+        disparity, distance = (ModelDepth(str(depth_model), near=near).estimate([image])[0] for near in ("high", "low"))
+        np.testing.assert_allclose(disparity.values, 1 - distance.values, atol=1e-5)
+
+    def test_no_model(self, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        with pytest.raises(ModelError, match="depth model"):
+            ModelDepth(str(tmp_path)).estimate([Image.new("RGB", (4, 4))])

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.chain import Region
+from sifthinker.endpoint import Endpoint
+from sifthinker.engine.teachers import CHECKS, Attempt, OpenAITeacher, Task, check_reply, explain, outline
+from sifthinker.records import Record
+
+from ..stand_in import serve, thoughts
+
+RECORD = Record(id="r", image="i.png", question="What colour is the mug?", answer="blue", boxes=((0.2, 0.2, 0.4, 0.4),))
+FOCI = ((Region((0, 0, 1, 1), 0.5),), (Region((0.2, 0.2, 0.4, 0.4), 0.3),))
+TASK = Task(RECORD, FOCI, ("whole", "target"), lambda: Image.new("RGB", (50, 50)))
+
+
+def reply(*thoughts: str, answer: Any = "blue") -> str:
+    return json.dumps({"thoughts": list(thoughts), "answer": answer})
+
+
+FAULTS = [
+    ("rubbish", "not_json"),
+    ("[1]", "not_json"),
+    ('{"thoughts": ["a", "b"]}', "not_json"),
+    ('{"thoughts": "a", "answer": "blue"}', "not_json"),
+    ('{"thoughts": ["a", 5], "answer": "blue"}', "not_json"),
+    (reply("a", "b", answer=None), "not_json"),
+    (reply("a"), "count"),
+    (reply("a", "b", "c"), "count"),
+    (reply("a", " "), "blank"),
+    (reply("a", "word " * 121), "length"),
+    (reply("a", "look <area>here"), "tag"),
+    (reply("a", "the green box shows a mug"), "leak"),
+    (reply("a", "the region in the highlighted rectangle"), "leak"),
+    (reply("a", "which matches the given answer"), "leak"),
+    (reply("a", "as instructed, I look"), "leak"),
+    (reply("a", "b", answer="red"), "answer"),
+]
+
+
+class Recited:
+    """A teacher that says what it is told to, in turn."""
+
+    name = "recited"
+
+    def __init__(self, *replies: str) -> None:
+        self.replies = list(replies)
+        self.told: list[tuple[str, ...]] = []
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        self.told.append(earlier[-1].problems if earlier else ())
+        return self.replies.pop(0)
+
+
+class TestChecks:
+    @pytest.mark.parametrize(("said", "code"), FAULTS)
+    def test_each_fault_has_its_code(self, said: str, code: str) -> None:
+        _, problems = check_reply(said, TASK)
+        assert problems[0][0] == code
+        assert problems[0][1]
+
+    def test_every_code_is_tried(self) -> None:
+        assert {code for _, code in FAULTS} == set(CHECKS) - {"endpoint"}
+
+    @pytest.mark.parametrize("said", [reply("a", "b"), f"```json\n{reply('a', 'b')}\n```", reply("a", "b", answer="Blue.")])
+    def test_what_passes(self, said: str) -> None:
+        assert check_reply(said, TASK) == (["a", "b"], [])
+
+    def test_words_of_the_question_are_no_leak(self) -> None:
+        record = Record(id="r", image="i", question="Is the green box full?", answer="no", boxes=((0, 0, 1, 1),))
+        task = Task(record, FOCI, ("whole", "target"), TASK.load_image)
+        assert check_reply(reply("a", "The green box is empty.", answer="no"), task)[1] == []
+
+
+class TestCorrection:
+    def test_reasons_go_back_to_the_teacher(self) -> None:
+        teacher = Recited(reply("a"), reply("a", ""), reply("a", "b"))
+        explanation = asyncio.run(explain(teacher, TASK))
+        assert explanation.thoughts == ("a", "b")
+        assert [attempt.codes for attempt in explanation.attempts] == [("count",), ("blank",), ()]
+        assert teacher.told == [(), ("2 thoughts were wanted, 1 came",), ("thought 2 is blank",)]
+
+    def test_after_two_corrections_every_attempt_is_kept(self) -> None:
+        explanation = asyncio.run(explain(Recited("x", "y", "z", reply("a", "b")), TASK))
+        assert explanation.thoughts is None
+        assert [attempt.reply for attempt in explanation.attempts] == ["x", "y", "z"]
+
+
+class TestOpenAI:
+    def run(self, url: str, **options: Any) -> tuple[Any, Endpoint]:
+        endpoint = Endpoint(url, "vlm", backoff_s=0.01, max_retries=1)
+
+        async def go() -> Any:
+            async with OpenAITeacher(endpoint, **options) as teacher:
+                return await explain(teacher, TASK)
+
+        return asyncio.run(go()), endpoint
+
+    def test_the_request_shows_every_focus(self) -> None:
+        with serve(lambda request, number: thoughts(request, "blue")) as (url, requests):
+            explanation, _ = self.run(url, max_side=40)
+        assert explanation.thoughts == ("I look at part 1.", "I look at part 2.")
+        content = requests[0]["messages"][1]["content"]
+        assert "What colour is the mug?" in content[0]["text"]
+        assert '"depth":0.300' in content[3]["text"]
+        picture = content[4]["image_url"]["url"].removeprefix("data:image/jpeg;base64,")
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (40, 40)
+        schema = requests[0]["response_format"]["json_schema"]["schema"]
+        assert schema["properties"]["thoughts"]["minItems"] == 2
+
+    def test_a_server_without_structured_output_is_asked_without(self) -> None:
+        def answer(request: dict, number: int) -> Any:
+            return (400, {}, "no response_format") if "response_format" in request else thoughts(request, "red")
+
+        with serve(answer) as (url, requests):
+            explanation, _ = self.run(url)
+        assert explanation.thoughts is None
+        # The refusal once, then three attempts without; the last ones carry the corrections.
+        assert ["response_format" in request for request in requests] == [True, False, False, False]
+        assert len(requests[-1]["messages"]) == 6
+        assert "disagrees" in requests[-1]["messages"][-1]["content"]
+        assert "blue" not in requests[-1]["messages"][-1]["content"]
+
+    def test_a_dead_server_is_one_attempt(self) -> None:
+        with serve(lambda request, number: (500, {}, "")) as (url, _):
+            explanation, endpoint = self.run(url)
+        assert [attempt.codes for attempt in explanation.attempts] == [("endpoint",)]
+        assert endpoint.usage.failures == 1
+
+
+def test_outlines_are_drawn_on_a_copy() -> None:
+    image = Image.new("RGB", (100, 100))
+    drawn = np.asarray(outline(image, [Region((0.2, 0.2, 0.6, 0.6), 0.5)]))
+    assert (drawn[18:22, 30] == (0, 255, 0)).all(axis=1).any()
+    assert tuple(drawn[40, 40]) == (0, 0, 0)
+    assert np.asarray(image).max() == 0

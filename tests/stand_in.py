@@ -1,0 +1,67 @@
+"""A small OpenAI-compatible server on loopback that answers as a test tells it to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = Callable[[dict[str, Any], int], "str | tuple[int, dict[str, str], str]"]
+
+
+@contextmanager
+def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Serve chat completions; yields the base URL and the list of requests so far (headers under `_headers`).
+
+    Args:
+        answer: (request, its number from 0) → the reply's text, or (status, headers, body) as they stand.
+    """
+    requests: list[dict[str, Any]] = []
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                number = len(requests)
+                requests.append({**body, "_headers": dict(self.headers), "_path": self.path})
+            said = answer(body, number)
+            if isinstance(said, str):
+                reply = {
+                    "choices": [{"message": {"role": "assistant", "content": said}}],
+                    "usage": {"prompt_tokens": 100, "completion_tokens": 20},
+                }
+                said = 200, {}, json.dumps(reply)
+            status, headers, text = said
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def focuses(request: dict[str, Any]) -> int:
+    """How many focuses a teacher's request shows: one picture each."""
+    return sum(part["type"] == "image_url" for part in request["messages"][1]["content"])
+
+
+def thoughts(request: dict[str, Any], answer: str) -> str:
+    """A reply that passes every check."""
+    return json.dumps({"thoughts": [f"I look at part {n + 1}." for n in range(focuses(request))], "answer": answer})

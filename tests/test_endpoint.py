@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import formatdate
+
+import pytest
+
+from sifthinker.endpoint import Endpoint, Reply
+from sifthinker.errors import ConfigError, EndpointError
+
+from .stand_in import serve
+
+
+def ask(endpoint: Endpoint, times: int = 1) -> list[Reply | BaseException]:
+    async def run() -> list[Reply | BaseException]:
+        async with endpoint:
+            calls = [endpoint.chat([{"role": "user", "content": "hi"}], temperature=0.1) for _ in range(times)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def test_a_reply_and_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIF_TEST_KEY", "planted-secret")
+    with serve(lambda request, number: "hello") as (url, requests):
+        endpoint = Endpoint(url, "m", api_key_env="SIF_TEST_KEY")
+        assert ask(endpoint, 2) == [Reply("hello", 100, 20)] * 2
+    assert requests[0]["model"] == "m"
+    assert requests[0]["temperature"] == 0.1
+    assert requests[0]["_path"] == "/v1/chat/completions"
+    assert requests[0]["_headers"]["Authorization"] == "Bearer planted-secret"
+    assert (endpoint.usage.requests, endpoint.usage.prompt_tokens, endpoint.usage.completion_tokens) == (2, 200, 40)
+    assert "planted-secret" not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ((429, {}, "slow down"), "status_429"),
+        ((500, {}, "oops"), "status_500"),
+        ((200, {}, "<html>"), "not_json"),
+        ((200, {}, '{"choices": []}'), "bad_shape"),
+        ((200, {}, '{"choices": [{"message": {"content": null}}]}'), "bad_shape"),
+        ((200, {}, "[1]"), "bad_shape"),
+    ],
+)
+def test_passing_faults_are_retried_and_lasting_ones_reported(fault: tuple, code: str) -> None:
+    with serve(lambda request, number: "fine" if number == 2 else fault) as (url, _):
+        endpoint = Endpoint(url, "m", backoff_s=0.01, max_retries=2)
+        assert ask(endpoint) == [Reply("fine", 100, 20)]
+        assert (endpoint.usage.requests, endpoint.usage.retries, endpoint.usage.failures) == (3, 2, 0)
+    with serve(lambda request, number: fault) as (url, requests):
+        endpoint = Endpoint(url, "m", backoff_s=0.01, max_retries=2)
+        (error,) = ask(endpoint)
+        assert isinstance(error, EndpointError)
+        assert (error.code, error.attempts, len(requests), endpoint.usage.failures) == (code, 3, 3, 1)
+
+
+def test_a_refused_request_is_not_repeated_and_never_shows_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIF_TEST_KEY", "planted-secret")
+    with serve(lambda request, number: (401, {}, "bad key planted-secret")) as (url, requests):
+        (error,) = ask(Endpoint(url, "m", api_key_env="SIF_TEST_KEY", backoff_s=0.01))
+    assert len(requests) == 1
+    assert isinstance(error, EndpointError)
+    assert "planted-secret" not in str(error)
+    assert "[key]" in str(error)
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_honoured(form: str) -> None:
+    header = "0.4" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
+    with serve(lambda request, number: "ok" if number else (429, {"Retry-After": header}, "")) as (url, _):
+        started = time.monotonic()
+        assert ask(Endpoint(url, "m", backoff_s=30)) == [Reply("ok", 100, 20)]
+        assert 0.3 < time.monotonic() - started < 10
+
+
+def test_a_hanging_server_times_out() -> None:
+    def hang(request: dict, number: int) -> str:
+        time.sleep(1.0)
+        return "late"
+
+    with serve(hang) as (url, _):
+        (error,) = ask(Endpoint(url, "m", timeout_s=0.2, max_retries=1, backoff_s=0.01))
+    assert isinstance(error, EndpointError)
+    assert (error.code, error.attempts) == ("timeout", 2)
+
+
+def test_no_server_at_all() -> None:
+    (error,) = ask(Endpoint("http://127.0.0.1:9/v1", "m", max_retries=1, backoff_s=0.01))
+    assert isinstance(error, EndpointError)
+    assert error.code == "connection"
+
+
+def test_concurrency_is_bounded() -> None:
+    running, most = 0, 0
+
+    def count(request: dict, number: int) -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.05)
+        running -= 1
+        return "ok"
+
+    with serve(count) as (url, _):
+        ask(Endpoint(url, "m", concurrency=3), times=12)
+    assert 1 < most <= 3
+
+
+def test_misuse() -> None:
+    with pytest.raises(ConfigError, match="http"):
+        Endpoint("localhost:8000", "m")
+    with pytest.raises(RuntimeError, match="async with"):
+        asyncio.run(Endpoint("http://localhost/v1", "m").chat([]))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sifthinker.errors import ConfigError
+from sifthinker.training.config import Lora, load_config, make_config, trainer_arguments
+
+pytest.importorskip("trl")
+
+BASE = {"model": "m", "data": "d", "output": "o"}
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+class TestFiles:
+    def test_our_keys_and_trls(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path, "model: m\ndata: d\noutput: o\nlora: {r: 64, alpha: 128}\nfreeze: visual\ntraining: {max_steps: 5}\n"
+        )
+        config = load_config(path, "sft", ["learning_rate=1e-5", "lora.dropout=0.05", "output=p", "training.max_steps=7"])
+        assert config.lora == Lora(64, 128, 0.05)
+        assert (config.output, list(config.freeze)) == ("p", ["visual"])
+        assert dict(config.training) == {"max_steps": 7, "learning_rate": 1e-5}
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("model: m\ndata: d\noutput: o\nlearning_rat: 1\n", "unknown key 'learning_rat'"),
+            ("model: m\ndata: d\noutput: o\ntraining: {learning_rat: 1}\n", "did you mean 'learning_rate'"),
+            ("model: m\ndata: d\noutput: o\nlora: {rank: 1}\n", "lora: unknown key 'rank'"),
+            ("model: m\ndata: d\n", "lacks output"),
+            ("model: [", "not YAML"),
+            ("- a\n", "wanted keys and values"),
+            ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training: wanted keys"),
+            ("model: m\ndata: d\noutput: o\ntraining: {output_dir: x}\n", "named by `output`"),
+            ("model: m\ndata: d\noutput: o\nrewards: {format: 1}\n", "SFT run has none"),
+        ],
+    )
+    def test_faults_are_named_with_their_place(self, tmp_path: Path, text: str, words: str) -> None:
+        with pytest.raises(ConfigError, match=words) as caught:
+            load_config(write(tmp_path, text), "sft")
+        assert "c.yaml" in str(caught.value)
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="cannot read"):
+            load_config(tmp_path / "none.yaml", "sft")
+
+    @pytest.mark.parametrize("override", ["learning_rate", "=5"])
+    def test_overrides_are_pairs(self, tmp_path: Path, override: str) -> None:
+        with pytest.raises(ConfigError, match="key=value"):
+            load_config(write(tmp_path, "model: m\ndata: d\noutput: o\n"), "sft", [override])
+
+
+class TestRewards:
+    def test_a_weight_of_zero_leaves_a_reward_out(self) -> None:
+        config = make_config({**BASE, "rewards": {"format": 1, "depth": 0, "answer": 0.5}}, "grpo")
+        assert config.rewards == {"format": 1.0, "answer": 0.5}
+
+    @pytest.mark.parametrize(
+        ("rewards", "words"), [({"format": 0}, "nothing would be learnt"), ({"style": 1}, "unknown key 'style'")]
+    )
+    def test_faults(self, rewards: dict, words: str) -> None:
+        with pytest.raises(ConfigError, match=words):
+            make_config({**BASE, "rewards": rewards}, "grpo")
+
+
+def test_what_trl_refuses_is_our_error(tmp_path: Path) -> None:
+    config = make_config({**BASE, "output": str(tmp_path), "training": {"loss_type": "grpo", "num_generations": 1}}, "grpo")
+    with pytest.raises(ConfigError, match="training: "):
+        trainer_arguments(config, "grpo", {})

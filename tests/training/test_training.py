@@ -1,0 +1,194 @@
+"""Both stages with tiny random models: every trainable parameter moves, and runs go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sifthinker.errors import ConfigError, ModelError, RecordError
+from sifthinker.training.config import make_config
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+SFT = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "save_strategy": "no"}
+GRPO = {
+    "max_steps": 2, "per_device_train_batch_size": 8, "num_generations": 4, "learning_rate": 1e-2,
+    "max_completion_length": 24, "save_strategy": "no",
+}  # fmt: skip
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def unmoved(before: dict[str, torch.Tensor], model: torch.nn.Module) -> list[str]:
+    after = dict(model.named_parameters())
+    return [name for name, value in before.items() if value.equal(after[name])]
+
+
+def sft_config(model: Path, data: Path, output: Path, **changes: object) -> object:
+    training = {**SFT, **changes.pop("training", {})}
+    return make_config({"model": model, "data": data, "output": output, "training": training, **changes}, "sft")
+
+
+def grpo_config(model: Path, data: Path, output: Path, **changes: object) -> object:
+    training = {**GRPO, **changes.pop("training", {})}
+    return make_config({"model": model, "data": data, "output": output, "training": training, **changes}, "grpo")
+
+
+def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models never write a chain and would earn nothing; pay them by length, so that advantages differ."""
+    from sifthinker.training import grpo
+
+    monkeypatch.setattr(grpo, "format_reward", lambda completions, **_: [len(c[0]["content"]) / 10 for c in completions])
+
+
+class TestSFT:
+    def test_every_trainable_parameter_moves(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.sft import sft_trainer
+
+        trainer = sft_trainer(sft_config(nano, world_chains, tmp_path / "run"))
+        before = weights(trainer.model)
+        assert not any("post_layernorm" in name for name in before)  # LLaVA never reads it
+        trainer.train()
+        assert unmoved(before, trainer.model) == []
+
+    def test_the_loss_falls_on_the_chain_alone(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.records import read_examples
+        from sifthinker.training.sft import sft_trainer
+
+        trainer = sft_trainer(sft_config(nano, world_chains, tmp_path / "run"))
+        batch = trainer.data_collator([trainer.train_dataset[0]])
+        kept = batch["input_ids"][0][batch["labels"][0] != -100]
+        example = next(read_examples(world_chains))
+        assert trainer.processing_class.tokenizer.decode(kept) == example.chain + "</s>"
+        assert batch["pixel_values"].shape[0] == 2
+
+    def test_lora_is_merged_into_a_model_that_loads(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.models import load_model, load_processor
+        from sifthinker.training.sft import train_sft
+
+        trainer = train_sft(sft_config(nano, world_chains, tmp_path / "run", lora={"r": 2}, freeze=["vision_tower"]))
+        assert type(trainer.model).__name__.startswith("PeftModel")
+        merged, base = load_model(tmp_path / "run"), load_model(nano)
+        load_processor(tmp_path / "run")
+        different = [n for n, p in merged.named_parameters() if not p.equal(dict(base.named_parameters())[n])]
+        assert different
+        assert not any("lora" in name or "vision_tower" in name for name in different)
+        assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) >= 1
+
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.sft import train_sft
+
+        keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+        whole = train_sft(sft_config(nano, world_chains, tmp_path / "whole", training=keep))
+        # The same schedule, killed after step 2: what is left is the checkpoint.
+        (tmp_path / "cut").mkdir()
+        (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "cut" / "checkpoint-2")
+        resumed = train_sft(sft_config(nano, world_chains, tmp_path / "cut", training=keep))
+        assert resumed.state.global_step == 4
+        losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, resumed)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+        for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-6), name
+
+
+class TestGRPO:
+    def test_every_trainable_parameter_moves(
+        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uneven(monkeypatch)
+        from sifthinker.training.grpo import grpo_trainer
+
+        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        before = weights(trainer.model)
+        trainer.train()
+        assert unmoved(before, trainer.model) == []
+
+    def test_the_four_rewards_are_logged(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import train_grpo
+        from sifthinker.training.progress import read_history
+
+        train_grpo(grpo_config(nano, world_chains, tmp_path / "run"))
+        entry = read_history(tmp_path / "run")[0]
+        for name in ("format", "answer", "grounding", "depth"):
+            assert entry[f"rewards/{name}_reward/mean"] == 0
+        assert (tmp_path / "run" / "config.json").is_file()
+
+    def test_image_tokens_are_never_sampled(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import grpo_trainer
+
+        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        assert trainer.generation_config.suppress_tokens == [trainer.model.config.image_token_id]
+
+    def test_the_ledger_is_saved_and_restored(
+        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        uneven(monkeypatch)
+        from sifthinker.training.grpo import LEDGER, train_grpo
+
+        keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+        whole = train_grpo(grpo_config(nano, world_chains, tmp_path / "whole", training=keep))
+        saved = json.loads((tmp_path / "whole" / "checkpoint-2" / LEDGER).read_text())
+        assert len(saved) == 4  # two prompts a step
+        (tmp_path / "cut").mkdir()
+        (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "cut" / "checkpoint-2")
+        resumed = train_grpo(grpo_config(nano, world_chains, tmp_path / "cut", training=keep))
+        assert resumed.answer_reward.ledger.to_json() == whole.answer_reward.ledger.to_json()
+        assert len(resumed.answer_reward.ledger.to_json()) == 8
+        ours, theirs = ([e["reward"] for e in t.state.log_history if "reward" in e] for t in (whole, resumed))
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+    def test_a_checkpoint_without_a_ledger_is_refused(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import grpo_trainer
+
+        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        with pytest.raises(ConfigError, match="no ledger"):
+            trainer.train(resume_from_checkpoint=str(tmp_path))
+
+    def test_batches_that_do_not_hold_groups_are_refused(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import grpo_trainer
+
+        with pytest.raises(ConfigError, match="training: "):
+            grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", training={"per_device_train_batch_size": 3}))
+
+    def test_weights_are_named_under_rewards(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import grpo_trainer
+
+        with pytest.raises(ConfigError, match="named under `rewards`"):
+            grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", training={"reward_weights": [1, 1, 1, 1]}))
+        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", rewards={"grounding": 2, "format": 1}))
+        assert trainer.reward_func_names == ["grounding_reward", "format_reward"]
+        assert trainer.reward_weights.tolist() == [2, 1]
+
+
+class TestRGBOnly:
+    def test_both_stages_without_depth(self, nano: Path, tmp_path: Path) -> None:
+        from sifthinker.engine.build import Engine
+        from sifthinker.engine.estimators import NoDepth
+        from sifthinker.engine.sources import read_source
+        from sifthinker.training.grpo import train_grpo
+        from sifthinker.training.sft import train_sft
+        from sifthinker.world.questions import ScriptedTeacher, write_world
+
+        records = write_world(tmp_path / "raw", 7)
+        Engine(tmp_path / "raw", NoDepth(), ScriptedTeacher()).build(lambda: read_source(records), tmp_path / "rgb")
+        train_sft(sft_config(nano, tmp_path / "rgb", tmp_path / "sft"))
+        trainer = train_grpo(grpo_config(tmp_path / "sft", tmp_path / "rgb", tmp_path / "grpo"))
+        assert trainer.reward_func_names == ["format_reward", "answer_reward", "grounding_reward"]
+
+
+class TestMisuse:
+    def test_data_and_models_that_are_none(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.sft import sft_trainer
+
+        with pytest.raises(ModelError, match=r"config\.json"):
+            sft_trainer(sft_config(tmp_path, world_chains, tmp_path / "run"))
+        with pytest.raises(ModelError, match="no such model folder"):
+            sft_trainer(sft_config(tmp_path / "none", world_chains, tmp_path / "run"))
+        (tmp_path / "examples.jsonl").write_text("")
+        with pytest.raises(RecordError, match="holds no example"):
+            sft_trainer(sft_config(nano, tmp_path, tmp_path / "run"))
