@@ -1,0 +1,261 @@
+"""The command as its users type it, real records and bad input included."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from sifthinker.boxes import round_boxes
+from sifthinker.chain import check_chain, parse_chain
+from sifthinker.cli import main
+from sifthinker.depth import DepthMap
+from sifthinker.records import read_examples
+
+from .stand_in import serve, thoughts
+
+KEY = "planted-secret-key"
+
+
+def sif(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def cats(photo_folder: Path) -> Path:
+    """A records file with one record about `cat.png`."""
+    row = {"id": "cat", "image": "cat.png", "question": "What is it?", "answer": "cat", "boxes": [[0.1, 0.2, 0.6, 0.8]]}
+    return write_rows(photo_folder / "records.jsonl", [row])
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch):
+    """A stand-in teacher; yields the options that point at it."""
+    monkeypatch.setenv("SIF_TEST_KEY", KEY)
+    answers = {"What is it?": "cat"}
+
+    def answer(request: dict, number: int) -> str:
+        told = request["messages"][1]["content"][0]["text"]
+        truth = told.split("True answer: ")[1].split("\n")[0]
+        return thoughts(request, answers.get(told, truth))
+
+    with serve(answer) as (url, requests):
+        yield ["--base-url", url, "--model", "vlm", "--api-key-env", "SIF_TEST_KEY"], requests
+
+
+class TestPaths:
+    def test_plain_records(self, cats: Path, tmp_path: Path) -> None:
+        result = sif("data", "paths", cats, "-o", tmp_path / "paths.jsonl")
+        assert result.exit_code == 0
+        assert "1 accepted, 0 of them clipped, 0 rejected" in result.stderr
+        (row,) = lines(tmp_path / "paths.jsonl")
+        assert list(row) == ["id", "question", "answer", "boxes", "path"]
+        assert row["path"][-1] == {"kind": "target", "boxes": [[0.1, 0.2, 0.6, 0.8]]}
+        assert row["path"][0]["boxes"] == [[0, 0, 1, 1]]
+
+    def test_published_metadata(self, shared: Path, tmp_path: Path) -> None:
+        out = tmp_path / "dude.jsonl"
+        result = sif("data", "paths", shared / "data/viscot/dude_cot_train.jsonl", "-o", out)
+        assert result.exit_code == 0
+        assert "4 × degenerate_box" in result.stderr
+        named = lines(tmp_path / "dude.rejects.jsonl")
+        assert len(lines(out)) + sum(not row["kept"] for row in named) == 11735
+        assert len({row["source"] for row in named}) == len([row for row in named if not row["kept"]]) + sum(
+            row["kept"] for row in {row["source"]: row for row in named}.values()
+        )
+
+    def test_conversations_without_images(self, shared: Path, tmp_path: Path) -> None:
+        result = sif("data", "paths", shared / "data/viscot/benchmark/vsr.json", "-o", tmp_path / "o.jsonl")
+        assert result.exit_code != 0
+        assert "404 × missing_image_root" in result.stderr
+        assert "--images" in result.stderr
+
+
+class TestBuild:
+    def test_photographs_with_a_served_teacher(self, shared: Path, tmp_path: Path, teacher) -> None:
+        options, requests = teacher
+        photos = tmp_path / "photos"
+        shutil.copytree(shared / "photos", photos)
+        photos.chmod(0o755)
+        for path in photos.glob("*.jpg"):
+            width, height = Image.open(path).size
+            ramp = np.tile(np.linspace(0.9, 0.1, height)[:, None], (1, width))
+            DepthMap(ramp).write(photos / f"{path.stem}.depth.png")
+        result = sif("data", "build", photos / "photos.jsonl", "-o", tmp_path / "out", *options)
+        assert result.exit_code == 0, result.output
+        records = {row["id"]: row for row in lines(photos / "photos.jsonl")}
+        examples = list(read_examples(tmp_path / "out"))
+        assert {example.id for example in examples} == set(records)
+        for example in examples:
+            assert check_chain(example.chain) == []
+            boxes = [list(region.box) for region in parse_chain(example.chain).steps[-1].regions]
+            assert boxes == records[example.id]["boxes"] == round_boxes(boxes).tolist()
+        assert requests[0]["_headers"]["Authorization"] == f"Bearer {KEY}"
+        for path in (tmp_path / "out").rglob("*.json*"):
+            assert KEY not in path.read_text()
+        assert KEY not in result.output
+
+    @pytest.mark.parametrize(
+        ("spoil", "words"),
+        [
+            (lambda root: (root / "cat.png").unlink(), "no such image"),
+            (lambda root: _photo(root, cut=True), "broken"),
+            (lambda root: DepthMap(np.zeros((5, 5))).write(root / "cat.depth.png"), "5×5, its image 40×20"),
+            (lambda root: _nan(root), "nan"),
+            (lambda root: _change(root, boxes=[]), "boxes is empty"),
+            (lambda root: _change(root, boxes=[[0.5, 0, 0.5, 1]]), "no area"),
+            (lambda root: _change(root, image="../cat.png"), "outside"),
+        ],
+    )
+    def test_bad_input_is_named_and_fails(self, cats: Path, tmp_path: Path, spoil, words: str, teacher) -> None:
+        spoil(cats.parent)
+        result = sif("data", "build", cats, "-o", tmp_path / "out", *teacher[0])
+        assert result.exit_code != 0
+        assert words in result.stderr
+        assert len(lines(tmp_path / "out" / "rejects.jsonl")) == 1
+
+    def test_some_rejects_fail_unless_allowed(self, cats: Path, tmp_path: Path, teacher) -> None:
+        rows = lines(cats)
+        write_rows(cats, [*rows, {**rows[0], "id": "dog", "image": "dog.png"}])
+        command = ["data", "build", cats, "-o", tmp_path / "out", *teacher[0]]
+        result = sif(*command)
+        assert result.exit_code == 3
+        assert "1 accepted, 0 of them clipped, 1 rejected" in result.stderr
+        assert sif(*command, "--allow-rejects").exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--teacher", "openai"], "--model NAME"),
+            (["--model", "m", "--base-url", "localhost"], "http://"),
+            (["--teacher", "scripted"], "not of the embedded world"),
+            (["--teacher", "scripted", "--alpha", "2"], "past the border"),
+            (["--teacher", "scripted", "--images", "/none"], "no such image folder"),
+        ],
+    )
+    def test_misuse(self, cats: Path, tmp_path: Path, options: list[str], words: str) -> None:
+        result = sif("data", "build", cats, "-o", tmp_path / "out", *options)
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert "Traceback" not in result.output
+
+    def test_a_folder_that_cannot_be_written(self, cats: Path, teacher) -> None:
+        (cats.parent / "file").write_text("")
+        result = sif("data", "build", cats, "-o", cats.parent / "file" / "out", *teacher[0])
+        assert (result.exit_code, "cannot make the folder" in result.stderr) == (2, True)
+
+    def test_no_such_file(self, tmp_path: Path) -> None:
+        result = sif("data", "build", tmp_path / "none.jsonl", "-o", tmp_path / "out", "--teacher", "scripted")
+        assert (result.exit_code, "cannot read" in result.stderr) == (2, True)
+
+
+def _photo(root: Path, *, cut: bool) -> None:
+    path = root / "cat.png"
+    noise = np.random.default_rng(0).integers(0, 255, (20, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, "JPEG")
+    if cut:
+        path.write_bytes(path.read_bytes()[:700])
+
+
+def _nan(root: Path) -> None:
+    (root / "cat.depth.png").unlink()
+    np.save(root / "cat.depth.npy", np.full((20, 40), np.nan))
+
+
+def _change(root: Path, **fields: object) -> None:
+    write_rows(root / "records.jsonl", [{**lines(root / "records.jsonl")[0], **fields}])
+
+
+class TestWorldToModel:
+    def test_world_chains_training_thinking_and_measuring(self, nano: Path, tmp_path: Path) -> None:
+        pytest.importorskip("trl")
+        world, chains, run = tmp_path / "world", tmp_path / "chains", tmp_path / "run"
+        assert sif("world", "build", "-n", 7, "-o", world).exit_code == 0
+        result = sif("data", "build", world / "records.jsonl", "-o", chains, "--teacher", "scripted", "--decimals", 2)
+        assert result.exit_code == 0, result.output
+        config = tmp_path / "sft.yaml"
+        config.write_text(f"model: {nano}\ndata: {chains}\noutput: nowhere\ntraining:\n  save_strategy: 'no'\n")
+        result = sif("train", "sft", config, "--output", run, "--max_steps=1", "--per-device-train-batch-size", 2)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.strip() == str(run)
+        image = sorted((world / "images").glob("*[0-9].png"))[0]
+        result = sif("think", image, "What is nearest?", "--model", run, "--max-new-tokens", 5, "-o", tmp_path / "p.html")
+        assert result.exit_code == 0, result.output
+        assert "answer: (none)" in result.stdout
+        assert "What is nearest?" in (tmp_path / "p.html").read_text()
+        result = sif("eval", "world", "--model", run, "-n", 2, "--max-new-tokens", 5, "-o", tmp_path / "e.json")
+        assert result.exit_code == 0, result.output
+        saved = json.loads((tmp_path / "e.json").read_text())
+        assert saved["results"]["valid format"]["count"] == len(saved["rows"]) == 2
+        assert "final HIoU" in result.stdout
+
+    def test_an_untrained_nano(self, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        assert sif("world", "nano", "-o", tmp_path / "nano").exit_code == 0
+        assert (tmp_path / "nano" / "model.safetensors").is_file()
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["think", "none.png", "q", "--model", "m/m"], "no such image"),
+            (["think", "cat.png", "q", "--model", "./nowhere"], "no such model folder"),
+            (["think", "cat.png", "q", "--model", "empty"], "no config.json"),
+            (["think", "cat.png", "q", "--model", "m/m", "--depth", "small.png"], "8×8, its image 40×20"),
+            (["think", "bare.png", "q", "--model", "m/m"], "--depth none"),
+            (["eval", "world", "--model", "empty"], "no config.json"),
+            (["train", "sft", "bad.yaml"], "did you mean 'learning_rate'"),
+            (["train", "grpo", "none.yaml"], "cannot read"),
+        ],
+    )
+    def test_each_has_a_message_and_an_exit_status(
+        self, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+    ) -> None:
+        pytest.importorskip("trl")
+        monkeypatch.chdir(photo_folder)
+        Path("empty").mkdir()
+        DepthMap(np.zeros((8, 8))).write("small.png")
+        Image.new("RGB", (4, 4)).save("bare.png")
+        Path("bad.yaml").write_text("model: m\ndata: d\noutput: o\ntraining: {learning_rte: 1}\n")
+        result = sif(*words)
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert "Traceback" not in result.output
+
+    def test_overrides_are_pairs(self, tmp_path: Path) -> None:
+        assert sif("train", "sft", tmp_path / "c.yaml", "output", "x").exit_code == 2
+        assert sif("train", "sft", tmp_path / "c.yaml", "--output").exit_code == 2
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_a_read_only_folder(self, cats: Path, tmp_path: Path) -> None:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        result = sif("data", "paths", cats, "-o", tmp_path / "locked" / "o.jsonl")
+        assert (result.exit_code, "cannot write" in result.stderr) == (2, True)
+
+
+def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sifthinker.engine import build
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build.Engine, "build", interrupt)
+    result = sif("data", "build", cats, "-o", cats.parent / "out", "--teacher", "scripted")
+    assert result.exit_code == 130
+    assert "goes on where this one stopped" in result.stderr

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.depth import DepthMap
+from sifthinker.evaluation.world import METRICS, Result
+from sifthinker.report import Card, Chart, run_page, thought_page, write_page
+from sifthinker.thinker import Thought
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
+CHAIN = (
+    '<think><area>[{{"bbox_2d":[0.1,0.2,0.5,0.6],"depth":0.25}}]</area><text>{words}</text></think><answer>{answer}</answer>'
+)
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes; fails on what browsers would have to repair."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def thought(words: str = "seen", answer: str = "yes", depth: bool = True) -> Thought:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 100, 3), dtype=np.uint8))
+    text = CHAIN.format(words=words, answer=answer)
+    if not depth:
+        text = text.replace(',"depth":0.25', "")
+    return Thought("Is it?", image, DepthMap(np.full((50, 100), 0.25)) if depth else None, text)
+
+
+class TestThoughtPage:
+    def test_boxes_are_drawn_over_both_images(self) -> None:
+        tags = Tags(thought_page(thought()))
+        rectangles = tags.named("rect")
+        assert len(rectangles) == 2
+        for rectangle in rectangles:
+            sides = [float(rectangle[name]) for name in ("x", "y", "width", "height")]
+            assert sides == pytest.approx([10, 10, 40, 20])
+        assert len(tags.named("image")) == 2
+
+    def test_it_is_self_contained(self) -> None:
+        tags = Tags(thought_page(thought()))
+        for _, attributes in tags.found:
+            for name in ("src", "href"):
+                assert re.match(r"data:image/|#", attributes.get(name) or "#")
+        assert not tags.named("script")
+
+    def test_text_of_models_and_data_is_shown_not_run(self) -> None:
+        page = thought_page(Thought(EVIL, thought().image, None, CHAIN.format(words=EVIL, answer=EVIL)), note=EVIL)
+        tags = Tags(page)
+        assert not tags.named("script")
+        assert not tags.named("img")
+        assert "&lt;script&gt;" in page
+
+    def test_rubbish_is_shown_with_its_reason(self) -> None:
+        page = thought_page(Thought("q", thought().image, None, "I do not know", complete=False))
+        assert "No step can be read" in page
+        assert "stray_text" in page
+        assert "ran out of tokens" in page
+
+    def test_rgb_only(self) -> None:
+        page = thought_page(thought(depth=False))
+        assert len(Tags(page).named("image")) == 1
+        assert "depth" not in page.split("</style>")[1].split("raw text")[0].replace("depth-", "")
+
+    def test_photographs_are_bounded(self) -> None:
+        large = Thought(
+            "q", Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 4000, 3), dtype=np.uint8)), None, "x"
+        )
+        assert len(thought_page(large)) < 1_500_000
+
+
+class TestRunPage:
+    def test_everything_is_there(self) -> None:
+        result = Result(0.5, 70, 0.4, 0.6)
+        page = run_page(
+            title="Run",
+            summary="What it means.",
+            table={"before": {}, "after": {"final HIoU": result}},
+            metrics=METRICS,
+            charts=[
+                Chart("loss", {"loss": [(1, 2.0), (2, 1.0)]}),
+                Chart("empty", {"none": []}),
+                Chart("one", {"p": [(3, 0.0)]}),
+            ],
+            groups=[("family", [Card(thought(answer=EVIL), "after", truth="yes", correct=False, boxes=[(0, 0, 1, 1)])])],
+        )
+        tags = Tags(page)
+        assert "0.500" in page
+        assert "0.400–0.600, n 70" in page
+        assert [line["points"] for line in tags.named("polyline")] == ["0.0,0.0 360.0,80.0", "0.0,160.0"]
+        assert "nothing was logged" in page
+        assert "the right answer: yes" in page
+        assert not tags.named("script")
+
+    def test_an_unwritable_place(self, tmp_path: Path) -> None:
+        from sifthinker.errors import SIFError
+
+        (tmp_path / "file").write_text("")
+        with pytest.raises(SIFError, match="file"):
+            write_page(tmp_path / "file" / "page.html", "x")

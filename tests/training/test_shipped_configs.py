@@ -1,0 +1,37 @@
+"""Every config in the repository, loaded and dry-run with a tiny model put in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sifthinker.training.config import load_config
+
+pytest.importorskip("trl")
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 4
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_it_makes_a_trainer(path: Path, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    stage = "grpo" if "grpo" in path.stem else "sft"
+    overrides = [f"model={nano}", f"data={world_chains}", f"output={tmp_path / 'run'}", "dtype=float32", "limit=12"]
+    config = load_config(path, stage, overrides)
+    if config.freeze:
+        config = load_config(path, stage, [*overrides, "freeze=vision_tower"])  # Qwen calls it visual
+    if stage == "sft":
+        from sifthinker.training.sft import sft_trainer as trainer
+    else:
+        from sifthinker.training.grpo import grpo_trainer as trainer
+    made = trainer(config)
+    assert made.args.learning_rate == float(config.training["learning_rate"])
+    if config.lora:
+        trained = [name for name, p in made.model.named_parameters() if p.requires_grad]
+        assert trained
+        assert all("lora" in name for name in trained)
+        assert not (config.freeze and any("vision_tower" in name for name in trained))
