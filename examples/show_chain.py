@@ -1,6 +1,6 @@
 """Write one example of a dataset as a page: its chain, step by step, over the image and its depth.
 
-    python examples/show_chain.py runs/demo/chains world-train-0-nearer -o chain.html
+python examples/show_chain.py runs/demo/chains world-train-0-nearer -o chain.html
 """
 
 from __future__ import annotations
