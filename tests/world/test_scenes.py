@@ -77,13 +77,13 @@ class TestRendering:
     @given(SEEDS)
     @settings(max_examples=25)
     def test_boxes_bound_what_is_seen(self, seed: int) -> None:
-        """Each object rendered alone fills its box to within a pixel and a half."""
+        """Each object rendered alone fills its box. A cone's tip is seen where it is a pixel wide, 1.3 pixels below it."""
         scene = sample_scene(seed)
         for number, thing in enumerate(scene.objects):
             _, _, index = render(dataclasses.replace(scene, objects=(thing,)), 256)
             rows, columns = np.nonzero(index == 0)
             seen = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 256
-            np.testing.assert_allclose(seen, scene.boxes[number], atol=1.5 / 256)
+            np.testing.assert_allclose(seen, scene.boxes[number], atol=2.5 / 256)
 
     def test_resolution_changes_nothing_but_resolution(self) -> None:
         scene = sample_scene(5)
