@@ -392,8 +392,11 @@ def think(
     output: Path | None,
 ) -> None:
     """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page."""
+    from sifthinker.files import make_folder
     from sifthinker.images import load_image
 
+    page = output or Path(f"{image.stem}.thought.html")
+    make_folder(page.parent)  # before minutes are spent on what could not be written
     picture = load_image(image)
     depth = _depth_for(image, picture, depth_source, depth_encoding, depth_near)
 
@@ -415,7 +418,6 @@ def think(
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
-    page = output or Path(f"{image.stem}.thought.html")
     write_page(page, thought_page(thought, note=f"model {model}, depth {depth_source}"))
     click.echo(page)
 
@@ -476,9 +478,11 @@ def eval_world(
     from dataclasses import asdict
 
     from sifthinker.evaluation.world import evaluate
-    from sifthinker.files import atomic_write
+    from sifthinker.files import atomic_write, make_folder
     from sifthinker.thinker import Thinker
 
+    if output:
+        make_folder(output.parent)
     thinker = Thinker.load(model, max_new_tokens=max_new_tokens)
     with _bar("questions", count) as advance:
         results, rows = evaluate(

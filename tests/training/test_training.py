@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
-from sifthinker.errors import ConfigError, ModelError, RecordError
+from sifthinker.errors import ConfigError, ModelError, RecordError, SIFError
 from sifthinker.training.config import make_config
 
 torch = pytest.importorskip("torch")
@@ -94,6 +95,46 @@ class TestSFT:
         assert losses[0] == pytest.approx(losses[1], abs=1e-6)
         for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
             assert torch.allclose(a, b, atol=1e-6), name
+
+    def test_an_interruption_ends_with_a_checkpoint_to_go_on_from(
+        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from transformers import TrainerCallback
+
+        from sifthinker.training import sft
+
+        class Impatient(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                if state.global_step == 1:
+                    signal.raise_signal(signal.SIGINT)
+
+        made = sft.sft_trainer
+
+        def with_signal(config: object) -> object:
+            trainer = made(config)
+            trainer.add_callback(Impatient())
+            return trainer
+
+        keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 100, "logging_steps": 1}
+        before = signal.getsignal(signal.SIGINT)
+        with monkeypatch.context() as patch:
+            patch.setattr(sft, "sft_trainer", with_signal)
+            with pytest.raises(KeyboardInterrupt):
+                sft.train_sft(sft_config(nano, world_chains, tmp_path / "cut", training=keep))
+        assert signal.getsignal(signal.SIGINT) is before
+        assert (tmp_path / "cut" / "checkpoint-2").is_dir()
+        assert not (tmp_path / "cut" / "config.json").exists()
+        resumed = sft.train_sft(sft_config(nano, world_chains, tmp_path / "cut", training=keep))
+        whole = sft.train_sft(sft_config(nano, world_chains, tmp_path / "whole", training=keep))
+        for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-6), name
+
+    def test_an_output_that_cannot_be_written_is_told_before_anything_is_loaded(self, tmp_path: Path) -> None:
+        from sifthinker.training.sft import sft_trainer
+
+        (tmp_path / "file").write_text("")
+        with pytest.raises(SIFError, match="cannot make the folder"):
+            sft_trainer(sft_config("no/model", "no-data", tmp_path / "file" / "run"))
 
 
 class TestGRPO:

@@ -13,13 +13,12 @@ from typing import Any
 from trl import GRPOTrainer
 
 from sifthinker.errors import ConfigError
-from sifthinker.files import atomic_write, to_json
+from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.rewards import AnswerReward, Ledger, depth_reward, format_reward, grounding_reward
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
-from sifthinker.training.progress import quiet, write_history
-from sifthinker.training.runs import RestoresWeights, finish, last_checkpoint, lora_config
+from sifthinker.training.runs import RestoresWeights, lora_config, run
 
 LEDGER = "ledger.json"
 
@@ -78,7 +77,9 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
 
     Raises:
         ConfigError, ModelError, RecordError: what is wrong with the config, the model or the data.
+        SIFError: the output folder cannot be written.
     """
+    make_folder(config.output)
     examples = load_examples(config.data, config.limit)
     weights = dict(config.rewards)
     if examples[0].depth is None:
@@ -108,19 +109,11 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
 
 
 def train_grpo(config: TrainConfig) -> SIFGRPOTrainer:
-    """Run GRPO-SIF, or go on from the newest checkpoint in the output folder; writes the model, processor and history.
+    """Run GRPO-SIF, see `runs.run`; returns the finished trainer.
 
-    Returns:
-        The finished trainer.
     Raises:
         ConfigError, ModelError, RecordError: see `grpo_trainer`.
     """
     trainer = grpo_trainer(config)
-    line = quiet(trainer, "GRPO-SIF")
-    try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(config.output))
-    finally:
-        line.stop()
-        write_history(trainer, config.output)
-    finish(trainer, config)
+    run(trainer, config, "GRPO-SIF")
     return trainer

@@ -1,13 +1,22 @@
-"""What both stages do with a run's folder: adapters, checkpoints to go on from, the finished model."""
+"""What both stages share: adapters, weights restored from checkpoints, a run from its start or resumption to its model."""
 
 from __future__ import annotations
 
+import logging
 import re
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
 from sifthinker.models import load_model
 from sifthinker.training.config import TrainConfig
+from sifthinker.training.progress import quiet, write_history
+
+logger = logging.getLogger(__name__)
 
 
 class RestoresWeights:
@@ -52,18 +61,57 @@ def lora_config(config: TrainConfig) -> Any:
     )
 
 
-def last_checkpoint(output: str) -> str | None:
-    """The newest checkpoint of a run's folder that is complete, or None."""
-    from transformers.trainer_utils import get_last_checkpoint
+class _StopAfterStep(TrainerCallback):  # type: ignore[misc]
+    """Ctrl-C ends a run after the step under way, with a checkpoint; a second one ends it at once."""
 
-    if not Path(output).is_dir():
-        return None
-    found: str | None = get_last_checkpoint(output)
-    return found
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            self.restore()
+            raise KeyboardInterrupt
+        self.asked = True
+        logger.warning("stopping after this step, with a checkpoint; press again to stop at once")
 
 
-def finish(trainer: Any, config: TrainConfig) -> None:
-    """Write the final model, merged if it was trained with LoRA, and its processor to the run's folder."""
+def run(trainer: Any, config: TrainConfig, title: str) -> None:
+    """Train, or go on from the newest checkpoint in the output folder; write the model, its processor and the history.
+
+    Args:
+        trainer: not yet started.
+        config: its run.
+        title: of the progress bar.
+    Raises:
+        KeyboardInterrupt: the run was interrupted; a checkpoint was written unless it had to end at once.
+    """
+    line, stop = quiet(trainer, title), _StopAfterStep()
+    trainer.add_callback(stop)
+    try:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(config.output))
+    finally:
+        stop.restore()
+        line.stop()
+        write_history(trainer, config.output)
+    if stop.asked:
+        raise KeyboardInterrupt
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -71,3 +119,9 @@ def finish(trainer: Any, config: TrainConfig) -> None:
         model = model.merge_and_unload()
     model.save_pretrained(config.output)
     trainer.processing_class.save_pretrained(config.output)
+
+
+def _last_checkpoint(output: str) -> str | None:
+    """The newest checkpoint of a run's folder, or None."""
+    found: str | None = get_last_checkpoint(output) if Path(output).is_dir() else None
+    return found

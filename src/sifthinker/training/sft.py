@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from trl import SFTTrainer
 
+from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
-from sifthinker.training.progress import quiet, write_history
-from sifthinker.training.runs import RestoresWeights, finish, last_checkpoint, lora_config
+from sifthinker.training.runs import RestoresWeights, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
 _DEFAULTS = {
@@ -27,7 +27,9 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
 
     Raises:
         ConfigError, ModelError, RecordError: what is wrong with the config, the model or the data.
+        SIFError: the output folder cannot be written.
     """
+    make_folder(config.output)
     arguments = trainer_arguments(config, "sft", _DEFAULTS)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
@@ -43,19 +45,11 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
 
 
 def train_sft(config: TrainConfig) -> SIFSFTTrainer:
-    """Run SFT, or go on from the newest checkpoint in the output folder; writes the model, its processor and the history.
+    """Run SFT, see `runs.run`; returns the finished trainer.
 
-    Returns:
-        The finished trainer.
     Raises:
         ConfigError, ModelError, RecordError: see `sft_trainer`.
     """
     trainer = sft_trainer(config)
-    line = quiet(trainer, "SFT")
-    try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(config.output))
-    finally:
-        line.stop()
-        write_history(trainer, config.output)
-    finish(trainer, config)
+    run(trainer, config, "SFT")
     return trainer
