@@ -206,6 +206,73 @@ class TestGRPO:
         assert trainer.reward_weights.tolist() == [2, 1]
 
 
+class TestSharing:
+    """Whole runs with and without sharing: prompts prefilled and scored once, or G times."""
+
+    def losses(self, nano: Path, data: Path, output: Path, sharing: str, **training: object) -> tuple[list, dict]:
+        from sifthinker.training.grpo import grpo_trainer
+
+        # Plain gradient descent: Adam would turn rounding in gradients that are zero in truth into whole steps.
+        settings = {"max_steps": 5, "optim": "sgd", "learning_rate": 0.3, **training}
+        # Double precision: in single, rounding flips a sampled token now and then, and the runs part ways.
+        config = grpo_config(nano, data, output, prefix_sharing=sharing, dtype="float64", training=settings)
+        trainer = grpo_trainer(config)
+        assert trainer.shares_prefixes == (sharing == "auto")
+        trainer.train()
+        entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+        return [(e["loss"], e["kl"], e["entropy"], e["grad_norm"]) for e in entries], weights(trainer.model)
+
+    @pytest.mark.parametrize(
+        "training",
+        [
+            {},
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},  # whole groups in micro-batches
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},  # groups cut in two
+            {"num_iterations": 2, "steps_per_generation": 1},  # old log-probabilities
+            {"activation_checkpointing": True},
+        ],
+    )
+    def test_five_steps_lose_the_same(
+        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict
+    ) -> None:
+        uneven(monkeypatch)
+        on, on_weights = self.losses(nano, world_chains, tmp_path / "on", "auto", **training)
+        off, off_weights = self.losses(nano, world_chains, tmp_path / "off", "off", **training)
+        assert len(on) == 5
+        assert any(abs(loss) > 1e-4 for loss, *_ in on)
+        for ours, theirs in zip(on, off, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-7, rel=1e-6)
+        for name, value in on_weights.items():
+            assert torch.allclose(value, off_weights[name], atol=1e-7), name
+
+    def test_groups_stay_whole(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import grpo_trainer
+
+        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        batch = {"prompt_ids": torch.arange(12), "advantages": torch.arange(12) * 2, "n": list(range(12)), "k": None}
+        shuffled = trainer._shuffle_groups({**batch, "total": torch.tensor(3)})
+        assert sorted(shuffled["n"]) == list(range(12))
+        assert shuffled["prompt_ids"].tolist() == shuffled["n"]
+        assert shuffled["advantages"].tolist() == [2 * n for n in shuffled["n"]]
+        assert [n // 4 for n in shuffled["n"]][::4] == [shuffled["n"][i * 4] // 4 for i in range(3)]
+        assert all(shuffled["n"][i : i + 4] == sorted(shuffled["n"][i : i + 4]) for i in (0, 4, 8))
+
+    def test_what_cannot_be_shared_is_said(
+        self,
+        nano: Path,
+        world_chains: Path,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from sifthinker.training import grpo
+
+        monkeypatch.setattr(grpo, "why_not_shared", lambda model: "architecture 'x' is not among llava")
+        trainer = grpo.grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        assert trainer.shares_prefixes is False
+        assert "architecture 'x'" in caplog.text
+
+
 class TestRGBOnly:
     def test_both_stages_without_depth(self, nano: Path, tmp_path: Path) -> None:
         from sifthinker.engine.build import Engine

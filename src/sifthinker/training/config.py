@@ -9,13 +9,14 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
 from sifthinker.errors import ConfigError
 
 Stage = Literal["sft", "grpo"]
+Sharing = Literal["auto", "off"]
 
 REWARDS = ("format", "answer", "grounding", "depth")
 
@@ -44,6 +45,8 @@ class TrainConfig:
         freeze: parts of parameter names that stay as they are, for instance `visual`.
         lora: LoRA settings; None trains every parameter that is not frozen.
         rewards: GRPO-SIF alone: weight of each reward; a weight of 0 leaves it out.
+        prefix_sharing: GRPO-SIF alone: `auto` computes each prompt once for its group where the model allows it;
+            `off` never does.
         training: fields of TRL's SFTConfig or GRPOConfig.
     """
 
@@ -56,6 +59,7 @@ class TrainConfig:
     freeze: Sequence[str] = ()
     lora: Lora | None = None
     rewards: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(REWARDS, 1.0))
+    prefix_sharing: Sharing = "auto"
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +115,10 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
         checked["rewards"] = {name: float(weight) for name, weight in checked["rewards"].items() if weight}
         if not checked["rewards"]:
             raise ConfigError(f"{where}: every reward has weight 0; nothing would be learnt")
+    if checked.get("prefix_sharing") is False:  # YAML reads a bare `off` as false
+        checked["prefix_sharing"] = "off"
+    if checked.get("prefix_sharing", "auto") not in get_args(Sharing):
+        raise ConfigError(f"{where}: prefix_sharing must be auto or off, got {checked['prefix_sharing']!r}")
     checked["training"] = dict(_mapping(checked.get("training") or {}, f"{where}: training"))
     if "output_dir" in checked["training"]:
         raise ConfigError(f"{where}: training.output_dir: the folder is named by `output`")

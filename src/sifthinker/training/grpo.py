@@ -7,25 +7,34 @@ resuming; it lives in one process for now, so several processes are refused.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.rewards import AnswerReward, Ledger, depth_reward, format_reward, grounding_reward
-from sifthinker.training.config import TrainConfig, trainer_arguments
+from sifthinker.training.config import Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
+from sifthinker.training.prefix import shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import RestoresWeights, lora_config, run
+
+logger = logging.getLogger(__name__)
 
 LEDGER = "ledger.json"
 
-# The paper's: G 8, β 0.04, completions up to 2,048 tokens. Dropout is off in TRL's GRPO.
+# GRPO as its paper has it, each completion's mean over its own tokens. The rest is SIFThinker's: G 8, β 0.04,
+# completions up to 2,048 tokens.
 _DEFAULTS = {
     "num_generations": 8,
     "beta": 0.04,
+    "loss_type": "grpo",
     "max_completion_length": 2048,
     "logging_steps": 1,
     "report_to": "none",
@@ -33,17 +42,28 @@ _DEFAULTS = {
 
 
 class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPO trainer whose answer reward remembers, for each sample, how its group did the last time.
+    """TRL's GRPO trainer that computes each prompt once for its group, and whose answer reward remembers how its groups did.
+
+    Groups stay whole in micro-batches: TRL shuffles the rows of a generation batch, this trainer its groups.
 
     Args:
         answer_reward: one of the reward functions, whose ledger is saved and restored with the checkpoints; None when the
             run has no answer reward.
+        prefix_sharing: `auto` shares prompts where the model allows it and says so where not; `off` never does.
         arguments: those of `trl.GRPOTrainer`.
     Raises:
         ConfigError: more than one process: the ledger is not shared yet.
     """
 
-    def __init__(self, *arguments: Any, answer_reward: AnswerReward | None = None, **named: Any) -> None:
+    _buffered_inputs: Any  # TRL's: the micro-batches of the last generation
+
+    def __init__(
+        self,
+        *arguments: Any,
+        answer_reward: AnswerReward | None = None,
+        prefix_sharing: Sharing = "auto",
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
         self.answer_reward = answer_reward
         if answer_reward is not None and self.accelerator.num_processes > 1:
@@ -51,6 +71,89 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
                 "the ledger of the answer reward is not shared between processes yet; run on one, or leave the answer "
                 "reward out with rewards.answer=0"
             )
+        reason = "it is turned off" if prefix_sharing == "off" else why_not_shared(self.model)
+        self.shares_prefixes = reason is None
+        if reason is not None and prefix_sharing == "auto":
+            logger.warning("prompts are not shared within groups: %s", reason)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            batches = split_tensor_dict(self._shuffle_groups(batch), steps)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in batches]
+        return self._buffered_inputs[self._step % steps]
+
+    def _shuffle_groups(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The rows of a generation batch in another order, the rows of a group still side by side."""
+        rows, group = len(batch["prompt_ids"]), self.num_generations
+        if rows % group:
+            return batch  # groups span processes; what is here of each stays together
+        order = (torch.randperm(rows // group)[:, None] * group + torch.arange(group)).flatten()
+
+        def permuted(value: Any) -> Any:
+            if value is None or (isinstance(value, torch.Tensor) and value.ndim == 0):
+                return value
+            return value[order.to(value.device)] if isinstance(value, torch.Tensor) else [value[i] for i in order.tolist()]
+
+        return {key: permuted(value) for key, value in batch.items()}
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **vision: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if not self.shares_prefixes or compute_aux_loss:
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **vision
+            )
+        with self.accelerator.autocast():
+            log_probs, entropies = shared_log_probs(
+                model, input_ids, attention_mask, logits_to_keep, vision=vision, batch_size=batch_size
+            )
+        return log_probs, entropies if compute_entropy else None, None
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> Any:
+        if not self.shares_prefixes or self.use_vllm or self.use_transformers_continuous_batching or self.tools:
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
+            )
+        device = self.accelerator.device
+        prompts = [torch.tensor(ids) for ids in prompt_ids]
+        padded = pad(prompts, padding_value=self._tokenizer.pad_token_id, padding_side="left").to(device)
+        mask = pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left").to(device)
+        vision = {"num_images": [len(shown) if shown else 0 for shown in images] if images is not None else None}
+        for name, value in multimodal_fields.items():
+            if isinstance(value, list):  # a field with one number a token
+                value = pad([torch.tensor(row) for row in value], padding_value=0, padding_side="left")
+            vision[name] = value.to(device)
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            tokens = shared_generate(model, padded, mask, vision=vision, generation_config=self.generation_config)
+        ends = set(self.eos_token_ids)
+        completions = []
+        for row in tokens[:, padded.size(1) :].tolist():
+            stop = next((index + 1 for index, token in enumerate(row) if token in ends), len(row))
+            completions.append(row[:stop])
+        return completions, None
 
     def _calculate_rewards(self, *arguments: Any, **named: Any) -> Any:
         if self.answer_reward is not None:
@@ -103,6 +206,7 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
             processing_class=processor,
             peft_config=lora_config(config),
             answer_reward=answer,
+            prefix_sharing=config.prefix_sharing,
         )
     except ValueError as error:
         raise ConfigError(f"training: {error}") from None

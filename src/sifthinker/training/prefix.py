@@ -1,0 +1,340 @@
+"""Prefix sharing: the completions of one prompt go through the model behind one copy of it, images included.
+
+GRPO asks for the log-probabilities of G completions of the same prompt. Padded side by side, the prompt is computed G times.
+Here a group becomes one packed row
+
+    [ prompt without its last token | last token, completion 1 | last token, completion 2 | … ]
+
+in which a token sees the prompt and its own completion alone (a block mask), and positions restart at the prompt's end
+for each completion (three axes for Qwen-VL's mRoPE). The prompt's last token stands before each completion because it is
+the one that predicts the completion's first token; every other prompt token is computed once. Mask and positions go into the
+model as arguments, so nothing of it is patched, and gradient checkpointing, adapters and mixed precision work as ever.
+
+The numbers are those of the padded batch up to rounding; tests hold log-probabilities and gradients against TRL's.
+Sampling shares too: a prompt is prefilled once, and its key-value cache expanded over the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Architectures whose forward takes a prepared 4D mask and explicit positions; tests hold each against TRL's padded batch.
+_ONE_AXIS = ("llava",)
+_THREE_AXES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+_ATTENTION = ("sdpa", "eager", "flex_attention")
+
+
+def why_not_shared(model: Any) -> str | None:
+    """Why a model's prompts cannot be shared; None when they can."""
+    config = _base(model).config
+    if config.model_type not in (*_ONE_AXIS, *_THREE_AXES):
+        return f"architecture {config.model_type!r} is not among {', '.join((*_ONE_AXIS, *_THREE_AXES))}"
+    text = config.get_text_config()
+    attention = getattr(text, "_attn_implementation", None) or "sdpa"
+    if attention not in _ATTENTION:
+        return f"attention {attention!r} takes no block mask; load the model with one of {', '.join(_ATTENTION)}"
+    if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
+        return "some of its layers attend in a sliding window"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows start..stop of a batch, which have one prompt and the same images."""
+
+    start: int
+    stop: int
+
+
+def shared_log_probs(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    logits_to_keep: int,
+    *,
+    vision: Mapping[str, Any],
+    batch_size: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities of completions, each group of equal neighbouring prompts in one packed row.
+
+    Args:
+        model: with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), perhaps wrapped.
+        input_ids: (B, P + C), prompts padded on the left, completions on the right.
+        attention_mask: (B, P + C), 0 on padding.
+        logits_to_keep: C.
+        vision: the batch's image tensors as TRL hands them on; those that are None are left out.
+        batch_size: most completions in one forward pass; larger groups are cut into sub-groups, each with its own prompt.
+    Returns:
+        log-probabilities (B, C), 0 on padding, and entropies (B, C) where the model's head computes them.
+    """
+    rows = input_ids.size(0)
+    prompt_length = input_ids.size(1) - logits_to_keep
+    tensors = _Vision(vision, rows)
+    groups = _groups(input_ids[:, :prompt_length], attention_mask[:, :prompt_length], tensors, batch_size or rows)
+    log_probs, entropies = [], []
+    for chunk in _chunks(groups, batch_size or rows):
+        packed = _pack(model, input_ids, attention_mask, prompt_length, chunk, tensors)
+        output = model(**packed.inputs, fused_lm_head=True)
+        log_probs.append(_unpack(output.log_probs, packed))
+        if output.entropy is not None:
+            entropies.append(_unpack(output.entropy, packed))
+    return torch.cat(log_probs), torch.cat(entropies) if entropies else None
+
+
+def shared_generate(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    vision: Mapping[str, Any],
+    generation_config: Any,
+) -> torch.Tensor:
+    """Sample completions, each group of equal neighbouring prompts prefilled once.
+
+    The prompt without its last token goes through the model once for each group; its key-value cache is then expanded over
+    the group, and `generate` goes on from there.
+
+    Args:
+        model: unwrapped, with `generate`.
+        input_ids: (B, P), padded on the left.
+        attention_mask: (B, P), 0 on padding.
+        vision: the batch's image tensors, as in `shared_log_probs`.
+        generation_config: of transformers.
+    Returns:
+        (B, P + C) tokens, as `generate` gives them.
+    """
+    tensors = _Vision(vision, input_ids.size(0))
+    groups = _groups(input_ids, attention_mask, tensors, input_ids.size(0))
+    starts = [group.start for group in groups]
+    member = torch.tensor([k for k, g in enumerate(groups) for _ in range(g.stop - g.start)], device=input_ids.device)
+    inputs: dict[str, Any] = {"input_ids": input_ids[starts, :-1], "attention_mask": attention_mask[starts, :-1]}
+    inputs |= tensors.of_groups(groups)
+    if tensors.kinds is not None:
+        inputs["mm_token_type_ids"] = tensors.kinds[starts, : input_ids.size(1) - 1]
+    base = _base(model)
+    if _axes(model) == 3:
+        base.model.rope_deltas = None  # of an earlier batch
+    with torch.no_grad():
+        cache = base.model(**inputs, use_cache=True).past_key_values
+    cache.batch_select_indices(member)
+    if _axes(model) == 3 and base.model.rope_deltas is not None:
+        base.model.rope_deltas = base.model.rope_deltas[member]
+    tokens: torch.Tensor = model.generate(
+        input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, generation_config=generation_config
+    )
+    return tokens
+
+
+class _Vision:
+    """The image tensors of a batch, cut by row. Knows the two layouts of the supported architectures."""
+
+    def __init__(self, tensors: Mapping[str, Any], rows: int) -> None:
+        self.pixels: torch.Tensor | None = tensors.get("pixel_values")
+        self.grids: torch.Tensor | None = tensors.get("image_grid_thw")
+        self.kinds: torch.Tensor | None = tensors.get("mm_token_type_ids")
+        counts = tensors.get("num_images")
+        self._images = _starts(counts if counts is not None else [0] * rows)
+        if self.pixels is None:
+            self._pixels = self._images
+        elif self.grids is not None:  # Qwen-VL: patches of all images in one run, so many to each image
+            patches = self.grids.prod(dim=-1).tolist()
+            per_row = [sum(patches[a:b]) for a, b in zip(self._images, self._images[1:], strict=False)]
+            self._pixels = _starts(per_row)
+        elif counts is not None and self.pixels.size(0) == self._images[-1]:  # LLaVA: one entry an image
+            self._pixels = self._images
+        else:
+            self._pixels = list(range(rows + 1))
+
+    def row_pixels(self, row: int) -> torch.Tensor | None:
+        return None if self.pixels is None else self.pixels[self._pixels[row] : self._pixels[row + 1]]
+
+    def row_grids(self, row: int) -> torch.Tensor | None:
+        return None if self.grids is None else self.grids[self._images[row] : self._images[row + 1]]
+
+    def of_groups(self, groups: list[_Group]) -> dict[str, torch.Tensor]:
+        """Model arguments for the images of each group, once."""
+        arguments = {}
+        if self.pixels is not None:
+            arguments["pixel_values"] = torch.cat([self.row_pixels(group.start) for group in groups])
+        if self.grids is not None:
+            arguments["image_grid_thw"] = torch.cat([self.row_grids(group.start) for group in groups])
+        return arguments
+
+    def same(self, row: int, other: int) -> bool:
+        """Whether two rows have the same images."""
+        return _equal(self.row_grids(row), self.row_grids(other)) and _equal(self.row_pixels(row), self.row_pixels(other))
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Model inputs for some groups, and where each completion token's prediction stands in them.
+
+    Args:
+        inputs: arguments of the model.
+        place: (B', C) position in the flattened (K, L) output.
+        valid: (B', C) whether there is a token.
+    """
+
+    inputs: dict[str, Any]
+    place: torch.Tensor
+    valid: torch.Tensor
+
+
+def _pack(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    prompt_length: int,
+    groups: list[_Group],
+    vision: _Vision,
+) -> _Packed:
+    device = input_ids.device
+    prompts = [input_ids[g.start, :prompt_length][attention_mask[g.start, :prompt_length].bool()] for g in groups]
+    completion_mask = attention_mask[groups[0].start : groups[-1].stop, prompt_length:]  # (B', C)
+    completion_ids = input_ids[groups[0].start : groups[-1].stop, prompt_length:]
+    lengths = completion_mask.sum(dim=1).tolist()
+    first_row = groups[0].start
+    totals = [
+        len(prompt) - 1 + sum(lengths[g.start - first_row : g.stop - first_row])
+        for prompt, g in zip(prompts, groups, strict=True)
+    ]
+    longest = max(totals)
+    ids = input_ids.new_full((len(groups), longest), int(prompts[0][-1]))
+    labels = input_ids.new_full((len(groups), longest), -100)
+    # 0 the prompt, 1 … the completions, -1 padding at the end
+    segments = torch.full((len(groups), longest), -1, dtype=torch.long, device=device)
+    axes = 3 if _axes(model) == 3 else 1
+    positions = torch.zeros((axes, len(groups), longest), dtype=torch.long, device=device)
+    place = torch.zeros_like(completion_ids)
+    for k, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+        shared = len(prompt) - 1
+        prompt_positions = _prompt_positions(model, prompt, group, attention_mask, prompt_length, vision)  # (axes, n)
+        ids[k, :shared] = prompt[:-1]
+        segments[k, :shared] = 0
+        positions[:, k, :shared] = prompt_positions[:, :-1]
+        at = shared
+        for number, row in enumerate(range(group.start - first_row, group.stop - first_row), 1):
+            length = lengths[row]
+            if not length:
+                continue
+            ids[k, at] = prompt[-1]
+            ids[k, at + 1 : at + length] = completion_ids[row, : length - 1]
+            labels[k, at : at + length] = completion_ids[row, :length]
+            segments[k, at : at + length] = number
+            positions[:, k, at : at + length] = prompt_positions[:, -1:] + torch.arange(length, device=device)
+            place[row, :length] = k * longest + at + torch.arange(length, device=device)
+            at += length
+    inputs: dict[str, Any] = {
+        "input_ids": ids,
+        "attention_mask": _block_mask(model, segments),
+        "position_ids": positions if axes == 3 else positions[0],
+        "shift_labels": labels,
+    }
+    inputs |= vision.of_groups(groups)
+    return _Packed(inputs, place, completion_mask.bool())
+
+
+def _unpack(values: torch.Tensor, packed: _Packed) -> torch.Tensor:
+    """(K, L) per packed token → (B', C) per completion token, 0 on padding."""
+    return torch.where(packed.valid, values.reshape(-1)[packed.place], values.new_zeros(()))
+
+
+def _prompt_positions(
+    model: Any,
+    prompt: torch.Tensor,
+    group: _Group,
+    attention_mask: torch.Tensor,
+    prompt_length: int,
+    vision: _Vision,
+) -> torch.Tensor:
+    """Positions of a prompt's tokens: (1, n), or (3, n) for mRoPE, as the model itself counts them."""
+    if _axes(model) == 1:
+        return torch.arange(len(prompt), device=prompt.device)[None]
+    grids = vision.row_grids(group.start)
+    if grids is None or not len(grids) or vision.kinds is None:
+        return torch.arange(len(prompt), device=prompt.device).expand(3, -1)
+    kept = attention_mask[group.start, :prompt_length].bool()
+    kinds = vision.kinds[group.start, :prompt_length][kept]
+    positions, _ = _base(model).model.get_rope_index(prompt[None], mm_token_type_ids=kinds[None], image_grid_thw=grids)
+    found: torch.Tensor = positions[:, 0]
+    return found
+
+
+def _block_mask(model: Any, segments: torch.Tensor) -> Any:
+    """The mask of packed rows, in the form that the model's attention takes: a token sees what comes before it in the
+    prompt and in its own completion. Padding sees itself alone, for a row without any key has no softmax.
+
+    Args:
+        model: tells the form.
+        segments: (K, L).
+    Returns:
+        booleans (K, 1, L, L), additive floats of that shape for eager attention, or a BlockMask for flex attention.
+    """
+    rows, length = segments.shape
+    base = _base(model)
+    attention = getattr(base.config.get_text_config(), "_attn_implementation", None)
+    if attention == "flex_attention":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def sees(b: Any, h: Any, q: Any, k: Any) -> Any:
+            own = (segments[b, k] == segments[b, q]) | (segments[b, k] == 0)
+            return ((q >= k) & own & (segments[b, q] >= 0)) | (q == k)
+
+        return create_block_mask(sees, rows, None, length, length, device=str(segments.device))
+    index = torch.arange(length, device=segments.device)
+    query, key = segments[:, :, None], segments[:, None, :]
+    allowed = (index[:, None] >= index[None]) & ((key == query) | (key == 0)) & (query >= 0)
+    allowed = (allowed | (index[:, None] == index[None]))[:, None]  # (K, 1, L, L)
+    if attention == "eager":
+        floor = torch.finfo(base.dtype).min
+        return torch.zeros(allowed.shape, dtype=base.dtype, device=segments.device).masked_fill(~allowed, floor)
+    return allowed
+
+
+def _groups(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, vision: _Vision, most: int) -> list[_Group]:
+    """Runs of neighbouring rows with one prompt and the same images, cut to at most `most` rows."""
+    same_text = ((prompt_ids[1:] == prompt_ids[:-1]) & (prompt_mask[1:] == prompt_mask[:-1])).all(dim=1).tolist()
+    groups, start = [], 0
+    for row in range(1, prompt_ids.size(0) + 1):
+        ends = row == prompt_ids.size(0) or not same_text[row - 1] or not vision.same(row - 1, row)
+        if ends or row - start == most:
+            groups.append(_Group(start, row))
+            start = row
+    return groups
+
+
+def _chunks(groups: list[_Group], most: int) -> list[list[_Group]]:
+    """Groups in order, in lists of at most `most` rows."""
+    chunks: list[list[_Group]] = []
+    for group in groups:
+        if chunks and group.stop - chunks[-1][0].start <= most:
+            chunks[-1].append(group)
+        else:
+            chunks.append([group])
+    return chunks
+
+
+def _axes(model: Any) -> int:
+    return 3 if _base(model).config.model_type in _THREE_AXES else 1
+
+
+def _base(model: Any) -> Any:
+    """The transformers model inside whatever wraps it: DDP, FSDP, DeepSpeed, PEFT."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _starts(counts: list[int]) -> list[int]:
+    starts = [0]
+    for count in counts:
+        starts.append(starts[-1] + int(count))
+    return starts
+
+
+def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
