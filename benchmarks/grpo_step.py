@@ -4,9 +4,9 @@
     python benchmarks/grpo_step.py --sweep         # over prompt length, group size and completion length
     python benchmarks/grpo_step.py --device cuda --dtype bfloat16 --width 2048 --layers 36 --image 512
 
-Without sharing is TRL's own computation of log-probabilities and transformers' own generate on the padded batch. Both sides
-alternate, and ratios are medians of pairs, so that a machine whose speed drifts does not decide the outcome. The bound is the
-ratio of the numbers of tokens that go through the language model.
+Without sharing is TRL's own computation of log-probabilities and transformers' own generate on the padded batch. Both
+sides alternate, and ratios are medians of pairs, so that a machine whose speed drifts does not decide the outcome. The
+bound is the ratio of the numbers of tokens that go through the language model.
 """
 
 from __future__ import annotations
@@ -187,15 +187,13 @@ def measure(options: argparse.Namespace, prompt: int, group: int, completion: in
 
 
 def show(row: dict[str, Any]) -> None:
-    parts = "  ".join(
+    shape = f"prompt {row['prompt']:5d}  G {row['group']:2d}  completion {row['completion']:4d}  bound ×{row['bound']:.2f}"
+    parts = [
         f"{part} ×{row[part]['ratio']:.2f} ({row[part]['ratio'] / row['bound']:.0%} of the bound)"
         for part in ("update", "rollout", "step")
         if part in row
-    )
-    print(
-        f"prompt {row['prompt']:5d}  G {row['group']:2d}  completion {row['completion']:4d}  bound ×{row['bound']:.2f}  {parts}",
-        flush=True,
-    )
+    ]
+    print("  ".join([shape, *parts]), flush=True)
 
 
 def main() -> None:

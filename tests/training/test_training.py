@@ -241,9 +241,9 @@ class TestSharing:
         assert len(on) == 5
         assert any(abs(loss) > 1e-4 for loss, *_ in on)
         for ours, theirs in zip(on, off, strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-7, rel=1e-6)
+            assert ours == pytest.approx(theirs, abs=1e-6, rel=1e-4)
         for name, value in on_weights.items():
-            assert torch.allclose(value, off_weights[name], atol=1e-7), name
+            assert torch.allclose(value, off_weights[name], atol=1e-6), name
 
     def test_groups_stay_whole(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
