@@ -243,7 +243,7 @@ class TestSharing:
         for ours, theirs in zip(on, off, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-6, rel=1e-4)
         for name, value in on_weights.items():
-            assert torch.allclose(value, off_weights[name], atol=1e-6), name
+            assert torch.allclose(value, off_weights[name], atol=2e-5), name
 
     def test_groups_stay_whole(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
