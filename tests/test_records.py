@@ -32,6 +32,16 @@ class TestRecord:
             ({"image": 5}, "blank_image"),
             ({"id": None}, "blank_id"),
             ({"colour": "red"}, "unknown_key"),
+            ({"answer": "<text>"}, "tag_in_answer"),
+            ({"question": "half \ud800"}, "bad_text"),
+            ({"depth": 5}, "bad_record"),
+            ({"choices": "cat"}, "bad_record"),
+            ({"choices": ["a", ""]}, "bad_record"),
+            ({"size": ["a", "b"]}, "bad_record"),
+            ({"size": [40, 20, 3]}, "bad_record"),
+            ({"size": [0, 0]}, "bad_record"),
+            ({"extra": "x"}, "bad_record"),
+            ({"boxes": [[0, 0, 10**400, 1]]}, "bad_box"),
         ],
     )
     def test_faults_have_codes(self, change: dict, code: str) -> None:
@@ -61,7 +71,7 @@ EXAMPLE = {
     "images": ["images/a.png", "depth_view/a.png"],
     "messages": [{"role": "user", "content": "q?"}, {"role": "assistant", "content": "chain"}],
     "depth": "depth/a.png",
-    "choices": [],
+    "choices": "",
     "family": "",
     "provenance": {},
 }
@@ -87,6 +97,9 @@ class TestExamples:
             ({"messages": "hello"}, "bad_messages"),
             ({"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": "a"}]}, "bad_messages"),
             ({"surprise": 1}, "not_an_example"),
+            ({"depth": 5}, "not_an_example"),
+            ({"answer": None}, "not_an_example"),
+            ({"messages": [*EXAMPLE["messages"], "more"]}, "bad_messages"),
         ],
     )
     def test_faults_have_codes(self, tmp_path: Path, change: dict, code: str) -> None:

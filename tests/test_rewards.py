@@ -87,10 +87,11 @@ class TestDepth:
         assert score_depth(read_completion(text), HALF).value == pytest.approx(3 / 4)
 
     def test_nearest_depths_have_a_floor(self) -> None:
-        # True depth 0 counts as 1/255: up to 0.00039 is right, which at 3 decimals is 0.000 alone.
+        # True depth 0 counts as 1/255 = 0.0039: 0.004 is within a tenth of it, 0.003 and 0 are not.
         near = DepthMap(np.zeros((4, 4)))
-        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.0)])), near).value == 1
-        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.001)])), near).value == 0
+        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.004)])), near).value == 1
+        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.003)])), near).value == 0
+        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.0)])), near).value == 0
 
     def test_holes_are_left_out(self) -> None:
         valid = np.zeros((2, 2), dtype=bool)

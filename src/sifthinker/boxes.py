@@ -40,7 +40,7 @@ def as_boxes(boxes: ArrayLike) -> Boxes:
     """
     try:
         array = np.asarray(boxes, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BoxError(f"boxes must be numbers of shape (N, 4), got {_short(boxes)}: {error}") from None
     if array.size == 0:
         return np.zeros((0, 4))

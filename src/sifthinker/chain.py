@@ -52,7 +52,7 @@ REASONS: dict[str, str] = {
     "number_form": "a number has an exponent, a sign or more than 3 decimals, or is NaN or infinite",
 }
 
-_TAG = re.compile(r"<(/?)(think|area|text|answer)>")
+TAG = re.compile(r"<(/?)(think|area|text|answer)>")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]{1,3})?")
 
 
@@ -234,7 +234,7 @@ def find_steps(text: str, *, depth: bool = True) -> list[tuple[tuple[Region, ...
     steps: list[tuple[tuple[Region, ...], str]] = []
     opened: tuple[str, int] | None = None  # the tag that awaits its end, and where its content starts
     fresh = False  # whether the last complete element was a well-formed area
-    for tag in _TAG.finditer(text):
+    for tag in TAG.finditer(text):
         name = tag[2]
         if not tag[1]:
             opened = (name, tag.end())
@@ -257,10 +257,10 @@ def find_steps(text: str, *, depth: bool = True) -> list[tuple[tuple[Region, ...
 
 
 def find_answer(text: str) -> str | None:
-    """What stands in the last complete `<answer>` of a text, stripped; None when there is none or it is blank."""
+    """What stands in the last complete `<answer>` that is not blank, stripped; None when there is none."""
     answer: str | None = None
     start: int | None = None
-    for tag in _TAG.finditer(text):
+    for tag in TAG.finditer(text):
         if tag[2] == "answer" and tag[1] and start is not None:
             answer = text[start : tag.start()].strip() or answer
         start = tag.end() if tag[2] == "answer" and not tag[1] else None
@@ -305,7 +305,7 @@ class _Scan:
     def _run(self) -> None:
         state: _State = "start"
         position = 0
-        tags = _TAG.finditer(self._text)
+        tags = TAG.finditer(self._text)
         for tag in tags:
             if not self._blank(position, tag.start()):
                 return
@@ -431,7 +431,7 @@ def _read_region(item: object, depth: bool) -> Region | tuple[str, str]:
     sides = []
     for side in box:
         if not isinstance(side, _Number):
-            return "bad_box", f"bbox_2d holds {_excerpt(repr(side))}, which is not a number"
+            return "bad_box", f"bbox_2d holds {_kind(side)}, which is not a number"
         number = _to_float(side)
         if number is None:
             return "number_form", f"bbox_2d holds {_excerpt(side)}; wanted 0 to 1 with at most {DECIMALS} decimals"
@@ -443,7 +443,7 @@ def _read_region(item: object, depth: bool) -> Region | tuple[str, str]:
     stated: float | None = None
     if depth:
         if not isinstance(fields["depth"], _Number):
-            return "bad_depth", f"depth is {_excerpt(repr(fields['depth']))}, which is not a number"
+            return "bad_depth", f"depth is {_kind(fields['depth'])}, which is not a number"
         stated = _to_float(fields["depth"])
         if stated is None:
             return "number_form", f"depth is {_excerpt(fields['depth'])}; wanted at most {DECIMALS} decimals"
@@ -470,10 +470,17 @@ def _words(text: str, code: str, name: str) -> str:
     words = text.strip()
     if not words:
         raise ChainError(code, 0, f"the {name} is blank")
-    tag = _TAG.search(words)
+    tag = TAG.search(words)
     if tag:
         raise ChainError("nested_tag", tag.start(), f"{tag[0]} inside the {name}")
     return words
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is, in a word. Its text would take a recursion that deep nesting breaks."""
+    if isinstance(value, _Pairs):
+        return "an object"
+    return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "something else")
 
 
 def _excerpt(text: str, limit: int = 40) -> str:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sifthinker.engine.estimators import DepthSource
     from sifthinker.engine.teachers import Teacher
 
+_EXTRAS = {"torch": "models", "transformers": "models", "accelerate": "models", "tokenizers": "models"} | dict.fromkeys(
+    ("trl", "peft", "datasets"), "train"
+)
+
 FAILED = 2  # exit status of an error
 SOME_REJECTED = 3  # exit status of a build that finished, but left records out
 
@@ -35,8 +39,13 @@ class _Sif(click.Group):
         except SIFError as error:
             click.echo(f"sif: {error}", err=True)
             ctx.exit(FAILED)
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRAS:
+                raise
+            click.echo(f"sif: this needs {error.name}: pip install 'sifthinker[{_EXTRAS[error.name]}]'", err=True)
+            ctx.exit(FAILED)
         except KeyboardInterrupt:
-            click.echo("\nsif: interrupted; the same command goes on where this one stopped", err=True)
+            click.echo("\nsif: interrupted", err=True)
             ctx.exit(130)
 
 
@@ -166,9 +175,18 @@ def data_paths(file: Path, output: Path, seed: int, alpha: float, distractor: fl
 @click.option("--base-url", default="https://api.openai.com/v1", show_default=True, help="Of the teacher's server.")
 @click.option("--model", help="The teacher's name on its server.")
 @click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds the key.")
-@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds for one request.")
-@click.option("--retries", default=5, show_default=True, help="Further tries of a failed request.")
-@click.option("--concurrency", default=8, show_default=True, help="Records under way at once.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=120.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds for one request.",
+)
+@click.option(
+    "--retries", default=5, show_default=True, type=click.IntRange(min=0), help="Further tries of a failed request."
+)
+@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1), help="Records under way at once.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 @click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
 def data_build(
@@ -191,7 +209,7 @@ def data_build(
     from sifthinker.engine.estimators import GivenDepth, ModelDepth, NoDepth
     from sifthinker.engine.expansion import Expansion
     from sifthinker.errors import RecordError
-    from sifthinker.files import sha256
+    from sifthinker.files import read_jsonl, sha256
 
     source = {name: rest[name] for name in ("images", "source_format", "outside", "box_space", "limit")}
     depth: DepthSource
@@ -221,10 +239,11 @@ def data_build(
             def progress(counts: Counts) -> None:
                 advance(counts.done, f"accepted {counts.accepted} rejected {counts.rejected.total()}")
 
-            counts = engine.build(
-                lambda: _read(file, **source), output, inputs=inputs, options=options, fresh=fresh, progress=progress
-            )
-    rejects = [json.loads(line) for line in (output / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+            with _resumable():
+                counts = engine.build(
+                    lambda: _read(file, **source), output, inputs=inputs, options=options, fresh=fresh, progress=progress
+                )
+    rejects = [row for _, row in read_jsonl(output / "rejects.jsonl")]
     _say_counts(counts, rejects, output / "rejects.jsonl")
     click.echo(output)
     if not counts.accepted or (rejects and not allow_rejects):
@@ -294,7 +313,7 @@ def world() -> None:
 
 
 @world.command("build")
-@click.option("-n", "--count", default=1000, show_default=True, help="Questions, one a scene.")
+@click.option("-n", "--count", default=1000, show_default=True, type=click.IntRange(min=1), help="Questions, one a scene.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
@@ -340,7 +359,8 @@ def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     else:
         from sifthinker.training.grpo import train_grpo as run
     settings = load_config(config, stage, list(_overrides(overrides)))
-    run(settings)
+    with _resumable():
+        run(settings)
     click.echo(settings.output)
 
 
@@ -377,7 +397,7 @@ def _overrides(words: tuple[str, ...]) -> Iterator[str]:
 )
 @click.option("--depth-encoding", default="auto", show_default=True, help="See `sif data build`.")
 @click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the file's values is near.")
-@click.option("--max-new-tokens", default=1024, show_default=True)
+@click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-pixels", type=int, help="Greatest area of an image, for models that resize by area.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write [default: IMAGE's name .thought.html].")
 def think(
@@ -454,13 +474,15 @@ def evaluation() -> None:
 
 @evaluation.command("world")
 @click.option("--model", required=True, help="Model folder or Hugging Face name.")
-@click.option("-n", "--count", default=140, show_default=True, help="Questions, as many of each family.")
+@click.option(
+    "-n", "--count", default=140, show_default=True, type=click.IntRange(min=1), help="Questions, as many of each family."
+)
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
-@click.option("--size", default=64, show_default=True, help="Side of the pictures in pixels.")
+@click.option("--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Side of the pictures in pixels.")
 @click.option("--rgb-only", is_flag=True, help="Show the model no depth.")
-@click.option("--batch-size", default=32, show_default=True)
-@click.option("--max-new-tokens", default=400, show_default=True)
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1))
+@click.option("--max-new-tokens", default=400, show_default=True, type=click.IntRange(min=1))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON to write: results and every completion.")
 def eval_world(
     model: str,
@@ -535,9 +557,20 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     _quiet_libraries()
     from sifthinker.demo import run_demo
 
-    report, results = run_demo(output, short=short, fresh=fresh, bar=_bar, say=lambda text: click.echo(text, err=True))
+    with _resumable():
+        report, results = run_demo(output, short=short, fresh=fresh, bar=_bar, say=lambda text: click.echo(text, err=True))
     _print_table(results)
     click.echo(report)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Around work that a repeated command goes on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\nsif: the same command goes on where this one stopped", err=True)
+        raise
 
 
 def _quiet_libraries() -> None:

@@ -73,9 +73,10 @@ def run_demo(output: Path, *, short: bool, fresh: bool, bar: Bar, say: Say) -> t
         SIFError: a stage failed.
     """
     size = SHORT if short else Size()
-    if fresh and output.exists():
-        shutil.rmtree(output)
-    _same_run(make_folder(output), size)
+    make_folder(output)
+    if fresh:
+        _clear(output)
+    _same_run(output, size)
     _data(output, size, bar)
     _train(output, size, say)
     measured = {title: _measure(output, title, folder, size, bar) for title, folder in MODELS.items()}
@@ -83,6 +84,18 @@ def run_demo(output: Path, *, short: bool, fresh: bool, bar: Bar, say: Say) -> t
     report = output / "report.html"
     write_page(report, _page(output, size, results, {title: rows for title, (_, rows) in measured.items()}))
     return report, results
+
+
+def _clear(output: Path) -> None:
+    """Delete what a demo wrote, and nothing else."""
+    if not (output / "demo.json").is_file():
+        if any(output.iterdir()):
+            raise ConfigError(f"{output} is not empty and holds no demo; --fresh deletes only what a demo wrote")
+        return
+    for name in ("world", "chains", *MODELS.values()):
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in (*(f"eval-{folder}.json" for folder in MODELS.values()), "report.html", "demo.json"):
+        (output / name).unlink(missing_ok=True)
 
 
 def _same_run(output: Path, size: Size) -> None:
@@ -117,12 +130,15 @@ def _data(output: Path, size: Size, bar: Bar) -> None:
 def _train(output: Path, size: Size, say: Say) -> None:
     # torch takes seconds to import; the scenes above are already moving by then.
     from sifthinker.training.grpo import train_grpo
+    from sifthinker.training.runs import is_finished
     from sifthinker.training.sft import train_sft
 
-    if not (output / "nano" / "config.json").is_file():
-        write_nano(output / "nano")
+    if not (output / "nano").is_dir():
+        shutil.rmtree(output / ".nano", ignore_errors=True)
+        write_nano(output / ".nano")
+        (output / ".nano").rename(output / "nano")
     data = str(output / "chains")
-    if not (output / "sft" / "config.json").is_file():
+    if not is_finished(output / "sft"):
         say("SFT: the model learns to write chains")
         settings = {
             "max_steps": size.sft_steps,
@@ -141,7 +157,7 @@ def _train(output: Path, size: Size, say: Say) -> None:
                 "sft",
             )
         )
-    if not (output / "grpo" / "config.json").is_file():
+    if not is_finished(output / "grpo"):
         say("GRPO-SIF: the model tries each question 8 times and learns from the better tries")
         settings = {
             "max_steps": size.grpo_steps,

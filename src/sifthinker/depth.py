@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -18,10 +19,14 @@ from PIL import Image, PngImagePlugin
 
 from sifthinker.boxes import as_unit_boxes
 from sifthinker.errors import DepthError
-from sifthinker.files import atomic_write
+from sifthinker.files import atomic_write, sha256
+from sifthinker.images import BROKEN_IMAGE
 
 Encoding = Literal["auto", "sif16", "grey8", "spectral", "npy", "millimetres"]
 Near = Literal["low", "high"]
+
+# The depth reward's floor: a true mean below it counts as this, and the engine states no less.
+LEAST_DEPTH = 1 / 255
 
 _LEVELS = 65535
 _HOLES_KEY = "sifthinker:holes"  # PNG text chunk of our own files: level 0 stands for "no depth here"
@@ -44,7 +49,7 @@ class DepthMap:
     """
 
     def __init__(self, values: ArrayLike, valid: ArrayLike | None = None) -> None:
-        array = np.asarray(values, dtype=np.float32)
+        array = np.array(values, dtype=np.float32)  # a copy: it is made read-only below
         if array.ndim != 2 or array.size == 0:
             raise DepthError(f"depth must have shape (H, W), got {array.shape}")
         mask = None if valid is None else np.asarray(valid, dtype=bool)
@@ -132,6 +137,11 @@ class DepthMap:
         means = np.divide(total, pixels, out=np.full(len(array), np.nan), where=pixels > 0)
         clipped: NDArray[np.float32] = np.clip(means, 0, 1).astype(np.float32)
         return clipped
+
+    def digest(self) -> str:
+        """Hex digest of the map's values and holes."""
+        parts = [repr(self.size).encode(), self.values.tobytes(), b"" if self.valid is None else self.valid.tobytes()]
+        return sha256(b"".join(parts))
 
     def view(self) -> Image.Image:
         """The depth image that a model sees: 8-bit RGB grey, dark is near, holes are white."""
@@ -231,7 +241,7 @@ def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(where) as image:
             return image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         raise DepthError(f"{where}: cannot read the depth file: {error}") from None
 
 
@@ -267,17 +277,18 @@ def _open(path: Path) -> Image.Image:
         image.load()
     except FileNotFoundError:
         raise DepthError(f"{path}: no such depth file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         raise DepthError(f"{path}: cannot read the depth file: {error}") from None
-    return image
+    # One bit is grey at its ends; a palette is a way to store colours.
+    return image.convert({"1": "L", "P": "RGB", "RGBA": "RGB"}[image.mode]) if image.mode in ("1", "P", "RGBA") else image
 
 
 def _kind(image: Image.Image) -> str:
     if image.mode.startswith("I"):  # PIL names 16-bit grey I;16, and I in older versions
         return "16-bit grey"
-    if image.mode in ("L", "1"):
+    if image.mode == "L":
         return "8-bit grey"
-    if image.mode in ("RGB", "RGBA", "P"):
+    if image.mode == "RGB":
         return "RGB"
     raise DepthError(f"an image of mode {image.mode} holds no depth; wanted grey or RGB")
 
@@ -287,10 +298,10 @@ def _load_npy(path: Path, *, memory_map: bool = False) -> NDArray[np.float64]:
         array = np.load(path, allow_pickle=False, mmap_mode="r" if memory_map else None)
     except FileNotFoundError:
         raise DepthError(f"{path}: no such depth file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DepthError(f"{path}: cannot read the depth array: {error}") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2:
-        raise DepthError(f"{path}: wanted one array of shape (H, W)")
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise DepthError(f"{path}: wanted one array of real numbers of shape (H, W)")
     return array
 
 

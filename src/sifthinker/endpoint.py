@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import math
 import os
 import random
 import time
@@ -59,7 +60,7 @@ class Endpoint:
         backoff_s: wait before the first retry; it doubles with each, with jitter, up to 60 s. Retry-After is honoured.
         transport: an httpx2 transport, for tests.
     Raises:
-        ConfigError: base_url is no http(s) address.
+        ConfigError: base_url is no http(s) address or holds a password, the key cannot be sent, or a number is out of range.
     """
 
     base_url: str
@@ -75,8 +76,17 @@ class Endpoint:
     _gate: asyncio.Semaphore | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
+        try:
+            address = httpx2.URL(self.base_url)
+        except httpx2.InvalidURL:
+            raise ConfigError("base_url is not an address; wanted for instance http://127.0.0.1:8000/v1") from None
+        if address.scheme not in ("http", "https") or not address.host:
             raise ConfigError(f"base_url must start with http:// or https://, got {self.base_url!r}")
+        if address.userinfo:
+            raise ConfigError(f"base_url holds a user name or password; put a key into the variable {self.api_key_env}")
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0) or self.concurrency < 1 or self.max_retries < 0:
+            raise ConfigError("timeout and concurrency must be positive, and retries not negative")
+        self._key()  # a key that cannot be sent is better told before anything is asked
 
     async def __aenter__(self) -> Endpoint:
         self._client = httpx2.AsyncClient(timeout=self.timeout_s, transport=self.transport)
@@ -125,10 +135,12 @@ class Endpoint:
                         code, message = reply
                     else:
                         code = f"status_{response.status_code}"
-                        message = f"status {response.status_code}: {self._redact(response.text[:300])}"
+                        message = f"status {response.status_code}: {self._redact(response.text)[:300]}"
                         if response.status_code not in _RETRIED:
                             self.usage.failures += 1
-                            raise EndpointError(f"{self.base_url} refused the request: {message}", code, attempt + 1)
+                            raise EndpointError(
+                                self._redact(f"{self.base_url} refused the request: {message}"), code, attempt + 1
+                            )
                         wait_s = _retry_after_s(response.headers.get("retry-after"))
                 if attempt < self.max_retries:
                     self.usage.retries += 1
@@ -137,16 +149,24 @@ class Endpoint:
                     await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
         self.usage.failures += 1
         raise EndpointError(
-            f"{self.base_url} failed {self.max_retries + 1} times; the last: {message}", code, self.max_retries + 1
+            self._redact(f"{self.base_url} failed {self.max_retries + 1} times; the last: {message}"),
+            code,
+            self.max_retries + 1,
         )
 
+    def _key(self) -> str:
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key.isascii() or not (key.isprintable() or not key):
+            raise ConfigError(f"the key in {self.api_key_env} has characters that no header can carry")
+        return key
+
     def _headers(self) -> dict[str, str]:
-        key = os.environ.get(self.api_key_env, "")
+        key = self._key()
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     def _redact(self, text: str) -> str:
-        """A server's message with our key taken out: some servers quote it back."""
-        key = os.environ.get(self.api_key_env, "")
+        """A message with our key taken out: some servers quote it back."""
+        key = self._key()
         return text.replace(key, "[key]") if key else text
 
 
@@ -154,17 +174,25 @@ def _read_reply(response: httpx2.Response) -> Reply | tuple[str, str]:
     """The reply, or (reason code, message)."""
     try:
         body = response.json()
-    except ValueError:
-        return "not_json", f"the server's reply is not JSON: {response.text[:100]!r}"
+    except (ValueError, RecursionError):
+        return (
+            "not_json",
+            f"the server's reply is not JSON: it begins {response.text[:1]!r}, {len(response.text)} characters",
+        )
     try:
         text = body["choices"][0]["message"]["content"]
-        usage = body.get("usage") or {}
-        counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError):
         return "bad_shape", "the server's reply has no choices[0].message.content"
     if not isinstance(text, str):
         return "bad_shape", f"the reply's content is {type(text).__name__}, wanted text"
-    return Reply(text, *counts)
+    usage = body.get("usage")
+    return Reply(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+
+
+def _count(usage: Any, name: str) -> int:
+    """A number of tokens; 0 where the server states none that makes sense."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and value >= 0 else 0
 
 
 def _retry_after_s(header: str | None) -> float | None:

@@ -3,7 +3,7 @@
     SIFError
     ├── BoxError       boxes are not (N, 4), not finite, empty, or outside their space
     ├── DepthError     a depth map or depth file cannot be used
-    ├── ImageError     an image is missing, truncated, too large, or outside its folder
+    ├── ImageError     an image is missing, truncated or too large
     ├── ChainError     a text is not a chain; carries a reason code and a position
     ├── RecordError    a record or an example is malformed
     ├── ConfigError    a recipe, a training config or a command-line value is wrong
@@ -30,7 +30,15 @@ class DepthError(SIFError, ValueError):
 
 
 class ImageError(SIFError, ValueError):
-    """An image that is missing, truncated, too large or outside its folder."""
+    """An image that is missing, truncated or too large.
+
+    Attributes:
+        code: `missing_image` or `broken_image`.
+    """
+
+    def __init__(self, message: str, code: str = "broken_image") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ChainError(SIFError, ValueError):

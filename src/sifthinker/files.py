@@ -58,7 +58,12 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 def to_json(value: Any) -> str:
     """One line of JSON, the same for the same value: no spaces, text as it is, NaN refused."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can carry
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any]) -> None:
@@ -91,8 +96,12 @@ def inside(root: str | os.PathLike[str], relative: str) -> Path:
     Raises:
         RecordError: the path is absolute or leads outside `root`.
     """
-    base = Path(root).resolve()
-    path = (base / relative).resolve()
+    try:
+        base = Path(root).resolve()
+        path = (base / relative).resolve()
+        path.is_file()  # names that are too long fail here
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RecordError(f"path {relative[:100]!r} cannot be used: {error}", "bad_path") from None
     if not path.is_relative_to(base):
         raise RecordError(f"path {relative!r} leads outside {base}", "path_outside_root")
     return path

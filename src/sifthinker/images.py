@@ -11,7 +11,10 @@ from sifthinker.errors import ImageError
 
 MAX_IMAGE_PIXELS = 100_000_000
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# What Pillow's decoders raise on broken files; which of them depends on the format.
+BROKEN_IMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, RuntimeError, NotImplementedError, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -25,8 +28,8 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             return upright.convert("RGB")
-        except _BROKEN as error:
-            raise ImageError(f"{path}: the image is broken: {error}") from None
+        except BROKEN_IMAGE as error:
+            raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -37,17 +40,21 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _open(Path(path)) as image:
         width, height = image.size
-        sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        try:
+            sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        except BROKEN_IMAGE as error:
+            raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
         return (height, width) if sideways else (width, height)
 
 
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
-        raise ImageError(f"{path}: no such image")
+        raise ImageError(f"{path}: no such image", "missing_image")
     try:
         image = Image.open(path)
-    except _BROKEN as error:
-        raise ImageError(f"{path}: not an image that can be read: {error}") from None
+    except BROKEN_IMAGE as error:
+        raise ImageError(f"{path}: not an image that can be read: {error}", "broken_image") from None
     if image.width * image.height > MAX_IMAGE_PIXELS:
-        raise ImageError(f"{path}: {image.width}×{image.height} is more than {MAX_IMAGE_PIXELS:,} pixels")
+        size = f"{image.width}×{image.height}"
+        raise ImageError(f"{path}: {size} is more than {MAX_IMAGE_PIXELS:,} pixels", "broken_image")
     return image

@@ -1,15 +1,26 @@
-"""Is this answer right? Rules that need no model.
+"""Is this answer right? Rules that need no model, and a model for what rules cannot decide.
 
-The first rule that applies to the *right* answer decides: multiple choice, yes or no, number, text.
+The first rule that applies to the *right* answer decides: multiple choice, yes or no, number, text. Free text that shares
+words with the truth without being it is what a `ModelJudge` is asked about; where it fails there is no verdict, which is not
+the same as wrong.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sifthinker.endpoint import Endpoint
+from sifthinker.errors import EndpointError
+from sifthinker.files import atomic_write, sha256, to_json
+from sifthinker.prompts import JUDGE_SYSTEM, judge_task
 
 _ONES = [
     "zero",
@@ -36,7 +47,7 @@ _ONES = [
 _TENS = dict(
     zip(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], range(20, 100, 10), strict=True)
 )
-_WORD_NUMBERS = {word: value for value, word in enumerate(_ONES)} | _TENS | {"none": 0, "no": 0}
+_WORD_NUMBERS = {word: value for value, word in enumerate(_ONES)} | _TENS | {"none": 0}
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _LEADING_LETTER = re.compile(r"\(([A-Za-z])\)|([A-Z])[).:](?=\s|$)")
@@ -70,7 +81,7 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
     """
     if choices:
         return _judge_choice(answer, truth, choices)
-    said, right = normalise(answer), normalise(truth)
+    said, right = _comparable(answer), _comparable(truth)
     letter = _LETTER.fullmatch(truth.strip())
     if letter and letter[1].isupper():
         got = _stated_letter(answer)
@@ -88,6 +99,102 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
     return _token_f1(said, right)
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An answer to be judged: what was asked, what was answered, what is right, the choices of a closed question."""
+
+    question: str
+    answer: str
+    truth: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class JudgeCounts:
+    """How a model judge's verdicts came about: by rules, by the model, from its cache, or not at all."""
+
+    rules: int = 0
+    model: int = 0
+    cached: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class ModelJudge:
+    """Rules first; free text that they leave open goes to a served model.
+
+    Args:
+        endpoint: its server; timeout, retries and concurrency are the endpoint's.
+        cache: folder for verdicts, keyed by model, prompt and texts; None keeps none.
+        counts: running totals.
+    """
+
+    endpoint: Endpoint
+    cache: str | os.PathLike[str] | None = None
+    counts: JudgeCounts = field(default_factory=JudgeCounts)
+
+    def judge_all(self, items: Sequence[Question]) -> list[Verdict | None]:
+        """Judge answers at once; None where the model failed, hung or answered nonsense after every retry. Never raises."""
+        return asyncio.run(self._judge_all(items))
+
+    async def _judge_all(self, items: Sequence[Question]) -> list[Verdict | None]:
+        async with self.endpoint:
+            # Equal questions, common within a group, are asked once.
+            asked = {item: asyncio.create_task(self._judge(item)) for item in dict.fromkeys(items)}
+            return [await asked[item] for item in items]
+
+    async def _judge(self, item: Question) -> Verdict | None:
+        ruled = judge(item.answer, item.truth, item.choices)
+        if ruled.rule != "token_f1":
+            self.counts.rules += 1
+            return ruled
+        file = self._file(item)
+        if file is not None and (score := _read_verdict(file)) is not None:
+            self.counts.cached += 1
+            return Verdict(score, "model", "from the cache")
+        messages = [
+            {"role": "system", "content": JUDGE_SYSTEM},
+            {"role": "user", "content": judge_task(item.question, item.truth, item.answer)},
+        ]
+        try:
+            reply = await self.endpoint.chat(messages, temperature=0, max_tokens=16)
+        except EndpointError:
+            self.counts.failed += 1
+            return None
+        score = _stated_score(reply.text)
+        if score is None:
+            self.counts.failed += 1
+            return None
+        self.counts.model += 1
+        if file is not None:
+            atomic_write(file, to_json({"score": score}))
+        return Verdict(score, "model", f"the judge said {reply.text.strip()[:80]!r}")
+
+    def _file(self, item: Question) -> Path | None:
+        if self.cache is None:
+            return None
+        key = to_json([self.endpoint.model, JUDGE_SYSTEM, item.question, item.truth, item.answer])
+        name = sha256(key.encode("utf-8", "replace"))
+        return Path(self.cache) / name[:2] / f"{name}.json"
+
+
+def _stated_score(text: str) -> float | None:
+    """The score that a judge states: one number in [0, 1] and nothing else but words around it."""
+    numbers = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)", text)}
+    if len(numbers) != 1:
+        return None
+    (score,) = numbers
+    return score if 0 <= score <= 1 else None
+
+
+def _read_verdict(file: Path) -> float | None:
+    try:
+        score = json.loads(file.read_text(encoding="utf-8"))["score"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return float(score) if isinstance(score, int | float) and 0 <= score <= 1 else None
+
+
 def normalise(text: str) -> str:
     """Lower case, without articles, punctuation and extra white space; decimal points and minus signs stay."""
     words = _THOUSANDS.sub("", text.lower()).translate(_PUNCTUATION).split()
@@ -95,8 +202,13 @@ def normalise(text: str) -> str:
     return " ".join(word for word in kept if word and word not in _ARTICLES)
 
 
+def _comparable(text: str) -> str:
+    """A normalised text; one of which nothing would be left, such as "A" or "+", as it stands."""
+    return normalise(text) or text.strip().casefold()
+
+
 def _judge_choice(answer: str, truth: str, choices: Sequence[str]) -> Verdict:
-    texts = [normalise(choice) for choice in choices]
+    texts = [_comparable(choice) for choice in choices]
     right = _choice_index(truth, texts)
     if right is None:
         # A right answer that is none of its choices is a fault of the data; judge it as open.
@@ -107,13 +219,17 @@ def _judge_choice(answer: str, truth: str, choices: Sequence[str]) -> Verdict:
 
 def _choice_index(text: str, choices: list[str]) -> int | None:
     """Which choice a text names: its exact words, its letter, or the only choice whose words it contains."""
-    words = normalise(text)
+    words = _comparable(text)
     if words in choices:
         return choices.index(words)
+    numbers = [_as_number(choice) for choice in choices]
+    stated = _stated_numbers(words)
+    if None not in numbers and len(stated) == 1 and stated[0] in numbers:
+        return numbers.index(stated[0])
     letter = _stated_letter(text)
     if letter and ord(letter) - ord("A") < len(choices):
         return ord(letter) - ord("A")
-    named = [index for index, choice in enumerate(choices) if f" {choice} " in f" {words} "]
+    named = [index for index, choice in enumerate(choices) if choice and f" {choice} " in f" {words} "]
     return named[0] if len(named) == 1 else None
 
 
@@ -131,7 +247,7 @@ def _as_number(text: str) -> float | None:
     if _NUMBER.fullmatch(text):
         return float(text)
     words = text.replace("-", " ").split()
-    if len(words) == 1 and words[0] in _WORD_NUMBERS and words[0] != "no":
+    if len(words) == 1 and words[0] in _WORD_NUMBERS:
         return float(_WORD_NUMBERS[words[0]])
     if len(words) == 2 and words[0] in _TENS and words[1] in _ONES[1:10]:
         return float(_TENS[words[0]] + _WORD_NUMBERS[words[1]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from sifthinker.chain import Region, render_regions
@@ -57,3 +58,15 @@ def teacher_focus(index: int, regions: Sequence[Region]) -> str:
 def teacher_correction(problems: Sequence[str]) -> str:
     """What a teacher is told when its reply fails a check."""
     return "Your reply cannot be used: " + "; ".join(problems) + ". Send the whole JSON object again, corrected."
+
+
+JUDGE_SYSTEM = (
+    "You compare an answer with the true answer to a question about an image. Judge the meaning, not the wording. Reply "
+    "with one number and nothing else: 1 when the answer is right, 0 when it is wrong, a number between when it is right in "
+    "part."
+)
+
+
+def judge_task(question: str, truth: str, answer: str) -> str:
+    """What a judge is asked. The answer is a model's and stands in quotes, cut at 2,000 characters."""
+    return f"Question: {question}\nTrue answer: {truth}\nAnswer to judge: {json.dumps(answer[:2000], ensure_ascii=False)}"

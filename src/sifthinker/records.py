@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.boxes import as_unit_boxes
+from sifthinker.chain import TAG
 from sifthinker.errors import BoxError, RecordError
 from sifthinker.files import inside, read_jsonl
 
@@ -54,13 +55,31 @@ class Record:
     source: str = ""
 
     def __post_init__(self) -> None:
-        where = self.source or f"record {self.id!r}"
+        where = self.source or f"record {str(self.id)[:100]!r}"
         for name in ("id", "image", "question", "answer", "dataset", "split"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise RecordError(f"{where}: {name} is {value!r}; wanted text that is not blank", f"blank_{name}")
+                raise RecordError(f"{where}: {name} is {str(value)[:100]!r}; wanted text that is not blank", f"blank_{name}")
+        if not isinstance(self.family, str) or not isinstance(self.depth, str | None):
+            raise RecordError(f"{where}: family and depth must be text", "bad_record")
+        choices: Any = self.choices
+        if isinstance(choices, str) or not all(isinstance(choice, str) and choice for choice in choices):
+            raise RecordError(f"{where}: choices must be a list of texts, got {str(self.choices)[:100]}", "bad_record")
+        if not isinstance(self.extra, Mapping):
+            raise RecordError(f"{where}: extra must be an object, got {type(self.extra).__name__}", "bad_record")
+        if self.size is not None and not (
+            len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size)
+        ):
+            raise RecordError(f"{where}: size must be [width, height] in pixels, got {list(self.size)}", "bad_record")
+        for text in (self.id, self.image, self.question, self.answer, self.dataset, self.split, self.family, *self.choices):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text!a}", "bad_text") from None
+        if TAG.search(self.answer):
+            raise RecordError(f"{where}: the answer holds a tag of the chain format: {self.answer!r}", "tag_in_answer")
         object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))
-        object.__setattr__(self, "choices", tuple(str(choice) for choice in self.choices))
+        object.__setattr__(self, "choices", tuple(self.choices))
 
     @classmethod
     def from_json(cls, row: Any, source: str = "") -> Record:
@@ -86,7 +105,11 @@ class Record:
         for name in ("id", "answer"):  # numbers are common in both
             if isinstance(values[name], int | float) and not isinstance(values[name], bool):
                 values[name] = str(values[name])
+        for name in _TUPLES:
+            if values.get(name) is not None and not isinstance(values[name], list | tuple):
+                raise RecordError(f"{source}: {name} must be a list, got {str(values[name])[:100]!r}", "bad_record")
         named: dict[str, Any] = {key: tuple(value) if key in _TUPLES and value else value for key, value in values.items()}
+        named["choices"], named["notes"] = named.get("choices") or (), named.get("notes") or ()
         return cls(**named)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +153,7 @@ class Example:
         images: [RGB image, depth image], or [RGB image] in RGB-only data. Both are ordinary 8-bit images.
         messages: one user and one assistant turn; the chain is the assistant's content.
         depth: the exact depth map (our 16-bit PNG) for rewards; None in RGB-only data.
-        choices: the possible answers of a closed question.
+        choices: the possible answers of a closed question, one a line; "" for an open one.
         family: kind of question, "" where unknown.
         provenance: source, image hash, depth source, seed, teacher, prompt version, attempts.
     """
@@ -144,7 +167,7 @@ class Example:
     images: tuple[str, ...]
     messages: tuple[Mapping[str, str], ...]
     depth: str | None = None
-    choices: tuple[str, ...] = ()
+    choices: str = ""
     family: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -163,10 +186,18 @@ class Example:
                 "`sif data build` writes examples from records",
                 "not_an_example",
             )
+        if isinstance(row.get("choices"), list):
+            row = {**row, "choices": "\n".join(map(str, row["choices"]))}
+        for name, value in row.items():
+            if name not in ("boxes", "images", "messages", "provenance", "depth") and not isinstance(value, str):
+                raise RecordError(f"{source}: {name} must be text, got {type(value).__name__}", "not_an_example")
+        if not isinstance(row.get("depth"), str | None) or not isinstance(row.get("provenance", {}), dict):
+            raise RecordError(f"{source}: depth must be a path and provenance an object", "not_an_example")
         messages = row["messages"]
         if (
             not isinstance(messages, list)
-            or [message.get("role") for message in messages if isinstance(message, dict)] != ["user", "assistant"]
+            or not all(isinstance(message, dict) for message in messages)
+            or [message.get("role") for message in messages] != ["user", "assistant"]
             or not all(isinstance(message.get("content"), str) for message in messages)
         ):
             raise RecordError(f"{source}: messages must be one user and one assistant turn of text", "bad_messages")
@@ -179,12 +210,13 @@ class Example:
                 "boxes": _as_tuples(row["boxes"], source),
                 "images": tuple(images),
                 "messages": tuple(messages),
-                "choices": tuple(row.get("choices") or ()),
             }
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of one line. Every key is always there, so that table readers infer one schema."""
+        """The JSON object of one line. Every key is there in every line, and no list is ever empty: table readers infer a
+        column's type from the first megabytes of a file.
+        """
         row = asdict(self)
         row["boxes"] = [list(box) for box in self.boxes]
         return row

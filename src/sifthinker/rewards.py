@@ -5,20 +5,19 @@ A malformed completion is data: it scores 0 with a reason, and nothing here rais
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sifthinker.boxes import Denominator, as_boxes, hierarchical_iou
 from sifthinker.chain import Reading, is_whole_image, read_completion, region_boxes
-from sifthinker.depth import DepthMap, cached_depth
-from sifthinker.judges import judge
+from sifthinker.depth import LEAST_DEPTH, DepthMap, cached_depth
+from sifthinker.judges import ModelJudge, Question, Verdict, judge
 
 DEPTH_TOLERANCE = 0.1
-LEAST_DEPTH = 1 / 255
 
 Completion = str | Sequence[Mapping[str, Any]]
 
@@ -95,14 +94,30 @@ def score_format(reading: Reading) -> Score:
     return Score(float(not reading.problems), {}, tuple(dict.fromkeys(p.code for p in reading.problems)))
 
 
-def score_answer(reading: Reading, truth: str, choices: Sequence[str] = (), *, previous: float | None = None) -> Score:
+def score_answer(
+    reading: Reading,
+    truth: str,
+    choices: Sequence[str] = (),
+    *,
+    previous: float | None = None,
+    verdict: Verdict | Literal["rules"] | None = "rules",
+) -> Score:
     """s + max(0, s − previous): the judged answer, and how much better it is than the group was last time.
 
+    Args:
+        reading: the completion.
+        truth: the right answer.
+        choices: the possible answers of a closed question.
+        previous: see `score_completion`.
+        verdict: of another judge; None when that judge failed, which gives no score. By rules unless given.
     Source: SIFThinker's progressive answer reward; SPEC §6.
     """
     if reading.answer is None:
         return Score(0.0, {"s": 0.0}, ("no_answer",))
-    verdict = judge(reading.answer, truth, choices)
+    if verdict == "rules":
+        verdict = judge(reading.answer, truth, choices)
+    if verdict is None:
+        return Score(None, {}, ("no_verdict",))
     progress = 0.0 if previous is None else max(0.0, verdict.score - previous)
     reasons = () if verdict.score == 1 else (f"judged_{verdict.rule}",)
     return Score(verdict.score + progress, {"s": verdict.score, "progress": progress}, reasons)
@@ -143,7 +158,8 @@ def score_depth(reading: Reading, depth: DepthMap | None) -> Score:
     known = ~np.isnan(truth)
     if not known.any():
         return Score(None, {}, ("no_depth",))
-    bound = DEPTH_TOLERANCE * np.maximum(truth, LEAST_DEPTH)
+    truth = np.maximum(truth, LEAST_DEPTH)
+    bound = DEPTH_TOLERANCE * truth
     # Twelve digits: 0.11 against 0.1 differs by exactly a tenth, and floating point must not decide it.
     right = np.round(np.abs(stated - truth) - bound, 12) <= 0
     share = float(right[known].mean())
@@ -182,12 +198,12 @@ def format_reward(
 def answer_reward(
     completions: Sequence[Completion],
     answer: Sequence[str],
-    choices: Sequence[Sequence[str]] | None = None,
+    choices: Sequence[Sequence[str] | str] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
     return [
-        score_answer(read_completion(completion_text(item)), answer[index], choices[index] if choices else ()).value
+        score_answer(read_completion(completion_text(item)), answer[index], split_choices(choices, index)).value
         for index, item in enumerate(completions)
     ]
 
@@ -197,39 +213,54 @@ class AnswerReward:
 
     Args:
         ledger: shared with whoever saves it; a new one by default.
+        judge: asked about free text that rules cannot decide; without one, rules decide alone. Where it fails the reward is
+            None, which `SIFGRPOTrainer` keeps out of the sum; plain TRL would count it as 0.
 
     Attributes:
         recording: whether groups are taken into the ledger; a trainer turns it off while it evaluates.
+        gather: makes one list of every process's (sample id, s) pairs; a trainer sets it, so that a group that is spread
+            over processes has one mean and every process the same ledger.
     """
 
     __name__ = "answer_reward"  # TRL names the reward's metrics by it
 
-    def __init__(self, ledger: Ledger | None = None) -> None:
+    def __init__(self, ledger: Ledger | None = None, judge: ModelJudge | None = None) -> None:
         self.ledger = ledger if ledger is not None else Ledger()
+        self.judge = judge
         self.recording = True
+        self.gather: Callable[[list[tuple[str, float]]], list[tuple[str, float]]] = list
 
     def __call__(
         self,
         completions: Sequence[Completion],
         id: Sequence[str],
         answer: Sequence[str],
-        choices: Sequence[Sequence[str]] | None = None,
+        choices: Sequence[Sequence[str] | str] | None = None,
+        problem: Sequence[str] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        groups: dict[str, list[float]] = {}
-        rewards: list[float | None] = []
-        for index, item in enumerate(completions):
-            score = score_answer(
-                read_completion(completion_text(item)),
-                answer[index],
-                choices[index] if choices else (),
-                previous=self.ledger.previous(id[index]),
-            )
-            groups.setdefault(id[index], []).append(score.parts["s"])
-            rewards.append(score.value)
+        readings = [read_completion(completion_text(item)) for item in completions]
+        options = [split_choices(choices, index) for index in range(len(readings))]
+        verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
+        if self.judge is not None:
+            said = [
+                Question(problem[index] if problem else "", reading.answer or "", answer[index], options[index])
+                for index, reading in enumerate(readings)
+            ]
+            answered = [index for index, reading in enumerate(readings) if reading.answer is not None]
+            for index, verdict in zip(answered, self.judge.judge_all([said[i] for i in answered]), strict=True):
+                verdicts[index] = verdict
+        scores = [
+            score_answer(reading, answer[i], options[i], previous=self.ledger.previous(id[i]), verdict=verdicts[i])
+            for i, reading in enumerate(readings)
+        ]
         if self.recording:
+            pairs = [(id[index], score.parts["s"]) for index, score in enumerate(scores) if score.value is not None]
+            groups: dict[str, list[float]] = {}
+            for sample, value in self.gather(pairs):
+                groups.setdefault(sample, []).append(value)
             self.ledger.update(groups)
-        return rewards
+        return [score.value for score in scores]
 
 
 def grounding_reward(
@@ -256,6 +287,14 @@ def depth_reward(
         known = cached_depth(truth) if isinstance(truth, str) else truth
         rewards.append(score_depth(read_completion(completion_text(item)), known).value)
     return rewards
+
+
+def split_choices(choices: Sequence[Sequence[str] | str] | None, index: int) -> tuple[str, ...]:
+    """One sample's choices from a column of lists, or of lines of text as examples hold them."""
+    if not choices:
+        return ()
+    value = choices[index]
+    return tuple(value.split("\n") if value else ()) if isinstance(value, str) else tuple(value or ())
 
 
 def completion_text(completion: Completion) -> str:

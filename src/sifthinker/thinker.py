@@ -13,6 +13,7 @@ from PIL import Image
 
 from sifthinker.chain import Reading, Region, find_steps, read_completion
 from sifthinker.depth import DepthMap
+from sifthinker.errors import ImageError
 from sifthinker.models import load_model, load_processor
 from sifthinker.prompts import user_prompt
 
@@ -109,9 +110,15 @@ class Thinker:
             sampling: arguments of transformers' `generate`; greedy by default.
         Returns:
             One thought a task, in order.
+        Raises:
+            ImageError: a question holds the model's own placeholder for images.
         """
         import torch
 
+        placeholder = getattr(self.processor, "image_token", None)
+        for _, question, _ in tasks:
+            if placeholder and placeholder in question:
+                raise ImageError(f"the question holds {placeholder!r}, which stands for an image in this model; rephrase it")
         images = [[image, depth.view()] if depth is not None else [image] for image, _, depth in tasks]
         conversations = [
             [

@@ -39,7 +39,7 @@ class TestFiles:
             ("- a\n", "wanted keys and values"),
             ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training: wanted keys"),
             ("model: m\ndata: d\noutput: o\ntraining: {output_dir: x}\n", "named by `output`"),
-            ("model: m\ndata: d\noutput: o\nrewards: {format: 1}\n", "SFT run has none"),
+            ("model: m\ndata: d\noutput: o\nrewards: {format: 1}\n", "rewards belongs to GRPO-SIF; an SFT run has none"),
         ],
     )
     def test_faults_are_named_with_their_place(self, tmp_path: Path, text: str, words: str) -> None:
@@ -59,15 +59,47 @@ class TestFiles:
 
 class TestRewards:
     def test_a_weight_of_zero_leaves_a_reward_out(self) -> None:
-        config = make_config({**BASE, "rewards": {"format": 1, "depth": 0, "answer": 0.5}}, "grpo")
-        assert config.rewards == {"format": 1.0, "answer": 0.5}
+        config = make_config({**BASE, "rewards": {"depth": 0, "answer": 0.5}}, "grpo")
+        assert config.rewards == {"format": 1.0, "answer": 0.5, "grounding": 1.0}
 
     @pytest.mark.parametrize(
-        ("rewards", "words"), [({"format": 0}, "nothing would be learnt"), ({"style": 1}, "unknown key 'style'")]
+        ("rewards", "words"),
+        [
+            (dict.fromkeys(("format", "answer", "grounding", "depth"), 0), "nothing would be learnt"),
+            ({"style": 1}, "unknown key 'style'"),
+            ({"format": "abc"}, "must be a number"),
+        ],
     )
     def test_faults(self, rewards: dict, words: str) -> None:
         with pytest.raises(ConfigError, match=words):
             make_config({**BASE, "rewards": rewards}, "grpo")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"freeze": 5}, "freeze must name"),
+        ({"limit": "abc"}, "limit must be"),
+        ({"limit": 0}, "limit must be"),
+        ({"dtype": "foo"}, "dtype must be"),
+        ({"lora": {"r": "x"}}, "lora.r must be a number"),
+        ({"prefix_sharing": "maybe"}, "auto or off"),
+        ({"judge": {"model": "m"}}, "judge: missing"),
+    ],
+)
+def test_values_of_the_wrong_kind(change: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_config({**BASE, **change}, "grpo")
+
+
+def test_a_bare_off_is_off() -> None:
+    assert make_config({**BASE, "prefix_sharing": False}, "grpo").prefix_sharing == "off"
+
+
+def test_text_that_is_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"model: \xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(tmp_path / "c.yaml", "sft")
 
 
 def test_what_trl_refuses_is_our_error(tmp_path: Path) -> None:

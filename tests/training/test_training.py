@@ -201,9 +201,11 @@ class TestGRPO:
 
         with pytest.raises(ConfigError, match="named under `rewards`"):
             grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", training={"reward_weights": [1, 1, 1, 1]}))
-        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", rewards={"grounding": 2, "format": 1}))
-        assert trainer.reward_func_names == ["grounding_reward", "format_reward"]
-        assert trainer.reward_weights.tolist() == [2, 1]
+        trainer = grpo_trainer(
+            grpo_config(nano, world_chains, tmp_path / "run", rewards={"grounding": 2, "answer": 0, "depth": 0})
+        )
+        assert trainer.reward_func_names == ["format_reward", "grounding_reward"]
+        assert trainer.reward_weights.tolist() == [1, 2]
 
 
 class TestSharing:

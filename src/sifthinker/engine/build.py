@@ -14,6 +14,7 @@ A dataset folder holds
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
 import shutil
@@ -26,16 +27,20 @@ from typing import Any, BinaryIO
 
 from sifthinker import __version__
 from sifthinker.chain import Chain, Region, Step, check_chain, render_chain
+from sifthinker.depth import LEAST_DEPTH
 from sifthinker.engine.estimators import DepthSource
 from sifthinker.engine.expansion import Expansion, FocusPath, expand
 from sifthinker.engine.teachers import Task, Teacher, explain
-from sifthinker.errors import ConfigError, DepthError, ImageError, RecordError
+from sifthinker.errors import ChainError, ConfigError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, make_folder, sha256, to_json
 from sifthinker.images import load_image
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
 
 _JOURNAL = "journal.jsonl"
+
+# Records whose teacher could not be reached are tried again when the build is repeated; every other reject is final.
+_OUTAGE = "teacher_endpoint"
 
 Progress = Callable[["Counts"], None]
 
@@ -96,12 +101,13 @@ class Engine:
             fresh: throw away what the folder holds instead of going on.
             progress: called after every record.
         Raises:
-            ConfigError: the folder holds a build with other settings and `fresh` is False.
+            ConfigError: the folder holds a build with other settings and `fresh` is False, or it is the image folder.
             SIFError: the folder cannot be written.
         """
         recipe = {
             "sifthinker": __version__,
             "prompt_version": PROMPT_VERSION,
+            "images": str(self.root),
             "seed": self.seed,
             "expansion": asdict(self.expansion),
             "depth": self.depth.name,
@@ -109,6 +115,8 @@ class Engine:
             "inputs": dict(inputs or {}),
             **(options or {}),
         }
+        if out.resolve() == self.root.resolve():
+            raise ConfigError(f"{out} is the image folder; a dataset needs a folder of its own")
         make_folder(out)
         if fresh:
             _clear(out)
@@ -123,8 +131,9 @@ class Engine:
             asyncio.run(self._run(items(), out, journal, progress))
             journal.write_out(out)
         manifest = {**recipe, "counts": journal.counts.to_json()}
-        atomic_write(out / "manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        (out / _JOURNAL).unlink()
+        atomic_write(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        if not journal.counts.rejected[_OUTAGE]:
+            (out / _JOURNAL).unlink()
         return journal.counts
 
     async def _run(self, items: Iterator[Record | Reject], out: Path, journal: _Journal, progress: Progress | None) -> None:
@@ -174,8 +183,7 @@ class Engine:
         except RecordError as error:
             return Reject(record.source, record.id, error.code, str(error))
         except ImageError as error:
-            code = "broken_image" if (self.root / record.image).is_file() else "missing_image"
-            return Reject(record.source, record.id, code, f"{record.source}: {error}")
+            return Reject(record.source, record.id, error.code, f"{record.source}: {error}")
         except DepthError as error:
             return Reject(record.source, record.id, "bad_depth", f"{record.source}: {error}")
 
@@ -188,7 +196,7 @@ class Engine:
                 return Reject(record.source, record.id, "depth_hole", reason)
             foci.append(
                 tuple(
-                    Region(box, None if mean is None else round(mean, self.expansion.decimals))
+                    Region(box, None if mean is None else round(max(mean, LEAST_DEPTH), self.expansion.decimals))
                     for box, mean in zip(focus.boxes, means, strict=True)
                 )
             )
@@ -200,24 +208,28 @@ class Engine:
             reason = f"{record.source}: the teacher's reply was refused: {'; '.join(last.problems)}"
             return Reject(record.source, record.id, f"teacher_{last.codes[0]}", reason, attempts)
 
-        steps = tuple(Step(regions, text) for regions, text in zip(foci, explanation.thoughts, strict=True))
-        chain = render_chain(Chain(steps, record.answer), decimals=self.expansion.decimals)
-        problems = check_chain(chain, depth=depth is not None)
+        try:
+            steps = tuple(Step(regions, text) for regions, text in zip(foci, explanation.thoughts, strict=True))
+            chain = render_chain(Chain(steps, record.answer), decimals=self.expansion.decimals)
+            problems = check_chain(chain, depth=depth is not None)
+        except ChainError as error:
+            return Reject(record.source, record.id, "bad_chain", f"{record.source}: no chain can be made: {error}", attempts)
         if problems:
             reason = f"{record.source}: the composed chain is not valid: {problems[0]}"
             return Reject(record.source, record.id, "bad_chain", reason, attempts)
 
         digest = sha256(source.read_bytes())
-        name = digest[:24]
-        images = [_keep_image(source, out / "images", name)]
+        images = [_keep_image(source, out / "images", digest[:24])]
         truth: str | None = None
         if depth is not None:
-            truth = f"depth/{name}.png"
-            view = f"depth_view/{name}.png"
-            if not (out / view).is_file() or not (out / truth).is_file():
+            name = depth.digest()[:24]
+            truth, view = f"depth/{name}.png", f"depth_view/{name}.png"
+            if not (out / truth).is_file():
                 depth.write(out / truth)
-                make_folder(out / "depth_view")
-                depth.view().convert("L").save(out / view)
+            if not (out / view).is_file():
+                picture = io.BytesIO()
+                depth.view().convert("L").save(picture, "PNG")
+                atomic_write(out / view, picture.getvalue())
             images.append(view)
         return Example(
             id=record.id,
@@ -232,7 +244,7 @@ class Engine:
                 {"role": "assistant", "content": chain},
             ),
             depth=truth,
-            choices=record.choices,
+            choices="\n".join(record.choices),
             family=record.family,
             provenance={
                 "source": record.source,
@@ -243,7 +255,7 @@ class Engine:
                 "teacher": self.teacher.name,
                 "prompt_version": PROMPT_VERSION,
                 "attempts": len(attempts),
-                "notes": list(record.notes),
+                "notes": "\n".join(record.notes),
             },
         )
 
@@ -285,6 +297,11 @@ def _keep_image(source: Path, folder: Path, name: str) -> str:
 
 
 def _clear(out: Path) -> None:
+    """Delete what a build wrote into a folder, and nothing else."""
+    if not any((out / name).is_file() for name in ("manifest.json", _JOURNAL)):
+        if any(out.iterdir()):
+            raise ConfigError(f"{out} is not empty and holds no build of ours; --fresh deletes only what a build wrote")
+        return
     for name in (_JOURNAL, "examples.jsonl", "rejects.jsonl", "manifest.json"):
         (out / name).unlink(missing_ok=True)
     for name in ("images", "depth", "depth_view"):
@@ -307,11 +324,19 @@ def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise ConfigError(f"{out / 'manifest.json'} is broken; start over with --fresh") from None
-    counts = manifest.pop("counts")
-    _refuse_change(out, manifest, recipe)
-    return Counts(counts["accepted"], counts["clipped"], Counter(counts["rejected"]))
+    except (OSError, ValueError):
+        raise ConfigError(f"{out / 'manifest.json'} cannot be read; start over with --fresh") from None
+    try:
+        counts = manifest.pop("counts")
+        found = Counts(counts["accepted"], counts["clipped"], Counter(counts["rejected"]))
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{out / 'manifest.json'} is not a build's; start over with --fresh") from None
+    _refuse_change(out, manifest, json.loads(to_json(recipe)))
+    if found.rejected[_OUTAGE]:
+        return None
+    if not all((out / f"{kind}s.jsonl").is_file() for kind in ("example", "reject")):
+        raise ConfigError(f"{out} lacks files that its manifest speaks of; start over with --fresh")
+    return found
 
 
 class _Journal:
@@ -328,18 +353,28 @@ class _Journal:
         self._stream: BinaryIO
 
     def __enter__(self) -> _Journal:
-        self._stream = open(self._path, "a+b")
+        try:
+            self._stream = open(self._path, "a+b")
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot write: {error.strerror}") from None
         self._stream.seek(0)
         offset = 0
-        for number, line in enumerate(self._stream):
-            if not line.endswith(b"\n"):
-                break
-            if number == 0:
-                _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._recipe)))
-            else:
-                index, kind, clipped, row = json.loads(line)
-                self._count(index, offset, kind, clipped, row)
-            offset += len(line)
+        try:
+            for number, line in enumerate(self._stream):
+                if not line.endswith(b"\n"):
+                    break
+                if number == 0:
+                    _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._recipe)))
+                else:
+                    index, kind, clipped, row = json.loads(line)
+                    if kind != "reject" or row["code"] != _OUTAGE:
+                        self._count(index, offset, kind, clipped, row)
+                offset += len(line)
+        except (ValueError, TypeError, KeyError) as error:
+            self._stream.close()
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{self._path} is broken; start over with --fresh") from None
         self._stream.truncate(offset)
         self._stream.seek(0, 2)
         if offset == 0:

@@ -78,7 +78,10 @@ class GivenDepth:
                 raise DepthError(str(error)) from None
         stem = Path(record.image).with_suffix("")
         for suffix in BESIDE:
-            path = inside(root, f"{stem}{suffix}")
+            try:
+                path = inside(root, f"{stem}{suffix}")
+            except RecordError as error:
+                raise DepthError(str(error)) from None
             if path.is_file():
                 return path
         raise DepthError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -23,6 +24,10 @@ OutsideBoxes = Literal["clip", "strict"]
 # A conversation file states each box twice; below this IoU the two contradict each other. Whole-pixel rounding of
 # boxes a few pixels wide alone goes down to about 0.4 in VisCoT's own files.
 _LEAST_AGREEMENT = 0.25
+
+
+# What a line of somebody else's data can go wrong with; all of it becomes a reject.
+_FAULTS = (RecordError, ImageError, BoxError, KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError)
 
 
 def read_source(
@@ -77,16 +82,17 @@ def read_source(
 
 
 def _guess(path: Path) -> SourceFormat:
+    """By the first line that is not blank, however long it is."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            start = stream.read(65536).lstrip()
+        with open(path, "rb") as stream:
+            start = next((line for line in stream if line.strip()), b"").removeprefix(codecs.BOM_UTF8).lstrip()
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
-    if start.startswith("["):
+    if start.startswith(b"["):
         return "viscot-conversation"
     try:
-        row = json.loads(start.splitlines()[0])
-    except (ValueError, IndexError):
+        row = json.loads(start)
+    except (ValueError, RecursionError):
         raise RecordError(
             f"{path}: the first line is not JSON; wanted JSON lines or a JSON list of conversations", "not_json"
         ) from None
@@ -105,7 +111,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
             if not line.strip():
                 continue
             try:
-                yield place, json.loads(line)
+                yield place, json.loads(line.removeprefix(codecs.BOM_UTF8))
             except (ValueError, RecursionError) as error:
                 yield Reject(place, "", "not_json", f"{place}: not a line of JSON: {error}")
 
@@ -120,13 +126,14 @@ def _plain(path: Path, root: Path | None, outside: OutsideBoxes, space: Space) -
         try:
             notes: tuple[str, ...] = ()
             if isinstance(row, dict) and "boxes" in row:
-                size = tuple(row["size"]) if row.get("size") else None
+                stated = row.get("size")
+                size = (stated[0], stated[1]) if isinstance(stated, list) and len(stated) == 2 else None
                 if size is None and space not in ("unit", "per_mille"):
                     size = image_size(inside(base, str(row.get("image", ""))))
                 boxes, notes = _to_unit(row["boxes"], space, size, outside, place)
                 row = {**row, "boxes": boxes.tolist(), "notes": [*row.get("notes", ()), *notes]}
             yield Record.from_json(row, place)
-        except (RecordError, ImageError, BoxError, TypeError, ValueError) as error:
+        except _FAULTS as error:
             yield _reject(place, row, error)
 
 
@@ -145,9 +152,9 @@ def _viscot(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Re
                 inside(root, str(row["image"]))
             yield Record(
                 id=f"{row['dataset']}-{row['split']}-{index:06d}",
-                image=str(row["image"]),
-                question=str(row["question"]).strip(),
-                answer=str(row["answer"]).strip(),
+                image=_text(row, "image", place),
+                question=_text(row, "question", place),
+                answer=_text(row, "answer", place),
                 boxes=tuple(tuple(box) for box in boxes.tolist()),
                 dataset=str(row["dataset"]),
                 split=str(row["split"]),
@@ -155,13 +162,13 @@ def _viscot(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Re
                 notes=notes,
                 source=place,
             )
-        except (RecordError, BoxError, KeyError, TypeError, ValueError) as error:
+        except _FAULTS as error:
             yield _reject(place, row, error)
 
 
 def _viscot_conversations(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
     except (ValueError, RecursionError) as error:
@@ -172,7 +179,7 @@ def _viscot_conversations(path: Path, root: Path | None, outside: OutsideBoxes) 
         place = f"{path.name}[{index}]"
         try:
             yield _conversation(row, index, root, outside, place)
-        except (RecordError, ImageError, BoxError, KeyError, IndexError, TypeError, ValueError) as error:
+        except _FAULTS as error:
             yield _reject(place, row, error)
 
 
@@ -198,7 +205,7 @@ def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes
         id=f"{row['dataset']}-{row['split']}-{row.get('question_id', index)}",
         image=image,
         question=question,
-        answer=str(told).strip(),
+        answer=_text({"answer": told}, "answer", place),
         boxes=tuple(tuple(box) for box in boxes.tolist()),
         dataset=str(row["dataset"]),
         split=str(row["split"]),
@@ -215,7 +222,7 @@ _VISCOT_REQUEST = "Please provide the bounding box coordinate of the region that
 def _agree(square: Boxes, pixels: list[float], size: tuple[int, int], place: str) -> None:
     """Hold the two boxes of a conversation against each other, each side within two pixels or a fair IoU."""
     stated = np.asarray([pixels], dtype=np.float64)
-    if stated.shape != (1, 4):
+    if stated.shape != (1, 4) or not np.isfinite(stated).all():
         raise RecordError(f"{place}: the pixel box {pixels} has not four numbers", "bad_box")
     if np.abs(stated - square).max() <= 2 + 0.001 * max(size):
         return
@@ -240,7 +247,7 @@ def _to_unit(
     """
     try:
         array = np.asarray(boxes, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecordError(f"{place}: boxes are not numbers: {str(boxes)[:80]}", "bad_box") from None
     if array.size == 0:
         raise RecordError(f"{place}: boxes is empty; wanted at least one", "no_box")
@@ -266,12 +273,20 @@ def _to_unit(
     return clipped, tuple(notes)
 
 
+def _text(row: Any, name: str, place: str) -> str:
+    """A field of text; numbers are common in answers, null is not an answer."""
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RecordError(f"{place}: {name} is {str(value)[:80]}, wanted text", f"blank_{name}")
+    return str(value).strip()
+
+
 def _reject(place: str, row: Any, error: Exception) -> Reject:
     identity = str(row.get("id") or row.get("question_id") or "") if isinstance(row, dict) else ""
     if isinstance(error, RecordError):
         return Reject(place, identity, error.code, str(error))
     if isinstance(error, ImageError):
-        return Reject(place, identity, "missing_image", f"{place}: {error}")
+        return Reject(place, identity, error.code, f"{place}: {error}")
     if isinstance(error, KeyError | IndexError):
         return Reject(place, identity, "missing_key", f"{place}: lacks {error}")
     return Reject(place, identity, "bad_record", f"{place}: {error}")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageDraw
 
-from sifthinker.chain import Region
+from sifthinker.chain import TAG, Region
 from sifthinker.endpoint import Endpoint
 from sifthinker.errors import EndpointError
 from sifthinker.judges import judge
@@ -39,14 +39,15 @@ CHECKS: dict[str, str] = {
 }
 
 _LEAK = re.compile(
-    r"\b(?:green|red|drawn|marked|highlighted|outlined|annotated|bounding|coloured|colored)[\s-]+"
-    r"(?:box(?:es)?|rectangles?|outlines?|frames?|overlays?)\b"
+    r"\b(?:green|red|drawn|marked|highlighted|annotated|bounding|coloured|colored)[\s-]+"
+    r"(?:box(?:es)?|rectangles?|frames?|overlays?|regions?)\b"
+    r"|\bbox(?:es)?\b[^.]{0,40}\bdrawn\b|\bdrawn\b[^.]{0,40}\bgreen\b|\boutlin(?:e|es|ed|ing)\b|\bcoordinates?\b"
+    r"|\b(?:mean|average)\s+depth\b"
     r"|\b(?:given|provided|true|reference|correct|expected)\s+answer\b|\bground[\s-]truth\b"
-    r"|\bas\s+(?:instructed|requested)\b|\b(?:these|the|your|my)\s+instructions?\b|\bbbox(?:_2d)?\b|\bJSON\b",
+    r"|\banswer\s+(?:(?:is|was|that\s+is)\s+)?(?:given|provided)\b|\btold\s+(?:that\s+)?(?:me\s+)?the\s+answer\b"
+    r"|\bas\s+(?:instructed|requested)\b|\b(?:these|your|my)\s+instructions?\b|\bbbox(?:_2d)?\b|\bJSON\b",
     re.IGNORECASE,
 )
-_TAG = re.compile(r"</?(?:think|area|text|answer)>")
-_FENCE = re.compile(r"^```(?:json)?\s*|\s*```$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,11 @@ async def explain(teacher: Teacher, task: Task) -> Explanation:
 def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]]]:
     """The thoughts of a reply, and its problems as (reason code of `CHECKS`, words for the teacher)."""
     try:
-        body = json.loads(_FENCE.sub("", reply.strip()))
+        # Many models fence their JSON.
+        bare = reply.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+        body = json.loads(bare)
+        bare.encode()  # half a surrogate pair is no text
+        json.dumps(body, ensure_ascii=False).encode()
         thoughts, answer = body["thoughts"], body["answer"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return [], [("not_json", 'the reply must be one JSON object with the keys "thoughts" and "answer"')]
@@ -131,7 +136,7 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
             problems.append(("blank", f"thought {number} is blank"))
         if len(thought.split()) > MAX_WORDS:
             problems.append(("length", f"thought {number} is longer than {MAX_WORDS} words"))
-        if _TAG.search(thought):
+        if TAG.search(thought):
             problems.append(("tag", f"thought {number} holds a tag"))
         # Words that the question itself uses are no leak: there are green boxes in the world.
         leak = next((m[0] for m in _LEAK.finditer(thought) if m[0].lower() not in allowed), None)

@@ -19,6 +19,7 @@ Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
 
 REWARDS = ("format", "answer", "grounding", "depth")
+_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,22 @@ class Lora:
     alpha: int = 16
     dropout: float = 0.0
     target: str | Sequence[str] = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeConfig:
+    """A served model that judges free-text answers; see `endpoint.Endpoint` for what the fields mean.
+
+    Verdicts are kept in `cache`, by default the folder `verdicts` of the run.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = 30.0
+    retries: int = 3
+    concurrency: int = 32
+    cache: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +61,8 @@ class TrainConfig:
         max_pixels: greatest area of an image, for processors that resize by area.
         freeze: parts of parameter names that stay as they are, for instance `visual`.
         lora: LoRA settings; None trains every parameter that is not frozen.
-        rewards: GRPO-SIF alone: weight of each reward; a weight of 0 leaves it out.
+        rewards: GRPO-SIF alone: weight of each reward, 1 where none is given; a weight of 0 leaves it out.
+        judge: GRPO-SIF alone: a served model for answers that rules cannot decide; None leaves them to rules.
         prefix_sharing: GRPO-SIF alone: `auto` computes each prompt once for its group where the model allows it;
             `off` never does.
         training: fields of TRL's SFTConfig or GRPOConfig.
@@ -59,6 +77,7 @@ class TrainConfig:
     freeze: Sequence[str] = ()
     lora: Lora | None = None
     rewards: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(REWARDS, 1.0))
+    judge: JudgeConfig | None = None
     prefix_sharing: Sharing = "auto"
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -79,6 +98,8 @@ def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[
         values = yaml.safe_load(where.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{where}: cannot read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: not text in UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not YAML: {error}") from None
     if not isinstance(values, dict):
@@ -101,18 +122,40 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
     checked = dict(values)
     for name in ("model", "data", "output"):
         checked[name] = str(checked[name])
-    if checked.get("lora") is not None:
-        _mapping(checked["lora"], f"{where}: lora")
-        _known(checked["lora"], _names(Lora), f"{where}: lora")
-        checked["lora"] = Lora(**checked["lora"])
+    for name, kind in (("lora", Lora), ("judge", JudgeConfig)):
+        if checked.get(name) is not None:
+            _known(_mapping(checked[name], f"{where}: {name}"), _names(kind), f"{where}: {name}")
+            try:
+                checked[name] = kind(**checked[name])
+            except TypeError as error:
+                raise ConfigError(f"{where}: {name}: {str(error).partition('() ')[2]}") from None
+            for item in dataclasses.fields(kind):
+                value, default = getattr(checked[name], item.name), item.default
+                if isinstance(default, int | float) and (not isinstance(value, int | float) or isinstance(value, bool)):
+                    raise ConfigError(f"{where}: {name}.{item.name} must be a number, got {value!r}")
     if isinstance(checked.get("freeze"), str):
         checked["freeze"] = [checked["freeze"]]
+    freeze = checked.setdefault("freeze", [])
+    if not isinstance(freeze, list) or not all(isinstance(part, str) for part in freeze):
+        raise ConfigError(f"{where}: freeze must name parts of the model, got {freeze!r}")
+    for name in ("limit", "max_pixels"):
+        value = checked.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"{where}: {name} must be a positive whole number, got {value!r}")
+    if checked.get("dtype", "auto") not in _DTYPES:
+        raise ConfigError(f"{where}: dtype must be one of {', '.join(_DTYPES)}, got {checked['dtype']!r}")
+    if stage == "sft":
+        for name in ("rewards", "judge", "prefix_sharing"):
+            if name in checked:
+                raise ConfigError(f"{where}: {name} belongs to GRPO-SIF; an SFT run has none")
     if "rewards" in checked:
-        if stage == "sft":
-            raise ConfigError(f"{where}: rewards belong to GRPO-SIF; an SFT run has none")
         _mapping(checked["rewards"], f"{where}: rewards")
         _known(checked["rewards"], REWARDS, f"{where}: rewards")
-        checked["rewards"] = {name: float(weight) for name, weight in checked["rewards"].items() if weight}
+        for name, weight in checked["rewards"].items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise ConfigError(f"{where}: rewards: the weight of {name} must be a number, got {weight!r}")
+        weights = {**dict.fromkeys(REWARDS, 1.0), **checked["rewards"]}
+        checked["rewards"] = {name: float(weight) for name, weight in weights.items() if weight}
         if not checked["rewards"]:
             raise ConfigError(f"{where}: every reward has weight 0; nothing would be learnt")
     if checked.get("prefix_sharing") is False:  # YAML reads a bare `off` as false

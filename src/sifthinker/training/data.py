@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sifthinker.errors import RecordError
@@ -16,6 +17,9 @@ def load_examples(path: str, limit: int | None = None) -> list[Example]:
     """
     examples = []
     for example in read_examples(path):
+        for file in (*example.images, *([example.depth] if example.depth else [])):
+            if not Path(file).is_file():
+                raise RecordError(f"{path}: example {example.id!r} lacks its file {file}", "missing_image")
         examples.append(example)
         if len(examples) == limit:
             break
@@ -44,9 +48,10 @@ def grpo_dataset(examples: list[Example]) -> Any:
             "prompt": [[dict(example.messages[0])] for example in examples],
             "images": [list(example.images) for example in examples],
             "id": [example.id for example in examples],
+            "problem": [example.problem for example in examples],
             "answer": [example.answer for example in examples],
             "boxes": [[list(box) for box in example.boxes] for example in examples],
-            "choices": [list(example.choices) for example in examples],
+            "choices": [example.choices for example in examples],
             "depth": [example.depth for example in examples],
         }
     )

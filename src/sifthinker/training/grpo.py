@@ -1,7 +1,8 @@
-"""GRPO-SIF: TRL's GRPOTrainer with the four rewards and the ledger of answer scores.
+"""GRPO-SIF: TRL's GRPOTrainer with the four rewards, the ledger of answer scores, and prompts shared within groups.
 
-Where this differs from the paper's release: see docs/deviations.md. The ledger is saved in every checkpoint and restored on
-resuming; it lives in one process for now, so several processes are refused.
+Where this differs from the paper's release: see docs/deviations.md. Where it differs from TRL's trainer: groups stay whole
+in micro-batches, a prompt is prefilled and scored once for its group, a missing reward moves no advantage, the ledger is the
+same in every process, saved in every checkpoint and restored on resuming.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from sifthinker.endpoint import Endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.judges import ModelJudge
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.rewards import AnswerReward, Ledger, depth_reward, format_reward, grounding_reward
-from sifthinker.training.config import Sharing, TrainConfig, trainer_arguments
+from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.prefix import shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import RestoresWeights, lora_config, run
@@ -51,8 +55,6 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
             run has no answer reward.
         prefix_sharing: `auto` shares prompts where the model allows it and says so where not; `off` never does.
         arguments: those of `trl.GRPOTrainer`.
-    Raises:
-        ConfigError: more than one process: the ledger is not shared yet.
     """
 
     _buffered_inputs: Any  # TRL's: the micro-batches of the last generation
@@ -66,11 +68,8 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(*arguments, **named)
         self.answer_reward = answer_reward
-        if answer_reward is not None and self.accelerator.num_processes > 1:
-            raise ConfigError(
-                "the ledger of the answer reward is not shared between processes yet; run on one, or leave the answer "
-                "reward out with rewards.answer=0"
-            )
+        if answer_reward is not None:
+            answer_reward.gather = gather_object  # a group may be spread over processes
         reason = "it is turned off" if prefix_sharing == "off" else why_not_shared(self.model)
         self.shares_prefixes = reason is None
         if reason is not None and prefix_sharing == "auto":
@@ -158,7 +157,21 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
     def _calculate_rewards(self, *arguments: Any, **named: Any) -> Any:
         if self.answer_reward is not None:
             self.answer_reward.recording = self.model.training
-        return super()._calculate_rewards(*arguments, **named)
+        rewards = super()._calculate_rewards(*arguments, **named)  # (B, rewards), of all processes
+        self._judged = rewards.clone()
+        return without_gaps(rewards, self.num_generations if self.model.training else self.num_generations_eval)
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for column, name in enumerate(self.reward_func_names):
+            given = self._judged[:, column]
+            given = given[~given.isnan()]
+            # TRL has logged the rewards with their gaps filled; these are the statistics of those that were given.
+            metrics[f"rewards/{name}/mean"][-1] = given.mean().item() if len(given) else float("nan")
+            metrics[f"rewards/{name}/std"][-1] = given.std().item() if len(given) > 1 else float("nan")
+            metrics[f"rewards/{name}/missing"].append(float(len(self._judged) - len(given)))
+        return output
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -175,6 +188,20 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **named)
 
 
+def without_gaps(rewards: torch.Tensor, group: int) -> torch.Tensor:
+    """Rewards with every missing one replaced by the mean of its group, so that it moves no advantage.
+
+    TRL sums a completion's rewards and takes a missing one for 0, which would punish a completion for its judge's failure. A
+    reward that is missing in a whole group stays missing: it adds the same to each of its sums.
+
+    Args:
+        rewards: (B, rewards), NaN where there is none; the rows of a group side by side.
+        group: rows in a group.
+    """
+    grouped = rewards.view(-1, group, rewards.size(1))
+    return torch.where(grouped.isnan(), grouped.nanmean(dim=1, keepdim=True), grouped).view_as(rewards)
+
+
 def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
     """A trainer for a run, not yet started.
 
@@ -188,7 +215,8 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
     if examples[0].depth is None:
         # RGB-only data has no depth to be right about.
         weights.pop("depth", None)
-    answer = AnswerReward() if "answer" in weights else None
+    judge = None if config.judge is None else _judge(config.judge, config.output)
+    answer = AnswerReward(judge=judge) if "answer" in weights else None
     functions = {"format": format_reward, "answer": answer, "grounding": grounding_reward, "depth": depth_reward}
     defaults = {**_DEFAULTS, "reward_weights": list(weights.values())}
     if "reward_weights" in config.training:
@@ -210,6 +238,18 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
         )
     except ValueError as error:
         raise ConfigError(f"training: {error}") from None
+
+
+def _judge(settings: JudgeConfig, output: str) -> ModelJudge:
+    endpoint = Endpoint(
+        settings.base_url,
+        settings.model,
+        api_key_env=settings.api_key_env,
+        timeout_s=settings.timeout_s,
+        max_retries=settings.retries,
+        concurrency=settings.concurrency,
+    )
+    return ModelJudge(endpoint, cache=settings.cache or Path(output) / "verdicts")
 
 
 def train_grpo(config: TrainConfig) -> SIFGRPOTrainer:

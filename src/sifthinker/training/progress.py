@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from sifthinker.files import atomic_write, to_json
+from sifthinker.files import atomic_write, read_jsonl, to_json
 
 HISTORY = "history.jsonl"
 
@@ -91,7 +90,7 @@ def read_history(output: str | Path) -> list[dict[str, Any]]:
     path = Path(output) / HISTORY
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_jsonl(path)]
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,14 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from sifthinker.files import atomic_write, to_json
 from sifthinker.models import load_model
 from sifthinker.training.config import TrainConfig
 from sifthinker.training.progress import quiet, write_history
 
 logger = logging.getLogger(__name__)
+
+FINISHED = "finished.json"
 
 
 class RestoresWeights:
@@ -119,6 +122,12 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
         model = model.merge_and_unload()
     model.save_pretrained(config.output)
     trainer.processing_class.save_pretrained(config.output)
+    atomic_write(Path(config.output) / FINISHED, to_json({"steps": trainer.state.global_step}) + "\n")
+
+
+def is_finished(output: str | Path) -> bool:
+    """Whether a run's folder holds its finished model: the marker is written after everything else."""
+    return (Path(output) / FINISHED).is_file()
 
 
 def _last_checkpoint(output: str) -> str | None:

@@ -24,7 +24,9 @@ DECIMALS = 2  # of world boxes and chains: 0.01 is finer than a pixel of the nan
 DEPTH_GAP = 0.05  # least difference of mean depths that a comparison of depths turns on
 
 # Scenes of the splits come from disjoint ranges of seeds.
-SPLITS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
+SPLITS = {"train": 0, "val": 10**12, "test": 2 * 10**12}
+_SEED_STEP = 10_000_000
+_SEEDS = 10_000  # of one split: 10,000 × 10,000,000 scenes stay below the next split's
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +257,17 @@ def sample_questions(count: int, *, split: str = "train", seed: int = 0) -> Iter
     Args:
         count: how many.
         split: train, val or test; their scenes never coincide.
-        seed: moves to other scenes of the split; scenes of different seeds do not overlap below a million questions.
+        seed: 0 to 9,999, moves to other scenes of the split; those of different seeds do not overlap below a million
+            questions.
     Raises:
-        ConfigError: an unknown split.
+        ConfigError: an unknown split, or a seed out of range.
     """
+    if not 0 <= seed < _SEEDS:
+        raise ConfigError(f"the world's seeds are 0 to {_SEEDS - 1}, got {seed}; others would meet another split's scenes")
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; the world has {', '.join(SPLITS)}")
     families = list(FAMILIES)
-    scene_seed = SPLITS[split] + seed * 10_000_000
+    scene_seed = SPLITS[split] + seed * _SEED_STEP
     for number in range(count):
         family = families[number % len(families)]
         while True:
