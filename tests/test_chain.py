@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import pickle
 import time
 
@@ -254,6 +255,19 @@ class TestLenient:
         if not reading.problems:
             assert [step.regions for step in parse_chain(text).steps] == list(reading.areas)
 
+    JSON = st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5) | st.sampled_from([0, 0.5, 1, "0.5"]),
+        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["bbox_2d", "depth", "x"]), inner),
+        max_leaves=20,
+    )
+
+    @given(JSON)
+    @settings(max_examples=300)
+    def test_any_json_in_an_area_has_a_verdict(self, value: object) -> None:
+        text = with_area(json.dumps(value))
+        reading = read_completion(text)
+        assert bool(reading.problems) != bool(reading.areas)
+
     @given(st.binary(max_size=200).map(lambda data: data.decode("latin-1")))
     def test_rubbish_never_raises(self, text: str) -> None:
         read_completion(text)
@@ -274,6 +288,9 @@ HOSTILE = {
     "many bad regions": with_area("[" + ",".join(['{"bbox_2d":[0,0,1],"depth":0.5}'] * 100_000) + "]"),
     "many steps": "<think>" + f"{AREA}<text>a</text>" * 20_000 + "</think><answer>a</answer>",
     "less-thans": "<" * 1_000_000,
+    "a deep side": with_area('[{"bbox_2d":[0,0,1,' + '{"a":' * 700 + "1" + "}" * 700 + '],"depth":0.5}]'),
+    "a deep depth": with_area('[{"bbox_2d":[0,0,1,1],"depth":' + '{"a":' * 700 + "1" + "}" * 700 + "}]"),
+    "a deep box": with_area('[{"bbox_2d":' + "[" * 900 + "]" * 900 + ',"depth":0.5}]'),
 }
 
 

@@ -176,6 +176,28 @@ class TestFiles:
         with pytest.raises(DepthError, match=r"bad\.png"):
             depth_file_size(tmp_path / "bad.png")
 
+    def test_one_bit_and_palette_images(self, tmp_path: Path, ramp: DepthMap) -> None:
+        Image.new("1", (2, 2), 1).save(tmp_path / "bit.png")
+        assert DepthMap.read(tmp_path / "bit.png", near="low").values.tolist() == [[1, 1], [1, 1]]
+        ramp.coloured().convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
+        np.testing.assert_allclose(DepthMap.read(tmp_path / "palette.png").values, ramp.values, atol=0.002)
+
+    @pytest.mark.parametrize("values", [np.array([["a"]]), np.array([[1j]])])
+    def test_arrays_of_no_real_numbers(self, tmp_path: Path, values: np.ndarray) -> None:
+        np.save(tmp_path / "d.npy", values)
+        with pytest.raises(DepthError, match="real numbers"):
+            DepthMap.read(tmp_path / "d.npy")
+
+    def test_arrays_that_pretend_to_be_archives(self, tmp_path: Path) -> None:
+        (tmp_path / "d.npy").write_bytes(b"PK\x03\x04rubbish")
+        with pytest.raises(DepthError, match="cannot read"):
+            DepthMap.read(tmp_path / "d.npy")
+
+    def test_the_callers_array_stays_its_own(self) -> None:
+        values = np.zeros((2, 2), dtype=np.float32)
+        DepthMap(values)
+        values[0, 0] = 1
+
     def test_size_without_pixels(self, tmp_path: Path, ramp: DepthMap) -> None:
         ramp.write(tmp_path / "d.png")
         np.save(tmp_path / "d.npy", np.zeros((3, 5)))

@@ -109,8 +109,53 @@ def test_concurrency_is_bounded() -> None:
     assert 1 < most <= 3
 
 
+KEY = "planted-secret-key-123"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (200, {}, f"<html>key {KEY} bad"),
+        (401, {}, "x" * 290 + KEY),  # the message is cut after the key is taken out, not through it
+        (500, {}, KEY),
+    ],
+)
+def test_no_message_holds_the_key(monkeypatch: pytest.MonkeyPatch, fault: tuple) -> None:
+    monkeypatch.setenv("SIF_TEST_KEY", f" {KEY}\r\n")  # as a file read into a variable has it
+    with serve(lambda request, number: fault) as (url, requests):
+        (error,) = ask(Endpoint(url, "m", api_key_env="SIF_TEST_KEY", max_retries=0))
+    assert requests[0]["_headers"]["Authorization"] == f"Bearer {KEY}"
+    assert isinstance(error, EndpointError)
+    assert KEY[:8] not in str(error)
+
+
+def test_a_key_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIF_TEST_KEY", "schlüssel")
+    with pytest.raises(ConfigError, match="SIF_TEST_KEY") as caught:
+        Endpoint("http://localhost/v1", "m", api_key_env="SIF_TEST_KEY")
+    assert "schl" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tokens", ['"n/a"', "1e999", "-5", "null"])
+def test_odd_token_counts_do_not_lose_the_reply(tokens: str) -> None:
+    body = f'{{"choices": [{{"message": {{"content": "hi"}}}}], "usage": {{"prompt_tokens": {tokens}}}}}'
+    with serve(lambda request, number: (200, {}, body)) as (url, _):
+        assert ask(Endpoint(url, "m", max_retries=0)) == [Reply("hi", 0, 0)]
+
+
+@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"concurrency": 0}, {"max_retries": -1}])
+def test_numbers_out_of_range(options: dict) -> None:
+    with pytest.raises(ConfigError, match="must be positive"):
+        Endpoint("http://localhost/v1", "m", **options)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://[::1", "ftp://host/v1", "http://me:secret@host/v1", ""])
+def test_addresses_that_cannot_be_used(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Endpoint(url, "m")
+    assert "secret" not in str(caught.value)
+
+
 def test_misuse() -> None:
-    with pytest.raises(ConfigError, match="http"):
-        Endpoint("localhost:8000", "m")
     with pytest.raises(RuntimeError, match="async with"):
         asyncio.run(Endpoint("http://localhost/v1", "m").chat([]))

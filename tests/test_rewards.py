@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -181,9 +183,53 @@ class TestTogether:
         )
         assert spurious.grounding.value < gold.grounding.value
 
-    @given(st.text(max_size=60))
+    PIECES = (
+        "<think>", "</think>", "<area>", "</area>", "<text>", "</text>", "<answer>", "</answer>", "cat", " ", "",
+        '[{"bbox_2d":[0,0,0.5,1],"depth":0.5}]', '[{"bbox_2d":[0.2,0.2,0.9,0.9],"depth":0.1}]', "[", "{", "0.5", "NaN",
+        '[{"bbox_2d":[0,0,0.5,1],"depth":' + '{"a":' * 600 + "1" + "}" * 600 + "}]",
+    )  # fmt: skip
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
     def test_nothing_that_a_model_writes_raises(self, text: str) -> None:
+        columns = {"answer": ["cat"], "boxes": [[[0, 0, 0.5, 1]]], "depth": [HALF], "id": ["a"]}
+        for reward in (format_reward, answer_reward, grounding_reward, depth_reward, AnswerReward(Ledger({"a": 0.5}))):
+            (value,) = reward(completions=[text], **columns)
+            assert 0 <= value <= 2
         score_completion(text, Reference("cat", [[0, 0, 0.5, 1]], HALF), previous=0.5)
+
+    def test_mutated_completions(self) -> None:
+        """Twenty thousand of them; the slow test takes a million."""
+        fuzz(20_000)
+
+    @pytest.mark.slow
+    def test_a_million_mutated_completions(self) -> None:
+        fuzz(1_000_000)
+
+
+def fuzz(count: int) -> None:
+    """Cut, repeat, swap and overwrite pieces of valid chains; every score must stay in its range and none may raise."""
+    draw = random.Random(0)
+    seeds = [chain(WHOLE, RIGHT, LEFT), chain(WHOLE, [*LEFT, *RIGHT], LEFT_TOP, answer="a cat")]
+    letters = '<>/[]{}",:.-0123456789 \nacehiknrtwx\u2028\ud800é'
+    reference = Reference("cat", [[0, 0, 0.5, 1]], HALF)
+    for _ in range(count):
+        text = draw.choice(seeds)
+        for _ in range(draw.randint(1, 4)):
+            a, b = sorted((draw.randrange(len(text) + 1), draw.randrange(len(text) + 1)))
+            kind = draw.randrange(4)
+            if kind == 0:
+                text = text[:a] + text[b:]
+            elif kind == 1:
+                text = text[:b] + text[a:b] + text[b:]
+            elif kind == 2:
+                text = text[:a] + draw.choice(letters) + text[a + 1 :]
+            else:
+                text = text[b:] + text[a:b] + text[:a]
+        scores = score_completion(text, reference, previous=0.5)
+        assert scores.format.value in (0, 1)
+        assert 0 <= scores.answer.value <= 1.5
+        assert 0 <= scores.grounding.value <= 2
+        assert 0 <= scores.depth.value <= 1
 
 
 class TestTRLFunctions:

@@ -14,8 +14,9 @@ from sifthinker.depth import DepthMap
 from sifthinker.engine.build import Counts, Engine
 from sifthinker.engine.estimators import DepthSource, GivenDepth, NoDepth
 from sifthinker.engine.teachers import Attempt, Task
-from sifthinker.errors import ConfigError
+from sifthinker.errors import ConfigError, EndpointError
 from sifthinker.records import Record, Reject, read_examples
+from sifthinker.rewards import depth_reward
 
 
 class Plain:
@@ -84,6 +85,37 @@ class TestExamples:
             assert "What is it?" in example.prompt
             assert example.provenance["teacher"] == "plain"
 
+    def test_two_depth_files_of_one_image_stay_two(self, photo_folder: Path, tmp_path: Path) -> None:
+        DepthMap(np.full((20, 40), 0.8)).write(photo_folder / "other.png")
+        first = next(records(1))
+        second = Record(**{**{name: getattr(first, name) for name in Record.__slots__}, "id": "r1", "depth": "other.png"})
+        engine(photo_folder).build(lambda: iter([first, second]), tmp_path / "out")
+        a, b = read_examples(tmp_path / "out")
+        assert a.images[0] == b.images[0]
+        assert a.depth != b.depth
+        assert a.images[1] != b.images[1]
+        assert DepthMap.read(b.depth).values[0, 0] == pytest.approx(0.8, abs=1e-4)
+
+    def test_nearest_depths_are_stated_as_the_reward_counts_them(self, photo_folder: Path, tmp_path: Path) -> None:
+        DepthMap(np.zeros((20, 40))).write(photo_folder / "cat.depth.png")
+        engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        (example,) = read_examples(tmp_path / "out")
+        assert '"depth":0.004' in example.chain
+        assert depth_reward([example.chain], [example.depth]) == [1]
+
+    def test_columns_keep_their_types_in_files_of_many_megabytes(self, photo_folder: Path, tmp_path: Path) -> None:
+        """Readers infer types from the first block; a list that is empty all through it would have none."""
+        datasets = pytest.importorskip("datasets")
+        engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        (row,) = map(json.loads, (tmp_path / "out" / "examples.jsonl").read_text().splitlines())
+        noted = {**row, "choices": "a\nb", "provenance": {**row["provenance"], "notes": "clipped"}}
+        with open(tmp_path / "many.jsonl", "w") as stream:
+            for _ in range(11_000_000 // len(json.dumps(row)) + 1):
+                stream.write(json.dumps(row) + "\n")
+            stream.write(json.dumps(noted) + "\n")
+        opened = datasets.load_dataset("json", data_files=str(tmp_path / "many.jsonl"), cache_dir=str(tmp_path / "cache"))
+        assert opened["train"][-1]["choices"] == "a\nb"
+
     def test_it_opens_with_datasets(self, photo_folder: Path, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")
         engine(photo_folder).build(lambda: records(3), tmp_path / "out")
@@ -148,6 +180,13 @@ class TestRejects:
         row = json.loads((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()[0])
         assert [attempt["reply"] for attempt in row["attempts"]] == ["no"] * 3
 
+    @pytest.mark.parametrize("image", ["a\u0000b.png", "x" * 300 + ".png", "loop.png"])
+    def test_names_that_no_file_can_have(self, photo_folder: Path, tmp_path: Path, image: str) -> None:
+        (photo_folder / "loop.png").symlink_to("loop.png")
+        counts = engine(photo_folder).build(lambda: records(1, image), tmp_path / "out")
+        assert counts.accepted == 0
+        assert set(counts.rejected) <= {"bad_path", "missing_image"}
+
     def test_the_sources_rejects_pass_through(self, photo_folder: Path, tmp_path: Path) -> None:
         reject = Reject("f:9", "", "not_json", "f:9: not JSON")
         counts = engine(photo_folder).build(lambda: iter([reject, *records(1)]), tmp_path / "out")
@@ -185,6 +224,47 @@ class TestResuming:
         teacher = Plain()
         assert engine(photo_folder, teacher).build(lambda: records(2), tmp_path / "out").accepted == 2
         assert teacher.calls == 0
+
+    def test_an_outage_is_not_final(self, photo_folder: Path, tmp_path: Path) -> None:
+        class Down(Plain):
+            async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+                if task.record.id in ("r1", "r2"):
+                    raise EndpointError("down", "connection", 3)
+                return await super().reply(task, earlier)
+
+        counts = engine(photo_folder, Down()).build(lambda: records(4), tmp_path / "out")
+        assert (counts.accepted, dict(counts.rejected)) == (2, {"teacher_endpoint": 2})
+        teacher = Plain()
+        counts = engine(photo_folder, teacher).build(lambda: records(4), tmp_path / "out")
+        assert (counts.accepted, teacher.calls) == (4, 2)
+        engine(photo_folder).build(lambda: records(4), tmp_path / "whole")
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+    def test_fresh_deletes_nothing_of_others(self, photo_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine" / "images").mkdir(parents=True)
+        (tmp_path / "mine" / "images" / "holiday.jpg").write_text("x")
+        with pytest.raises(ConfigError, match="no build of ours"):
+            engine(photo_folder).build(lambda: records(1), tmp_path / "mine", fresh=True)
+        with pytest.raises(ConfigError, match="is the image folder"):
+            engine(photo_folder).build(lambda: records(1), photo_folder, fresh=True)
+        assert (tmp_path / "mine" / "images" / "holiday.jpg").is_file()
+        assert (photo_folder / "cat.png").is_file()
+
+    @pytest.mark.parametrize(
+        ("name", "content"), [("manifest.json", "{}"), ("manifest.json", "rubbish"), ("journal.jsonl", "rubbish\n")]
+    )
+    def test_broken_state_is_named(self, photo_folder: Path, tmp_path: Path, name: str, content: str) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / name).write_text(content)
+        with pytest.raises(ConfigError, match="--fresh"):
+            engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        assert engine(photo_folder).build(lambda: records(1), tmp_path / "out", fresh=True).accepted == 1
+
+    def test_a_finished_build_that_lost_a_file_is_not_finished(self, photo_folder: Path, tmp_path: Path) -> None:
+        engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        (tmp_path / "out" / "examples.jsonl").unlink()
+        with pytest.raises(ConfigError, match="lacks files"):
+            engine(photo_folder).build(lambda: records(1), tmp_path / "out")
 
     def test_other_settings_are_refused(self, photo_folder: Path, tmp_path: Path) -> None:
         engine(photo_folder).build(lambda: records(2), tmp_path / "out", inputs={"f": "1"})

@@ -76,6 +76,28 @@ class TestVisCoT:
         (reject,) = read_source(path, outside="strict")
         assert reject.code == "box_outside"
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"question": None},
+            {"answer": None},
+            {"answer": True},
+            {"image": 5.5e300, "question": ["q"]},
+            {"width": float("inf")},
+            {"bboxs": [[0, 0, 10**400, 5]]},
+            {"question": "half \ud800"},
+        ],
+    )
+    def test_values_of_the_wrong_kind_are_rejects(self, tmp_path: Path, change: dict) -> None:
+        (reject,) = read_source(write(tmp_path / "v.jsonl", [{**VISCOT, **change}]))
+        assert isinstance(reject, Reject)
+
+    def test_long_first_lines_and_byte_order_marks(self, tmp_path: Path) -> None:
+        row = {**VISCOT, "question": "q\u2028" + "x" * 100_000}
+        (tmp_path / "v.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode())
+        (record,) = read_source(tmp_path / "v.jsonl")
+        assert isinstance(record, Record)
+
     def test_broken_lines_do_not_end_the_reading(self, tmp_path: Path) -> None:
         path = tmp_path / "v.jsonl"
         path.write_text(json.dumps(VISCOT) + "\nrubbish\n\n" + json.dumps({"bboxs": 1}) + "\n" + json.dumps(VISCOT))
@@ -107,6 +129,8 @@ class TestVisCoT:
         [
             ("[0.1, 0.35, 0.6, 0.55]", "[80, 1, 99, 5]", "cot/i.jpg", "boxes_disagree"),
             ("[0.1, 0.35, 0.6, 0.55]", "[10, 10]", "cot/i.jpg", "bad_box"),
+            ("[0.1, 0.35, 0.6, 0.55]", "[null, 10, 60, 30]", "cot/i.jpg", "bad_box"),
+            (None, "[10, 10, 60, 30]", "cot/i.jpg", "bad_record"),
             ("somewhere", "[10, 10, 60, 30]", "cot/i.jpg", "bad_record"),
             ("[0.1, 0.35, 0.6, 0.55]", "[10, 10, 60, 30]", "../../etc/i.jpg", "path_outside_root"),
         ],

@@ -43,6 +43,15 @@ FAULTS = [
     (reply("a", "the region in the highlighted rectangle"), "leak"),
     (reply("a", "which matches the given answer"), "leak"),
     (reply("a", "as instructed, I look"), "leak"),
+    (reply("a", "The box drawn on the image shows a mug."), "leak"),
+    (reply("a", "a box is drawn in green around the mug"), "leak"),
+    (reply("a", "The outline marks a mug."), "leak"),
+    (reply("a", "The outlined region holds a mug."), "leak"),
+    (reply("a", "At coordinates 0.2, 0.4 there is a mug."), "leak"),
+    (reply("a", "The answer given is blue."), "leak"),
+    (reply("a", "I was told the answer is blue."), "leak"),
+    (reply("a", "The mean depth here is 0.300."), "leak"),
+    (json.dumps({"thoughts": ["a", "half \ud83d"], "answer": "blue"}), "not_json"),
     (reply("a", "b", answer="red"), "answer"),
 ]
 
@@ -74,6 +83,9 @@ class TestChecks:
     @pytest.mark.parametrize("said", [reply("a", "b"), f"```json\n{reply('a', 'b')}\n```", reply("a", "b", answer="Blue.")])
     def test_what_passes(self, said: str) -> None:
         assert check_reply(said, TASK) == (["a", "b"], [])
+
+    def test_a_sign_may_speak_of_instructions(self) -> None:
+        assert check_reply(reply("a", "the sign says: read the instructions"), TASK)[1] == []
 
     def test_words_of_the_question_are_no_leak(self) -> None:
         record = Record(id="r", image="i", question="Is the green box full?", answer="no", boxes=((0, 0, 1, 1),))

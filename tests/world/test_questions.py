@@ -121,6 +121,7 @@ def test_families_come_in_equal_numbers_and_splits_do_not_meet() -> None:
     train, test = (list(sample_questions(70, split=split)) for split in ("train", "test"))
     assert Counter(question.family for _, question in train) == dict.fromkeys(FAMILIES, 10)
     assert not {scene for scene, _ in train} & {scene for scene, _ in test}
+    assert max(scene for scene, _ in sample_questions(7, split="train", seed=9_999)) < 10**12
 
 
 def test_no_word_of_a_two_way_question_gives_the_answer_away() -> None:
