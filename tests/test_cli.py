@@ -210,6 +210,58 @@ class TestWorldToModel:
         assert (tmp_path / "nano" / "model.safetensors").is_file()
 
 
+CHAIN = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8]}]</area><text>a</text></think><answer>cat</answer>'
+
+
+class TestRewards:
+    def test_completions_of_a_dataset(self, world_chains: Path, tmp_path: Path) -> None:
+        rows = []
+        for number, example in enumerate(read_examples(world_chains)):
+            text = example.chain if number % 2 else "I <script>do</script> not know"
+            rows.append({"id": example.id, "completion": text})
+        file = write_rows(tmp_path / "completions.jsonl", rows)
+        result = sif("rewards", file, "--data", world_chains, "-o", tmp_path / "page.html", "--most", 5)
+        assert result.exit_code == 0, result.output
+        table = " ".join(result.stdout.split())
+        assert "14 completions" in table
+        assert "stray_text 7" in table
+        page = (tmp_path / "page.html").read_text()
+        assert "5 of 14 completions" in page
+        assert page.count("<article") == 5
+        assert "<script>" not in page
+
+    def test_completions_with_their_own_references(self, photo_folder: Path) -> None:
+        text = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8],"depth":0.5}]</area><text>a</text></think><answer>cat</answer>'
+        row = {
+            "completion": text, "answer": "cat", "boxes": [[0.1, 0.2, 0.6, 0.8]], "depth": "cat.depth.png",
+            "images": ["cat.png"], "problem": "What is it?",
+        }  # fmt: skip
+        result = sif("rewards", write_rows(photo_folder / "c.jsonl", [row]), "-o", photo_folder / "page.html")
+        assert result.exit_code == 0, result.output
+        assert "What is it?" in (photo_folder / "page.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("row", "words"),
+        [
+            ({"text": "a"}, "completion"),
+            ({"completion": "a"}, "lacks answer, boxes"),
+            ({"completion": CHAIN, "answer": "b", "boxes": [[1, 1, 0, 0]]}, "no area"),
+            ({"completion": "a", "answer": "b", "boxes": [[0, 0, 1, 1]], "depth": "none.png"}, "no such depth file"),
+        ],
+    )
+    def test_lines_that_cannot_be_scored(self, tmp_path: Path, row: dict, words: str) -> None:
+        result = sif("rewards", write_rows(tmp_path / "c.jsonl", [row]))
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert "c.jsonl:1" in result.stderr
+
+    def test_an_empty_file_and_an_unknown_id(self, world_chains: Path, tmp_path: Path) -> None:
+        result = sif("rewards", write_rows(tmp_path / "c.jsonl", []))
+        assert (result.exit_code, "holds no completion" in result.stderr) == (2, True)
+        result = sif("rewards", write_rows(tmp_path / "c.jsonl", [{"id": "x", "completion": ""}]), "--data", world_chains)
+        assert (result.exit_code, "no example 'x'" in result.stderr) == (2, True)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("words", "said"),

@@ -25,7 +25,7 @@ LAYERS = [
     ["prompts", "endpoint", "models"],
     ["judges"],
     ["rewards"],
-    ["engine", "training", "thinker"],
+    ["adapters", "engine", "training", "thinker"],
     ["world"],
     ["evaluation"],
     ["report"],

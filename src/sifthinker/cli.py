@@ -364,6 +364,51 @@ def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     click.echo(settings.output)
 
 
+@main.command("plan", context_settings={"ignore_unknown_options": True})
+@click.argument("stage", type=click.Choice(["sft", "grpo"]))
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--gpu", "gpu_gib", type=click.FloatRange(min=0, min_open=True), help="Memory of the GPU in GiB.")
+def plan(stage: Any, config: Path, overrides: tuple[str, ...], gpu_gib: float | None) -> None:
+    """Say what a run of CONFIG will do and need, and what is wrong with it, without loading weights."""
+    _quiet_libraries()
+    from sifthinker.training.config import load_config
+    from sifthinker.training.plan import make_plan
+
+    if stage == "sft":
+        from sifthinker.training.sft import DEFAULTS
+    else:
+        from sifthinker.training.grpo import DEFAULTS
+    made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, DEFAULTS, gpu_gib=gpu_gib)
+    for name, fact in made.facts.items():
+        click.echo(f"{name}: {fact}")
+    click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")
+    for name, gib in made.memory_gib.items():
+        click.echo(f"  {name}: {gib:.2f} GiB")
+    for problem in made.problems:
+        click.echo(f"problem: {problem}", err=True)
+    if made.problems:
+        sys.exit(FAILED)
+
+
+@main.group()
+def model() -> None:
+    """Work on trained models."""
+
+
+@model.command("merge")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@click.option("--base", help="Base model [default: the one the adapter names].")
+def model_merge(adapter: Path, output: Path, base: str | None) -> None:
+    """Merge a LoRA ADAPTER, for instance a checkpoint of a run, into its base model."""
+    _quiet_libraries()
+    from sifthinker.models import merge_adapter
+
+    merge_adapter(adapter, output, base=base)
+    click.echo(output)
+
+
 def _overrides(words: tuple[str, ...]) -> Iterator[str]:
     """`--key value` and `--key=value` as `key=value`."""
     rest = iter(words)
@@ -543,6 +588,54 @@ def _print_table(models: dict[str, Any]) -> None:
             cells.append(f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] ({found.count})" if found else "–")
         table.add_row(metric, *cells)
     Console().print(table)
+
+
+# ------------------------------------------------------------------------------------------------------------- rewards
+
+
+@main.command("rewards")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset whose examples the completions' ids name.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write: completions with their boxes drawn.")
+@click.option("--most", default=60, show_default=True, type=click.IntRange(min=1), help="Completions on the page.")
+def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> None:
+    """Score the completions of FILE, JSON lines, by the four rewards of GRPO-SIF.
+
+    Each line has `completion` and `id`, the id of an example of --data; or `completion`, `answer`, `boxes`, and perhaps
+    `depth`, `choices` and `images`.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from sifthinker.errors import RecordError
+    from sifthinker.evaluation.completions import score_file, summarise_scores
+    from sifthinker.files import make_folder
+
+    if output:
+        make_folder(output.parent)
+    with _bar("completions", None) as advance:
+        scored = []
+        for item in score_file(file, data):
+            scored.append(item)
+            if len(scored) % 100 == 0:
+                advance(len(scored))
+        advance(len(scored))
+    if not scored:
+        raise RecordError(f"{file}: holds no completion")
+    table = Table(title=f"{len(scored)} completions")
+    for heading in ("reward", "count", "mean", "std", "least", "greatest"):
+        table.add_column(heading, justify="left" if heading == "reward" else "right")
+    table.add_column("reasons")
+    for name, found in summarise_scores(scored).items():
+        numbers = (f"{value:.3f}" for value in (found.mean, found.std, found.low, found.high))
+        reasons = ", ".join(f"{reason} {count}" for reason, count in found.reasons.items())
+        table.add_row(name, str(found.count), *numbers, reasons)
+    Console().print(table)
+    if output:
+        from sifthinker.report import scored_page, write_page
+
+        write_page(output, scored_page(scored[:most], title=f"Rewards of {file.name}", total=len(scored)))
+        click.echo(output)
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo

@@ -124,18 +124,19 @@ class DepthMap:
         Source: SIFThinker's depth reward; the released code rounds outward too.
         """
         array = as_unit_boxes(boxes)
-        width, height = self.size
-        scaled = array * (width, height, width, height)
-        slack = 1e-9 * max(width, height)
-        x1 = np.clip(np.floor(scaled[:, 0] + slack), 0, width - 1).astype(np.intp)
-        y1 = np.clip(np.floor(scaled[:, 1] + slack), 0, height - 1).astype(np.intp)
-        x2 = np.clip(np.ceil(scaled[:, 2] - slack).astype(np.intp), x1 + 1, width)
-        y2 = np.clip(np.ceil(scaled[:, 3] - slack).astype(np.intp), y1 + 1, height)
+        size = np.array(self.size)
+        slack = 1e-9 * size.max()
+        low = np.minimum(np.floor(array[:, :2] * size + slack).astype(np.intp), size - 1)  # (N, 2) x1, y1
+        high = np.maximum(np.ceil(array[:, 2:] * size - slack).astype(np.intp), low + 1)  # (N, 2) x2, y2
+        (x1, y1), (x2, y2) = low.T, high.T
         total = _rectangle(self._sums, x1, y1, x2, y2)
         counts = self._counts
-        pixels = (x2 - x1) * (y2 - y1) if counts is None else _rectangle(counts, x1, y1, x2, y2)
-        means = np.divide(total, pixels, out=np.full(len(array), np.nan), where=pixels > 0)
-        clipped: NDArray[np.float32] = np.clip(means, 0, 1).astype(np.float32)
+        if counts is None:
+            means = total / ((x2 - x1) * (y2 - y1))
+        else:
+            pixels = _rectangle(counts, x1, y1, x2, y2)
+            means = np.divide(total, pixels, out=np.full(len(array), np.nan), where=pixels > 0)
+        clipped: NDArray[np.float32] = np.minimum(np.maximum(means, 0), 1).astype(np.float32)
         return clipped
 
     def digest(self) -> str:

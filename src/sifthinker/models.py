@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 from sifthinker.errors import ModelError
+from sifthinker.files import make_folder
 
 
 def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = None) -> Any:
@@ -48,6 +50,35 @@ def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: 
         return transformers.AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"{where}: cannot load the model: {_first_line(error)}") from None
+
+
+def merge_adapter(adapter: str | os.PathLike[str], out: str | os.PathLike[str], *, base: str | None = None) -> None:
+    """Merge a PEFT adapter into its base model and write the result, a plain model with its processor.
+
+    Args:
+        adapter: folder with `adapter_config.json`, for instance a checkpoint of a LoRA run.
+        out: model folder to write.
+        base: base model; the one that the adapter names by default.
+    Raises:
+        ModelError: no adapter there, or its base cannot be loaded.
+        SIFError: `out` cannot be written.
+    """
+    folder = Path(adapter)
+    try:
+        named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{folder}: holds no adapter: there is no adapter_config.json that names its base") from None
+    make_folder(out)
+    source = base or named
+    processor, model = load_processor(source), load_model(source)
+    from peft import PeftModel
+
+    try:
+        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{folder}: does not fit {source}: {_first_line(error)}") from None
+    merged.save_pretrained(out)
+    processor.save_pretrained(out)
 
 
 def freeze(model: Any, names: tuple[str, ...] = ()) -> list[str]:

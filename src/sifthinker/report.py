@@ -13,8 +13,11 @@ from typing import Any
 from PIL import Image
 
 from sifthinker import __version__
+from sifthinker.boxes import as_boxes
 from sifthinker.chain import Region
+from sifthinker.evaluation.completions import COMPONENTS, Scored
 from sifthinker.files import atomic_write
+from sifthinker.images import load_image
 from sifthinker.thinker import Thought
 
 _PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
@@ -87,6 +90,26 @@ def run_page(
     )
 
 
+def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
+    """Scored completions as a page: each with its rewards, reasons and boxes, over its images where there are any."""
+    cards = []
+    for number, item in enumerate(scored):
+        image = load_image(item.images[0]) if item.images else Image.new("RGB", (256, 256), (90, 90, 90))
+        parts = []
+        for name in COMPONENTS:
+            score = getattr(item.scores, name)
+            value = "–" if score.value is None else f"{score.value:.2f}"
+            parts.append(f"{name} {value}" + (f" ({', '.join(score.reasons)})" if score.reasons else ""))
+        thought = Thought(item.question, image, item.reference.depth, item.text)
+        boxes = as_boxes(item.reference.boxes).tolist()
+        answered = item.scores.answer.parts.get("s")
+        correct = None if answered is None else answered == 1
+        card = Card(thought, item.id, truth=item.reference.answer, correct=correct, boxes=boxes, note=" · ".join(parts))
+        cards.append(_card(card, number))
+    shown = f"{len(scored)} of {total} completions" if len(scored) < total else f"{total} completions"
+    return _render("scored.html", title=title, shown=shown, cards=cards)
+
+
 def write_page(path: str | os.PathLike[str], page: str) -> None:
     """Write a page atomically.
 
@@ -103,6 +126,7 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "number": number,
         "title": card.title,
         "note": card.note,
+        "titled": bool(card.title and card.note),
         "truth": card.truth,
         "correct": card.correct,
         "question": thought.question,

@@ -18,12 +18,14 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from sifthinker.boxes import set_iou
+from sifthinker.chain import find_regions, is_whole_image, region_boxes
 from sifthinker.endpoint import Endpoint
 from sifthinker.errors import ConfigError
-from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.judges import ModelJudge
 from sifthinker.models import freeze, load_model, load_processor
-from sifthinker.rewards import AnswerReward, Ledger, depth_reward, format_reward, grounding_reward
+from sifthinker.rewards import AnswerReward, Ledger, completion_text, depth_reward, format_reward, grounding_reward
 from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.prefix import shared_generate, shared_log_probs, why_not_shared
@@ -32,10 +34,11 @@ from sifthinker.training.runs import RestoresWeights, lora_config, run
 logger = logging.getLogger(__name__)
 
 LEDGER = "ledger.json"
+SAMPLES = "samples"  # folder of completions, one file a logged step
 
 # GRPO as its paper has it, each completion's mean over its own tokens. The rest is SIFThinker's: G 8, β 0.04,
 # completions up to 2,048 tokens.
-_DEFAULTS = {
+DEFAULTS = {
     "num_generations": 8,
     "beta": 0.04,
     "loss_type": "grpo",
@@ -154,11 +157,15 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
             completions.append(row[:stop])
         return completions, None
 
-    def _calculate_rewards(self, *arguments: Any, **named: Any) -> Any:
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         if self.answer_reward is not None:
             self.answer_reward.recording = self.model.training
-        rewards = super()._calculate_rewards(*arguments, **named)  # (B, rewards), of all processes
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (B, rewards), of all
         self._judged = rewards.clone()
+        texts = [completion_text(completion) for completion in completions]
+        self._log_chains(texts, [row.get("depth") is not None for row in inputs])
+        if self.model.training and self.state.global_step % max(1, self.args.logging_steps) == 0:
+            self._save_samples([row.get("id") for row in inputs], texts)
         return without_gaps(rewards, self.num_generations if self.model.training else self.num_generations_eval)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
@@ -172,6 +179,25 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
             metrics[f"rewards/{name}/std"][-1] = given.std().item() if len(given) > 1 else float("nan")
             metrics[f"rewards/{name}/missing"].append(float(len(self._judged) - len(given)))
         return output
+
+    def _log_chains(self, texts: list[str], depths: list[bool]) -> None:
+        """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
+        steps, moved = [], []
+        for text, depth in zip(texts, depths, strict=True):
+            areas = find_regions(text, depth=depth)
+            steps.append(len(areas))
+            focused = [area for area in areas if not is_whole_image(area)]
+            if focused:
+                moved.append(1 - set_iou(region_boxes(focused[0]), region_boxes(focused[-1])))
+        self._log_metric("chain/steps", sum(steps) / len(steps))
+        self._log_metric("chain/box_movement", sum(moved) / len(moved) if moved else 0.0)
+
+    def _save_samples(self, ids: list[str], texts: list[str]) -> None:
+        """Keep the completions of a logged step, as `sif rewards FILE --data DATASET -o PAGE` shows them."""
+        ids, texts = gather_object(ids), gather_object(texts)
+        if self.accelerator.is_main_process:
+            rows = [{"id": sample, "completion": text} for sample, text in zip(ids, texts, strict=True)]
+            write_jsonl(Path(self.args.output_dir) / SAMPLES / f"step-{self.state.global_step:06d}.jsonl", rows)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -218,7 +244,7 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
     judge = None if config.judge is None else _judge(config.judge, config.output)
     answer = AnswerReward(judge=judge) if "answer" in weights else None
     functions = {"format": format_reward, "answer": answer, "grounding": grounding_reward, "depth": depth_reward}
-    defaults = {**_DEFAULTS, "reward_weights": list(weights.values())}
+    defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     if "reward_weights" in config.training:
         raise ConfigError("training.reward_weights: weights are named under `rewards`")
     arguments = trainer_arguments(config, "grpo", defaults)

@@ -11,7 +11,7 @@ from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.runs import RestoresWeights, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
-_DEFAULTS = {
+DEFAULTS = {
     "max_length": None,
     "logging_steps": 10,
     "report_to": "none",
@@ -30,7 +30,7 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
         SIFError: the output folder cannot be written.
     """
     make_folder(config.output)
-    arguments = trainer_arguments(config, "sft", _DEFAULTS)
+    arguments = trainer_arguments(config, "sft", DEFAULTS)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     model = load_model(config.model, dtype=config.dtype)
