@@ -157,7 +157,21 @@ class TestGRPO:
         entry = read_history(tmp_path / "run")[0]
         for name in ("format", "answer", "grounding", "depth"):
             assert entry[f"rewards/{name}_reward/mean"] == 0
+            assert entry[f"rewards/{name}_reward/missing"] == 0
+        assert entry["chain/steps"] == entry["chain/box_movement"] == 0
+        assert entry["frac_reward_zero_std"] == 1
         assert (tmp_path / "run" / "config.json").is_file()
+
+    def test_sampled_chains_are_kept_as_the_rewards_command_reads_them(
+        self, nano: Path, world_chains: Path, tmp_path: Path
+    ) -> None:
+        from sifthinker.evaluation.completions import score_file
+        from sifthinker.training.grpo import SAMPLES, train_grpo
+
+        train_grpo(grpo_config(nano, world_chains, tmp_path / "run"))
+        files = sorted((tmp_path / "run" / SAMPLES).iterdir())
+        assert [file.name for file in files] == ["step-000000.jsonl", "step-000001.jsonl"]
+        assert len(list(score_file(files[0], world_chains))) == 8
 
     def test_image_tokens_are_never_sampled(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer

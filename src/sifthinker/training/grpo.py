@@ -38,7 +38,7 @@ SAMPLES = "samples"  # folder of completions, one file a logged step
 
 # GRPO as its paper has it, each completion's mean over its own tokens. The rest is SIFThinker's: G 8, β 0.04,
 # completions up to 2,048 tokens.
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "num_generations": 8,
     "beta": 0.04,
     "loss_type": "grpo",

@@ -82,8 +82,8 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
         problems += reward_problems(examples[:_DRY_RUN], config)
     elif arguments.max_length is not None and arguments.max_length < length:
         problems.append(
-            f"max_length {arguments.max_length} is below the longest example's {length} tokens: chains would be cut off; raise "
-            "it, or lower max_pixels"
+            f"max_length {arguments.max_length} is below the longest example's {length} tokens: chains would be cut off; "
+            "raise it, or lower max_pixels"
         )
     memory = estimate_memory(config, stage, arguments, rows=rows, tokens=tokens, length=length)
     plan = Plan(facts, memory, problems)

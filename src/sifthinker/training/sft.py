@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trl import SFTTrainer
 
 from sifthinker.files import make_folder
@@ -11,7 +13,7 @@ from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.runs import RestoresWeights, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "max_length": None,
     "logging_steps": 10,
     "report_to": "none",
