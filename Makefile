@@ -24,6 +24,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(READY)
+	$(BIN)/python benchmarks/scenes.py
+	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/grpo_step.py
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

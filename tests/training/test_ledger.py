@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -50,6 +52,20 @@ def test_two_processes_keep_one_ledger(tmp_path: Path) -> None:
     # The group's mean over both processes was 1/2: everyone's right answer is worth 1 + 1/2.
     assert zero[1] == one[1] == [1.5, 1.5]
     assert zero[2] == one[2] == {"shared": 1.0, "own-0": 0.0, "own-1": 0.0}
+
+
+def test_a_run_on_two_processes(nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    """Data-parallel on the CPU, as `torchrun` and `accelerate launch` start it: each process has one of two groups."""
+    config = tmp_path / "c.yaml"
+    training = "{max_steps: 2, per_device_train_batch_size: 4, num_generations: 4, max_completion_length: 16, save_steps: 1}"
+    config.write_text(f"model: {nano}\ndata: {world_chains}\noutput: {tmp_path / 'run'}\ntraining: {training}\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "sifthinker.cli", "train", "grpo", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Two groups a step, whose means both processes know; the main one saves them.
+    assert len(json.loads((tmp_path / "run" / "checkpoint-2" / "ledger.json").read_text())) == 4
+    assert len((tmp_path / "run" / "samples" / "step-000000.jsonl").read_text().splitlines()) == 8
 
 
 class TestGaps:

@@ -80,6 +80,9 @@ class TestSFT:
         assert different
         assert not any("lora" in name or "vision_tower" in name for name in different)
         assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) >= 1
+        card = (tmp_path / "run" / "README.md").read_text()
+        assert f"SFT of `{nano}`" in card
+        assert "lora:" in card
 
     def test_a_resumed_run_equals_an_uninterrupted_one(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.sft import train_sft

@@ -169,6 +169,13 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
     return TrainConfig(**checked)
 
 
+def to_plain(config: TrainConfig) -> dict[str, Any]:
+    """A config as plain values that `make_config` reads again."""
+    values = dataclasses.asdict(config)
+    values["freeze"] = list(config.freeze)
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items() if value is not None}
+
+
 def trainer_config(stage: Stage) -> type[Any]:
     """TRL's config class of a stage."""
     from trl import GRPOConfig, SFTConfig

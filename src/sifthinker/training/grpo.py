@@ -28,6 +28,7 @@ from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.rewards import AnswerReward, Ledger, completion_text, depth_reward, format_reward, grounding_reward
 from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
+from sifthinker.training.plan import warn_of_problems
 from sifthinker.training.prefix import shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import RestoresWeights, lora_config, run
 
@@ -284,6 +285,7 @@ def train_grpo(config: TrainConfig) -> SIFGRPOTrainer:
     Raises:
         ConfigError, ModelError, RecordError: see `grpo_trainer`.
     """
+    warn_of_problems(config, "grpo", DEFAULTS)
     trainer = grpo_trainer(config)
     run(trainer, config, "GRPO-SIF")
     return trainer

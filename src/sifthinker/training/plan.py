@@ -6,6 +6,7 @@ good to about a fifth, which is enough to choose a GPU.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from sifthinker.records import Example
 from sifthinker.rewards import Reference, score_completion, split_choices
 from sifthinker.training.config import Stage, TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples
+
+logger = logging.getLogger(__name__)
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 _GIB = 2**30
@@ -93,6 +96,16 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
             f"({rows}), use lora, activation_checkpointing, dtype bfloat16, fewer max_pixels, or ZeRO-3 over several GPUs"
         )
     return plan
+
+
+def warn_of_problems(config: TrainConfig, stage: Stage, defaults: dict[str, Any]) -> None:
+    """Log what `make_plan` finds wrong with a run that is about to start; it starts all the same.
+
+    Raises:
+        ConfigError, ModelError, RecordError: see `make_plan`.
+    """
+    for problem in make_plan(config, stage, defaults).problems:
+        logger.warning("before the first step: %s", problem)
 
 
 def token_counts(examples: Sequence[Example], processor: Any) -> tuple[list[int], list[int]]:

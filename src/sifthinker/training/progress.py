@@ -1,12 +1,22 @@
-"""What a person sees while a model trains: one live line, and a history file that reports are made from."""
+"""What a person sees while a model trains: a live table, and a history file that reports are made from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 from transformers import TrainerCallback
 
 from sifthinker.files import atomic_write, read_jsonl, to_json
@@ -15,17 +25,23 @@ HISTORY = "history.jsonl"
 
 _SHOWN = {
     "loss": "loss",
+    "mean_token_accuracy": "tokens foretold",
     "reward": "reward",
     "rewards/format_reward/mean": "format",
     "rewards/answer_reward/mean": "answer",
     "rewards/grounding_reward/mean": "grounding",
     "rewards/depth_reward/mean": "depth",
-    "completions/mean_length": "length",
+    "rewards/answer_reward/missing": "answers without a verdict",
+    "frac_reward_zero_std": "groups that all score alike",
+    "kl": "kl",
+    "completions/mean_length": "tokens a chain",
+    "chain/steps": "steps a chain",
+    "chain/box_movement": "box movement",
 }
 
 
-class ProgressLine(TrainerCallback):  # type: ignore[misc]
-    """A progress bar with the newest numbers, instead of a dictionary a step.
+class ProgressTable(TrainerCallback):  # type: ignore[misc]
+    """A progress bar over a table of the newest numbers and the first ones, instead of a dictionary a step.
 
     Args:
         title: of the stage.
@@ -34,48 +50,59 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=console or Console(stderr=True),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._title = title
-        self._task: Any = None
+        self._task: TaskID | None = None
+        self._first: dict[str, float] = {}
+        self._newest: dict[str, float] = {}
+        self._live = Live(console=console or Console(stderr=True), get_renderable=self._draw, refresh_per_second=4)
+
+    def _draw(self) -> RenderableType:
+        if not self._newest:
+            return self._bar
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "first", "now"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for key, name in _SHOWN.items():
+            if key in self._newest:
+                std = self._newest.get(key.removesuffix("/mean") + "/std") if key.endswith("/mean") else None
+                spread = "" if std is None else f" ± {std:.3g}"
+                table.add_row(name, f"{self._first[key]:.3g}", f"{self._newest[key]:.3g}{spread}")
+        return Group(self._bar, table)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step, numbers="")
+            self._task = self._bar.add_task(self._title, total=state.max_steps, completed=state.global_step)
+            self._live.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._task is not None:
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self._task is not None and logs:
-            numbers = " ".join(f"{_SHOWN[key]} {logs[key]:.3g}" for key in _SHOWN if logs.get(key) is not None)
-            if numbers:
-                self._bar.update(self._task, numbers=numbers)
+        for key, value in (logs or {}).items():
+            if isinstance(value, int | float):
+                self._first.setdefault(key, value)
+                self._newest[key] = value
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.stop()
 
     def stop(self) -> None:
         """Leave the terminal as it was; also after an interruption."""
-        self._bar.stop()
+        self._live.stop()
 
 
-def quiet(trainer: Any, title: str) -> ProgressLine:
-    """Replace a trainer's own progress printing by a `ProgressLine`."""
+def quiet(trainer: Any, title: str) -> ProgressTable:
+    """Replace a trainer's own progress printing by a `ProgressTable`."""
     from transformers import PrinterCallback, ProgressCallback
 
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    line = ProgressLine(title)
-    trainer.add_callback(line)
-    return line
+    table = ProgressTable(title)
+    trainer.add_callback(table)
+    return table
 
 
 def write_history(trainer: Any, output: str) -> Path:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from sifthinker import __version__
 from sifthinker.files import atomic_write, to_json
 from sifthinker.models import load_model
-from sifthinker.training.config import TrainConfig
+from sifthinker.training.config import TrainConfig, to_plain
 from sifthinker.training.progress import quiet, write_history
 
 logger = logging.getLogger(__name__)
@@ -122,7 +126,27 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
         model = model.merge_and_unload()
     model.save_pretrained(config.output)
     trainer.processing_class.save_pretrained(config.output)
+    atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history))
     atomic_write(Path(config.output) / FINISHED, to_json({"steps": trainer.state.global_step}) + "\n")
+
+
+def model_card(config: TrainConfig, title: str, history: Sequence[Mapping[str, Any]]) -> str:
+    """The README of a finished model: what it was made from and how, and the last numbers of its training."""
+    last: dict[str, float] = {}
+    for entry in history:
+        last |= {key: value for key, value in entry.items() if isinstance(value, int | float)}
+    shown = ("loss", "reward", "kl", "mean_token_accuracy", *(key for key in last if key.startswith(("rewards/", "chain/"))))
+    numbers = "\n".join(f"| {key} | {last[key]:.4g} |" for key in shown if key in last)
+    settings = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    return (
+        f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\nbase_model: {json.dumps(config.model)}\n"
+        f"tags: [sifthinker, {title.lower()}]\n---\n\n"
+        f"# {Path(config.output).name}\n\n"
+        f"{title} of `{config.model}` on `{config.data}` with sifthinker {__version__}. It thinks in steps, each naming "
+        f"regions as boxes with their depth; ask it with `sif think IMAGE QUESTION --model FOLDER`.\n\n"
+        f"Last logged while training, not measured on held-out data:\n\n| | |\n| --- | --- |\n{numbers}\n\n"
+        f"```yaml\n{settings}```\n"
+    )
 
 
 def is_finished(output: str | Path) -> bool:

@@ -10,6 +10,7 @@ from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
+from sifthinker.training.plan import warn_of_problems
 from sifthinker.training.runs import RestoresWeights, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
@@ -52,6 +53,7 @@ def train_sft(config: TrainConfig) -> SIFSFTTrainer:
     Raises:
         ConfigError, ModelError, RecordError: see `sft_trainer`.
     """
+    warn_of_problems(config, "sft", DEFAULTS)
     trainer = sft_trainer(config)
     run(trainer, config, "SFT")
     return trainer
