@@ -105,6 +105,13 @@ def freeze(model: Any, names: tuple[str, ...] = ()) -> list[str]:
     return sorted(wanted)
 
 
+def placeholder_tokens(config: Any) -> list[int] | None:
+    """Token ids that stand for pixels. A model that samples one would be fed an image that is not there."""
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    found = {int(value) for name in names if (value := getattr(config, name, None)) is not None}
+    return sorted(found) or None
+
+
 def _never_used(model: Any) -> list[str]:
     """Parameters that no loss can reach: LLaVA reads its vision tower before the tower's last norm and pooling head."""
     if getattr(model.config, "vision_feature_layer", None) is None:

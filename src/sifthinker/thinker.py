@@ -14,7 +14,7 @@ from PIL import Image
 from sifthinker.chain import Reading, Region, find_steps, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError
-from sifthinker.models import load_model, load_processor
+from sifthinker.models import load_model, load_processor, placeholder_tokens
 from sifthinker.prompts import user_prompt
 
 
@@ -158,10 +158,3 @@ class Thinker:
             Thought(question, image, depth, text.strip(), seconds, bool(ends & set(row.tolist())))
             for (image, question, depth), text, row in zip(tasks, texts, new, strict=True)
         ]
-
-
-def placeholder_tokens(config: Any) -> list[int] | None:
-    """Token ids that stand for pixels. A model that samples one would be fed an image that is not there."""
-    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    found = {int(value) for name in names if (value := getattr(config, name, None)) is not None}
-    return sorted(found) or None

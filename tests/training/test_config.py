@@ -92,6 +92,11 @@ def test_values_of_the_wrong_kind(change: dict, words: str) -> None:
         make_config({**BASE, **change}, "grpo")
 
 
+def test_a_bare_no_is_no(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\ntraining: {save_strategy: no}\n")
+    assert load_config(path, "sft").training["save_strategy"] == "no"
+
+
 def test_a_bare_off_is_off() -> None:
     assert make_config({**BASE, "prefix_sharing": False}, "grpo").prefix_sharing == "off"
 

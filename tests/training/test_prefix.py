@@ -162,6 +162,16 @@ def test_flex_attention_has_the_same_mask() -> None:
     assert dense[0, 0, 4].tolist() == [True, True, False, False, True, False]
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_flex_attention_gives_the_same_numbers(family: str) -> None:
+    expected, _ = stock(with_head(tiny_model(family)), tiny_batch(family))
+    model = tiny_model(family)
+    model.config.get_text_config()._attn_implementation = "flex_attention"
+    with torch.no_grad():
+        found, _ = shared(with_head(model), tiny_batch(family))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 def test_what_cannot_be_shared_says_why() -> None:
     model = tiny_model("llava")
     assert why_not_shared(model) is None

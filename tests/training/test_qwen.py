@@ -29,7 +29,7 @@ def qwen() -> torch.nn.Module:
 
 
 def test_placeholders_are_found(qwen: torch.nn.Module) -> None:
-    from sifthinker.thinker import placeholder_tokens
+    from sifthinker.models import placeholder_tokens
 
     assert placeholder_tokens(qwen.config) == [60, 61]
 

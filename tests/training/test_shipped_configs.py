@@ -29,9 +29,12 @@ def test_accelerate_reads_its_configs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_it_makes_a_trainer(path: Path, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_it_takes_a_step(path: Path, nano: Path, world_chains: Path, tmp_path: Path) -> None:
     stage = "grpo" if "grpo" in path.stem else "sft"
     overrides = [f"model={nano}", f"data={world_chains}", f"output={tmp_path / 'run'}", "dtype=float32", "limit=12"]
+    overrides += ["max_steps=1", "bf16=false", "save_strategy=no", "gradient_accumulation_steps=1"]
+    if stage == "grpo":
+        overrides += ["max_completion_length=12", "num_generations=4", "per_device_train_batch_size=4"]
     config = load_config(path, stage, overrides)
     if config.freeze:
         config = load_config(path, stage, [*overrides, "freeze=vision_tower"])  # Qwen calls it visual
@@ -46,3 +49,5 @@ def test_it_makes_a_trainer(path: Path, nano: Path, world_chains: Path, tmp_path
         assert trained
         assert all("lora" in name for name in trained)
         assert not (config.freeze and any("vision_tower" in name for name in trained))
+    made.train()
+    assert made.state.global_step == 1

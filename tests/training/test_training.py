@@ -181,6 +181,15 @@ class TestGRPO:
 
         trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
         assert trainer.generation_config.suppress_tokens == [trainer.model.config.image_token_id]
+        trainer.model.config.video_token_id = 7
+        again = type(trainer)(
+            model=trainer.model,
+            reward_funcs=trainer.reward_funcs,
+            args=trainer.args,
+            train_dataset=trainer.train_dataset,
+            processing_class=trainer.processing_class,
+        )
+        assert again.generation_config.suppress_tokens == sorted([7, trainer.model.config.image_token_id])
 
     def test_the_ledger_is_saved_and_restored(
         self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -191,6 +200,7 @@ class TestGRPO:
         keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
         whole = train_grpo(grpo_config(nano, world_chains, tmp_path / "whole", training=keep))
         saved = json.loads((tmp_path / "whole" / "checkpoint-2" / LEDGER).read_text())
+        assert "GRPO-SIF of" in (tmp_path / "whole" / "checkpoint-2" / "README.md").read_text()
         assert len(saved) == 4  # two prompts a step
         (tmp_path / "cut").mkdir()
         (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "cut" / "checkpoint-2")

@@ -163,6 +163,9 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
     if checked.get("prefix_sharing", "auto") not in get_args(Sharing):
         raise ConfigError(f"{where}: prefix_sharing must be auto or off, got {checked['prefix_sharing']!r}")
     checked["training"] = dict(_mapping(checked.get("training") or {}, f"{where}: training"))
+    for name, value in checked["training"].items():
+        if name.endswith("_strategy") and value is False:  # YAML reads a bare `no` as false
+            checked["training"][name] = "no"
     if "output_dir" in checked["training"]:
         raise ConfigError(f"{where}: training.output_dir: the folder is named by `output`")
     _known(checked["training"], _names(trainer_config(stage)), f"{where}: training")

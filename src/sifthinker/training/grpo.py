@@ -24,7 +24,7 @@ from sifthinker.endpoint import Endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.judges import ModelJudge
-from sifthinker.models import freeze, load_model, load_processor
+from sifthinker.models import freeze, load_model, load_processor, placeholder_tokens
 from sifthinker.rewards import AnswerReward, Ledger, completion_text, depth_reward, format_reward, grounding_reward
 from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
@@ -74,6 +74,10 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
         self.answer_reward = answer_reward
         if answer_reward is not None:
             answer_reward.gather = gather_object  # a group may be spread over processes
+        if not self.use_vllm:
+            # TRL keeps the image's placeholder from being sampled; a video's would mismatch its features just so.
+            self.generation_kwargs["suppress_tokens"] = placeholder_tokens(self.model.config)
+            self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"]
         reason = "it is turned off" if prefix_sharing == "off" else why_not_shared(self.model)
         self.shares_prefixes = reason is None
         if reason is not None and prefix_sharing == "auto":
@@ -248,9 +252,13 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     if "reward_weights" in config.training:
         raise ConfigError("training.reward_weights: weights are named under `rewards`")
-    arguments = trainer_arguments(config, "grpo", defaults)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     model = load_model(config.model, dtype=config.dtype)
+    if config.training.get("use_vllm"):
+        # vLLM takes no list of suppressed tokens; a bias does the same for its sampler.
+        bias = dict.fromkeys(placeholder_tokens(model.config) or (), -100.0)
+        defaults["generation_kwargs"] = {"logit_bias": bias}
+    arguments = trainer_arguments(config, "grpo", defaults)
     freeze(model, tuple(config.freeze))
     try:
         return SIFGRPOTrainer(

@@ -99,6 +99,18 @@ class _StopAfterStep(TrainerCallback):  # type: ignore[misc]
         logger.warning("stopping after this step, with a checkpoint; press again to stop at once")
 
 
+class _Cards(TrainerCallback):  # type: ignore[misc]
+    """A model card in every checkpoint."""
+
+    def __init__(self, config: TrainConfig, title: str) -> None:
+        self._config, self._title = config, title
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            atomic_write(folder / "README.md", model_card(self._config, self._title, state.log_history))
+
+
 def run(trainer: Any, config: TrainConfig, title: str) -> None:
     """Train, or go on from the newest checkpoint in the output folder; write the model, its processor and the history.
 
@@ -111,6 +123,7 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
     """
     line, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
+    trainer.add_callback(_Cards(config, title))
     try:
         trainer.train(resume_from_checkpoint=_last_checkpoint(config.output))
     finally:
