@@ -110,7 +110,7 @@ def score_answer(
         choices: the possible answers of a closed question.
         previous: see `score_completion`.
         verdict: of another judge; None when that judge failed, which gives no score. By rules unless given.
-    Source: SIFThinker's progressive answer reward; SPEC §6.
+    Source: SIFThinker's progressive answer reward.
     """
     if reading.answer is None:
         return Score(0.0, {"s": 0.0}, ("no_answer",))
@@ -129,7 +129,7 @@ def score_grounding(reading: Reading, boxes: ArrayLike, *, denominator: Denomina
     h is the hierarchical IoU with the record's boxes, h_end that of the last area, h_start that of the first area which
     is not the whole image.
 
-    Source: SIFThinker's correction-enhanced grounding reward; SPEC §6.
+    Source: SIFThinker's correction-enhanced grounding reward.
     """
     if not reading.areas:
         return Score(0.0, {"start": 0.0, "end": 0.0}, ("no_area",))
@@ -146,7 +146,7 @@ def score_depth(reading: Reading, depth: DepthMap | None) -> Score:
 
     A true mean below 1/255 counts as 1/255. Regions that lie wholly in sensor holes have no true depth and are left out.
 
-    Source: SIFThinker's depth consistency reward; SPEC §6.
+    Source: SIFThinker's depth consistency reward.
     """
     if depth is None:
         return Score(None, {}, ("no_depth",))

@@ -68,7 +68,7 @@ def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None) 
         record: its id and boxes are used.
         seed: of the dataset.
         settings: see `Expansion`.
-    Source: SPEC §5. The union of the overlapping expanded boxes and the union box of all have the same hull, so one
+    Source: docs/method.md. The union of the overlapping expanded boxes and the union box of all have the same hull, so one
         merged focus stands for both.
     """
     settings = settings or Expansion()
