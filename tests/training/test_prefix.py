@@ -14,7 +14,7 @@ pytest.importorskip("trl")
 from trl import GRPOTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
-from sifthinker.training.prefix import shared_log_probs, why_not_shared  # noqa: E402
+from sifthinker.training.prefix import best_size, shared_log_probs, why_not_shared  # noqa: E402
 
 from .tiny import FAMILIES, IMAGE, tiny_batch, tiny_model  # noqa: E402
 
@@ -130,6 +130,24 @@ class TestEquivalence:
         stock(model, batch)
         hook.remove()
         assert sum(seen) == 4 * packed
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "group", "width", "size"),
+    [
+        # 566 + 8 · 200 tokens beside a width of 256: one row costs 2165 · (1 + 2165 / 2048) = 4454, two cost
+        # 2 · 1365 · (1 + 1365 / 2048) = 4550.
+        (566, 200, 8, 256, 8),
+        (566, 800, 8, 256, 2),  # four rows of 2165: 17,814; one of 6965: 30,652; eight of 1365: 18,199
+        (566, 800, 8, 4096, 4),  # a wide model's matrices weigh more: two rows of 3765
+        (2, 100, 8, 64, 1),  # next to nothing to share
+        (50, 130, 1, 192, 1),
+    ],
+)
+def test_groups_are_cut_where_attention_outweighs_the_prompt(
+    prompt: int, completion: float, group: int, width: int, size: int
+) -> None:
+    assert best_size(prompt, completion, group, width) == size
 
 
 def test_the_same_words_about_other_images_are_not_shared() -> None:

@@ -61,6 +61,8 @@ def shared_log_probs(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities of completions, each group of equal neighbouring prompts in one packed row.
 
+    Groups are cut where a longer row would cost more than another copy of the prompt, see `best_size`.
+
     Args:
         model: with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), perhaps wrapped.
         input_ids: (B, P + C), prompts padded on the left, completions on the right.
@@ -75,6 +77,7 @@ def shared_log_probs(
     prompt_length = input_ids.size(1) - logits_to_keep
     tensors = _Vision(vision, rows)
     groups = _groups(input_ids[:, :prompt_length], attention_mask[:, :prompt_length], tensors, batch_size or rows)
+    groups = [part for group in groups for part in _cut(model, group, attention_mask, prompt_length)]
     log_probs, entropies = [], []
     for chunk in _chunks(groups, batch_size or rows):
         packed = _pack(model, input_ids, attention_mask, prompt_length, chunk, tensors)
@@ -305,6 +308,39 @@ def _groups(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, vision: _Vision
             groups.append(_Group(start, row))
             start = row
     return groups
+
+
+def _cut(model: Any, group: _Group, attention_mask: torch.Tensor, prompt_length: int) -> list[_Group]:
+    """A group in the parts that are cheapest to compute, each with its own copy of the prompt."""
+    text = _base(model).config.get_text_config()
+    rows = group.stop - group.start
+    if getattr(text, "_attn_implementation", None) == "flex_attention":
+        return [group]  # a block-sparse kernel does not compute what the mask hides
+    prompt = int(attention_mask[group.start, :prompt_length].sum())
+    completion = float(attention_mask[group.start : group.stop, prompt_length:].sum()) / rows
+    size = best_size(prompt, completion, rows, text.hidden_size)
+    return [_Group(start, min(start + size, group.stop)) for start in range(group.start, group.stop, size)]
+
+
+def best_size(prompt: int, completion: float, group: int, width: int) -> int:
+    """How many completions to put behind one copy of a prompt, for dense attention.
+
+    A longer row saves copies of the prompt and pays for attention between completions that the mask then hides. Of a row
+    of L tokens a layer's matrices cost about 32 · width² · L operations and its attention 4 · width · L², which is
+    L / (8 · width) of the former.
+
+    Args:
+        prompt: tokens of the prompt.
+        completion: mean tokens of a completion.
+        group: completions.
+        width: of the language model.
+    """
+
+    def cost(size: int) -> float:
+        length = prompt - 1 + size * completion
+        return -(-group // size) * length * (1 + length / (8 * width))
+
+    return min(range(1, group + 1), key=cost)
 
 
 def _chunks(groups: list[_Group], most: int) -> list[list[_Group]]:
