@@ -91,7 +91,10 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
 
     def stop(self) -> None:
         """Leave the terminal as it was; also after an interruption."""
-        self._live.stop()
+        if self._live.is_started:
+            self._live.stop()
+            if not self._live.console.is_terminal:
+                self._live.console.print()  # into a file, the last table ends without a line end
 
 
 def quiet(trainer: Any, title: str) -> ProgressTable:
