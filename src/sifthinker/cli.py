@@ -365,21 +365,23 @@ def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command("plan", context_settings={"ignore_unknown_options": True})
-@click.argument("stage", type=click.Choice(["sft", "grpo"]))
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @click.option("--gpu", "gpu_gib", type=click.FloatRange(min=0, min_open=True), help="Memory of the GPU in GiB.")
-def plan(stage: Any, config: Path, overrides: tuple[str, ...], gpu_gib: float | None) -> None:
+@click.option("--stage", type=click.Choice(["sft", "grpo"]), help="[default: the one whose keys CONFIG has]")
+def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage: Any) -> None:
     """Say what a run of CONFIG will do and need, and what is wrong with it, without loading weights."""
     _quiet_libraries()
-    from sifthinker.training.config import load_config
+    from sifthinker.training.config import guess_stage, load_config
     from sifthinker.training.plan import make_plan
 
+    stage = stage or guess_stage(config)
     if stage == "sft":
         from sifthinker.training.sft import DEFAULTS
     else:
         from sifthinker.training.grpo import DEFAULTS
     made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, DEFAULTS, gpu_gib=gpu_gib)
+    click.echo(f"stage: {stage}")
     for name, fact in made.facts.items():
         click.echo(f"{name}: {fact}")
     click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")

@@ -12,7 +12,7 @@ from sifthinker.files import write_jsonl
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from sifthinker.training.config import make_config  # noqa: E402
+from sifthinker.training.config import guess_stage, make_config  # noqa: E402
 from sifthinker.training.grpo import DEFAULTS  # noqa: E402
 from sifthinker.training.plan import make_plan  # noqa: E402
 from sifthinker.training.sft import DEFAULTS as SFT_DEFAULTS  # noqa: E402
@@ -107,12 +107,28 @@ class TestProblems:
 def test_the_command(nano: Path, world_chains: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(f"model: {nano}\ndata: {world_chains}\noutput: o\ntraining: {{num_generations: 4}}\n")
-    words = ["plan", "grpo", str(path), "--gpu", "24", "--max_completion_length", "300"]
+    words = ["plan", str(path), "--gpu", "24", "--max_completion_length", "300"]
     good = CliRunner().invoke(main, [*words, "--per_device_train_batch_size", "8"])
     assert good.exit_code == 0, good.output
-    assert "GiB" in good.stdout
+    assert "stage: grpo" in good.stdout
+    assert "fits on 24 GiB: per_device_train_batch_size up to about" in good.stdout
     bad = CliRunner().invoke(main, [*words, "--per_device_train_batch_size", "96"])
     assert (bad.exit_code, "problem:" in bad.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "stage"),
+    [
+        ("c.yaml", "training: {num_generations: 4}", "grpo"),
+        ("c.yaml", "rewards: {depth: 0}", "grpo"),
+        ("c.yaml", "training: {max_length: 9}", "sft"),
+        ("my-grpo.yaml", "training: {max_steps: 9}", "grpo"),
+        ("c.yaml", "training: {max_steps: 9}", "sft"),
+    ],
+)
+def test_the_stage_is_the_one_whose_keys_a_config_has(tmp_path: Path, name: str, text: str, stage: str) -> None:
+    (tmp_path / name).write_text(f"model: m\n{text}\n")
+    assert guess_stage(tmp_path / name) == stage
 
 
 def test_merging_a_checkpoint(nano: Path, world_chains: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("trl")
 from trl import GRPOTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
-from sifthinker.training.prefix import best_size, shared_log_probs, why_not_shared  # noqa: E402
+from sifthinker.training.prefix import best_size, ends_in_image, shared_log_probs, why_not_shared  # noqa: E402
 
 from .tiny import FAMILIES, IMAGE, tiny_batch, tiny_model  # noqa: E402
 
@@ -156,6 +156,12 @@ def test_the_same_words_about_other_images_are_not_shared() -> None:
     vision["pixel_values"][4:] = torch.randn_like(vision["pixel_values"][4:])  # rows 2 and 3
     vision["pixel_values"][6:] = vision["pixel_values"][4:6]
     compare(model, (input_ids, attention_mask, keep, vision))
+
+
+def test_prompts_that_end_in_an_image_are_told_apart() -> None:
+    model = tiny_model("qwen2_5_vl")
+    assert not ends_in_image(model, torch.tensor([3, 4]))
+    assert ends_in_image(model, torch.tensor([3, IMAGE]))
 
 
 def test_text_alone() -> None:

@@ -93,7 +93,18 @@ def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[
     Raises:
         ConfigError: no such file, not YAML, an unknown or missing key, or a value of the wrong kind.
     """
-    where = Path(path)
+    values = _read(Path(path))
+    for override in overrides:
+        _override(values, override)
+    return make_config(values, stage, where=str(path))
+
+
+def _read(where: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, not YAML, or no keys and values.
+    """
     try:
         values = yaml.safe_load(where.read_text(encoding="utf-8"))
     except OSError as error:
@@ -104,9 +115,24 @@ def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[
         raise ConfigError(f"{where}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: wanted keys and values, got {type(values).__name__}")
-    for override in overrides:
-        _override(values, override)
-    return make_config(values, stage, where=str(where))
+    return values
+
+
+def guess_stage(path: str | os.PathLike[str]) -> Stage:
+    """The stage whose keys a config has; where it has only common ones, GRPO-SIF if the file's name says so, else SFT.
+
+    Raises:
+        ConfigError: see `_read`.
+    """
+    values = _read(Path(path))
+    training = values.get("training")
+    keys = set(training) if isinstance(training, dict) else set()
+    sft, grpo = (set(_names(trainer_config(stage))) for stage in get_args(Stage))
+    if keys & (grpo - sft) or values.keys() & {"rewards", "judge", "prefix_sharing"}:
+        return "grpo"
+    if keys & (sft - grpo):
+        return "sft"
+    return "grpo" if "grpo" in Path(path).name else "sft"
 
 
 def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config") -> TrainConfig:

@@ -29,7 +29,7 @@ from sifthinker.rewards import AnswerReward, Ledger, completion_text, depth_rewa
 from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.plan import warn_of_problems
-from sifthinker.training.prefix import shared_generate, shared_log_probs, why_not_shared
+from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import RestoresWeights, lora_config, run
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
         compute_aux_loss: bool = False,
         **vision: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        if not self.shares_prefixes or compute_aux_loss:
+        last = input_ids[:, -logits_to_keep - 1]
+        if not self.shares_prefixes or compute_aux_loss or ends_in_image(model, last):
             return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **vision
             )
@@ -131,7 +132,9 @@ class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> Any:
-        if not self.shares_prefixes or self.use_vllm or self.use_transformers_continuous_batching or self.tools:
+        served = self.use_vllm or self.use_transformers_continuous_batching or self.tools
+        last = torch.tensor([ids[-1] for ids in prompt_ids])
+        if not self.shares_prefixes or served or ends_in_image(self.model, last):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )

@@ -1,7 +1,7 @@
 """Before the first step: does the run add up, do its rewards live, and will it fit?
 
-Every finding is a problem with its remedy. Memory is estimated from the model's configuration alone, no weights are loaded:
-good to about a fifth, which is enough to choose a GPU.
+Every finding is a problem with its remedy. Memory is estimated from the model's configuration alone, no weights are loaded.
+Weights, gradients and optimizer are counted exactly; activations and cache are formulas, not yet held against a GPU.
 """
 
 from __future__ import annotations
@@ -90,6 +90,11 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
         )
     memory = estimate_memory(config, stage, arguments, rows=rows, tokens=tokens, length=length)
     plan = Plan(facts, memory, problems)
+    if gpu_gib is not None:
+        # Activations alone grow with the completions scored at once; the rest is there in any case.
+        fixed = plan.total_gib - memory["activations"]
+        fitting = int((gpu_gib - fixed) / (memory["activations"] / rows)) if gpu_gib > fixed else 0
+        facts[f"fits on {gpu_gib:g} GiB"] = f"per_device_train_batch_size up to about {fitting} (now {rows})"
     if gpu_gib is not None and plan.total_gib > gpu_gib:
         plan.problems.append(
             f"about {plan.total_gib:.0f} GiB are needed and the GPU has {gpu_gib:g}: lower per_device_train_batch_size "

@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from sifthinker.models import placeholder_tokens
+
 # Architectures whose forward takes a prepared 4D mask and explicit positions; tests hold each against TRL's padded batch.
 _ONE_AXIS = ("llava",)
 _THREE_AXES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -40,6 +42,12 @@ def why_not_shared(model: Any) -> str | None:
     if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
         return "some of its layers attend in a sliding window"
     return None
+
+
+def ends_in_image(model: Any, last_tokens: torch.Tensor) -> bool:
+    """Whether a prompt's last token stands for pixels: it is repeated before each completion, which an image cannot be."""
+    placeholders = placeholder_tokens(_base(model).config) or []
+    return bool(torch.isin(last_tokens, torch.tensor(placeholders, device=last_tokens.device)).any())
 
 
 @dataclass(frozen=True, slots=True)
