@@ -158,7 +158,6 @@ class TestIoU:
         # A duplicate costs half: sum 1, divided by max(2, 1). The release divides by min and gives 1.
         assert paired_iou([[0, 0, 0.5, 1]] * 2, truth) == 0.5
         assert paired_iou([[0, 0, 0.5, 1]] * 2, truth, denominator="min") == 1
-        # The assignment is global. Greedy takes 1→A (0.6) and leaves 2→B (0): 0.3. Crossed: see the brute force below.
         with pytest.raises(BoxError, match="denominator"):
             paired_iou(truth, truth, denominator="mean")
 

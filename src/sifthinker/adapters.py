@@ -14,27 +14,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sifthinker.depth import cached_depth
 from sifthinker.rewards import (
-    Reference,
+    REWARDS,
     answer_reward,
     depth_reward,
     format_reward,
     grounding_reward,
+    reference_from,
     score_completion,
-    split_choices,
 )
-
-
-def reference_from(row: Mapping[str, Any]) -> Reference:
-    """What a completion is held against, from a row of an examples file: answer, boxes, depth (a path or None), choices."""
-    depth = row.get("depth")
-    return Reference(
-        answer=str(row["answer"]),
-        boxes=row["boxes"],
-        depth=cached_depth(depth) if isinstance(depth, str) else depth,
-        choices=split_choices([row.get("choices") or ()], 0),
-    )
 
 
 def compute_score(
@@ -57,7 +45,7 @@ def compute_score(
     truth = json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth
     previous = (extra_info or {}).get("previous")
     scores = score_completion(solution_str, reference_from(truth), previous=previous)
-    named = {name: getattr(scores, name).value for name in ("format", "answer", "grounding", "depth")}
+    named = {name: getattr(scores, name).value for name in REWARDS}
     return {"score": scores.total, **{name: value for name, value in named.items() if value is not None}}
 
 

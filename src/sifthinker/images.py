@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from sifthinker.errors import ImageError
 
 MAX_IMAGE_PIXELS = 100_000_000
-_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
 # What Pillow's decoders raise on broken files; which of them depends on the format.
 BROKEN_IMAGE = (
     OSError, ValueError, SyntaxError, EOFError, RuntimeError, NotImplementedError, Image.DecompressionBombError,
@@ -41,7 +41,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     with _open(Path(path)) as image:
         width, height = image.size
         try:
-            sideways = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            sideways = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         except BROKEN_IMAGE as error:
             raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
         return (height, width) if sideways else (width, height)

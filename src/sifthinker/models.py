@@ -143,7 +143,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ModelError(f"models need torch and transformers: pip install 'sifthinker[train]' ({error})") from None
+        raise ModelError(f"models need torch and transformers: pip install 'sifthinker[models]' ({error})") from None
     return transformers
 
 

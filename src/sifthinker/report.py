@@ -15,9 +15,10 @@ from PIL import Image
 from sifthinker import __version__
 from sifthinker.boxes import as_boxes
 from sifthinker.chain import Region
-from sifthinker.evaluation.completions import COMPONENTS, Scored
+from sifthinker.evaluation.completions import Scored
 from sifthinker.files import atomic_write
 from sifthinker.images import load_image
+from sifthinker.rewards import REWARDS
 from sifthinker.thinker import Thought
 
 _PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
@@ -96,7 +97,7 @@ def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
     for number, item in enumerate(scored):
         image = load_image(item.images[0]) if item.images else Image.new("RGB", (256, 256), (90, 90, 90))
         parts = []
-        for name in COMPONENTS:
+        for name in REWARDS:
             score = getattr(item.scores, name)
             value = "–" if score.value is None else f"{score.value:.2f}"
             parts.append(f"{name} {value}" + (f" ({', '.join(score.reasons)})" if score.reasons else ""))

@@ -17,6 +17,8 @@ from sifthinker.chain import Reading, is_whole_image, read_completion, region_bo
 from sifthinker.depth import LEAST_DEPTH, DepthMap, cached_depth
 from sifthinker.judges import ModelJudge, Question, Verdict, judge
 
+REWARDS = ("format", "answer", "grounding", "depth")  # the fields of `Scores`, in the order in which they are shown
+
 DEPTH_TOLERANCE = 0.1
 
 Completion = str | Sequence[Mapping[str, Any]]
@@ -49,7 +51,8 @@ class Scores:
     @property
     def total(self) -> float:
         """The sum of the rewards that apply, equally weighted."""
-        return sum(s.value for s in (self.format, self.answer, self.grounding, self.depth) if s.value is not None)
+        values = (getattr(self, name).value for name in REWARDS)
+        return float(sum(value for value in values if value is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,17 @@ class Reference:
     boxes: ArrayLike
     depth: DepthMap | None = None
     choices: tuple[str, ...] = ()
+
+
+def reference_from(row: Mapping[str, Any]) -> Reference:
+    """What a completion is held against, from a row of an examples file: answer, boxes, depth (a path or None), choices."""
+    depth = row.get("depth")
+    return Reference(
+        answer=str(row["answer"]),
+        boxes=row["boxes"],
+        depth=cached_depth(depth) if isinstance(depth, str) else depth,
+        choices=split_choices([row.get("choices") or ()], 0),
+    )
 
 
 def score_completion(
@@ -243,12 +257,12 @@ class AnswerReward:
         options = [split_choices(choices, index) for index in range(len(readings))]
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
         if self.judge is not None:
-            said = [
-                Question(problem[index] if problem else "", reading.answer or "", answer[index], options[index])
+            said = {
+                index: Question(problem[index] if problem else "", reading.answer, answer[index], options[index])
                 for index, reading in enumerate(readings)
-            ]
-            answered = [index for index, reading in enumerate(readings) if reading.answer is not None]
-            for index, verdict in zip(answered, self.judge.judge_all([said[i] for i in answered]), strict=True):
+                if reading.answer is not None
+            }
+            for index, verdict in zip(said, self.judge.judge_all(list(said.values())), strict=True):
                 verdicts[index] = verdict
         scores = [
             score_answer(reading, answer[i], options[i], previous=self.ledger.previous(id[i]), verdict=verdicts[i])

@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from sifthinker import __version__
 from sifthinker.chain import Chain, Region, Step, check_chain, render_chain
 from sifthinker.depth import LEAST_DEPTH
@@ -33,7 +35,7 @@ from sifthinker.engine.expansion import Expansion, FocusPath, expand
 from sifthinker.engine.teachers import Task, Teacher, explain
 from sifthinker.errors import ChainError, ConfigError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, make_folder, sha256, to_json
-from sifthinker.images import load_image
+from sifthinker.images import ORIENTATION, load_image
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
 
@@ -279,11 +281,9 @@ def _same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
 
 def _keep_image(source: Path, folder: Path, name: str) -> str:
     """Copy an RGB image as it is; one that must be turned or converted first is written as PNG."""
-    from PIL import Image
-
     make_folder(folder)
     with Image.open(source) as image:
-        as_it_is = image.mode == "RGB" and image.getexif().get(0x0112, 1) == 1
+        as_it_is = image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1
         suffix = source.suffix.lower() if as_it_is else ".png"
     target = folder / f"{name}{suffix}"
     if not target.is_file():

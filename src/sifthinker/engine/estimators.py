@@ -162,7 +162,7 @@ class ModelDepth:
                 from transformers import AutoImageProcessor, AutoModelForDepthEstimation
             except ImportError as error:
                 raise ModelError(
-                    f"a depth model needs torch and transformers: pip install 'sifthinker[train]' ({error})"
+                    f"a depth model needs torch and transformers: pip install 'sifthinker[models]' ({error})"
                 ) from None
             try:
                 processor = AutoImageProcessor.from_pretrained(self.name)

@@ -120,8 +120,7 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
         # Many models fence their JSON.
         bare = reply.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
         body = json.loads(bare)
-        bare.encode()  # half a surrogate pair is no text
-        json.dumps(body, ensure_ascii=False).encode()
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
         thoughts, answer = body["thoughts"], body["answer"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return [], [("not_json", 'the reply must be one JSON object with the keys "thoughts" and "answer"')]

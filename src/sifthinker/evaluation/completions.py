@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from sifthinker.adapters import reference_from
 from sifthinker.errors import BoxError, DepthError, RecordError
 from sifthinker.files import read_jsonl
 from sifthinker.records import Example, read_examples
-from sifthinker.rewards import Reference, Scores, score_completion
-
-COMPONENTS = ("format", "answer", "grounding", "depth")
+from sifthinker.rewards import REWARDS, Reference, Scores, reference_from, score_completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +81,8 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
             raise RecordError(
                 f"{where}: lacks {', '.join(missing)}; give the dataset with --data, or put them into the line"
             )
-        for name in ("depth",):
-            if isinstance(row.get(name), str):
-                known[name] = str(folder / row[name])
+        if isinstance(row.get("depth"), str):
+            known["depth"] = str(folder / row["depth"])
         known["images"] = [str(folder / image) for image in row.get("images") or ()]
     try:
         reference = reference_from(known)
@@ -106,7 +102,7 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
 def summarise_scores(scored: Sequence[Scored]) -> dict[str, Component]:
     """Statistics of every component; one that no completion has is left out."""
     found = {}
-    for name in COMPONENTS:
+    for name in REWARDS:
         scores = [getattr(item.scores, name) for item in scored]
         values = np.array([score.value for score in scores if score.value is not None], dtype=np.float64)
         if not len(values):

@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 import yaml
 
 from sifthinker.errors import ConfigError
+from sifthinker.rewards import REWARDS
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
 
-REWARDS = ("format", "answer", "grounding", "depth")
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 

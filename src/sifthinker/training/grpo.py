@@ -28,7 +28,7 @@ from sifthinker.models import freeze, load_model, load_processor, placeholder_to
 from sifthinker.rewards import AnswerReward, Ledger, completion_text, depth_reward, format_reward, grounding_reward
 from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
-from sifthinker.training.plan import warn_of_problems
+from sifthinker.training.plan import plan_run, warn_of_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import RestoresWeights, lora_config, run
 
@@ -262,6 +262,7 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
         bias = dict.fromkeys(placeholder_tokens(model.config) or (), -100.0)
         defaults["generation_kwargs"] = {"logit_bias": bias}
     arguments = trainer_arguments(config, "grpo", defaults)
+    warn_of_problems(plan_run(config, "grpo", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
     try:
         return SIFGRPOTrainer(
@@ -296,7 +297,6 @@ def train_grpo(config: TrainConfig) -> SIFGRPOTrainer:
     Raises:
         ConfigError, ModelError, RecordError: see `grpo_trainer`.
     """
-    warn_of_problems(config, "grpo", DEFAULTS)
     trainer = grpo_trainer(config)
     run(trainer, config, "GRPO-SIF")
     return trainer

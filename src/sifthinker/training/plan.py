@@ -1,20 +1,21 @@
 """Before the first step: does the run add up, do its rewards live, and will it fit?
 
 Every finding is a problem with its remedy. Memory is estimated from the model's configuration alone, no weights are loaded.
-Weights, gradients and optimizer are counted exactly; activations and cache are formulas, not yet held against a GPU.
+Weights, gradients and optimizer are counted, adapters as if on every linear layer; activations and cache are formulas, not
+yet held against a GPU.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sifthinker.depth import cached_depth
+from sifthinker.images import load_image
 from sifthinker.models import load_processor
 from sifthinker.records import Example
-from sifthinker.rewards import Reference, score_completion, split_choices
+from sifthinker.rewards import reference_from, score_completion
 from sifthinker.training.config import Stage, TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples
 
@@ -59,6 +60,19 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
     arguments = trainer_arguments(config, stage, defaults)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
+    return plan_run(config, stage, arguments, examples, processor, gpu_gib=gpu_gib)
+
+
+def plan_run(
+    config: TrainConfig,
+    stage: Stage,
+    arguments: Any,
+    examples: Sequence[Example],
+    processor: Any,
+    *,
+    gpu_gib: float | None = None,
+) -> Plan:
+    """As `make_plan`, with TRL's config, the examples and the processor at hand."""
     prompts, answers = token_counts(examples, processor)
     facts = {
         "examples": f"{len(examples):,}",
@@ -103,20 +117,14 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
     return plan
 
 
-def warn_of_problems(config: TrainConfig, stage: Stage, defaults: dict[str, Any]) -> None:
-    """Log what `make_plan` finds wrong with a run that is about to start; it starts all the same.
-
-    Raises:
-        ConfigError, ModelError, RecordError: see `make_plan`.
-    """
-    for problem in make_plan(config, stage, defaults).problems:
+def warn_of_problems(plan: Plan) -> None:
+    """Log what is wrong with a run that is about to start; it starts all the same."""
+    for problem in plan.problems:
         logger.warning("before the first step: %s", problem)
 
 
 def token_counts(examples: Sequence[Example], processor: Any) -> tuple[list[int], list[int]]:
     """Tokens of the prompts, images included, and of the chains of the examples with the longest texts."""
-    from sifthinker.images import load_image
-
     longest = sorted(examples, key=lambda example: -len(example.prompt))[:_LONGEST_TRIED]
     prompts = []
     for example in longest:
@@ -129,17 +137,11 @@ def token_counts(examples: Sequence[Example], processor: Any) -> tuple[list[int]
 
 
 def reward_problems(examples: Sequence[Example], config: TrainConfig) -> list[str]:
-    """What a dry run on gold chains and on an empty completion finds: a reward that gold does not earn teaches nothing."""
+    """What a dry run on gold chains finds: a reward that gold does not earn teaches nothing."""
     problems = []
     gold: dict[str, list[float]] = {}
     for example in examples:
-        reference = Reference(
-            example.answer,
-            example.boxes,
-            None if example.depth is None else cached_depth(example.depth),
-            split_choices([example.choices], 0),
-        )
-        scores = score_completion(example.chain, reference)
+        scores = score_completion(example.chain, reference_from(asdict(example)))
         for name in config.rewards:
             value = getattr(scores, name).value
             if value is not None:

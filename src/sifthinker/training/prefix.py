@@ -218,7 +218,7 @@ def _pack(
     labels = input_ids.new_full((len(groups), longest), -100)
     # 0 the prompt, 1 … the completions, -1 padding at the end
     segments = torch.full((len(groups), longest), -1, dtype=torch.long, device=device)
-    axes = 3 if _axes(model) == 3 else 1
+    axes = _axes(model)
     positions = torch.zeros((axes, len(groups), longest), dtype=torch.long, device=device)
     place = torch.zeros_like(completion_ids)
     for k, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):

@@ -121,15 +121,16 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
     Raises:
         KeyboardInterrupt: the run was interrupted; a checkpoint was written unless it had to end at once.
     """
-    line, stop = quiet(trainer, title), _StopAfterStep()
+    table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
     trainer.add_callback(_Cards(config, title))
     try:
         trainer.train(resume_from_checkpoint=_last_checkpoint(config.output))
     finally:
         stop.restore()
-        line.stop()
-        write_history(trainer, config.output)
+        table.stop()
+        if trainer.accelerator.is_main_process:
+            write_history(trainer, config.output)
     if stop.asked:
         raise KeyboardInterrupt
     if not trainer.accelerator.is_main_process:

@@ -10,7 +10,7 @@ from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
-from sifthinker.training.plan import warn_of_problems
+from sifthinker.training.plan import plan_run, warn_of_problems
 from sifthinker.training.runs import RestoresWeights, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
@@ -37,6 +37,7 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     model = load_model(config.model, dtype=config.dtype)
+    warn_of_problems(plan_run(config, "sft", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
     return SIFSFTTrainer(
         model=model,
@@ -53,7 +54,6 @@ def train_sft(config: TrainConfig) -> SIFSFTTrainer:
     Raises:
         ConfigError, ModelError, RecordError: see `sft_trainer`.
     """
-    warn_of_problems(config, "sft", DEFAULTS)
     trainer = sft_trainer(config)
     run(trainer, config, "SFT")
     return trainer
