@@ -223,10 +223,10 @@ class TestRewards:
         result = sif("rewards", file, "--data", world_chains, "-o", tmp_path / "page.html", "--most", 5)
         assert result.exit_code == 0, result.output
         table = " ".join(result.stdout.split())
-        assert "14 completions" in table
-        assert "stray_text 7" in table
+        assert "18 completions" in table
+        assert "stray_text 9" in table
         page = (tmp_path / "page.html").read_text()
-        assert "5 of 14 completions" in page
+        assert "5 of 18 completions" in page
         assert page.count("<article") == 5
         assert "<script>" not in page
 
@@ -270,7 +270,7 @@ class TestBadInput:
             (["think", "cat.png", "q", "--model", "./nowhere"], "no such model folder"),
             (["think", "cat.png", "q", "--model", "empty"], "no config.json"),
             (["think", "cat.png", "q", "--model", "m/m", "--depth", "small.png"], "8×8, its image 40×20"),
-            (["think", "bare.png", "q", "--model", "m/m"], "--depth none"),
+            (["think", "bare.png", "q", "--model", "m/m", "--depth", "given"], "--depth none"),
             (["eval", "world", "--model", "empty"], "no config.json"),
             (["train", "sft", "bad.yaml"], "did you mean 'learning_rate'"),
             (["train", "grpo", "none.yaml"], "cannot read"),

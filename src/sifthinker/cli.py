@@ -20,6 +20,7 @@ from sifthinker.errors import SIFError
 if TYPE_CHECKING:
     from sifthinker.engine.build import Counts
     from sifthinker.engine.estimators import DepthSource
+    from sifthinker.engine.recipe import Recipe
     from sifthinker.engine.teachers import Teacher
 
 _EXTRAS = {"torch": "models", "transformers": "models", "accelerate": "models", "tokenizers": "models"} | dict.fromkeys(
@@ -75,15 +76,28 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that reads records."""
     for option in reversed(
         [
-            click.argument("file", type=click.Path(path_type=Path)),
-            click.option("--images", type=click.Path(path_type=Path), help="Image folder [default: the file's]."),
+            click.argument("file"),
+            click.option(
+                "--images",
+                type=click.Path(path_type=Path),
+                help="Image folder [default: the file's]. Where the images go of a table that holds them.",
+            ),
             click.option(
                 "--format",
                 "source_format",
                 default="auto",
                 show_default=True,
-                type=click.Choice(["auto", "jsonl", "viscot", "viscot-conversation"]),
+                type=click.Choice(["auto", "jsonl", "table", "viscot", "viscot-conversation", "refcoco", "coco", "tallyqa"]),
                 help="Form of FILE.",
+            ),
+            click.option("--columns", metavar="OURS=THEIRS,…", help="Columns of a table: question=ask,boxes=bbox,…"),
+            click.option("--instances", type=click.Path(path_type=Path), help="COCO instances with TallyQA's boxes."),
+            click.option(
+                "--box-form",
+                default="xyxy",
+                show_default=True,
+                type=click.Choice(["xyxy", "xywh"]),
+                help="Boxes of a table: two corners, or corner and size.",
             ),
             click.option(
                 "--boxes",
@@ -114,20 +128,24 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @data.command("paths")
 @_source_options
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="JSONL to write.")
-def data_paths(file: Path, output: Path, seed: int, alpha: float, distractor: float, decimals: int, **source: Any) -> None:
+def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: float, decimals: int, **source: Any) -> None:
     """Write the focus path of every record of FILE; images are not needed unless FILE states no sizes.
 
     One JSON line a record: id, question, answer, boxes (fractions of the image), path. Records that cannot be read go to
     OUTPUT's neighbour with .rejects.jsonl.
     """
+    from itertools import islice
+
     from sifthinker.engine.build import Counts, path_row
     from sifthinker.engine.expansion import Expansion, expand
+    from sifthinker.engine.sources import read_source
     from sifthinker.files import write_jsonl
     from sifthinker.records import Record
 
     settings = Expansion(alpha=alpha, distractor=distractor, decimals=decimals)
     counts, rows, rejects = Counts(), [], []
-    for item in _read(file, **source):
+    limit = source.pop("limit")
+    for item in islice(read_source(file, **_reading(**source)), limit):
         if isinstance(item, Record):
             counts.accepted += 1
             counts.clipped += bool(item.notes)
@@ -147,6 +165,7 @@ def data_paths(file: Path, output: Path, seed: int, alpha: float, distractor: fl
 
 
 @data.command("build")
+@click.pass_context
 @_source_options
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Dataset folder to write.")
 @click.option(
@@ -187,52 +206,46 @@ def data_paths(file: Path, output: Path, seed: int, alpha: float, distractor: fl
     "--retries", default=5, show_default=True, type=click.IntRange(min=0), help="Further tries of a failed request."
 )
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1), help="Records under way at once.")
+@click.option("--cap", type=click.IntRange(min=1), help="Most records of each dataset, chosen at random by the seed.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Images that must not be used: a folder, or a text file of names or SHA-256 hashes. Repeatable.",
+)
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 @click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
-def data_build(
-    file: Path,
-    output: Path,
-    seed: int,
-    alpha: float,
-    distractor: float,
-    decimals: int,
-    depth_source: str,
-    depth_encoding: Any,
-    depth_near: Any,
-    concurrency: int,
-    fresh: bool,
-    allow_rejects: bool,
-    **rest: Any,
-) -> None:
-    """Build training examples from the records of FILE; an interrupted build goes on when the command is repeated."""
+def data_build(ctx: click.Context, file: str, output: Path, fresh: bool, allow_rejects: bool, **options: Any) -> None:
+    """Build training examples from FILE: a file of records, a table, or a recipe of several sources (.yaml).
+
+    An interrupted build goes on when the command is repeated. Options given here come before the recipe's.
+    """
     from sifthinker.engine.build import Engine
     from sifthinker.engine.estimators import GivenDepth, ModelDepth, NoDepth
     from sifthinker.engine.expansion import Expansion
-    from sifthinker.errors import RecordError
-    from sifthinker.files import read_jsonl, sha256
+    from sifthinker.engine.recipe import Left, excluded, fingerprint, read_recipe
+    from sifthinker.files import read_jsonl
 
-    source = {name: rest[name] for name in ("images", "source_format", "outside", "box_space", "limit")}
+    recipe, options = _recipe(ctx, file, options)
     depth: DepthSource
-    if depth_source == "none":
+    if options["depth_source"] == "none":
         depth = NoDepth()
-    elif depth_source == "given":
-        depth = GivenDepth(depth_encoding, depth_near)
+    elif options["depth_source"] == "given":
+        depth = GivenDepth(options["depth_encoding"], options["depth_near"])
     else:
-        depth = ModelDepth(depth_source, cache=output / ".depth_cache")
-    try:
-        inputs = {file.name: sha256(file.read_bytes())}
-    except OSError as error:
-        raise RecordError(f"{file}: cannot read: {error.strerror}") from None
-    options = {name: str(source[name]) for name in ("source_format", "outside", "box_space", "limit")}
-    options |= {"depth_encoding": depth_encoding, "depth_near": depth_near}
-    with _teacher(concurrency=concurrency, **rest) as teacher:
+        depth = ModelDepth(options["depth_source"], cache=output / ".depth_cache")
+    shaping = {name: options[name] for name in ("depth_encoding", "depth_near")} | fingerprint(recipe)
+    inputs = shaping.pop("inputs")
+    left = Left()
+    with _teacher(**options) as teacher:
         engine = Engine(
-            root=source["images"] or file.parent,
+            root=recipe.images,
             depth=depth,
             teacher=teacher,
-            expansion=Expansion(alpha=alpha, distractor=distractor, decimals=decimals),
-            seed=seed,
-            concurrency=concurrency,
+            expansion=Expansion(alpha=options["alpha"], distractor=options["distractor"], decimals=options["decimals"]),
+            seed=recipe.seed,
+            concurrency=options["concurrency"],
+            exclude=frozenset(excluded(recipe.exclude)[1]),
         )
         with _bar("chains", None) as advance:
 
@@ -241,21 +254,107 @@ def data_build(
 
             with _resumable():
                 counts = engine.build(
-                    lambda: _read(file, **source), output, inputs=inputs, options=options, fresh=fresh, progress=progress
+                    lambda: read_recipe(recipe, left=left),
+                    output,
+                    inputs=inputs,
+                    options=shaping,
+                    fresh=fresh,
+                    progress=progress,
                 )
     rejects = [row for _, row in read_jsonl(output / "rejects.jsonl")]
     _say_counts(counts, rejects, output / "rejects.jsonl")
+    for title, found in (("filtered", left.filtered), ("over the cap", left.over_cap)):
+        for dataset, number in sorted(found.items()):
+            click.echo(f"  {number} of {dataset} {title}", err=True)
     click.echo(output)
     if not counts.accepted or (rejects and not allow_rejects):
         sys.exit(SOME_REJECTED)
 
 
-def _read(file: Path, images: Path | None, source_format: Any, outside: Any, box_space: Any, limit: int | None) -> Any:
-    from itertools import islice
+# Options of `sif data build` that a recipe may set: its key → the option.
+_RECIPE_SETTINGS = {
+    "depth": "depth_source",
+    "timeout": "timeout_s",
+    **{
+        name: name
+        for name in (
+            "depth_encoding", "depth_near", "teacher", "base_url", "model", "api_key_env", "retries", "concurrency", "alpha",
+            "distractor", "decimals",
+        )
+    },
+}  # fmt: skip
 
-    from sifthinker.engine.sources import read_source
 
-    return islice(read_source(file, images=images, format=source_format, outside=outside, box_space=box_space), limit)
+def _recipe(ctx: click.Context, file: str, options: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """What to build from, and how: a recipe's settings where the command line says nothing."""
+    from dataclasses import replace
+
+    from sifthinker.engine.recipe import Recipe, Source, load_recipe
+    from sifthinker.errors import ConfigError
+
+    given = {name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
+    if not file.lower().endswith((".yaml", ".yml")):
+        reading = _reading(**{name: options[name] for name in _READING})
+        images = reading.pop("images") or Path(file).parent
+        source = Source(
+            str(Path(file).absolute()) if Path(file).exists() else file,
+            format=reading["format"],
+            columns=reading["columns"] or {},
+            box_space=reading["box_space"],
+            box_form=reading["box_form"],
+            boxes=reading["outside"],
+            instances=None if reading["instances"] is None else str(reading["instances"].absolute()),
+            limit=options["limit"],
+        )
+        recipe = Recipe([source], Path(), images, options["cap"], options["seed"], list(options["exclude"]))
+        return recipe, options
+    misplaced = sorted(given & {*_READING, "limit"} - {"images"})
+    if misplaced:
+        raise ConfigError(f"--{misplaced[0].replace('_', '-')} is for a single file; a recipe says it for each source")
+    recipe = load_recipe(file, list(_RECIPE_SETTINGS))
+    for name, value in recipe.settings.items():
+        option = _RECIPE_SETTINGS[name]
+        if option in given:
+            continue
+        parameter = next(parameter for parameter in ctx.command.params if parameter.name == option)
+        try:
+            options[option] = parameter.type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            raise ConfigError(f"{file}: {name}: {error.message}") from None
+    return replace(
+        recipe,
+        images=options["images"] or recipe.images,
+        cap=options["cap"] or recipe.cap,
+        seed=options["seed"] if "seed" in given else recipe.seed,
+        exclude=[*recipe.exclude, *options["exclude"]],
+    ), options
+
+
+_READING = ("images", "source_format", "outside", "box_space", "box_form", "columns", "instances")
+
+
+def _reading(
+    images: Path | None,
+    source_format: Any,
+    outside: Any,
+    box_space: Any,
+    box_form: Any,
+    columns: str | None,
+    instances: Path | None,
+) -> dict[str, Any]:
+    """The arguments of `sources.read_source` from the options."""
+    pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair.strip()]
+    if not all(theirs for _, _, theirs in pairs):
+        raise click.UsageError(f"--columns {columns!r}: wanted OURS=THEIRS with commas between")
+    return {
+        "images": images,
+        "format": source_format,
+        "outside": outside,
+        "box_space": box_space,
+        "box_form": box_form,
+        "columns": {ours.strip(): theirs.strip() for ours, _, theirs in pairs},
+        "instances": instances,
+    }
 
 
 @contextmanager
@@ -304,6 +403,94 @@ def _say_counts(counts: Counts, rejects: list[dict[str, Any]], named: Path) -> N
         click.echo(f"  every one is named in {named}", err=True)
 
 
+@data.command("check")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--no-files", is_flag=True, help="Do not open images and depth maps.")
+@click.option("--most", default=20, show_default=True, type=click.IntRange(min=1), help="Findings to show.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSONL for all findings.")
+def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) -> None:
+    """Hold every line of DATASET against its images, its depths and itself.
+
+    DATASET is a folder or examples file of ours, whoever made it, or a JSON file of the paper's release. Exits with 3 when
+    something is wrong.
+    """
+    from collections import Counter
+    from dataclasses import asdict
+
+    from sifthinker.engine.checks import FINDINGS, Finding, Stats, check_dataset
+    from sifthinker.files import write_jsonl
+
+    stats, counts = Stats(), Counter[str]()
+    findings: list[Finding] = []
+    with _bar("examples", None) as advance:
+        for finding in check_dataset(dataset, files=not no_files, stats=stats):
+            counts[finding.code] += 1
+            if output or len(findings) < most:
+                findings.append(finding)
+            advance(stats.examples)
+        advance(stats.examples)
+    for finding in findings[:most]:
+        click.echo(f"{finding.where}: {finding.code}: {finding.message}")
+    if counts.total() > most:
+        click.echo(f"and {counts.total() - most} more; -o FILE keeps them all")
+    if output:
+        write_jsonl(output, [asdict(finding) for finding in findings])
+        click.echo(output)
+    for code, number in counts.most_common():
+        click.echo(f"{number} × {code}: {FINDINGS.get(code, '')}", err=True)
+    click.echo(f"{stats.examples} examples, {counts.total()} findings", err=True)
+    if counts:
+        sys.exit(SOME_REJECTED)
+
+
+@data.command("stats")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Page with plots to write.")
+def data_stats(dataset: Path, output: Path | None) -> None:
+    """Say what DATASET holds: counts, boxes, sizes, chain lengths, depths, and why records were left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sifthinker.engine.checks import Stats, check_dataset, reject_counts
+    from sifthinker.errors import RecordError
+    from sifthinker.files import make_folder
+    from sifthinker.report import stats_page, write_page
+
+    if output:
+        make_folder(output.parent)
+    stats = Stats()
+    with _bar("examples", None) as advance:
+        for _ in check_dataset(dataset, files=False, stats=stats):
+            advance(stats.examples)
+        advance(stats.examples)
+    if not stats.examples:
+        raise RecordError(f"{dataset}: holds no example")
+    rejects = reject_counts(dataset)
+    console = Console()
+    for title, counted in stats.tables(rejects).items():
+        table = Table(title=title, show_header=False)
+        for name, number in counted:
+            table.add_row(name, number)
+        console.print(table)
+    if output:
+        write_page(output, stats_page(str(dataset), stats.tables(rejects), stats.histograms()))
+        click.echo(output)
+
+
+@data.command("export")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Choice(["trl", "llamafactory", "verl", "hf"]), help="Whose form.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to write.")
+def data_export(dataset: Path, to: Any, output: Path) -> None:
+    """Write DATASET in the form that TRL, LLaMA-Factory, verl or the Hugging Face hub loads."""
+    _quiet_libraries()
+    from sifthinker.engine.exports import FORMS, export
+
+    count = export(dataset, output, to)
+    click.echo(f"{count} examples; open with {FORMS[to].replace('FOLDER', str(output))}", err=True)
+    click.echo(output)
+
+
 # --------------------------------------------------------------------------------------------------------------- world
 
 
@@ -336,6 +523,95 @@ def world_nano(output: Path, seed: int) -> None:
 
     write_nano(output, seed=seed)
     click.echo(output)
+
+
+@world.command("baselines")
+@click.option("-n", "--count", default=1080, show_default=True, type=click.IntRange(min=1), help="Questions.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
+def world_baselines(count: int, split: str, seed: int) -> None:
+    """Say what is scored on the world's questions without looking at a picture."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sifthinker.evaluation.world import BASELINES, baselines
+
+    table = Table(title="answer accuracy without looking", caption="; ".join(f"{k}: {v}" for k, v in BASELINES.items()))
+    for heading in ("family", "questions", *BASELINES):
+        table.add_column(heading, justify="left" if heading == "family" else "right")
+    for family, found in baselines(count, split=split, seed=seed).items():
+        accuracies = [f"{accuracy:.3f}" for accuracy, _ in found.values()]
+        table.add_row(family, str(next(iter(found.values()))[1]), *accuracies)
+    Console().print(table)
+
+
+@world.command("pretrain")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run and of the model.")
+@click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of all scenes.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Scenes a step.")
+@click.option("--seed", default=0, show_default=True, help="Of the weights.")
+def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> None:
+    """Teach a nano model from random weights what there is in scenes, where, and how far: an hour or two on two CPU cores.
+
+    The result is the base model that the package carries. It has never seen a chain. An interrupted run goes on.
+    """
+    _quiet_libraries()
+    from dataclasses import replace
+
+    from sifthinker.world.pretrain import RECIPE, pretrain
+
+    with _resumable():
+        recipe = [replace(part, scenes=max(1, round(part.scenes * scale))) for part in RECIPE]
+        pretrain(output, recipe=recipe, batch_size=batch_size, seed=seed)
+    click.echo(output)
+
+
+@world.command("pack")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--about", required=True, help="What the model is and how it was made: the opening of its card.")
+@click.option("--questions", default=1080, show_default=True, type=click.IntRange(min=1), help="Test questions to measure.")
+@click.option("--scenes", default=270, show_default=True, type=click.IntRange(min=1), help="Test scenes to find objects in.")
+def world_pack(model: Path, output: Path, about: str, questions: int, scenes: int) -> None:
+    """Write a nano MODEL as the package carries it, measured, with its card: weights in bfloat16."""
+    _quiet_libraries()
+    from sifthinker.evaluation.world import card
+    from sifthinker.world.nano import pack
+
+    pack(model, output)
+    card(output, about, questions=questions, scenes=scenes, progress=lambda text: click.echo(text, err=True))
+    click.echo(output)
+
+
+@world.command("study")
+@click.option("-o", "--output", default=Path("runs/study"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many seeds of every arm.")
+@click.option("--arms", help="Names with commas between them [default: all].")
+@click.option("--base", default="nano", show_default=True, help="Model to start from.")
+@click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
+def world_study(output: Path, seeds: int, arms: str | None, base: str, short: bool) -> None:
+    """Measure what each part of the method does: arms of training on the embedded world, with several seeds.
+
+    Takes hours; what is finished is kept, and the same command goes on. Writes study.json and study.html after every arm.
+    """
+    _quiet_libraries()
+    from sifthinker.evaluation.world import METRICS
+    from sifthinker.report import study_page, write_page
+    from sifthinker.study import ARMS, SHORT, STUDY, run_study
+
+    with _resumable():
+        study = run_study(
+            output,
+            arms=arms.split(",") if arms else list(ARMS),
+            seeds=seeds,
+            schedule=SHORT if short else STUDY,
+            bar=_bar,
+            say=lambda text: click.echo(text, err=True),
+            base=base,
+        )
+    page = output / "study.html"
+    write_page(page, study_page(study, METRICS))
+    click.echo(page)
 
 
 # --------------------------------------------------------------------------------------------------------------- train
@@ -433,46 +709,65 @@ def _overrides(words: tuple[str, ...]) -> Iterator[str]:
 @main.command("think")
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
-@click.option("--model", required=True, help="Model folder or Hugging Face name.")
+@click.option("--model", help="Model folder or Hugging Face name [default: nano, which knows the embedded world].")
 @click.option(
     "--depth",
     "depth_source",
-    default="given",
-    show_default=True,
     metavar="given|none|FILE|MODEL",
-    help="The depth file beside the image, RGB only, a depth file, or a depth model.",
+    help="The depth file beside the image, RGB only, a depth file, or a depth model. [default: the file if there is one]",
 )
 @click.option("--depth-encoding", default="auto", show_default=True, help="See `sif data build`.")
 @click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the file's values is near.")
+@click.option("--direct", is_flag=True, help="Ask for the answer alone, as of a model that knows no chains.")
 @click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-pixels", type=int, help="Greatest area of an image, for models that resize by area.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write [default: IMAGE's name .thought.html].")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Page to write, or with the ending .png one picture [default: IMAGE's name .thought.html].",
+)
 def think(
     image: Path,
     question: str,
-    model: str,
-    depth_source: str,
+    model: str | None,
+    depth_source: str | None,
     depth_encoding: Any,
     depth_near: Any,
+    direct: bool,
     max_new_tokens: int,
     max_pixels: int | None,
     output: Path | None,
 ) -> None:
-    """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page."""
+    """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
+
+    Without --model the embedded nano answers, directly: it knows the scenes of `sif world build` and nothing else, and has
+    not learnt to think in steps.
+    """
     from sifthinker.files import make_folder
     from sifthinker.images import load_image
 
     page = output or Path(f"{image.stem}.thought.html")
     make_folder(page.parent)  # before minutes are spent on what could not be written
     picture = load_image(image)
+    if model is None:
+        model, direct = "nano", True
+        _introduce_nano(image)
+    if depth_source is None:
+        from sifthinker.engine.estimators import BESIDE
+
+        beside = any(Path(f"{image.with_suffix('')}{suffix}").is_file() for suffix in BESIDE)
+        depth_source = "given" if beside else "none"
+        if depth_source == "none":
+            click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
     depth = _depth_for(image, picture, depth_source, depth_encoding, depth_near)
 
     _quiet_libraries()
-    from sifthinker.report import thought_page, write_page
+    from sifthinker.report import Card, thought_page, write_page, write_picture
     from sifthinker.thinker import Thinker
 
     thinker = Thinker.load(model, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
-    thought = thinker.think(picture, question, depth)
+    thought = thinker.think(picture, question, depth, direct=direct)
     for number, (regions, words) in enumerate(thought.steps, 1):
         places = "; ".join(
             f"[{', '.join(f'{side:.2f}' for side in region.box)}]"
@@ -480,13 +775,31 @@ def think(
             for region in regions
         )
         click.echo(f"{number}. {places}\n   {words or '(no words)'}")
-    if thought.reading.problems:
+    if thought.reading.problems and not direct:
         click.echo(f"not a valid chain: {thought.reading.problems[0]}", err=True)
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
-    write_page(page, thought_page(thought, note=f"model {model}, depth {depth_source}"))
+    if page.suffix.lower() == ".png":
+        write_picture(page, Card(thought))
+    else:
+        write_page(page, thought_page(thought, note=f"model {model}, depth {depth_source}"))
     click.echo(page)
+
+
+def _introduce_nano(image: Path) -> None:
+    """Say who answers, and warn where it cannot know what it is shown."""
+    from sifthinker.world.scenes import is_world_image
+
+    if is_world_image(image):
+        click.echo("nano answers: the embedded model of three million parameters, no steps; see --model", err=True)
+        return
+    click.echo(
+        "warning: no --model was named, and nano, the embedded model, knows only the scenes of `sif world build`; what it "
+        f"says about {image.name} means nothing. For photographs: sif think IMAGE QUESTION "
+        "--model Qwen/Qwen2.5-VL-7B-Instruct --direct, or without --direct a model of `sif train`",
+        err=True,
+    )
 
 
 def _depth_for(image: Path, picture: Any, source: str, encoding: Any, near: Any) -> Any:
@@ -522,12 +835,18 @@ def evaluation() -> None:
 @evaluation.command("world")
 @click.option("--model", required=True, help="Model folder or Hugging Face name.")
 @click.option(
-    "-n", "--count", default=140, show_default=True, type=click.IntRange(min=1), help="Questions, as many of each family."
+    "-n",
+    "--count",
+    default=324,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Questions, in turn of each family and level.",
 )
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
 @click.option("--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Side of the pictures in pixels.")
 @click.option("--rgb-only", is_flag=True, help="Show the model no depth.")
+@click.option("--direct", is_flag=True, help="Ask for answers without steps, as of a model that knows no chains.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-new-tokens", default=400, show_default=True, type=click.IntRange(min=1))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON to write: results and every completion.")
@@ -538,15 +857,16 @@ def eval_world(
     seed: int,
     size: int,
     rgb_only: bool,
+    direct: bool,
     batch_size: int,
     max_new_tokens: int,
     output: Path | None,
 ) -> None:
-    """Ask MODEL questions about held-out scenes of the embedded world."""
+    """Ask a model questions about held-out scenes of the embedded world: every metric, by family, with intervals."""
     _quiet_libraries()
     from dataclasses import asdict
 
-    from sifthinker.evaluation.world import evaluate
+    from sifthinker.evaluation.world import evaluate, group_by, summarise
     from sifthinker.files import atomic_write, make_folder
     from sifthinker.thinker import Thinker
 
@@ -561,13 +881,20 @@ def eval_world(
             seed=seed,
             size=size,
             depth=not rgb_only,
+            direct=direct,
             batch_size=batch_size,
             progress=advance,
         )
-    _print_table({model: results})
+    families = {family: summarise(of_family) for family, of_family in group_by(rows, lambda row: row.family).items()}
+    for start in range(0, len(families), 3):
+        _print_table(dict(list(families.items())[start : start + 3]))
+    _print_table({level: summarise(found) for level, found in group_by(rows, lambda row: row.level).items()})
+    known = group_by(rows, lambda row: "new combinations" if row.novel else "known combinations")
+    _print_table({"all": results} | {name: summarise(found) for name, found in known.items()})
     if output:
-        body = {"model": model, "split": split, "seed": seed, "size": size, "rgb_only": rgb_only}
+        body = {"model": model, "split": split, "seed": seed, "size": size, "rgb_only": rgb_only, "direct": direct}
         body |= {"results": {name: asdict(result) for name, result in results.items()}}
+        body |= {"families": {f: {name: asdict(r) for name, r in found.items()} for f, found in families.items()}}
         body |= {"rows": [row.to_json() for row in rows]}
         atomic_write(output, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
         click.echo(output)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.errors import RecordError, SIFError
+import yaml
+
+from sifthinker.errors import ConfigError, RecordError, SIFError
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -88,6 +91,40 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
                     raise RecordError(f"{path}:{number}: not a line of JSON: {error}", "not_json") from None
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Raises:
+        ConfigError: no such file, not UTF-8, not YAML, or no keys and values.
+    """
+    where = Path(path)
+    try:
+        values = yaml.safe_load(where.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: not text in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: wanted keys and values, got {type(values).__name__}")
+    return values
+
+
+def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Refuse a key that is not known, and name the nearest that is.
+
+    Raises:
+        ConfigError: an unknown key.
+    """
+    for key in values:
+        if key in names:
+            continue
+        near = difflib.get_close_matches(str(key), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(names)[:30])}"
+        raise ConfigError(f"{where}: unknown key {key!r}{hint}")
 
 
 def inside(root: str | os.PathLike[str], relative: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -17,13 +18,16 @@ BROKEN_IMAGE = (
 )  # fmt: skip
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
+def load_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
     """Read an image upright (EXIF orientation applied) and in RGB.
 
+    Args:
+        path: the file.
+        data: its content, where that was read already.
     Raises:
         ImageError: missing, truncated, no image, or more than 100 million pixels.
     """
-    with _open(Path(path)) as image:
+    with _open(Path(path), data) as image:
         try:
             image.load()
             upright = ImageOps.exif_transpose(image)
@@ -47,11 +51,17 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (height, width) if sideways else (width, height)
 
 
-def _open(path: Path) -> Image.Image:
-    if not path.is_file():
+def is_upright_rgb(data: bytes) -> bool:
+    """Whether an image that could be read needs neither turning nor conversion."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1
+
+
+def _open(path: Path, data: bytes | None = None) -> Image.Image:
+    if data is None and not path.is_file():
         raise ImageError(f"{path}: no such image", "missing_image")
     try:
-        image = Image.open(path)
+        image = Image.open(path if data is None else io.BytesIO(data))
     except BROKEN_IMAGE as error:
         raise ImageError(f"{path}: not an image that can be read: {error}", "broken_image") from None
     if image.width * image.height > MAX_IMAGE_PIXELS:

@@ -113,3 +113,12 @@ class TestByHand:
 def test_settings_out_of_range(settings: dict) -> None:
     with pytest.raises(ConfigError):
         Expansion(**settings)
+
+
+def test_a_margin_moves_every_side_as_far() -> None:
+    """The release's expansion: one pixel of 50. The left side stops at the border."""
+    path = expand(record([[0.01, 0.4, 0.5, 0.6]]), settings=Expansion(margin=0.02, distractor=0))
+    assert [focus.kind for focus in path] == ["whole", "expanded", "target"]
+    assert path[1].boxes == ((0.0, 0.38, 0.52, 0.62),)
+    with pytest.raises(ConfigError, match="margin must be a fraction"):
+        Expansion(margin=3)

@@ -35,7 +35,7 @@ from sifthinker.engine.expansion import Expansion, FocusPath, expand
 from sifthinker.engine.teachers import Task, Teacher, explain
 from sifthinker.errors import ChainError, ConfigError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, make_folder, sha256, to_json
-from sifthinker.images import ORIENTATION, load_image
+from sifthinker.images import is_upright_rgb, load_image
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
 
@@ -74,6 +74,7 @@ class Engine:
         expansion: settings of the reverse expansion; its decimals are also the chain's.
         seed: of the focus paths.
         concurrency: records under way at once.
+        exclude: SHA-256 hashes of image files that must not be used.
     """
 
     root: Path
@@ -82,6 +83,7 @@ class Engine:
     expansion: Expansion = field(default_factory=Expansion)
     seed: int = 0
     concurrency: int = 8
+    exclude: frozenset[str] = frozenset()
 
     def build(
         self,
@@ -174,7 +176,12 @@ class Engine:
         """One record's example, its images written below `out`, or the reject that says why not."""
         try:
             source = inside(self.root, record.image)
-            image = load_image(source)
+            data = _read(source)
+            digest = sha256(data)
+            if digest in self.exclude:
+                reason = f"{record.source}: {record.image} has the content of an excluded image"
+                raise RecordError(reason, "excluded")
+            image = load_image(source, data)
             if record.size is not None and not _same_shape(record.size, image.size):
                 raise RecordError(
                     f"{record.source}: the source says {record.size[0]}×{record.size[1]}, {record.image} is "
@@ -220,8 +227,7 @@ class Engine:
             reason = f"{record.source}: the composed chain is not valid: {problems[0]}"
             return Reject(record.source, record.id, "bad_chain", reason, attempts)
 
-        digest = sha256(source.read_bytes())
-        images = [_keep_image(source, out / "images", digest[:24])]
+        images = [_keep_image(source.suffix.lower(), data, image, out / "images" / digest[:24])]
         truth: str | None = None
         if depth is not None:
             name = depth.digest()[:24]
@@ -279,20 +285,25 @@ def _same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
     return abs(stated_width * height - stated_height * width) <= max(*stated, *actual)
 
 
-def _keep_image(source: Path, folder: Path, name: str) -> str:
-    """Copy an RGB image as it is; one that must be turned or converted first is written as PNG."""
-    make_folder(folder)
-    with Image.open(source) as image:
-        as_it_is = image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1
-        suffix = source.suffix.lower() if as_it_is else ".png"
-    target = folder / f"{name}{suffix}"
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such image", "missing_image") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot read: {error.strerror}", "missing_image") from None
+
+
+def _keep_image(suffix: str, data: bytes, image: Image.Image, stem: Path) -> str:
+    """Keep an RGB image as it is; one that had to be turned or converted is written as PNG."""
+    as_it_is = is_upright_rgb(data)
+    target = Path(f"{stem}{suffix if as_it_is else '.png'}")
     if not target.is_file():
-        partial = folder / f".{name}{suffix}"
-        if as_it_is:
-            shutil.copyfile(source, partial)
-        else:
-            load_image(source).save(partial, "PNG")
-        partial.replace(target)
+        if not as_it_is:
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            data = buffer.getvalue()
+        atomic_write(target, data)
     return f"images/{target.name}"
 
 

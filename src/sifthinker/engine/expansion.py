@@ -39,6 +39,7 @@ class Expansion:
         jitter: `alpha` is multiplied by a number within 1 ± jitter, drawn for each side.
         distractor: probability of a distractor.
         decimals: digits of the coordinates, 2 or 3.
+        margin: each side moves so far instead, a fraction of the picture; the paper's release moves them one pixel.
     Raises:
         ConfigError: a value out of range.
     """
@@ -47,12 +48,15 @@ class Expansion:
     jitter: float = 0.2
     distractor: float = 0.5
     decimals: int = 3
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha * (1 + self.jitter) <= 1 or not 0 <= self.jitter < 1:
             raise ConfigError(f"alpha {self.alpha} with jitter {self.jitter} moves a side past the border")
         if not 0 <= self.distractor <= 1:
             raise ConfigError(f"distractor must be a probability, got {self.distractor}")
+        if self.margin is not None and not 0 <= self.margin <= 1:
+            raise ConfigError(f"margin must be a fraction of the picture, got {self.margin}")
         if self.decimals not in (2, 3):
             raise ConfigError(f"decimals must be 2 or 3, got {self.decimals}")
 
@@ -98,6 +102,8 @@ def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None) 
 
 def _expand_sides(boxes: Boxes, settings: Expansion, draw: random.Random) -> Boxes:
     border = np.array(WHOLE_IMAGE)
+    if settings.margin is not None:
+        return np.clip(boxes + np.array([-1, -1, 1, 1]) * settings.margin, 0, 1)
     moves = np.array(
         [
             [settings.alpha * draw.uniform(1 - settings.jitter, 1 + settings.jitter) for _ in range(4)]

@@ -1,0 +1,314 @@
+"""Is this dataset what it says? Every line of a finished dataset held against its images, its depths and itself.
+
+Two forms are known: ours (`examples.jsonl`), and the layout of the paper's release (a JSON list with `messages`, `images`,
+`depth_image`, `normalized_solution_round`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sifthinker.boxes import hierarchical_iou
+from sifthinker.chain import Region, check_chain, find_answer, find_regions, find_steps, read_completion, region_boxes
+from sifthinker.depth import DepthMap, depth_file_size
+from sifthinker.errors import BoxError, DepthError, ImageError, RecordError, SIFError
+from sifthinker.files import inside, read_jsonl
+from sifthinker.images import image_size
+from sifthinker.judges import judge
+from sifthinker.records import Example, examples_file
+from sifthinker.rewards import score_depth
+
+FINDINGS: dict[str, str] = {
+    "not_json": "a line is not JSON",
+    "not_an_example": "a line has other keys than an example, or values of another kind",
+    "bad_messages": "the turns are not one of a user and one of an assistant",
+    "bad_images": "images are not one or two paths",
+    "bad_box": "a box is not four numbers in [0, 1] with an area",
+    "no_box": "there is no target box",
+    "duplicate_id": "an id stands there twice",
+    "path": "a path leads outside the dataset's folder",
+    "missing_image": "an image file is not there",
+    "broken_image": "an image file cannot be read",
+    "size_mismatch": "the image, its depth image and its depth map differ in size",
+    "bad_depth": "the depth map cannot be read",
+    "bad_chain": "the chain is not valid",
+    "boxes_disagree": "the chain's last area is not the target boxes",
+    "depth_off": "a stated depth is more than a tenth from the depth map's mean",
+    "answer_disagrees": "the chain's answer is not the example's",
+}
+
+
+_LONG = re.compile(r"\d\.\d{4,}")  # numbers with more digits than our chains have; the release's may
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong with one line: where, its id if it has one, a code of `FINDINGS`, and what was got and wanted."""
+
+    where: str
+    id: str
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a dataset holds, gathered line by line.
+
+    Args:
+        examples: number of lines that could be read.
+        by_dataset: examples of each dataset.
+        by_family: of each family of questions, where known.
+        boxes: examples with so many target boxes.
+        steps: chains with so many steps.
+        areas: share of the image that a target box covers.
+        depths: stated depths of target regions.
+        words: words of a chain's texts.
+        sizes: images of each size.
+    """
+
+    examples: int = 0
+    by_dataset: Counter[str] = field(default_factory=Counter)
+    by_family: Counter[str] = field(default_factory=Counter)
+    boxes: Counter[int] = field(default_factory=Counter)
+    steps: Counter[int] = field(default_factory=Counter)
+    areas: list[float] = field(default_factory=list)
+    depths: list[float] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def add(
+        self, dataset: str, family: str, boxes: Sequence[Sequence[float]], chain: str, size: tuple[int, int] | None
+    ) -> None:
+        """Take in one example."""
+        self.examples += 1
+        self.by_dataset[dataset] += 1
+        self.by_family[family or "unknown"] += 1
+        self.boxes[len(boxes)] += 1
+        self.areas += [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
+        steps = find_steps(chain, depth='"depth"' in chain)
+        self.steps[len(steps)] += 1
+        self.words.append(sum(len(text.split()) for _, text in steps))
+        if steps:
+            self.depths += [region.depth for region in steps[-1][0] if region.depth is not None]
+        if size is not None:
+            self.sizes[size] += 1
+
+    def tables(self, rejects: Counter[str]) -> dict[str, list[tuple[str, str]]]:
+        """Title → rows of (what, how many), for people."""
+
+        def counted(counter: Counter[Any], most: int = 20) -> list[tuple[str, str]]:
+            rows = [
+                (str(name), f"{number:,} ({number / counter.total():.1%})") for name, number in counter.most_common(most)
+            ]
+            rest = counter.total() - sum(number for _, number in counter.most_common(most))
+            return rows + ([("others", f"{rest:,}")] if rest else [])
+
+        def spread(values: list[float] | list[int], form: str) -> list[tuple[str, str]]:
+            if not values:
+                return []
+            quantiles = np.quantile(values, [0, 0.1, 0.5, 0.9, 1])
+            names = ("least", "10 %", "median", "90 %", "greatest")
+            return [(name, format(float(value), form)) for name, value in zip(names, quantiles, strict=True)]
+
+        found = {
+            f"{self.examples:,} examples by dataset": counted(self.by_dataset),
+            "families of questions": counted(self.by_family),
+            "target boxes an example": counted(self.boxes),
+            "steps a chain": counted(self.steps),
+            "words a chain": spread(self.words, ".0f"),
+            "share of the image in a target box": spread(self.areas, ".3f"),
+            "depth of a target region": spread(self.depths, ".3f"),
+            "image sizes": counted(self.sizes, 10),
+            "left out": counted(rejects),
+        }
+        return {title: rows for title, rows in found.items() if rows}
+
+    def histograms(self, bins: int = 24) -> dict[str, list[tuple[float, float]]]:
+        """Title → (middle of a bin, number in it)."""
+        series: dict[str, Sequence[float]] = {
+            "words a chain": self.words,
+            "share of the image in a target box": self.areas,
+            "depth of a target region": self.depths,
+        }
+        found = {}
+        for title, values in series.items():
+            if values:
+                numbers, edges = np.histogram(values, bins=bins)
+                middles = (edges[:-1] + edges[1:]) / 2
+                found[title] = list(zip(middles.tolist(), numbers.tolist(), strict=True))
+        return found
+
+
+def reject_counts(path: str | Path) -> Counter[str]:
+    """How many records a build left out, by reason code; none where the dataset has no file of them."""
+    file = Path(path) / "rejects.jsonl"
+    if not file.is_file():
+        return Counter()
+    return Counter(str(row["code"]) for _, row in read_jsonl(file))
+
+
+def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None = None) -> Iterator[Finding]:
+    """Everything that is wrong with a dataset, in the order of its lines; nothing when it is what it says.
+
+    Args:
+        path: a dataset folder, its examples file, or a JSON file of the release's layout.
+        files: whether images and depth maps are opened.
+        stats: gathers what the readable lines hold.
+    Raises:
+        RecordError: there is no such file.
+    """
+    stats = stats if stats is not None else Stats()
+    where = Path(path)
+    if where.is_file() and where.suffix == ".json":
+        yield from _check_release(where, files, stats)
+        return
+    where = examples_file(where)
+    seen: dict[str, str] = {}
+    with open(where, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            place = f"{where.name}:{number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield Finding(place, "", "not_json", str(error))
+                continue
+            try:
+                example = Example.from_json(row, place)
+            except RecordError as error:
+                code = error.code if error.code in FINDINGS else "not_an_example"
+                yield Finding(place, str(row.get("id", "")) if isinstance(row, dict) else "", code, str(error))
+                continue
+            if example.id in seen:
+                yield Finding(place, example.id, "duplicate_id", f"stands at {seen[example.id]} already")
+            seen.setdefault(example.id, place)
+            yield from _check_example(example, where.parent, place, files, stats)
+
+
+def _check_example(example: Example, folder: Path, place: str, files: bool, stats: Stats) -> Iterator[Finding]:
+    def finding(code: str, message: str) -> Finding:
+        return Finding(place, example.id, code, message)
+
+    depth: DepthMap | None = None
+    size: tuple[int, int] | None = None
+    if files:
+        sizes = {}
+        for file in example.images:
+            found = _image_size(folder, file)
+            if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], int):
+                sizes[file] = found
+            else:
+                yield finding(*found)
+        size = sizes.get(example.images[0])
+        if example.depth is not None:
+            try:
+                target = inside(folder, example.depth)
+                sizes[example.depth] = depth_file_size(target)
+                depth = DepthMap.read(target)
+            except RecordError as error:
+                yield finding("path", str(error))
+            except DepthError as error:
+                yield finding("bad_depth", str(error))
+        if len(set(sizes.values())) > 1:
+            yield finding("size_mismatch", "; ".join(f"{file} is {w}×{h}" for file, (w, h) in sizes.items()))
+    yield from (finding(code, message) for code, message in _check_chain(example, depth))
+    stats.add(example.dataset, example.family, example.boxes, example.chain, size)
+
+
+def _check_chain(example: Example, depth: DepthMap | None) -> Iterator[tuple[str, str]]:
+    problems = check_chain(example.chain, depth=example.depth is not None)
+    if problems:
+        yield "bad_chain", str(problems[0])
+    reading = read_completion(example.chain, depth=example.depth is not None)
+    if reading.areas:
+        agreement = hierarchical_iou(region_boxes(reading.areas[-1]), example.boxes)
+        if agreement < 0.999:
+            yield "boxes_disagree", f"hierarchical IoU of the last area with the target boxes is {agreement:.3f}"
+    if depth is not None and reading.areas:
+        score = score_depth(reading, depth)
+        if score.value is not None and score.value < 1:
+            yield "depth_off", f"{1 - score.value:.0%} of the stated depths are more than a tenth off"
+    if reading.answer is not None and judge(reading.answer, example.answer, example.choices.split("\n")).score < 1:
+        yield "answer_disagrees", f"the chain says {reading.answer!r}, the example {example.answer!r}"
+
+
+def _image_size(folder: Path, file: str) -> tuple[int, int] | tuple[str, str]:
+    """The size of an image of a dataset, or (code, message) of what is wrong with it."""
+    try:
+        return image_size(inside(folder, file))
+    except RecordError as error:
+        return "path", str(error)
+    except ImageError as error:
+        return error.code, str(error)
+
+
+def _check_release(path: Path, files: bool, stats: Stats) -> Iterator[Finding]:
+    """The release's layout. Its areas may state more digits than ours; what is checked is what training reads."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: not JSON: {error}", "not_json") from None
+    if not isinstance(rows, list):
+        raise RecordError(f"{path}: wanted a JSON list, got {type(rows).__name__}", "not_json")
+    for index, row in enumerate(rows):
+        place = f"{path.name}[{index}]"
+        try:
+            yield from _check_release_row(row, path.parent, place, files, stats)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, SIFError) as error:
+            yield Finding(place, "", "not_an_example", f"{type(error).__name__}: {error}")
+
+
+def _check_release_row(row: Mapping[str, Any], folder: Path, place: str, files: bool, stats: Stats) -> Iterator[Finding]:
+    identity = str(row.get("id", ""))
+    roles = [message["role"] for message in row["messages"] if message["role"] != "system"]
+    if roles != ["user", "assistant"]:
+        yield Finding(place, identity, "bad_messages", f"roles are {roles}")
+        return
+    asked, chain = (message["content"] for message in row["messages"] if message["role"] != "system")
+    images = [*row["images"]]
+    if asked.count("<image>") not in (0, len(images)):
+        yield Finding(place, identity, "bad_images", f"{asked.count('<image>')} places for {len(images)} images")
+    size: tuple[int, int] | None = None
+    for file in [*images, *([row["depth_image"]] if row.get("depth_image") else [])] if files else []:
+        found = _image_size(folder, str(file))
+        if isinstance(found[0], str):
+            yield Finding(place, identity, found[0], str(found[1]))
+        elif size is None:
+            size = (found[0], int(found[1]))
+    chain = _LONG.sub(lambda number: f"{float(number[0]):.3f}", chain)
+    areas = find_regions(chain, depth=True) or find_regions(chain, depth=False)
+    if not areas or find_answer(chain) is None:
+        yield Finding(place, identity, "bad_chain", "no area or no answer can be read")
+    regions = _release_regions(row.get("normalized_solution_round"))
+    if not regions:
+        yield Finding(place, identity, "no_box", "normalized_solution_round.bbox_3d names no box")
+    elif areas and hierarchical_iou(region_boxes(areas[-1]), region_boxes(regions)) < 0.9:
+        yield Finding(place, identity, "boxes_disagree", "the chain's last area is not the solution's boxes")
+    stats.add(str(row.get("dataset", "unknown")), "", [region.box for region in regions], chain, size)
+
+
+def _release_regions(solution: Any) -> list[Region]:
+    """The boxes of `normalized_solution_round`: `bbox_3d` of one region or several, each x1, y1, x2, y2, depth."""
+    entries = solution if isinstance(solution, list) else [solution]
+    regions = []
+    for entry in entries:
+        found = entry.get("bbox_3d") if isinstance(entry, Mapping) else None
+        for numbers in found if isinstance(found, list) and found and isinstance(found[0], list) else [found]:
+            if not isinstance(numbers, list) or len(numbers) != 5 or not all(math.isfinite(float(n)) for n in numbers):
+                raise BoxError(f"bbox_3d wants x1, y1, x2, y2, depth; got {str(numbers)[:80]}")
+            x1, y1, x2, y2, depth = map(float, numbers)
+            regions.append(Region((x1, y1, x2, y2), depth))
+    return regions

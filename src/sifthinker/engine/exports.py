@@ -1,0 +1,175 @@
+"""A finished dataset in the forms that other trainers load: TRL, LLaMA-Factory, verl, the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.records import Example, read_examples
+
+Form = Literal["trl", "llamafactory", "verl", "hf"]
+
+# How each is opened.
+FORMS: dict[Form, str] = {
+    "trl": "datasets.load_from_disk(FOLDER): prompt, completion, images, and the columns of the rewards",
+    "llamafactory": "dataset_dir and media_dir FOLDER, dataset sif: ShareGPT turns, described in dataset_info.json",
+    "verl": "data.train_files FOLDER/train.parquet, with sifthinker/adapters.py as custom_reward_function",
+    "hf": "datasets.load_dataset(FOLDER): every field of an example, images in the Parquet files",
+}
+
+
+def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Form) -> int:
+    """Write a dataset in another form.
+
+    Args:
+        dataset: a dataset folder or its examples file.
+        out: folder to write; must be new or empty.
+        to: one of `FORMS`.
+    Returns:
+        Number of examples written.
+    Raises:
+        ConfigError: the folder is not empty.
+        RecordError: the dataset cannot be read, holds nothing, or lacks a file.
+    """
+    folder = make_folder(out)
+    if any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; an export needs a folder of its own")
+    if next(read_examples(dataset), None) is None:
+        raise RecordError(f"{dataset}: holds no example", "no_example")
+    if to == "llamafactory":
+        return _llamafactory(dataset, folder)
+    rows: dict[str, Callable[[Example], dict[str, Any]]] = {"trl": _trl_row, "verl": _verl_row, "hf": _hf_row}
+
+    def lines() -> Iterator[dict[str, Any]]:
+        yield from map(rows[to], read_examples(dataset))
+
+    from datasets import Dataset, Features, Image, List, Value
+
+    text = Value("string")
+    turns = List({"role": text, "content": text})
+    truth = {"answer": text, "boxes": List(List(Value("float64"))), "choices": text, "depth": text}
+    features = {
+        "trl": Features(
+            {"prompt": turns, "completion": turns, "images": List(Image()), "id": text, "problem": text, **truth}
+        ),
+        "verl": Features(
+            {
+                "data_source": text,
+                "prompt": turns,
+                "images": List({"bytes": Value("binary")}),
+                "ability": text,
+                "reward_model": {"style": text, "ground_truth": text},
+                "extra_info": {"index": text, "split": text, "chain": text},
+            }
+        ),
+        "hf": Features(
+            {
+                **dict.fromkeys(("id", "dataset", "split", "problem", "family", "provenance"), text),
+                **truth,
+                "depth": Image(),
+                "images": List(Image()),
+                "messages": turns,
+            }
+        ),
+    }[to]
+    # Rows pass through Arrow files beside the result, not through memory.
+    made = Dataset.from_generator(lines, features=features, cache_dir=str(folder / ".cache"))
+    if to == "trl":
+        made.save_to_disk(folder)
+    elif to == "verl":
+        made.to_parquet(folder / "train.parquet")
+    else:
+        make_folder(folder / "data")
+        made.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    count = len(made)
+    del made
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return count
+
+
+def _truth(example: Example) -> dict[str, Any]:
+    return {
+        "answer": example.answer,
+        "boxes": [list(box) for box in example.boxes],
+        "choices": example.choices,
+        "depth": example.depth,
+    }
+
+
+def _trl_row(example: Example) -> dict[str, Any]:
+    return {
+        "prompt": [dict(example.messages[0])],
+        "completion": [dict(example.messages[1])],
+        "images": list(example.images),
+        "id": example.id,
+        "problem": example.problem,
+        **_truth(example),
+    }
+
+
+def _verl_row(example: Example) -> dict[str, Any]:
+    return {
+        "data_source": f"sifthinker/{example.dataset}",
+        "prompt": [{"role": "user", "content": "<image>" * len(example.images) + example.prompt}],
+        "images": [{"bytes": Path(image).read_bytes()} for image in example.images],
+        "ability": "visual reasoning",
+        "reward_model": {"style": "rule", "ground_truth": to_json(_truth(example))},
+        "extra_info": {"index": example.id, "split": example.split, "chain": example.chain},
+    }
+
+
+def _hf_row(example: Example) -> dict[str, Any]:
+    row = asdict(example)
+    # 16-bit depth goes into the table as the file it is.
+    depth = None if example.depth is None else {"bytes": Path(example.depth).read_bytes(), "path": None}
+    images = [{"bytes": Path(image).read_bytes(), "path": None} for image in example.images]
+    return {**row, "boxes": [list(box) for box in example.boxes], "images": images, "depth": depth} | {
+        "provenance": to_json(dict(example.provenance)),
+        "messages": [dict(message) for message in example.messages],
+    }
+
+
+def _llamafactory(dataset: str | os.PathLike[str], folder: Path) -> int:
+    rows = []
+    for example in read_examples(dataset):
+        images = [_linked(Path(image), folder) for image in example.images]
+        rows.append(
+            {
+                "conversations": [
+                    {"from": "human", "value": "<image>" * len(images) + example.prompt},
+                    {"from": "gpt", "value": example.chain},
+                ],
+                "images": images,
+            }
+        )
+    described = {
+        "sif": {
+            "file_name": "sif.json",
+            "formatting": "sharegpt",
+            "columns": {"messages": "conversations", "images": "images"},
+        }
+    }
+    atomic_write(folder / "sif.json", "[\n" + ",\n".join(map(to_json, rows)) + "\n]\n")
+    atomic_write(folder / "dataset_info.json", to_json(described) + "\n")
+    return len(rows)
+
+
+def _linked(file: Path, folder: Path) -> str:
+    """A file of the dataset in the export's folder, as another name of the same file where the disk allows it."""
+    relative = f"{file.parent.name}/{file.name}"
+    target = folder / relative
+    if not target.is_file():
+        make_folder(target.parent)
+        try:
+            os.link(file, target)
+        except FileNotFoundError:
+            raise RecordError(f"{file}: no such image", "missing_image") from None
+        except OSError:
+            shutil.copyfile(file, target)
+    return relative

@@ -1,0 +1,327 @@
+"""Recipes: several sources in one YAML file, with filters, a cap for each dataset, duplicates found and images kept out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import heapq
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from sifthinker.boxes import Space
+from sifthinker.engine.rows import OutsideBoxes
+from sifthinker.engine.sources import HUB, BoxForm, SourceFormat, read_source
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import check_keys, inside, read_yaml, sha256
+from sifthinker.records import Record, Reject
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, folder or hub dataset of a recipe; see `sources.read_source` for what the fields mean.
+
+    Args:
+        file: relative to the recipe's folder, or `hf://owner/name:split`.
+        images: image folder of this source, relative to the recipe's `images`.
+        format: of the file.
+        columns: of a table.
+        box_space: of plain records and tables.
+        box_form: of a table.
+        boxes: `clip` or `strict`.
+        instances: COCO instances, relative to the recipe's folder.
+        dataset: what to call its records; the file's own names by default.
+        split: what split to call its records; the file's own by default.
+        datasets: keep the records of these datasets alone.
+        without: leave out the records of these datasets.
+        max_boxes: leave out records with more boxes.
+        limit: read the first so many records.
+    """
+
+    file: str
+    images: str = "."
+    format: SourceFormat = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    box_space: Space = "unit"
+    box_form: BoxForm = "xyxy"
+    boxes: OutsideBoxes = "clip"
+    instances: str | None = None
+    dataset: str | None = None
+    split: str | None = None
+    datasets: Sequence[str] = ()
+    without: Sequence[str] = ()
+    max_boxes: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a dataset is made of.
+
+    Args:
+        sources: in order.
+        folder: of the recipe file.
+        images: image root; every source's images lie below it.
+        cap: most records of each dataset, chosen at random by `seed`.
+        seed: of the choice, and of the focus paths.
+        exclude: images that must not be used: text files of names or SHA-256 hashes, one a line, or folders of images.
+        settings: everything else in the file: options of the build by their names.
+    """
+
+    sources: Sequence[Source]
+    folder: Path
+    images: Path
+    cap: int | None = None
+    seed: int = 0
+    exclude: Sequence[Path] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Left:
+    """What a recipe left out on purpose: filtered by its sources, over the cap of a dataset."""
+
+    filtered: Counter[str] = field(default_factory=Counter)
+    over_cap: Counter[str] = field(default_factory=Counter)
+
+
+def load_recipe(path: str | os.PathLike[str], settings: Sequence[str]) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        settings: names of the build's options that a recipe may set.
+    Raises:
+        ConfigError: missing, not YAML, an unknown key, or a value of the wrong kind; says where.
+    """
+    where = Path(path)
+    values = read_yaml(where)
+    if not isinstance(values.get("sources"), list) or not values["sources"]:
+        raise ConfigError(f"{where}: wanted a list of `sources`")
+    check_keys(values, ["sources", "images", "cap", "seed", "exclude", *settings], str(where))
+    sources = [_source(entry, f"{where}: sources[{index}]") for index, entry in enumerate(values["sources"])]
+    for name in ("cap", "seed"):
+        value = values.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise ConfigError(f"{where}: {name} must be a whole number, got {value!r}")
+    exclude = values.get("exclude") or []
+    exclude = [exclude] if isinstance(exclude, str) else exclude
+    images = values.get("images", ".")
+    if not isinstance(images, str) or not isinstance(exclude, list) or not all(isinstance(e, str) for e in exclude):
+        raise ConfigError(f"{where}: images must be a path and exclude a list of paths")
+    return Recipe(
+        sources=sources,
+        folder=where.parent,
+        images=where.parent / images,
+        cap=values.get("cap"),
+        seed=values.get("seed", 0),
+        exclude=[where.parent / entry for entry in exclude],
+        settings={name: values[name] for name in settings if name in values},
+    )
+
+
+def _source(entry: Any, where: str) -> Source:
+    if isinstance(entry, str):
+        return Source(entry)
+    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+        raise ConfigError(f"{where}: wanted a file, or keys and values with `file`")
+    check_keys(entry, [item.name for item in dataclasses.fields(Source)], where)
+    for name, kind in (("format", SourceFormat), ("box_space", Space), ("box_form", BoxForm), ("boxes", OutsideBoxes)):
+        if name in entry and entry[name] not in get_args(kind):
+            raise ConfigError(f"{where}: {name} must be one of {', '.join(get_args(kind))}, got {entry[name]!r}")
+    for name in ("datasets", "without"):
+        if isinstance(entry.get(name), str):
+            entry = {**entry, name: [entry[name]]}
+        if not isinstance(entry.get(name, []), list):
+            raise ConfigError(f"{where}: {name} must be a list of datasets, got {entry[name]!r}")
+    for name in ("max_boxes", "limit"):
+        if name in entry and (not isinstance(entry[name], int) or isinstance(entry[name], bool) or entry[name] < 1):
+            raise ConfigError(f"{where}: {name} must be a positive whole number, got {entry[name]!r}")
+    if not isinstance(entry.get("columns", {}), dict):
+        raise ConfigError(f"{where}: columns must map our names to the table's, got {entry['columns']!r}")
+    return Source(**entry)
+
+
+def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record | Reject]:
+    """The records of a recipe: filtered, capped, each content once, excluded names out; in the order of its sources.
+
+    Rejects of a source come where they stand in it. Image paths are relative to the recipe's `images`.
+
+    Args:
+        recipe: what to read.
+        left: counts what was left out on purpose.
+    Raises:
+        RecordError: a source is missing or of no known form.
+    """
+    left = left if left is not None else Left()
+    names, _ = excluded(recipe.exclude)
+    chosen = _within_cap(recipe, left)
+    seen: dict[tuple[Any, ...], list[Record]] = {}
+    ids: dict[str, str] = {}
+    position: Counter[str] = Counter()
+    for item in _all(recipe, left):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        index = position[item.dataset]
+        position[item.dataset] += 1
+        if chosen is not None and index not in chosen[item.dataset]:
+            continue
+        if item.id in ids:
+            reason = f"{item.source}: id {item.id!r} stands at {ids[item.id]} already"
+            yield Reject(item.source, item.id, "duplicate_id", reason)
+            continue
+        ids[item.id] = item.source
+        named = next((name for name in names if f"/{item.image}".endswith(f"/{name}")), None)
+        if named is not None:
+            yield Reject(
+                item.source, item.id, "excluded", f"{item.source}: the image {named} is on the list of excluded ones"
+            )
+            continue
+        key = (" ".join(item.question.lower().split()), tuple(sorted(item.boxes)))
+        twin = next((other for other in seen.get(key, ()) if _same_image(recipe.images, item, other)), None)
+        if twin is not None:
+            reason = f"{item.source}: the same image, question and boxes as {twin.source}"
+            yield Reject(item.source, item.id, "duplicate", reason)
+            continue
+        seen.setdefault(key, []).append(item)
+        yield item
+
+
+def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
+    """Every record of every source that passes its filters."""
+    for source in recipe.sources:
+        file = source.file if source.file.startswith(HUB) else str(recipe.folder / source.file)
+        images = recipe.images / source.images
+        for count, item in enumerate(
+            read_source(
+                file,
+                images=images,
+                format=source.format,
+                outside=source.boxes,
+                box_space=source.box_space,
+                box_form=source.box_form,
+                columns=source.columns,
+                instances=None if source.instances is None else recipe.folder / source.instances,
+            )
+        ):
+            if source.limit is not None and count >= source.limit:
+                break
+            if isinstance(item, Reject):
+                yield item
+                continue
+            record = replace(
+                item,
+                image=os.path.normpath(os.path.join(source.images, item.image)),
+                depth=None if item.depth is None else os.path.normpath(os.path.join(source.images, item.depth)),
+                dataset=source.dataset or item.dataset,
+                split=source.split or item.split,
+            )
+            unwanted = record.dataset in source.without or bool(source.datasets and record.dataset not in source.datasets)
+            if unwanted or (source.max_boxes is not None and len(record.boxes) > source.max_boxes):
+                left.filtered[record.dataset] += 1
+            else:
+                yield record
+
+
+def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
+    """For each dataset, the positions of the records that its cap keeps: those whose hash with the seed is least.
+
+    The sources are read once for this; no more than `cap` numbers a dataset are held.
+    """
+    if recipe.cap is None:
+        return None
+    heaps: dict[str, list[tuple[int, int]]] = {}
+    position: Counter[str] = Counter()
+    for item in _all(recipe, Left()):
+        if isinstance(item, Reject):
+            continue
+        index = position[item.dataset]
+        position[item.dataset] += 1
+        digest = hashlib.sha256(f"{recipe.seed}\0{item.dataset}\0{item.id}".encode()).digest()
+        entry = (-int.from_bytes(digest[:8], "big"), -index)
+        heap = heaps.setdefault(item.dataset, [])
+        if len(heap) < recipe.cap:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+            left.over_cap[item.dataset] += 1
+    return {dataset: {-index for _, index in heap} for dataset, heap in heaps.items()}
+
+
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
+    """What shapes a dataset, as plain values for its manifest: the sources' settings, `inputs` with a hash of each file,
+    cap, and the lists of excluded images.
+
+    Raises:
+        RecordError: a source is missing.
+    """
+    sources, inputs = [], {}
+    for source in recipe.sources:
+        stated = dataclasses.asdict(source)
+        sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [])})
+        for file in (source.file, source.instances):
+            if file is not None and not file.startswith(HUB):
+                inputs[Path(file).name] = _content_hash(recipe.folder / file)
+                sources[-1] = {key: Path(value).name if value == file else value for key, value in sources[-1].items()}
+    names, hashes = excluded(recipe.exclude)
+    listed = sha256("\n".join(sorted(names | hashes)).encode()) if names or hashes else None
+    return {"sources": sources, "inputs": inputs, "cap": recipe.cap, "exclude": listed}
+
+
+def _content_hash(path: Path) -> str:
+    """Of a file, or of all files in a folder with their names."""
+    digest = hashlib.sha256()
+    try:
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file():
+                digest.update(file.name.encode() + b"\0" if path.is_dir() else b"")
+                with open(file, "rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+    return digest.hexdigest()
+
+
+def excluded(places: Sequence[Path]) -> tuple[set[str], set[str]]:
+    """(file names, content hashes) of the images that must not be used.
+
+    Raises:
+        RecordError: a list or folder is missing.
+    """
+    names: set[str] = set()
+    hashes: set[str] = set()
+    for place in places:
+        if place.is_dir():
+            files = sorted(file for file in place.rglob("*") if file.suffix.lower() in _IMAGES)
+            hashes |= {sha256(file.read_bytes()) for file in files}
+            continue
+        try:
+            lines = place.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecordError(f"{place}: cannot read the list of excluded images: {error}", "missing_file") from None
+        for line in lines:
+            text = line.strip()
+            if _HASH.fullmatch(text.lower()):
+                hashes.add(text.lower())
+            elif text and not text.startswith("#"):
+                names.add(text.lstrip("/"))
+    return names, hashes
+
+
+def _same_image(root: Path, one: Record, other: Record) -> bool:
+    if one.image == other.image:
+        return True
+    try:
+        return inside(root, one.image).read_bytes() == inside(root, other.image).read_bytes()
+    except (OSError, RecordError):
+        return False  # whoever opens the image says what is wrong with it

@@ -1,0 +1,152 @@
+"""Every finding once, by spoiling one thing of a dataset that is right; and the release's layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from sifthinker.cli import main
+from sifthinker.depth import DepthMap
+from sifthinker.engine.checks import FINDINGS, Stats, check_dataset
+
+
+@pytest.fixture
+def dataset(world_chains: Path, tmp_path: Path) -> Path:
+    shutil.copytree(world_chains, tmp_path / "d")
+    return tmp_path / "d"
+
+
+def rows(dataset: Path) -> list[dict]:
+    return [json.loads(line) for line in (dataset / "examples.jsonl").read_text().splitlines()]
+
+
+def spoil(dataset: Path, change: Callable[[dict], object]) -> None:
+    found = rows(dataset)
+    change(found[1])
+    (dataset / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+
+
+def codes(dataset: Path, **options: bool) -> list[str]:
+    return [finding.code for finding in check_dataset(dataset, **options)]
+
+
+def test_what_the_engine_built_is_right(dataset: Path) -> None:
+    stats = Stats()
+    assert list(check_dataset(dataset, stats=stats)) == []
+    assert stats.examples == 18
+    assert stats.sizes == {(64, 64): 18}
+    assert sum(stats.boxes.values()) == 18
+    assert set(stats.by_family.values()) == {2}
+
+
+def last_area(row: dict, old: str, new: str) -> None:
+    chain = row["messages"][1]["content"]
+    head, mark, tail = chain.rpartition("<area>")
+    assert old in tail
+    row["messages"][1]["content"] = head + mark + tail.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda row: row.update(extra=1), "not_an_example"),
+        (lambda row: row.update(messages=row["messages"][:1]), "bad_messages"),
+        (lambda row: row.update(images=[]), "bad_images"),
+        (lambda row: row.update(boxes=[[0, 0, 2, 1]]), "bad_box"),
+        (lambda row: row.update(boxes=[]), "no_box"),
+        (lambda row: row.update(id="world-train-0-nearer"), "duplicate_id"),
+        (lambda row: row.update(depth="../../x.png"), "path"),
+        (lambda row: row["images"].__setitem__(0, "images/none.png"), "missing_image"),
+        (lambda row: last_area(row, "</area>", ""), "bad_chain"),
+        (lambda row: row.update(boxes=[[0.0, 0.0, 0.1, 0.1]]), "boxes_disagree"),
+        (lambda row: last_area(row, '"depth":0.', '"depth":0.0'), "depth_off"),
+        (lambda row: row.update(answer="never", choices=""), "answer_disagrees"),
+    ],
+)
+def test_one_thing_wrong(dataset: Path, change: Callable[[dict], object], code: str) -> None:
+    first = rows(dataset)[0]["id"]
+    spoil(dataset, change)
+    found = codes(dataset)
+    if code == "duplicate_id":
+        spoil(dataset, lambda row: row.update(id=first))
+        found = codes(dataset)
+    assert code in found
+    assert set(found) <= set(FINDINGS)
+
+
+def test_files_that_are_wrong(dataset: Path) -> None:
+    row = rows(dataset)[1]
+    (dataset / row["images"][0]).write_bytes(b"no image")
+    DepthMap.read(dataset / row["depth"])
+    Image.new("L", (10, 10)).save(dataset / row["images"][1])
+    found = codes(dataset)
+    assert {"broken_image", "size_mismatch"} <= set(found)
+    (dataset / row["depth"]).write_bytes(b"no depth")
+    assert "bad_depth" in codes(dataset)
+    assert codes(dataset, files=False) == []
+
+
+def test_a_line_that_is_not_json(dataset: Path) -> None:
+    with open(dataset / "examples.jsonl", "a") as stream:
+        stream.write("{\n")
+    assert codes(dataset, files=False) == ["not_json"]
+
+
+RELEASE = {
+    "messages": [
+        {"role": "user", "content": "<image><image>What is it?"},
+        {
+            "role": "assistant",
+            "content": '<think><area>[{"bbox_2d":[0.1,0.1,0.51234,0.5],"depth":0.4}]</area><text>a</text></think>'
+            "<answer>cat</answer>",
+        },
+    ],
+    "images": ["a.png", "b.png"],
+    "depth_image": "b.png",
+    "normalized_solution_round": {"bbox_3d": [0.1, 0.1, 0.512, 0.5, 0.4]},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({}, []),
+        ({"messages": RELEASE["messages"][:1]}, ["bad_messages"]),
+        ({"images": ["a.png"]}, ["bad_images"]),
+        ({"images": ["a.png", "none.png"]}, ["missing_image"]),
+        ({"normalized_solution_round": {"bbox_3d": [[0.7, 0.7, 0.9, 0.9, 0.4]]}}, ["boxes_disagree"]),
+        ({"normalized_solution_round": {"bbox_3d": [1, 2]}}, ["not_an_example"]),
+        ({"messages": [RELEASE["messages"][0], {"role": "assistant", "content": "a cat"}]}, ["bad_chain"]),
+    ],
+)
+def test_the_releases_layout(tmp_path: Path, change: dict, wanted: list[str]) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "sif.json").write_text(json.dumps([RELEASE | change]))
+    assert codes(tmp_path / "sif.json") == wanted
+
+
+def test_the_commands(dataset: Path, tmp_path: Path) -> None:
+    def sif(*words: object):
+        return CliRunner().invoke(main, [str(word) for word in words])
+
+    assert sif("data", "check", dataset).exit_code == 0
+    spoil(dataset, lambda row: row.update(problem="<script>alert(1)</script>", answer="never", choices=""))
+    result = sif("data", "check", dataset, "-o", tmp_path / "findings.jsonl")
+    assert result.exit_code == 3
+    assert "examples.jsonl:2: answer_disagrees" in result.stdout
+    assert "18 examples, 1 findings" in result.stderr
+    assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 1
+    result = sif("data", "stats", dataset, "-o", tmp_path / "stats.html")
+    assert result.exit_code == 0, result.output
+    assert "18 examples by dataset" in result.stdout
+    page = (tmp_path / "stats.html").read_text()
+    assert page.count("<polyline") == 3
+    assert "nearer" in page
+    assert sif("data", "stats", tmp_path / "none").exit_code == 2

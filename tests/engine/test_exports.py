@@ -1,0 +1,90 @@
+"""Each export, opened by the loader it is meant for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sifthinker.adapters import compute_score
+from sifthinker.cli import main
+from sifthinker.engine.exports import FORMS, export
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.records import read_examples
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture
+def examples(world_chains: Path) -> list:
+    return list(read_examples(world_chains))
+
+
+def test_trl(world_chains: Path, examples: list, tmp_path: Path) -> None:
+    assert export(world_chains, tmp_path / "x", "trl") == 18
+    found = datasets.load_from_disk(tmp_path / "x")
+    assert found["id"] == [example.id for example in examples]
+    assert found[0]["completion"] == [{"role": "assistant", "content": examples[0].chain}]
+    assert [image.size for image in found[0]["images"]] == [(64, 64), (64, 64)]
+    from sifthinker import AnswerReward, depth_reward, format_reward, grounding_reward
+
+    columns = {name: found[name] for name in ("id", "answer", "boxes", "choices", "depth")}
+    completions = [row["completion"] for row in found]
+    assert format_reward(completions, **columns) == [1] * 18
+    assert AnswerReward()(completions, **columns) == [1] * 18
+    assert depth_reward(completions, **columns) == [1] * 18
+    assert min(grounding_reward(completions, **columns)) >= 1
+
+
+def test_verl(world_chains: Path, examples: list, tmp_path: Path) -> None:
+    assert export(world_chains, tmp_path / "x", "verl") == 18
+    found = datasets.load_dataset("parquet", data_files=str(tmp_path / "x" / "train.parquet"), split="train")
+    row = found[3]
+    assert row["prompt"][0]["content"].startswith("<image><image>The first image")
+    assert row["images"][0]["bytes"] == Path(examples[3].images[0]).read_bytes()
+    score = compute_score(row["data_source"], row["extra_info"]["chain"], row["reward_model"]["ground_truth"])
+    assert score["format"] == score["answer"] == score["depth"] == 1
+
+
+def test_hub(world_chains: Path, examples: list, tmp_path: Path) -> None:
+    assert export(world_chains, tmp_path / "x", "hf") == 18
+    found = datasets.load_dataset(str(tmp_path / "x"), split="train")
+    row = found[5]
+    assert row["messages"][1]["content"] == examples[5].chain
+    assert row["images"][0].size == (64, 64)
+    assert row["depth"].mode.startswith("I")  # 16 bits
+    assert json.loads(row["provenance"])["teacher"] == "scripted:2"
+
+
+def test_llamafactory(world_chains: Path, examples: list, tmp_path: Path) -> None:
+    """Its documented ShareGPT layout: turns from human and gpt, as many <image> as images, files below media_dir."""
+    assert export(world_chains, tmp_path / "x", "llamafactory") == 18
+    described = json.loads((tmp_path / "x" / "dataset_info.json").read_text())["sif"]
+    assert described["formatting"] == "sharegpt"
+    turns, images = described["columns"]["messages"], described["columns"]["images"]
+    found = datasets.load_dataset("json", data_files=str(tmp_path / "x" / described["file_name"]), split="train")
+    for row, example in zip(found, examples, strict=True):
+        asked, told = row[turns]
+        assert (asked["from"], told["from"], told["value"]) == ("human", "gpt", example.chain)
+        assert asked["value"].count("<image>") == len(row[images]) == 2
+        assert all((tmp_path / "x" / image).read_bytes() for image in row[images])
+
+
+def test_the_command(world_chains: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "x")
+    result = CliRunner().invoke(main, ["data", "export", str(world_chains), "--to", "llamafactory", "-o", out])
+    assert result.exit_code == 0, result.output
+    assert "18 examples" in result.stderr
+    assert FORMS["llamafactory"].replace("FOLDER", out) in result.stderr
+
+
+def test_misuse(world_chains: Path, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("")
+    with pytest.raises(ConfigError, match="not empty"):
+        export(world_chains, tmp_path / "x", "trl")
+    (tmp_path / "examples.jsonl").write_text("")
+    with pytest.raises(RecordError, match="holds no example"):
+        export(tmp_path, tmp_path / "y", "trl")

@@ -1,0 +1,198 @@
+"""Recipes: several sources, caps, filters, duplicates, images kept out; and as the command builds from them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from sifthinker.cli import main
+from sifthinker.engine.recipe import Left, Recipe, Source, excluded, load_recipe, read_recipe
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import sha256, write_jsonl
+from sifthinker.records import Record, Reject
+
+
+def row(number: int, **change: object) -> dict:
+    return {
+        "id": f"r{number}", "image": f"{number}.png", "question": f"What is {number}?", "answer": "a",
+        "boxes": [[0.1, 0.1, 0.5, 0.5]], "dataset": "d", **change,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part in ("one", "two"):
+        (tmp_path / "images" / part).mkdir(parents=True)
+        for number in range(10):
+            colour = (number, 0 if part == "one" else 9, 0)
+            Image.new("RGB", (8, 8), colour).save(tmp_path / "images" / part / f"{number}.png")
+    write_jsonl(tmp_path / "one.jsonl", [row(n) for n in range(10)])
+    write_jsonl(tmp_path / "two.jsonl", [row(n, id=f"s{n}", dataset="e") for n in range(10)])
+    return tmp_path
+
+
+def recipe(folder: Path, *sources: Source, **change: object) -> Recipe:
+    both = sources or (Source("one.jsonl", images="one"), Source("two.jsonl", images="two"))
+    return Recipe(both, folder, folder / "images", **change)
+
+
+def ids(items: object) -> list[str]:
+    return [item.id if isinstance(item, Record) else f"{item.code} {item.id}" for item in items]
+
+
+def test_sources_follow_each_other_with_their_images(folder: Path) -> None:
+    found = list(read_recipe(recipe(folder)))
+    assert ids(found) == [f"r{n}" for n in range(10)] + [f"s{n}" for n in range(10)]
+    assert (found[0].image, found[10].image) == ("one/0.png", "two/0.png")
+
+
+def test_a_cap_holds_for_each_dataset_and_goes_by_the_seed(folder: Path) -> None:
+    left = Left()
+    first = list(read_recipe(recipe(folder, cap=4), left=left))
+    assert Counter(record.dataset for record in first) == {"d": 4, "e": 4}
+    assert left.over_cap == {"d": 6, "e": 6}
+    assert ids(first) == sorted(ids(first))  # in the order of the sources
+    assert ids(read_recipe(recipe(folder, cap=4))) == ids(first)
+    others = [ids(read_recipe(recipe(folder, cap=4, seed=seed))) for seed in range(1, 5)]
+    assert any(other != ids(first) for other in others)
+    assert len(list(read_recipe(recipe(folder, cap=50)))) == 20
+
+
+def test_filters_are_counted(folder: Path) -> None:
+    write_jsonl(folder / "mixed.jsonl", [row(0), row(1, dataset="text"), row(2, boxes=[[0, 0, 1, 1], [0, 0, 0.5, 0.5]])])
+    left = Left()
+    source = Source("mixed.jsonl", images="one", without=["text"], max_boxes=1)
+    assert ids(read_recipe(recipe(folder, source), left=left)) == ["r0"]
+    assert left.filtered == {"text": 1, "d": 1}
+    assert ids(read_recipe(recipe(folder, Source("mixed.jsonl", images="one", datasets=["text"])))) == ["r1"]
+    named = list(read_recipe(recipe(folder, Source("mixed.jsonl", images="one", dataset="mine", split="val", limit=2))))
+    assert [(record.dataset, record.split) for record in named] == [("mine", "val")] * 2
+
+
+def test_the_same_content_twice_is_a_reject(folder: Path) -> None:
+    (folder / "images" / "one" / "copy.png").write_bytes((folder / "images" / "one" / "0.png").read_bytes())
+    rows = [
+        row(0),
+        row(0, id="copy", image="copy.png", question="what  IS 0?"),
+        row(0, id="other-image", image="1.png"),
+        row(0, id="other-box", boxes=[[0.1, 0.1, 0.6, 0.5]]),
+        row(0, id="gone", image="none.png"),
+    ]
+    write_jsonl(folder / "twice.jsonl", rows)
+    found = list(read_recipe(recipe(folder, Source("twice.jsonl", images="one"))))
+    assert ids(found) == ["r0", "duplicate copy", "other-image", "other-box", "gone"]
+    assert isinstance(found[1], Reject)
+    assert "as twice.jsonl:1" in found[1].reason
+    again = list(read_recipe(recipe(folder, Source("one.jsonl", images="one"), Source("one.jsonl", images="one"))))
+    assert ids(again)[10:] == [f"duplicate_id r{n}" for n in range(10)]
+
+
+def test_excluded_images_by_name_and_by_content(folder: Path) -> None:
+    (folder / "list.txt").write_text(f"# benchmark\none/3.png\n\n{'A' * 64}\n4.png\n")
+    (folder / "bench").mkdir()
+    (folder / "bench" / "x.png").write_bytes((folder / "images" / "two" / "5.png").read_bytes())
+    names, hashes = excluded([folder / "list.txt", folder / "bench"])
+    assert names == {"one/3.png", "4.png"}
+    assert hashes == {"a" * 64, sha256((folder / "bench" / "x.png").read_bytes())}
+    found = ids(read_recipe(recipe(folder, exclude=[folder / "list.txt"])))
+    assert [item for item in found if item.startswith("excluded")] == ["excluded r3", "excluded r4", "excluded s4"]
+    with pytest.raises(RecordError, match=r"none\.txt"):
+        excluded([folder / "none.txt"])
+
+
+def sif(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+class TestCommand:
+    def world(self, tmp_path: Path, **recipe: object) -> Path:
+        for seed in (0, 1):
+            assert sif("world", "build", "-n", 9, "--seed", seed, "-o", tmp_path / "w" / str(seed)).exit_code == 0
+        values = {
+            "images": "w",
+            "teacher": "scripted",
+            "decimals": 2,
+            "sources": [
+                {"file": "w/0/records.jsonl", "images": "0"},
+                {"file": "w/1/records.jsonl", "images": "1", "dataset": "second"},
+            ],
+            **recipe,
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(values))  # JSON is YAML
+        return path
+
+    def test_it_builds_from_a_recipe_and_refuses_a_changed_one(self, tmp_path: Path) -> None:
+        path = self.world(tmp_path, cap=5)
+        result = sif("data", "build", path, "-o", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert "4 of second over the cap" in result.stderr
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert manifest["counts"]["accepted"] == 10
+        assert manifest["cap"] == 5
+        assert sif("data", "build", path, "-o", tmp_path / "again").exit_code == 0
+        for name in ("examples.jsonl", "rejects.jsonl", "manifest.json"):
+            assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+        result = sif("data", "build", path, "--cap", 6, "-o", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "cap was 5, now 6" in result.stderr
+        assert "--fresh" in result.stderr
+
+    def test_images_of_a_benchmark_stay_out(self, tmp_path: Path) -> None:
+        path = self.world(tmp_path)
+        (tmp_path / "bench").mkdir()
+        first = sorted((tmp_path / "w" / "0" / "images").glob("*[0-9].png"))[0]
+        (tmp_path / "bench" / "other-name.png").write_bytes(first.read_bytes())
+        result = sif("data", "build", path, "-o", tmp_path / "out", "--exclude", tmp_path / "bench", "--allow-rejects")
+        assert result.exit_code == 0, result.output
+        (reject,) = (json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+        assert reject["code"] == "excluded"
+
+    def test_options_come_before_the_recipe(self, tmp_path: Path) -> None:
+        path = self.world(tmp_path, depth="none", distractor=0)
+        result = sif("data", "build", path, "-o", tmp_path / "out", "--distractor", 1)
+        assert result.exit_code == 0, result.output
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert (manifest["depth"], manifest["expansion"]["distractor"]) == ("none", 1)
+        result = sif("data", "build", path, "-o", tmp_path / "x", "--box-form", "xywh")
+        assert "--box-form is for a single file" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"sources": []}, "wanted a list of `sources`"),
+            ({"sources": [{}]}, r"sources\[0\]: wanted a file"),
+            ({"sources": [{"file": "a", "imags": "b"}]}, "unknown key 'imags'; did you mean 'images'"),
+            ({"sources": [{"file": "a", "format": "xml"}]}, "format must be one of"),
+            ({"sources": [{"file": "a", "limit": 0}]}, "limit must be a positive whole number"),
+            ({"sources": [{"file": "a", "columns": 5}]}, "columns must map"),
+            ({"caps": 5}, "unknown key 'caps'; did you mean 'cap'"),
+            ({"cap": "many"}, "cap must be a whole number"),
+            ({"exclude": 5}, "exclude a list of paths"),
+        ],
+    )
+    def test_faults_are_named(self, tmp_path: Path, change: dict, words: str) -> None:
+        path = tmp_path / "r.yaml"
+        path.write_text(json.dumps({"sources": ["a.jsonl"], **change}))
+        with pytest.raises(ConfigError, match=words):
+            load_recipe(path, [])
+
+    def test_settings_of_the_wrong_kind(self, tmp_path: Path) -> None:
+        path = self.world(tmp_path, concurrency="many")
+        result = sif("data", "build", path, "-o", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "concurrency: 'many' is not a valid integer" in result.stderr
+
+
+def test_the_papers_recipe_is_read() -> None:
+    path = Path(__file__).parents[2] / "configs" / "sif50k.yaml"
+    made = load_recipe(path, ["depth"])
+    assert made.cap == 10_000
+    files = " ".join(source.file for source in made.sources)
+    assert "tallyqa" in files
+    assert not any(name in files for name in ("docvqa", "dude", "textvqa", "sroie", "infographicsvqa", "textcap"))
