@@ -56,7 +56,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def world_chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder of 14 world examples, two of each family."""
+    """A dataset folder of 18 world examples, two of each family."""
     from sifthinker.engine.build import Engine
     from sifthinker.engine.estimators import GivenDepth
     from sifthinker.engine.expansion import Expansion
@@ -64,8 +64,8 @@ def world_chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sifthinker.world.questions import ScriptedTeacher, write_world
 
     folder = tmp_path_factory.mktemp("world")
-    records = write_world(folder / "raw", 14)
+    records = write_world(folder / "raw", 18)
     engine = Engine(folder / "raw", GivenDepth(), ScriptedTeacher(), Expansion(decimals=2))
     counts = engine.build(lambda: read_source(records), folder / "chains")
-    assert counts.accepted == 14
+    assert counts.accepted == 18
     return folder / "chains"

@@ -29,6 +29,7 @@ LAYERS = [
     ["world"],
     ["evaluation"],
     ["report"],
+    ["study"],
     ["demo"],
     ["cli"],
 ]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sifthinker.depth import DepthMap
 from sifthinker.evaluation.world import METRICS, Result
-from sifthinker.report import Card, Chart, run_page, thought_page, write_page
+from sifthinker.report import Card, Chart, run_page, thought_page, write_page, write_picture
 from sifthinker.thinker import Thought
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
@@ -84,6 +84,29 @@ class TestThoughtPage:
         assert len(thought_page(large)) < 1_500_000
 
 
+class TestPicture:
+    def drawn(self, tmp_path: Path, card: Card) -> Image.Image:
+        write_picture(tmp_path / "p.png", card)
+        with Image.open(tmp_path / "p.png") as picture:
+            return picture.convert("RGB")
+
+    def test_boxes_are_drawn_over_both_images(self, tmp_path: Path) -> None:
+        both = self.drawn(tmp_path, Card(thought()))
+        rgb = self.drawn(tmp_path, Card(thought(depth=False)))
+        # One step: the box once over RGB, once more over depth, where 50 rows by 100 become 110 by 220.
+        red = [sum(pixel == (228, 87, 46) for pixel in picture.get_flattened_data()) for picture in (rgb, both)]
+        assert red[0] > 100
+        assert red[1] > 1.8 * red[0]
+        assert both.height - rgb.height == 110 + 14
+
+    @pytest.mark.parametrize("text", ["", "no chain", "x" * 3000, EVIL, "\n" * 50, "漢字 " * 400])
+    def test_any_text_fits(self, tmp_path: Path, text: str) -> None:
+        image = Image.new("RGB", (640, 480))
+        picture = self.drawn(tmp_path, Card(Thought(text, image, None, text), truth="yes", correct=False))
+        assert picture.width == 220 + 2 * 14
+        assert picture.height < 1200
+
+
 class TestRunPage:
     def test_everything_is_there(self) -> None:
         result = Result(0.5, 70, 0.4, 0.6)
@@ -92,6 +115,7 @@ class TestRunPage:
             summary="What it means.",
             table={"before": {}, "after": {"final HIoU": result}},
             metrics=METRICS,
+            families={"before": {"side": result}, "after": {"side": result}},
             charts=[
                 Chart("loss", {"loss": [(1, 2.0), (2, 1.0)]}),
                 Chart("empty", {"none": []}),

@@ -108,6 +108,21 @@ class TestDepth:
         assert score_depth(read_completion(chain(LEFT)), None).value is None
 
 
+class TestTermsOfGrounding:
+    def test_correction_can_be_left_out(self) -> None:
+        # From the right half, IoU 0, to the left half, IoU 1: 1 + (1 − 0), or 1 alone.
+        columns = {"completions": [chain(RIGHT, LEFT)], "boxes": [[[0, 0, 0.5, 1]]]}
+        assert grounding_reward(**columns) == [2]
+        assert grounding_reward(**columns, correction=False) == [1]
+
+    def test_the_release_divides_by_the_smaller_number_of_boxes(self) -> None:
+        # Two boxes for one: sets 1/2; pairs 1/2 of two or 1 of one. (1/2 + 1/2) / 2 and (1/2 + 1) / 2.
+        both = chain([((0, 0, 0.5, 1), 0.5), ((0.5, 0, 1, 1), 0.5)])
+        columns = {"completions": [both], "boxes": [[[0, 0, 0.5, 1]]]}
+        assert grounding_reward(**columns) == [0.5]
+        assert grounding_reward(**columns, denominator="min") == [0.75]
+
+
 class TestAnswer:
     @pytest.mark.parametrize(
         ("answer", "previous", "value"),
@@ -136,6 +151,11 @@ class TestAnswer:
         # Third: it was 1/2. Another sample is on its first visit.
         assert reward([right, right], id=["a", "b"], answer=["cat"] * 2) == [1.5, 1]
         assert reward.ledger.to_json() == {"a": 1, "b": 1}
+
+    def test_progress_can_be_left_out(self) -> None:
+        reward = AnswerReward(Ledger({"a": 0.25}), progress=False)
+        assert reward([chain(LEFT)], id=["a"], answer=["cat"]) == [1]
+        assert reward.ledger.to_json() == {"a": 1}
 
     def test_evaluation_leaves_the_ledger_alone(self) -> None:
         reward = AnswerReward(Ledger({"a": 0.5}))

@@ -10,6 +10,14 @@ from typing import Any
 from sifthinker.errors import ModelError
 from sifthinker.files import make_folder
 
+# Names of the models that the package carries. A folder of such a name is written ./nano.
+EMBEDDED = {"nano": "knows the embedded world's objects, places and depths, and answers directly; has seen no chain"}
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of an embedded model, one of `EMBEDDED`."""
+    return Path(__file__).parent / "world" / "weights" / name
+
 
 def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = None) -> Any:
     """The processor of a model folder or Hugging Face name.
@@ -21,7 +29,7 @@ def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = Non
         ModelError: not a model folder, or its processor cannot be loaded here.
     """
     transformers = _transformers()
-    where = _checked(name)
+    where = model_source(name)
     # Qwen-VL processors take the bounds of the area as a size.
     bounds = {} if max_pixels is None else {"max_pixels": max_pixels}
     try:
@@ -45,7 +53,7 @@ def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: 
         ModelError: not a model folder, or a model of another kind.
     """
     transformers = _transformers()
-    where = _checked(name)
+    where = model_source(name)
     try:
         return transformers.AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
@@ -124,9 +132,11 @@ def _never_used(model: Any) -> list[str]:
     ]
 
 
-def _checked(name: str | os.PathLike[str]) -> str:
-    """A name to load from. Paths are told from Hugging Face names by existing, or by how they are written."""
+def model_source(name: str | os.PathLike[str]) -> str:
+    """Where to load a name from. Paths are told from Hugging Face names by existing, or by how they are written."""
     text = os.fspath(name)
+    if text in EMBEDDED:
+        return str(embedded_folder(text))
     path = Path(text)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -134,7 +144,8 @@ def _checked(name: str | os.PathLike[str]) -> str:
         return text
     if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise ModelError(
-            f"{text}: no such model folder; wanted a folder with config.json or a name like Qwen/Qwen2.5-VL-7B-Instruct"
+            f"{text}: no such model folder; wanted a folder with config.json, a name like "
+            f"Qwen/Qwen2.5-VL-7B-Instruct, or one of the embedded {', '.join(EMBEDDED)}"
         )
     return text
 

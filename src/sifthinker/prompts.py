@@ -22,16 +22,24 @@ TASK_RGB = (
     "see there in <text></text>. Correct your focus until it rests on what answers the question. Write all steps inside "
     "<think></think>, then the answer inside <answer></answer>."
 )
+# Without steps: how a model answers before it has learnt to think with images.
+DIRECT_DEPTH = (
+    "The first image is the scene; the second is its depth, dark where near and bright where far. "
+    "Answer the question in a few words."
+)
+DIRECT_RGB = "Answer the question about the image in a few words."
 
 
-def user_prompt(question: str, *, depth: bool = True) -> str:
+def user_prompt(question: str, *, depth: bool = True, direct: bool = False) -> str:
     """What the model is asked: the images' meaning, the format, the question.
 
     Args:
         question: the question.
         depth: whether the second image is there; False for RGB-only work.
+        direct: ask for the answer alone, without steps.
     """
-    return f"{TASK_DEPTH if depth else TASK_RGB}\nQuestion: {question.strip()}"
+    task = (DIRECT_DEPTH if depth else DIRECT_RGB) if direct else (TASK_DEPTH if depth else TASK_RGB)
+    return f"{task}\nQuestion: {question.strip()}"
 
 
 TEACHER_SYSTEM = (

@@ -1,16 +1,19 @@
-"""Self-contained HTML pages: a thought step by step, and a whole run. Text from models and data is always escaped."""
+"""What people look at: self-contained HTML pages of a thought, a run, a study, and a thought as one picture.
+
+Text from models and data is always escaped."""
 
 from __future__ import annotations
 
 import base64
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from sifthinker import __version__
 from sifthinker.boxes import as_boxes
@@ -66,6 +69,7 @@ def run_page(
     summary: str,
     table: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, str],
+    families: Mapping[str, Mapping[str, Any]],
     charts: Sequence[Chart],
     groups: Sequence[tuple[str, Sequence[Card]]],
 ) -> str:
@@ -76,6 +80,7 @@ def run_page(
         summary: what the numbers mean, in plain words.
         table: model → metric → `evaluation.world.Result`.
         metrics: metric → what it is.
+        families: model → family of questions → accuracy, an `evaluation.world.Result`.
         charts: curves.
         groups: (heading, cards shown side by side).
     """
@@ -86,9 +91,36 @@ def run_page(
         summary=summary,
         table=table,
         metrics=metrics,
+        families=families,
         charts=[_chart(chart) for chart in charts],
         groups=[(heading, [_card(card, next(numbered)) for card in cards]) for heading, cards in groups],
     )
+
+
+def stats_page(
+    title: str,
+    tables: Mapping[str, Sequence[tuple[str, str]]],
+    histograms: Mapping[str, Sequence[tuple[float, float]]],
+) -> str:
+    """What a dataset holds, as a page.
+
+    Args:
+        title: heading.
+        tables: title → rows of (what, how many).
+        histograms: title → (middle of a bin, number in it).
+    """
+    charts = [_chart(Chart(name, {"examples": points}, x_label="")) for name, points in histograms.items()]
+    return _render("stats.html", title=title, tables=tables, charts=charts)
+
+
+def study_page(study: Mapping[str, Any], metrics: Mapping[str, str]) -> str:
+    """A study as a page.
+
+    Args:
+        study: see `study.summarise_study`.
+        metrics: metric → what it is.
+    """
+    return _render("study.html", title="Study", study=study, metrics=metrics)
 
 
 def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
@@ -120,6 +152,71 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
     atomic_write(path, page)
 
 
+def write_picture(path: str | os.PathLike[str], card: Card) -> None:
+    """Write a thought as one PNG: a column a step, with its boxes over RGB and over depth and its words beneath.
+
+    Raises:
+        SIFError: the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    _picture(card).save(buffer, "PNG")
+    atomic_write(path, buffer.getvalue())
+
+
+def _picture(card: Card, *, side: int = 220, gap: int = 14) -> Image.Image:
+    thought = card.thought
+    width, height = thought.image.size
+    scale = side / max(width, height)
+    shown = (max(1, round(width * scale)), max(1, round(height * scale)))
+    layers = [thought.image] + ([thought.depth.coloured()] if thought.depth is not None else [])
+    layers = [layer.resize(shown, Image.Resampling.LANCZOS) for layer in layers]
+    font, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    steps = thought.steps or [((), thought.text)]
+    words = [_wrapped(text, small, side) for _, text in steps]
+    across = gap + len(steps) * (side + gap)
+    title = _wrapped(thought.question, font, across - 2 * gap)
+    judged = {True: " (right)", False: f" (wrong: {card.truth})", None: ""}[card.correct]
+    ending = _wrapped(f"Answer: {thought.answer or '(none)'}{judged}", font, across - 2 * gap)
+    top = gap + 22 * len(title) + 6
+    below = top + len(layers) * (shown[1] + gap)
+    down = below + 18 * max(map(len, words)) + 8 + 22 * len(ending) + gap
+    picture = Image.new("RGB", (across, down), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.multiline_text((gap, gap), "\n".join(title), "black", font, spacing=6)
+    for column, (regions, _) in enumerate(steps):
+        left = gap + column * (side + gap)
+        for row, layer in enumerate(layers):
+            panel = layer.copy()
+            pen = ImageDraw.Draw(panel)
+            for index, region in enumerate(regions):
+                x1, y1, x2, y2 = (v * n for v, n in zip(region.box, shown * 2, strict=True))
+                colour = _PALETTE[index % len(_PALETTE)]
+                pen.rectangle((x1, y1, max(x1 + 1, x2 - 1), max(y1 + 1, y2 - 1)), outline=colour, width=3)
+                if row and region.depth is not None:
+                    pen.text((x1 + 5, y1 + 3), f"{region.depth:.2f}", colour, small, stroke_width=2, stroke_fill="white")
+            picture.paste(panel, (left, top + row * (shown[1] + gap)))
+        draw.multiline_text((left, below), "\n".join(words[column]), "black", small, spacing=5)
+    draw.multiline_text((gap, below + 18 * max(map(len, words)) + 8), "\n".join(ending), "black", font, spacing=6)
+    return picture
+
+
+def _wrapped(text: str, font: Any, width: int, most: int = 12) -> list[str]:
+    """Text in lines of at most `width` pixels; words that are longer are cut, and so is what `most` lines do not hold."""
+    lines = [""]
+    for word in text[:2000].split():  # more than that never fits
+        while font.getlength(word) > width:
+            keep = max(1, bisect_right(range(1, len(word)), width, key=lambda n: font.getlength(word[:n])))
+            lines.append(word[:keep])
+            word = word[keep:]
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line] or [""]
+    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " …"]
+
+
 def _card(card: Card, number: int) -> dict[str, Any]:
     thought = card.thought
     width, height = thought.image.size
@@ -134,7 +231,8 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "answer": thought.answer,
         "text": thought.text,
         "complete": thought.complete,
-        "problems": [str(problem) for problem in thought.reading.problems],
+        "direct": thought.direct,
+        "problems": [] if thought.direct else [str(problem) for problem in thought.reading.problems],
         "width": width,
         "height": height,
         "line": max(width, height) / 160,

@@ -137,12 +137,19 @@ def score_answer(
     return Score(verdict.score + progress, {"s": verdict.score, "progress": progress}, reasons)
 
 
-def score_grounding(reading: Reading, boxes: ArrayLike, *, denominator: Denominator = "max") -> Score:
+def score_grounding(
+    reading: Reading, boxes: ArrayLike, *, denominator: Denominator = "max", correction: bool = True
+) -> Score:
     """h_end + max(0, h_end − h_start): where the focus ends, and how far it was corrected.
 
     h is the hierarchical IoU with the record's boxes, h_end that of the last area, h_start that of the first area which
     is not the whole image.
 
+    Args:
+        reading: the completion.
+        boxes: (N, 4) unit xyxy, the record's.
+        denominator: see `boxes.paired_iou`.
+        correction: False leaves h_end alone, to ablate the second term.
     Source: SIFThinker's correction-enhanced grounding reward.
     """
     if not reading.areas:
@@ -152,7 +159,8 @@ def score_grounding(reading: Reading, boxes: ArrayLike, *, denominator: Denomina
     last = reading.areas[-1]
     end = hierarchical_iou(region_boxes(last), truth, denominator=denominator)
     start = end if first is last else hierarchical_iou(region_boxes(first), truth, denominator=denominator)
-    return Score(end + max(0.0, end - start), {"start": start, "end": end, "gain": end - start})
+    earned = max(0.0, end - start) if correction else 0.0
+    return Score(end + earned, {"start": start, "end": end, "gain": end - start})
 
 
 def score_depth(reading: Reading, depth: DepthMap | None) -> Score:
@@ -229,6 +237,7 @@ class AnswerReward:
         ledger: shared with whoever saves it; a new one by default.
         judge: asked about free text that rules cannot decide; without one, rules decide alone. Where it fails the reward is
             None, which `SIFGRPOTrainer` keeps out of the sum; plain TRL would count it as 0.
+        progress: False leaves the judged answer alone, to ablate progress; the ledger is still kept.
 
     Attributes:
         recording: whether groups are taken into the ledger; a trainer turns it off while it evaluates.
@@ -238,9 +247,10 @@ class AnswerReward:
 
     __name__ = "answer_reward"  # TRL names the reward's metrics by it
 
-    def __init__(self, ledger: Ledger | None = None, judge: ModelJudge | None = None) -> None:
+    def __init__(self, ledger: Ledger | None = None, judge: ModelJudge | None = None, *, progress: bool = True) -> None:
         self.ledger = ledger if ledger is not None else Ledger()
         self.judge = judge
+        self.progress = progress
         self.recording = True
         self.gather: Callable[[list[tuple[str, float]]], list[tuple[str, float]]] = list
 
@@ -264,8 +274,9 @@ class AnswerReward:
             }
             for index, verdict in zip(said, self.judge.judge_all(list(said.values())), strict=True):
                 verdicts[index] = verdict
+        previous = [self.ledger.previous(sample) if self.progress else None for sample in id]
         scores = [
-            score_answer(reading, answer[i], options[i], previous=self.ledger.previous(id[i]), verdict=verdicts[i])
+            score_answer(reading, answer[i], options[i], previous=previous[i], verdict=verdicts[i])
             for i, reading in enumerate(readings)
         ]
         if self.recording:
@@ -281,14 +292,19 @@ def grounding_reward(
     completions: Sequence[Completion],
     boxes: Sequence[ArrayLike],
     depth: Sequence[DepthMap | str | None] | None = None,
+    *,
+    denominator: Denominator = "max",
+    correction: bool = True,
     **columns: Any,
 ) -> list[float | None]:
     """TRL reward function of `score_grounding`. Columns: `boxes`, (N, 4) unit xyxy a sample."""
-    return [
-        score_grounding(
-            read_completion(completion_text(item), depth=depth is None or depth[index] is not None), boxes[index]
-        ).value
+    readings = [
+        read_completion(completion_text(item), depth=depth is None or depth[index] is not None)
         for index, item in enumerate(completions)
+    ]
+    return [
+        score_grounding(reading, boxes[index], denominator=denominator, correction=correction).value
+        for index, reading in enumerate(readings)
     ]
 
 

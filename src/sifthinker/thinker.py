@@ -29,6 +29,7 @@ class Thought:
         text: what the model wrote, as it wrote it.
         seconds: time it took, shared evenly over a batch.
         complete: whether the model ended by itself; False when it ran out of tokens.
+        direct: whether the answer alone was asked for: then all of the text is the answer.
     """
 
     question: str
@@ -37,6 +38,7 @@ class Thought:
     text: str
     seconds: float = 0.0
     complete: bool = True
+    direct: bool = False
 
     @cached_property
     def reading(self) -> Reading:
@@ -46,7 +48,7 @@ class Thought:
     @property
     def answer(self) -> str | None:
         """The answer, or None when there is none to be read."""
-        return self.reading.answer
+        return (self.text or None) if self.direct else self.reading.answer
 
     @cached_property
     def steps(self) -> list[tuple[tuple[Region, ...], str]]:
@@ -98,15 +100,20 @@ class Thinker:
             device = str(accelerator) if accelerator is not None else "cpu"
         return cls(model.to(device).eval(), processor, max_new_tokens=max_new_tokens)
 
-    def think(self, image: Image.Image, question: str, depth: DepthMap | None = None, **sampling: Any) -> Thought:
+    def think(
+        self, image: Image.Image, question: str, depth: DepthMap | None = None, *, direct: bool = False, **sampling: Any
+    ) -> Thought:
         """Think about one image; see `think_all`."""
-        return self.think_all([(image, question, depth)], **sampling)[0]
+        return self.think_all([(image, question, depth)], direct=direct, **sampling)[0]
 
-    def think_all(self, tasks: Sequence[tuple[Image.Image, str, DepthMap | None]], **sampling: Any) -> list[Thought]:
+    def think_all(
+        self, tasks: Sequence[tuple[Image.Image, str, DepthMap | None]], *, direct: bool = False, **sampling: Any
+    ) -> list[Thought]:
         """Think about several images in one batch.
 
         Args:
             tasks: (upright RGB image, question, depth or None).
+            direct: ask for the answer alone, without steps.
             sampling: arguments of transformers' `generate`; greedy by default.
         Returns:
             One thought a task, in order.
@@ -126,7 +133,7 @@ class Thinker:
                     "role": "user",
                     "content": [
                         *({"type": "image"} for _ in shown),
-                        {"type": "text", "text": user_prompt(question, depth=depth is not None)},
+                        {"type": "text", "text": user_prompt(question, depth=depth is not None, direct=direct)},
                     ],
                 }
             ]
@@ -155,6 +162,6 @@ class Thinker:
         ends = set(ends if isinstance(ends, list) else [ends]) | {self.processor.tokenizer.eos_token_id}
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            Thought(question, image, depth, text.strip(), seconds, bool(ends & set(row.tolist())))
+            Thought(question, image, depth, text.strip(), seconds, bool(ends & set(row.tolist())), direct)
             for (image, question, depth), text, row in zip(tasks, texts, new, strict=True)
         ]

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.evaluation.world import METRICS, Row, evaluate, summarise
+from sifthinker.evaluation.world import METRICS, Row, baselines, evaluate, group_by, localise, summarise
 from sifthinker.thinker import Thinker, Thought
-from sifthinker.world.questions import world_record
-from sifthinker.world.scenes import render, sample_scene
+from sifthinker.world.lessons import regions_of
+from sifthinker.world.questions import FAMILIES, sample_questions, scene_of, world_record
+from sifthinker.world.scenes import LEVELS, render, sample_scene
 
 from ..world.test_questions import gold_chain
 
@@ -19,17 +20,16 @@ class Reciting(Thinker):
         self.text = text
         self.asked: list[tuple] = []
 
-    def think_all(self, tasks, **sampling):
+    def think_all(self, tasks, *, direct=False, **sampling):
         self.asked += tasks
         if self.text is not None:
-            return [Thought(question, image, depth, self.text) for image, question, depth in tasks]
-        from sifthinker.world.questions import sample_questions
-
+            return [Thought(question, image, depth, self.text, direct=direct) for image, question, depth in tasks]
         known = list(sample_questions(len(self.asked), split="test"))[-len(tasks) :]
         thoughts = []
-        for (image, asked, depth), (scene, question) in zip(tasks, known, strict=True):
-            record = world_record(scene, question, image="i.png", split="test")
-            thoughts.append(Thought(asked, image, depth, gold_chain(record, scene, 0)))
+        for (image, asked, depth), question in zip(tasks, known, strict=True):
+            record = world_record(question, image="i.png", split="test")
+            text = question.answer if direct else gold_chain(record, question, 0)
+            thoughts.append(Thought(asked, image, depth, text, direct=direct))
         return thoughts
 
 
@@ -64,7 +64,7 @@ def test_pictures_are_of_the_size_asked_for_and_depth_can_be_kept_back() -> None
 
 def test_intervals_by_hand() -> None:
     def row(value: float | None) -> Row:
-        return Row("i", 0, "f", "q", "t", (), "", dict.fromkeys(METRICS, value))
+        return Row("i", 0, "easy", "f", False, "q", "t", (), "", dict.fromkeys(METRICS, value))
 
     same = summarise([row(0.5)] * 10)["final HIoU"]
     assert (same.mean, same.low, same.high, same.count) == (0.5, 0.5, 0.5, 10)
@@ -87,5 +87,65 @@ def test_a_real_model_runs_through(nano: Path) -> None:
 def test_what_is_measured_is_what_the_scene_holds() -> None:
     _, rows = evaluate(Reciting("x"), 7)
     for item in rows:
-        assert render(sample_scene(item.scene), 64)[1].size == (64, 64)
+        assert render(sample_scene(item.scene, item.level), 64)[1].size == (64, 64)
         assert item.id.startswith("world-test-")
+
+
+def test_direct_answers_are_measured_on_the_answer_alone() -> None:
+    results, rows = evaluate(Reciting(), 9, direct=True)
+    assert list(results) == ["answer accuracy"]
+    assert results["answer accuracy"].mean == 1
+    assert rows[0].values["valid format"] is None
+    assert evaluate(Reciting("I do not know"), 9, direct=True)[0]["answer accuracy"].mean == 0
+
+
+def test_rows_are_grouped_by_family_level_and_novelty() -> None:
+    _, rows = evaluate(Reciting("x"), 54)
+    assert {family: len(found) for family, found in group_by(rows, lambda row: row.family).items()} == dict.fromkeys(
+        FAMILIES, 6
+    )
+    assert list(group_by(rows, lambda row: row.level)) == list(LEVELS)
+    assert {row.novel for row in rows} == {False, True}
+
+
+def test_nothing_can_be_known_without_looking() -> None:
+    found = baselines(216, learn_from=540)
+    assert list(found) == [*FAMILIES, "all"]
+    guess, first, blind = (found["all"][name] for name in ("guess", "always first", "question only"))
+    assert guess[1] == first[1] == blind[1] == 216
+    # The standard error of an accuracy near 0.37 over 216 questions is 0.033.
+    assert first[0] == pytest.approx(guess[0], abs=0.1)
+    assert blind[0] == pytest.approx(guess[0], abs=0.1)
+    assert found["side"]["guess"][0] == found["side"]["always first"][0] == 0.5
+
+
+class Locating(Thinker):
+    """Finds every object, its box moved by a share of its width and its depth wrong by a factor."""
+
+    def __init__(self, shift: float = 0.0, factor: float = 1.0) -> None:
+        self.truths = [region for q in sample_questions(2, split="test") for region in regions_of(scene_of(q))]
+        self.shift, self.factor = shift, factor
+
+    def think_all(self, tasks, *, direct=False, **sampling):
+        assert direct
+        said = []
+        for image, question, depth in tasks:
+            region = self.truths.pop(0)
+            x1, y1, x2, y2 = region.box
+            step = (x2 - x1) * self.shift
+            box = f"{x1 + step:.3f},{y1},{x2 + step:.3f},{y2}"
+            text = f'[{{"bbox_2d":[{box}],"depth":{region.depth * self.factor:.3f}}}]'
+            said.append(Thought(question, image, depth, text, direct=True))
+        return said
+
+
+def test_localising_by_hand() -> None:
+    exact = localise(Locating(), 2)
+    assert exact["box IoU"].mean == pytest.approx(1)
+    assert exact["depth within 10 %"].mean == 1
+    assert exact["box IoU"].count == len(Locating().truths)
+    # Half a width aside: a third of the union is shared. Rounding to three decimals moves small boxes a little.
+    assert localise(Locating(shift=0.5), 2, batch_size=3)["box IoU"].mean < 0.45
+    assert localise(Locating(factor=1.2), 2)["depth within 10 %"].mean == 0
+    nothing = localise(Reciting("nothing"), 2)
+    assert nothing["box IoU"].mean == nothing["depth within 10 %"].mean == 0

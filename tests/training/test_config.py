@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.errors import ConfigError
-from sifthinker.training.config import Lora, load_config, make_config, trainer_arguments
+from sifthinker.training.config import Lora, RewardTerms, load_config, make_config, to_plain, trainer_arguments
 
 pytest.importorskip("trl")
 
@@ -62,6 +62,12 @@ class TestRewards:
         config = make_config({**BASE, "rewards": {"depth": 0, "answer": 0.5}}, "grpo")
         assert config.rewards == {"format": 1.0, "answer": 0.5, "grounding": 1.0}
 
+    def test_terms_are_all_there_unless_taken_away(self) -> None:
+        assert make_config(BASE, "grpo").reward_terms == RewardTerms(progress=True, correction=True, denominator="max")
+        found = make_config({**BASE, "reward_terms": {"correction": False}}, "grpo")
+        assert found.reward_terms == RewardTerms(correction=False)
+        assert make_config(to_plain(found), "grpo") == found
+
     @pytest.mark.parametrize(
         ("rewards", "words"),
         [
@@ -85,6 +91,10 @@ class TestRewards:
         ({"lora": {"r": "x"}}, "lora.r must be a number"),
         ({"prefix_sharing": "maybe"}, "auto or off"),
         ({"judge": {"model": "m"}}, "judge: missing"),
+        ({"answers_only": True}, "answers_only belongs to SFT"),
+        ({"reward_terms": {"progress": 1}}, "reward_terms.progress must be true or false, got 1"),
+        ({"reward_terms": {"denominator": "mean"}}, "denominator must be max or min, got 'mean'"),
+        ({"reward_terms": {"speed": True}}, "reward_terms: unknown key 'speed'"),
     ],
 )
 def test_values_of_the_wrong_kind(change: dict, words: str) -> None:

@@ -72,7 +72,7 @@ class TestProblems:
         [
             ({"max_completion_length": 24}, "below the longest gold chain"),
             ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}, "unevenly"),
-            ({"per_device_train_batch_size": 96}, "data has 14"),
+            ({"per_device_train_batch_size": 96}, "data has 18"),
         ],
     )
     def test_each_comes_with_a_remedy(

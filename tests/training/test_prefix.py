@@ -172,11 +172,11 @@ def test_text_alone() -> None:
 
 def test_flex_attention_has_the_same_mask() -> None:
     pytest.importorskip("torch.nn.attention.flex_attention")
-    from sifthinker.training.prefix import _block_mask
+    from sifthinker.training.prefix import block_mask
 
     segments = torch.tensor([[0, 0, 1, 1, 2, -1], [0, 1, 1, 2, 2, 2]])
-    dense = _block_mask(tiny_model("llava"), segments)
-    flexible = _block_mask(tiny_model("llava", attention="flex_attention"), segments)
+    dense = block_mask(tiny_model("llava"), segments)
+    flexible = block_mask(tiny_model("llava", attention="flex_attention"), segments)
     for row in range(2):
         for query in range(6):
             for key in range(6):

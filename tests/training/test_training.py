@@ -68,6 +68,18 @@ class TestSFT:
         assert trainer.processing_class.tokenizer.decode(kept) == example.chain + "</s>"
         assert batch["pixel_values"].shape[0] == 2
 
+    def test_answers_alone_are_asked_for_directly(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.prompts import user_prompt
+        from sifthinker.records import read_examples
+        from sifthinker.training.sft import sft_trainer
+
+        trainer = sft_trainer(sft_config(nano, world_chains, tmp_path / "run", answers_only=True))
+        batch = trainer.data_collator([trainer.train_dataset[0]])
+        example = next(read_examples(world_chains))
+        tokenizer = trainer.processing_class.tokenizer
+        assert tokenizer.decode(batch["input_ids"][0][batch["labels"][0] != -100]) == example.answer + "</s>"
+        assert user_prompt(example.problem, direct=True) in tokenizer.decode(batch["input_ids"][0])
+
     def test_lora_is_merged_into_a_model_that_loads(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.models import load_model, load_processor
         from sifthinker.training.sft import train_sft

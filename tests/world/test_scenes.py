@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sifthinker.world.scenes import COLOURS, FAR, NEAREST_DEPTH, Object, Scene, render, sample_scene
+from sifthinker.errors import ImageError
+from sifthinker.world.scenes import (
+    COLOURS,
+    FAR,
+    LEVELS,
+    NEAREST_DEPTH,
+    Object,
+    Scene,
+    is_world_image,
+    render,
+    sample_scene,
+    write_scene,
+)
 
 SEEDS = st.integers(0, 2**40)
 
@@ -25,12 +38,18 @@ class TestSampling:
     @settings(max_examples=50)
     def test_objects_are_whole_distinct_and_large_enough(self, seed: int) -> None:
         scene = sample_scene(seed)
-        assert 2 <= len(scene.objects) <= 6
+        assert 3 <= len(scene.objects) <= 5
         assert len({thing.name for thing in scene.objects}) == len(scene.objects)
         assert (scene.boxes > 0).all()
         assert (scene.boxes < 1).all()
         assert ((scene.boxes[:, 2:] - scene.boxes[:, :2]) >= 0.075).all()
         assert all(thing.dot != thing.colour for thing in scene.objects)
+
+    @given(SEEDS, st.sampled_from(sorted(LEVELS)))
+    @settings(max_examples=50)
+    def test_levels_differ_in_number(self, seed: int, level: str) -> None:
+        least, most = LEVELS[level].objects
+        assert least <= len(sample_scene(seed, level).objects) <= most
 
     def test_scenes_vary(self) -> None:
         scenes = [sample_scene(seed) for seed in range(200)]
@@ -90,3 +109,14 @@ class TestRendering:
         small, large = render(scene, 64)[1], render(scene, 256)[1]
         # Small boxes touch relatively more pixels of what lies behind them when pixels are large.
         np.testing.assert_allclose(small.mean(scene.boxes), large.mean(scene.boxes), atol=0.06)
+
+
+def test_pictures_of_the_world_are_known_again(tmp_path: Path) -> None:
+    image = render(sample_scene(0), 32)[0]
+    write_scene(tmp_path / "ours.png", image, 0, "medium")
+    image.save(tmp_path / "theirs.png")
+    assert is_world_image(tmp_path / "ours.png")
+    assert not is_world_image(tmp_path / "theirs.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"text\.png"):
+        is_world_image(tmp_path / "text.png")

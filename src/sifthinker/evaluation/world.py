@@ -1,20 +1,30 @@
-"""The world benchmark: held-out scenes, greedy answers, the four quantities that the rewards look at."""
+"""The world benchmark: held-out scenes, greedy answers, the four quantities that the rewards look at.
+
+Beside it what knows nothing of the picture scores (`baselines`), and how well a model that has no chains yet finds things
+(`localise`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sifthinker.boxes import hierarchical_iou
-from sifthinker.chain import region_boxes
+from sifthinker.boxes import hierarchical_iou, set_iou
+from sifthinker.chain import find_regions, region_boxes
+from sifthinker.files import atomic_write, sha256
 from sifthinker.judges import judge
 from sifthinker.rewards import score_depth, score_grounding
 from sifthinker.thinker import Thinker, Thought
-from sifthinker.world.questions import sample_questions, world_record
-from sifthinker.world.scenes import render, sample_scene
+from sifthinker.world.lessons import locate_question, regions_of
+from sifthinker.world.questions import Question, is_novel, sample_questions, scene_of, world_record
+from sifthinker.world.scenes import render
 
 METRICS: dict[str, str] = {
     "answer accuracy": "judged answers; an answer that cannot be read is wrong",
@@ -41,7 +51,9 @@ class Row:
 
     id: str
     scene: int
+    level: str
     family: str
+    novel: bool
     question: str
     truth: str
     boxes: tuple[tuple[float, ...], ...]
@@ -60,10 +72,11 @@ def evaluate(
     seed: int = 0,
     size: int = 64,
     depth: bool = True,
+    direct: bool = False,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Result], list[Row]]:
-    """Ask a model `count` questions of the world, as many of each family.
+    """Ask a model `count` questions of the world, as many of each family and level.
 
     Args:
         thinker: the model; it answers greedily.
@@ -72,6 +85,7 @@ def evaluate(
         seed: moves to other scenes.
         size: side of the pictures in pixels.
         depth: whether the model sees the depth image; False for RGB-only models.
+        direct: ask for the answer alone, without steps; nothing but the answer is measured then.
         batch_size: questions at once.
         progress: called with the number of questions done.
     Returns:
@@ -81,17 +95,19 @@ def evaluate(
     rows: list[Row] = []
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
-        records = [world_record(scene, question, image=f"{scene}.png", split=split) for scene, question in batch]
+        records = [world_record(question, image=f"{question.scene}.png", split=split) for question in batch]
         tasks = []
-        for record, (scene, _) in zip(records, batch, strict=True):
-            image, truth, _ = render(sample_scene(scene), size)
-            tasks.append((image, record.question, truth if depth else None))
-        for record, (scene, _), thought in zip(records, batch, thinker.think_all(tasks), strict=True):
+        for question in batch:
+            image, truth, _ = render(scene_of(question), size)
+            tasks.append((image, question.text, truth if depth else None))
+        for record, question, thought in zip(records, batch, thinker.think_all(tasks, direct=direct), strict=True):
             rows.append(
                 Row(
                     id=record.id,
-                    scene=scene,
-                    family=record.family,
+                    scene=question.scene,
+                    level=question.level,
+                    family=question.family,
+                    novel=is_novel(question),
                     question=record.question,
                     truth=record.answer,
                     boxes=record.boxes,
@@ -108,8 +124,10 @@ def measure(
     thought: Thought, truth: str, boxes: Sequence[Sequence[float]], choices: Sequence[str] = ()
 ) -> dict[str, float | None]:
     """The metrics of one thought; None where one does not apply."""
+    answer = 0.0 if thought.answer is None else float(judge(thought.answer, truth, choices).score == 1)
+    if thought.direct:
+        return {**dict.fromkeys(METRICS), "answer accuracy": answer}
     reading = thought.reading
-    answer = 0.0 if reading.answer is None else float(judge(reading.answer, truth, choices).score == 1)
     depth = score_depth(reading, thought.depth)
     grounded = score_grounding(reading, boxes)
     return {
@@ -125,11 +143,152 @@ def summarise(rows: Sequence[Row], *, resamples: int = 1000) -> dict[str, Result
     """Mean, count and percentile bootstrap interval of every metric; a metric without values is left out."""
     results = {}
     for name in METRICS:
-        values = np.array([row.values[name] for row in rows if row.values[name] is not None], dtype=np.float64)
-        if not len(values):
-            continue
-        draw = np.random.default_rng(0)
-        means = draw.choice(values, (resamples, len(values))).mean(axis=1)
-        low, high = np.percentile(means, [2.5, 97.5])
-        results[name] = Result(float(values.mean()), len(values), float(low), float(high))
+        values = [value for row in rows if (value := row.values[name]) is not None]
+        if values:
+            results[name] = _result(values, resamples)
     return results
+
+
+def _result(values: Sequence[float], resamples: int = 1000) -> Result:
+    array = np.array(values, dtype=np.float64)
+    draw = np.random.default_rng(0)
+    means = draw.choice(array, (resamples, len(array))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Result(float(array.mean()), len(array), float(low), float(high))
+
+
+def group_by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Rows by family, level, or whatever `key` says, in order of appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+BASELINES = {
+    "guess": "any of the possible answers",
+    "always first": "the first of the possible answers",
+    "question only": "naive Bayes over the words of the question, from questions of the training split",
+}
+
+
+def baselines(
+    count: int, *, split: str = "test", seed: int = 0, learn_from: int = 5400
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """What is scored without looking: family → baseline of `BASELINES` → (accuracy, number of questions).
+
+    Args:
+        count: number of questions.
+        split: see `evaluate`.
+        seed: see `evaluate`.
+        learn_from: training questions that the question-only baseline sees.
+    """
+    learnt = _QuestionOnly(sample_questions(learn_from, split="train"))
+    scores: dict[str, dict[str, list[float]]] = {}
+    for question in sample_questions(count, split=split, seed=seed):
+        right = question.choices.index(question.answer)
+        found = (1 / len(question.choices), float(right == 0), float(learnt(question) == right))
+        for family in (question.family, "all"):
+            of_family = scores.setdefault(family, {name: [] for name in BASELINES})
+            for name, value in zip(BASELINES, found, strict=True):
+                of_family[name].append(value)
+    scores["all"] = scores.pop("all", {})  # last
+    return {
+        family: {name: (sum(values) / len(values), len(values)) for name, values in of_family.items()}
+        for family, of_family in scores.items()
+    }
+
+
+METRICS_FILE = "metrics.json"  # of an embedded model: what `card` measured
+
+
+def card(
+    model: str | Path, about: str, *, questions: int, scenes: int, progress: Callable[[str], None] = lambda text: None
+) -> None:
+    """Measure a nano model on the test split; write `metrics.json` and the model card `README.md` into its folder.
+
+    Args:
+        model: its folder.
+        about: what it is and how it was made.
+        questions: test questions it answers directly.
+        scenes: test scenes whose objects it is asked to find.
+        progress: told what is measured next.
+    """
+    folder = Path(model)
+    thinker = Thinker.load(folder, max_new_tokens=260)
+    progress("finding objects")
+    found = {"finds objects": localise(thinker, scenes)}
+    progress("answering")
+    found["answers directly"] = evaluate(thinker, questions, direct=True, batch_size=108)[0]
+    numbers = {title: {name: asdict(result) for name, result in results.items()} for title, results in found.items()}
+    body = {"questions": questions, "scenes": scenes, "split": "test", "seed": 0, "results": numbers}
+    atomic_write(folder / METRICS_FILE, json.dumps(body, indent=1) + "\n")
+    rows = [
+        f"| {title}: {name} | {result.mean:.3f} | {result.low:.3f} – {result.high:.3f} | {result.count} |"
+        for title, results in found.items()
+        for name, result in results.items()
+    ]
+    hashes = [f"| `{file.name}` | `{sha256(file.read_bytes())}` |" for file in sorted(folder.glob("*.safetensors"))]
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: image-text-to-text", "tags: [sifthinker]", "---", "",
+        f"# {folder.name}", "", about, "",
+        "Measured on the test split of the embedded world by `sifthinker.evaluation.world.card`:", "",
+        "| | mean | 95 % interval | count |", "| --- | --- | --- | --- |", *rows, "",
+        "| file | SHA-256 |", "| --- | --- |", *hashes, "",
+    ]  # fmt: skip
+    atomic_write(folder / "README.md", "\n".join(lines))
+
+
+class _QuestionOnly:
+    """Naive Bayes from a question's words to the position of its right answer, one a family, with add-one smoothing."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self._slots: dict[str, Counter[int]] = {}
+        self._words: dict[tuple[str, int], Counter[str]] = {}
+        self._seen: set[str] = set()
+        for question in questions:
+            slot = question.choices.index(question.answer)
+            self._slots.setdefault(question.family, Counter())[slot] += 1
+            words = set(question.text.split())
+            self._words.setdefault((question.family, slot), Counter()).update(words)
+            self._seen |= words
+
+    def __call__(self, question: Question) -> int:
+        slots = self._slots.get(question.family, Counter())
+        words = set(question.text.split()) & self._seen
+
+        def score(slot: int) -> float:
+            known = self._words.get((question.family, slot), Counter())
+            times = slots[slot]
+            return math.log(times + 1) + sum(math.log((known[word] + 1) / (times + 2)) for word in words)
+
+        return max(range(len(question.choices)), key=score)
+
+
+def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0, batch_size: int = 64) -> dict[str, Result]:
+    """How well a model that answers directly finds named objects: IoU of each box with the true one, and the share of stated
+    depths within a tenth of the true mean in the true box. A box that is missing counts 0 in both.
+
+    Args:
+        thinker: the model.
+        count: number of scenes; every object of each is asked for by its name.
+        split: whose scenes.
+        seed: moves to other scenes.
+        batch_size: questions at once.
+    """
+    tasks, truths = [], []
+    for question in sample_questions(count, split=split, seed=seed):
+        scene = scene_of(question)
+        image, depth, _ = scene.reference
+        for thing, region in zip(scene.objects, regions_of(scene), strict=True):
+            tasks.append((image, locate_question([thing.name]), depth))
+            truths.append(region)
+    overlaps, near = [], []
+    for start in range(0, len(tasks), batch_size):
+        thoughts = thinker.think_all(tasks[start : start + batch_size], direct=True)
+        for thought, truth in zip(thoughts, truths[start : start + batch_size], strict=True):
+            found = find_regions(f"<area>{thought.text}</area>")
+            overlaps.append(set_iou([found[0][0].box], [truth.box]) if found else 0.0)
+            stated, true = found[0][0].depth if found else None, truth.depth
+            near.append(float(stated is not None and true is not None and abs(stated - true) <= 0.1 * true + 1e-9))
+    return {"box IoU": _result(overlaps), "depth within 10 %": _result(near)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,15 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from sifthinker.boxes import Denominator
 from sifthinker.errors import ConfigError
+from sifthinker.files import check_keys, read_yaml
 from sifthinker.rewards import REWARDS
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
 
+_GRPO_ONLY = ("rewards", "reward_terms", "judge", "prefix_sharing")
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -49,6 +51,21 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardTerms:
+    """Terms of the rewards, for ablations: GRPO-SIF has all of them.
+
+    Args:
+        progress: the answer reward counts how much better an answer is than its group was the last time.
+        correction: the grounding reward counts how far the focus was corrected.
+        denominator: of the box-level IoU, `max` or, as in the paper's release, `min`; see `boxes.paired_iou`.
+    """
+
+    progress: bool = True
+    correction: bool = True
+    denominator: Denominator = "max"
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """One training run.
 
@@ -61,10 +78,14 @@ class TrainConfig:
         max_pixels: greatest area of an image, for processors that resize by area.
         freeze: parts of parameter names that stay as they are, for instance `visual`.
         lora: LoRA settings; None trains every parameter that is not frozen.
+        muon_lr: train the matrices inside the model with Muon at this learning rate, all else with AdamW at
+            `training.learning_rate`; None trains everything as `training.optim` says. For small models trained in full.
         rewards: GRPO-SIF alone: weight of each reward, 1 where none is given; a weight of 0 leaves it out.
+        reward_terms: GRPO-SIF alone: terms of the rewards.
         judge: GRPO-SIF alone: a served model for answers that rules cannot decide; None leaves them to rules.
         prefix_sharing: GRPO-SIF alone: `auto` computes each prompt once for its group where the model allows it;
             `off` never does.
+        answers_only: SFT alone: learn the answers without chains, asked for directly; what chains are compared with.
         training: fields of TRL's SFTConfig or GRPOConfig.
     """
 
@@ -76,9 +97,12 @@ class TrainConfig:
     max_pixels: int | None = None
     freeze: Sequence[str] = ()
     lora: Lora | None = None
+    muon_lr: float | None = None
     rewards: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(REWARDS, 1.0))
+    reward_terms: RewardTerms = RewardTerms()
     judge: JudgeConfig | None = None
     prefix_sharing: Sharing = "auto"
+    answers_only: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -93,44 +117,25 @@ def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[
     Raises:
         ConfigError: no such file, not YAML, an unknown or missing key, or a value of the wrong kind.
     """
-    values = _read(Path(path))
+    values = read_yaml(path)
     for override in overrides:
         _override(values, override)
     return make_config(values, stage, where=str(path))
-
-
-def _read(where: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file.
-
-    Raises:
-        ConfigError: no such file, not UTF-8, not YAML, or no keys and values.
-    """
-    try:
-        values = yaml.safe_load(where.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{where}: not text in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: wanted keys and values, got {type(values).__name__}")
-    return values
 
 
 def guess_stage(path: str | os.PathLike[str]) -> Stage:
     """The stage whose keys a config has; where it has only common ones, GRPO-SIF if the file's name says so, else SFT.
 
     Raises:
-        ConfigError: see `_read`.
+        ConfigError: see `files.read_yaml`.
     """
-    values = _read(Path(path))
+    values = read_yaml(path)
     training = values.get("training")
     keys = set(training) if isinstance(training, dict) else set()
     sft, grpo = (set(_names(trainer_config(stage))) for stage in get_args(Stage))
-    if keys & (grpo - sft) or values.keys() & {"rewards", "judge", "prefix_sharing"}:
+    if keys & (grpo - sft) or values.keys() & set(_GRPO_ONLY):
         return "grpo"
-    if keys & (sft - grpo):
+    if keys & (sft - grpo) or "answers_only" in values:
         return "sft"
     return "grpo" if "grpo" in Path(path).name else "sft"
 
@@ -141,23 +146,26 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong kind; says where.
     """
-    _known(values, _names(TrainConfig), where)
+    check_keys(values, _names(TrainConfig), where)
     missing = [name for name in ("model", "data", "output") if not values.get(name)]
     if missing:
         raise ConfigError(f"{where}: lacks {', '.join(missing)}")
     checked = dict(values)
     for name in ("model", "data", "output"):
         checked[name] = str(checked[name])
-    for name, kind in (("lora", Lora), ("judge", JudgeConfig)):
+    for name, kind in (("lora", Lora), ("judge", JudgeConfig), ("reward_terms", RewardTerms)):
         if checked.get(name) is not None:
-            _known(_mapping(checked[name], f"{where}: {name}"), _names(kind), f"{where}: {name}")
+            check_keys(_mapping(checked[name], f"{where}: {name}"), _names(kind), f"{where}: {name}")
             try:
                 checked[name] = kind(**checked[name])
             except TypeError as error:
                 raise ConfigError(f"{where}: {name}: {str(error).partition('() ')[2]}") from None
             for item in dataclasses.fields(kind):
                 value, default = getattr(checked[name], item.name), item.default
-                if isinstance(default, int | float) and (not isinstance(value, int | float) or isinstance(value, bool)):
+                if isinstance(default, bool):
+                    if not isinstance(value, bool):
+                        raise ConfigError(f"{where}: {name}.{item.name} must be true or false, got {value!r}")
+                elif isinstance(default, int | float) and (not isinstance(value, int | float) or isinstance(value, bool)):
                     raise ConfigError(f"{where}: {name}.{item.name} must be a number, got {value!r}")
     if isinstance(checked.get("freeze"), str):
         checked["freeze"] = [checked["freeze"]]
@@ -168,15 +176,28 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
         value = checked.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{where}: {name} must be a positive whole number, got {value!r}")
+    rate = checked.get("muon_lr")
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0):
+        raise ConfigError(f"{where}: muon_lr must be a positive number, got {rate!r}")
+    if rate is not None and checked.get("lora") is not None:
+        raise ConfigError(f"{where}: muon_lr is for full training; adapters train with training.optim")
     if checked.get("dtype", "auto") not in _DTYPES:
         raise ConfigError(f"{where}: dtype must be one of {', '.join(_DTYPES)}, got {checked['dtype']!r}")
     if stage == "sft":
-        for name in ("rewards", "judge", "prefix_sharing"):
+        for name in _GRPO_ONLY:
             if name in checked:
                 raise ConfigError(f"{where}: {name} belongs to GRPO-SIF; an SFT run has none")
+    elif checked.get("answers_only"):
+        raise ConfigError(f"{where}: answers_only belongs to SFT")
+    if not isinstance(checked.get("answers_only", False), bool):
+        raise ConfigError(f"{where}: answers_only must be true or false, got {checked['answers_only']!r}")
+    if "reward_terms" in checked and checked["reward_terms"].denominator not in get_args(Denominator):
+        raise ConfigError(
+            f"{where}: reward_terms.denominator must be max or min, got {checked['reward_terms'].denominator!r}"
+        )
     if "rewards" in checked:
         _mapping(checked["rewards"], f"{where}: rewards")
-        _known(checked["rewards"], REWARDS, f"{where}: rewards")
+        check_keys(checked["rewards"], REWARDS, f"{where}: rewards")
         for name, weight in checked["rewards"].items():
             if isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise ConfigError(f"{where}: rewards: the weight of {name} must be a number, got {weight!r}")
@@ -194,7 +215,7 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
             checked["training"][name] = "no"
     if "output_dir" in checked["training"]:
         raise ConfigError(f"{where}: training.output_dir: the folder is named by `output`")
-    _known(checked["training"], _names(trainer_config(stage)), f"{where}: training")
+    check_keys(checked["training"], _names(trainer_config(stage)), f"{where}: training")
     return TrainConfig(**checked)
 
 
@@ -243,15 +264,6 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: wanted keys and values, got {value!r}")
     return value
-
-
-def _known(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    for key in values:
-        if key in names:
-            continue
-        near = difflib.get_close_matches(str(key), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(names)[:30])}"
-        raise ConfigError(f"{where}: unknown key {key!r}{hint}")
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.errors import RecordError
+from sifthinker.prompts import user_prompt
 from sifthinker.records import Example, read_examples
 
 
@@ -30,15 +31,27 @@ def load_examples(path: str, limit: int | None = None) -> list[Example]:
     return examples
 
 
-def sft_dataset(examples: list[Example]) -> Any:
-    """A `datasets.Dataset` with `prompt`, `completion` (messages) and `images`: the loss falls on the chain alone."""
+def sft_dataset(examples: list[Example], *, answers_only: bool = False) -> Any:
+    """A `datasets.Dataset` with `prompt`, `completion` (messages) and `images`: the loss falls on the completion alone.
+
+    Args:
+        examples: what to learn.
+        answers_only: the question asked directly and the answer, instead of the task and the chain.
+    """
+    turns = [_direct(example) if answers_only else example.messages for example in examples]
     return _dataset(
         {
-            "prompt": [[dict(example.messages[0])] for example in examples],
-            "completion": [[dict(example.messages[1])] for example in examples],
+            "prompt": [[dict(asked)] for asked, _ in turns],
+            "completion": [[dict(said)] for _, said in turns],
             "images": [list(example.images) for example in examples],
         }
     )
+
+
+def _direct(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two turns of an example without steps."""
+    text = user_prompt(example.problem, depth=example.depth is not None, direct=True)
+    return {"role": "user", "content": text}, {"role": "assistant", "content": example.answer}
 
 
 def grpo_dataset(examples: list[Example]) -> Any:

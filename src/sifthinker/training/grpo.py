@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, traine
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.plan import plan_run, warn_of_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
-from sifthinker.training.runs import RestoresWeights, lora_config, run
+from sifthinker.training.runs import OurTrainer, lora_config, run
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class SIFGRPOTrainer(RestoresWeights, GRPOTrainer):  # type: ignore[misc]
+class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO trainer that computes each prompt once for its group, and whose answer reward remembers how its groups did.
 
     Groups stay whole in micro-batches: TRL shuffles the rows of a generation batch, this trainer its groups.
@@ -250,8 +251,11 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
         # RGB-only data has no depth to be right about.
         weights.pop("depth", None)
     judge = None if config.judge is None else _judge(config.judge, config.output)
-    answer = AnswerReward(judge=judge) if "answer" in weights else None
-    functions = {"format": format_reward, "answer": answer, "grounding": grounding_reward, "depth": depth_reward}
+    terms = config.reward_terms
+    answer = AnswerReward(judge=judge, progress=terms.progress) if "answer" in weights else None
+    grounding = partial(grounding_reward, denominator=terms.denominator, correction=terms.correction)
+    grounding.__name__ = grounding_reward.__name__  # type: ignore[attr-defined]  # TRL names the reward's metrics by it
+    functions = {"format": format_reward, "answer": answer, "grounding": grounding, "depth": depth_reward}
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     if "reward_weights" in config.training:
         raise ConfigError("training.reward_weights: weights are named under `rewards`")
@@ -265,7 +269,7 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
     warn_of_problems(plan_run(config, "grpo", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
     try:
-        return SIFGRPOTrainer(
+        trainer = SIFGRPOTrainer(
             model=model,
             reward_funcs=[functions[name] for name in weights],
             args=arguments,
@@ -277,6 +281,8 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
         )
     except ValueError as error:
         raise ConfigError(f"training: {error}") from None
+    trainer.muon_lr = config.muon_lr
+    return trainer
 
 
 def _judge(settings: JudgeConfig, output: str) -> ModelJudge:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sifthinker.images import load_image
-from sifthinker.models import load_processor
+from sifthinker.models import load_processor, model_source
 from sifthinker.records import Example
 from sifthinker.rewards import reference_from, score_completion
 from sifthinker.training.config import Stage, TrainConfig, trainer_arguments
@@ -193,7 +193,7 @@ def estimate_memory(
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    settings = AutoConfig.from_pretrained(config.model)
+    settings = AutoConfig.from_pretrained(model_source(config.model))
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(settings)
     text = settings.get_text_config()

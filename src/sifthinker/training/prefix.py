@@ -241,7 +241,7 @@ def _pack(
             at += length
     inputs: dict[str, Any] = {
         "input_ids": ids,
-        "attention_mask": _block_mask(model, segments),
+        "attention_mask": block_mask(model, segments),
         "position_ids": positions if axes == 3 else positions[0],
         "shift_labels": labels,
     }
@@ -275,7 +275,7 @@ def _prompt_positions(
     return found
 
 
-def _block_mask(model: Any, segments: torch.Tensor) -> Any:
+def block_mask(model: Any, segments: torch.Tensor) -> Any:
     """The mask of packed rows, in the form that the model's attention takes: a token sees what comes before it in the
     prompt and in its own completion. Padding sees itself alone, for a row without any key has no softmax.
 

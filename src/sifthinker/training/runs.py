@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from sifthinker import __version__
+from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, to_json
 from sifthinker.models import load_model
 from sifthinker.training.config import TrainConfig, to_plain
@@ -26,8 +27,10 @@ logger = logging.getLogger(__name__)
 FINISHED = "finished.json"
 
 
-class RestoresWeights:
-    """Mixin for transformers' Trainer: a full model's weights come back from a checkpoint under the names they have now.
+class OurTrainer:
+    """Mixin for transformers' Trainer: Muon where the run asks for it, and weights restored from checkpoints.
+
+    A full model's weights come back from a checkpoint under the names they have now.
 
     Vision-language checkpoints are written under their architecture's published parameter names, which differ from the
     module's own (`language_model.model…` for `model.language_model…`). Trainer (seen in transformers 5.23) loads the file
@@ -37,6 +40,25 @@ class RestoresWeights:
     model: Any
     is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
+    optimizer: Any
+    args: Any
+    muon_lr: float | None = None
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.muon_lr is None:
+            return super().create_optimizer(model)  # type: ignore[misc]
+        if self.optimizer is None:
+            try:
+                from sifthinker.training.muon import build_muon
+            except ImportError:
+                raise ConfigError("muon_lr needs torch 2.9 or newer, which has Muon") from None
+            self.optimizer = build_muon(
+                self.model if model is None else model,
+                muon_lr=self.muon_lr,
+                lr=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+            )
+        return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model

@@ -11,7 +11,7 @@ from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.plan import plan_run, warn_of_problems
-from sifthinker.training.runs import RestoresWeights, lora_config, run
+from sifthinker.training.runs import OurTrainer, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
 DEFAULTS: dict[str, Any] = {
@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class SIFSFTTrainer(RestoresWeights, SFTTrainer):  # type: ignore[misc]
+class SIFSFTTrainer(OurTrainer, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer that resumes vision-language models with their weights."""
 
 
@@ -39,13 +39,15 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
     model = load_model(config.model, dtype=config.dtype)
     warn_of_problems(plan_run(config, "sft", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
-    return SIFSFTTrainer(
+    trainer = SIFSFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=sft_dataset(examples),
+        train_dataset=sft_dataset(examples, answers_only=config.answers_only),
         processing_class=processor,
         peft_config=lora_config(config),
     )
+    trainer.muon_lr = config.muon_lr
+    return trainer
 
 
 def train_sft(config: TrainConfig) -> SIFSFTTrainer:

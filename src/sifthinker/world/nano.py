@@ -7,14 +7,16 @@ the chain's syntax and each task prompt as one token, so that a box is four toke
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
-from sifthinker.files import make_folder
-from sifthinker.prompts import TASK_DEPTH, TASK_RGB, user_prompt
+from sifthinker.files import atomic_write, make_folder
+from sifthinker.prompts import DIRECT_DEPTH, DIRECT_RGB, TASK_DEPTH, TASK_RGB, user_prompt
+from sifthinker.world.lessons import lessons
 from sifthinker.world.questions import sample_questions
-from sifthinker.world.scenes import COLOURS, SHAPES
+from sifthinker.world.scenes import COLOURS, SHAPES, sample_scene
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 16
@@ -65,7 +67,7 @@ def build_tokenizer() -> Any:
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     numbers = [f"{level / 100:.2f}" for level in range(101)]
-    whole = [*numbers, *_SYNTAX, TASK_DEPTH, TASK_RGB]
+    whole = [*numbers, *_SYNTAX, TASK_DEPTH, TASK_RGB, DIRECT_DEPTH, DIRECT_RGB]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in whole])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -82,11 +84,15 @@ def _corpus() -> Iterator[str]:
     for colour in COLOURS:
         for shape in SHAPES:
             yield f" the {colour} {shape} the {colour} {shape}s {colour} objects. The {colour} {shape}, {colour} {shape}"
-    for _, question in sample_questions(400):
+    for question in sample_questions(540):
         yield user_prompt(question.text).removeprefix(TASK_DEPTH)
-        yield f"There are 5 objects. I look for {question.subject}. I find {question.subject} around here."
-        yield f"This part shows {question.subject}. I see {question.subject}. This does not help. There is nothing here."
-        yield f" {question.reason} {question.answer} This part is closer to it. Here is it. So it is {question.answer}."
+        yield f"I look for {question.subject}. I see {question.subject}. This does not help."
+        yield from ("There is nothing here.", "It is around here.", "I look closer.")
+        yield from (question.plain, question.reason, question.answer)
+    for scene_seed in range(60):
+        for lesson in lessons(sample_scene(scene_seed), scene_seed, "medium"):
+            yield lesson.question
+            yield lesson.reply
 
 
 def build_processor() -> Any:
@@ -176,3 +182,28 @@ def write_nano(out: str | os.PathLike[str], *, seed: int = 0, **shape: int) -> N
     processor = build_processor()
     build_model(processor, seed=seed, **shape).save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def pack(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write a nano model as the package carries it: weights rounded to bfloat16, which load as single precision.
+
+    Args:
+        source: model folder, for instance the output of `pretrain` or of training.
+        out: folder to write.
+    Raises:
+        ModelError: `source` is no model folder.
+        SIFError: `out` cannot be written.
+    """
+    import torch
+
+    from sifthinker.models import load_model, load_processor
+
+    folder = make_folder(out)
+    load_processor(source).save_pretrained(folder)
+    load_model(source, dtype="float32").to(torch.bfloat16).save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    for part in ("text_config", "vision_config"):
+        config[part].pop("dtype", None)
+    atomic_write(path, json.dumps(config, indent=2) + "\n")

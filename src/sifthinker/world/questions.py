@@ -1,11 +1,16 @@
-"""Questions about scenes, with answers and target objects, and the scripted teacher that explains focus paths."""
+"""Questions about scenes, with answers and target objects, and the scripted teacher that explains focus paths.
+
+Questions come in families (what is asked), levels (how crowded the scene is, how close the call) and two splits of
+combinations: what a family asks about an object of some colour and shape is asked of others in training, see `is_novel`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,15 +23,29 @@ from sifthinker.engine.teachers import Attempt, Task
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder, write_jsonl
 from sifthinker.records import Record
-from sifthinker.world.scenes import COLOURS, SHAPES, Scene, render, sample_scene
+from sifthinker.world.scenes import COLOURS, LEVELS, SHAPES, Object, Scene, render, sample_scene, write_scene
 
 DECIMALS = 2  # of world boxes and chains: 0.01 is finer than a pixel of the nano model's picture
-DEPTH_GAP = 0.05  # least difference of mean depths that a comparison of depths turns on
 
-# Scenes of the splits come from disjoint ranges of seeds.
-SPLITS = {"train": 0, "val": 10**12, "test": 2 * 10**12}
+
+@dataclass(frozen=True, slots=True)
+class _Margins:
+    """How clear the answers of a level are: least difference of mean depths, least distance of box centres across the
+    picture, least ratio of two distances on the ground."""
+
+    depth: float
+    across: float
+    ratio: float
+
+
+_MARGINS = {"easy": _Margins(0.12, 0.16, 2.0), "medium": _Margins(0.07, 0.10, 1.6), "hard": _Margins(0.04, 0.06, 1.3)}
+
+# Scenes of the splits come from disjoint ranges of seeds. `base` is what nano is pretrained on.
+SPLITS = {"train": 0, "val": 10**12, "test": 2 * 10**12, "base": 3 * 10**12}
 _SEED_STEP = 10_000_000
 _SEEDS = 10_000  # of one split: 10,000 × 10,000,000 scenes stay below the next split's
+
+_HELD_OUT = 6  # one in so many combinations of family, colour and shape is kept for the test split
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +59,10 @@ class Question:
         choices: every possible answer.
         targets: indices of the objects that answer it, in the order in which the reasons name them.
         subject: what to look for, in words.
+        plain: the closing argument, without numbers.
         reason: the closing argument; `{0}`, `{1}` … stand for the targets' stated depths.
+        scene: seed of the scene.
+        level: of the scene and of the margins, one of `scenes.LEVELS`.
     """
 
     family: str
@@ -49,104 +71,168 @@ class Question:
     choices: tuple[str, ...]
     targets: tuple[int, ...]
     subject: str
+    plain: str
     reason: str
+    scene: int = 0
+    level: str = "medium"
 
 
-def _pair(scene: Scene, draw: random.Random) -> tuple[int, int]:
-    first, second = draw.sample(range(len(scene.objects)), 2)
-    return first, second
+@dataclass(frozen=True)
+class _Call:
+    """What a family draws its question from.
+
+    Args:
+        scene: what to ask about.
+        draw: source of chance.
+        margins: how clear the answer must be.
+        slot: which of the possible answers should be right, so that a sequence of questions is balanced; families whose
+            answers are balanced by the symmetry of the scenes take no notice.
+    """
+
+    scene: Scene
+    draw: random.Random
+    margins: _Margins
+    slot: int
+
+    def pick(self, count: int) -> tuple[int, ...]:
+        """Different objects, in random order; too few objects give an empty tuple."""
+        if count > len(self.scene.objects):
+            return ()
+        return tuple(self.draw.sample(range(len(self.scene.objects)), count))
+
+    def name(self, index: int) -> str:
+        return self.scene.objects[index].name
+
+    @property
+    def depths(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(N,) mean depth of each object's box, as a chain would state it."""
+        return self.scene.depth_reference.mean(round_boxes(self.scene.boxes, DECIMALS))
+
+    @property
+    def centres(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(N,) x of each box's centre."""
+        return (self.scene.boxes[:, 0] + self.scene.boxes[:, 2]) / 2
+
+    def by_distance(self) -> tuple[int, int] | None:
+        """Two objects, the nearer one first, where boxes' mean depths and true distances agree; None when it is unclear."""
+        pair = self.pick(2)
+        if not pair:
+            return None
+        distances, depths = self.scene.distances, self.depths
+        near, far = sorted(pair, key=lambda index: float(distances[index]))
+        return (near, far) if depths[far] - depths[near] >= self.margins.depth else None
 
 
-def _depths(scene: Scene) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(N,) mean depth of each object's box, as a chain would state it."""
-    return scene.depth_reference.mean(round_boxes(scene.boxes, DECIMALS))
-
-
-def _nearer(scene: Scene, draw: random.Random) -> Question | None:
-    """Which of two is nearer to or farther from the camera. Boxes' mean depths must agree with the objects' distances."""
-    a, b = _pair(scene, draw)
-    depths, distances = _depths(scene), scene.distances
-    if abs(depths[a] - depths[b]) < DEPTH_GAP or (depths[a] < depths[b]) != (distances[a] < distances[b]):
+def _nearer(call: _Call) -> Question | None:
+    """Which of two is nearer to or farther from the camera."""
+    found = call.by_distance()
+    if found is None:
         return None
-    if abs(distances[a] - distances[b]) < 0.8:
-        return None
-    farther = draw.random() < 0.5
-    first, second = scene.objects[a].name, scene.objects[b].name
-    a_wins = (depths[a] > depths[b]) == farther
+    farther = call.draw.random() < 0.5
+    right, wrong = found[::-1] if farther else found
+    pair = (right, wrong) if call.slot % 2 == 0 else (wrong, right)
+    first, second = map(call.name, pair)
     wanted, sign = ("farther from", "more") if farther else ("nearer to", "less")
-    winner = first if a_wins else second
-    left, right = ("{0}", "{1}") if a_wins else ("{1}", "{0}")
+    left, other = ("{0}", "{1}") if right == pair[0] else ("{1}", "{0}")
+    end = f"so the {call.name(right)} is {wanted} the camera."
     return Question(
         "nearer",
         f"Which is {wanted} the camera, the {first} or the {second}?",
-        winner,
+        call.name(right),
         (first, second),
-        (a, b),
+        pair,
         f"the {first} and the {second}",
-        f"The {first} is at {{0}} and the {second} at {{1}}. {left} is {sign} than {right}, "
-        f"so the {winner} is {wanted} the camera.",
+        f"I see the {first} and the {second}, {end}",
+        f"The {first} is at {{0}} and the {second} at {{1}}. {left} is {sign} than {other}, {end}",
     )
 
 
-def _side(scene: Scene, draw: random.Random) -> Question | None:
+def _side(call: _Call) -> Question | None:
     """Left or right of another object, by the centres of their boxes."""
-    a, b = _pair(scene, draw)
-    centres = (scene.boxes[:, 0] + scene.boxes[:, 2]) / 2
-    if abs(centres[a] - centres[b]) < 0.08:
+    pair = call.pick(2)
+    if not pair or abs(call.centres[pair[0]] - call.centres[pair[1]]) < call.margins.across:
         return None
-    first, second = scene.objects[a].name, scene.objects[b].name
-    answer = "left" if centres[a] < centres[b] else "right"
+    left_first = bool(call.centres[pair[0]] < call.centres[pair[1]])
+    if left_first != (call.slot % 2 == 0):
+        pair = pair[::-1]
+    first, second = map(call.name, pair)
+    answer = ("left", "right")[call.slot % 2]
+    said = f"The {first} is to the {answer} of the {second}."
     return Question(
         "side",
         f"Is the {first} to the left or to the right of the {second}?",
         answer,
         ("left", "right"),
-        (a, b),
+        pair,
         f"the {first} and the {second}",
-        f"The {first} is to the {answer} of the {second}.",
+        said,
+        said,
     )
 
 
-def _front(scene: Scene, draw: random.Random) -> Question | None:
+def _front(call: _Call) -> Question | None:
     """In front of or behind another object."""
-    found = _nearer(scene, draw)
+    found = call.by_distance()
     if found is None:
         return None
-    a, b = found.targets
-    first, second = scene.objects[a].name, scene.objects[b].name
-    ahead = scene.distances[a] < scene.distances[b]
-    answer, sign = ("in front", "less") if ahead else ("behind", "more")
+    pair = found if call.slot % 2 == 0 else found[::-1]
+    first, second = map(call.name, pair)
+    answer, sign = (("in front", "less"), ("behind", "more"))[call.slot % 2]
     return Question(
         "front",
         f"Is the {first} in front of or behind the {second}?",
         answer,
         ("in front", "behind"),
-        (a, b),
+        pair,
         f"the {first} and the {second}",
+        f"I see the {first} and the {second}, so it is {answer}.",
         f"The {first} is at {{0}} and the {second} at {{1}}. {{0}} is {sign} than {{1}}, so it is {answer}.",
     )
 
 
-def _attribute(scene: Scene, draw: random.Random) -> Question | None:
+def _closest(call: _Call) -> Question | None:
+    """Which of two stands closer to a third, on the ground."""
+    picked = call.pick(3)
+    if not picked:
+        return None
+    to = call.scene.objects[picked[2]]
+    gaps = {i: float(np.hypot(call.scene.objects[i].x - to.x, call.scene.objects[i].z - to.z)) for i in picked[:2]}
+    right, wrong = sorted(gaps, key=gaps.__getitem__)
+    if gaps[wrong] < call.margins.ratio * gaps[right]:
+        return None
+    pair = (right, wrong) if call.slot % 2 == 0 else (wrong, right)
+    first, second = map(call.name, pair)
+    said = f"The {call.name(right)} is closer to the {to.name} than the {call.name(wrong)}."
+    return Question(
+        "closest",
+        f"Which is closer to the {to.name}, the {first} or the {second}?",
+        call.name(right),
+        (first, second),
+        (picked[2], *pair),
+        f"the {to.name}, the {first} and the {second}",
+        said,
+        said,
+    )
+
+
+def _attribute(call: _Call) -> Question | None:
     """The colour or shape of the object at a place: leftmost, rightmost, nearest, farthest."""
-    place = draw.choice(("leftmost", "rightmost", "nearest", "farthest"))
+    place = call.draw.choice(("leftmost", "rightmost", "nearest", "farthest"))
     if place in ("leftmost", "rightmost"):
-        values = (scene.boxes[:, 0] + scene.boxes[:, 2]) / 2
-        least = 0.06
+        values, least = call.centres, call.margins.across
     else:
-        values = _depths(scene).astype(np.float64)
-        least = DEPTH_GAP
-        if int(np.argmin(values)) != int(np.argmin(scene.distances)):
-            return None
-        if int(np.argmax(values)) != int(np.argmax(scene.distances)):
-            return None
-    order = np.argsort(values if place in ("leftmost", "nearest") else -values)
+        values, least = call.depths.astype(np.float64), call.margins.depth
+    sign = 1 if place in ("leftmost", "nearest") else -1
+    order = np.argsort(sign * values)
     if abs(values[order[0]] - values[order[1]]) < least:
         return None
     target = int(order[0])
-    thing = scene.objects[target]
-    kind = draw.choice(("colour", "shape"))
+    if place in ("nearest", "farthest") and target != int(np.argmin(sign * call.scene.distances)):
+        return None
+    thing = call.scene.objects[target]
+    kind = call.draw.choice(("colour", "shape"))
     answer = thing.colour if kind == "colour" else thing.shape
+    said = f"The {place} object is a {thing.name}. Its {kind} is {answer}."
     return Question(
         "attribute",
         f"What {kind} is the {place} object?",
@@ -154,65 +240,69 @@ def _attribute(scene: Scene, draw: random.Random) -> Question | None:
         tuple(COLOURS) if kind == "colour" else SHAPES,
         (target,),
         f"the {place} object",
-        f"The {place} object is a {thing.name} at {{0}}. Its {kind} is {answer}.",
+        said,
+        said,
     )
 
 
-def _count(scene: Scene, draw: random.Random) -> Question | None:
+def _count(call: _Call) -> Question | None:
     """How many objects of a colour or a shape, at least one."""
-    by_shape = draw.random() < 0.6
-    kinds = sorted({thing.shape if by_shape else thing.colour for thing in scene.objects})
-    kind = draw.choice(kinds)
-    targets = tuple(
-        index for index, thing in enumerate(scene.objects) if kind == (thing.shape if by_shape else thing.colour)
-    )
-    if len(targets) > 4:
+    most = 3 if len(call.scene.objects) < 5 else 4
+    choices = tuple(str(number) for number in range(1, most + 1))
+    wanted = call.slot % most + 1
+    by_shape = call.draw.random() < 0.6
+
+    def kind_of(thing: Object) -> str:
+        return thing.shape if by_shape else thing.colour
+
+    kinds = [kind_of(thing) for thing in call.scene.objects]
+    fitting = sorted(kind for kind in set(kinds) if kinds.count(kind) == wanted)
+    if not fitting:
         return None
+    kind = call.draw.choice(fitting)
     plural = f"{kind}s" if by_shape else f"{kind} objects"
     # Left to right, so that the listing has one order.
-    targets = tuple(sorted(targets, key=lambda index: float(scene.boxes[index, 0])))
-    names = _listed([f"the {scene.objects[index].name}" for index in targets])
-    return Question(
-        "count",
-        f"How many {plural} are there?",
-        str(len(targets)),
-        ("1", "2", "3", "4"),
-        targets,
-        f"the {plural}",
-        f"I count {names}: {len(targets)}.",
-    )
+    found = [index for index, thing in enumerate(call.scene.objects) if kind_of(thing) == kind]
+    targets = tuple(sorted(found, key=lambda index: float(call.scene.boxes[index, 0])))
+    said = f"I count {_listed([f'the {call.name(index)}' for index in targets])}: {wanted}."
+    return Question("count", f"How many {plural} are there?", str(wanted), choices, targets, f"the {plural}", said, said)
 
 
-def _larger(scene: Scene, draw: random.Random) -> Question | None:
+def _larger(call: _Call) -> Question | None:
     """Which of two is larger in truth, not on the picture."""
-    a, b = _pair(scene, draw)
-    if scene.objects[a].size == scene.objects[b].size:
+    pair = call.pick(2)
+    if not pair or call.scene.objects[pair[0]].size == call.scene.objects[pair[1]].size:
         return None
-    first, second = scene.objects[a].name, scene.objects[b].name
-    smaller = draw.random() < 0.5
-    a_wins = (scene.objects[a].size == "small") == smaller
+    smaller = call.draw.random() < 0.5
+    first_is_right = (call.scene.objects[pair[0]].size == "small") == smaller
+    if first_is_right != (call.slot % 2 == 0):
+        pair = pair[::-1]
+    first, second = map(call.name, pair)
+    right = (first, second)[call.slot % 2]
+    sizes = [call.scene.objects[index].size for index in pair]
     wanted = "smaller" if smaller else "larger"
-    winner = first if a_wins else second
+    said = f"The {first} is {sizes[0]} and the {second} is {sizes[1]}, so the {right} is {wanted}."
     return Question(
         "size",
         f"Which is {wanted}, the {first} or the {second}?",
-        winner,
+        right,
         (first, second),
-        (a, b),
+        pair,
         f"the {first} and the {second}",
-        f"At {{0}} the {first} is {scene.objects[a].size}, at {{1}} the {second} is {scene.objects[b].size}, "
-        f"so the {winner} is {wanted}.",
+        said,
+        said,
     )
 
 
-def _detail(scene: Scene, draw: random.Random) -> Question | None:
+def _detail(call: _Call) -> Question | None:
     """The colour of the round mark on an object: a few pixels of the nano model's picture."""
-    marked = [index for index, thing in enumerate(scene.objects) if thing.dot]
+    marked = [index for index, thing in enumerate(call.scene.objects) if thing.dot]
     if not marked:
         return None
-    target = draw.choice(marked)
-    thing = scene.objects[target]
+    target = call.draw.choice(marked)
+    thing = call.scene.objects[target]
     assert thing.dot is not None
+    said = f"The dot on the {thing.name} is {thing.dot}."
     return Question(
         "detail",
         f"What colour is the dot on the {thing.name}?",
@@ -220,70 +310,145 @@ def _detail(scene: Scene, draw: random.Random) -> Question | None:
         tuple(COLOURS),
         (target,),
         f"the {thing.name}",
-        f"The {thing.name} is at {{0}}. The dot on it is {thing.dot}.",
+        said,
+        said,
     )
 
 
-FAMILIES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+def _odd(call: _Call) -> Question | None:
+    """Which one differs from all others: the only one with stripes, with a dot, or without a dot."""
+    marks: dict[str, Callable[[Object], bool]] = {
+        "has stripes": lambda thing: thing.striped,
+        "has a dot": lambda thing: thing.dot is not None,
+        "has no dot": lambda thing: thing.dot is None,
+    }
+    if len(call.scene.objects) < 3:
+        return None  # of two, each differs from the other
+    mark = call.draw.choice(sorted(marks))
+    found = [index for index, thing in enumerate(call.scene.objects) if marks[mark](thing)]
+    if len(found) != 1:
+        return None
+    said = f"Only the {call.name(found[0])} {mark}."
+    names = [thing.name for thing in call.scene.objects]
+    call.draw.shuffle(names)
+    return Question(
+        "odd",
+        f"Which object alone {mark}?",
+        call.name(found[0]),
+        tuple(names),
+        (found[0],),
+        f"the object that alone {mark}",
+        said,
+        said,
+    )
+
+
+# Spatial relations first, then fine-grained perception.
+FAMILIES: dict[str, Callable[[_Call], Question | None]] = {
     "nearer": _nearer,
     "side": _side,
     "front": _front,
+    "closest": _closest,
     "attribute": _attribute,
     "count": _count,
     "size": _larger,
     "detail": _detail,
+    "odd": _odd,
 }
 
 
-def ask(scene: Scene, seed: int, *, family: str | None = None) -> Question | None:
-    """A question about a scene, the same for the same seed; None when the scene has no clear one of the family.
+def ask(scene_seed: int, family: str, level: str = "medium", *, slot: int = 0) -> Question | None:
+    """A question about a scene, the same for the same arguments; None when the scene has no clear one of the family.
 
+    Args:
+        scene_seed: of the scene.
+        family: one of `FAMILIES`.
+        level: one of `scenes.LEVELS`.
+        slot: which of the choices should be the right one, modulo their number; families whose answers are balanced by the
+            symmetry of the scenes (attribute, detail, odd) take no notice.
     Raises:
-        ConfigError: an unknown family.
+        ConfigError: an unknown family or level.
     """
-    if family is not None and family not in FAMILIES:
+    if family not in FAMILIES:
         raise ConfigError(f"unknown family {family!r}; the world has {', '.join(FAMILIES)}")
-    draw = random.Random(f"sifthinker question {family} {seed}")
-    for _ in range(6):
-        found = FAMILIES[family or draw.choice(list(FAMILIES))](scene, draw)
+    if level not in LEVELS:
+        raise ConfigError(f"unknown level {level!r}; the world has {', '.join(LEVELS)}")
+    draw = random.Random(f"sifthinker question {family} {level} {scene_seed}")
+    call = _Call(_scene(scene_seed, level), draw, _MARGINS[level], slot)
+    for _ in range(4):
+        found = FAMILIES[family](call)
         if found is not None:
-            return found
+            return replace(found, scene=scene_seed, level=level)
     return None
 
 
-def sample_questions(count: int, *, split: str = "train", seed: int = 0) -> Iterator[tuple[int, Question]]:
-    """Questions in equal numbers of every family, one a scene: yields (scene seed, question).
+@lru_cache(maxsize=64)
+def _scene(seed: int, level: str) -> Scene:
+    return sample_scene(seed, level)
+
+
+def scene_of(question: Question) -> Scene:
+    """The scene that a question is about."""
+    return _scene(question.scene, question.level)
+
+
+def is_novel(question: Question) -> bool:
+    """Whether a question is about a combination of its family with an object's colour and shape that is kept for the test
+    split: never asked in training, though such objects stand in training scenes and other families ask about them."""
+    objects = scene_of(question).objects
+    return any(_held_out(question.family, objects[index].name) for index in question.targets)
+
+
+@lru_cache(maxsize=1024)
+def _held_out(family: str, name: str) -> bool:
+    return hashlib.sha256(f"{family} {name}".encode()).digest()[0] % _HELD_OUT == 0
+
+
+def sample_questions(
+    count: int,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    families: Sequence[str] = (),
+    levels: Sequence[str] = (),
+) -> Iterator[Question]:
+    """Questions in equal numbers of every family and level, one a scene, right answers in turn among the choices.
+
+    The test split asks of novel combinations every other time (see `is_novel`), the other splits never.
 
     Args:
         count: how many.
-        split: train, val or test; their scenes never coincide.
-        seed: 0 to 9,999, moves to other scenes of the split; those of different seeds do not overlap below a million
+        split: one of `SPLITS`; their scenes never coincide.
+        seed: 0 to 9,999, moves to other scenes of the split; those of different seeds do not overlap below 200,000
             questions.
+        families: of these; all by default.
+        levels: of these; all by default.
     Raises:
-        ConfigError: an unknown split, or a seed out of range.
+        ConfigError: an unknown split, family or level, or a seed out of range.
     """
     if not 0 <= seed < _SEEDS:
         raise ConfigError(f"the world's seeds are 0 to {_SEEDS - 1}, got {seed}; others would meet another split's scenes")
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; the world has {', '.join(SPLITS)}")
-    families = list(FAMILIES)
+    chosen, graded = list(families or FAMILIES), list(levels or LEVELS)
     scene_seed = SPLITS[split] + seed * _SEED_STEP
     for number in range(count):
-        family = families[number % len(families)]
+        family, level = chosen[number % len(chosen)], graded[number // len(chosen) % len(graded)]
+        round_ = number // (len(chosen) * len(graded))
+        novel = split == "test" and round_ % 2 == 1
         while True:
-            found = ask(sample_scene(scene_seed), scene_seed, family=family)
+            found = ask(scene_seed, family, level, slot=round_ // 2)
             scene_seed += 1
-            if found is not None:
-                yield scene_seed - 1, found
+            if found is not None and is_novel(found) == novel:
+                yield found
                 break
 
 
-def world_record(scene_seed: int, question: Question, *, image: str, split: str = "train") -> Record:
-    """A question as a Record. Its scene and reasoning are rebuilt from `extra` by the scripted teacher."""
-    scene = sample_scene(scene_seed)
-    boxes = round_boxes(scene.boxes[list(question.targets)], DECIMALS)
+def world_record(question: Question, *, image: str, split: str = "train") -> Record:
+    """A question as a Record. What the scripted teacher says of it stands in `extra`."""
+    boxes = round_boxes(scene_of(question).boxes[list(question.targets)], DECIMALS)
     return Record(
-        id=f"world-{split}-{scene_seed}-{question.family}",
+        id=f"world-{split}-{question.scene}-{question.family}",
         image=image,
         question=question.text,
         answer=question.answer,
@@ -293,8 +458,14 @@ def world_record(scene_seed: int, question: Question, *, image: str, split: str 
         depth=f"{Path(image).with_suffix('')}.depth.png",
         choices=question.choices,
         family=question.family,
-        extra={"scene": scene_seed},
-        source=f"world:{scene_seed}",
+        extra={
+            "scene": question.scene,
+            "level": question.level,
+            "subject": question.subject,
+            "plain": question.plain,
+            "reason": question.reason,
+        },
+        source=f"world:{question.scene}",
     )
 
 
@@ -323,12 +494,11 @@ def write_world(
     """
     folder = make_folder(Path(out) / "images")
     rows = []
-    for number, (scene_seed, question) in enumerate(sample_questions(count, split=split, seed=seed), 1):
-        image = f"images/{scene_seed}.png"
-        rgb, depth, _ = render(sample_scene(scene_seed), size)
-        rgb.save(folder / f"{scene_seed}.png")
-        depth.write(folder / f"{scene_seed}.depth.png")
-        rows.append(world_record(scene_seed, question, image=image, split=split).to_json())
+    for number, question in enumerate(sample_questions(count, split=split, seed=seed), 1):
+        rgb, depth, _ = render(scene_of(question), size)
+        write_scene(folder / f"{question.scene}.png", rgb, question.scene, question.level)
+        depth.write(folder / f"{question.scene}.depth.png")
+        rows.append(world_record(question, image=f"images/{question.scene}.png", split=split).to_json())
         if progress:
             progress(number)
     records = Path(out) / "records.jsonl"
@@ -339,7 +509,7 @@ def write_world(
 class ScriptedTeacher:
     """Explains world records from their scene graphs; deterministic, and free."""
 
-    name = "scripted:1"
+    name = "scripted:2"
 
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
         """See `engine.teachers.Teacher`.
@@ -347,40 +517,27 @@ class ScriptedTeacher:
         Raises:
             ConfigError: the record is not one of the world's.
         """
-        seed = task.record.extra.get("scene")
-        if not isinstance(seed, int) or task.record.family not in FAMILIES:
+        extra = task.record.extra
+        if not isinstance(extra.get("scene"), int) or extra.get("level") not in LEVELS:
             raise ConfigError(
                 f"record {task.record.id!r} is not of the embedded world; the scripted teacher knows no other. "
                 "Use --teacher openai"
             )
-        scene, question = _question(seed, task.record.family)
-        thoughts = [_thought(kind, regions, scene, question) for kind, regions in zip(task.kinds, task.foci, strict=True)]
-        return json.dumps({"thoughts": thoughts, "answer": question.answer})
+        scene = _scene(extra["scene"], extra["level"])
+        thoughts = [_thought(kind, regions, scene, extra) for kind, regions in zip(task.kinds, task.foci, strict=True)]
+        return json.dumps({"thoughts": thoughts, "answer": task.record.answer})
 
 
-@lru_cache(maxsize=64)
-def _question(scene_seed: int, family: str) -> tuple[Scene, Question]:
-    scene = sample_scene(scene_seed)
-    question = ask(scene, scene_seed, family=family)
-    if question is None:
-        raise ConfigError(f"scene {scene_seed} has no question of family {family!r}; the record was made by another version")
-    return scene, question
-
-
-def _thought(kind: str, regions: Sequence[Region], scene: Scene, question: Question) -> str:
+def _thought(kind: str, regions: Sequence[Region], scene: Scene, extra: Mapping[str, Any]) -> str:
     if kind == "target":
-        depths = [f"{region.depth:.{DECIMALS}f}" if region.depth is not None else "" for region in regions]
-        if all(depths):
-            return question.reason.format(*depths)
-        return f"Here is {question.subject}. So it is {question.answer}."
+        depths = [f"{region.depth:.{DECIMALS}f}" for region in regions if region.depth is not None]
+        return str(extra["reason"]).format(*depths) if len(depths) == len(regions) else str(extra["plain"])
     if kind == "whole":
-        return f"There are {len(scene.objects)} objects. I look for {question.subject}."
-    seen = _seen(regions, scene)
+        return f"I look for {extra['subject']}."
     if kind == "distractor":
+        seen = _seen(regions, scene)
         return f"I see {seen}. This does not help." if seen else "There is nothing here."
-    if kind == "merged":
-        return f"This part shows {seen}." if seen else "This part is closer to it."
-    return f"I find {question.subject} around here."
+    return "It is around here." if kind == "merged" else "I look closer."
 
 
 def _seen(regions: Sequence[Region], scene: Scene) -> str:

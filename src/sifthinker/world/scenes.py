@@ -6,7 +6,9 @@ never change with it. World coordinates: x right, y up, z forward, the ground at
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from PIL import Image
 
 from sifthinker.boxes import Boxes
 from sifthinker.depth import DepthMap
+from sifthinker.errors import ImageError
+from sifthinker.files import atomic_write
+from sifthinker.images import BROKEN_IMAGE
 
 # Single precision throughout; NumPy's stubs widen mixed arithmetic, hence floating.
 Floats = NDArray[np.floating]
@@ -42,7 +47,19 @@ _TEXTURES = ("plain", "checker", "stripes", "speckle")
 FAR = 16.0  # distance along the camera's axis at which depth is 1; the sky lies there too
 NEAREST_DEPTH = 0.1  # depth of the ground at the picture's lower edge, so that no box's mean is near 0
 REFERENCE_SIZE = 64  # questions that compare depths look at the depth map of this size
+_MARK = "sifthinker-world"  # key of a text in our PNG files, whose value is the scene's level and seed
 _MIN_SIDE = 0.075  # of an object's box: five pixels of the nano model's picture
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How hard a scene is: least and greatest number of objects, the share of small ones among them."""
+
+    objects: tuple[int, int]
+    small: float
+
+
+LEVELS = {"easy": Level((2, 4), 0.35), "medium": Level((3, 5), 0.5), "hard": Level((5, 7), 0.65)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +135,14 @@ class Scene:
         return np.array([self._to_camera(t.x, t.height / 2, t.z)[2] for t in self.objects])
 
     @cached_property
+    def reference(self) -> tuple[Image.Image, DepthMap, NDArray[np.int8]]:
+        """The scene rendered at `REFERENCE_SIZE`."""
+        return render(self, REFERENCE_SIZE)
+
+    @property
     def depth_reference(self) -> DepthMap:
         """The depth map at `REFERENCE_SIZE`, which questions and teachers go by."""
-        return render(self, REFERENCE_SIZE)[1]
+        return self.reference[1]
 
     def depth_of(self, distance: NDArray[np.floating] | float) -> NDArray[np.floating] | float:
         """Relative depth of a distance along the camera's axis: NEAREST_DEPTH at the lower edge of the ground, 1 at FAR."""
@@ -174,24 +196,25 @@ def _circle() -> tuple[tuple[float, float], ...]:
     return tuple((math.cos(2 * math.pi * k / 96), math.sin(2 * math.pi * k / 96)) for k in range(96))
 
 
-def sample_scene(seed: int, *, objects: tuple[int, int] = (3, 6)) -> Scene:
-    """A random scene, the same for the same seed.
+def sample_scene(seed: int, level: str = "medium") -> Scene:
+    """A random scene, the same for the same seed and level.
 
     Objects stand wholly in the picture, do not touch, are at least `_MIN_SIDE` wide and high, differ in name, and nearer
-    ones cover at most two fifths of a farther one's box.
+    ones cover at most two fifths of a farther one's box. In half of the scenes one shape or colour is common.
 
     Args:
         seed: any integer.
-        objects: least and greatest number of objects wanted; a crowded scene may end with fewer, never under two.
+        level: one of `LEVELS`.
     """
-    draw = random.Random(f"sifthinker scene {seed}")
+    draw = random.Random(f"sifthinker scene {level} {seed}")
+    settings = LEVELS[level]
     while True:
-        scene = _attempt(draw, draw.randint(*objects))
-        if len(scene.objects) >= 2:
+        scene = _attempt(draw, draw.randint(*settings.objects), settings.small)
+        if len(scene.objects) >= settings.objects[0]:
             return scene
 
 
-def _attempt(draw: random.Random, wanted: int) -> Scene:
+def _attempt(draw: random.Random, wanted: int, small: float) -> Scene:
     def tinted(colours: tuple[tuple[float, float, float], ...]) -> tuple[float, float, float]:
         red, green, blue = draw.choice(colours)
         brightness = draw.uniform(0.85, 1.1)
@@ -212,12 +235,14 @@ def _attempt(draw: random.Random, wanted: int) -> Scene:
     things: list[Object] = []
     boxes: list[tuple[float, float, float, float]] = []
     names = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-    draw.shuffle(names)
+    common = draw.choice((*SHAPES, *COLOURS)) if draw.random() < 0.5 else None
+    order = {name: draw.random() * (0.2 if common in name else 1) for name in names}
+    names.sort(key=order.__getitem__)
     for _ in range(wanted * 12):
         if len(things) == wanted:
             break
         colour, shape = names[len(things)]
-        size: Literal["small", "large"] = draw.choice(("small", "large"))
+        size: Literal["small", "large"] = "small" if draw.random() < small else "large"
         # The axis distance is drawn so that near and far are equally likely on screen, then x within the view.
         along = 1 / draw.uniform(1 / 12.5, 1 / 5.2)
         dot = draw.choice([name for name in COLOURS if name != colour]) if draw.random() < 0.4 else None
@@ -288,6 +313,30 @@ def render(scene: Scene, size: int = REFERENCE_SIZE) -> tuple[Image.Image, Depth
     pixels = np.clip(mixed * 255 + 0.5, 0, 255).astype(np.uint8)
     depth = np.asarray(scene.depth_of(np.minimum(distance, FAR)), dtype=np.float32)
     return Image.fromarray(pixels), DepthMap(np.clip(depth, 0, 1)), index
+
+
+def write_scene(path: str | os.PathLike[str], image: Image.Image, seed: int, level: str) -> None:
+    """Write a rendered scene as a PNG that `is_world_image` knows again."""
+    from PIL.PngImagePlugin import PngInfo
+
+    mark = PngInfo()
+    mark.add_text(_MARK, f"{level} {seed}")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=mark)
+    atomic_write(path, buffer.getvalue())
+
+
+def is_world_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a picture was written by `write_scene`; pictures that others saved again have lost the mark.
+
+    Raises:
+        ImageError: not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return _MARK in image.info
+    except BROKEN_IMAGE as error:
+        raise ImageError(f"{path}: not an image that can be read: {error}", "broken_image") from None
 
 
 def _cast(scene: Scene, grid: Floats) -> tuple[Floats, Floats, NDArray[np.int8]]:

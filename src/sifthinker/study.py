@@ -1,0 +1,368 @@
+"""The laboratory: what each part of the method does, measured on the embedded world with the nano model.
+
+An arm is a way to train; a lab runs arms with one seed. Stages that arms have in common are done once, and a stage that is
+finished is not done again, so that whatever was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sifthinker import __version__
+from sifthinker.engine.build import Counts, Engine
+from sifthinker.engine.estimators import GivenDepth, NoDepth
+from sifthinker.engine.expansion import Expansion
+from sifthinker.engine.sources import read_source
+from sifthinker.errors import ConfigError
+from sifthinker.evaluation.world import METRICS, Row, evaluate, summarise
+from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.thinker import Thinker
+from sifthinker.training.config import make_config
+from sifthinker.world.questions import DECIMALS, ScriptedTeacher, write_world
+from sifthinker.world.scenes import REFERENCE_SIZE
+
+Bar = Callable[[str, "int | None"], AbstractContextManager[Callable[..., None]]]
+Say = Callable[[str], None]
+Data = Literal["chains", "rgb", "release"]
+
+_EXPANSIONS: dict[Data, Expansion] = {
+    "chains": Expansion(decimals=DECIMALS),
+    "rgb": Expansion(decimals=DECIMALS),
+    "release": Expansion(decimals=DECIMALS, margin=1 / REFERENCE_SIZE),  # by one pixel
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way to train the base.
+
+    Args:
+        name: for folders and commands.
+        title: for people.
+        sft: what is learnt first: `chains`, or `answers` without steps; None leaves the base as it is.
+        grpo: keys of the GRPO-SIF config that differ from its defaults; None ends after SFT.
+        data: which chains: with depth, `rgb` without, `release` with the release's expansion.
+    """
+
+    name: str
+    title: str
+    sft: Literal["chains", "answers"] | None = "chains"
+    grpo: Mapping[str, Any] | None = None
+    data: Data = "chains"
+
+    @property
+    def direct(self) -> bool:
+        """Whether it answers without steps."""
+        return self.sft != "chains"
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("base", "base, answering directly", sft=None),
+        Arm("answers", "SFT on answers", sft="answers"),
+        Arm("chains", "SFT on chains"),
+        Arm(
+            "vanilla",
+            "+ GRPO: format and answer, no progress",
+            grpo={"rewards": {"grounding": 0, "depth": 0}, "reward_terms": {"progress": False}},
+        ),
+        Arm("grpo-sif", "+ GRPO-SIF", grpo={}),
+        Arm("no-progress", "GRPO-SIF without progress", grpo={"reward_terms": {"progress": False}}),
+        Arm("no-correction", "GRPO-SIF without correction", grpo={"reward_terms": {"correction": False}}),
+        Arm("no-grounding", "GRPO-SIF without grounding", grpo={"rewards": {"grounding": 0}}),
+        Arm("no-depth-reward", "GRPO-SIF without the depth reward", grpo={"rewards": {"depth": 0}}),
+        Arm("rgb", "SFT and GRPO-SIF, RGB only", grpo={}, data="rgb"),
+        Arm(
+            "release",
+            "SFT and GRPO-SIF, the release's expansion and pair IoU",
+            grpo={"reward_terms": {"denominator": "min"}},
+            data="release",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How much of everything.
+
+    Args:
+        questions: training questions, one a scene, each with its chain.
+        sft_steps: of `sft_batch` chains.
+        sft_batch: chains a step.
+        sft_lr: of SFT's AdamW part; Muon's is `sft_muon_lr`.
+        sft_muon_lr: of SFT's matrices.
+        grpo_steps: of `prompts` questions with 8 tries each.
+        prompts: questions a step.
+        grpo_lr: of GRPO's AdamW part; Muon's is `grpo_muon_lr`.
+        grpo_muon_lr: of GRPO's matrices.
+        test_questions: held-out questions that every arm answers.
+        max_tokens: most tokens of a chain; the longest of a thousand gold chains has 153.
+    """
+
+    questions: int = 4000
+    sft_steps: int = 280
+    sft_batch: int = 32
+    sft_lr: float = 4e-3
+    sft_muon_lr: float = 2e-3
+    grpo_steps: int = 12
+    prompts: int = 8
+    grpo_lr: float = 1e-4
+    grpo_muon_lr: float = 2e-4
+    test_questions: int = 324
+    max_tokens: int = 260
+
+
+# The study's: three times the demo's chains, five times its practice.
+STUDY = Schedule(questions=12_000, sft_steps=800, grpo_steps=60, test_questions=648)
+SHORT = Schedule(questions=54, sft_steps=4, sft_batch=8, grpo_steps=2, prompts=2, test_questions=9)
+
+_MARKER = "lab.json"  # says whose run a folder holds
+
+
+@dataclass
+class Lab:
+    """A folder in which arms are run with one seed.
+
+    Args:
+        folder: for data, models and measurements; holds one schedule and seed only.
+        schedule: how much of everything.
+        bar: makes a progress bar: title, total → context of advance(done).
+        say: takes lines for the person who waits.
+        seed: of the training questions, the order and the sampling. Test questions are the same for all.
+        base: model to start from.
+    Raises:
+        ConfigError: the folder holds another schedule, seed or base.
+        SIFError: the folder cannot be written.
+    """
+
+    folder: Path
+    schedule: Schedule
+    bar: Bar
+    say: Say
+    seed: int = 0
+    base: str = "nano"
+
+    def __post_init__(self) -> None:
+        make_folder(self.folder)
+        mine = {"schedule": asdict(self.schedule), "seed": self.seed, "base": self.base, "version": __version__}
+        path = self.folder / _MARKER
+        if path.is_file():
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            if theirs != mine:
+                raise ConfigError(f"{self.folder} holds another run: {_difference(theirs, mine)}; use --fresh or another -o")
+        else:
+            atomic_write(path, to_json(mine) + "\n")
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Delete what a lab wrote into a folder, and nothing else.
+
+        Raises:
+            ConfigError: the folder is not a lab's.
+        """
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        if not (folder / _MARKER).is_file():
+            raise ConfigError(f"{folder} is not empty and holds no run of ours; --fresh deletes only what it wrote")
+        for data in _EXPANSIONS:
+            shutil.rmtree(folder / data, ignore_errors=True)
+        for name in ("world", *(f"sft-{data}" for data in (*_EXPANSIONS, "answers")), *(f"grpo-{arm}" for arm in ARMS)):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (*(f"eval-{arm}.json" for arm in ARMS), _MARKER):
+            (folder / name).unlink(missing_ok=True)
+
+    def run(self, arm: Arm) -> list[Row]:
+        """Train an arm and measure it on the test questions; whatever is finished already is read back."""
+        path = self.folder / f"eval-{arm.name}.json"
+        if path.is_file():
+            return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+        model = self.model(arm)
+        thinker = Thinker.load(model, max_new_tokens=self.schedule.max_tokens)
+        count = self.schedule.test_questions
+        with self.bar(f"questions, {arm.title}", count) as advance:
+            _, rows = evaluate(
+                thinker,
+                count,
+                direct=arm.direct,
+                depth=arm.data != "rgb",
+                batch_size=108,
+                progress=advance,
+            )
+        atomic_write(path, to_json({"arm": arm.name, "rows": [row.to_json() for row in rows]}) + "\n")
+        return rows
+
+    def model(self, arm: Arm) -> str:
+        """The folder or name of an arm's model, trained if it was not yet."""
+        if arm.sft is None:
+            return self.base
+        chains = self._chains(arm.data)
+        warm = self._sft(arm, chains)
+        return warm if arm.grpo is None else self._grpo(arm, warm, chains)
+
+    def _chains(self, data: Data) -> Path:
+        records = self.folder / "world" / "records.jsonl"
+        count = self.schedule.questions
+        if not records.is_file():
+            with self.bar("scenes", count) as advance:
+                write_world(records.parent, count, seed=self.seed, progress=advance)
+        out = self.folder / data
+        engine = Engine(
+            root=records.parent,
+            depth=NoDepth() if data == "rgb" else GivenDepth(),
+            teacher=ScriptedTeacher(),
+            expansion=_EXPANSIONS[data],
+        )
+        with self.bar(f"chains ({data})" if data != "chains" else "chains", count) as advance:
+
+            def progress(counts: Counts) -> None:
+                advance(counts.done)
+
+            engine.build(lambda: read_source(records), out, progress=progress)
+        return out
+
+    def _sft(self, arm: Arm, chains: Path) -> str:
+        from sifthinker.training.runs import is_finished
+        from sifthinker.training.sft import train_sft
+
+        out = self.folder / f"sft-{'answers' if arm.sft == 'answers' else arm.data}"
+        if not is_finished(out):
+            self.say(f"SFT: the model learns to {'answer' if arm.sft == 'answers' else 'write chains'}")
+            steps = self.schedule.sft_steps
+            training = {
+                "max_steps": steps,
+                "per_device_train_batch_size": self.schedule.sft_batch,
+                "learning_rate": self.schedule.sft_lr,
+                "lr_scheduler_type": "linear",
+                "warmup_steps": max(1, steps // 20),
+                "logging_steps": max(1, steps // 40),
+                "save_steps": max(1, steps // 3),
+                "save_total_limit": 1,
+                "bf16": True,
+                "seed": self.seed,
+            }
+            values = {
+                "model": self.base,
+                "data": str(chains),
+                "output": str(out),
+                "muon_lr": self.schedule.sft_muon_lr,
+                "answers_only": arm.sft == "answers",
+                "training": training,
+            }
+            train_sft(make_config(values, "sft"))
+        return str(out)
+
+    def _grpo(self, arm: Arm, warm: str, chains: Path) -> str:
+        from sifthinker.training.grpo import train_grpo
+        from sifthinker.training.runs import is_finished
+
+        out = self.folder / f"grpo-{arm.name}"
+        if not is_finished(out):
+            self.say(f"{arm.title}: the model tries each question 8 times and learns from the better tries")
+            steps = self.schedule.grpo_steps
+            training = {
+                "max_steps": steps,
+                "per_device_train_batch_size": self.schedule.prompts * 8,
+                "learning_rate": self.schedule.grpo_lr,
+                "lr_scheduler_type": "constant_with_warmup",
+                "warmup_steps": max(1, steps // 20),
+                "max_completion_length": self.schedule.max_tokens,
+                "save_steps": max(1, steps // 4),
+                "save_total_limit": 1,
+                "bf16": True,
+                "seed": self.seed,
+            }
+            values = {
+                "model": warm,
+                "data": str(chains),
+                "output": str(out),
+                "muon_lr": self.schedule.grpo_muon_lr,
+                "training": training,
+                **(arm.grpo or {}),
+            }
+            train_grpo(make_config(values, "grpo"))
+        return str(out)
+
+
+def run_study(
+    output: Path,
+    *,
+    arms: Sequence[str],
+    seeds: int,
+    schedule: Schedule,
+    bar: Bar,
+    say: Say,
+    base: str = "nano",
+) -> dict[str, Any]:
+    """Run arms with several seeds, or go on with a study that was interrupted; writes `study.json` after every arm.
+
+    Args:
+        output: folder; each seed has its own in it.
+        arms: names of `ARMS`.
+        seeds: 0 to so many, not included.
+        schedule: how much of everything.
+        bar: see `Lab`.
+        say: see `Lab`.
+        base: see `Lab`.
+    Returns:
+        What `study.json` holds, see `summarise_study`.
+    Raises:
+        ConfigError: an unknown arm, or a folder of another study.
+    """
+    unknown = [name for name in arms if name not in ARMS]
+    if unknown:
+        raise ConfigError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    rows: dict[str, list[list[Row]]] = {name: [] for name in arms}
+    summary: dict[str, Any] = {}
+    for seed in range(seeds):
+        lab = Lab(output / f"seed-{seed}", schedule, bar, say, seed=seed, base=base)
+        for name in arms:
+            say(f"seed {seed}, {ARMS[name].title}")
+            rows[name].append(lab.run(ARMS[name]))
+            summary = summarise_study(rows, schedule)
+            atomic_write(output / "study.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def summarise_study(rows: Mapping[str, Sequence[Sequence[Row]]], schedule: Schedule) -> dict[str, Any]:
+    """A study as plain numbers: the schedule, and for every arm and metric the mean of each seed, the mean and standard
+    deviation over seeds, the 95 % bootstrap interval over all completions, and the accuracy by family."""
+    arms = {}
+    for name, of_seeds in rows.items():
+        if not of_seeds:
+            continue
+        pooled = [row for of_seed in of_seeds for row in of_seed]
+        found = summarise(pooled)
+        metrics: dict[str, Any] = {}
+        for metric in METRICS:
+            if metric not in found:
+                continue
+            means = [summarise(of_seed)[metric].mean for of_seed in of_seeds]
+            spread = float(np.std(means, ddof=1)) if len(means) > 1 else None
+            metrics[metric] = {"seeds": means, "std": spread, **asdict(found[metric])}
+        families = sorted({row.family for row in pooled})
+        accuracy = {
+            family: asdict(summarise([row for row in pooled if row.family == family])["answer accuracy"])
+            for family in families
+        }
+        arms[name] = {"title": ARMS[name].title, "seeds": len(of_seeds), "metrics": metrics, "families": accuracy}
+    return {"version": __version__, "schedule": asdict(schedule), "arms": arms}
+
+
+def _difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """The first value in which two runs differ, in words."""
+    flat = [
+        {**{f"schedule.{key}": value for key, value in run.get("schedule", {}).items()}, **run, "schedule": None}
+        for run in (theirs, mine)
+    ]
+    key = next((key for key in flat[0] | flat[1] if flat[0].get(key) != flat[1].get(key)), "schedule")
+    return f"{key} is {flat[0].get(key)!r} there and {flat[1].get(key)!r} here"

@@ -1,0 +1,82 @@
+"""Muon for the matrices inside a model, AdamW for all else, as one optimizer that Trainer steps, schedules and saves.
+
+Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); step sizes matched to AdamW's as
+in J. Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982), which is torch's `match_rms_adamw`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import AdamW, Muon
+
+
+class MuonAdamW(torch.optim.Optimizer):  # type: ignore[misc]
+    """Two optimizers behind one face; their parameter groups are shared, so that schedulers reach them.
+
+    Args:
+        matrices: two-dimensional parameters, for Muon.
+        others: all other parameters, for AdamW.
+        muon_lr: learning rate of the matrices.
+        lr: learning rate of the others.
+        betas: of AdamW.
+        weight_decay: of the matrices.
+    """
+
+    def __init__(
+        self,
+        matrices: list[torch.Tensor],
+        others: list[torch.Tensor],
+        *,
+        muon_lr: float,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
+    ) -> None:
+        self._parts = [
+            Muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            AdamW(others, lr=lr, betas=betas, weight_decay=0.0),
+        ]
+        super().__init__([{"params": [*matrices, *others]}], {})
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self._parts[0].state_dict(), "adamw": self._parts[1].state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, name in zip(self._parts, ("muon", "adamw"), strict=True):
+            part.load_state_dict(state_dict[name])
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
+def build_muon(model: torch.nn.Module, *, muon_lr: float, lr: float, weight_decay: float = 0.0) -> MuonAdamW:
+    """Muon for the weight matrices of linear layers; AdamW for embeddings (which the output layer may share), norms, biases,
+    convolutions.
+
+    Args:
+        model: its trainable parameters are taken.
+        muon_lr: learning rate of the matrices.
+        lr: learning rate of the others.
+        weight_decay: of the matrices.
+    """
+    embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters(recurse=False)}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        embeddings |= {id(p) for p in head.parameters()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trainable if p.ndim == 2 and id(p) not in embeddings]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in trainable if id(p) not in chosen]
+    return MuonAdamW(matrices, others, muon_lr=muon_lr, lr=lr, weight_decay=weight_decay)

@@ -1,0 +1,114 @@
+"""The laboratory: arms share their stages, finished work is not done again, numbers add up."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sifthinker.errors import ConfigError
+from sifthinker.evaluation.world import METRICS, Row
+from sifthinker.report import study_page
+from sifthinker.study import ARMS, SHORT, Lab, Schedule, run_study, summarise_study
+
+TINY = dataclasses.replace(SHORT, questions=18, sft_steps=1, grpo_steps=1, prompts=1, test_questions=9, max_tokens=12)
+
+
+@contextlib.contextmanager
+def bar(title: str, total: int | None) -> Iterator[object]:
+    yield lambda done, words="": None
+
+
+def lab(folder: Path, base: str, schedule: Schedule = TINY, seed: int = 0) -> Lab:
+    return Lab(folder, schedule, bar, lambda text: None, seed=seed, base=base)
+
+
+def test_every_arm_runs_and_is_not_run_again(nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    from sifthinker.training import grpo, sft
+
+    trained: list[str] = []
+    for module, name in ((sft, "train_sft"), (grpo, "train_grpo")):
+        original = getattr(module, name)
+
+        def counting(config, original=original):
+            trained.append(Path(config.output).name)
+            return original(config)
+
+        monkeypatch.setattr(module, name, counting)
+
+    def study() -> dict:
+        return run_study(
+            tmp_path / "s", arms=list(ARMS), seeds=1, schedule=TINY, bar=bar, say=lambda text: None, base=str(nano)
+        )
+
+    found = study()
+    # Stages that arms share are trained once: four kinds of SFT, one GRPO an arm.
+    assert sorted(trained) == sorted(
+        ["sft-answers", "sft-chains", "sft-rgb", "sft-release"]
+        + [f"grpo-{arm.name}" for arm in ARMS.values() if arm.grpo is not None]
+    )
+    assert list(found["arms"]) == list(ARMS)
+    assert found["arms"]["grpo-sif"]["metrics"]["answer accuracy"]["count"] == 9
+    assert set(found["arms"]["base"]["metrics"]) == {"answer accuracy"}
+    trained.clear()
+    assert study() == found == json.loads((tmp_path / "s" / "study.json").read_text())
+    assert trained == []
+    settings = {
+        name: (tmp_path / "s" / "seed-0" / f"grpo-{name}" / "README.md").read_text()
+        for name in ("grpo-sif", "vanilla", "no-progress", "no-correction", "release")
+    }
+    assert "progress: true" in settings["grpo-sif"]
+    assert "progress: false" in settings["no-progress"]
+    assert "correction: false" in settings["no-correction"]
+    assert "denominator: min" in settings["release"]
+    assert "grounding" not in settings["vanilla"].partition("rewards:")[2].partition("reward_terms")[0]
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    lab(tmp_path / "a", "nano")
+    lab(tmp_path / "a", "nano")
+    with pytest.raises(ConfigError, match=r"seed is 0 there and 1 here; use --fresh"):
+        lab(tmp_path / "a", "nano", seed=1)
+    with pytest.raises(ConfigError, match=r"schedule\.prompts is 1 there and 5 here"):
+        lab(tmp_path / "a", "nano", dataclasses.replace(TINY, prompts=5))
+
+
+def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> None:
+    lab(tmp_path / "a", "nano")
+    (tmp_path / "a" / "sft-chains").mkdir()
+    (tmp_path / "a" / "eval-base.json").write_text("{}")
+    (tmp_path / "a" / "mine.txt").write_text("keep")
+    Lab.clear(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine.txt"]
+    with pytest.raises(ConfigError, match="holds no run of ours"):
+        Lab.clear(tmp_path / "a")
+
+
+def test_an_unknown_arm(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown arm 'x'"):
+        run_study(tmp_path, arms=["x"], seeds=1, schedule=TINY, bar=bar, say=print)
+
+
+def row(accuracy: float, family: str = "side") -> Row:
+    values: dict[str, float | None] = {**dict.fromkeys(METRICS), "answer accuracy": accuracy}
+    return Row("i", 0, "easy", family, False, "q", "t", (), "", values)
+
+
+def test_the_spread_between_seeds_by_hand() -> None:
+    # Two seeds with 1 of 4 and 3 of 4 right: mean 0.5, sample standard deviation 0.25 × √2.
+    seeds = [[row(1), row(0), row(0), row(0)], [row(1), row(1), row(1), row(0, "odd")]]
+    found = summarise_study({"base": seeds}, TINY)["arms"]["base"]
+    accuracy = found["metrics"]["answer accuracy"]
+    assert accuracy["seeds"] == [0.25, 0.75]
+    assert accuracy["mean"] == 0.5
+    assert accuracy["std"] == pytest.approx(0.25 * 2**0.5)
+    assert (accuracy["count"], found["families"]["odd"]["mean"]) == (8, 0)
+    page = study_page(summarise_study({"base": seeds}, TINY), METRICS)
+    assert "0.500 ± 0.354" in page
+    assert ARMS["base"].title in page
+    assert summarise_study({"base": []}, TINY)["arms"] == {}
