@@ -180,7 +180,7 @@ def _train(
 ) -> None:
     on_cpu = not torch.accelerator.is_available()
     if on_cpu:
-        # Backwards in bfloat16, torch's own attention is three times slower there than matrix products and a softmax.
+        # In bfloat16, torch's own attention takes three times as long there as matrix products and a softmax.
         model.set_attn_implementation("eager")
     if workers is None:
         workers = 1 if on_cpu else 8
