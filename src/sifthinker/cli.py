@@ -290,11 +290,14 @@ def _recipe(ctx: click.Context, file: str, options: dict[str, Any]) -> tuple[Rec
     from dataclasses import replace
 
     from sifthinker.engine.recipe import Recipe, Source, load_recipe
+    from sifthinker.engine.sources import HUB
     from sifthinker.errors import ConfigError
 
     given = {name for name in options if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT}
     if not file.lower().endswith((".yaml", ".yml")):
         reading = _reading(**{name: options[name] for name in _READING})
+        if file.startswith(HUB) and reading["images"] is None:
+            raise ConfigError(f"{file}: a dataset of the hub needs --images FOLDER, where its images are kept")
         images = reading.pop("images") or Path(file).parent
         source = Source(
             str(Path(file).absolute()) if Path(file).exists() else file,

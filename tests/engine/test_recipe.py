@@ -182,6 +182,11 @@ class TestCommand:
         with pytest.raises(ConfigError, match=words):
             load_recipe(path, [])
 
+    def test_a_dataset_of_the_hub_needs_a_folder_for_its_images(self, tmp_path: Path) -> None:
+        result = sif("data", "build", "hf://owner/name:train", "-o", tmp_path / "out", "--teacher", "scripted")
+        assert result.exit_code == 2
+        assert "needs --images FOLDER" in result.stderr
+
     def test_settings_of_the_wrong_kind(self, tmp_path: Path) -> None:
         path = self.world(tmp_path, concurrency="many")
         result = sif("data", "build", path, "-o", tmp_path / "out")
