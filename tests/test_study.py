@@ -42,9 +42,11 @@ def test_every_arm_runs_and_is_not_run_again(nano: Path, tmp_path: Path, monkeyp
         monkeypatch.setattr(module, name, counting)
 
     def study() -> dict:
-        return run_study(
+        page = run_study(
             tmp_path / "s", arms=list(ARMS), seeds=1, schedule=TINY, bar=bar, say=lambda text: None, base=str(nano)
         )
+        assert ARMS["release"].title.partition("'")[0] in page.read_text()
+        return json.loads((tmp_path / "s" / "study.json").read_text())
 
     found = study()
     # Stages that arms share are trained once: four kinds of SFT, one GRPO an arm.

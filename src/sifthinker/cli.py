@@ -223,7 +223,7 @@ def data_build(ctx: click.Context, file: str, output: Path, fresh: bool, allow_r
     from sifthinker.engine.build import Engine
     from sifthinker.engine.estimators import GivenDepth, ModelDepth, NoDepth
     from sifthinker.engine.expansion import Expansion
-    from sifthinker.engine.recipe import Left, excluded, fingerprint, read_recipe
+    from sifthinker.engine.recipe import Left, fingerprint, read_recipe
     from sifthinker.files import read_jsonl
 
     recipe, options = _recipe(ctx, file, options)
@@ -245,7 +245,7 @@ def data_build(ctx: click.Context, file: str, output: Path, fresh: bool, allow_r
             expansion=Expansion(alpha=options["alpha"], distractor=options["distractor"], decimals=options["decimals"]),
             seed=recipe.seed,
             concurrency=options["concurrency"],
-            exclude=frozenset(excluded(recipe.exclude)[1]),
+            exclude=frozenset(recipe.excluded[1]),
         )
         with _bar("chains", None) as advance:
 
@@ -463,7 +463,7 @@ def data_stats(dataset: Path, output: Path | None) -> None:
         make_folder(output.parent)
     stats = Stats()
     with _bar("examples", None) as advance:
-        for _ in check_dataset(dataset, files=False, stats=stats):
+        for _ in check_dataset(dataset, stats=stats):
             advance(stats.examples)
         advance(stats.examples)
     if not stats.examples:
@@ -592,18 +592,17 @@ def world_pack(model: Path, output: Path, about: str, questions: int, scenes: in
 @click.option("--arms", help="Names with commas between them [default: all].")
 @click.option("--base", default="nano", show_default=True, help="Model to start from.")
 @click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
-def world_study(output: Path, seeds: int, arms: str | None, base: str, short: bool) -> None:
+@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+def world_study(output: Path, seeds: int, arms: str | None, base: str, short: bool, fresh: bool) -> None:
     """Measure what each part of the method does: arms of training on the embedded world, with several seeds.
 
     Takes hours; what is finished is kept, and the same command goes on. Writes study.json and study.html after every arm.
     """
     _quiet_libraries()
-    from sifthinker.evaluation.world import METRICS
-    from sifthinker.report import study_page, write_page
     from sifthinker.study import ARMS, SHORT, STUDY, run_study
 
     with _resumable():
-        study = run_study(
+        page = run_study(
             output,
             arms=arms.split(",") if arms else list(ARMS),
             seeds=seeds,
@@ -611,9 +610,8 @@ def world_study(output: Path, seeds: int, arms: str | None, base: str, short: bo
             bar=_bar,
             say=lambda text: click.echo(text, err=True),
             base=base,
+            fresh=fresh,
         )
-    page = output / "study.html"
-    write_page(page, study_page(study, METRICS))
     click.echo(page)
 
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from sifthinker.depth import DepthMap
 from sifthinker.evaluation.world import METRICS, Result, Row, group_by, summarise
 from sifthinker.files import make_folder
 from sifthinker.report import Card, Chart, run_page, write_page, write_picture
+from sifthinker.rewards import REWARDS
 from sifthinker.study import ARMS, SHORT, Bar, Lab, Say, Schedule
 from sifthinker.thinker import Thought
 from sifthinker.training.progress import read_history
@@ -70,13 +68,12 @@ def _page(lab: Lab, rows: dict[str, list[Row]]) -> str:
     """The report: tables, curves, and the first test question of each family answered by each model."""
     size = lab.schedule
     sft, grpo = read_history(lab.folder / "sft-chains"), read_history(lab.folder / "grpo-grpo-sif")
-    names = {"format": "format", "answer": "answer", "grounding": "grounding", "depth": "depth"}
     charts = [
         Chart("SFT: loss on the chains", {"loss": _curve(sft, "loss")}),
         Chart("SFT: share of tokens foretold", {"accuracy": _curve(sft, "mean_token_accuracy")}),
         Chart(
             "GRPO-SIF: mean rewards of the tries",
-            {name: _curve(grpo, f"rewards/{key}_reward/mean") for name, key in names.items()},
+            {name: _curve(grpo, f"rewards/{name}_reward/mean") for name in REWARDS},
         ),
         Chart("GRPO-SIF: distance from the SFT model (KL)", {"kl": _curve(grpo, "kl")}),
     ]
@@ -117,14 +114,10 @@ def _card(row: Row, title: str) -> Card:
     # Shown larger than the model saw it; boxes are fractions and do not change.
     image, depth, _ = render(sample_scene(row.scene, row.level), 256)
     return Card(
-        _thought(row, image, depth),
+        # Answers without steps are measured on nothing but the answer.
+        Thought(row.question, image, depth, row.text, direct=row.values["valid format"] is None),
         title=title,
         truth=row.truth,
         correct=bool(row.values["answer accuracy"]),
         boxes=row.boxes,
     )
-
-
-def _thought(row: Row, image: Image.Image, depth: DepthMap) -> Thought:
-    # Answers without steps are measured on nothing but the answer.
-    return Thought(row.question, image, depth, row.text, direct=row.values["valid format"] is None)

@@ -24,6 +24,7 @@ from sifthinker.engine.sources import read_source
 from sifthinker.errors import ConfigError
 from sifthinker.evaluation.world import METRICS, Row, evaluate, summarise
 from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.report import study_page, write_page
 from sifthinker.thinker import Thinker
 from sifthinker.training.config import make_config
 from sifthinker.world.questions import DECIMALS, ScriptedTeacher, write_world
@@ -302,8 +303,11 @@ def run_study(
     bar: Bar,
     say: Say,
     base: str = "nano",
-) -> dict[str, Any]:
-    """Run arms with several seeds, or go on with a study that was interrupted; writes `study.json` after every arm.
+    fresh: bool = False,
+) -> Path:
+    """Run arms with several seeds, or go on with a study that was interrupted.
+
+    After every arm `study.json` (see `summarise_study`) and `study.html` are written.
 
     Args:
         output: folder; each seed has its own in it.
@@ -313,8 +317,9 @@ def run_study(
         bar: see `Lab`.
         say: see `Lab`.
         base: see `Lab`.
+        fresh: start over.
     Returns:
-        What `study.json` holds, see `summarise_study`.
+        The page.
     Raises:
         ConfigError: an unknown arm, or a folder of another study.
     """
@@ -322,15 +327,18 @@ def run_study(
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
     rows: dict[str, list[list[Row]]] = {name: [] for name in arms}
-    summary: dict[str, Any] = {}
+    page = output / "study.html"
     for seed in range(seeds):
+        if fresh:
+            Lab.clear(output / f"seed-{seed}")
         lab = Lab(output / f"seed-{seed}", schedule, bar, say, seed=seed, base=base)
         for name in arms:
             say(f"seed {seed}, {ARMS[name].title}")
             rows[name].append(lab.run(ARMS[name]))
             summary = summarise_study(rows, schedule)
             atomic_write(output / "study.json", json.dumps(summary, indent=1) + "\n")
-    return summary
+            write_page(page, study_page(summary, METRICS))
+    return page
 
 
 def summarise_study(rows: Mapping[str, Sequence[Sequence[Row]]], schedule: Schedule) -> dict[str, Any]:

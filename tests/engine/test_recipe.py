@@ -135,6 +135,7 @@ class TestCommand:
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert manifest["counts"]["accepted"] == 10
         assert manifest["cap"] == 5
+        assert set(manifest["inputs"]) == {"w/0/records.jsonl", "w/1/records.jsonl"}  # two files of one name
         assert sif("data", "build", path, "-o", tmp_path / "again").exit_code == 0
         for name in ("examples.jsonl", "rejects.jsonl", "manifest.json"):
             assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()

@@ -20,6 +20,7 @@ import numpy as np
 from sifthinker.boxes import hierarchical_iou
 from sifthinker.chain import Region, check_chain, find_answer, find_regions, find_steps, read_completion, region_boxes
 from sifthinker.depth import DepthMap, depth_file_size
+from sifthinker.engine.rows import read_json
 from sifthinker.errors import BoxError, DepthError, ImageError, RecordError, SIFError
 from sifthinker.files import inside, read_jsonl
 from sifthinker.images import image_size
@@ -255,12 +256,7 @@ def _image_size(folder: Path, file: str) -> tuple[int, int] | tuple[str, str]:
 
 def _check_release(path: Path, files: bool, stats: Stats) -> Iterator[Finding]:
     """The release's layout. Its areas may state more digits than ours; what is checked is what training reads."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not JSON: {error}", "not_json") from None
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise RecordError(f"{path}: wanted a JSON list, got {type(rows).__name__}", "not_json")
     for index, row in enumerate(rows):

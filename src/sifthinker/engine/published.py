@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sifthinker.boxes import Boxes, as_boxes, convert
-from sifthinker.engine.rows import FAULTS, OutsideBoxes, reject, rows, text_of, to_unit
+from sifthinker.engine.rows import FAULTS, OutsideBoxes, read_json, reject, rows, text_of, to_unit
 from sifthinker.errors import RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
@@ -55,7 +55,7 @@ def viscot(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Rec
 
 
 def viscot_conversations(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
-    found = _json(path)
+    found = read_json(path)
     if not isinstance(found, list):
         raise RecordError(f"{path}: wanted a JSON list of conversations, got {type(found).__name__}", "not_json")
     for index, row in enumerate(found):
@@ -179,7 +179,7 @@ def _instances(path: Path) -> dict[str, _Picture]:
     Raises:
         RecordError: missing, not JSON, or not of COCO's form.
     """
-    found = _json(path)
+    found = read_json(path)
     try:
         names = {category["id"]: str(category["name"]) for category in found["categories"]}
         pictures = {
@@ -262,7 +262,7 @@ def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: Outs
     """
     if instances is None:
         raise RecordError(f"{path}: TallyQA has no boxes; name COCO instances that cover its images", "no_instances")
-    asked = _json(path)
+    asked = read_json(path)
     if not isinstance(asked, list):
         raise RecordError(f"{path}: wanted TallyQA's JSON list, got {type(asked).__name__}", "not_json")
     pictures = _instances(instances)
@@ -305,12 +305,3 @@ def _forms(name: str) -> list[str]:
     if name.endswith("y") and name[-2] not in "aeiou":
         return [name, f"{name[:-1]}ies"]
     return [name, f"{name}s"]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not JSON: {error}", "not_json") from None

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -61,7 +62,7 @@ class Source:
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """What a dataset is made of.
 
@@ -82,6 +83,11 @@ class Recipe:
     seed: int = 0
     exclude: Sequence[Path] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def excluded(self) -> tuple[set[str], set[str]]:
+        """See `excluded`; folders are read once."""
+        return excluded(self.exclude)
 
 
 @dataclass(slots=True)
@@ -161,7 +167,7 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
         RecordError: a source is missing or of no known form.
     """
     left = left if left is not None else Left()
-    names, _ = excluded(recipe.exclude)
+    names, _ = recipe.excluded
     chosen = _within_cap(recipe, left)
     seen: dict[tuple[Any, ...], list[Record]] = {}
     ids: dict[str, str] = {}
@@ -267,11 +273,12 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     for source in recipe.sources:
         stated = dataclasses.asdict(source)
         sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [])})
-        for file in (source.file, source.instances):
+        for key, file in (("file", source.file), ("instances", source.instances)):
             if file is not None and not file.startswith(HUB):
-                inputs[Path(file).name] = _content_hash(recipe.folder / file)
-                sources[-1] = {key: Path(value).name if value == file else value for key, value in sources[-1].items()}
-    names, hashes = excluded(recipe.exclude)
+                # As the recipe writes it: files of one name may lie in several folders.
+                sources[-1][key] = Path(file).name if Path(file).is_absolute() else file
+                inputs[sources[-1][key]] = _content_hash(recipe.folder / file)
+    names, hashes = recipe.excluded
     listed = sha256("\n".join(sorted(names | hashes)).encode()) if names or hashes else None
     return {"sources": sources, "inputs": inputs, "cap": recipe.cap, "exclude": listed}
 

@@ -38,6 +38,20 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
                 yield Reject(place, "", "not_json", f"{place}: not a line of JSON: {error}")
 
 
+def read_json(path: Path) -> Any:
+    """A file that is one JSON value.
+
+    Raises:
+        RecordError: missing, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: not JSON: {error}", "not_json") from None
+
+
 def to_unit(
     boxes: Any, space: Space, size: tuple[int, int] | None, outside: OutsideBoxes, place: str
 ) -> tuple[Boxes, tuple[str, ...]]:

@@ -87,7 +87,7 @@ def read_source(
     else:
         base = root or where.parent
         if format == "jsonl":
-            lines = _jsonl(where)
+            lines: Iterator[Line] = rows(where)
         else:
             lines = _table(os.fspath(path), columns or {}, box_form, root)
         found = _plain(lines, base, outside, box_space)
@@ -133,10 +133,6 @@ def _guess(path: Path) -> SourceFormat:
 
 
 Line = tuple[str, Any] | Reject  # where a row stands, and the row
-
-
-def _jsonl(path: Path) -> Iterator[Line]:
-    yield from rows(path)
 
 
 def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space) -> Iterator[Record | Reject]:
