@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sifthinker.boxes import Boxes, as_boxes, convert
-from sifthinker.engine.rows import FAULTS, OutsideBoxes, read_json, reject, rows, text_of, to_unit
+from sifthinker.engine.rows import FAULTS, OutsideBoxes, read_json, records, reject, rows, text_of, to_unit
 from sifthinker.errors import RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
@@ -26,44 +26,33 @@ MOST_INSTANCES = 20  # counting questions about more objects than this teach nob
 
 
 def viscot(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
-    index = -1
-    for item in rows(path):
-        index += 1
-        if isinstance(item, Reject):
-            yield item
-            continue
-        place, row = item
-        try:
-            size = int(row["width"]), int(row["height"])
-            boxes, notes = to_unit(row["bboxs"], "pixel", size, outside, place)
-            if root is not None:
-                inside(root, str(row["image"]))
-            yield Record(
-                id=f"{row['dataset']}-{row['split']}-{index:06d}",
-                image=text_of(row, "image", place),
-                question=text_of(row, "question", place),
-                answer=text_of(row, "answer", place),
-                boxes=tuple(tuple(box) for box in boxes.tolist()),
-                dataset=str(row["dataset"]),
-                split=str(row["split"]),
-                size=size,
-                notes=notes,
-                source=place,
-            )
-        except FAULTS as error:
-            yield reject(place, row, error)
+    def record(index: int, place: str, row: Any) -> Record:
+        size = int(row["width"]), int(row["height"])
+        boxes, notes = to_unit(row["bboxs"], "pixel", size, outside, place)
+        if root is not None:
+            inside(root, str(row["image"]))
+        return Record(
+            id=f"{row['dataset']}-{row['split']}-{index:06d}",
+            image=text_of(row, "image", place),
+            question=text_of(row, "question", place),
+            answer=text_of(row, "answer", place),
+            boxes=tuple(tuple(box) for box in boxes.tolist()),
+            dataset=str(row["dataset"]),
+            split=str(row["split"]),
+            size=size,
+            notes=notes,
+            source=place,
+        )
+
+    return records(rows(path), record)
 
 
 def viscot_conversations(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
     found = read_json(path)
     if not isinstance(found, list):
         raise RecordError(f"{path}: wanted a JSON list of conversations, got {type(found).__name__}", "not_json")
-    for index, row in enumerate(found):
-        place = f"{path.name}[{index}]"
-        try:
-            yield _conversation(row, index, root, outside, place)
-        except FAULTS as error:
-            yield reject(place, row, error)
+    lines = ((f"{path.name}[{index}]", row) for index, row in enumerate(found))
+    yield from records(lines, lambda index, place, row: _conversation(row, index, root, outside, place))
 
 
 def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes, place: str) -> Record:
@@ -125,35 +114,29 @@ def refcoco(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Re
 
     The answer repeats the expression; what there is to learn is the box. Train on such data with `rewards: {answer: 0}`.
     """
-    index = -1
-    for item in rows(path):
-        index += 1
-        if isinstance(item, Reject):
-            yield item
-            continue
-        place, row = item
-        try:
-            size = int(row["width"]), int(row["height"])
-            boxes, notes = to_unit([row["bbox"]], "pixel", size, outside, place)
-            image, expression = text_of(row, "img_path", place), text_of(row, "expression", place)
-            if root is not None:
-                inside(root, image)
-            dataset = str(row.get("dataset_name") or path.stem).rpartition("/")[2]
-            split = str(row.get("split") or "train")
-            yield Record(
-                id=f"{dataset}-{split}-{row.get('sent_id', index)}",
-                image=image,
-                question=f'Where is "{expression}"?',
-                answer=expression,
-                boxes=tuple(tuple(box) for box in boxes.tolist()),
-                dataset=dataset,
-                split=split,
-                size=size,
-                notes=notes,
-                source=place,
-            )
-        except FAULTS as error:
-            yield reject(place, row, error)
+
+    def record(index: int, place: str, row: Any) -> Record:
+        size = int(row["width"]), int(row["height"])
+        boxes, notes = to_unit([row["bbox"]], "pixel", size, outside, place)
+        image, expression = text_of(row, "img_path", place), text_of(row, "expression", place)
+        if root is not None:
+            inside(root, image)
+        dataset = str(row.get("dataset_name") or path.stem).rpartition("/")[2]
+        split = str(row.get("split") or "train")
+        return Record(
+            id=f"{dataset}-{split}-{row.get('sent_id', index)}",
+            image=image,
+            question=f'Where is "{expression}"?',
+            answer=expression,
+            boxes=tuple(tuple(box) for box in boxes.tolist()),
+            dataset=dataset,
+            split=split,
+            size=size,
+            notes=notes,
+            source=place,
+        )
+
+    return records(rows(path), record)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from sifthinker.boxes import Boxes, Space, convert
 from sifthinker.errors import BoxError, ImageError, RecordError
-from sifthinker.records import Reject
+from sifthinker.records import Record, Reject
 
 OutsideBoxes = Literal["clip", "strict"]
 
@@ -36,6 +36,24 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
                 yield place, json.loads(line.removeprefix(codecs.BOM_UTF8))
             except (ValueError, RecursionError) as error:
                 yield Reject(place, "", "not_json", f"{place}: not a line of JSON: {error}")
+
+
+def records(lines: Iterable[tuple[str, Any] | Reject], make: Callable[[int, str, Any], Record]) -> Iterator[Record | Reject]:
+    """A record of every line, or the reject that says why not.
+
+    Args:
+        lines: (place, row), or rejects, which pass through.
+        make: number of the line from 0, rejects counted too, its place, its row → the record; may raise any of `FAULTS`.
+    """
+    for index, item in enumerate(lines):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        place, row = item
+        try:
+            yield make(index, place, row)
+        except FAULTS as error:
+            yield reject(place, row, error)
 
 
 def read_json(path: Path) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sifthinker.boxes import Space
 from sifthinker.engine import published
-from sifthinker.engine.rows import FAULTS, OutsideBoxes, reject, rows, to_unit
+from sifthinker.engine.rows import FAULTS, OutsideBoxes, records, reject, rows, to_unit
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, inside, sha256
 from sifthinker.images import BROKEN_IMAGE, image_size
@@ -136,23 +136,17 @@ Line = tuple[str, Any] | Reject  # where a row stands, and the row
 
 
 def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space) -> Iterator[Record | Reject]:
-    for item in lines:
-        if isinstance(item, Reject):
-            yield item
-            continue
-        place, row = item
-        try:
-            notes: tuple[str, ...] = ()
-            if isinstance(row, dict) and "boxes" in row:
-                stated = row.get("size")
-                size = (stated[0], stated[1]) if isinstance(stated, list) and len(stated) == 2 else None
-                if size is None and space not in ("unit", "per_mille"):
-                    size = image_size(inside(base, str(row.get("image", ""))))
-                boxes, notes = to_unit(row["boxes"], space, size, outside, place)
-                row = {**row, "boxes": boxes.tolist(), "notes": [*row.get("notes", ()), *notes]}
-            yield Record.from_json(row, place)
-        except FAULTS as error:
-            yield reject(place, row, error)
+    def record(index: int, place: str, row: Any) -> Record:
+        if isinstance(row, dict) and "boxes" in row:
+            stated = row.get("size")
+            size = (stated[0], stated[1]) if isinstance(stated, list) and len(stated) == 2 else None
+            if size is None and space not in ("unit", "per_mille"):
+                size = image_size(inside(base, str(row.get("image", ""))))
+            boxes, notes = to_unit(row["boxes"], space, size, outside, place)
+            row = {**row, "boxes": boxes.tolist(), "notes": [*row.get("notes", ()), *notes]}
+        return Record.from_json(row, place)
+
+    return records(lines, record)
 
 
 def _table(name: str, columns: Mapping[str, str], form: BoxForm, images: Path | None) -> Iterator[Line]:
