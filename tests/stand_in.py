@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any], int], "str | tuple[int, dict[str, str], str]"]
+Answer = Callable[[dict[str, Any], int], "str | bytes | tuple[int, dict[str, str], str]"]
 
 
 @contextmanager
@@ -17,7 +20,8 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Serve chat completions; yields the base URL and the list of requests so far (headers under `_headers`).
 
     Args:
-        answer: (request, its number from 0) → the reply's text, or (status, headers, body) as they stand.
+        answer: (request, its number from 0) → the reply's text, or (status, headers, body) as they stand, or bytes after
+            which the connection is reset.
     """
     requests: list[dict[str, Any]] = []
     lock = threading.Lock()
@@ -29,6 +33,14 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 number = len(requests)
                 requests.append({**body, "_headers": dict(self.headers), "_path": self.path})
             said = answer(body, number)
+            if isinstance(said, bytes):
+                self.wfile.write(said)
+                self.wfile.flush()
+                # Closing with a linger of 0 s resets the connection.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                self.close_connection = True
+                return
             if isinstance(said, str):
                 reply = {
                     "choices": [{"message": {"role": "assistant", "content": said}}],
@@ -40,8 +52,13 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
+            with contextlib.suppress(OSError):  # the client gave up
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+        def finish(self) -> None:
+            with contextlib.suppress(OSError, ValueError):  # the connection was reset, or the client gave up
+                super().finish()
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass

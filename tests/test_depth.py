@@ -102,6 +102,28 @@ class TestFiles:
             back = DepthMap.read(Path(folder) / "d.png")
         assert np.abs(back.values - values).max() <= 0.5 / 65535 + 1e-7
 
+    @pytest.mark.parametrize("near", ["low", "high"])
+    def test_eight_bits_stay_eight_bits(self, tmp_path: Path, near: str) -> None:
+        levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+        Image.fromarray(levels).save(tmp_path / "g.png")
+        depth = DepthMap.read(tmp_path / "g.png", near=near)
+        depth.write(tmp_path / "d.png")
+        assert Image.open(tmp_path / "d.png").mode == "L"
+        back = DepthMap.read(tmp_path / "d.png")
+        assert back.eight_bit
+        np.testing.assert_array_equal(back.values, depth.values)
+        assert back.digest() == depth.digest()
+        np.testing.assert_array_equal(np.asarray(back.view()), np.asarray(Image.open(tmp_path / "d.png").convert("RGB")))
+        boxes = [[0, 0, 1, 1], [0.1, 0.3, 0.4, 0.9]]
+        np.testing.assert_allclose(depth.mean(boxes), DepthMap(depth.values).mean(boxes), rtol=1e-6)
+        with pytest.raises(DepthError, match="by definition"):
+            DepthMap.read(tmp_path / "d.png", near="high")
+
+    def test_levels_are_bytes(self) -> None:
+        for wrong in ([[0.5]], np.zeros(3, dtype=np.uint8), np.zeros((0, 2), dtype=np.uint8)):
+            with pytest.raises(DepthError, match="unsigned bytes"):
+                DepthMap.from_levels(wrong)
+
     def test_holes_survive(self, tmp_path: Path) -> None:
         DepthMap([[0.0, 0.5, 1.0]], [[True, False, True]]).write(tmp_path / "d.png")
         back = DepthMap.read(tmp_path / "d.png")

@@ -43,6 +43,9 @@ def test_a_reply_and_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         ((200, {}, '{"choices": []}'), "bad_shape"),
         ((200, {}, '{"choices": [{"message": {"content": null}}]}'), "bad_shape"),
         ((200, {}, "[1]"), "bad_shape"),
+        ((200, {}, ""), "not_json"),
+        (b"", "connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", "connection"),
     ],
 )
 def test_passing_faults_are_retried_and_lasting_ones_reported(fault: tuple, code: str) -> None:
@@ -74,6 +77,38 @@ def test_retry_after_is_honoured(form: str) -> None:
         started = time.monotonic()
         assert ask(Endpoint(url, "m", backoff_s=30)) == [Reply("ok", 100, 20)]
         assert 0.3 < time.monotonic() - started < 10
+
+
+def test_every_request_heeds_a_retry_after() -> None:
+    times = []
+
+    def answer(request: dict, number: int) -> object:
+        times.append(time.monotonic())
+        return (429, {"Retry-After": "0.5"}, "") if number == 0 else "ok"
+
+    async def run(endpoint: Endpoint) -> None:
+        async with endpoint:
+            first = asyncio.create_task(endpoint.chat([]))
+            await asyncio.sleep(0.2)
+            await asyncio.gather(first, endpoint.chat([]))
+
+    with serve(answer) as (url, _):
+        asyncio.run(run(Endpoint(url, "m")))
+    assert min(times[1:]) - times[0] > 0.4
+
+
+def test_requests_are_spread_over_the_minute() -> None:
+    times = []
+    with serve(lambda request, number: times.append(time.monotonic()) or "ok") as (url, _):
+        ask(Endpoint(url, "m", requests_per_minute=600), times=5)
+    assert max(times) - min(times) > 0.35  # four gaps of a tenth of a second
+
+
+def test_cost() -> None:
+    with serve(lambda request, number: "ok") as (url, _):
+        endpoint = Endpoint(url, "m", prompt_price=10, completion_price=50)
+        ask(endpoint, times=3)
+    assert endpoint.usage.cost == pytest.approx(3 * (100 * 10 + 20 * 50) / 1e6)
 
 
 def test_a_hanging_server_times_out() -> None:
@@ -141,6 +176,12 @@ def test_odd_token_counts_do_not_lose_the_reply(tokens: str) -> None:
     body = f'{{"choices": [{{"message": {{"content": "hi"}}}}], "usage": {{"prompt_tokens": {tokens}}}}}'
     with serve(lambda request, number: (200, {}, body)) as (url, _):
         assert ask(Endpoint(url, "m", max_retries=0)) == [Reply("hi", 0, 0)]
+
+
+@pytest.mark.parametrize("options", [{"requests_per_minute": 0}, {"prompt_price": -1}, {"completion_price": float("nan")}])
+def test_limits_that_make_no_sense(options: dict) -> None:
+    with pytest.raises(ConfigError, match="must"):
+        Endpoint("http://localhost/v1", "m", **options)
 
 
 @pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"concurrency": 0}, {"max_retries": -1}])

@@ -29,6 +29,7 @@ LAYERS = [
     ["world"],
     ["evaluation"],
     ["report"],
+    ["viewer"],
     ["study"],
     ["demo"],
     ["cli"],

@@ -18,6 +18,7 @@ from sifthinker import __version__
 from sifthinker.errors import SIFError
 
 if TYPE_CHECKING:
+    from sifthinker.endpoint import Usage
     from sifthinker.engine.build import Counts
     from sifthinker.engine.estimators import DepthSource
     from sifthinker.engine.recipe import Recipe
@@ -180,7 +181,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     "--depth-encoding",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "sif16", "grey8", "spectral", "npy", "millimetres"]),
+    type=click.Choice(["auto", "sif", "grey8", "spectral", "npy", "millimetres"]),
     help="What the numbers in the depth files mean.",
 )
 @click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of their values is near.")
@@ -188,11 +189,11 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     "--teacher",
     default="openai",
     show_default=True,
-    type=click.Choice(["openai", "scripted"]),
-    help="Who explains the focus paths: an OpenAI-compatible server, or the embedded world's own.",
+    type=click.Choice(["openai", "local", "scripted"]),
+    help="Who explains the focus paths: an OpenAI-compatible server, a model in this process, or the embedded world's own.",
 )
 @click.option("--base-url", default="https://api.openai.com/v1", show_default=True, help="Of the teacher's server.")
-@click.option("--model", help="The teacher's name on its server.")
+@click.option("--model", help="The teacher's name on its server; for a local one its folder or Hugging Face name.")
 @click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable that holds the key.")
 @click.option(
     "--timeout",
@@ -206,6 +207,25 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     "--retries", default=5, show_default=True, type=click.IntRange(min=0), help="Further tries of a failed request."
 )
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1), help="Records under way at once.")
+@click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Most requests to the teacher in a minute.")
+@click.option(
+    "--prompt-price", default=0.0, type=click.FloatRange(min=0), help="Of a million tokens that the teacher reads."
+)
+@click.option("--completion-price", default=0.0, type=click.FloatRange(min=0), help="Of a million tokens from it.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0), help="Stop before the teacher has cost more, in the prices' currency."
+)
+@click.option(
+    "--engine",
+    "runner",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="Work in this process, or in many with Ray.",
+)
+@click.option("--ray-address", help="Of a running Ray cluster [default: Ray on this machine alone].")
+@click.option("--workers", type=click.IntRange(min=1), help="Ray's processes [default: one a CPU].")
+@click.option("--worker-gpus", default=0.0, type=click.FloatRange(min=0), help="GPUs of one of Ray's processes.")
 @click.option("--cap", type=click.IntRange(min=1), help="Most records of each dataset, chosen at random by the seed.")
 @click.option(
     "--exclude",
@@ -215,18 +235,39 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
 )
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 @click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
-def data_build(ctx: click.Context, file: str, output: Path, fresh: bool, allow_rejects: bool, **options: Any) -> None:
+def data_build(
+    ctx: click.Context,
+    file: str,
+    output: Path,
+    fresh: bool,
+    allow_rejects: bool,
+    budget: float | None,
+    runner: str,
+    ray_address: str | None,
+    workers: int | None,
+    worker_gpus: float,
+    **options: Any,
+) -> None:
     """Build training examples from FILE: a file of records, a table, or a recipe of several sources (.yaml).
 
     An interrupted build goes on when the command is repeated. Options given here come before the recipe's.
     """
-    from sifthinker.engine.build import Engine
+    from sifthinker.engine.build import Engine, work_here
+    from sifthinker.engine.cluster import Cluster
     from sifthinker.engine.estimators import GivenDepth, ModelDepth, NoDepth
     from sifthinker.engine.expansion import Expansion
     from sifthinker.engine.recipe import Left, fingerprint, read_recipe
+    from sifthinker.errors import ConfigError
     from sifthinker.files import read_jsonl
 
     recipe, options = _recipe(ctx, file, options)
+    priced = options["prompt_price"] or options["completion_price"]
+    if budget is not None and (options["teacher"] != "openai" or not priced):
+        raise ConfigError("--budget needs --teacher openai and its --prompt-price and --completion-price")
+    if runner == "ray" and options["rpm"]:
+        if workers is None:
+            raise ConfigError("--rpm is shared among Ray's processes: say how many with --workers")
+        options["rpm"] /= workers
     depth: DepthSource
     if options["depth_source"] == "none":
         depth = NoDepth()
@@ -237,32 +278,39 @@ def data_build(ctx: click.Context, file: str, output: Path, fresh: bool, allow_r
     shaping = {name: options[name] for name in ("depth_encoding", "depth_near")} | fingerprint(recipe)
     inputs = shaping.pop("inputs")
     left = Left()
-    with _teacher(**options) as teacher:
-        engine = Engine(
-            root=recipe.images,
-            depth=depth,
-            teacher=teacher,
-            expansion=Expansion(alpha=options["alpha"], distractor=options["distractor"], decimals=options["decimals"]),
-            seed=recipe.seed,
-            concurrency=options["concurrency"],
-            exclude=frozenset(recipe.excluded[1]),
-        )
-        with _bar("chains", None) as advance:
+    teacher = _teacher(**options)
+    engine = Engine(
+        root=recipe.images,
+        depth=depth,
+        teacher=teacher,
+        expansion=Expansion(alpha=options["alpha"], distractor=options["distractor"], decimals=options["decimals"]),
+        seed=recipe.seed,
+        concurrency=options["concurrency"],
+        exclude=frozenset(recipe.excluded[1]),
+    )
+    with _bar("chains", None) as advance:
 
-            def progress(counts: Counts) -> None:
-                advance(counts.done, f"accepted {counts.accepted} rejected {counts.rejected.total()}")
+        def progress(counts: Counts) -> None:
+            words = f"{counts.accepted} accepted, {counts.rejected.total()} rejected, {counts.corrected} corrected"
+            advance(counts.done, f"{words}{_used(counts.usage)}", left.expected)
 
-            with _resumable():
-                counts = engine.build(
-                    lambda: read_recipe(recipe, left=left),
-                    output,
-                    inputs=inputs,
-                    options=shaping,
-                    fresh=fresh,
-                    progress=progress,
-                )
+        with _resumable():
+            counts = engine.build(
+                lambda: read_recipe(recipe, left=left),
+                output,
+                inputs=inputs,
+                options=shaping,
+                fresh=fresh,
+                progress=progress,
+                budget=budget,
+                runner=Cluster(ray_address, workers, worker_gpus) if runner == "ray" else work_here,
+            )
     rejects = [row for _, row in read_jsonl(output / "rejects.jsonl")]
     _say_counts(counts, rejects, output / "rejects.jsonl")
+    if counts.usage.requests:
+        used = counts.usage
+        asked = f"{used.requests} requests, {used.retries} retries, {used.failures} failures"
+        click.echo(f"teacher: {asked}{_used(used)}", err=True)
     for title, found in (("filtered", left.filtered), ("over the cap", left.over_cap)):
         for dataset, number in sorted(found.items()):
             click.echo(f"  {number} of {dataset} {title}", err=True)
@@ -278,8 +326,8 @@ _RECIPE_SETTINGS = {
     **{
         name: name
         for name in (
-            "depth_encoding", "depth_near", "teacher", "base_url", "model", "api_key_env", "retries", "concurrency", "alpha",
-            "distractor", "decimals",
+            "depth_encoding", "depth_near", "teacher", "base_url", "model", "api_key_env", "retries", "concurrency", "rpm",
+            "prompt_price", "completion_price", "alpha", "distractor", "decimals",
         )
     },
 }  # fmt: skip
@@ -360,7 +408,6 @@ def _reading(
     }
 
 
-@contextmanager
 def _teacher(
     *,
     teacher: str,
@@ -370,30 +417,42 @@ def _teacher(
     timeout_s: float,
     retries: int,
     concurrency: int,
+    rpm: float | None,
+    prompt_price: float,
+    completion_price: float,
     **_: Any,
-) -> Iterator[Teacher]:
+) -> Teacher:
     if teacher == "scripted":
         from sifthinker.world.questions import ScriptedTeacher
 
-        yield ScriptedTeacher()
-        return
+        return ScriptedTeacher()
     from sifthinker.endpoint import Endpoint
-    from sifthinker.engine.teachers import OpenAITeacher
+    from sifthinker.engine.teachers import LocalTeacher, OpenAITeacher
     from sifthinker.errors import ConfigError
 
     if not model:
-        raise ConfigError("--teacher openai needs --model NAME, the model's name on the server")
-    endpoint = Endpoint(
-        base_url, model, api_key_env=api_key_env, timeout_s=timeout_s, max_retries=retries, concurrency=concurrency
-    )
-    yield OpenAITeacher(endpoint)
-    used = endpoint.usage
-    if used.requests:
-        click.echo(
-            f"teacher: {used.requests} requests, {used.retries} retries, {used.failures} failures, "
-            f"{used.prompt_tokens} + {used.completion_tokens} tokens",
-            err=True,
+        raise ConfigError(f"--teacher {teacher} needs --model NAME")
+    if teacher == "local":
+        return LocalTeacher(model, batch_size=concurrency)
+    return OpenAITeacher(
+        Endpoint(
+            base_url,
+            model,
+            api_key_env=api_key_env,
+            timeout_s=timeout_s,
+            max_retries=retries,
+            concurrency=concurrency,
+            requests_per_minute=rpm,
+            prompt_price=prompt_price,
+            completion_price=completion_price,
         )
+    )
+
+
+def _used(usage: Usage) -> str:
+    """Tokens and cost in a few words, "" where there are none."""
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    return (f", {tokens:,} tokens" if tokens else "") + (f", cost {usage.cost:.2f}" if usage.cost else "")
 
 
 def _say_counts(counts: Counts, rejects: list[dict[str, Any]], named: Path) -> None:
@@ -444,6 +503,20 @@ def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) ->
     click.echo(f"{stats.examples} examples, {counts.total()} findings", err=True)
     if counts:
         sys.exit(SOME_REJECTED)
+
+
+@data.command("show")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pages.")
+@click.option("--embed", is_flag=True, help="Put the images into the pages, so that the folder can be sent to somebody.")
+def data_show(dataset: Path, output: Path, embed: bool) -> None:
+    """Make pages to look through DATASET: filters, every chain drawn step by step, what was left out and why."""
+    from sifthinker.viewer import write_viewer
+
+    with _bar("examples", None) as advance:
+        examples, rejects = write_viewer(dataset, output, embed=embed, progress=advance)
+    click.echo(f"{examples:,} examples, {rejects:,} rejects", err=True)
+    click.echo(output / "index.html")
 
 
 @data.command("stats")
@@ -1018,15 +1091,22 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> str:
+            return f"{task.speed:.3g}/s" if task.speed else ""
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Speed(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
@@ -1034,8 +1114,8 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total, words="")
 
-        def advance(done: int, words: str = "") -> None:
-            progress.update(task, completed=done, words=words)
+        def advance(done: int, words: str = "", expected: int | None = total) -> None:
+            progress.update(task, completed=done, words=words, total=expected)
 
         yield advance
 

@@ -7,11 +7,14 @@ near, so every reader states its polarity; nothing is guessed from the pixels' v
 from __future__ import annotations
 
 import io
+import itertools
 import os
+import sys
 import zipfile
+import zlib
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,14 +25,19 @@ from sifthinker.errors import DepthError
 from sifthinker.files import atomic_write, sha256
 from sifthinker.images import BROKEN_IMAGE
 
-Encoding = Literal["auto", "sif16", "grey8", "spectral", "npy", "millimetres"]
+Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "millimetres"]
 Near = Literal["low", "high"]
+
+_Sum = TypeVar("_Sum", np.float64, np.uint32, np.uint64)
 
 # The depth reward's floor: a true mean below it counts as this, and the engine states no less.
 LEAST_DEPTH = 1 / 255
 
 _LEVELS = 65535
-_HOLES_KEY = "sifthinker:holes"  # PNG text chunk of our own files: level 0 stands for "no depth here"
+# PNG text chunks of our own files: 8-bit levels are depths, near at the low end; level 0 stands for "no depth here".
+_EIGHT_BIT_KEY = "sifthinker:depth"
+_HOLES_KEY = "sifthinker:holes"
+_EIGHT_BIT: NDArray[np.float32] = (np.arange(256) / 255).astype(np.float32)
 
 # ColorBrewer's Spectral, 11 classes, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
 _SPECTRAL_ANCHORS = (
@@ -69,8 +77,26 @@ class DepthMap:
         if low < 0 or high > 1:
             raise DepthError(f"depth runs from {low:g} to {high:g}; wanted [0, 1], 0 nearest and 1 farthest")
         array.setflags(write=False)
-        self.values: NDArray[np.float32] = array
+        self._values: NDArray[np.float32] | None = array
+        self._levels: NDArray[np.uint8] | None = None
         self.valid: NDArray[np.bool_] | None = mask
+
+    @classmethod
+    def from_levels(cls, levels: ArrayLike) -> DepthMap:
+        """Depth in steps of 1/255, as 8-bit files hold it; such a map is small, and its means are exact.
+
+        Args:
+            levels: (H, W) unsigned bytes; 0 is nearest, 255 is farthest.
+        Raises:
+            DepthError: wrong shape or type, or no pixels.
+        """
+        array = np.array(levels)
+        if array.ndim != 2 or array.size == 0 or array.dtype != np.uint8:
+            raise DepthError(f"levels must be unsigned bytes of shape (H, W), got {array.dtype} of shape {array.shape}")
+        array.setflags(write=False)
+        found = cls.__new__(cls)
+        found._values, found._levels, found.valid = None, array, None
+        return found
 
     @classmethod
     def from_metric(cls, metres: ArrayLike, valid: ArrayLike | None = None) -> DepthMap:
@@ -94,19 +120,36 @@ class DepthMap:
         return cls(np.where(mask, unit, 0), mask)
 
     @property
+    def values(self) -> NDArray[np.float32]:
+        """(H, W) in [0, 1]; 0 is nearest, 1 is farthest, 0 in holes."""
+        if self._values is None:
+            assert self._levels is not None
+            self._values = _EIGHT_BIT[self._levels]
+            self._values.setflags(write=False)
+        return self._values
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether the map was made of 8-bit levels, so that its `view` shows all of it."""
+        return self._levels is not None
+
+    @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
-        height, width = self.values.shape
+        height, width = (self._values if self._levels is None else self._levels).shape  # type: ignore[union-attr]
         return width, height
 
     @cached_property
-    def _sums(self) -> NDArray[np.float64]:
-        """(H + 1, W + 1) summed-area table, a zero row and column first."""
-        return _summed(self.values)
+    def _sums(self) -> NDArray[Any]:
+        """(H + 1, W + 1) summed-area table of values, or of levels; a zero row and column first."""
+        if self._levels is None:
+            return _summed(self.values, np.float64)
+        # Half the memory to go through, where the sum of all levels fits.
+        return _summed(self._levels, np.uint32 if self._levels.size * 255 < 2**32 else np.uint64)
 
     @cached_property
     def _counts(self) -> NDArray[np.float64] | None:
-        return None if self.valid is None else _summed(self.valid)
+        return None if self.valid is None else _summed(self.valid, np.float64)
 
     def mean(self, boxes: ArrayLike) -> NDArray[np.float32]:
         """Mean depth inside each box.
@@ -129,7 +172,7 @@ class DepthMap:
         low = np.minimum(np.floor(array[:, :2] * size + slack).astype(np.intp), size - 1)  # (N, 2) x1, y1
         high = np.maximum(np.ceil(array[:, 2:] * size - slack).astype(np.intp), low + 1)  # (N, 2) x2, y2
         (x1, y1), (x2, y2) = low.T, high.T
-        total = _rectangle(self._sums, x1, y1, x2, y2)
+        total = _rectangle(self._sums, x1, y1, x2, y2) / (1 if self._levels is None else 255)
         counts = self._counts
         if counts is None:
             means = total / ((x2 - x1) * (y2 - y1))
@@ -140,13 +183,14 @@ class DepthMap:
         return clipped
 
     def digest(self) -> str:
-        """Hex digest of the map's values and holes."""
-        parts = [repr(self.size).encode(), self.values.tobytes(), b"" if self.valid is None else self.valid.tobytes()]
+        """Hex digest of the map as it is written: size, values or levels, holes."""
+        stored = self.values if self._levels is None else self._levels
+        parts = [repr(self.size).encode(), stored.tobytes(), b"" if self.valid is None else self.valid.tobytes()]
         return sha256(b"".join(parts))
 
     def view(self) -> Image.Image:
         """The depth image that a model sees: 8-bit RGB grey, dark is near, holes are white."""
-        level = np.rint(self.values * 255).astype(np.uint8)
+        level = np.rint(self.values * 255).astype(np.uint8) if self._levels is None else self._levels
         if self.valid is not None:
             level = np.where(self.valid, level, np.uint8(255))
         return Image.fromarray(level).convert("RGB")
@@ -159,17 +203,24 @@ class DepthMap:
         return Image.fromarray(colours)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write our own format atomically: 16-bit grey PNG, value / 65535; lossless to 1 / 65535.
+        """Write our own format atomically: 16-bit grey PNG, value / 65535, lossless to 1 / 65535.
 
-        With holes, level 0 stands for a hole (a text chunk in the file says so) and valid pixels start at level 1.
+        With holes, level 0 stands for a hole (a text chunk in the file says so) and valid pixels start at level 1. A map of
+        8-bit levels is written as they are, value / 255, which another text chunk says.
         """
-        level = np.rint(self.values * _LEVELS).astype(np.uint16)
         info = PngImagePlugin.PngInfo()
-        if self.valid is not None:
-            level = np.where(self.valid, np.maximum(level, 1), 0).astype(np.uint16)
-            info.add_text(_HOLES_KEY, "0")
+        level: NDArray[np.uint8] | NDArray[np.uint16]
+        if self._levels is not None:
+            level = self._levels
+            info.add_text(_EIGHT_BIT_KEY, "near low")
+        else:
+            level = np.rint(self.values * _LEVELS).astype(np.uint16)
+            if self.valid is not None:
+                level = np.where(self.valid, np.maximum(level, 1), 0).astype(np.uint16)
+                info.add_text(_HOLES_KEY, "0")
         buffer = io.BytesIO()
-        Image.fromarray(level).save(buffer, "PNG", pnginfo=info)
+        # Run lengths after PNG's own filters: a fifth of the time of the default, and no larger for smooth depth.
+        Image.fromarray(level).save(buffer, "PNG", pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
         atomic_write(path, buffer.getvalue())
 
     @classmethod
@@ -178,7 +229,8 @@ class DepthMap:
 
         | encoding      | file                                   | near by default |
         |---------------|----------------------------------------|-----------------|
-        | `sif16`       | 16-bit grey PNG, ours: value / 65535   | low             |
+        | `sif`         | ours: 16-bit grey PNG, value / 65535,  | low             |
+        |               | or marked 8-bit grey, value / 255      |                 |
         | `grey8`       | 8-bit grey, depth or disparity         | must be given   |
         | `spectral`    | RGB in `Spectral_r` colours, disparity | high            |
         | `npy`         | NumPy array in [0, 1]                  | low             |
@@ -203,30 +255,34 @@ class DepthMap:
             return _from_array(where, near or "low")
         image = _open(where)
         kind = _kind(image)
+        marked = kind == "8-bit grey" and _EIGHT_BIT_KEY in image.info
         if encoding == "auto":
-            encoding = {"16-bit grey": "sif16", "8-bit grey": "grey8", "RGB": "spectral"}[kind]  # type: ignore[assignment]
-        wanted = {"sif16": "16-bit grey", "millimetres": "16-bit grey", "grey8": "8-bit grey", "spectral": "RGB"}[encoding]
-        if kind != wanted:
+            kinds: dict[str, Encoding] = {"16-bit grey": "sif", "8-bit grey": "grey8", "RGB": "spectral"}
+            encoding = "sif" if marked else kinds[kind]
+        wanted = {"sif": "16-bit grey", "millimetres": "16-bit grey", "grey8": "8-bit grey", "spectral": "RGB"}[encoding]
+        if kind != wanted and not (encoding == "sif" and marked):
             raise DepthError(f"{where}: encoding {encoding!r} is read from a {wanted} image, got {kind} ({image.mode})")
-        if encoding in ("sif16", "millimetres") and near == "high":
+        if encoding in ("sif", "millimetres") and near == "high":
             raise DepthError(f"{where}: {encoding!r} files are near at the low end by definition; drop near='high'")
+        if encoding == "spectral":
+            return _from_levels(_spectral_levels(image, where), near or "high")
         level = np.asarray(image)
         if encoding == "millimetres":
             try:
                 return cls.from_metric(level, level > 0)
             except DepthError as error:
                 raise DepthError(f"{where}: {error}") from None
-        if encoding == "sif16":
+        if marked and encoding == "sif":
+            return cls.from_levels(level)
+        if encoding == "sif":
             holes = _HOLES_KEY in image.info
             return cls(level.astype(np.float64) / _LEVELS, level > 0 if holes else None)
-        if encoding == "spectral":
-            return cls(_oriented(_spectral_levels(level, where) / 255, near or "high"))
         if near is None:
             raise DepthError(
                 f"{where}: an 8-bit grey file may hold depth or disparity; say which end is near: "
                 "near='low' for depth, near='high' for disparity"
             )
-        return cls(_oriented(level.astype(np.float64) / 255, near))
+        return _from_levels(level, near)
 
 
 def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -249,23 +305,28 @@ def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 @lru_cache(maxsize=256)
 def cached_depth(path: str) -> DepthMap:
     """A depth file in our own format, kept in memory for rewards that ask for it again and again."""
-    return DepthMap.read(path, encoding="sif16")
+    return DepthMap.read(path, encoding="sif")
 
 
-def _summed(values: NDArray[np.float32] | NDArray[np.bool_]) -> NDArray[np.float64]:
-    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
-    np.cumsum(np.cumsum(values, axis=0, dtype=np.float64), axis=1, out=table[1:, 1:])
+def _summed(values: NDArray[Any], dtype: type[_Sum]) -> NDArray[_Sum]:
+    table: NDArray[_Sum] = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=dtype)
+    np.cumsum(values, axis=1, dtype=dtype, out=table[1:, 1:])
+    np.cumsum(table, axis=0, out=table)
     return table
 
 
 def _rectangle(
-    table: NDArray[np.float64],
+    table: NDArray[Any],
     x1: NDArray[np.intp],
     y1: NDArray[np.intp],
     x2: NDArray[np.intp],
     y2: NDArray[np.intp],
-) -> NDArray[np.float64]:
-    return table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1]
+) -> NDArray[Any]:
+    return cast("NDArray[Any]", table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1])
+
+
+def _from_levels(levels: NDArray[np.uint8], near: Near) -> DepthMap:
+    return DepthMap.from_levels(levels if near == "low" else 255 - levels)
 
 
 def _oriented(values: NDArray[np.float64], near: Near) -> NDArray[np.float64]:
@@ -325,27 +386,35 @@ def _spectral() -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=1)
-def _spectral_index() -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-    packed = _pack(_spectral())
-    order = np.argsort(packed)
-    return packed[order], order
+def _spectral_slots() -> tuple[np.uint32, NDArray[np.uint8], NDArray[np.uint32]]:
+    """A perfect hash of the colours: a multiplier under which the upper half of each product is another slot; the level in
+    each of the 65,536 slots; and the packed colour of each level."""
+    packed = _pack(Image.fromarray(_spectral()[None]))[0]
+    for multiplier in map(np.uint32, itertools.count(0x9E3779B1, 2)):
+        slots = packed * multiplier >> np.uint32(16)
+        if len(np.unique(slots)) == len(packed):
+            break
+    levels = np.zeros(1 << 16, dtype=np.uint8)
+    levels[slots] = np.arange(len(packed))
+    return multiplier, levels, packed
 
 
-def _pack(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    wide = colours.astype(np.uint32)
-    return cast("NDArray[np.uint32]", wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2])
+def _pack(image: Image.Image) -> NDArray[np.uint32]:
+    """(H, W) colours of an RGB image, one number each."""
+    padded = np.asarray(image.convert("RGBX"))
+    return padded.view(np.uint32)[..., 0] & np.uint32(0xFFFFFF if sys.byteorder == "little" else 0xFFFFFF00)
 
 
-def _spectral_levels(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.float64]:
-    """(H, W, 3) colours → (H, W) levels 0..255, exact."""
-    packed = _pack(pixels)
-    colours, levels = _spectral_index()
-    slot = np.minimum(np.searchsorted(colours, packed), len(colours) - 1)
-    foreign = colours[slot] != packed
+def _spectral_levels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """Colours → (H, W) levels 0..255, exact."""
+    packed = _pack(image)
+    multiplier, table, colours = _spectral_slots()
+    levels = table[packed * multiplier >> np.uint32(16)]
+    foreign = colours[levels] != packed
     if foreign.any():
         row, column = np.argwhere(foreign)[0]
         raise DepthError(
             f"{path}: {int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, "
-            f"column {column}: {pixels[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
+            f"column {column}: {np.asarray(image)[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
         )
-    return levels[slot].astype(np.float64)
+    return cast("NDArray[np.uint8]", levels)

@@ -1,4 +1,4 @@
-"""One asynchronous client for OpenAI-compatible servers: timeout, bounded retries, concurrency, token counts.
+"""One asynchronous client for OpenAI-compatible servers: timeout, bounded retries, rate, concurrency, tokens and cost.
 
 The API key is read from an environment variable at the time of the call and appears in no message or representation.
 """
@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -36,13 +36,28 @@ class Reply:
 
 @dataclass(slots=True)
 class Usage:
-    """Running totals of one endpoint."""
+    """Running totals of one endpoint; `cost` in the currency of its prices."""
 
     requests: int = 0
     retries: int = 0
     failures: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, more: Mapping[str, float]) -> None:
+        """Add totals by name; names that are missing count as 0.
+
+        Raises:
+            AttributeError: an unknown name.
+        """
+        for name, value in more.items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def since(self, earlier: Usage) -> dict[str, float]:
+        """What was used since a copy was taken: name → difference, without those that are 0."""
+        differences = {name: value - getattr(earlier, name) for name, value in asdict(self).items()}
+        return {name: value for name, value in differences.items() if value}
 
 
 @dataclass(slots=True)
@@ -57,7 +72,11 @@ class Endpoint:
         max_retries: further requests after the first, on time-outs, broken connections, unreadable replies and statuses
             408, 409, 425, 429, 500, 502, 503, 504.
         concurrency: requests under way at once.
-        backoff_s: wait before the first retry; it doubles with each, with jitter, up to 60 s. Retry-After is honoured.
+        requests_per_minute: no more requests than this, evenly spread; None for no limit.
+        prompt_price: of a million prompt tokens, for `usage.cost`.
+        completion_price: of a million completion tokens.
+        backoff_s: wait before the first retry; it doubles with each, with jitter, up to 60 s. Retry-After is honoured, by
+            every request to this server.
         transport: an httpx2 transport, for tests.
     Raises:
         ConfigError: base_url is no http(s) address or holds a password, the key cannot be sent, or a number is out of range.
@@ -69,11 +88,15 @@ class Endpoint:
     timeout_s: float = 120.0
     max_retries: int = 5
     concurrency: int = 8
+    requests_per_minute: float | None = None
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
     backoff_s: float = 1.0
     transport: httpx2.AsyncBaseTransport | None = None
     usage: Usage = field(default_factory=Usage)
     _client: httpx2.AsyncClient | None = field(default=None, repr=False)
     _gate: asyncio.Semaphore | None = field(default=None, repr=False)
+    _not_before: float = field(default=0.0, repr=False)  # the loop's time before which no request may start
 
     def __post_init__(self) -> None:
         try:
@@ -86,11 +109,16 @@ class Endpoint:
             raise ConfigError(f"base_url holds a user name or password; put a key into the variable {self.api_key_env}")
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0) or self.concurrency < 1 or self.max_retries < 0:
             raise ConfigError("timeout and concurrency must be positive, and retries not negative")
+        if self.requests_per_minute is not None and not self.requests_per_minute > 0:
+            raise ConfigError(f"requests per minute must be positive, got {self.requests_per_minute}")
+        if not (self.prompt_price >= 0 and self.completion_price >= 0):
+            raise ConfigError("prices must not be negative")
         self._key()  # a key that cannot be sent is better told before anything is asked
 
     async def __aenter__(self) -> Endpoint:
         self._client = httpx2.AsyncClient(timeout=self.timeout_s, transport=self.transport)
         self._gate = asyncio.Semaphore(self.concurrency)
+        self._not_before = 0.0
         return self
 
     async def __aexit__(
@@ -116,6 +144,7 @@ class Endpoint:
         async with self._gate:
             for attempt in range(self.max_retries + 1):
                 wait_s: float | None = None
+                await self._turn()
                 self.usage.requests += 1
                 try:
                     response = await self._client.post(
@@ -129,8 +158,13 @@ class Endpoint:
                     if response.status_code == 200:
                         reply = _read_reply(response)
                         if isinstance(reply, Reply):
+                            # What a server says is kept; should it quote the key, that is not.
+                            reply = replace(reply, text=self._redact(reply.text))
                             self.usage.prompt_tokens += reply.prompt_tokens
                             self.usage.completion_tokens += reply.completion_tokens
+                            self.usage.cost += (
+                                reply.prompt_tokens * self.prompt_price + reply.completion_tokens * self.completion_price
+                            ) / 1e6
                             return reply
                         code, message = reply
                     else:
@@ -146,6 +180,10 @@ class Endpoint:
                     self.usage.retries += 1
                     if wait_s is None:
                         wait_s = self.backoff_s * 2**attempt * random.uniform(0.5, 1.5)
+                    else:
+                        # The server speaks of its load, not of this one request.
+                        pause = asyncio.get_running_loop().time() + min(wait_s, _LONGEST_WAIT_S)
+                        self._not_before = max(self._not_before, pause)
                     await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
         self.usage.failures += 1
         raise EndpointError(
@@ -153,6 +191,14 @@ class Endpoint:
             code,
             self.max_retries + 1,
         )
+
+    async def _turn(self) -> None:
+        """Wait until a request may start."""
+        loop = asyncio.get_running_loop()
+        while (now := loop.time()) < self._not_before:
+            await asyncio.sleep(self._not_before - now)
+        if self.requests_per_minute is not None:
+            self._not_before = now + 60 / self.requests_per_minute
 
     def _key(self) -> str:
         key = os.environ.get(self.api_key_env, "").strip()

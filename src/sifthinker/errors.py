@@ -8,10 +8,11 @@
     ├── RecordError    a record or an example is malformed
     ├── ConfigError    a recipe, a training config or a command-line value is wrong
     ├── ModelError     a model folder or name cannot be loaded
-    └── EndpointError  a model server failed after every allowed retry
+    ├── EndpointError  a model server failed after every allowed retry
+    └── BudgetError    the money set aside for a teacher is spent
 
 Malformed *model output* is data, not an error: readers of completions return reasons instead of raising.
-All but `EndpointError` are `ValueError`s too, so that callers may catch the standard type.
+All but the last two are `ValueError`s too, so that callers may catch the standard type.
 """
 
 from __future__ import annotations
@@ -97,3 +98,7 @@ class EndpointError(SIFError):
         super().__init__(message)
         self.code = code
         self.attempts = attempts
+
+
+class BudgetError(SIFError):
+    """What a build may cost has been spent; what was finished is kept."""

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import yaml
 
 from sifthinker.errors import ConfigError, RecordError, SIFError
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `mkstemp` names what `atomic_write` writes first
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -36,6 +39,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
         if isinstance(error, OSError):
             raise SIFError(f"{target}: cannot write: {error.strerror}") from None
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Delete what `atomic_write` left in a folder when its process was killed."""
+    for path in folder.glob(".*.*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def _temporary_beside(target: Path) -> tuple[int, str]:

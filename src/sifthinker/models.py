@@ -1,11 +1,15 @@
-"""Loading any image-text-to-text model of transformers and its processor, with errors that say what to do."""
+"""Any image-text-to-text model of transformers: loaded with its processor, asked, merged; errors say what to do."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from sifthinker.errors import ModelError
 from sifthinker.files import make_folder
@@ -58,6 +62,77 @@ def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: 
         return transformers.AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(f"{where}: cannot load the model: {_first_line(error)}") from None
+
+
+def load_for_inference(
+    name: str | os.PathLike[str], *, device: str | None = None, dtype: str = "auto", max_pixels: int | None = None
+) -> tuple[Any, Any]:
+    """(model on its device, processor).
+
+    Args:
+        name: folder or Hugging Face name.
+        device: torch device; the accelerator if there is one by default.
+        dtype: see `load_model`.
+        max_pixels: see `load_processor`.
+    Raises:
+        ModelError: see `load_model` and `load_processor`.
+    """
+    processor = load_processor(name, max_pixels=max_pixels)
+    model = load_model(name, dtype=dtype)
+    import torch
+
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = str(accelerator) if accelerator is not None else "cpu"
+    return model.to(device).eval(), processor
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A model's words: whether it ended by itself, and how many tokens were read and written."""
+
+    text: str
+    ended: bool
+    prompt_tokens: int
+    new_tokens: int
+
+
+def complete(
+    model: Any,
+    processor: Any,
+    conversations: Sequence[Sequence[Mapping[str, Any]]],
+    images: Sequence[Sequence[Image.Image]],
+    **sampling: Any,
+) -> list[Completion]:
+    """Continue several conversations in one batch.
+
+    Args:
+        model: on its device.
+        processor: its processor.
+        conversations: messages of each, in the form of chat templates.
+        images: of each conversation, in the order in which it shows them.
+        sampling: arguments of transformers' `generate`; greedy by default.
+    """
+    import torch
+
+    prompts = processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+    shown = [list(of_one) for of_one in images]
+    inputs = processor(text=prompts, images=shown, padding=True, return_tensors="pt", add_special_tokens=False)
+    inputs = inputs.to(model.device)
+    if model.dtype.is_floating_point and "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    settings = {"do_sample": False, "suppress_tokens": placeholder_tokens(model.config), **sampling}
+    with torch.inference_mode():
+        output = model.generate(**inputs, **settings)
+    new = output[:, inputs["input_ids"].shape[1] :]
+    ends = model.generation_config.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends]) | {processor.tokenizer.eos_token_id}
+    texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+    found = []
+    for text, row, asked in zip(texts, new.tolist(), inputs["attention_mask"].sum(dim=1).tolist(), strict=True):
+        length = next((index + 1 for index, token in enumerate(row) if token in ends), None)
+        found.append(Completion(text.strip(), length is not None, asked, len(row) if length is None else length))
+    return found
 
 
 def merge_adapter(adapter: str | os.PathLike[str], out: str | os.PathLike[str], *, base: str | None = None) -> None:

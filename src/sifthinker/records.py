@@ -123,15 +123,59 @@ class Record:
 _TUPLES = ("choices", "notes", "size")
 
 
+# Why a record is left out. What a teacher's reply was refused for has `teacher_` before a code of `engine.teachers.CHECKS`.
+REJECTS: dict[str, str] = {
+    "not_json": "the line is not JSON",
+    "not_an_object": "the line is JSON of another kind",
+    "missing_key": "a field is missing",
+    "unknown_key": "a field that no record has",
+    "bad_record": "a field has a value of another kind",
+    "bad_text": "a text holds half a surrogate pair",
+    "tag_in_answer": "the answer holds a tag of the chain format",
+    **{f"blank_{name}": f"the {name} is blank" for name in ("id", "image", "question", "answer", "dataset", "split")},
+    "blank_field": "a field of somebody else's form is no text",
+    "no_box": "there is no box",
+    "bad_box": "a box is not four finite numbers",
+    "degenerate_box": "a box has no area",
+    "box_outside": "a box lies outside the image, or, where that is asked for, ends past it",
+    "boxes_disagree": "the source states its boxes twice, and they differ",
+    "too_many_boxes": "more boxes of a kind than a question can be about",
+    "crowd": "the source boxes a crowd, not its members",
+    "count_mismatch": "the source counts another number than it boxes",
+    "no_category": "the question is about no category of the boxes' source",
+    "no_instances": "the boxes' source does not have the image",
+    "duplicate_id": "the id was there before",
+    "duplicate": "the same image content, question and boxes were there before",
+    "excluded": "the image must not be used",
+    "bad_path": "no file can have such a name",
+    "path_outside_root": "the path leads outside the image folder",
+    "missing_image_root": "the source needs the images' sizes, and no image folder was named",
+    "missing_image": "the image is not there",
+    "broken_image": "the image cannot be read",
+    "size_mismatch": "the image has another shape than the source says",
+    "bad_depth": "the depth is missing, cannot be read, or has another size",
+    "depth_hole": "a region has no depth at all",
+    "bad_chain": "no valid chain could be made",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that was left out: where it stood, its id if it had one, reason code, message, attempts made."""
+    """A record that was left out: where it stood, its id if it had one, reason code, message, attempts made.
+
+    Raises:
+        KeyError: a code that neither `REJECTS` nor a teacher's check has.
+    """
 
     source: str
     id: str
     code: str
     reason: str
     attempts: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.code.startswith("teacher_") and self.code not in REJECTS:
+            raise KeyError(f"{self.code!r} is no reason code; this is a fault of sifthinker")
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "attempts": [dict(attempt) for attempt in self.attempts]}
@@ -152,7 +196,7 @@ class Example:
         boxes: target boxes, unit xyxy, at the chain's decimals.
         images: [RGB image, depth image], or [RGB image] in RGB-only data. Both are ordinary 8-bit images.
         messages: one user and one assistant turn; the chain is the assistant's content.
-        depth: the exact depth map (our 16-bit PNG) for rewards; None in RGB-only data.
+        depth: the exact depth map (in our own format) for rewards; None in RGB-only data.
         choices: the possible answers of a closed question, one a line; "" for an open one.
         family: kind of question, "" where unknown.
         provenance: source, image hash, depth source, seed, teacher, prompt version, attempts.

@@ -60,7 +60,7 @@ class Chart:
 
 def thought_page(thought: Thought, *, note: str = "") -> str:
     """One thought as a page: each step's boxes over RGB and over depth, its words, the answer, the raw text."""
-    return _render("thought.html", title=thought.question, cards=[_card(Card(thought, note=note), 0)])
+    return render_page("thought.html", title=thought.question, cards=[_card(Card(thought, note=note), 0)])
 
 
 def run_page(
@@ -85,7 +85,7 @@ def run_page(
         groups: (heading, cards shown side by side).
     """
     numbered = iter(range(10**6))
-    return _render(
+    return render_page(
         "run.html",
         title=title,
         summary=summary,
@@ -110,7 +110,7 @@ def stats_page(
         histograms: title → (middle of a bin, number in it).
     """
     charts = [_chart(Chart(name, {"examples": points}, x_label="")) for name, points in histograms.items()]
-    return _render("stats.html", title=title, tables=tables, charts=charts)
+    return render_page("stats.html", title=title, tables=tables, charts=charts)
 
 
 def study_page(study: Mapping[str, Any], metrics: Mapping[str, str]) -> str:
@@ -120,7 +120,7 @@ def study_page(study: Mapping[str, Any], metrics: Mapping[str, str]) -> str:
         study: see `study.summarise_study`.
         metrics: metric → what it is.
     """
-    return _render("study.html", title="Study", study=study, metrics=metrics)
+    return render_page("study.html", title="Study", study=study, metrics=metrics)
 
 
 def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
@@ -140,7 +140,7 @@ def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
         card = Card(thought, item.id, truth=item.reference.answer, correct=correct, boxes=boxes, note=" · ".join(parts))
         cards.append(_card(card, number))
     shown = f"{len(scored)} of {total} completions" if len(scored) < total else f"{total} completions"
-    return _render("scored.html", title=title, shown=shown, cards=cards)
+    return render_page("scored.html", title=title, shown=shown, cards=cards)
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:
@@ -322,6 +322,7 @@ def _environment() -> Any:
     )
 
 
-def _render(template: str, **values: Any) -> str:
+def render_page(template: str, **values: Any) -> str:
+    """A template of the package with its values, all of them escaped."""
     page: str = _environment().get_template(template).render(version=__version__, **values)
     return page

@@ -14,7 +14,7 @@ from PIL import Image
 from sifthinker.chain import Reading, Region, find_steps, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError
-from sifthinker.models import load_model, load_processor, placeholder_tokens
+from sifthinker.models import complete, load_for_inference
 from sifthinker.prompts import user_prompt
 
 
@@ -91,14 +91,8 @@ class Thinker:
         Raises:
             ModelError: see `models.load_model`.
         """
-        processor = load_processor(name, max_pixels=max_pixels)
-        model = load_model(name, dtype=dtype)
-        import torch
-
-        if device is None:
-            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            device = str(accelerator) if accelerator is not None else "cpu"
-        return cls(model.to(device).eval(), processor, max_new_tokens=max_new_tokens)
+        model, processor = load_for_inference(name, device=device, dtype=dtype, max_pixels=max_pixels)
+        return cls(model, processor, max_new_tokens=max_new_tokens)
 
     def think(
         self, image: Image.Image, question: str, depth: DepthMap | None = None, *, direct: bool = False, **sampling: Any
@@ -120,8 +114,6 @@ class Thinker:
         Raises:
             ImageError: a question holds the model's own placeholder for images.
         """
-        import torch
-
         placeholder = getattr(self.processor, "image_token", None)
         for _, question, _ in tasks:
             if placeholder and placeholder in question:
@@ -139,29 +131,12 @@ class Thinker:
             ]
             for shown, (_, question, depth) in zip(images, tasks, strict=True)
         ]
-        prompts = self.processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
-        inputs = self.processor(text=prompts, images=images, padding=True, return_tensors="pt", add_special_tokens=False).to(
-            self.model.device
-        )
-        if self.model.dtype.is_floating_point and "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         started = time.monotonic()
-        with torch.inference_mode():
-            output = self.model.generate(
-                **inputs,
-                **{
-                    "max_new_tokens": self.max_new_tokens,
-                    "do_sample": False,
-                    "suppress_tokens": placeholder_tokens(self.model.config),
-                    **sampling,
-                },
-            )
+        completions = complete(
+            self.model, self.processor, conversations, images, max_new_tokens=self.max_new_tokens, **sampling
+        )
         seconds = (time.monotonic() - started) / len(tasks)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends]) | {self.processor.tokenizer.eos_token_id}
-        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         return [
-            Thought(question, image, depth, text.strip(), seconds, bool(ends & set(row.tolist())), direct)
-            for (image, question, depth), text, row in zip(tasks, texts, new, strict=True)
+            Thought(question, image, depth, completion.text, seconds, completion.ended, direct)
+            for (image, question, depth), completion in zip(tasks, completions, strict=True)
         ]

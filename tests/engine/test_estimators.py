@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,21 +92,43 @@ class TestModel:
         draw = np.random.default_rng(0)
         images = [Image.fromarray(draw.integers(0, 255, (*size, 3), dtype=np.uint8)) for size in ((20, 40), (50, 30))]
         source = ModelDepth(str(depth_model), cache=tmp_path / "cache")
-        first = source.estimate(images)
+        first = [source.estimate(image) for image in images]
         assert [found.size for found in first] == [(40, 20), (30, 50)]
         assert all(found.values.min() == 0 and found.values.max() == 1 for found in first)
         assert len(list((tmp_path / "cache").rglob("*.png"))) == 2
         source._loaded = None
         source._load = lambda: pytest.fail("the cache was not used")  # type: ignore[method-assign]
-        for before, after in zip(first, source.estimate(images), strict=True):
-            np.testing.assert_allclose(before.values, after.values, atol=1e-5)
+        for before, image in zip(first, images, strict=True):
+            np.testing.assert_allclose(before.values, source.estimate(image).values, atol=1e-5)
+
+    def test_threads_share_batches_and_maps_do_not_depend_on_them(self, depth_model: Path) -> None:
+        draw = np.random.default_rng(0)
+        images = [Image.fromarray(draw.integers(0, 255, (28, 28 + 14 * (n % 2), 3), dtype=np.uint8)) for n in range(10)]
+        alone = ModelDepth(str(depth_model), batch_size=4)
+        wanted = [alone.estimate(image).values for image in images]
+        together = ModelDepth(str(depth_model), batch_size=4)
+        sizes = []
+        work = together._predictions._work
+        together._predictions._work = lambda items: sizes.append(len(items)) or work(items)
+        with ThreadPoolExecutor(10) as pool:
+            found = list(pool.map(together.estimate, images))
+        assert sum(sizes) == 10
+        assert 1 < max(sizes) <= 4
+        for one, other in zip(wanted, found, strict=True):
+            np.testing.assert_array_equal(one, other.values)
+
+    def test_a_copy_for_another_process(self, depth_model: Path) -> None:
+        image = Image.new("RGB", (28, 28), "red")
+        source = ModelDepth(str(depth_model), batch_size=2)
+        copy = pickle.loads(pickle.dumps(source))
+        np.testing.assert_array_equal(copy.estimate(image).values, source.estimate(image).values)
 
     def test_polarity(self, depth_model: Path) -> None:
         image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28, 3), dtype=np.uint8))
-        disparity, distance = (ModelDepth(str(depth_model), near=near).estimate([image])[0] for near in ("high", "low"))
+        disparity, distance = (ModelDepth(str(depth_model), near=near).estimate(image) for near in ("high", "low"))
         np.testing.assert_allclose(disparity.values, 1 - distance.values, atol=1e-5)
 
     def test_no_model(self, tmp_path: Path) -> None:
         pytest.importorskip("torch")
         with pytest.raises(ModelError, match="depth model"):
-            ModelDepth(str(tmp_path)).estimate([Image.new("RGB", (4, 4))])
+            ModelDepth(str(tmp_path)).estimate(Image.new("RGB", (4, 4)))

@@ -57,7 +57,7 @@ class TestRefCOCO:
             ({"bbox": None}, "bad_box"),
             ({"width": "wide"}, "bad_record"),
             ({"expression": " "}, "blank_question"),
-            ({"img_path": None}, "blank_img_path"),
+            ({"img_path": None}, "blank_field"),
         ],
     )
     def test_faults_are_rejects(self, tmp_path: Path, change: dict, code: str) -> None:

@@ -2,9 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
+import pickle
+import socket
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +19,8 @@ from PIL import Image
 
 from sifthinker.chain import Region
 from sifthinker.endpoint import Endpoint
-from sifthinker.engine.teachers import CHECKS, Attempt, OpenAITeacher, Task, check_reply, explain, outline
+from sifthinker.engine.teachers import CHECKS, Attempt, LocalTeacher, OpenAITeacher, Task, check_reply, explain, outline
+from sifthinker.errors import ModelError
 from sifthinker.records import Record
 
 from ..stand_in import serve, thoughts
@@ -155,3 +162,82 @@ def test_outlines_are_drawn_on_a_copy() -> None:
     assert (drawn[18:22, 30] == (0, 255, 0)).all(axis=1).any()
     assert tuple(drawn[40, 40]) == (0, 0, 0)
     assert np.asarray(image).max() == 0
+
+
+class TestLocal:
+    def test_a_model_is_asked_in_its_own_words(self, nano: Path) -> None:
+        """A random model writes no JSON; what matters is that it was shown every focus and corrected."""
+        teacher = LocalTeacher(str(nano), max_new_tokens=8, device="cpu")
+        explanation = asyncio.run(explain(teacher, TASK))
+        assert explanation.thoughts is None
+        assert [attempt.codes for attempt in explanation.attempts] == [("not_json",)] * 3
+        used = teacher.usage
+        assert (used.requests, used.completion_tokens <= 24) == (3, True)
+        # Two focuses of 64 image tokens in every prompt, and longer ones with each correction.
+        assert used.prompt_tokens > 3 * 128 + 300
+
+    def test_tasks_share_batches(self, nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from sifthinker.engine import teachers
+        from sifthinker.models import Completion
+
+        asked = []
+
+        def complete(
+            model: Any, processor: Any, conversations: Sequence[Any], images: Sequence[Any], **sampling: Any
+        ) -> list[Completion]:
+            asked.append(len(conversations))
+            assert [len(shown) for shown in images] == [2] * len(images)
+            return [Completion(reply("a", "b"), True, 10, 5) for _ in conversations]
+
+        monkeypatch.setattr(teachers, "complete", complete)
+        teacher = pickle.loads(pickle.dumps(LocalTeacher(str(nano), batch_size=3)))
+
+        async def go() -> list[Any]:
+            return await asyncio.gather(*(explain(teacher, TASK) for _ in range(7)))
+
+        assert [found.thoughts for found in asyncio.run(go())] == [("a", "b")] * 7
+        assert sum(asked) == 7
+        assert max(asked) <= 3
+
+    def test_a_folder_that_is_no_model(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"config\.json"):
+            asyncio.run(explain(LocalTeacher(str(tmp_path)), TASK))
+
+
+def test_a_server_of_others(nano: Path) -> None:
+    """`transformers serve` with a random nano: it must understand our requests, and we its replies."""
+    pytest.importorskip("fastapi")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        str(nano),
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", str(nano), timeout_s=120, max_retries=60, backoff_s=0.01)
+
+            async def go() -> Any:
+                async with OpenAITeacher(endpoint, max_tokens=16) as teacher:
+                    for _ in range(600):
+                        with contextlib.suppress(OSError):
+                            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                            break
+                        assert server.poll() is None, "the server did not start"
+                        await asyncio.sleep(0.1)
+                    return await explain(teacher, TASK)
+
+            explanation = asyncio.run(go())
+        finally:
+            server.terminate()
+    assert [attempt.codes for attempt in explanation.attempts] == [("not_json",)] * 3, explanation
+    assert endpoint.usage.prompt_tokens > 128
+    assert endpoint.usage.completion_tokens > 0

@@ -6,61 +6,87 @@ A dataset folder holds
     rejects.jsonl    what was left out, each with its reason and every attempt
     manifest.json    versions, settings, input hashes, counts
     images/          RGB images, named by content
-    depth/           exact depth maps (our 16-bit PNG), for rewards
-    depth_view/      the same as 8-bit grey, the second image that models see
+    depth/           exact depth maps in our own format, for rewards
+    depth_view/      the same as 8-bit grey, the second image that models see; a map of 8-bit levels is that itself
+    usage.json       what a teacher that counts has used: requests, tokens, cost
     journal.jsonl    while the build runs: finished records in the order in which they finished
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import io
 import json
 import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
 from sifthinker import __version__
 from sifthinker.chain import Chain, Region, Step, check_chain, render_chain
-from sifthinker.depth import LEAST_DEPTH
+from sifthinker.depth import LEAST_DEPTH, DepthMap
+from sifthinker.endpoint import Usage
 from sifthinker.engine.estimators import DepthSource
 from sifthinker.engine.expansion import Expansion, FocusPath, expand
-from sifthinker.engine.teachers import Task, Teacher, explain
-from sifthinker.errors import ChainError, ConfigError, DepthError, ImageError, RecordError
-from sifthinker.files import atomic_write, inside, make_folder, sha256, to_json
+from sifthinker.engine.teachers import Explanation, Task, Teacher, explain
+from sifthinker.errors import BudgetError, ChainError, ConfigError, DepthError, ImageError, RecordError
+from sifthinker.files import atomic_write, inside, make_folder, sha256, sweep, to_json
 from sifthinker.images import is_upright_rgb, load_image
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
 
 _JOURNAL = "journal.jsonl"
+_FOLDERS = ("images", "depth", "depth_view")
 
 # Records whose teacher could not be reached are tried again when the build is repeated; every other reject is final.
 _OUTAGE = "teacher_endpoint"
 
+_MOST_THREADS = 32
+
 Progress = Callable[["Counts"], None]
+
+
+class Take(Protocol):
+    """Takes the result of one record, and what the teacher used since the last one; False says that the budget is spent."""
+
+    def __call__(self, index: int, result: Example | Reject, used: Mapping[str, float]) -> bool: ...
+
+
+# Works through (index, record or reject) and hands each result over; `work_here` or `cluster.Cluster`.
+Runner = Callable[["Engine", Iterator[tuple[int, Record | Reject]], Path, Take], None]
 
 
 @dataclass(slots=True)
 class Counts:
-    """How far a build is: records accepted, clipped on the way, and rejected by reason code."""
+    """How far a build is: records accepted, how many of these with clipped boxes, records rejected by reason code, records
+    whose teacher was corrected; and what the teacher used, interrupted runs included."""
 
     accepted: int = 0
     clipped: int = 0
+    corrected: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def done(self) -> int:
         return self.accepted + self.rejected.total()
 
     def to_json(self) -> dict[str, Any]:
-        return {"accepted": self.accepted, "clipped": self.clipped, "rejected": dict(sorted(self.rejected.items()))}
+        return {
+            "accepted": self.accepted,
+            "clipped": self.clipped,
+            "corrected": self.corrected,
+            "rejected": dict(sorted(self.rejected.items())),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +96,7 @@ class Engine:
     Args:
         root: image root.
         depth: where depth comes from.
-        teacher: who explains the focus paths; one that is an asynchronous context manager is entered for the build.
+        teacher: who explains the focus paths.
         expansion: settings of the reverse expansion; its decimals are also the chain's.
         seed: of the focus paths.
         concurrency: records under way at once.
@@ -94,6 +120,8 @@ class Engine:
         options: Mapping[str, Any] | None = None,
         fresh: bool = False,
         progress: Progress | None = None,
+        budget: float | None = None,
+        runner: Runner | None = None,
     ) -> Counts:
         """Build a dataset folder, or go on with one that was interrupted.
 
@@ -104,8 +132,12 @@ class Engine:
             options: further settings that shape the result, for the manifest and for the check on resuming.
             fresh: throw away what the folder holds instead of going on.
             progress: called after every record.
+            budget: what the teacher may cost, interrupted runs included; no record is begun that would be likely to pass it.
+            runner: who works on the records; this process by default.
         Raises:
             ConfigError: the folder holds a build with other settings and `fresh` is False, or it is the image folder.
+            BudgetError: the budget is spent. The records that are finished are written out, and the same build with a
+                greater budget goes on.
             SIFError: the folder cannot be written.
         """
         recipe = {
@@ -129,73 +161,90 @@ class Engine:
             if progress:
                 progress(finished)
             return finished
+        for folder in (out, *(out / name for name in _FOLDERS)):
+            sweep(folder)
         with _Journal(out / _JOURNAL, recipe) as journal:
             if progress:
                 progress(journal.counts)
-            asyncio.run(self._run(items(), out, journal, progress))
+            feed = _Feed(items(), journal, budget, progress)
+            (runner or work_here)(self, iter(feed), out, feed.take)
             journal.write_out(out)
+            used = asdict(journal.counts.usage)
+            if any(used.values()):
+                # Sums of floats differ in their last digits with the order; a build's files must not.
+                used["cost"] = round(used["cost"], 6)
+                atomic_write(out / "usage.json", json.dumps(used, indent=2) + "\n")
+            if feed.stopped:
+                raise BudgetError(
+                    f"{feed.stopped} {journal.counts.done} records are finished and written to {out}; "
+                    "the same command with a greater --budget goes on"
+                )
         manifest = {**recipe, "counts": journal.counts.to_json()}
         atomic_write(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         if not journal.counts.rejected[_OUTAGE]:
             (out / _JOURNAL).unlink()
         return journal.counts
 
-    async def _run(self, items: Iterator[Record | Reject], out: Path, journal: _Journal, progress: Progress | None) -> None:
-        if isinstance(self.teacher, AbstractAsyncContextManager):
-            async with self.teacher:
-                await self._work_through(items, out, journal, progress)
-        else:
-            await self._work_through(items, out, journal, progress)
-
-    async def _work_through(
-        self, items: Iterator[Record | Reject], out: Path, journal: _Journal, progress: Progress | None
-    ) -> None:
+    async def _work_through(self, todo: Iterator[tuple[int, Record | Reject]], out: Path, take: Take) -> None:
+        """Work on the records in this process, `concurrency` at a time."""
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(min(self.concurrency, _MOST_THREADS)))
         pending: set[asyncio.Task[None]] = set()
+        spent = copy.copy(self.usage)
 
         async def work(index: int, item: Record | Reject) -> None:
+            nonlocal spent
             result = item if isinstance(item, Reject) else await self.example(item, out)
-            journal.add(index, result, clipped=isinstance(item, Record) and bool(item.notes))
-            if progress:
-                progress(journal.counts)
+            more, spent = self.usage.since(spent), copy.copy(self.usage)
+            take(index, result, more)
 
-        try:
-            for index, item in enumerate(items):
-                if index in journal.done:
-                    continue
-                pending.add(asyncio.create_task(work(index, item)))
-                if len(pending) >= self.concurrency:
-                    finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    for task in finished:
-                        task.result()
-            await asyncio.gather(*pending)
-        finally:
-            for task in pending:
-                task.cancel()
+        async with self.teacher if isinstance(self.teacher, AbstractAsyncContextManager) else contextlib.nullcontext():
+            try:
+                for index, item in todo:
+                    pending.add(asyncio.create_task(work(index, item)))
+                    if len(pending) >= self.concurrency:
+                        finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                        for task in finished:
+                            task.result()
+                await asyncio.gather(*pending)
+            finally:
+                for task in pending:
+                    task.cancel()
+
+    @property
+    def usage(self) -> Usage:
+        """What the teacher has used; all 0 for one that counts nothing."""
+        return getattr(self.teacher, "usage", None) or Usage()
 
     async def example(self, record: Record, out: Path) -> Example | Reject:
         """One record's example, its images written below `out`, or the reject that says why not."""
+        # Files, decoding and PNGs in threads: most of that work runs beside the event loop.
+        prepared = await asyncio.to_thread(self._prepare, record)
+        if isinstance(prepared, Reject):
+            return prepared
+        task = Task(record, prepared.foci, tuple(focus.kind for focus in prepared.path), lambda: prepared.image)
+        explanation = await explain(self.teacher, task)
+        return await asyncio.to_thread(self._compose, prepared, explanation, out)
+
+    def _prepare(self, record: Record) -> _Prepared | Reject:
+        """Everything that comes before the teacher."""
         try:
             source = inside(self.root, record.image)
             data = _read(source)
             digest = sha256(data)
             if digest in self.exclude:
-                reason = f"{record.source}: {record.image} has the content of an excluded image"
-                raise RecordError(reason, "excluded")
+                raise RecordError(f"{record.image} has the content of an excluded image", "excluded")
             image = load_image(source, data)
             if record.size is not None and not _same_shape(record.size, image.size):
                 raise RecordError(
-                    f"{record.source}: the source says {record.size[0]}×{record.size[1]}, {record.image} is "
+                    f"the source says {record.size[0]}×{record.size[1]}, {record.image} is "
                     f"{image.width}×{image.height}; is it the right image?",
                     "size_mismatch",
                 )
             depth = self.depth.depth(record, self.root, image)
-        except RecordError as error:
-            return Reject(record.source, record.id, error.code, str(error))
-        except ImageError as error:
+        except (RecordError, ImageError) as error:
             return Reject(record.source, record.id, error.code, f"{record.source}: {error}")
         except DepthError as error:
             return Reject(record.source, record.id, "bad_depth", f"{record.source}: {error}")
-
         path = expand(record, seed=self.seed, settings=self.expansion)
         foci = []
         for focus in path:
@@ -209,16 +258,18 @@ class Engine:
                     for box, mean in zip(focus.boxes, means, strict=True)
                 )
             )
-        task = Task(record, tuple(foci), tuple(focus.kind for focus in path), lambda: image)
-        explanation = await explain(self.teacher, task)
+        return _Prepared(record, source.suffix.lower(), data, digest, image, depth, path, tuple(foci))
+
+    def _compose(self, prepared: _Prepared, explanation: Explanation, out: Path) -> Example | Reject:
+        """The example of an explained record; its images are written."""
+        record, depth = prepared.record, prepared.depth
         attempts = tuple(attempt.to_json() for attempt in explanation.attempts)
         if explanation.thoughts is None:
             last = explanation.attempts[-1]
             reason = f"{record.source}: the teacher's reply was refused: {'; '.join(last.problems)}"
             return Reject(record.source, record.id, f"teacher_{last.codes[0]}", reason, attempts)
-
         try:
-            steps = tuple(Step(regions, text) for regions, text in zip(foci, explanation.thoughts, strict=True))
+            steps = tuple(Step(regions, text) for regions, text in zip(prepared.foci, explanation.thoughts, strict=True))
             chain = render_chain(Chain(steps, record.answer), decimals=self.expansion.decimals)
             problems = check_chain(chain, depth=depth is not None)
         except ChainError as error:
@@ -227,17 +278,10 @@ class Engine:
             reason = f"{record.source}: the composed chain is not valid: {problems[0]}"
             return Reject(record.source, record.id, "bad_chain", reason, attempts)
 
-        images = [_keep_image(source.suffix.lower(), data, image, out / "images" / digest[:24])]
+        images = [_keep_image(prepared, out / "images")]
         truth: str | None = None
         if depth is not None:
-            name = depth.digest()[:24]
-            truth, view = f"depth/{name}.png", f"depth_view/{name}.png"
-            if not (out / truth).is_file():
-                depth.write(out / truth)
-            if not (out / view).is_file():
-                picture = io.BytesIO()
-                depth.view().convert("L").save(picture, "PNG")
-                atomic_write(out / view, picture.getvalue())
+            truth, view = _keep_depth(depth, out)
             images.append(view)
         return Example(
             id=record.id,
@@ -245,7 +289,7 @@ class Engine:
             split=record.split,
             problem=record.question,
             answer=record.answer,
-            boxes=path[-1].boxes,
+            boxes=prepared.path[-1].boxes,
             images=tuple(images),
             messages=(
                 {"role": "user", "content": user_prompt(record.question, depth=depth is not None)},
@@ -257,7 +301,7 @@ class Engine:
             provenance={
                 "source": record.source,
                 "image": record.image,
-                "image_sha256": digest,
+                "image_sha256": prepared.digest,
                 "depth_source": self.depth.name,
                 "seed": self.seed,
                 "teacher": self.teacher.name,
@@ -266,6 +310,69 @@ class Engine:
                 "notes": "\n".join(record.notes),
             },
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A record with all that its chain is made of but words."""
+
+    record: Record
+    suffix: str
+    data: bytes
+    digest: str
+    image: Image.Image
+    depth: DepthMap | None
+    path: FocusPath
+    foci: tuple[tuple[Region, ...], ...]
+
+
+def work_here(engine: Engine, todo: Iterator[tuple[int, Record | Reject]], out: Path, take: Take) -> None:
+    """A `Runner`: one event loop and some threads in this process."""
+    asyncio.run(engine._work_through(todo, out, take))
+
+
+class _Feed:
+    """The records that are still to be done, as long as the budget lasts, and the place where results go."""
+
+    def __init__(
+        self, items: Iterator[Record | Reject], journal: _Journal, budget: float | None, progress: Progress | None
+    ) -> None:
+        self.stopped = ""  # why no more records are given out
+        self._items = items
+        self._journal = journal
+        self._budget = budget
+        self._progress = progress
+        self._begun = 0
+        self._ended = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Record | Reject]]:
+        for index, item in enumerate(self._items):
+            if index in self._journal.done:
+                continue
+            if self._budget is not None and isinstance(item, Record):
+                self.stopped = self.stopped or self._spent(self._budget, self._begun - self._ended + 1)
+                if self.stopped:
+                    return
+            self._begun += 1
+            yield index, item
+
+    def take(self, index: int, result: Example | Reject, used: Mapping[str, float]) -> bool:
+        self._journal.add(index, result, used)
+        self._ended += 1
+        if self._progress:
+            self._progress(self._journal.counts)
+        if self._budget is not None and not self.stopped:
+            self.stopped = self._spent(self._budget, 0)
+        return not self.stopped
+
+    def _spent(self, budget: float, unpaid: int) -> str:
+        """Why no more may be spent, "" if more may, when so many records are still to be paid at the mean price."""
+        usage, done = self._journal.counts.usage, self._journal.counts.done
+        if self._journal.counts.accepted and not usage.cost:
+            return "The teacher's server counts no tokens, so no budget can be kept."
+        if usage.cost * (1 + unpaid / max(1, done)) < budget:
+            return ""
+        return f"The teacher cost {usage.cost:.4g} of {budget:.4g}."
 
 
 def path_row(record: Record, path: FocusPath) -> dict[str, Any]:
@@ -294,17 +401,34 @@ def _read(path: Path) -> bytes:
         raise ImageError(f"{path}: cannot read: {error.strerror}", "missing_image") from None
 
 
-def _keep_image(suffix: str, data: bytes, image: Image.Image, stem: Path) -> str:
+def _keep_image(prepared: _Prepared, folder: Path) -> str:
     """Keep an RGB image as it is; one that had to be turned or converted is written as PNG."""
+    data = prepared.data
     as_it_is = is_upright_rgb(data)
-    target = Path(f"{stem}{suffix if as_it_is else '.png'}")
+    target = folder / f"{prepared.digest[:24]}{prepared.suffix if as_it_is else '.png'}"
     if not target.is_file():
         if not as_it_is:
             buffer = io.BytesIO()
-            image.save(buffer, "PNG")
+            prepared.image.save(buffer, "PNG")
             data = buffer.getvalue()
         atomic_write(target, data)
     return f"images/{target.name}"
+
+
+def _keep_depth(depth: DepthMap, out: Path) -> tuple[str, str]:
+    """(exact map, picture for models), relative to the dataset; one file where 8 bits hold all of the map."""
+    name = f"{depth.digest()[:24]}.png"
+    truth = f"depth/{name}"
+    if not (out / truth).is_file():
+        depth.write(out / truth)
+    if depth.eight_bit:
+        return truth, truth
+    view = f"depth_view/{name}"
+    if not (out / view).is_file():
+        picture = io.BytesIO()
+        depth.view().convert("L").save(picture, "PNG")
+        atomic_write(out / view, picture.getvalue())
+    return truth, view
 
 
 def _clear(out: Path) -> None:
@@ -313,9 +437,9 @@ def _clear(out: Path) -> None:
         if any(out.iterdir()):
             raise ConfigError(f"{out} is not empty and holds no build of ours; --fresh deletes only what a build wrote")
         return
-    for name in (_JOURNAL, "examples.jsonl", "rejects.jsonl", "manifest.json"):
+    for name in (_JOURNAL, "examples.jsonl", "rejects.jsonl", "manifest.json", "usage.json"):
         (out / name).unlink(missing_ok=True)
-    for name in ("images", "depth", "depth_view"):
+    for name in _FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
 
 
@@ -339,8 +463,10 @@ def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
         raise ConfigError(f"{out / 'manifest.json'} cannot be read; start over with --fresh") from None
     try:
         counts = manifest.pop("counts")
-        found = Counts(counts["accepted"], counts["clipped"], Counter(counts["rejected"]))
-    except (KeyError, TypeError, AttributeError):
+        found = Counts(counts["accepted"], counts["clipped"], counts["corrected"], Counter(counts["rejected"]))
+        with contextlib.suppress(FileNotFoundError):
+            found.usage = Usage(**json.loads((out / "usage.json").read_text(encoding="utf-8")))
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise ConfigError(f"{out / 'manifest.json'} is not a build's; start over with --fresh") from None
     _refuse_change(out, manifest, json.loads(to_json(recipe)))
     if found.rejected[_OUTAGE]:
@@ -351,7 +477,8 @@ def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
 
 
 class _Journal:
-    """Finished records in the order in which they finished: first line the settings, then `[index, kind, clipped, row]`.
+    """Finished records in the order in which they finished: first line the settings, then `[index, kind, row, used]`, where
+    `used` is what the teacher used since the line before.
 
     A line is complete when it ends in a newline; what a killed process left of a last line is cut off.
     """
@@ -377,11 +504,12 @@ class _Journal:
                 if number == 0:
                     _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._recipe)))
                 else:
-                    index, kind, clipped, row = json.loads(line)
+                    index, kind, row, used = json.loads(line)
+                    self.counts.usage.add(used)
                     if kind != "reject" or row["code"] != _OUTAGE:
-                        self._count(index, offset, kind, clipped, row)
+                        self._count(index, offset, kind, row)
                 offset += len(line)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             self._stream.close()
             if isinstance(error, ConfigError):
                 raise
@@ -395,10 +523,12 @@ class _Journal:
     def __exit__(self, *_: object) -> None:
         self._stream.close()
 
-    def add(self, index: int, result: Example | Reject, *, clipped: bool) -> None:
+    def add(self, index: int, result: Example | Reject, used: Mapping[str, float]) -> None:
         kind = "example" if isinstance(result, Example) else "reject"
         row = result.to_json()
-        self._count(index, self._append([index, kind, clipped, row]), kind, clipped, row)
+        offset = self._append([index, kind, row, used])
+        self.counts.usage.add(used)
+        self._count(index, offset, kind, row)
 
     def write_out(self, out: Path) -> None:
         """The journal's rows in the order of their records, in the dataset's two files."""
@@ -409,7 +539,7 @@ class _Journal:
         ):
             for index in sorted(self.done):
                 self._stream.seek(self.done[index])
-                _, kind, _, row = json.loads(self._stream.readline())
+                _, kind, row, _ = json.loads(self._stream.readline())
                 (examples if kind == "example" else rejects).write(to_json(row) + "\n")
         for kind, path in partial.items():
             path.replace(out / f"{kind}s.jsonl")
@@ -420,10 +550,12 @@ class _Journal:
         self._stream.flush()
         return offset
 
-    def _count(self, index: int, offset: int, kind: str, clipped: bool, row: Mapping[str, Any]) -> None:
+    def _count(self, index: int, offset: int, kind: str, row: Mapping[str, Any]) -> None:
         self.done[index] = offset
-        self.counts.clipped += clipped
         if kind == "example":
             self.counts.accepted += 1
+            self.counts.clipped += bool(row["provenance"]["notes"])
+            self.counts.corrected += row["provenance"]["attempts"] > 1
         else:
             self.counts.rejected[row["code"]] += 1
+            self.counts.corrected += len(row["attempts"]) > 1

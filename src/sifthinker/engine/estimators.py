@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sifthinker.depth import DepthMap, Encoding, Near, depth_file_size
+from sifthinker.engine.batches import Batches
 from sifthinker.errors import DepthError, ModelError, RecordError
 from sifthinker.files import inside, make_folder, sha256
 from sifthinker.records import Record
@@ -100,6 +101,8 @@ class ModelDepth:
         cache: folder for finished maps, keyed by model and image content.
         near: which end of the model's output is near; `low` for models that predict distance.
         device: torch device; the GPU if there is one by default.
+        batch_size: images at once; 16 on a GPU and 1 on a CPU by default. Batches are always full, if need be with copies,
+            so that a map does not depend on what shares its batch.
     Raises:
         ModelError: the model cannot be loaded.
     """
@@ -111,28 +114,28 @@ class ModelDepth:
         cache: str | os.PathLike[str] | None = None,
         near: Near = "high",
         device: str | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.name = model
         self._near = near
         self._device = device
+        self._batch_size = batch_size
+        self._predictions = Batches(self._predict, batch_size or 16)
         self._cache = None if cache is None else make_folder(cache)
         self._loaded: tuple[Any, Any] | None = None
 
     def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
-        return self.estimate([image])[0]
+        return self.estimate(image)
 
-    def estimate(self, images: Sequence[Image.Image]) -> list[DepthMap]:
-        """Depth of upright RGB images, each at its own size; cached maps are read, the others computed in one batch."""
-        files = [self._cache_file(image) for image in images]
-        maps = [DepthMap.read(file, encoding="sif16") if file and file.is_file() else None for file in files]
-        missing = [index for index, found in enumerate(maps) if found is None]
-        if missing:
-            for index, found in zip(missing, self._predict([images[index] for index in missing]), strict=True):
-                maps[index] = found
-                file = files[index]
-                if file is not None:
-                    found.write(file)
-        return [found for found in maps if found is not None]
+    def estimate(self, image: Image.Image) -> DepthMap:
+        """Depth of an upright RGB image at its own size, from the cache if it is there; threads share batches."""
+        file = self._cache_file(image)
+        if file is not None and file.is_file():
+            return DepthMap.read(file, encoding="sif")
+        found = self._predictions(image)
+        if file is not None:
+            found.write(file)
+        return found
 
     def _cache_file(self, image: Image.Image) -> Path | None:
         if self._cache is None:
@@ -144,16 +147,25 @@ class ModelDepth:
         import torch
 
         processor, model = self._load()
-        inputs = processor(images=list(images), return_tensors="pt").to(model.device)
-        with torch.inference_mode():
-            outputs = model(**inputs)
-        sizes = [(image.height, image.width) for image in images]
-        found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
-        maps = []
-        for item in found:
-            raw = item["predicted_depth"].float().cpu().numpy().astype(np.float64)
-            maps.append(DepthMap.from_metric(-raw if self._near == "high" else raw))
-        return maps
+        full = self._batch_size or (16 if model.device.type == "cuda" else 1)
+        # Processors that keep the aspect make pictures of many sizes; one batch holds one.
+        groups: dict[tuple[int, ...], list[int]] = {}
+        pixels = [processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
+        for index, one in enumerate(pixels):
+            groups.setdefault(tuple(one.shape), []).append(index)
+        maps: dict[int, DepthMap] = {}
+        for group in groups.values():
+            for start in range(0, len(group), full):
+                batch = group[start : start + full]
+                filled = batch + batch[:1] * (full - len(batch))
+                with torch.inference_mode():
+                    outputs = model(pixel_values=torch.cat([pixels[index] for index in filled]).to(model.device))
+                sizes = [(images[index].height, images[index].width) for index in filled]
+                found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
+                for index, item in zip(batch, found, strict=False):
+                    raw = item["predicted_depth"].float().cpu().numpy().astype(np.float64)
+                    maps[index] = DepthMap.from_metric(-raw if self._near == "high" else raw)
+        return [maps[index] for index in range(len(images))]
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

@@ -92,10 +92,17 @@ class Recipe:
 
 @dataclass(slots=True)
 class Left:
-    """What a recipe left out on purpose: filtered by its sources, over the cap of a dataset."""
+    """What is found out about a recipe while it is read.
+
+    Args:
+        filtered: records of each dataset that its sources' filters left out.
+        over_cap: records that were over the cap of their dataset.
+        expected: how many records and rejects will come; None where that is not known before they have.
+    """
 
     filtered: Counter[str] = field(default_factory=Counter)
     over_cap: Counter[str] = field(default_factory=Counter)
+    expected: int | None = None
 
 
 def load_recipe(path: str | os.PathLike[str], settings: Sequence[str]) -> Recipe:
@@ -169,7 +176,9 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
     left = left if left is not None else Left()
     names, _ = recipe.excluded
     chosen = _within_cap(recipe, left)
-    seen: dict[tuple[Any, ...], list[Record]] = {}
+    if chosen is None:
+        left.expected = _count_lines(recipe)
+    seen: dict[bytes, list[tuple[str, str]]] = {}  # content → (image, source) of the records that have it
     ids: dict[str, str] = {}
     position: Counter[str] = Counter()
     for item in _all(recipe, left):
@@ -191,13 +200,14 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
                 item.source, item.id, "excluded", f"{item.source}: the image {named} is on the list of excluded ones"
             )
             continue
-        key = (" ".join(item.question.lower().split()), tuple(sorted(item.boxes)))
-        twin = next((other for other in seen.get(key, ()) if _same_image(recipe.images, item, other)), None)
+        content = f"{' '.join(item.question.lower().split())}\0{sorted(item.boxes)}"
+        key = hashlib.blake2b(content.encode(), digest_size=16).digest()
+        twin = next((other for other in seen.get(key, ()) if _same_image(recipe.images, item.image, other[0])), None)
         if twin is not None:
-            reason = f"{item.source}: the same image, question and boxes as {twin.source}"
+            reason = f"{item.source}: the same image, question and boxes as {twin[1]}"
             yield Reject(item.source, item.id, "duplicate", reason)
             continue
-        seen.setdefault(key, []).append(item)
+        seen.setdefault(key, []).append((item.image, item.source))
         yield item
 
 
@@ -246,8 +256,10 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
         return None
     heaps: dict[str, list[tuple[int, int]]] = {}
     position: Counter[str] = Counter()
+    rejects = 0
     for item in _all(recipe, Left()):
         if isinstance(item, Reject):
+            rejects += 1
             continue
         index = position[item.dataset]
         position[item.dataset] += 1
@@ -259,7 +271,24 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
         else:
             heapq.heappushpop(heap, entry)
             left.over_cap[item.dataset] += 1
+    left.expected = rejects + sum(map(len, heaps.values()))
     return {dataset: {-index for _, index in heap} for dataset, heap in heaps.items()}
+
+
+def _count_lines(recipe: Recipe) -> int | None:
+    """How many lines the sources have, if all are files of lines whose filters let everything through."""
+    total = 0
+    for source in recipe.sources:
+        path = recipe.folder / source.file
+        if path.suffix != ".jsonl" or source.datasets or source.without or source.max_boxes:
+            return None
+        try:
+            with open(path, "rb") as stream:
+                lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+        except OSError:
+            return None  # whoever reads the file says what is wrong
+        total += lines if source.limit is None else min(lines, source.limit)
+    return total
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
@@ -325,10 +354,10 @@ def excluded(places: Sequence[Path]) -> tuple[set[str], set[str]]:
     return names, hashes
 
 
-def _same_image(root: Path, one: Record, other: Record) -> bool:
-    if one.image == other.image:
+def _same_image(root: Path, one: str, other: str) -> bool:
+    if one == other:
         return True
     try:
-        return inside(root, one.image).read_bytes() == inside(root, other.image).read_bytes()
+        return inside(root, one).read_bytes() == inside(root, other).read_bytes()
     except (OSError, RecordError):
         return False  # whoever opens the image says what is wrong with it

@@ -110,7 +110,7 @@ def text_of(row: Any, name: str, place: str) -> str:
     """A field of text; numbers are common in answers, null is not an answer."""
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise RecordError(f"{place}: {name} is {str(value)[:80]}, wanted text", f"blank_{name}")
+        raise RecordError(f"{place}: {name} is {str(value)[:80]}, wanted text", "blank_field")
     return str(value).strip()
 
 

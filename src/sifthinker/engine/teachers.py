@@ -6,6 +6,7 @@ a number.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -18,9 +19,11 @@ from typing import Any, Protocol
 from PIL import Image, ImageDraw
 
 from sifthinker.chain import TAG, Region
-from sifthinker.endpoint import Endpoint
+from sifthinker.endpoint import Endpoint, Usage
+from sifthinker.engine.batches import Batches
 from sifthinker.errors import EndpointError
 from sifthinker.judges import judge
+from sifthinker.models import complete, load_for_inference
 from sifthinker.prompts import TEACHER_SYSTEM, teacher_correction, teacher_focus, teacher_task
 from sifthinker.records import Record
 
@@ -81,7 +84,11 @@ class Explanation:
 
 
 class Teacher(Protocol):
-    """Anything that explains a task. `name` goes into the provenance of every example."""
+    """Anything that explains a task. `name` goes into the provenance of every example.
+
+    A teacher that costs something counts it in an attribute `usage`, an `endpoint.Usage`. One that holds connections is an
+    asynchronous context manager, entered for the build.
+    """
 
     name: str
 
@@ -150,6 +157,35 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
     return thoughts, problems
 
 
+def _conversation(
+    task: Task,
+    earlier: Sequence[Attempt],
+    max_side: int,
+    shown: Callable[[Image.Image], dict[str, Any]],
+    said: Callable[[str], Any],
+) -> list[dict[str, Any]]:
+    """The messages that ask a model to explain a task: each focus outlined on the image, then the failed attempts.
+
+    Args:
+        task: what to explain.
+        earlier: failed attempts.
+        max_side: longest side of the images.
+        shown: an image as a part of a message.
+        said: the content of a message that is text alone.
+    """
+    image = task.load_image().copy()
+    image.thumbnail((max_side, max_side))
+    content = [{"type": "text", "text": teacher_task(task.record.question, task.record.answer, len(task.foci))}]
+    for number, regions in enumerate(task.foci, 1):
+        content.append({"type": "text", "text": teacher_focus(number, regions)})
+        content.append(shown(outline(image, regions)))
+    messages = [{"role": "system", "content": said(TEACHER_SYSTEM)}, {"role": "user", "content": content}]
+    for attempt in earlier:
+        messages.append({"role": "assistant", "content": said(attempt.reply)})
+        messages.append({"role": "user", "content": said(teacher_correction(attempt.problems))})
+    return messages
+
+
 class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
     """A vision-language model behind an OpenAI-compatible server.
 
@@ -159,13 +195,17 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
         endpoint: its server.
         max_side: longest side, in pixels, of the images that are sent.
         temperature: of the server's sampling.
+        max_tokens: longest reply; the server's own bound by default.
     """
 
-    def __init__(self, endpoint: Endpoint, *, max_side: int = 1024, temperature: float = 0.7) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, max_side: int = 1024, temperature: float = 0.7, max_tokens: int | None = None
+    ) -> None:
         self.name = f"openai:{endpoint.model}"
+        self.usage = endpoint.usage
         self._endpoint = endpoint
         self._max_side = max_side
-        self._temperature = temperature
+        self._parameters = {"temperature": temperature} | ({} if max_tokens is None else {"max_tokens": max_tokens})
         self._structured = True
 
     async def __aenter__(self) -> OpenAITeacher:
@@ -188,25 +228,69 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
         return (await self._ask(messages)).strip()
 
     async def _ask(self, messages: list[dict[str, Any]], **parameters: Any) -> str:
-        return (await self._endpoint.chat(messages, temperature=self._temperature, **parameters)).text
+        return (await self._endpoint.chat(messages, **self._parameters, **parameters)).text
 
     def _messages(self, task: Task, earlier: Sequence[Attempt]) -> list[dict[str, Any]]:
-        image = task.load_image()
-        content: list[dict[str, Any]] = [
-            {"type": "text", "text": teacher_task(task.record.question, task.record.answer, len(task.foci))}
-        ]
-        for number, regions in enumerate(task.foci, 1):
-            content.append({"type": "text", "text": teacher_focus(number, regions)})
-            url = _data_url(outline(image, regions), self._max_side)
-            content.append({"type": "image_url", "image_url": {"url": url}})
-        messages: list[dict[str, Any]] = [
-            {"role": "system", "content": TEACHER_SYSTEM},
-            {"role": "user", "content": content},
-        ]
-        for attempt in earlier:
-            messages.append({"role": "assistant", "content": attempt.reply})
-            messages.append({"role": "user", "content": teacher_correction(attempt.problems)})
-        return messages
+        def shown(image: Image.Image) -> dict[str, Any]:
+            return {"type": "image_url", "image_url": {"url": _data_url(image)}}
+
+        return _conversation(task, earlier, self._max_side, shown, str)
+
+
+class LocalTeacher:
+    """A vision-language model of transformers in this process; it reads and writes greedily.
+
+    Args:
+        model: folder or Hugging Face name.
+        max_side: longest side, in pixels, of the images that it is shown.
+        max_new_tokens: longest reply.
+        batch_size: tasks that are answered at once, when so many wait.
+        device: torch device; the accelerator if there is one by default.
+    Raises:
+        ModelError: on the first reply, if the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        max_side: int = 1024,
+        max_new_tokens: int = 1024,
+        batch_size: int = 8,
+        device: str | None = None,
+    ) -> None:
+        self.name = f"local:{model}"
+        self.usage = Usage()
+        self._model = model
+        self._max_side = max_side
+        self._max_new_tokens = max_new_tokens
+        self._device = device
+        self._loaded: tuple[Any, Any] | None = None
+        self._batches = Batches(self._answer, batch_size)
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        return await asyncio.to_thread(self._reply, task, earlier)
+
+    def _reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        images: list[Image.Image] = []
+
+        def shown(image: Image.Image) -> dict[str, Any]:
+            images.append(image)
+            return {"type": "image"}
+
+        conversation = _conversation(task, earlier, self._max_side, shown, lambda text: [{"type": "text", "text": text}])
+        return self._batches((conversation, images))
+
+    def _answer(self, asked: Sequence[tuple[list[dict[str, Any]], list[Image.Image]]]) -> list[str]:
+        if self._loaded is None:
+            self._loaded = load_for_inference(self._model, device=self._device)
+        conversations, images = [messages for messages, _ in asked], [shown for _, shown in asked]
+        found = complete(*self._loaded, conversations, images, max_new_tokens=self._max_new_tokens)
+        for completion in found:
+            self.usage.add(
+                {"requests": 1, "prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.new_tokens}
+            )
+        return [completion.text for completion in found]
 
 
 def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
@@ -221,8 +305,7 @@ def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
     return copy
 
 
-def _data_url(image: Image.Image, max_side: int) -> str:
-    image.thumbnail((max_side, max_side))
+def _data_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,54 @@
+"""Work of many threads joined into batches, for models that answer several inputs as fast as one."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batches(Generic[Item, Answer]):
+    """A function of one item that many threads may call, made of a function of several.
+
+    While one batch is worked on, the items of further callers gather; whoever comes to the lock first works on the next.
+
+    Args:
+        work: items → their answers, in order; called by one thread at a time.
+        size: most items at once.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Item]], Sequence[Answer]], size: int) -> None:
+        self._work = work
+        self._size = size
+        self._waiting: deque[tuple[Item, Future[Answer]]] = deque()
+        self._lock = threading.Lock()
+
+    def __call__(self, item: Item) -> Answer:
+        """The item's answer; raises what the work on its batch raises."""
+        mine: Future[Answer] = Future()
+        self._waiting.append((item, mine))
+        while not mine.done():
+            with self._lock:
+                if not mine.done():
+                    self._next()
+        return mine.result()
+
+    def _next(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+        try:
+            answers = self._work([item for item, _ in batch])
+            for (_, future), answer in zip(batch, answers, strict=True):
+                future.set_result(answer)
+        except BaseException as error:  # noqa: BLE001 - every caller must wake up
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy in another process has its own queue.
+        return (type(self), (self._work, self._size))

@@ -1,0 +1,173 @@
+"""The engine's work on Ray Data: the same records in, the same results out, on one machine's cores or a cluster's.
+
+Workers read images and write the dataset's pictures themselves, so both folders must lie where every machine finds them
+under the same path. The journal, and with it resuming, stays with the process that started the build.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import itertools
+import json
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sifthinker.errors import ConfigError
+from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.records import Example, Record, Reject
+
+if TYPE_CHECKING:
+    from sifthinker.engine.build import Engine, Take
+
+_KINDS = {Example: "example", Reject: "reject", type(None): "stopped"}
+_PART = 1000  # records in one file that waits to be worked on
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A `build.Runner` on Ray.
+
+    Args:
+        address: of a running cluster, for instance `auto`; None starts Ray on this machine for the build.
+        workers: processes that work on records, each on the engine's `concurrency` records at once; by default one a CPU.
+        gpus: of one worker, for depth models and local teachers; may be a fraction.
+        batch: records that a worker takes at once.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus: float = 0
+    batch: int = 64
+
+    def __call__(self, engine: Engine, todo: Iterator[tuple[int, Record | Reject]], out: Path, take: Take) -> None:
+        """Work through the records.
+
+        Raises:
+            ConfigError: Ray is not installed, or the cluster cannot be reached.
+        """
+        try:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            import ray
+        except ImportError as error:
+            raise ConfigError(f"--engine ray needs Ray: pip install 'sifthinker[ray]' ({error})") from None
+        waiting = make_folder(out / ".waiting")
+        started = not ray.is_initialized()
+        try:
+            if not _write_parts(todo, waiting, take):
+                return
+            if started:
+                self._greet()
+                try:
+                    ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+                except (ConnectionError, RuntimeError, ValueError) as error:
+                    raise ConfigError(f"Ray at {self.address or 'this machine'} cannot be used: {error}") from None
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            stop = ray.remote(num_cpus=0)(_Stop).remote()
+            results = ray.data.read_json(str(waiting), file_extensions=["jsonl"], lines=True).map_batches(
+                _Worker,
+                fn_constructor_args=(engine, str(out.absolute()), stop),
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+                batch_size=self.batch,
+                num_gpus=self.gpus or None,
+            )
+            for row in results.iter_rows():
+                if row["kind"] == "stopped":
+                    continue
+                value = json.loads(row["result"])
+                result = (
+                    Example.from_json(value)
+                    if row["kind"] == "example"
+                    else Reject(**{**value, "attempts": tuple(value["attempts"])})
+                )
+                if not take(int(row["index"]), result, json.loads(row["used"])):
+                    stop.set.remote()  # what is under way comes to an end and is kept
+        finally:
+            if started:
+                ray.shutdown()
+            shutil.rmtree(waiting, ignore_errors=True)
+
+    def _greet(self) -> None:
+        """See that somebody listens at `host:port`: Ray itself tries for many minutes."""
+        host, _, port = (self.address or "").rpartition(":")
+        if not host or "/" in host or not port.isdigit():
+            return
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConfigError(f"Ray at {self.address} cannot be used: {error}") from None
+
+
+def _write_parts(todo: Iterator[tuple[int, Record | Reject]], folder: Path, take: Take) -> int:
+    """Write the records into files of `_PART` lines, which Ray reads as it needs them; rejects are done already."""
+
+    def lines() -> Iterator[str]:
+        for index, item in todo:
+            if isinstance(item, Reject):
+                take(index, item, {})
+            else:
+                yield to_json({"index": index, "record": to_json(item.to_json())})
+
+    rest, parts = lines(), 0
+    while part := list(itertools.islice(rest, _PART)):
+        atomic_write(folder / f"{parts:06}.jsonl", "\n".join(part) + "\n")
+        parts += 1
+    return parts
+
+
+class _Stop:
+    """Says to all workers that no record may be begun any more."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+
+    def set(self) -> None:
+        self._stopped = True
+
+    def get(self) -> bool:
+        return self._stopped
+
+
+class _Worker:
+    """One of Ray's processes."""
+
+    def __init__(self, engine: Engine, out: str, stop: Any) -> None:
+        self._engine = engine
+        self._out = Path(out)
+        self._stop = stop
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """index, record → index, kind, result, used (by the whole batch, in the first row that was worked on)."""
+        records = [Record.from_json(json.loads(text)) for text in batch["record"]]
+        before = copy.copy(self._engine.usage)
+        results = asyncio.run(self._work(records))
+        used = [to_json({})] * len(results)
+        first = next((number for number, result in enumerate(results) if result is not None), 0)
+        used[first] = to_json(self._engine.usage.since(before))
+        return {
+            "index": list(batch["index"]),
+            "kind": [_KINDS[type(result)] for result in results],
+            "result": ["" if result is None else to_json(result.to_json()) for result in results],
+            "used": used,
+        }
+
+    async def _work(self, records: list[Record]) -> list[Example | Reject | None]:
+        gate = asyncio.Semaphore(self._engine.concurrency)
+
+        async def one(record: Record) -> Example | Reject | None:
+            async with gate:
+                if await self._stop.get.remote():
+                    return None
+                return await self._engine.example(record, self._out)
+
+        teacher = self._engine.teacher
+        async with teacher if isinstance(teacher, contextlib.AbstractAsyncContextManager) else contextlib.nullcontext():
+            return await asyncio.gather(*(one(record) for record in records))

@@ -1,0 +1,155 @@
+"""Every reason for leaving a record out, each by a record that has it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.depth import DepthMap
+from sifthinker.engine import build
+from sifthinker.engine.build import Engine
+from sifthinker.engine.estimators import GivenDepth
+from sifthinker.engine.recipe import Recipe, Source, read_recipe
+from sifthinker.engine.sources import read_source
+from sifthinker.engine.teachers import CHECKS, Attempt, Task
+from sifthinker.errors import EndpointError
+from sifthinker.files import write_jsonl
+from sifthinker.records import REJECTS, Record, Reject
+
+from .test_published import COCO, REFCOCO, write
+
+GOOD: dict[str, Any] = {
+    "id": "good",
+    "image": "cat.png",
+    "question": "What?",
+    "answer": "cat",
+    "boxes": [[0.1, 0.2, 0.5, 0.6]],
+}
+
+# Reason → the change that makes a good line one that is left out for it; None takes a key away.
+CHANGES: dict[str, dict[str, Any]] = {
+    "missing_key": {"boxes": None},
+    "unknown_key": {"colour": "red"},
+    "bad_record": {"choices": "x"},
+    "bad_text": {"question": "half \ud83d"},
+    "tag_in_answer": {"answer": "<area>"},
+    **{f"blank_{name}": {name: " "} for name in ("id", "image", "question", "answer", "dataset", "split")},
+    "no_box": {"boxes": []},
+    "bad_box": {"boxes": [["a", 0, 1, 1]]},
+    "degenerate_box": {"boxes": [[0.5, 0.2, 0.1, 0.6]]},
+    "box_outside": {"boxes": [[1.2, 0.2, 1.5, 0.6]]},
+    "duplicate_id": {"id": "good", "question": "Other?"},
+    "duplicate": {"question": "what?"},
+    "excluded": {"image": "kept-out.png"},
+    "bad_path": {"image": "a\0b.png"},
+    "path_outside_root": {"image": "../cat.png"},
+    "missing_image": {"image": "none.png"},
+    "broken_image": {"image": "broken.png"},
+    "size_mismatch": {"size": [400, 300], "question": "Size?"},
+    "bad_depth": {"depth": "none.depth.png", "question": "Depth?"},
+    "depth_hole": {"depth": "holes.png", "question": "Hole?"},
+}
+
+
+class Teacher:
+    """Says what a record's answer names, or the right thing."""
+
+    name = "test"
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        good = {"thoughts": ["I look."] * len(task.foci), "answer": task.record.answer}
+        last = len(task.foci) - 1
+        match task.record.answer:
+            case "not_json":
+                return "rubbish"
+            case "count":
+                return json.dumps({**good, "thoughts": ["I look."] * (last + 2)})
+            case "answer":
+                return json.dumps({**good, "answer": "something else"})
+            case "endpoint":
+                raise EndpointError("down", "timeout", 3)
+            case "blank" | "leak" | "length" | "tag" as code:
+                said = {"blank": " ", "leak": "the green box", "length": "word " * 200, "tag": "<area>"}[code]
+                return json.dumps({**good, "thoughts": ["I look."] * last + [said]})
+        return json.dumps(good)
+
+
+def rejects(items: Any) -> list[str]:
+    return [item.code for item in items if isinstance(item, Reject)]
+
+
+def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photo_folder / "broken.png").write_bytes(b"\x89PNG rubbish")
+    Image.new("RGB", (40, 20)).save(photo_folder / "kept-out.png")
+    DepthMap(np.ones((20, 40)), np.zeros((20, 40))).write(photo_folder / "holes.png")
+    lines = [json.dumps(GOOD), "rubbish", "[1]"]
+    for code, change in CHANGES.items():
+        row = {**GOOD, "id": code, **change}
+        lines.append(json.dumps({key: value for key, value in row.items() if value is not None}))
+    for code in CHECKS:
+        lines.append(json.dumps({**GOOD, "id": f"teacher {code}", "question": code, "answer": code}))
+    source = photo_folder / "records.jsonl"
+    source.write_text("\n".join(lines))
+    (tmp_path / "exclude.txt").write_text("kept-out.png\n")
+    recipe = Recipe([Source("records.jsonl")], photo_folder, photo_folder, exclude=[tmp_path / "exclude.txt"])
+    out = tmp_path / "out"
+    counts = Engine(photo_folder, GivenDepth(), Teacher()).build(lambda: read_recipe(recipe), out)
+    assert counts.accepted == 1
+    rows = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    wanted = ["not_json", "not_an_object", *CHANGES, *(f"teacher_{code}" for code in CHECKS)]
+    assert [row["code"] for row in rows] == wanted
+    assert [row for row in rows if "records.jsonl:" not in row["reason"]] == []
+    tries = [len(row["attempts"]) for row in rows if row["code"].startswith("teacher_")]
+    assert tries == [1 if code == "endpoint" else 3 for code in CHECKS]
+    met = set(wanted)
+
+    # What only the forms of others can have.
+    met |= set(rejects(read_source(write(tmp_path / "i.json", COCO))))
+    met |= set(rejects(read_source(write(tmp_path / "many.json", {**COCO, "annotations": COCO["annotations"][:1] * 21}))))
+    met |= set(rejects(read_source(write(tmp_path / "r.jsonl", {**REFCOCO, "img_path": None}), format="refcoco")))
+    asked = [
+        {"image": image, "question_id": 1, "question": question, "answer": 9, "issimple": True}
+        for image, question in (("a.jpg", "How many dogs?"), ("a.jpg", "How many elks?"), ("x/9.jpg", "How many dogs?"))
+    ]
+    met |= set(rejects(read_source(write(tmp_path / "t.json", asked), instances=tmp_path / "i.json")))
+    spoken = {
+        "image": ["cot/vsr/cat.png", "cot/vsr/cat.png###[0, 0, 9, 9]"],
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat?"},
+            {"from": "gpt", "value": "[0.5, 0.5, 0.9, 0.7]"},
+            {"from": "human", "value": "<image>"},
+            {"from": "gpt", "value": "cat"},
+        ],
+    }
+    (photo_folder / "cot/vsr").mkdir(parents=True)
+    Image.new("RGB", (40, 20)).save(photo_folder / "cot/vsr/cat.png")
+    conversations = write(tmp_path / "c.json", [spoken])
+    met |= set(rejects(read_source(conversations))) | set(rejects(read_source(conversations, images=photo_folder)))
+
+    # What the engine itself would have to get wrong.
+    record = Record.from_json(GOOD)
+    monkeypatch.setattr(build, "check_chain", lambda chain, depth: ["wrong"])
+    (found,) = [asyncio.run(Engine(photo_folder, GivenDepth(), Teacher()).example(record, tmp_path / "o"))]
+    met |= set(rejects([found]))
+    assert met == set(REJECTS) | {f"teacher_{code}" for code in CHECKS}
+
+
+def test_a_reason_that_nobody_knows_is_a_fault() -> None:
+    with pytest.raises(KeyError, match="no reason code"):
+        Reject("f:1", "r", "because", "words")
+
+
+def test_an_image_is_excluded_by_its_content_too(photo_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "renamed.png").write_bytes((photo_folder / "cat.png").read_bytes())
+    write_jsonl(photo_folder / "records.jsonl", [GOOD])
+    recipe = Recipe([Source("records.jsonl")], photo_folder, photo_folder, exclude=[tmp_path / "bench"])
+    engine = Engine(photo_folder, GivenDepth(), Teacher(), exclude=frozenset(recipe.excluded[1]))
+    assert dict(engine.build(lambda: read_recipe(recipe), tmp_path / "out").rejected) == {"excluded": 1}
