@@ -274,7 +274,7 @@ def data_build(
     elif options["depth_source"] == "given":
         depth = GivenDepth(options["depth_encoding"], options["depth_near"])
     else:
-        depth = ModelDepth(options["depth_source"], cache=output / ".depth_cache")
+        depth = ModelDepth(options["depth_source"], cache=output.absolute() / ".depth_cache")
     shaping = {name: options[name] for name in ("depth_encoding", "depth_near")} | fingerprint(recipe)
     inputs = shaping.pop("inputs")
     left = Left()

@@ -86,6 +86,17 @@ def test_costs_of_the_workers_are_added_up_and_bounded(photo_folder: Path, tmp_p
     assert json.loads((tmp_path / "out" / "usage.json").read_text())["requests"] == 60
 
 
+def test_what_a_worker_refuses_is_told(photo_folder: Path, tmp_path: Path) -> None:
+    """The scripted teacher knows no records but the world's; parts of a build that was killed are not worked on again."""
+    (tmp_path / "out" / ".waiting").mkdir(parents=True)
+    (tmp_path / "out" / ".waiting" / "000009.jsonl").write_text("rubbish")
+    record = Record("r", "cat.png", "What?", "cat", ((0.1, 0.2, 0.5, 0.6),))
+    with pytest.raises(ConfigError, match="scripted teacher knows no other"):
+        Engine(photo_folder, GivenDepth(), ScriptedTeacher()).build(
+            lambda: iter([record]), tmp_path / "out", runner=Cluster(workers=1)
+        )
+
+
 def test_a_cluster_that_is_not_there(photo_folder: Path, tmp_path: Path) -> None:
     import ray
 

@@ -206,11 +206,10 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
     if files:
         sizes = {}
         for file in example.images:
-            found = _image_size(folder, file)
-            if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], int):
-                sizes[file] = found
-            else:
-                yield finding(*found)
+            try:
+                sizes[file] = image_size(inside(folder, file))
+            except (RecordError, ImageError) as error:
+                yield finding(_image_fault(error), str(error))
         size = sizes.get(example.images[0])
         if example.depth is not None:
             try:
@@ -244,14 +243,9 @@ def _check_chain(example: Example, depth: DepthMap | None) -> Iterator[tuple[str
         yield "answer_disagrees", f"the chain says {reading.answer!r}, the example {example.answer!r}"
 
 
-def _image_size(folder: Path, file: str) -> tuple[int, int] | tuple[str, str]:
-    """The size of an image of a dataset, or (code, message) of what is wrong with it."""
-    try:
-        return image_size(inside(folder, file))
-    except RecordError as error:
-        return "path", str(error)
-    except ImageError as error:
-        return error.code, str(error)
+def _image_fault(error: RecordError | ImageError) -> str:
+    """The code of what is wrong with an image or its path."""
+    return "path" if isinstance(error, RecordError) else error.code
 
 
 def _check_release(path: Path, files: bool, stats: Stats) -> Iterator[Finding]:
@@ -279,11 +273,12 @@ def _check_release_row(row: Mapping[str, Any], folder: Path, place: str, files: 
         yield Finding(place, identity, "bad_images", f"{asked.count('<image>')} places for {len(images)} images")
     size: tuple[int, int] | None = None
     for file in [*images, *([row["depth_image"]] if row.get("depth_image") else [])] if files else []:
-        found = _image_size(folder, str(file))
-        if isinstance(found[0], str):
-            yield Finding(place, identity, found[0], str(found[1]))
-        elif size is None:
-            size = (found[0], int(found[1]))
+        try:
+            found = image_size(inside(folder, str(file)))
+        except (RecordError, ImageError) as error:
+            yield Finding(place, identity, _image_fault(error), str(error))
+        else:
+            size = size or found
     chain = _LONG.sub(lambda number: f"{float(number[0]):.3f}", chain)
     areas = find_regions(chain, depth=True) or find_regions(chain, depth=False)
     if not areas or find_answer(chain) is None:

@@ -16,11 +16,11 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sifthinker.errors import ConfigError
+from sifthinker.errors import ConfigError, SIFError
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.records import Example, Record, Reject
 
@@ -52,13 +52,17 @@ class Cluster:
 
         Raises:
             ConfigError: Ray is not installed, or the cluster cannot be reached.
+            SIFError: what a worker raised.
         """
         try:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             import ray
         except ImportError as error:
             raise ConfigError(f"--engine ray needs Ray: pip install 'sifthinker[ray]' ({error})") from None
-        waiting = make_folder(out / ".waiting")
+        engine = replace(engine, root=engine.root.absolute())  # workers may start elsewhere
+        waiting = out / ".waiting"
+        shutil.rmtree(waiting, ignore_errors=True)  # of a build that was killed
+        make_folder(waiting)
         started = not ray.is_initialized()
         try:
             if not _write_parts(todo, waiting, take):
@@ -90,6 +94,13 @@ class Cluster:
                 )
                 if not take(int(row["index"]), result, json.loads(row["used"])):
                     stop.set.remote()  # what is under way comes to an end and is kept
+        except ray.exceptions.RayError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, SIFError):
+                cause = getattr(cause, "cause", None) or cause.__cause__
+            if cause is None:
+                raise
+            raise type(cause)(*cause.args) from None
         finally:
             if started:
                 ray.shutdown()
