@@ -41,7 +41,7 @@ def test_a_reply_and_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         ((500, {}, "oops"), "status_500"),
         ((200, {}, "<html>"), "not_json"),
         ((200, {}, '{"choices": []}'), "bad_shape"),
-        ((200, {}, '{"choices": [{"message": {"content": null}}]}'), "bad_shape"),
+        ((200, {}, '{"choices": [{"message": {"content": 5}}]}'), "bad_shape"),
         ((200, {}, "[1]"), "bad_shape"),
         ((200, {}, ""), "not_json"),
         (b"", "connection"),
@@ -102,6 +102,37 @@ def test_requests_are_spread_over_the_minute() -> None:
     with serve(lambda request, number: times.append(time.monotonic()) or "ok") as (url, _):
         ask(Endpoint(url, "m", requests_per_minute=600), times=5)
     assert max(times) - min(times) > 0.35  # four gaps of a tenth of a second
+
+
+def test_a_last_retry_after_holds_back_those_that_come() -> None:
+    with serve(lambda request, number: "ok" if number else (429, {"Retry-After": "0.5"}, "")) as (url, _):
+        endpoint = Endpoint(url, "m", max_retries=0)
+        (error,) = ask(endpoint)
+        assert isinstance(error, EndpointError)
+        started = time.monotonic()
+        assert ask(endpoint) == [Reply("ok", 100, 20)]
+        assert time.monotonic() - started > 0.3
+
+
+def test_a_retry_after_of_nothing_still_backs_off() -> None:
+    with serve(lambda request, number: "ok" if number == 2 else (429, {"Retry-After": "0"}, "")) as (url, _):
+        started = time.monotonic()
+        assert ask(Endpoint(url, "m", backoff_s=0.2)) == [Reply("ok", 100, 20)]
+        assert time.monotonic() - started > 0.25
+
+
+def test_a_reply_without_content_is_paid_and_empty() -> None:
+    body = '{"choices": [{"message": {"content": null}}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'
+    with serve(lambda request, number: (200, {}, body)) as (url, _):
+        endpoint = Endpoint(url, "m")
+        assert ask(endpoint) == [Reply("", 7, 3)]
+    assert endpoint.usage.completion_tokens == 3
+
+
+def test_a_word_in_the_place_of_a_key_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIF_TEST_KEY", "none")
+    with serve(lambda request, number: "none of them") as (url, _):
+        assert ask(Endpoint(url, "m", api_key_env="SIF_TEST_KEY")) == [Reply("none of them", 100, 20)]
 
 
 def test_cost() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +207,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     "--retries", default=5, show_default=True, type=click.IntRange(min=0), help="Further tries of a failed request."
 )
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1), help="Records under way at once.")
+@click.option("--max-side", default=1024, show_default=True, type=click.IntRange(min=28), help="Of images to the teacher.")
 @click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Most requests to the teacher in a minute.")
 @click.option(
     "--prompt-price", default=0.0, type=click.FloatRange(min=0), help="Of a million tokens that the teacher reads."
@@ -305,8 +306,7 @@ def data_build(
                 budget=budget,
                 runner=Cluster(ray_address, workers, worker_gpus) if runner == "ray" else work_here,
             )
-    rejects = [row for _, row in read_jsonl(output / "rejects.jsonl")]
-    _say_counts(counts, rejects, output / "rejects.jsonl")
+    _say_counts(counts, (row for _, row in read_jsonl(output / "rejects.jsonl")), output / "rejects.jsonl")
     if counts.usage.requests:
         used = counts.usage
         asked = f"{used.requests} requests, {used.retries} retries, {used.failures} failures"
@@ -315,7 +315,7 @@ def data_build(
         for dataset, number in sorted(found.items()):
             click.echo(f"  {number} of {dataset} {title}", err=True)
     click.echo(output)
-    if not counts.accepted or (rejects and not allow_rejects):
+    if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)
 
 
@@ -327,7 +327,7 @@ _RECIPE_SETTINGS = {
         name: name
         for name in (
             "depth_encoding", "depth_near", "teacher", "base_url", "model", "api_key_env", "retries", "concurrency", "rpm",
-            "prompt_price", "completion_price", "alpha", "distractor", "decimals",
+            "max_side", "prompt_price", "completion_price", "alpha", "distractor", "decimals",
         )
     },
 }  # fmt: skip
@@ -420,6 +420,7 @@ def _teacher(
     rpm: float | None,
     prompt_price: float,
     completion_price: float,
+    max_side: int,
     **_: Any,
 ) -> Teacher:
     if teacher == "scripted":
@@ -433,7 +434,7 @@ def _teacher(
     if not model:
         raise ConfigError(f"--teacher {teacher} needs --model NAME")
     if teacher == "local":
-        return LocalTeacher(model, batch_size=concurrency)
+        return LocalTeacher(model, batch_size=concurrency, max_side=max_side)
     return OpenAITeacher(
         Endpoint(
             base_url,
@@ -445,7 +446,8 @@ def _teacher(
             requests_per_minute=rpm,
             prompt_price=prompt_price,
             completion_price=completion_price,
-        )
+        ),
+        max_side=max_side,
     )
 
 
@@ -455,13 +457,15 @@ def _used(usage: Usage) -> str:
     return (f", {tokens:,} tokens" if tokens else "") + (f", cost {usage.cost:.2f}" if usage.cost else "")
 
 
-def _say_counts(counts: Counts, rejects: list[dict[str, Any]], named: Path) -> None:
+def _say_counts(counts: Counts, rejects: Iterable[dict[str, Any]], named: Path) -> None:
     """Say how many records came through, and for each reason how many did not and what the first of them was."""
     click.echo(f"{counts.accepted} accepted, {counts.clipped} of them clipped, {counts.rejected.total()} rejected", err=True)
+    first: dict[str, str] = {}
+    for row in rejects:
+        first.setdefault(row["code"], row["reason"])
     for code, number in sorted(counts.rejected.items()):
-        first = next(row["reason"] for row in rejects if row["code"] == code)
-        click.echo(f"  {number} × {code}, the first: {first}", err=True)
-    if rejects:
+        click.echo(f"  {number} × {code}, the first: {first[code]}", err=True)
+    if first:
         click.echo(f"  every one is named in {named}", err=True)
 
 

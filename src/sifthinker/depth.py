@@ -182,6 +182,11 @@ class DepthMap:
         clipped: NDArray[np.float32] = np.minimum(np.maximum(means, 0), 1).astype(np.float32)
         return clipped
 
+    def release(self) -> None:
+        """Drop the tables that `mean` keeps for its next call; they are larger than the map."""
+        for name in ("_sums", "_counts"):
+            self.__dict__.pop(name, None)
+
     def digest(self) -> str:
         """Hex digest of the map as it is written: size, values or levels, holes."""
         stored = self.values if self._levels is None else self._levels

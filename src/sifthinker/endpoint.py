@@ -22,7 +22,9 @@ import httpx2
 from sifthinker.errors import ConfigError, EndpointError
 
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
-_LONGEST_WAIT_S = 60.0
+_LONGEST_BACKOFF_S = 60.0
+_LONGEST_RETRY_AFTER_S = 600.0
+_SHORTEST_SECRET = 12  # servers without keys are given words such as EMPTY, which replies may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +38,22 @@ class Reply:
 
 @dataclass(slots=True)
 class Usage:
-    """Running totals of one endpoint; `cost` in the currency of its prices."""
+    """Running totals of one endpoint, and its prices of a million tokens."""
 
     requests: int = 0
     retries: int = 0
     failures: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost: float = 0.0
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
 
-    def add(self, more: Mapping[str, float]) -> None:
+    @property
+    def cost(self) -> float:
+        """Of all tokens, in the currency of the prices."""
+        return (self.prompt_tokens * self.prompt_price + self.completion_tokens * self.completion_price) / 1e6
+
+    def add(self, more: Mapping[str, int]) -> None:
         """Add totals by name; names that are missing count as 0.
 
         Raises:
@@ -54,8 +62,8 @@ class Usage:
         for name, value in more.items():
             setattr(self, name, getattr(self, name) + value)
 
-    def since(self, earlier: Usage) -> dict[str, float]:
-        """What was used since a copy was taken: name → difference, without those that are 0."""
+    def since(self, earlier: Usage) -> dict[str, int]:
+        """What was used between two copies: name → difference, without those that are 0."""
         differences = {name: value - getattr(earlier, name) for name, value in asdict(self).items()}
         return {name: value for name, value in differences.items() if value}
 
@@ -75,8 +83,8 @@ class Endpoint:
         requests_per_minute: no more requests than this, evenly spread; None for no limit.
         prompt_price: of a million prompt tokens, for `usage.cost`.
         completion_price: of a million completion tokens.
-        backoff_s: wait before the first retry; it doubles with each, with jitter, up to 60 s. Retry-After is honoured, by
-            every request to this server.
+        backoff_s: wait before the first retry; it doubles with each, with jitter, up to 60 s. A Retry-After of the server
+            is honoured up to ten minutes, by every request to it.
         transport: an httpx2 transport, for tests.
     Raises:
         ConfigError: base_url is no http(s) address or holds a password, the key cannot be sent, or a number is out of range.
@@ -96,7 +104,7 @@ class Endpoint:
     usage: Usage = field(default_factory=Usage)
     _client: httpx2.AsyncClient | None = field(default=None, repr=False)
     _gate: asyncio.Semaphore | None = field(default=None, repr=False)
-    _not_before: float = field(default=0.0, repr=False)  # the loop's time before which no request may start
+    _not_before: float = field(default=0.0, repr=False)  # monotonic time before which no request may start
 
     def __post_init__(self) -> None:
         try:
@@ -113,12 +121,13 @@ class Endpoint:
             raise ConfigError(f"requests per minute must be positive, got {self.requests_per_minute}")
         if not (self.prompt_price >= 0 and self.completion_price >= 0):
             raise ConfigError("prices must not be negative")
+        self.usage.prompt_price, self.usage.completion_price = self.prompt_price, self.completion_price
         self._key()  # a key that cannot be sent is better told before anything is asked
 
     async def __aenter__(self) -> Endpoint:
-        self._client = httpx2.AsyncClient(timeout=self.timeout_s, transport=self.transport)
+        limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        self._client = httpx2.AsyncClient(timeout=self.timeout_s, transport=self.transport, limits=limits)
         self._gate = asyncio.Semaphore(self.concurrency)
-        self._not_before = 0.0
         return self
 
     async def __aexit__(
@@ -158,14 +167,10 @@ class Endpoint:
                     if response.status_code == 200:
                         reply = _read_reply(response)
                         if isinstance(reply, Reply):
-                            # What a server says is kept; should it quote the key, that is not.
-                            reply = replace(reply, text=self._redact(reply.text))
                             self.usage.prompt_tokens += reply.prompt_tokens
                             self.usage.completion_tokens += reply.completion_tokens
-                            self.usage.cost += (
-                                reply.prompt_tokens * self.prompt_price + reply.completion_tokens * self.completion_price
-                            ) / 1e6
-                            return reply
+                            # What a server says is kept; should it quote the key, that is not.
+                            return replace(reply, text=self._redact(reply.text))
                         code, message = reply
                     else:
                         code = f"status_{response.status_code}"
@@ -176,15 +181,15 @@ class Endpoint:
                                 self._redact(f"{self.base_url} refused the request: {message}"), code, attempt + 1
                             )
                         wait_s = _retry_after_s(response.headers.get("retry-after"))
+                        if wait_s:
+                            # The server speaks of its load, not of this one request.
+                            pause = asyncio.get_running_loop().time() + min(wait_s, _LONGEST_RETRY_AFTER_S)
+                            self._not_before = max(self._not_before, pause)
                 if attempt < self.max_retries:
                     self.usage.retries += 1
-                    if wait_s is None:
+                    if not wait_s:  # a Retry-After is waited for where requests take their turn
                         wait_s = self.backoff_s * 2**attempt * random.uniform(0.5, 1.5)
-                    else:
-                        # The server speaks of its load, not of this one request.
-                        pause = asyncio.get_running_loop().time() + min(wait_s, _LONGEST_WAIT_S)
-                        self._not_before = max(self._not_before, pause)
-                    await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
+                        await asyncio.sleep(min(wait_s, _LONGEST_BACKOFF_S))
         self.usage.failures += 1
         raise EndpointError(
             self._redact(f"{self.base_url} failed {self.max_retries + 1} times; the last: {message}"),
@@ -211,9 +216,9 @@ class Endpoint:
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     def _redact(self, text: str) -> str:
-        """A message with our key taken out: some servers quote it back."""
+        """A text with our key taken out: some servers quote it back."""
         key = self._key()
-        return text.replace(key, "[key]") if key else text
+        return text.replace(key, "[key]") if len(key) >= _SHORTEST_SECRET else text
 
 
 def _read_reply(response: httpx2.Response) -> Reply | tuple[str, str]:
@@ -229,6 +234,8 @@ def _read_reply(response: httpx2.Response) -> Reply | tuple[str, str]:
         text = body["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         return "bad_shape", "the server's reply has no choices[0].message.content"
+    if text is None:
+        text = ""  # a refusal, or a model that ran out of tokens while it reasoned; both are paid for
     if not isinstance(text, str):
         return "bad_shape", f"the reply's content is {type(text).__name__}, wanted text"
     usage = body.get("usage")

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 
 from sifthinker.errors import ConfigError, RecordError, SIFError
 
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `mkstemp` names what `atomic_write` writes first
+_UNFINISHED = ".sif-"  # what `atomic_write` writes first begins so
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -43,14 +42,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 def sweep(folder: Path) -> None:
     """Delete what `atomic_write` left in a folder when its process was killed."""
-    for path in folder.glob(".*.*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink()
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        path.unlink(missing_ok=True)
 
 
 def _temporary_beside(target: Path) -> tuple[int, str]:
     try:
-        return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        return tempfile.mkstemp(dir=target.parent, prefix=_UNFINISHED, suffix=f"-{target.name[-60:]}")
     except OSError as error:
         raise SIFError(f"{target}: cannot write there: {error.strerror}") from None
 

@@ -214,6 +214,29 @@ class TestResuming:
         assert teacher.calls < 20
         assert contents(broken) == contents(whole)
 
+    def test_a_second_build_stays_out_of_the_folder(self, photo_folder: Path, tmp_path: Path) -> None:
+        def meanwhile(counts: Counts) -> None:
+            if counts.done == 2:
+                with pytest.raises(ConfigError, match="another build is at work"):
+                    engine(photo_folder).build(lambda: records(4), tmp_path / "out")
+
+        assert engine(photo_folder).build(lambda: records(4), tmp_path / "out", progress=meanwhile).accepted == 4
+
+    def test_only_our_own_leavings_are_swept_away(self, photo_folder: Path, tmp_path: Path) -> None:
+        images = tmp_path / "out" / "images"
+        images.mkdir(parents=True)
+        (tmp_path / "out" / ".env.template").write_text("mine")
+        (images / ".sif-abcdefgh-x.png").write_text("half of it")
+        engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        assert (tmp_path / "out" / ".env.template").is_file()
+        assert [path.name for path in images.iterdir() if path.name.startswith(".")] == []
+
+    def test_a_journal_that_outlived_its_build_is_removed(self, photo_folder: Path, tmp_path: Path) -> None:
+        engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        (tmp_path / "out" / "journal.jsonl").write_text("{}")
+        engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        assert not (tmp_path / "out" / "journal.jsonl").exists()
+
     def test_concurrency_does_not_change_the_result(self, photo_folder: Path, tmp_path: Path) -> None:
         for concurrency in (1, 16):
             engine(photo_folder, concurrency=concurrency).build(lambda: records(20), tmp_path / str(concurrency))

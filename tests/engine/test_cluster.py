@@ -79,8 +79,11 @@ def test_costs_of_the_workers_are_added_up_and_bounded(photo_folder: Path, tmp_p
         cluster = Cluster(workers=1, batch=5)
         with pytest.raises(BudgetError, match="greater --budget"):
             engine.build(items, tmp_path / "out", budget=0.2, runner=cluster)
-        assert 16 <= len(requests) < 60
-        counts = engine.build(items, tmp_path / "out", runner=cluster)
+        assert 16 <= len(requests) < 45
+        with pytest.raises(BudgetError):  # what is left of it is worth a few records, no more
+            engine.build(items, tmp_path / "out", budget=0.6, runner=cluster)
+        assert 40 <= len(requests) < 60
+        counts = engine.build(items, tmp_path / "out", budget=9, runner=cluster)
     assert counts.accepted == 60
     assert counts.usage.requests == len(requests) == 60
     assert json.loads((tmp_path / "out" / "usage.json").read_text())["requests"] == 60

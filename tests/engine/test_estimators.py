@@ -99,7 +99,33 @@ class TestModel:
         source._loaded = None
         source._load = lambda: pytest.fail("the cache was not used")  # type: ignore[method-assign]
         for before, image in zip(first, images, strict=True):
-            np.testing.assert_allclose(before.values, source.estimate(image).values, atol=1e-5)
+            np.testing.assert_array_equal(before.values, source.estimate(image).values)
+            assert before.digest() == source.estimate(image).digest()
+
+    def test_an_image_that_fails_fails_alone(self, depth_model: Path) -> None:
+        source = ModelDepth(str(depth_model), batch_size=4)
+        work = source._predictions._work
+
+        def predict(images: list[Image.Image]) -> list[DepthMap]:
+            if any(image.size == (1, 1) for image in images):
+                raise DepthError("too small")
+            return work(images)
+
+        source._predictions._work = predict
+        sizes = [(28, 28)] * 5 + [(1, 1)] + [(28, 28)] * 4
+
+        def try_one(size: tuple[int, int]) -> str:
+            try:
+                return str(source.estimate(Image.new("RGB", size, "red")).size)
+            except DepthError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(10) as pool:
+            assert list(pool.map(try_one, sizes)) == ["(28, 28)"] * 5 + ["too small"] + ["(28, 28)"] * 4
+
+    def test_a_cache_is_made_when_it_is_needed(self, depth_model: Path, tmp_path: Path) -> None:
+        ModelDepth(str(depth_model), cache=tmp_path / "cache")
+        assert not (tmp_path / "cache").exists()
 
     def test_threads_share_batches_and_maps_do_not_depend_on_them(self, depth_model: Path) -> None:
         draw = np.random.default_rng(0)

@@ -39,15 +39,19 @@ class Batches(Generic[Item, Answer]):
         return mine.result()
 
     def _next(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+        self._answer([self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))])
+
+    def _answer(self, batch: list[tuple[Item, Future[Answer]]]) -> None:
         try:
             answers = self._work([item for item, _ in batch])
             for (_, future), answer in zip(batch, answers, strict=True):
                 future.set_result(answer)
         except BaseException as error:  # noqa: BLE001 - every caller must wake up
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+            for one in batch:  # so that an item fails alone
+                self._answer([one])
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy in another process has its own queue.

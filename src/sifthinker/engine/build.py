@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -55,14 +55,8 @@ _MOST_THREADS = 32
 Progress = Callable[["Counts"], None]
 
 
-class Take(Protocol):
-    """Takes the result of one record, and what the teacher used since the last one; False says that the budget is spent."""
-
-    def __call__(self, index: int, result: Example | Reject, used: Mapping[str, float]) -> bool: ...
-
-
-# Works through (index, record or reject) and hands each result over; `work_here` or `cluster.Cluster`.
-Runner = Callable[["Engine", Iterator[tuple[int, Record | Reject]], Path, Take], None]
+# Works on the records of a feed and hands their results to it; `work_here` or `cluster.Cluster`.
+Runner = Callable[["Engine", "Feed", Path], None]
 
 
 @dataclass(slots=True)
@@ -136,8 +130,8 @@ class Engine:
             runner: who works on the records; this process by default.
         Raises:
             ConfigError: the folder holds a build with other settings and `fresh` is False, or it is the image folder.
-            BudgetError: the budget is spent. The records that are finished are written out, and the same build with a
-                greater budget goes on.
+            BudgetError: the budget is spent, but for less than the next record would be likely to cost. The records that are
+                finished are written out, and the same build with a greater budget goes on.
             SIFError: the folder cannot be written.
         """
         recipe = {
@@ -161,22 +155,22 @@ class Engine:
             if progress:
                 progress(finished)
             return finished
-        for folder in (out, *(out / name for name in _FOLDERS)):
-            sweep(folder)
         with _Journal(out / _JOURNAL, recipe) as journal:
+            for folder in (out, *(out / name for name in _FOLDERS)):
+                sweep(folder)
+            usage = journal.counts.usage
+            usage.prompt_price, usage.completion_price = self.usage.prompt_price, self.usage.completion_price
             if progress:
                 progress(journal.counts)
-            feed = _Feed(items(), journal, budget, progress)
-            (runner or work_here)(self, iter(feed), out, feed.take)
+            feed = Feed(items(), journal, budget, progress)
+            (runner or work_here)(self, feed, out)
             journal.write_out(out)
-            used = asdict(journal.counts.usage)
-            if any(used.values()):
-                # Sums of floats differ in their last digits with the order; a build's files must not.
-                used["cost"] = round(used["cost"], 6)
-                atomic_write(out / "usage.json", json.dumps(used, indent=2) + "\n")
-            if feed.stopped:
+            if usage.requests:
+                totals = {**asdict(usage), "cost": usage.cost}
+                atomic_write(out / "usage.json", json.dumps(totals, indent=2) + "\n")
+            if feed.shortage:
                 raise BudgetError(
-                    f"{feed.stopped} {journal.counts.done} records are finished and written to {out}; "
+                    f"{feed.shortage} {journal.counts.done} records are finished and written to {out}; "
                     "the same command with a greater --budget goes on"
                 )
         manifest = {**recipe, "counts": journal.counts.to_json()}
@@ -185,8 +179,8 @@ class Engine:
             (out / _JOURNAL).unlink()
         return journal.counts
 
-    async def _work_through(self, todo: Iterator[tuple[int, Record | Reject]], out: Path, take: Take) -> None:
-        """Work on the records in this process, `concurrency` at a time."""
+    async def work_through(self, feed: Feed, out: Path) -> None:
+        """Work on the records of a feed in this process, `concurrency` at a time."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(min(self.concurrency, _MOST_THREADS)))
         pending: set[asyncio.Task[None]] = set()
         spent = copy.copy(self.usage)
@@ -194,14 +188,14 @@ class Engine:
         async def work(index: int, item: Record | Reject) -> None:
             nonlocal spent
             result = item if isinstance(item, Reject) else await self.example(item, out)
-            more, spent = self.usage.since(spent), copy.copy(self.usage)
-            take(index, result, more)
+            before, spent = spent, copy.copy(self.usage)
+            feed.take(index, result, spent.since(before))
 
         async with self.teacher if isinstance(self.teacher, AbstractAsyncContextManager) else contextlib.nullcontext():
             try:
-                for index, item in todo:
+                for index, item in feed:
                     pending.add(asyncio.create_task(work(index, item)))
-                    if len(pending) >= self.concurrency:
+                    while pending and (len(pending) >= self.concurrency or feed.unpriced):
                         finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                         for task in finished:
                             task.result()
@@ -209,6 +203,7 @@ class Engine:
             finally:
                 for task in pending:
                     task.cancel()
+                feed.take_usage(self.usage.since(spent))
 
     @property
     def usage(self) -> Usage:
@@ -258,6 +253,8 @@ class Engine:
                     for box, mean in zip(focus.boxes, means, strict=True)
                 )
             )
+        if depth is not None:
+            depth.release()  # the teacher may take long
         return _Prepared(record, source.suffix.lower(), data, digest, image, depth, path, tuple(foci))
 
     def _compose(self, prepared: _Prepared, explanation: Explanation, out: Path) -> Example | Reject:
@@ -326,53 +323,77 @@ class _Prepared:
     foci: tuple[tuple[Region, ...], ...]
 
 
-def work_here(engine: Engine, todo: Iterator[tuple[int, Record | Reject]], out: Path, take: Take) -> None:
+def work_here(engine: Engine, feed: Feed, out: Path) -> None:
     """A `Runner`: one event loop and some threads in this process."""
-    asyncio.run(engine._work_through(todo, out, take))
+    asyncio.run(engine.work_through(feed, out))
 
 
-class _Feed:
-    """The records that are still to be done, as long as the budget lasts, and the place where results go."""
+class Feed:
+    """The records that are still to be done, as long as the budget lasts, and the place where their results go."""
 
     def __init__(
         self, items: Iterator[Record | Reject], journal: _Journal, budget: float | None, progress: Progress | None
     ) -> None:
-        self.stopped = ""  # why no more records are given out
         self._items = items
         self._journal = journal
         self._budget = budget
         self._progress = progress
         self._begun = 0
         self._ended = 0
+        self._exhausted = False
 
     def __iter__(self) -> Iterator[tuple[int, Record | Reject]]:
+        """(number in the source, record or reject); ends early where the next record would be likely to pass the budget."""
         for index, item in enumerate(self._items):
             if index in self._journal.done:
                 continue
-            if self._budget is not None and isinstance(item, Record):
-                self.stopped = self.stopped or self._spent(self._budget, self._begun - self._ended + 1)
-                if self.stopped:
-                    return
+            if isinstance(item, Record) and not self._affords(self._begun - self._ended + 1):
+                return
             self._begun += 1
             yield index, item
+        self._exhausted = True
 
-    def take(self, index: int, result: Example | Reject, used: Mapping[str, float]) -> bool:
+    def take(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
+        """Take the result of one record, and what the teacher used since the last one."""
         self._journal.add(index, result, used)
         self._ended += 1
         if self._progress:
             self._progress(self._journal.counts)
-        if self._budget is not None and not self.stopped:
-            self.stopped = self._spent(self._budget, 0)
-        return not self.stopped
 
-    def _spent(self, budget: float, unpaid: int) -> str:
-        """Why no more may be spent, "" if more may, when so many records are still to be paid at the mean price."""
-        usage, done = self._journal.counts.usage, self._journal.counts.done
-        if self._journal.counts.accepted and not usage.cost:
-            return "The teacher's server counts no tokens, so no budget can be kept."
-        if usage.cost * (1 + unpaid / max(1, done)) < budget:
+    def take_usage(self, used: Mapping[str, int]) -> None:
+        """Take what the teacher used for records that did not end."""
+        self._journal.add_usage(used)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is spent."""
+        return not self._affords(0)
+
+    @property
+    def unpriced(self) -> bool:
+        """Whether there is a budget, but nobody knows yet what a record costs: then one at a time."""
+        return self._budget is not None and not self._journal.counts.usage.cost
+
+    @property
+    def shortage(self) -> str:
+        """Why records were left over, "" when none were."""
+        if self._exhausted and self._begun == self._ended:
             return ""
-        return f"The teacher cost {usage.cost:.4g} of {budget:.4g}."
+        if self._uncounted:
+            return "The teacher's server counts no tokens, so no budget can be kept."
+        return f"The teacher cost {self._journal.counts.usage.cost:.4g} of {self._budget or 0:.4g}."
+
+    @property
+    def _uncounted(self) -> bool:
+        counts = self._journal.counts
+        return bool(counts.accepted and not counts.usage.prompt_tokens + counts.usage.completion_tokens)
+
+    def _affords(self, unpaid: int) -> bool:
+        """Whether so many records may still be paid, each at the mean price of those before."""
+        counts = self._journal.counts
+        if self._budget is None:
+            return True
+        return not self._uncounted and counts.usage.cost * (1 + unpaid / max(1, counts.done)) < self._budget
 
 
 def path_row(record: Record, path: FocusPath) -> dict[str, Any]:
@@ -465,12 +486,14 @@ def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
         counts = manifest.pop("counts")
         found = Counts(counts["accepted"], counts["clipped"], counts["corrected"], Counter(counts["rejected"]))
         with contextlib.suppress(FileNotFoundError):
-            found.usage = Usage(**json.loads((out / "usage.json").read_text(encoding="utf-8")))
+            totals = json.loads((out / "usage.json").read_text(encoding="utf-8"))
+            found.usage = Usage(**{name: value for name, value in totals.items() if name != "cost"})
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ConfigError(f"{out / 'manifest.json'} is not a build's; start over with --fresh") from None
     _refuse_change(out, manifest, json.loads(to_json(recipe)))
     if found.rejected[_OUTAGE]:
         return None
+    (out / _JOURNAL).unlink(missing_ok=True)  # of a process that was killed after it wrote the manifest
     if not all((out / f"{kind}s.jsonl").is_file() for kind in ("example", "reject")):
         raise ConfigError(f"{out} lacks files that its manifest speaks of; start over with --fresh")
     return found
@@ -478,7 +501,7 @@ def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
 
 class _Journal:
     """Finished records in the order in which they finished: first line the settings, then `[index, kind, row, used]`, where
-    `used` is what the teacher used since the line before.
+    `used` is what the teacher used since the line before. A line of kind `usage` is of no record.
 
     A line is complete when it ends in a newline; what a killed process left of a last line is cut off.
     """
@@ -495,6 +518,7 @@ class _Journal:
             self._stream = open(self._path, "a+b")
         except OSError as error:
             raise ConfigError(f"{self._path}: cannot write: {error.strerror}") from None
+        self._lock()
         self._stream.seek(0)
         offset = 0
         try:
@@ -506,7 +530,7 @@ class _Journal:
                 else:
                     index, kind, row, used = json.loads(line)
                     self.counts.usage.add(used)
-                    if kind != "reject" or row["code"] != _OUTAGE:
+                    if kind != "usage" and (kind != "reject" or row["code"] != _OUTAGE):
                         self._count(index, offset, kind, row)
                 offset += len(line)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -523,12 +547,29 @@ class _Journal:
     def __exit__(self, *_: object) -> None:
         self._stream.close()
 
-    def add(self, index: int, result: Example | Reject, used: Mapping[str, float]) -> None:
+    def _lock(self) -> None:
+        """Keep a second build out of the folder for as long as the journal is open."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._stream.close()
+            raise ConfigError(f"{self._path.parent}: another build is at work in this folder") from None
+
+    def add(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
         kind = "example" if isinstance(result, Example) else "reject"
         row = result.to_json()
         offset = self._append([index, kind, row, used])
         self.counts.usage.add(used)
         self._count(index, offset, kind, row)
+
+    def add_usage(self, used: Mapping[str, int]) -> None:
+        if used:
+            self._append([None, "usage", {}, used])
+            self.counts.usage.add(used)
 
     def write_out(self, out: Path) -> None:
         """The journal's rows in the order of their records, in the dataset's two files."""
@@ -551,6 +592,8 @@ class _Journal:
         return offset
 
     def _count(self, index: int, offset: int, kind: str, row: Mapping[str, Any]) -> None:
+        if index in self.done:
+            return
         self.done[index] = offset
         if kind == "example":
             self.counts.accepted += 1

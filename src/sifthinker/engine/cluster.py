@@ -20,15 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sifthinker.errors import ConfigError, SIFError
+from sifthinker.errors import ConfigError, ModelError, SIFError
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.records import Example, Record, Reject
 
 if TYPE_CHECKING:
-    from sifthinker.engine.build import Engine, Take
+    from sifthinker.engine.build import Engine, Feed
 
 _KINDS = {Example: "example", Reject: "reject", type(None): "stopped"}
-_PART = 1000  # records in one file that waits to be worked on
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Cluster:
         address: of a running cluster, for instance `auto`; None starts Ray on this machine for the build.
         workers: processes that work on records, each on the engine's `concurrency` records at once; by default one a CPU.
         gpus: of one worker, for depth models and local teachers; may be a fraction.
-        batch: records that a worker takes at once.
+        batch: records that a worker takes at once, at least twice the engine's concurrency.
     """
 
     address: str | None = None
@@ -47,7 +46,7 @@ class Cluster:
     gpus: float = 0
     batch: int = 64
 
-    def __call__(self, engine: Engine, todo: Iterator[tuple[int, Record | Reject]], out: Path, take: Take) -> None:
+    def __call__(self, engine: Engine, feed: Feed, out: Path) -> None:
         """Work through the records.
 
         Raises:
@@ -60,12 +59,14 @@ class Cluster:
         except ImportError as error:
             raise ConfigError(f"--engine ray needs Ray: pip install 'sifthinker[ray]' ({error})") from None
         engine = replace(engine, root=engine.root.absolute())  # workers may start elsewhere
+        out = out.absolute()
         waiting = out / ".waiting"
         shutil.rmtree(waiting, ignore_errors=True)  # of a build that was killed
         make_folder(waiting)
         started = not ray.is_initialized()
         try:
-            if not _write_parts(todo, waiting, take):
+            parts = _write_parts(engine, feed, out, waiting, max(self.batch, 2 * engine.concurrency))
+            if not parts:
                 return
             if started:
                 self._greet()
@@ -76,31 +77,30 @@ class Cluster:
             ray.data.DataContext.get_current().enable_progress_bars = False
             workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             stop = ray.remote(num_cpus=0)(_Stop).remote()
-            results = ray.data.read_json(str(waiting), file_extensions=["jsonl"], lines=True).map_batches(
+            # A block for each part: a worker's results come when it is done with a block.
+            records = ray.data.read_json(str(waiting), file_extensions=["jsonl"], lines=True, override_num_blocks=parts)
+            results = records.map_batches(
                 _Worker,
-                fn_constructor_args=(engine, str(out.absolute()), stop),
+                fn_constructor_args=(engine, out, stop),
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
-                batch_size=self.batch,
+                batch_size=None,
                 num_gpus=self.gpus or None,
             )
             for row in results.iter_rows():
                 if row["kind"] == "stopped":
                     continue
+                if row["kind"] == "error":
+                    kind, message = json.loads(row["result"])
+                    raise {"ConfigError": ConfigError, "ModelError": ModelError}.get(kind, SIFError)(message)
                 value = json.loads(row["result"])
                 result = (
                     Example.from_json(value)
                     if row["kind"] == "example"
                     else Reject(**{**value, "attempts": tuple(value["attempts"])})
                 )
-                if not take(int(row["index"]), result, json.loads(row["used"])):
+                feed.take(int(row["index"]), result, json.loads(row["used"]))
+                if feed.spent:
                     stop.set.remote()  # what is under way comes to an end and is kept
-        except ray.exceptions.RayError as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, SIFError):
-                cause = getattr(cause, "cause", None) or cause.__cause__
-            if cause is None:
-                raise
-            raise type(cause)(*cause.args) from None
         finally:
             if started:
                 ray.shutdown()
@@ -117,18 +117,24 @@ class Cluster:
             raise ConfigError(f"Ray at {self.address} cannot be used: {error}") from None
 
 
-def _write_parts(todo: Iterator[tuple[int, Record | Reject]], folder: Path, take: Take) -> int:
-    """Write the records into files of `_PART` lines, which Ray reads as it needs them; rejects are done already."""
+def _write_parts(engine: Engine, feed: Feed, out: Path, folder: Path, size: int) -> int:
+    """Write the records into files of `size` lines, which Ray reads as it needs them, and return how many files there are.
+    Rejects are done already, and so is a first record where nobody knows yet what one costs."""
 
     def lines() -> Iterator[str]:
-        for index, item in todo:
+        for index, item in feed:
             if isinstance(item, Reject):
-                take(index, item, {})
+                feed.take(index, item, {})
+            elif feed.unpriced:
+                before = copy.copy(engine.usage)
+                (result,) = asyncio.run(_work(engine, [item], out))
+                assert result is not None
+                feed.take(index, result, engine.usage.since(before))
             else:
                 yield to_json({"index": index, "record": to_json(item.to_json())})
 
     rest, parts = lines(), 0
-    while part := list(itertools.islice(rest, _PART)):
+    while part := list(itertools.islice(rest, size)):
         atomic_write(folder / f"{parts:06}.jsonl", "\n".join(part) + "\n")
         parts += 1
     return parts
@@ -150,16 +156,21 @@ class _Stop:
 class _Worker:
     """One of Ray's processes."""
 
-    def __init__(self, engine: Engine, out: str, stop: Any) -> None:
+    def __init__(self, engine: Engine, out: Path, stop: Any) -> None:
         self._engine = engine
-        self._out = Path(out)
+        self._out = out
         self._stop = stop
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """index, record → index, kind, result, used (by the whole batch, in the first row that was worked on)."""
+        """index, record → index, kind, result, used (by the whole batch, in the first row that was worked on); or one row of
+        kind `error` with what was raised."""
         records = [Record.from_json(json.loads(text)) for text in batch["record"]]
         before = copy.copy(self._engine.usage)
-        results = asyncio.run(self._work(records))
+        try:
+            results = asyncio.run(_work(self._engine, records, self._out, self._stop))
+        except SIFError as error:  # Ray would wrap it in pages of its own
+            message = to_json([type(error).__name__, str(error)])
+            return {"index": [batch["index"][0]], "kind": ["error"], "result": [message], "used": [to_json({})]}
         used = [to_json({})] * len(results)
         first = next((number for number, result in enumerate(results) if result is not None), 0)
         used[first] = to_json(self._engine.usage.since(before))
@@ -170,15 +181,17 @@ class _Worker:
             "used": used,
         }
 
-    async def _work(self, records: list[Record]) -> list[Example | Reject | None]:
-        gate = asyncio.Semaphore(self._engine.concurrency)
 
-        async def one(record: Record) -> Example | Reject | None:
-            async with gate:
-                if await self._stop.get.remote():
-                    return None
-                return await self._engine.example(record, self._out)
+async def _work(engine: Engine, records: list[Record], out: Path, stop: Any = None) -> list[Example | Reject | None]:
+    """The results of records, as many at once as the engine may; None for those that were not begun before the stop."""
+    gate = asyncio.Semaphore(engine.concurrency)
 
-        teacher = self._engine.teacher
-        async with teacher if isinstance(teacher, contextlib.AbstractAsyncContextManager) else contextlib.nullcontext():
-            return await asyncio.gather(*(one(record) for record in records))
+    async def one(record: Record) -> Example | Reject | None:
+        async with gate:
+            if stop is not None and await stop.get.remote():
+                return None
+            return await engine.example(record, out)
+
+    teacher = engine.teacher
+    async with teacher if isinstance(teacher, contextlib.AbstractAsyncContextManager) else contextlib.nullcontext():
+        return await asyncio.gather(*(one(record) for record in records))

@@ -13,7 +13,7 @@ from PIL import Image
 from sifthinker.depth import DepthMap, Encoding, Near, depth_file_size
 from sifthinker.engine.batches import Batches
 from sifthinker.errors import DepthError, ModelError, RecordError
-from sifthinker.files import inside, make_folder, sha256
+from sifthinker.files import inside, sha256
 from sifthinker.records import Record
 
 # Tried in this order beside `street.jpg` when a record names no depth file.
@@ -121,7 +121,7 @@ class ModelDepth:
         self._device = device
         self._batch_size = batch_size
         self._predictions = Batches(self._predict, batch_size or 16)
-        self._cache = None if cache is None else make_folder(cache)
+        self._cache = None if cache is None else Path(cache)
         self._loaded: tuple[Any, Any] | None = None
 
     def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
@@ -164,7 +164,9 @@ class ModelDepth:
                 found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
                 for index, item in zip(batch, found, strict=False):
                     raw = item["predicted_depth"].float().cpu().numpy().astype(np.float64)
-                    maps[index] = DepthMap.from_metric(-raw if self._near == "high" else raw)
+                    exact = DepthMap.from_metric(-raw if self._near == "high" else raw)
+                    # As a file will hold it, so that a map is the same whether it comes from the cache or not.
+                    maps[index] = DepthMap(np.rint(exact.values * np.float64(65535)) / 65535)
         return [maps[index] for index in range(len(images))]
 
     def _load(self) -> tuple[Any, Any]:

@@ -284,13 +284,31 @@ class LocalTeacher:
     def _answer(self, asked: Sequence[tuple[list[dict[str, Any]], list[Image.Image]]]) -> list[str]:
         if self._loaded is None:
             self._loaded = load_for_inference(self._model, device=self._device)
-        conversations, images = [messages for messages, _ in asked], [shown for _, shown in asked]
+        # A question may spell the model's placeholder for an image, and so may the model's own reply.
+        placeholder = getattr(self._loaded[1], "image_token", None)
+        conversations = [_without(messages, placeholder) if placeholder else messages for messages, _ in asked]
+        images = [shown for _, shown in asked]
         found = complete(*self._loaded, conversations, images, max_new_tokens=self._max_new_tokens)
         for completion in found:
             self.usage.add(
                 {"requests": 1, "prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.new_tokens}
             )
         return [completion.text for completion in found]
+
+
+def _without(messages: Sequence[dict[str, Any]], word: str) -> list[dict[str, Any]]:
+    """Messages whose texts hold a word no more: a space is put into it."""
+    apart = f"{word[0]} {word[1:]}"
+    return [
+        {
+            **message,
+            "content": [
+                {**part, "text": part["text"].replace(word, apart)} if part["type"] == "text" else part
+                for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
 
 
 def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
