@@ -20,6 +20,7 @@ import copy
 import io
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +36,9 @@ from sifthinker import __version__
 from sifthinker.chain import Chain, Region, Step, check_chain, render_chain
 from sifthinker.depth import LEAST_DEPTH, DepthMap
 from sifthinker.endpoint import Usage
-from sifthinker.engine.estimators import DepthSource
+from sifthinker.engine.estimators import DepthSource, ModelDepth
 from sifthinker.engine.expansion import Expansion, FocusPath, expand
-from sifthinker.engine.teachers import Explanation, Task, Teacher, explain
+from sifthinker.engine.teachers import Explanation, LocalTeacher, Task, Teacher, explain
 from sifthinker.errors import BudgetError, ChainError, ConfigError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, make_folder, sha256, sweep, to_json
 from sifthinker.images import is_upright_rgb, load_image
@@ -50,7 +51,7 @@ _FOLDERS = ("images", "depth", "depth_view")
 # Records whose teacher could not be reached are tried again when the build is repeated; every other reject is final.
 _OUTAGE = "teacher_endpoint"
 
-_MOST_THREADS = 32
+_MOST_WAITING = 32
 
 Progress = Callable[["Counts"], None]
 
@@ -181,7 +182,7 @@ class Engine:
 
     async def work_through(self, feed: Feed, out: Path) -> None:
         """Work on the records of a feed in this process, `concurrency` at a time."""
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(min(self.concurrency, _MOST_THREADS)))
+        asyncio.get_running_loop().set_default_executor(self.thread_pool())
         pending: set[asyncio.Task[None]] = set()
         spent = copy.copy(self.usage)
 
@@ -204,6 +205,12 @@ class Engine:
                 for task in pending:
                     task.cancel()
                 feed.take_usage(self.usage.since(spent))
+
+    def thread_pool(self) -> ThreadPoolExecutor:
+        """For what runs beside the event loop: a thread a core, for more would only wait for each other; but where threads
+        wait for their turn in a model's batch, one a record."""
+        waiting = isinstance(self.depth, ModelDepth) or isinstance(self.teacher, LocalTeacher)
+        return ThreadPoolExecutor(min(self.concurrency, _MOST_WAITING) if waiting else os.cpu_count())
 
     @property
     def usage(self) -> Usage:

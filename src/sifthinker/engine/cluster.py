@@ -184,6 +184,7 @@ class _Worker:
 
 async def _work(engine: Engine, records: list[Record], out: Path, stop: Any = None) -> list[Example | Reject | None]:
     """The results of records, as many at once as the engine may; None for those that were not begun before the stop."""
+    asyncio.get_running_loop().set_default_executor(engine.thread_pool())
     gate = asyncio.Semaphore(engine.concurrency)
 
     async def one(record: Record) -> Example | Reject | None:
