@@ -55,7 +55,7 @@ def test_hub(world_chains: Path, examples: list, tmp_path: Path) -> None:
     assert row["messages"][1]["content"] == examples[5].chain
     assert row["images"][0].size == (64, 64)
     assert row["depth"].mode.startswith("I")  # 16 bits
-    assert json.loads(row["provenance"])["teacher"] == "scripted:2"
+    assert json.loads(row["provenance"])["teacher"] == "scripted:3"
 
 
 def test_llamafactory(world_chains: Path, examples: list, tmp_path: Path) -> None:
