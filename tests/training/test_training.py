@@ -57,6 +57,14 @@ class TestSFT:
         trainer.train()
         assert unmoved(before, trainer.model) == []
 
+    def test_the_attention_is_chosen(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.sft import sft_trainer
+
+        config = sft_config(nano, world_chains, tmp_path / "run", attn_implementation="eager")
+        assert sft_trainer(config).model.config._attn_implementation == "eager"
+        with pytest.raises(ModelError, match="nonsense"):
+            sft_trainer(sft_config(nano, world_chains, tmp_path / "run", attn_implementation="nonsense"))
+
     def test_the_loss_falls_on_the_chain_alone(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.records import read_examples
         from sifthinker.training.sft import sft_trainer

@@ -76,6 +76,8 @@ class TrainConfig:
         limit: use the first so many examples; None for all.
         dtype: of the weights, a torch dtype's name or `auto`.
         max_pixels: greatest area of an image, for processors that resize by area.
+        attn_implementation: transformers' name of an attention, for instance `flash_attention_2`, `flex_attention` or
+            `eager`; None leaves the choice to transformers.
         freeze: parts of parameter names that stay as they are, for instance `visual`.
         lora: LoRA settings; None trains every parameter that is not frozen.
         muon_lr: train the matrices inside the model with Muon at this learning rate, all else with AdamW at
@@ -95,6 +97,7 @@ class TrainConfig:
     limit: int | None = None
     dtype: str = "float32"
     max_pixels: int | None = None
+    attn_implementation: str | None = None
     freeze: Sequence[str] = ()
     lora: Lora | None = None
     muon_lr: float | None = None

@@ -260,7 +260,7 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
     if "reward_weights" in config.training:
         raise ConfigError("training.reward_weights: weights are named under `rewards`")
     processor = load_processor(config.model, max_pixels=config.max_pixels)
-    model = load_model(config.model, dtype=config.dtype)
+    model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
     if config.training.get("use_vllm"):
         # vLLM takes no list of suppressed tokens; a bias does the same for its sampler.
         bias = dict.fromkeys(placeholder_tokens(model.config) or (), -100.0)
