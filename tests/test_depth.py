@@ -119,6 +119,12 @@ class TestFiles:
         with pytest.raises(DepthError, match="by definition"):
             DepthMap.read(tmp_path / "d.png", near="high")
 
+    @pytest.mark.parametrize("valid", [None, [[True, False, True]]])
+    def test_a_rounded_map_is_the_one_that_is_read_back(self, tmp_path: Path, valid: object) -> None:
+        depth = DepthMap([[0.0, 0.3, 0.123456789]], valid)
+        depth.write(tmp_path / "d.png")
+        assert depth.rounded().digest() == DepthMap.read(tmp_path / "d.png").digest() != depth.digest()
+
     def test_levels_are_bytes(self) -> None:
         for wrong in ([[0.5]], np.zeros(3, dtype=np.uint8), np.zeros((0, 2), dtype=np.uint8)):
             with pytest.raises(DepthError, match="unsigned bytes"):

@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import InitVar, asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -97,8 +97,8 @@ class Endpoint:
     max_retries: int = 5
     concurrency: int = 8
     requests_per_minute: float | None = None
-    prompt_price: float = 0.0
-    completion_price: float = 0.0
+    prompt_price: InitVar[float] = 0.0
+    completion_price: InitVar[float] = 0.0
     backoff_s: float = 1.0
     transport: httpx2.AsyncBaseTransport | None = None
     usage: Usage = field(default_factory=Usage)
@@ -106,7 +106,7 @@ class Endpoint:
     _gate: asyncio.Semaphore | None = field(default=None, repr=False)
     _not_before: float = field(default=0.0, repr=False)  # monotonic time before which no request may start
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, prompt_price: float, completion_price: float) -> None:
         try:
             address = httpx2.URL(self.base_url)
         except httpx2.InvalidURL:
@@ -119,9 +119,9 @@ class Endpoint:
             raise ConfigError("timeout and concurrency must be positive, and retries not negative")
         if self.requests_per_minute is not None and not self.requests_per_minute > 0:
             raise ConfigError(f"requests per minute must be positive, got {self.requests_per_minute}")
-        if not (self.prompt_price >= 0 and self.completion_price >= 0):
+        if not (prompt_price >= 0 and completion_price >= 0):
             raise ConfigError("prices must not be negative")
-        self.usage.prompt_price, self.usage.completion_price = self.prompt_price, self.completion_price
+        self.usage.prompt_price, self.usage.completion_price = prompt_price, completion_price
         self._key()  # a key that cannot be sent is better told before anything is asked
 
     async def __aenter__(self) -> Endpoint:

@@ -239,27 +239,19 @@ class Lab:
         if not is_finished(out):
             self.say(f"SFT: the model learns to {'answer' if arm.sft == 'answers' else 'write chains'}")
             steps = self.schedule.sft_steps
-            training = {
-                "max_steps": steps,
-                "per_device_train_batch_size": self.schedule.sft_batch,
-                "learning_rate": self.schedule.sft_lr,
-                "lr_scheduler_type": "linear",
-                "warmup_steps": max(1, steps // 20),
-                "logging_steps": max(1, steps // 40),
-                "save_steps": max(1, steps // 3),
-                "save_total_limit": 1,
-                "bf16": True,
-                "seed": self.seed,
-            }
-            values = {
-                "model": self.base,
-                "data": str(chains),
-                "output": str(out),
-                "muon_lr": self.schedule.sft_muon_lr,
-                "answers_only": arm.sft == "answers",
-                "training": training,
-            }
-            train_sft(make_config(values, "sft"))
+            values = self._settings(
+                self.base,
+                chains,
+                out,
+                muon_lr=self.schedule.sft_muon_lr,
+                max_steps=steps,
+                per_device_train_batch_size=self.schedule.sft_batch,
+                learning_rate=self.schedule.sft_lr,
+                lr_scheduler_type="linear",
+                logging_steps=max(1, steps // 40),
+                save_steps=max(1, steps // 3),
+            )
+            train_sft(make_config({**values, "answers_only": arm.sft == "answers"}, "sft"))
         return str(out)
 
     def _grpo(self, arm: Arm, warm: str, chains: Path) -> str:
@@ -270,28 +262,33 @@ class Lab:
         if not is_finished(out):
             self.say(f"{arm.title}: the model tries each question 8 times and learns from the better tries")
             steps = self.schedule.grpo_steps
-            training = {
-                "max_steps": steps,
-                "per_device_train_batch_size": self.schedule.prompts * 8,
-                "learning_rate": self.schedule.grpo_lr,
-                "lr_scheduler_type": "constant_with_warmup",
-                "warmup_steps": max(1, steps // 20),
-                "max_completion_length": self.schedule.max_tokens,
-                "save_steps": max(1, steps // 4),
-                "save_total_limit": 1,
-                "bf16": True,
-                "seed": self.seed,
-            }
-            values = {
-                "model": warm,
-                "data": str(chains),
-                "output": str(out),
-                "muon_lr": self.schedule.grpo_muon_lr,
-                "training": training,
-                **(arm.grpo or {}),
-            }
-            train_grpo(make_config(values, "grpo"))
+            values = self._settings(
+                warm,
+                chains,
+                out,
+                muon_lr=self.schedule.grpo_muon_lr,
+                max_steps=steps,
+                per_device_train_batch_size=self.schedule.prompts * 8,
+                learning_rate=self.schedule.grpo_lr,
+                lr_scheduler_type="constant_with_warmup",
+                max_completion_length=self.schedule.max_tokens,
+                save_steps=max(1, steps // 4),
+            )
+            train_grpo(make_config({**values, **(arm.grpo or {})}, "grpo"))
         return str(out)
+
+    def _settings(
+        self, model: str, chains: Path, out: Path, *, muon_lr: float, max_steps: int, **training: Any
+    ) -> dict[str, Any]:
+        """A stage's config: what both stages have in common, and its own fields of `training`."""
+        shared = {"warmup_steps": max(1, max_steps // 20), "save_total_limit": 1, "bf16": True, "seed": self.seed}
+        return {
+            "model": model,
+            "data": str(chains),
+            "output": str(out),
+            "muon_lr": muon_lr,
+            "training": {"max_steps": max_steps, **shared, **training},
+        }
 
 
 def run_study(

@@ -54,16 +54,15 @@ def write_viewer(
     folder = make_folder(out)
     for old in folder.glob("part-*.js"):
         old.unlink()
-    counts = [0, 0]
     rows: list[list[Any]] = []
-    entries = itertools.chain(_examples(where, folder, embed, counts), _rejects(where.parent / "rejects.jsonl", counts))
+    entries = itertools.chain(_examples(where, folder, embed), _rejects(where.parent / "rejects.jsonl"))
     for number in itertools.count():
         part = list(itertools.islice(entries, PER_PART))
         if not part:
             break
-        rows += [
-            [e["code"], e["dataset"], e["family"], e["split"], len(e["steps"]), e["question"][:_SEARCHED]] for e in part
-        ]
+        for item in part:
+            question = item["question"][:_SEARCHED]
+            rows.append([item["code"], item["dataset"], item["family"], len(item["steps"]), question])
         if progress:
             progress(len(rows))
         atomic_write(folder / f"part-{number}.js", f"sif.part({number}, {_script_json(part)});\n")
@@ -71,19 +70,18 @@ def write_viewer(
     atomic_write(folder / "index.js", f"sif.index({_script_json(index)});\n")
     atomic_write(folder / "show.js", (files("sifthinker") / "templates" / "show.js").read_text(encoding="utf-8"))
     atomic_write(folder / "index.html", render_page("show.html", title=where.parent.name))
-    return counts[0], counts[1]
+    rejects = sum(bool(row[0]) for row in rows)
+    return len(rows) - rejects, rejects
 
 
-def _examples(where: Path, out: Path, embed: bool, counts: list[int]) -> Iterator[dict[str, Any]]:
+def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
     for example in read_examples(where):
-        counts[0] += 1
         steps = find_steps(example.chain, depth=example.depth is not None)
         yield {
             "code": "",
             "id": example.id,
             "dataset": example.dataset,
             "family": example.family,
-            "split": example.split,
             "question": example.problem,
             "answer": example.answer,
             "choices": example.choices.splitlines(),
@@ -91,7 +89,10 @@ def _examples(where: Path, out: Path, embed: bool, counts: list[int]) -> Iterato
             "images": [_embedded(image) if embed else _address(image, out) for image in example.images],
             "steps": [_step(regions, words) for regions, words in steps],
             "chain": example.chain,
-            "facts": {key: str(value) for key, value in example.provenance.items() if value not in ("", None)},
+            "facts": {
+                "split": example.split,
+                **{key: str(value) for key, value in example.provenance.items() if value not in ("", None)},
+            },
         }
 
 
@@ -99,7 +100,7 @@ def _step(regions: tuple[Region, ...], words: str) -> dict[str, Any]:
     return {"words": words, "regions": [{"box": list(region.box), "depth": region.depth} for region in regions]}
 
 
-def _rejects(path: Path, counts: list[int]) -> Iterator[dict[str, Any]]:
+def _rejects(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     for number, row in read_jsonl(path):
@@ -117,8 +118,7 @@ def _rejects(path: Path, counts: list[int]) -> Iterator[dict[str, Any]]:
             }
         except (KeyError, TypeError):
             raise RecordError(f"{path}:{number}: not a reject as a build writes it") from None
-        counts[1] += 1
-        yield {"dataset": "", "family": "", "split": "", "steps": [], **entry}
+        yield {"dataset": "", "family": "", "steps": [], **entry}
 
 
 def _address(image: str, out: Path) -> str:

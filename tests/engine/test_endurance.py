@@ -52,7 +52,7 @@ def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
         process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         journal = out / "journal.jsonl"
         start = journal.stat().st_size if journal.exists() else 0
-        # Some at once, most after it has gone on for a while: 1,200 lines are about 1.5 MB.
+        # Some at once, most after it has gone on for a while: 1,200 lines are about 2.2 MB.
         wanted = start + draw.choice((0, 20_000, 60_000, 100_000)) * draw.random()
         while process.poll() is None and not (journal.exists() and journal.stat().st_size > wanted):
             time.sleep(0.001)

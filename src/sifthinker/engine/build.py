@@ -23,7 +23,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
@@ -182,7 +182,6 @@ class Engine:
 
     async def work_through(self, feed: Feed, out: Path) -> None:
         """Work on the records of a feed in this process, `concurrency` at a time."""
-        asyncio.get_running_loop().set_default_executor(self.thread_pool())
         pending: set[asyncio.Task[None]] = set()
         spent = copy.copy(self.usage)
 
@@ -192,7 +191,7 @@ class Engine:
             before, spent = spent, copy.copy(self.usage)
             feed.take(index, result, spent.since(before))
 
-        async with self.teacher if isinstance(self.teacher, AbstractAsyncContextManager) else contextlib.nullcontext():
+        async with self.at_work():
             try:
                 for index, item in feed:
                     pending.add(asyncio.create_task(work(index, item)))
@@ -206,11 +205,16 @@ class Engine:
                     task.cancel()
                 feed.take_usage(self.usage.since(spent))
 
-    def thread_pool(self) -> ThreadPoolExecutor:
-        """For what runs beside the event loop: a thread a core, for more would only wait for each other; but where threads
-        wait for their turn in a model's batch, one a record."""
+    @contextlib.asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """What `example` needs of a running loop: the teacher's connections, and threads for what runs beside the loop."""
+        # A thread a core, for more would only wait for each other; but where threads wait for their turn in a model's
+        # batch, one a record.
         waiting = isinstance(self.depth, ModelDepth) or isinstance(self.teacher, LocalTeacher)
-        return ThreadPoolExecutor(min(self.concurrency, _MOST_WAITING) if waiting else os.cpu_count())
+        threads = min(self.concurrency, _MOST_WAITING) if waiting else os.cpu_count()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
+        async with self.teacher if isinstance(self.teacher, AbstractAsyncContextManager) else contextlib.nullcontext():
+            yield
 
     @property
     def usage(self) -> Usage:

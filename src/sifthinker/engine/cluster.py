@@ -7,7 +7,6 @@ under the same path. The journal, and with it resuming, stays with the process t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import itertools
 import json
@@ -184,7 +183,6 @@ class _Worker:
 
 async def _work(engine: Engine, records: list[Record], out: Path, stop: Any = None) -> list[Example | Reject | None]:
     """The results of records, as many at once as the engine may; None for those that were not begun before the stop."""
-    asyncio.get_running_loop().set_default_executor(engine.thread_pool())
     gate = asyncio.Semaphore(engine.concurrency)
 
     async def one(record: Record) -> Example | Reject | None:
@@ -193,6 +191,5 @@ async def _work(engine: Engine, records: list[Record], out: Path, stop: Any = No
                 return None
             return await engine.example(record, out)
 
-    teacher = engine.teacher
-    async with teacher if isinstance(teacher, contextlib.AbstractAsyncContextManager) else contextlib.nullcontext():
+    async with engine.at_work():
         return await asyncio.gather(*(one(record) for record in records))

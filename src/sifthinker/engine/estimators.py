@@ -164,9 +164,8 @@ class ModelDepth:
                 found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
                 for index, item in zip(batch, found, strict=False):
                     raw = item["predicted_depth"].float().cpu().numpy().astype(np.float64)
-                    exact = DepthMap.from_metric(-raw if self._near == "high" else raw)
-                    # As a file will hold it, so that a map is the same whether it comes from the cache or not.
-                    maps[index] = DepthMap(np.rint(exact.values * np.float64(65535)) / 65535)
+                    # Rounded, so that a map is the same whether it comes from the cache or not.
+                    maps[index] = DepthMap.from_metric(-raw if self._near == "high" else raw).rounded()
         return [maps[index] for index in range(len(images))]
 
     def _load(self) -> tuple[Any, Any]:

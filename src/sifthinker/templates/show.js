@@ -3,7 +3,7 @@
 const sif = (() => {
   const PAGE = 50, KEPT_PARTS = 20;
   const PALETTE = ["#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b"];
-  const FIELDS = { code: 0, dataset: 1, family: 2, steps: 4 };
+  const FIELDS = { code: 0, dataset: 1, family: 2, steps: 3 };
   const at = (id) => document.getElementById(id);
   const parts = new Map(), awaited = new Map();
   let rows = [], perPart = 1, found = [], page = 0, current = -1, entry = null, step = 0;
@@ -17,7 +17,7 @@ const sif = (() => {
   function index(content) {
     rows = content.rows;
     perPart = content.perPart;
-    const searched = rows.map((row) => row[5].toLowerCase());
+    const searched = rows.map((row) => row[4].toLowerCase());
     for (const [name, field] of Object.entries(FIELDS)) {
       const counts = new Map();
       for (const row of rows) counts.set(row[field], (counts.get(row[field]) || 0) + 1);
@@ -56,7 +56,7 @@ const sif = (() => {
     at("before").disabled = page === 0;
     at("after").disabled = page === pages - 1;
     at("list").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((number) => {
-      const [code, dataset, family, , count, question] = rows[number];
+      const [code, dataset, family, count, question] = rows[number];
       const about = code ? element("small", { className: "code", textContent: code })
         : element("small", { textContent: [dataset, family, `${count} steps`].filter(Boolean).join(" · ") });
       const button = element("button", { onclick: () => open(number) }, question, about);
