@@ -92,10 +92,14 @@ def _build_world(source: Path, count: int, out: Path, results: Any) -> None:
 
 
 def world(sizes: Sequence[int] = (10_000, 50_000)) -> None:
-    """Each build in a process of its own, so that its peak memory is its own."""
+    """Each build in a process of its own, so that its peak memory is its own; the world too, since what a process had used
+    when it started another counts as the other's."""
     with tempfile.TemporaryDirectory() as folder:
-        source = write_world(Path(folder) / "world", max(sizes))
+        source = Path(folder) / "world" / "records.jsonl"
         context = multiprocessing.get_context("spawn")
+        rendering = context.Process(target=write_world, args=(source.parent, max(sizes)))
+        rendering.start()
+        rendering.join()
         for size in sizes:
             results = context.Queue()
             process = context.Process(target=_build_world, args=(source, size, Path(folder) / f"out-{size}", results))

@@ -119,6 +119,16 @@ class TestFiles:
         with pytest.raises(DepthError, match="by definition"):
             DepthMap.read(tmp_path / "d.png", near="high")
 
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (300, 2)])
+    def test_the_written_view_is_what_a_model_sees(self, tmp_path: Path, shape: tuple[int, int]) -> None:
+        draw = np.random.default_rng(0)
+        for valid in (None, draw.random(shape) < 0.5):
+            depth = DepthMap(draw.random(shape), valid)
+            depth.write_view(tmp_path / "v.png")
+            Image.open(tmp_path / "v.png").verify()  # every chunk's checksum
+            written = Image.open(tmp_path / "v.png").convert("RGB")
+            np.testing.assert_array_equal(np.asarray(written), np.asarray(depth.view()))
+
     @pytest.mark.parametrize("valid", [None, [[True, False, True]]])
     def test_a_rounded_map_is_the_one_that_is_read_back(self, tmp_path: Path, valid: object) -> None:
         depth = DepthMap([[0.0, 0.3, 0.123456789]], valid)

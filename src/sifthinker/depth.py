@@ -6,19 +6,19 @@ near, so every reader states its polarity; nothing is guessed from the pixels' v
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-import sys
+import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
 from sifthinker.errors import DepthError
@@ -195,10 +195,11 @@ class DepthMap:
 
     def view(self) -> Image.Image:
         """The depth image that a model sees: 8-bit RGB grey, dark is near, holes are white."""
+        return Image.fromarray(self._view_levels()).convert("RGB")
+
+    def _view_levels(self) -> NDArray[np.uint8]:
         level = np.rint(self.values * 255).astype(np.uint8) if self._levels is None else self._levels
-        if self.valid is not None:
-            level = np.where(self.valid, level, np.uint8(255))
-        return Image.fromarray(level).convert("RGB")
+        return level if self.valid is None else np.where(self.valid, level, np.uint8(255))
 
     def coloured(self) -> Image.Image:
         """The depth image that a person sees: `Spectral_r`, red is near, holes are black."""
@@ -213,19 +214,14 @@ class DepthMap:
         With holes, level 0 stands for a hole (a text chunk in the file says so) and valid pixels start at level 1. A map of
         8-bit levels is written as they are, value / 255, which another text chunk says.
         """
-        info = PngImagePlugin.PngInfo()
-        level: NDArray[np.uint8] | NDArray[np.uint16]
         if self._levels is not None:
-            level = self._levels
-            info.add_text(_EIGHT_BIT_KEY, "near low")
+            atomic_write(path, _grey_png(self._levels, {_EIGHT_BIT_KEY: "near low"}))
         else:
-            level = self._sixteen_bit()
-            if self.valid is not None:
-                info.add_text(_HOLES_KEY, "0")
-        buffer = io.BytesIO()
-        # Run lengths after PNG's own filters: a fifth of the time of the default, and no larger for smooth depth.
-        Image.fromarray(level).save(buffer, "PNG", pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
-        atomic_write(path, buffer.getvalue())
+            atomic_write(path, _grey_png(self._sixteen_bit(), {} if self.valid is None else {_HOLES_KEY: "0"}))
+
+    def write_view(self, path: str | os.PathLike[str]) -> None:
+        """Write the depth image that a model sees, see `view`, atomically as 8-bit grey PNG."""
+        atomic_write(path, _grey_png(self._view_levels(), {}))
 
     def _sixteen_bit(self) -> NDArray[np.uint16]:
         level = np.rint(self.values * _LEVELS).astype(np.uint16)
@@ -339,6 +335,34 @@ def _rectangle(
     return cast("NDArray[Any]", table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1])
 
 
+def _grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str, str]) -> bytes:
+    """A grey PNG with text chunks, for smooth pictures: each row as its difference from the one above, in run lengths.
+
+    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller.
+    Source: the PNG specification, https://www.w3.org/TR/png-3/.
+    """
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+
+    height, width = levels.shape
+    pixels = np.ascontiguousarray(levels, dtype=levels.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
+    rows = np.empty((height, 1 + pixels.shape[1]), dtype=np.uint8)
+    rows[:, 0] = 2  # the filter "up"
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * levels.itemsize, 0, 0, 0, 0)),
+            *(chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()),
+            chunk(b"IDAT", packer.compress(rows.data) + packer.flush()),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
 def _from_levels(levels: NDArray[np.uint8], near: Near) -> DepthMap:
     return DepthMap.from_levels(levels if near == "low" else 255 - levels)
 
@@ -415,8 +439,7 @@ def _spectral_slots() -> tuple[np.uint32, NDArray[np.uint8], NDArray[np.uint32]]
 
 def _pack(image: Image.Image) -> NDArray[np.uint32]:
     """(H, W) colours of an RGB image, one number each."""
-    padded = np.asarray(image.convert("RGBX"))
-    return padded.view(np.uint32)[..., 0] & np.uint32(0xFFFFFF if sys.byteorder == "little" else 0xFFFFFF00)
+    return np.asarray(image.convert("RGBX")).view(np.uint32)[..., 0]  # the fourth byte is always 255
 
 
 def _spectral_levels(image: Image.Image, path: Path) -> NDArray[np.uint8]:

@@ -30,8 +30,8 @@ def load_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image
     with _open(Path(path), data) as image:
         try:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            return upright.convert("RGB")
+            ImageOps.exif_transpose(image, in_place=True)
+            return image if image.mode == "RGB" else image.convert("RGB")
         except BROKEN_IMAGE as error:
             raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
 

@@ -457,9 +457,7 @@ def _keep_depth(depth: DepthMap, out: Path) -> tuple[str, str]:
         return truth, truth
     view = f"depth_view/{name}"
     if not (out / view).is_file():
-        picture = io.BytesIO()
-        depth.view().convert("L").save(picture, "PNG")
-        atomic_write(out / view, picture.getvalue())
+        depth.write_view(out / view)
     return truth, view
 
 
