@@ -628,7 +628,7 @@ def world_baselines(count: int, split: str, seed: int) -> None:
 @world.command("pretrain")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run and of the model.")
 @click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of all scenes.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Scenes a step.")
+@click.option("--batch-size", default=48, show_default=True, type=click.IntRange(min=1), help="Scenes a step.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
 def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> None:
     """Teach a nano model from random weights what there is in scenes, where, and how far: an hour or two on two CPU cores.

@@ -113,12 +113,12 @@ class Schedule:
     questions: int = 4000
     sft_steps: int = 280
     sft_batch: int = 32
-    sft_lr: float = 4e-3
-    sft_muon_lr: float = 2e-3
-    grpo_steps: int = 12
+    sft_lr: float = 2e-3
+    sft_muon_lr: float = 4e-3
+    grpo_steps: int = 16
     prompts: int = 8
     grpo_lr: float = 1e-4
-    grpo_muon_lr: float = 2e-4
+    grpo_muon_lr: float = 6e-4
     test_questions: int = 324
     max_tokens: int = 260
 

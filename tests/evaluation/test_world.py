@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sifthinker.chain import Region
 from sifthinker.evaluation.world import METRICS, Row, baselines, evaluate, group_by, localise, summarise
 from sifthinker.thinker import Thinker, Thought
-from sifthinker.world.lessons import regions_of
+from sifthinker.world.lessons import LIST_QUESTION, regions_of
 from sifthinker.world.questions import FAMILIES, sample_questions, scene_of, world_record
 from sifthinker.world.scenes import LEVELS, render, sample_scene
 
@@ -120,32 +121,49 @@ def test_nothing_can_be_known_without_looking() -> None:
 
 
 class Locating(Thinker):
-    """Finds every object, its box moved by a share of its width and its depth wrong by a factor."""
+    """Finds and lists every object, its box moved by a share of its width and its depth wrong by a factor; lists one object
+    too many."""
 
     def __init__(self, shift: float = 0.0, factor: float = 1.0) -> None:
-        self.truths = [region for q in sample_questions(2, split="test") for region in regions_of(scene_of(q))]
+        scenes = [scene_of(question) for question in sample_questions(2, split="test")]
+        self.truths = [region for scene in scenes for region in regions_of(scene)]
+        self.lists = [list(zip(scene.objects, regions_of(scene), strict=True)) for scene in scenes]
         self.shift, self.factor = shift, factor
+
+    def written(self, region: Region) -> str:
+        x1, y1, x2, y2 = region.box
+        step = (x2 - x1) * self.shift
+        return f'[{{"bbox_2d":[{x1 + step:.3f},{y1},{x2 + step:.3f},{y2}],"depth":{region.depth * self.factor:.3f}}}]'
 
     def think_all(self, tasks, *, direct=False, **sampling):
         assert direct
         said = []
         for image, question, depth in tasks:
-            region = self.truths.pop(0)
-            x1, y1, x2, y2 = region.box
-            step = (x2 - x1) * self.shift
-            box = f"{x1 + step:.3f},{y1},{x2 + step:.3f},{y2}"
-            text = f'[{{"bbox_2d":[{box}],"depth":{region.depth * self.factor:.3f}}}]'
-            said.append(Thought(question, image, depth, text, direct=True))
+            if question == LIST_QUESTION:
+                lines = [f"{self.written(region)} {thing.name}" for thing, region in self.lists.pop(0)]
+                lines = ["I see:", *lines[::-1], '[{"bbox_2d":[0.000,0.000,0.010,0.010],"depth":0.5}] red ghost']
+                said.append(Thought(question, image, depth, "\n".join(lines), direct=True))
+                continue
+            said.append(Thought(question, image, depth, self.written(self.truths.pop(0)), direct=True))
         return said
 
 
 def test_localising_by_hand() -> None:
     exact = localise(Locating(), 2)
-    assert exact["box IoU"].mean == pytest.approx(1)
-    assert exact["depth within 10 %"].mean == 1
-    assert exact["box IoU"].count == len(Locating().truths)
+    count = len(Locating().truths)
+    assert exact["named: box IoU"].mean == pytest.approx(1)
+    assert exact["named: depth within 10 %"].mean == 1
+    assert exact["named: box IoU"].count == count
+    # Each list of the two names one object that is not there.
+    assert exact["listed: box IoU"].count == exact["listed: name"].count == count + 2
+    for name in ("box IoU", "depth within 10 %", "name"):
+        assert exact[f"listed: {name}"].mean == pytest.approx(count / (count + 2))
     # Half a width aside: a third of the union is shared. Rounding to three decimals moves small boxes a little.
-    assert localise(Locating(shift=0.5), 2, batch_size=3)["box IoU"].mean < 0.45
-    assert localise(Locating(factor=1.2), 2)["depth within 10 %"].mean == 0
+    aside = localise(Locating(shift=0.5), 2, batch_size=3)
+    assert aside["named: box IoU"].mean < 0.45
+    assert aside["listed: box IoU"].mean < 0.45
+    wrong = localise(Locating(factor=1.2), 2)
+    assert wrong["named: depth within 10 %"].mean == wrong["listed: depth within 10 %"].mean == 0
     nothing = localise(Reciting("nothing"), 2)
-    assert nothing["box IoU"].mean == nothing["depth within 10 %"].mean == 0
+    assert {result.mean for result in nothing.values()} == {0}
+    assert nothing["listed: box IoU"].count == count

@@ -38,11 +38,11 @@ class TestSampling:
     @settings(max_examples=50)
     def test_objects_are_whole_distinct_and_large_enough(self, seed: int) -> None:
         scene = sample_scene(seed)
-        assert 3 <= len(scene.objects) <= 5
+        assert 3 <= len(scene.objects) <= 4
         assert len({thing.name for thing in scene.objects}) == len(scene.objects)
         assert (scene.boxes > 0).all()
         assert (scene.boxes < 1).all()
-        assert ((scene.boxes[:, 2:] - scene.boxes[:, :2]) >= 0.075).all()
+        assert ((scene.boxes[:, 2:] - scene.boxes[:, :2]) >= 0.125).all()
         assert all(thing.dot != thing.colour for thing in scene.objects)
 
     @given(SEEDS, st.sampled_from(sorted(LEVELS)))

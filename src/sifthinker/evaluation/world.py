@@ -9,22 +9,22 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sifthinker.boxes import hierarchical_iou, set_iou
-from sifthinker.chain import find_regions, region_boxes
+from sifthinker.boxes import hierarchical_iou, pairwise_iou, set_iou
+from sifthinker.chain import Region, find_regions, region_boxes
 from sifthinker.files import atomic_write, sha256
 from sifthinker.judges import judge
 from sifthinker.rewards import score_depth, score_grounding
 from sifthinker.thinker import Thinker, Thought
-from sifthinker.world.lessons import locate_question, regions_of
+from sifthinker.world.lessons import LIST_QUESTION, locate_question, read_list, regions_of
 from sifthinker.world.questions import Question, is_novel, sample_questions, scene_of, world_record
-from sifthinker.world.scenes import render
+from sifthinker.world.scenes import Scene, render
 
 METRICS: dict[str, str] = {
     "answer accuracy": "judged answers; an answer that cannot be read is wrong",
@@ -265,30 +265,60 @@ class _QuestionOnly:
         return max(range(len(question.choices)), key=score)
 
 
+_Thing = tuple[str, Region]  # name, place
+
+
 def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0, batch_size: int = 64) -> dict[str, Result]:
-    """How well a model that answers directly finds named objects: IoU of each box with the true one, and the share of stated
-    depths within a tenth of the true mean in the true box. A box that is missing counts 0 in both.
+    """How well a model that answers directly finds objects: each asked for by its name, and all of a scene listed.
+
+    Of either, IoU of each box with the true one and the share of stated depths within a tenth of the true mean in the true
+    box; of lists also the share of right names. Listed boxes are matched to objects one to one, so that the sum of IoUs is
+    greatest. What is missing, or listed without being there, counts 0.
 
     Args:
         thinker: the model.
-        count: number of scenes; every object of each is asked for by its name.
+        count: number of scenes.
         split: whose scenes.
         seed: moves to other scenes.
         batch_size: questions at once.
     """
-    tasks, truths = [], []
-    for question in sample_questions(count, split=split, seed=seed):
-        scene = scene_of(question)
-        image, depth, _ = scene.reference
-        for thing, region in zip(scene.objects, regions_of(scene), strict=True):
-            tasks.append((image, locate_question([thing.name]), depth))
-            truths.append(region)
-    overlaps, near = [], []
-    for start in range(0, len(tasks), batch_size):
-        thoughts = thinker.think_all(tasks[start : start + batch_size], direct=True)
-        for thought, truth in zip(thoughts, truths[start : start + batch_size], strict=True):
-            found = find_regions(f"<area>{thought.text}</area>")
-            overlaps.append(set_iou([found[0][0].box], [truth.box]) if found else 0.0)
-            stated, true = found[0][0].depth if found else None, truth.depth
-            near.append(float(stated is not None and true is not None and abs(stated - true) <= 0.1 * true + 1e-9))
-    return {"box IoU": _result(overlaps), "depth within 10 %": _result(near)}
+    scenes = [scene_of(question) for question in sample_questions(count, split=split, seed=seed)]
+    there = [list(zip((thing.name for thing in scene.objects), regions_of(scene), strict=True)) for scene in scenes]
+
+    def replies(asked: Sequence[tuple[Scene, str]]) -> Iterator[str]:
+        tasks = [(scene.reference[0], question, scene.depth_reference) for scene, question in asked]
+        for start in range(0, len(tasks), batch_size):
+            yield from (thought.text for thought in thinker.think_all(tasks[start : start + batch_size], direct=True))
+
+    each = [(scene, thing) for scene, things in zip(scenes, there, strict=True) for thing in things]
+    named: list[tuple[_Thing | None, _Thing | None]] = []
+    for reply, (_, thing) in zip(replies([(s, locate_question([name])) for s, (name, _) in each]), each, strict=True):
+        areas = find_regions(f"<area>{reply}</area>")
+        named.append(((thing[0], areas[0][0]) if areas else None, thing))
+    lists = replies([(scene, LIST_QUESTION) for scene in scenes])
+    listed = [pair for reply, things in zip(lists, there, strict=True) for pair in _matched(read_list(reply), things)]
+
+    results = {}
+    for kind, pairs in (("named", named), ("listed", listed)):
+        both = [(found, true) if found and true else None for found, true in pairs]
+        results[f"{kind}: box IoU"] = [set_iou([p[0][1].box], [p[1][1].box]) if p else 0.0 for p in both]
+        results[f"{kind}: depth within 10 %"] = [float(p is not None and _near(p[0][1], p[1][1])) for p in both]
+    results["listed: name"] = [float(bool(found and true and found[0] == true[0])) for found, true in listed]
+    return {name: _result(values) for name, values in results.items()}
+
+
+def _near(stated: Region, true: Region) -> bool:
+    return stated.depth is not None and true.depth is not None and abs(stated.depth - true.depth) <= 0.1 * true.depth + 1e-9
+
+
+def _matched(found: Sequence[_Thing], there: Sequence[_Thing]) -> list[tuple[_Thing | None, _Thing | None]]:
+    """Pairs, one to one, whose sum of IoUs is greatest; what is left over on either side is paired with None."""
+    from scipy.optimize import linear_sum_assignment
+
+    if not found:
+        return [(None, thing) for thing in there]
+    overlaps = pairwise_iou([region.box for _, region in found], [region.box for _, region in there])
+    rows, columns = (chosen.tolist() for chosen in linear_sum_assignment(overlaps, maximize=True))
+    pairs: list[tuple[_Thing | None, _Thing | None]] = [(found[r], there[c]) for r, c in zip(rows, columns, strict=True)]
+    pairs += [(thing, None) for index, thing in enumerate(found) if index not in rows]
+    return pairs + [(None, thing) for index, thing in enumerate(there) if index not in columns]

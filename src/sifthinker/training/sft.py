@@ -36,7 +36,7 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
     arguments = trainer_arguments(config, "sft", DEFAULTS)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
-    model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
+    model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
     warn_of_problems(plan_run(config, "sft", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
     trainer = SIFSFTTrainer(

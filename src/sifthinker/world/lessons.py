@@ -1,25 +1,25 @@
-"""What nano is taught before it sees a chain: what there is, where and how far, and short answers.
+"""What nano is taught before it sees a chain: what there is, where and how far, to copy words, and short answers.
 
-Lessons are questions with replies about one scene. None holds a chain or its tags; a model that learnt them stands where a
-general VLM stands before SIF.
+Lessons are questions with replies about one scene. None holds a chain; a model that learnt them stands where a general VLM
+stands before SIF.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sifthinker.boxes import round_boxes
-from sifthinker.chain import Region, render_regions
-from sifthinker.world.questions import DECIMALS, FAMILIES, ask, is_novel
-from sifthinker.world.scenes import Object, Scene
+from sifthinker.chain import Region, find_regions, render_regions
+from sifthinker.world.questions import DECIMALS, FAMILIES, Question, ask, is_novel, join_names
+from sifthinker.world.scenes import COLOURS, SHAPES, Object, Scene
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A question and the reply to learn. `kind`: list, locate, describe, compare or direct."""
+    """A question and the reply to learn. `kind`: list, locate, name, describe, compare, repeat, read or direct."""
 
     kind: str
     question: str
@@ -28,10 +28,33 @@ class Lesson:
 
 LIST_QUESTION = "List all objects from left to right."
 
+# Pieces of the syntax that chains will be written in. Repeating them makes them known words, not a known form.
+SYNTAX = (
+    "<think>\n<area>", "</area>\n<text>", "</text>\n<area>", "</text>\n</think>\n<answer>\n", "\n</answer>",
+    "<think>", "</think>", "<area>", "</area>", "<text>", "</text>", "<answer>", "</answer>",
+)  # fmt: skip
+_WORDS = (
+    "I look for", "I see", "I look closer.", "This does not help.", "It is around here.", "There is nothing here.",
+    "is at", "is less than", "is more than", "so the", "is", "Only", "I count", "nearer to the camera.", "in front.",
+    "behind.",
+)  # fmt: skip
+
+
+def read_list(reply: str) -> list[tuple[str, Region]]:
+    """Name and place of each object in a reply to `LIST_QUESTION`; lines of another form are left out."""
+    found = []
+    for line in reply.split("\n"):
+        written, _, name = line.rpartition("}] ")
+        areas = find_regions(f"<area>{written}}}]</area>")
+        if areas and len(areas[0]) == 1:
+            found.append((name, areas[0][0]))
+    return found
+
 
 def locate_question(names: Sequence[str]) -> str:
     """The question for the boxes of named objects, which are told in the order of the names."""
-    return f"Where is the {names[0]}?" if len(names) == 1 else f"Where are {' and '.join(f'the {name}' for name in names)}?"
+    verb = "is" if len(names) == 1 else "are"
+    return f"Where {verb} {join_names(names)}?"
 
 
 Course = Literal["see", "find"]
@@ -40,65 +63,116 @@ Course = Literal["see", "find"]
 def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, course: Course = "see") -> Iterator[Lesson]:
     """The lessons of one scene, the same for the same arguments.
 
-    Both courses locate named objects alone and in pairs, describe one at a place, compare numbers now and then, and answer a
-    question directly. `see` mostly lists all objects, which teaches to see them; `find` locates many, also by kind and by
-    place, which teaches to bind a name to the object that it names and comes much later in training by itself.
+    `see` lists all objects from left to right, locates two by name and describes one: dense targets teach to see several
+    times faster than one box a sample. `find` locates many by name, by place and by kind, which binds names to what they
+    name; answers a question from a sentence that says the answer; compares numbers or repeats words; and lists and describes
+    now and then, so that this is not forgotten. Both answer some questions directly.
 
     Args:
         scene: what they are about.
         scene_seed: of the scene.
         level: of the scene.
         depth: whether boxes come with depths.
-        course: what is taught most.
+        course: what is taught.
     """
-    draw = random.Random(f"sifthinker lessons {level} {scene_seed}")
+    draw = random.Random(f"sifthinker lessons {course} {level} {scene_seed}")
     places = regions_of(scene, depth=depth)
-    order = sorted(range(len(places)), key=lambda index: places[index].box[0])
-    if draw.random() < (0.75 if course == "see" else 0.2):
-        lines = [f"{_written([places[index]])} {scene.objects[index].name}" for index in order]
-        yield Lesson("list", LIST_QUESTION, "\n".join(lines))
-    together = (1, 2) if course == "see" else (1, 1, 1, 2, 3)
-    alone = draw.sample(range(len(places)), min(len(places), together.count(1)))
-    for picked in [[index] for index in alone] + [
-        draw.sample(range(len(places)), count) for count in together if 1 < count <= len(places)
-    ]:
-        names = [scene.objects[index].name for index in picked]
-        yield Lesson("locate", locate_question(names), _written([places[index] for index in picked]))
-    if course == "find":
-        yield from _by_place_and_kind(scene, places, order, draw)
-    index = draw.randrange(len(places))
-    yield Lesson("describe", f"What is at {_written([places[index]])}?", _description(scene.objects[index]))
-    first, second = (draw.randint(10, 99) / 100, draw.randint(10, 99) / 100)
-    if first != second and draw.random() < 0.3:
-        sign = "less" if first < second else "more"
-        yield Lesson("compare", f"Compare {first:.2f} and {second:.2f}.", f"{first:.2f} is {sign} than {second:.2f}.")
+    indices = range(len(places))
+    order = sorted(indices, key=lambda index: places[index].box[0])
+
+    def written(chosen: Sequence[int]) -> str:
+        return render_regions([places[index] for index in chosen], decimals=DECIMALS)
+
+    def names(chosen: Sequence[int]) -> list[str]:
+        return [scene.objects[index].name for index in chosen]
+
+    def listed(chosen: Sequence[int], form: str) -> str:
+        return "\n".join(form.format(name=scene.objects[index].name, region=written([index])) for index in chosen)
+
+    if course == "see" or draw.random() < 0.4:
+        yield Lesson("list", LIST_QUESTION, listed(order, "{region} {name}"))
+    together = draw.sample(indices, draw.randint(2, min(3, len(places))))
+    if draw.random() < 0.5:
+        index = draw.randrange(len(places))
+        yield Lesson("describe", f"What is at {written([index])}?", _description(scene.objects[index]))
+    if course == "see":
+        yield Lesson("locate", locate_question(names(together[:2])), written(together[:2]))
+        if draw.random() < 0.15:
+            yield from _direct(scene_seed, level, draw)
+        return
+    for chosen in ([draw.randrange(len(places))], together):
+        yield Lesson("locate", locate_question(names(chosen)), written(chosen))
+    chosen = draw.sample(indices, 2)
+    yield Lesson("name", f"Find {join_names(names(chosen))}.", listed(chosen, "The {name}: {region}"))
+    if draw.random() < 0.5:
+        yield _by_place(scene, order, draw, written)
+    else:
+        yield _by_kind(scene, order, draw, written)
+    for question in _questions(scene_seed, level, draw, 1):
+        yield Lesson("read", f"{question.plain} {question.text}", question.answer)
+    if draw.random() < 0.5:
+        yield _comparison(draw)
+    else:
+        words = " ".join(_word(draw) for _ in range(draw.randint(2, 7)))
+        yield Lesson("repeat", f"Repeat: {words}", words)
+    if draw.random() < 0.5:
+        yield from _direct(scene_seed, level, draw)
+
+
+def _direct(scene_seed: int, level: str, draw: random.Random) -> Iterator[Lesson]:
+    for question in _questions(scene_seed, level, draw, 1):
+        yield Lesson("direct", question.text, question.answer)
+
+
+def _questions(scene_seed: int, level: str, draw: random.Random, count: int) -> Iterator[Question]:
+    """So many questions of different families, none of a combination that is kept for the test split."""
     for family in draw.sample(list(FAMILIES), len(FAMILIES)):
         question = ask(scene_seed, family, level, slot=draw.randrange(12))
         if question is not None and not is_novel(question):
-            yield Lesson("direct", question.text, question.answer)
-            return
+            yield question
+            count -= 1
+            if not count:
+                return
 
 
-def _by_place_and_kind(
-    scene: Scene, places: Sequence[Region], order: Sequence[int], draw: random.Random
-) -> Iterator[Lesson]:
-    if draw.random() < 0.5:
-        by_distance = sorted(range(len(places)), key=lambda index: float(scene.distances[index]))
-        place = draw.choice(("leftmost", "rightmost", "nearest", "farthest"))
-        chosen = {"leftmost": order[0], "rightmost": order[-1], "nearest": by_distance[0], "farthest": by_distance[-1]}[
-            place
-        ]
-        yield Lesson("locate", f"Where is the {place} object?", _written([places[chosen]]))
-    if draw.random() < 0.5:
-        thing = draw.choice(scene.objects)
-        by_shape = draw.random() < 0.5
-        kind = f"{thing.shape}s" if by_shape else f"{thing.colour} objects"
-        same = [
-            index
-            for index in order
-            if (scene.objects[index].shape == thing.shape if by_shape else scene.objects[index].colour == thing.colour)
-        ]
-        yield Lesson("locate", f"Where are the {kind}?", _written([places[index] for index in same]))
+def _by_place(scene: Scene, order: Sequence[int], draw: random.Random, written: Callable[[Sequence[int]], str]) -> Lesson:
+    by_distance = sorted(order, key=lambda index: float(scene.distances[index]))
+    ends = {"leftmost": order[0], "rightmost": order[-1], "nearest": by_distance[0], "farthest": by_distance[-1]}
+    place = draw.choice(list(ends))
+    return Lesson("locate", f"Where is the {place} object?", written([ends[place]]))
+
+
+def _by_kind(scene: Scene, order: Sequence[int], draw: random.Random, written: Callable[[Sequence[int]], str]) -> Lesson:
+    thing = draw.choice(scene.objects)
+    kinds: dict[str, Callable[[Object], bool]] = {
+        f"{thing.shape}s": lambda other: other.shape == thing.shape,
+        f"{thing.colour} objects": lambda other: other.colour == thing.colour,
+        "objects with stripes" if thing.striped else "objects with no stripes": lambda other: other.striped == thing.striped,
+        "objects with a dot" if thing.dot else "objects with no dot": lambda other: bool(other.dot) == bool(thing.dot),
+    }
+    kind = draw.choice(list(kinds))
+    return Lesson("locate", f"Where are the {kind}?", written([i for i in order if kinds[kind](scene.objects[i])]))
+
+
+def _comparison(draw: random.Random) -> Lesson:
+    first = draw.randint(10, 99)
+    second = min(99, max(10, first + draw.choice((-1, 1)) * draw.randint(1, 30)))
+    sign = "less" if first < second else "more"
+    if first == second:
+        second, sign = (first + 1, "less") if first < 99 else (first - 1, "more")
+    a, b = f"{first / 100:.2f}", f"{second / 100:.2f}"
+    return Lesson("compare", f"Compare {a} and {b}.", f"{a} is {sign} than {b}.")
+
+
+def _word(draw: random.Random) -> str:
+    kind = draw.randrange(4)
+    if kind == 0:
+        return draw.choice(SYNTAX)
+    if kind == 1:
+        return draw.choice(_WORDS)
+    if kind == 2:
+        return f"{draw.randint(0, 100) / 100:.2f}"
+    return f"the {draw.choice(list(COLOURS))} {draw.choice(SHAPES)}"
 
 
 def regions_of(scene: Scene, *, depth: bool = True) -> list[Region]:
@@ -111,11 +185,7 @@ def regions_of(scene: Scene, *, depth: bool = True) -> list[Region]:
     ]
 
 
-def _written(regions: Sequence[Region]) -> str:
-    return render_regions(regions, decimals=DECIMALS)
-
-
 def _description(thing: Object) -> str:
-    stripes = "with stripes" if thing.striped else "without stripes"
+    stripes = "stripes" if thing.striped else "no stripes"
     dot = f"a {thing.dot} dot" if thing.dot else "no dot"
-    return f"A {thing.size} {thing.name} {stripes} and {dot}."
+    return f"A {thing.size} {thing.name} with {stripes} and {dot}."

@@ -264,7 +264,7 @@ def _count(call: _Call) -> Question | None:
     # Left to right, so that the listing has one order.
     found = [index for index, thing in enumerate(call.scene.objects) if kind_of(thing) == kind]
     targets = tuple(sorted(found, key=lambda index: float(call.scene.boxes[index, 0])))
-    said = f"I count {_listed([f'the {call.name(index)}' for index in targets])}: {wanted}."
+    said = f"I count {join_names([call.name(index) for index in targets])}: {wanted}."
     return Question("count", f"How many {plural} are there?", str(wanted), choices, targets, f"the {plural}", said, said)
 
 
@@ -374,7 +374,7 @@ def ask(scene_seed: int, family: str, level: str = "medium", *, slot: int = 0) -
     if level not in LEVELS:
         raise ConfigError(f"unknown level {level!r}; the world has {', '.join(LEVELS)}")
     draw = random.Random(f"sifthinker question {family} {level} {scene_seed}")
-    call = _Call(_scene(scene_seed, level), draw, _MARGINS[level], slot)
+    call = _Call(scene_at(scene_seed, level), draw, _MARGINS[level], slot)
     for _ in range(4):
         found = FAMILIES[family](call)
         if found is not None:
@@ -383,13 +383,14 @@ def ask(scene_seed: int, family: str, level: str = "medium", *, slot: int = 0) -
 
 
 @lru_cache(maxsize=64)
-def _scene(seed: int, level: str) -> Scene:
+def scene_at(seed: int, level: str) -> Scene:
+    """`scenes.sample_scene`, remembered: lessons, questions and teachers ask for the same scene one after another."""
     return sample_scene(seed, level)
 
 
 def scene_of(question: Question) -> Scene:
     """The scene that a question is about."""
-    return _scene(question.scene, question.level)
+    return scene_at(question.scene, question.level)
 
 
 def is_novel(question: Question) -> bool:
@@ -547,14 +548,12 @@ def _thought(kind: str, regions: Sequence[Region], extra: Mapping[str, Any]) -> 
 
 def _seen(regions: Sequence[Region], objects: Sequence[tuple[str, float, float]]) -> str:
     """The objects whose centres lie in the regions, in their order."""
-    return _listed(
-        [
-            f"the {name}"
-            for name, x, y in objects
-            if any(r.box[0] <= x <= r.box[2] and r.box[1] <= y <= r.box[3] for r in regions)
-        ]
+    return join_names(
+        [name for name, x, y in objects if any(r.box[0] <= x <= r.box[2] and r.box[1] <= y <= r.box[3] for r in regions)]
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+def join_names(names: Sequence[str]) -> str:
+    """ "the red ball, the blue cube and the green cone"; empty for no names."""
+    *others, last = [f"the {name}" for name in names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last

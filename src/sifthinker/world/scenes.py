@@ -10,10 +10,9 @@ import io
 import math
 import os
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal
+from functools import cached_property
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,8 @@ from sifthinker.images import BROKEN_IMAGE
 
 # Single precision throughout; NumPy's stubs widen mixed arithmetic, hence floating.
 Floats = NDArray[np.floating]
+_Points = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+_Coordinate = TypeVar("_Coordinate", float, NDArray[np.float64])
 Shape = Literal["ball", "cube", "cylinder", "cone"]
 
 SHAPES: tuple[Shape, ...] = ("ball", "cube", "cylinder", "cone")
@@ -47,8 +48,10 @@ _TEXTURES = ("plain", "checker", "stripes", "speckle")
 FAR = 16.0  # distance along the camera's axis at which depth is 1; the sky lies there too
 NEAREST_DEPTH = 0.1  # depth of the ground at the picture's lower edge, so that no box's mean is near 0
 REFERENCE_SIZE = 64  # questions that compare depths look at the depth map of this size
+# Cosines and sines around a rim; 96 points leave the bounds within 0.05 % of the radius.
+_CIRCLE = np.array([[turn(2 * math.pi * k / 96) for k in range(96)] for turn in (math.cos, math.sin)])
 _MARK = "sifthinker-world"  # key of a text in our PNG files, whose value is the scene's level and seed
-_MIN_SIDE = 0.075  # of an object's box: five pixels of the nano model's picture
+_MIN_SIDE = 0.125  # of an object's box: eight pixels of the nano model's picture, one patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Level:
     small: float
 
 
-LEVELS = {"easy": Level((2, 4), 0.35), "medium": Level((3, 5), 0.5), "hard": Level((5, 7), 0.65)}
+LEVELS = {"easy": Level((2, 3), 0.35), "medium": Level((3, 4), 0.5), "hard": Level((4, 6), 0.6)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ class Scene:
         edge = self.camera_height / (self.spread * math.cos(self.pitch) + math.sin(self.pitch))
         return NEAREST_DEPTH + (distance - edge) * ((1 - NEAREST_DEPTH) / (FAR - edge))
 
-    def _to_camera(self, x: float, y: float, z: float) -> tuple[float, float, float]:
+    def _to_camera(self, x: _Coordinate, y: _Coordinate, z: _Coordinate) -> tuple[_Coordinate, _Coordinate, _Coordinate]:
         """World to camera coordinates: right, up, along the axis."""
         sin, cos = math.sin(self.pitch), math.cos(self.pitch)
         rise = y - self.camera_height
@@ -166,34 +169,26 @@ class Scene:
                 bounds += [(side * along + sign * thing.radius * reach) / denominator for sign in (-1, 1)]
             left, right_edge, low, high = (value / self.spread for value in bounds)
         else:
-            corners = np.array([self._to_camera(*point) for point in _outline(thing)])
-            flat = corners[:, :2] / corners[:, 2:] / self.spread  # (P, 2) in [-1, 1], y up
-            (left, low), (right_edge, high) = flat.min(axis=0), flat.max(axis=0)
+            rights, ups, alongs = self._to_camera(*_outline(thing))
+            across, upwards = rights / alongs / self.spread, ups / alongs / self.spread  # (P,) in [-1, 1]
+            left, low, right_edge, high = (float(v) for v in (across.min(), upwards.min(), across.max(), upwards.max()))
         x1, y1, x2, y2 = (left + 1) / 2, (1 - high) / 2, (right_edge + 1) / 2, (1 - low) / 2
         return max(0.0, x1), max(0.0, y1), min(1.0, x2), min(1.0, y2)
 
 
-def _outline(thing: Object) -> Iterator[tuple[float, float, float]]:
-    """Points whose projection has the same bounds as the object's: corners, or points around its rims."""
+def _outline(thing: Object) -> _Points:
+    """x, y, z, each (P,), of points whose projection has the same bounds as the object's: corners, or points around rims."""
     if thing.shape == "cube":
-        for quarter in range(4):
-            angle = thing.yaw + math.pi / 4 + quarter * math.pi / 2
-            for y in (0.0, thing.height):
-                reach = thing.radius * math.sqrt(2)
-                yield thing.x + reach * math.cos(angle), y, thing.z + reach * math.sin(angle)
-        return
-    rims = (0.0, thing.height) if thing.shape == "cylinder" else (0.0,)
-    for y in rims:
-        for cos, sin in _circle():
-            yield thing.x + thing.radius * cos, y, thing.z + thing.radius * sin
+        angles = [thing.yaw + math.pi / 4 + quarter * math.pi / 2 for quarter in range(4)]
+        reach = thing.radius * math.sqrt(2)
+        x = thing.x + reach * np.array([math.cos(angle) for angle in angles])
+        z = thing.z + reach * np.array([math.sin(angle) for angle in angles])
+    else:
+        x, z = thing.x + thing.radius * _CIRCLE[0], thing.z + thing.radius * _CIRCLE[1]
+    floor, top = np.zeros(len(x)), np.full(len(x), thing.height)
     if thing.shape == "cone":
-        yield thing.x, thing.height, thing.z
-
-
-@lru_cache(maxsize=1)
-def _circle() -> tuple[tuple[float, float], ...]:
-    # 96 points leave the bounds within 0.05 % of the radius.
-    return tuple((math.cos(2 * math.pi * k / 96), math.sin(2 * math.pi * k / 96)) for k in range(96))
+        return np.append(x, thing.x), np.append(floor, thing.height), np.append(z, thing.z)
+    return np.concatenate((x, x)), np.concatenate((floor, top)), np.concatenate((z, z))
 
 
 def sample_scene(seed: int, level: str = "medium") -> Scene:
@@ -244,13 +239,13 @@ def _attempt(draw: random.Random, wanted: int, small: float) -> Scene:
         colour, shape = names[len(things)]
         size: Literal["small", "large"] = "small" if draw.random() < small else "large"
         # The axis distance is drawn so that near and far are equally likely on screen, then x within the view.
-        along = 1 / draw.uniform(1 / 12.5, 1 / 5.2)
+        along = 1 / draw.uniform(1 / 11, 1 / 5.2)
         dot = draw.choice([name for name in COLOURS if name != colour]) if draw.random() < 0.4 else None
         thing = Object(
             shape=shape,
             colour=colour,
             size=size,
-            radius=draw.uniform(0.42, 0.56) if size == "small" else draw.uniform(0.78, 1.0),
+            radius=draw.uniform(0.5, 0.64) if size == "small" else draw.uniform(0.88, 1.12),
             x=along * empty.spread * draw.uniform(-0.92, 0.92),
             z=(along - empty.camera_height * math.sin(empty.pitch)) / math.cos(empty.pitch),
             yaw=draw.uniform(0, math.pi / 2),
@@ -277,7 +272,7 @@ def _fits(
     if thing.shape == "ball":
         nearest = scene._to_camera(thing.x, thing.radius, thing.z)[2] - thing.radius
     else:
-        nearest = min(scene._to_camera(*point)[2] for point in _outline(thing))
+        nearest = float(scene._to_camera(*_outline(thing))[2].min())
     if scene.depth_of(nearest) < NEAREST_DEPTH:
         return False
     for other, other_box in zip(things, boxes, strict=True):
@@ -523,7 +518,7 @@ def _surface(
     if thing.dot is not None:
         centre_x, centre_y, centre_z = _dot_centre(thing, scene.camera_height)
         off = (point_x - centre_x) ** 2 + (point_y - centre_y) ** 2 + (point_z - centre_z) ** 2
-        inside = off < (0.45 * thing.radius) ** 2
+        inside = off < (0.5 * thing.radius) ** 2
         colour = np.where(inside[..., None], lit[..., None] * np.asarray(COLOURS[thing.dot], dtype=np.float32), colour)
     if thing.shiny:
         length = np.sqrt(x * x + y * y + z * z)
