@@ -175,7 +175,7 @@ def _picture(card: Card, *, side: int = 220, gap: int = 14) -> Image.Image:
     words = [_wrapped(text, small, side) for _, text in steps]
     across = gap + len(steps) * (side + gap)
     title = _wrapped(thought.question, font, across - 2 * gap)
-    judged = {True: " (right)", False: f" (wrong: {card.truth})", None: ""}[card.correct]
+    judged = {True: " (correct)", False: f" (wrong: {card.truth})", None: ""}[card.correct]
     ending = _wrapped(f"Answer: {thought.answer or '(none)'}{judged}", font, across - 2 * gap)
     top = gap + 22 * len(title) + 6
     below = top + len(layers) * (shown[1] + gap)
