@@ -76,7 +76,7 @@ class TestSample:
         results, _ = evaluate(thinker("nano"), 108, direct=True, batch_size=54)
         # The standard error of a share over 108 questions is at most 0.05.
         assert inside(results["answer accuracy"], expected, 0.15)
-        assert expected["low"] > 0.38  # guessing scores 0.374
+        assert expected["low"] > 0.38  # guessing scores 0.379
 
 
 @pytest.mark.slow

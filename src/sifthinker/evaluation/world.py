@@ -20,7 +20,7 @@ from sifthinker.boxes import hierarchical_iou, pairwise_iou, set_iou
 from sifthinker.chain import Region, find_regions, region_boxes
 from sifthinker.files import atomic_write, sha256
 from sifthinker.judges import judge
-from sifthinker.rewards import score_depth, score_grounding
+from sifthinker.rewards import DEPTH_TOLERANCE, score_depth, score_grounding
 from sifthinker.thinker import Thinker, Thought
 from sifthinker.world.lessons import LIST_QUESTION, locate_question, read_list, regions_of
 from sifthinker.world.questions import Question, is_novel, sample_questions, scene_of, world_record
@@ -308,7 +308,9 @@ def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0
 
 
 def _near(stated: Region, true: Region) -> bool:
-    return stated.depth is not None and true.depth is not None and abs(stated.depth - true.depth) <= 0.1 * true.depth + 1e-9
+    if stated.depth is None or true.depth is None:
+        return False
+    return abs(stated.depth - true.depth) <= DEPTH_TOLERANCE * true.depth + 1e-9
 
 
 def _matched(found: Sequence[_Thing], there: Sequence[_Thing]) -> list[tuple[_Thing | None, _Thing | None]]:

@@ -97,8 +97,8 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
         yield Lesson("describe", f"What is at {written([index])}?", _description(scene.objects[index]))
     if course == "see":
         yield Lesson("locate", locate_question(names(together[:2])), written(together[:2]))
-        if draw.random() < 0.15:
-            yield from _direct(scene_seed, level, draw)
+        if draw.random() < 0.15 and (question := _question(scene_seed, level, draw)):
+            yield Lesson("direct", question.text, question.answer)
         return
     for chosen in ([draw.randrange(len(places))], together):
         yield Lesson("locate", locate_question(names(chosen)), written(chosen))
@@ -108,31 +108,24 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
         yield _by_place(scene, order, draw, written)
     else:
         yield _by_kind(scene, order, draw, written)
-    for question in _questions(scene_seed, level, draw, 1):
+    if question := _question(scene_seed, level, draw):
         yield Lesson("read", f"{question.plain} {question.text}", question.answer)
     if draw.random() < 0.5:
         yield _comparison(draw)
     else:
         words = " ".join(_word(draw) for _ in range(draw.randint(2, 7)))
         yield Lesson("repeat", f"Repeat: {words}", words)
-    if draw.random() < 0.5:
-        yield from _direct(scene_seed, level, draw)
-
-
-def _direct(scene_seed: int, level: str, draw: random.Random) -> Iterator[Lesson]:
-    for question in _questions(scene_seed, level, draw, 1):
+    if draw.random() < 0.5 and (question := _question(scene_seed, level, draw)):
         yield Lesson("direct", question.text, question.answer)
 
 
-def _questions(scene_seed: int, level: str, draw: random.Random, count: int) -> Iterator[Question]:
-    """So many questions of different families, none of a combination that is kept for the test split."""
+def _question(scene_seed: int, level: str, draw: random.Random) -> Question | None:
+    """A question of any family, of no combination that is kept for the test split."""
     for family in draw.sample(list(FAMILIES), len(FAMILIES)):
         question = ask(scene_seed, family, level, slot=draw.randrange(12))
         if question is not None and not is_novel(question):
-            yield question
-            count -= 1
-            if not count:
-                return
+            return question
+    return None
 
 
 def _by_place(scene: Scene, order: Sequence[int], draw: random.Random, written: Callable[[Sequence[int]], str]) -> Lesson:

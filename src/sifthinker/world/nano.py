@@ -63,7 +63,7 @@ def build_tokenizer() -> Any:
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     numbers = [f"{level / 100:.2f}" for level in range(101)]
-    # A model this small learns "red ball" as one word in minutes; of two words it went by the last one and took any ball.
+    # To copy a name is then to copy one token.
     names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     whole = [*numbers, *names, *SYNTAX, *_REGIONS, TASK_DEPTH, TASK_RGB, DIRECT_DEPTH, DIRECT_RGB]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in whole])
