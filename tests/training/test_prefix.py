@@ -212,6 +212,8 @@ def test_what_cannot_be_shared_says_why() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 class TestGeneration:
     def both(self, family: str, **batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of shared and of plain generation, whose logits are compared here: a tiny random model's greedy choice
+        notices little."""
         from transformers import GenerationConfig
 
         from sifthinker.training.prefix import shared_generate
@@ -219,14 +221,20 @@ class TestGeneration:
         model = tiny_model(family).eval()
         input_ids, attention_mask, keep, vision = tiny_batch(family, **batch)
         ids, mask = input_ids[:, :-keep], attention_mask[:, :-keep]
+        assert mask.all() == (batch["prompts"] == 1)  # several prompts are of several lengths, padded on the left
         if "mm_token_type_ids" in vision:
             vision["mm_token_type_ids"] = vision["mm_token_type_ids"][:, :-keep]
         config = GenerationConfig(
             max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=0, suppress_tokens=[IMAGE]
         )
+        assert mask.all() == (batch["prompts"] == 1)  # several prompts are of several lengths, padded on the left
+        logits: list[torch.Tensor] = []
+        model.lm_head.register_forward_hook(lambda module, inputs, output: logits.append(output[:, -1]))
         ours = shared_generate(model, ids, mask, vision=vision, generation_config=config)
         arguments = {name: value for name, value in vision.items() if name != "num_images"}
         theirs = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **arguments)
+        steps = len(logits) // 2
+        torch.testing.assert_close(torch.stack(logits[:steps]), torch.stack(logits[steps:]), atol=1e-5, rtol=0)
         return ours, theirs
 
     def test_greedy_completions_are_those_of_a_padded_batch(self, family: str) -> None:

@@ -129,6 +129,9 @@ def shared_generate(
     base = _base(model)
     if _axes(model) == 3:
         base.model.rope_deltas = None  # of an earlier batch
+    else:
+        # `generate` does not count padding, so neither may the cache that it goes on from: a model asked on its own does.
+        inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         cache = base.model(**inputs, use_cache=True).past_key_values
     cache.batch_select_indices(member)
