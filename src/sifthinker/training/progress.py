@@ -41,7 +41,8 @@ _SHOWN = {
 
 
 class ProgressTable(TrainerCallback):  # type: ignore[misc]
-    """A progress bar over a table of the newest numbers and the first ones, instead of a dictionary a step.
+    """A progress bar over a table of the newest numbers and the first ones, instead of a dictionary a step; into a file, a
+    line a log.
 
     Args:
         title: of the stage.
@@ -85,6 +86,11 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
             if isinstance(value, int | float):
                 self._first.setdefault(key, value)
                 self._newest[key] = value
+        if self._live.is_started and not self._live.console.is_terminal:
+            # A log file shows no live table: a line for each log, so that a run can be watched there too.
+            words = ", ".join(f"{name} {logs[key]:.3g}" for key, name in _SHOWN.items() if key in (logs or {}))
+            if words:
+                self._live.console.print(f"{self._title} {state.global_step}/{state.max_steps}: {words}", soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.stop()
