@@ -111,20 +111,20 @@ class Schedule:
     """
 
     questions: int = 4000
-    sft_steps: int = 280
+    sft_steps: int = 240
     sft_batch: int = 32
-    sft_lr: float = 2e-3
-    sft_muon_lr: float = 4e-3
-    grpo_steps: int = 16
+    sft_lr: float = 1e-3
+    sft_muon_lr: float = 1.5e-3
+    grpo_steps: int = 24
     prompts: int = 8
     grpo_lr: float = 1e-4
-    grpo_muon_lr: float = 6e-4
+    grpo_muon_lr: float = 2e-4
     test_questions: int = 324
     max_tokens: int = 260
 
 
-# The study's: three times the demo's chains, nearly four times its practice.
-STUDY = Schedule(questions=12_000, sft_steps=800, grpo_steps=60, test_questions=648)
+# The study's: three times the demo's chains, five times its practice.
+STUDY = Schedule(questions=12_000, sft_steps=400, grpo_steps=120, test_questions=648)
 SHORT = Schedule(questions=54, sft_steps=4, sft_batch=8, grpo_steps=2, prompts=2, test_questions=9)
 
 _MARKER = "lab.json"  # says whose run a folder holds

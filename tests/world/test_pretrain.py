@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from sifthinker.chain import check_chain, find_regions
 from sifthinker.world.lessons import LIST_QUESTION, Course, lessons, regions_of
-from sifthinker.world.questions import SPLITS
+from sifthinker.world.questions import FAMILIES, SPLITS, Question, ask
 from sifthinker.world.scenes import LEVELS, sample_scene
 
 torch = pytest.importorskip("torch")
@@ -21,14 +22,15 @@ SHAPE = {"width": 32, "vision_layers": 1, "text_layers": 1}
 
 
 class TestLessons:
-    @given(st.integers(0, 10**9), st.sampled_from(sorted(LEVELS)), st.booleans(), st.sampled_from(["see", "find"]))
+    @given(st.integers(0, 10**9), st.sampled_from(sorted(LEVELS)), st.booleans(), st.sampled_from(get_args(Course)))
     @settings(max_examples=100)
     def test_they_are_true_and_hold_no_chain(self, seed: int, level: str, depth: bool, course: Course) -> None:
         scene = sample_scene(seed, level)
         known = {thing.name: region for thing, region in zip(scene.objects, regions_of(scene, depth=depth), strict=True)}
         taught = list(lessons(scene, seed, level, depth=depth, course=course))
         assert taught == list(lessons(scene, seed, level, depth=depth, course=course))
-        assert {"locate", "list" if course == "see" else "name"} <= {lesson.kind for lesson in taught}
+        typical = {"see": "list", "find": "name", "conclude": "describe"}[course]
+        assert {"locate", typical} <= {lesson.kind for lesson in taught}
         for lesson in taught:
             if lesson.kind == "repeat":  # pieces of the syntax among other words, in no order that makes a chain
                 assert lesson.question == f"Repeat: {lesson.reply}"
@@ -37,11 +39,20 @@ class TestLessons:
             assert "<" not in lesson.reply
             if lesson.kind == "read":
                 assert lesson.reply in lesson.question.partition("?")[0]
+            question = _question_in(lesson.question, seed, level)
+            if lesson.kind == "conclude":
+                assert question is not None
+                numbers = [f"{known[scene.objects[index].name].depth:.2f}" for index in question.targets] if depth else []
+                reason = question.reason.format(*numbers) if depth else question.plain
+                assert lesson.reply == question.answer or reason.endswith(lesson.reply)
+                continue
             written = [line[line.find("[") :] for line in lesson.reply.split("\n")]
             areas = [area for text in written for area in find_regions(f"<area>{text}</area>", depth=depth)]
             boxes = [region for area in areas for region in area]
             named = [name for name in known if f"the {name}" in lesson.question]
-            if lesson.kind in ("locate", "name") and named:
+            if lesson.kind == "locate" and question is not None:
+                assert boxes == [known[scene.objects[index].name] for index in question.targets]
+            elif lesson.kind in ("locate", "name") and named:
                 asked = sorted(named, key=lesson.question.index)
                 assert boxes == [known[name] for name in asked]
                 if lesson.kind == "name":
@@ -70,6 +81,21 @@ class TestLessons:
                 assert found == [known[line.rpartition("}] ")[2]] for line in lines]
                 assert [region.box[0] for region in found] == sorted(region.box[0] for region in found)
 
+    def test_a_conclusion_does_not_say_its_answer_in_the_question(self) -> None:
+        """Where a question offers no choice of two, its answer stands in nothing but what was found."""
+        forms = set()
+        for seed in range(60):
+            for lesson in lessons(sample_scene(seed), seed, "medium", course="conclude"):
+                question = _question_in(lesson.question, seed, "medium")
+                if lesson.kind == "conclude" and question is not None:
+                    forms.add((lesson.question.startswith(question.text), lesson.reply == question.answer))
+                    if question.family in ("nearer", "front", "size"):
+                        assert ", so" not in lesson.question
+                    if question.family in ("count", "side", "front", "detail"):
+                        said = lesson.question.replace(question.text, "")
+                        assert question.answer not in [word.strip(".,:") for word in said.split()]
+        assert forms == {(True, False), (False, True)}
+
     def test_numbers_are_compared_rightly(self) -> None:
         compared = 0
         for seed in range(40):
@@ -79,6 +105,12 @@ class TestLessons:
                     assert sign == ("less" if float(first) < float(second) else "more")
                     compared += 1
         assert compared > 3
+
+
+def _question_in(text: str, seed: int, level: str) -> Question | None:
+    """The question of the scene that a lesson's question holds, if any."""
+    asked = (ask(seed, family, level, slot=slot) for family in FAMILIES for slot in range(12))
+    return next((question for question in asked if question is not None and question.text in text), None)
 
 
 @pytest.fixture(scope="module")

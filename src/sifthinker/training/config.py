@@ -113,10 +113,13 @@ class TrainConfig:
         """The attention for pretraining and SFT: the one named, transformers' own choice where there is an accelerator, and
         `eager` on a CPU: in bfloat16 torch's own takes three times as long there as matrix products and a softmax.
 
-        Not for sampling: beside prompts padded on the left, eager attention gave NaN in double precision."""
+        GRPO gains nothing by it. In double precision transformers' eager attention is to be avoided: it masks with the least
+        double and takes the softmax in single precision, where that is minus infinity; queries of padding become NaN."""
         import torch
 
-        return self.attn_implementation or (None if torch.accelerator.is_available() else "eager")
+        if self.attn_implementation or torch.accelerator.is_available() or self.dtype == "float64":
+            return self.attn_implementation
+        return "eager"
 
 
 def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[str] = ()) -> TrainConfig:

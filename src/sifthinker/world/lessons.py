@@ -1,4 +1,4 @@
-"""What nano is taught before it sees a chain: what there is, where and how far, to copy words, and short answers.
+"""What nano is taught before it sees a chain: what there is, where and how far, to copy, to conclude, and short answers.
 
 Lessons are questions with replies about one scene. None holds a chain; a model that learnt them stands where a general VLM
 stands before SIF.
@@ -7,6 +7,7 @@ stands before SIF.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +20,7 @@ from sifthinker.world.scenes import COLOURS, SHAPES, Object, Scene
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A question and the reply to learn. `kind`: list, locate, name, describe, compare, repeat, read or direct."""
+    """A question and the reply to learn. `kind`: list, locate, name, describe, compare, repeat, read, conclude or direct."""
 
     kind: str
     question: str
@@ -57,7 +58,7 @@ def locate_question(names: Sequence[str]) -> str:
     return f"Where {verb} {join_names(names)}?"
 
 
-Course = Literal["see", "find"]
+Course = Literal["see", "find", "conclude"]
 
 
 def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, course: Course = "see") -> Iterator[Lesson]:
@@ -66,7 +67,8 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
     `see` lists all objects from left to right, locates two by name and describes one: dense targets teach to see several
     times faster than one box a sample. `find` locates many by name, by place and by kind, which binds names to what they
     name; answers a question from a sentence that says the answer; compares numbers or repeats words; and lists and describes
-    now and then, so that this is not forgotten. Both answer some questions directly.
+    now and then, so that this is not forgotten. `conclude` takes questions apart: where is what answers one, and what
+    follows from what is found there. All three answer some questions directly.
 
     Args:
         scene: what they are about.
@@ -100,8 +102,21 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
         if draw.random() < 0.15 and (question := _question(scene_seed, level, draw)):
             yield Lesson("direct", question.text, question.answer)
         return
-    for chosen in ([draw.randrange(len(places))], together):
-        yield Lesson("locate", locate_question(names(chosen)), written(chosen))
+    single = [draw.randrange(len(places))]
+    yield Lesson("locate", locate_question(names(single)), written(single))
+    if course == "conclude":
+        index = draw.randrange(len(places))
+        yield Lesson("describe", f"What is the {scene.objects[index].name}?", _description(scene.objects[index]))
+        yield Lesson("locate", f"I look for {join_names(names(together))}.", written(together))
+        yield _by_kind(scene, order, draw, written)
+        for question in _questions(scene_seed, level, draw, 2):
+            yield Lesson("locate", f"{question.text} Where is that?", written(question.targets))
+            named = listed(question.targets, "The {name}: {region}")
+            yield _conclusion(question, draw, places, named=named, written=written(question.targets))
+            if draw.random() < 0.2:
+                yield Lesson("direct", question.text, question.answer)
+        return
+    yield Lesson("locate", locate_question(names(together)), written(together))
     chosen = draw.sample(indices, 2)
     yield Lesson("name", f"Find {join_names(names(chosen))}.", listed(chosen, "The {name}: {region}"))
     if draw.random() < 0.5:
@@ -120,12 +135,34 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
 
 
 def _question(scene_seed: int, level: str, draw: random.Random) -> Question | None:
-    """A question of any family, of no combination that is kept for the test split."""
+    return next(iter(_questions(scene_seed, level, draw, 1)), None)
+
+
+def _questions(scene_seed: int, level: str, draw: random.Random, most: int) -> list[Question]:
+    """Questions of different families, of no combination that is kept for the test split."""
+    found: list[Question] = []
     for family in draw.sample(list(FAMILIES), len(FAMILIES)):
         question = ask(scene_seed, family, level, slot=draw.randrange(12))
         if question is not None and not is_novel(question):
-            return question
-    return None
+            found.append(question)
+        if len(found) == most:
+            break
+    return found
+
+
+def _conclusion(question: Question, draw: random.Random, places: Sequence[Region], *, named: str, written: str) -> Lesson:
+    """What follows from the targets' places (`named`: with their names, `written`: without) or from half of the reason."""
+    numbers = [f"{places[index].depth:.{DECIMALS}f}" for index in question.targets if places[index].depth is not None]
+    reason = question.reason.format(*numbers) if numbers else question.plain
+    evidence, sign, rest = re.split(r"(\. |, so |: |$)", reason, maxsplit=1)[:3]
+    form = draw.random()
+    if form < 0.4:
+        return Lesson("conclude", f"{question.text}\n{written}", reason)
+    if form < 0.7 or not rest or (question.plain != question.reason and not numbers):
+        return Lesson("conclude", f"{named}\n{question.text}", question.answer)
+    if form < 0.85:
+        return Lesson("conclude", f"{evidence}. {question.text}", question.answer)
+    return Lesson("conclude", f"{question.text} {evidence}.", (sign + rest).lstrip(".,: "))
 
 
 def _by_place(scene: Scene, order: Sequence[int], draw: random.Random, written: Callable[[Sequence[int]], str]) -> Lesson:
