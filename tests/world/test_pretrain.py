@@ -82,7 +82,7 @@ class TestLessons:
                 assert [region.box[0] for region in found] == sorted(region.box[0] for region in found)
 
     def test_a_conclusion_does_not_say_its_answer_in_the_question(self) -> None:
-        """Where a question offers no choice of two, its answer stands in nothing but what was found."""
+        """The question of the scene taken away, what is left is evidence; every form of the lesson occurs."""
         forms = set()
         for seed in range(60):
             for lesson in lessons(sample_scene(seed), seed, "medium", course="conclude"):

@@ -130,7 +130,8 @@ def shared_generate(
     if _axes(model) == 3:
         base.model.rope_deltas = None  # of an earlier batch
     else:
-        # `generate` does not count padding, so neither may the cache that it goes on from: a model asked on its own does.
+        # `generate` counts positions without the padding; the model, left to itself, with it. The cache and the tokens
+        # that go on from it would be shifted against each other.
         inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         cache = base.model(**inputs, use_cache=True).past_key_values

@@ -82,13 +82,12 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        for key, value in (logs or {}).items():
-            if isinstance(value, int | float):
-                self._first.setdefault(key, value)
-                self._newest[key] = value
+        numbers = {key: value for key, value in (logs or {}).items() if isinstance(value, int | float)}
+        self._first = {**numbers, **self._first}
+        self._newest |= numbers
         if self._live.is_started and not self._live.console.is_terminal:
             # A log file shows no live table: a line for each log, so that a run can be watched there too.
-            words = ", ".join(f"{name} {logs[key]:.3g}" for key, name in _SHOWN.items() if key in (logs or {}))
+            words = ", ".join(f"{name} {numbers[key]:.3g}" for key, name in _SHOWN.items() if key in numbers)
             if words:
                 self._live.console.print(f"{self._title} {state.global_step}/{state.max_steps}: {words}", soft_wrap=True)
 
