@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/grpo_step.py
+	$(BIN)/python benchmarks/decoding.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -113,8 +113,8 @@ class TrainConfig:
         """The attention for pretraining and SFT: the one named, transformers' own choice where there is an accelerator, and
         `eager` on a CPU: in bfloat16 torch's own takes three times as long there as matrix products and a softmax.
 
-        GRPO gains nothing by it. In double precision transformers' eager attention is to be avoided: it masks with the least
-        double and takes the softmax in single precision, where that is minus infinity; queries of padding become NaN."""
+        Not in double precision, see `decoding.attention_for_decoding`. Not for GRPO: its packed rows are long, and its
+        generation chooses for itself."""
         import torch
 
         if self.attn_implementation or torch.accelerator.is_available() or self.dtype == "float64":

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from sifthinker.decoding import attention_for_decoding, growing_cache
 from sifthinker.models import placeholder_tokens
 
 # Architectures whose forward takes a prepared 4D mask and explicit positions; tests hold each against TRL's padded batch.
@@ -133,14 +134,15 @@ def shared_generate(
         # `generate` counts positions without the padding; the model, left to itself, with it. The cache and the tokens
         # that go on from it would be shifted against each other.
         inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
-        cache = base.model(**inputs, use_cache=True).past_key_values
-    cache.batch_select_indices(member)
-    if _axes(model) == 3 and base.model.rope_deltas is not None:
-        base.model.rope_deltas = base.model.rope_deltas[member]
-    tokens: torch.Tensor = model.generate(
-        input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, generation_config=generation_config
-    )
+    cache = growing_cache(base)
+    with torch.no_grad(), attention_for_decoding(base):
+        base.model(**inputs, past_key_values=cache, use_cache=True)
+        cache.batch_select_indices(member)
+        if _axes(model) == 3 and base.model.rope_deltas is not None:
+            base.model.rope_deltas = base.model.rope_deltas[member]
+        tokens: torch.Tensor = model.generate(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, generation_config=generation_config
+        )
     return tokens
 
 

@@ -1,0 +1,87 @@
+"""Token-by-token generation with transformers' `generate`, without what makes it slow for small models.
+
+transformers' own cache copies all keys and values for every token; the one here grows in place. On a CPU, torch's attention
+takes five times as long for one query as two matrix products and a softmax, so the latter are used for the time of a
+generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+_ROOM = 64  # tokens that a buffer has room for beyond a quarter of what it holds
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of a key-value cache whose keys and values are views of buffers with room to spare.
+
+    What `DynamicLayer` does to keys and values (crop, select, reorder, reset) works as ever: what is no longer a view of its
+    buffer gets a new one.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append (B, heads, T, width) to keys and values; returns all of both."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if torch.is_grad_enabled():  # what autograd has seen must not be written over
+            return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
+        self.keys = self._appended("keys", self.keys, key_states)
+        self.values = self._appended("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _appended(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        length = held.shape[-2] if held.numel() else 0
+        end = length + new.shape[-2]
+        buffer = self._buffers.get(name)
+        fits = buffer is not None and buffer.shape[0] == new.shape[0] and buffer.shape[-2] >= end
+        if buffer is None or not fits or held.data_ptr() != buffer.data_ptr():
+            buffer = new.new_empty((*new.shape[:-2], end + end // 4 + _ROOM, new.shape[-1]))
+            if length:
+                buffer[..., :length, :] = held
+            self._buffers[name] = buffer
+        buffer[..., length:end, :] = new
+        return buffer[..., :end, :]
+
+
+def growing_cache(model: Any) -> Cache:
+    """An empty cache for a model, with layers that grow in place where transformers would copy them."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+@contextmanager
+def attention_for_decoding(model: Any) -> Iterator[None]:
+    """On a CPU, let a model's text part attend by matrix products where it would by torch's attention.
+
+    Not in double precision, where transformers' mask is minus infinity to its softmax in single precision and the queries of
+    padding become NaN.
+
+    Args:
+        model: of transformers, not wrapped.
+    """
+    text = getattr(model.config, "text_config", None)
+    chosen = getattr(text, "_attn_implementation", None)
+    if chosen != "sdpa" or model.device.type != "cpu" or model.dtype == torch.float64:
+        yield
+        return
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({"text_config": chosen})

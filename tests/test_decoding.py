@@ -1,0 +1,131 @@
+"""Generation with a cache that grows in place says what generation with transformers' own cache says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from transformers import DynamicCache  # noqa: E402
+
+from sifthinker.decoding import GrowingLayer, attention_for_decoding, growing_cache  # noqa: E402
+
+from .training.tiny import FAMILIES, tiny_batch, tiny_model  # noqa: E402
+
+
+def states(tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, 3, 2, tokens, 4, generator=draw)
+    return keys, values
+
+
+def filled(lengths: list[int]) -> tuple[GrowingLayer, torch.Tensor, torch.Tensor]:
+    """A layer that was given so many tokens at a time, and what it should hold."""
+    layer = GrowingLayer()
+    parts = [states(length, seed) for seed, length in enumerate(lengths)]
+    with torch.no_grad():
+        for keys, values in parts:
+            layer.update(keys, values)
+    return layer, torch.cat([keys for keys, _ in parts], dim=2), torch.cat([values for _, values in parts], dim=2)
+
+
+class TestGrowingLayer:
+    def test_holds_what_it_was_given(self) -> None:
+        layer, keys, values = filled([5, *[1] * 200, 7])
+        assert torch.equal(layer.keys, keys)
+        assert torch.equal(layer.values, values)
+        assert (layer.get_seq_length(), layer.get_mask_sizes(1)) == (212, (213, 0))
+
+    def test_copies_seldom(self) -> None:
+        layer = GrowingLayer()
+        places = set()
+        with torch.no_grad():
+            for step in range(1000):
+                places.add(layer.update(*states(1, step))[0].data_ptr())
+        assert len(places) <= 10  # a quarter more each time, and room to begin with
+
+    def test_what_was_cropped_is_written_over(self) -> None:
+        layer, keys, _ = filled([5, 3])
+        layer.crop(-2)
+        new = states(1, seed=9)
+        with torch.no_grad():
+            layer.update(*new)
+        assert torch.equal(layer.keys, torch.cat([keys[:, :, :6], new[0]], dim=2))
+
+    def test_selected_rows_go_on_by_themselves(self) -> None:
+        layer, keys, _ = filled([4])
+        layer.batch_select_indices(torch.tensor([2, 0]))
+        new = states(1, seed=9)[0][:2]
+        with torch.no_grad():
+            layer.update(new, new)
+        assert torch.equal(layer.keys, torch.cat([keys[[2, 0]], new], dim=2))
+        layer.reset()
+        assert layer.get_seq_length() == 0
+
+    def test_nothing_is_written_over_that_a_gradient_needs(self) -> None:
+        layer = GrowingLayer()
+        keys, values = (part.requires_grad_() for part in states(2))
+        first, _ = layer.update(keys, values)
+        loss = first.square().sum()
+        layer.update(*states(1, seed=1))
+        loss.backward()
+        assert torch.equal(keys.grad, 2 * keys)
+
+
+def generate(model: Any, family: str, cache: Any, **settings: Any) -> list[list[int]]:
+    ids, mask, keep, vision = tiny_batch(family, prompts=3, group=2)
+    given = {name: value for name, value in vision.items() if name != "num_images"}
+    if "mm_token_type_ids" in given:
+        given["mm_token_type_ids"] = given["mm_token_type_ids"][:, :-keep]
+    torch.manual_seed(0)
+    tokens = model.generate(
+        input_ids=ids[:, :-keep],
+        attention_mask=mask[:, :-keep],
+        past_key_values=cache,
+        pad_token_id=0,
+        max_new_tokens=90,  # past the buffers' first room
+        min_new_tokens=90,
+        **settings,
+        **given,
+    )
+    return tokens.tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("settings", [{"do_sample": False}, {"do_sample": True}, {"do_sample": False, "num_beams": 2}])
+def test_the_same_tokens_as_transformers_cache(family: str, settings: dict[str, Any]) -> None:
+    model = tiny_model(family).eval()
+    theirs = generate(model, family, DynamicCache(config=model.config), **settings)
+    assert generate(model, family, growing_cache(model), **settings) == theirs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_attention_for_decoding_says_the_same_and_is_put_back(family: str) -> None:
+    model = tiny_model(family).eval()
+    model.set_attn_implementation("sdpa")
+    theirs = generate(model, family, growing_cache(model), do_sample=False)
+    with pytest.raises(RuntimeError, match="stop"), attention_for_decoding(model):  # noqa: PT012
+        assert model.config.get_text_config()._attn_implementation == "eager"
+        assert generate(model, family, growing_cache(model), do_sample=False) == theirs
+        raise RuntimeError("stop")
+    assert model.config.get_text_config()._attn_implementation == "sdpa"
+
+
+def test_what_was_chosen_otherwise_is_left() -> None:
+    model = tiny_model("llava").eval()
+    model.set_attn_implementation("eager")
+    with attention_for_decoding(model):
+        assert model.config.get_text_config()._attn_implementation == "eager"
+    model.set_attn_implementation("sdpa")
+    with attention_for_decoding(model.double()):
+        assert model.config.get_text_config()._attn_implementation == "sdpa"
+
+
+def test_sliding_windows_keep_their_own_layers() -> None:
+    model = tiny_model("llava")
+    text = model.config.get_text_config()
+    text.layer_types, text.sliding_window = ["sliding_attention"] * text.num_hidden_layers, 8
+    assert not any(isinstance(layer, GrowingLayer) for layer in growing_cache(model).layers)
