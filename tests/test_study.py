@@ -43,7 +43,7 @@ def test_every_arm_runs_and_is_not_run_again(nano: Path, tmp_path: Path, monkeyp
 
     def study() -> dict:
         page = run_study(
-            tmp_path / "s", arms=list(ARMS), seeds=1, schedule=TINY, bar=bar, say=lambda text: None, base=str(nano)
+            tmp_path / "s", arms=list(ARMS), seeds=[0], schedule=TINY, bar=bar, say=lambda text: None, base=str(nano)
         )
         assert ARMS["release"].title.partition("'")[0] in page.read_text()
         return json.loads((tmp_path / "s" / "study.json").read_text())
@@ -71,6 +71,22 @@ def test_every_arm_runs_and_is_not_run_again(nano: Path, tmp_path: Path, monkeyp
     assert "grounding" not in settings["vanilla"].partition("rewards:")[2].partition("reward_terms")[0]
 
 
+def test_processes_with_other_seeds_fill_one_study(nano: Path, tmp_path: Path) -> None:
+    def study(seeds: list[int], schedule: Schedule = TINY) -> dict:
+        run_study(tmp_path, arms=["base"], seeds=seeds, schedule=schedule, bar=bar, say=lambda text: None, base=str(nano))
+        return json.loads((tmp_path / "study.json").read_text())["arms"]
+
+    alone = study([7])["base"]
+    assert (alone["seeds"], list(alone["metrics"]["answer accuracy"]["seeds"])) == (
+        1,
+        [alone["metrics"]["answer accuracy"]["mean"]],
+    )
+    assert study([3, 5])["base"]["seeds"] == 3
+    with pytest.raises(ConfigError, match=r"seed-\d holds another run: schedule\.prompts is 1 there and 5 here"):
+        study([9], dataclasses.replace(TINY, prompts=5))
+    assert not (tmp_path / "seed-9").exists()
+
+
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     lab(tmp_path / "a", "nano")
     lab(tmp_path / "a", "nano")
@@ -93,7 +109,7 @@ def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> N
 
 def test_an_unknown_arm(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown arm 'x'"):
-        run_study(tmp_path, arms=["x"], seeds=1, schedule=TINY, bar=bar, say=print)
+        run_study(tmp_path, arms=["x"], seeds=[0], schedule=TINY, bar=bar, say=print)
 
 
 def row(accuracy: float, family: str = "side") -> Row:

@@ -666,14 +666,16 @@ def world_pack(model: Path, output: Path, about: str, questions: int, scenes: in
 @world.command("study")
 @click.option("-o", "--output", default=Path("runs/study"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many seeds of every arm.")
+@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
 @click.option("--arms", help="Names with commas between them [default: all].")
 @click.option("--base", default="nano", show_default=True, help="Model to start from.")
 @click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
-def world_study(output: Path, seeds: int, arms: str | None, base: str, short: bool, fresh: bool) -> None:
+def world_study(output: Path, seeds: int, first_seed: int, arms: str | None, base: str, short: bool, fresh: bool) -> None:
     """Measure what each part of the method does: arms of training on the embedded world, with several seeds.
 
-    Takes hours; what is finished is kept, and the same command goes on. Writes study.json and study.html after every arm.
+    Takes hours; what is finished is kept, and the same command goes on. Writes study.json and study.html after every arm, of
+    all that the folder holds: several processes may fill one folder, each with other seeds (--first-seed).
     """
     _quiet_libraries()
     from sifthinker.study import ARMS, SHORT, STUDY, run_study
@@ -682,7 +684,7 @@ def world_study(output: Path, seeds: int, arms: str | None, base: str, short: bo
         page = run_study(
             output,
             arms=arms.split(",") if arms else list(ARMS),
-            seeds=seeds,
+            seeds=range(first_seed, first_seed + seeds),
             schedule=SHORT if short else STUDY,
             bar=_bar,
             say=lambda text: click.echo(text, err=True),

@@ -24,9 +24,9 @@ SIZE = Schedule()
 _SUMMARY = (
     "The base is nano, a model of three million parameters that was taught what stands where in small scenes and how far "
     "away, and that answers directly. It was shown {chains:,} chains of thought ({sft_steps} steps of SFT) and then "
-    "practised on {practised} questions with 8 tries each (GRPO-SIF). The numbers are measured on {questions} questions "
-    "about scenes that no model has seen, half of them about combinations of question, colour and shape that were never "
-    "asked in training. "
+    "practised on {practised} of the questions ({grpo_steps} steps of GRPO-SIF, 8 tries a question). The numbers are "
+    "measured on {questions} questions about scenes that no model has seen, half of them about combinations of question, "
+    "colour and shape that were never asked in training. "
     "Guessing would score about 0.38. The examples below are the first test question of each family; chain.png beside this "
     "page is the right answer whose focus was corrected most."
 )
@@ -92,7 +92,8 @@ def _page(lab: Lab, rows: dict[str, list[Row]]) -> str:
     summary = _SUMMARY.format(
         chains=size.sft_steps * size.sft_batch,
         sft_steps=size.sft_steps,
-        practised=size.grpo_steps * size.prompts,
+        practised=size.grpo_questions,
+        grpo_steps=size.grpo_steps,
         questions=size.test_questions,
     )
     return run_page(

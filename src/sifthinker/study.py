@@ -104,6 +104,8 @@ class Schedule:
         sft_muon_lr: of SFT's matrices.
         grpo_steps: of `prompts` questions with 8 tries each.
         prompts: questions a step.
+        grpo_questions: the first so many of the training questions are practised, several times over: the answer reward pays
+            for progress since the last time.
         grpo_lr: of GRPO's AdamW part; Muon's is `grpo_muon_lr`.
         grpo_muon_lr: of GRPO's matrices.
         test_questions: held-out questions that every arm answers.
@@ -117,6 +119,7 @@ class Schedule:
     sft_muon_lr: float = 1.5e-3
     grpo_steps: int = 24
     prompts: int = 8
+    grpo_questions: int = 96
     grpo_lr: float = 1e-4
     grpo_muon_lr: float = 2e-4
     test_questions: int = 324
@@ -124,10 +127,12 @@ class Schedule:
 
 
 # The study's: three times the demo's chains, five times its practice.
-STUDY = Schedule(questions=12_000, sft_steps=400, grpo_steps=120, test_questions=648)
-SHORT = Schedule(questions=54, sft_steps=4, sft_batch=8, grpo_steps=2, prompts=2, test_questions=9)
+STUDY = Schedule(questions=12_000, sft_steps=400, grpo_steps=120, grpo_questions=320, test_questions=648)
+SHORT = Schedule(questions=54, sft_steps=4, sft_batch=8, grpo_steps=2, prompts=2, grpo_questions=2, test_questions=9)
 
 _MARKER = "lab.json"  # says whose run a folder holds
+_SEED = "seed-"  # and its number: a study's folder of a seed
+_PAGE = "study.html"
 
 
 @dataclass
@@ -155,14 +160,11 @@ class Lab:
 
     def __post_init__(self) -> None:
         make_folder(self.folder)
-        mine = {"schedule": asdict(self.schedule), "seed": self.seed, "base": self.base, "version": __version__}
-        path = self.folder / _MARKER
-        if path.is_file():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            if theirs != mine:
-                raise ConfigError(f"{self.folder} holds another run: {_difference(theirs, mine)}; use --fresh or another -o")
+        mine = _marker(self.schedule, self.base, self.seed)
+        if (self.folder / _MARKER).is_file():
+            _read_marker(self.folder, mine)
         else:
-            atomic_write(path, to_json(mine) + "\n")
+            atomic_write(self.folder / _MARKER, to_json(mine) + "\n")
 
     @staticmethod
     def clear(folder: Path) -> None:
@@ -179,14 +181,14 @@ class Lab:
             shutil.rmtree(folder / data, ignore_errors=True)
         for name in ("world", *(f"sft-{data}" for data in (*_EXPANSIONS, "answers")), *(f"grpo-{arm}" for arm in ARMS)):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (*(f"eval-{arm}.json" for arm in ARMS), _MARKER):
+        for name in (*map(_measurement, ARMS), _MARKER):
             (folder / name).unlink(missing_ok=True)
 
     def run(self, arm: Arm) -> list[Row]:
         """Train an arm and measure it on the test questions; whatever is finished already is read back."""
-        path = self.folder / f"eval-{arm.name}.json"
-        if path.is_file():
-            return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+        found = _read_rows(self.folder, arm.name)
+        if found is not None:
+            return found
         model = self.model(arm)
         thinker = Thinker.load(model, max_new_tokens=self.schedule.max_tokens)
         count = self.schedule.test_questions
@@ -199,7 +201,8 @@ class Lab:
                 batch_size=108,
                 progress=advance,
             )
-        atomic_write(path, to_json({"arm": arm.name, "rows": [row.to_json() for row in rows]}) + "\n")
+        measured = {"arm": arm.name, "rows": [row.to_json() for row in rows]}
+        atomic_write(self.folder / _measurement(arm.name), to_json(measured) + "\n")
         return rows
 
     def model(self, arm: Arm) -> str:
@@ -266,6 +269,7 @@ class Lab:
                 warm,
                 chains,
                 out,
+                limit=self.schedule.grpo_questions,
                 muon_lr=self.schedule.grpo_muon_lr,
                 max_steps=steps,
                 per_device_train_batch_size=self.schedule.prompts * 8,
@@ -278,7 +282,15 @@ class Lab:
         return str(out)
 
     def _settings(
-        self, model: str, chains: Path, out: Path, *, muon_lr: float, max_steps: int, **training: Any
+        self,
+        model: str,
+        chains: Path,
+        out: Path,
+        *,
+        muon_lr: float,
+        max_steps: int,
+        limit: int | None = None,
+        **training: Any,
     ) -> dict[str, Any]:
         """A stage's config: what both stages have in common, and its own fields of `training`."""
         shared = {"warmup_steps": max(1, max_steps // 20), "save_total_limit": 1, "bf16": True, "seed": self.seed}
@@ -286,6 +298,7 @@ class Lab:
             "model": model,
             "data": str(chains),
             "output": str(out),
+            "limit": limit,
             "muon_lr": muon_lr,
             "training": {"max_steps": max_steps, **shared, **training},
         }
@@ -295,7 +308,7 @@ def run_study(
     output: Path,
     *,
     arms: Sequence[str],
-    seeds: int,
+    seeds: Sequence[int],
     schedule: Schedule,
     bar: Bar,
     say: Say,
@@ -304,17 +317,18 @@ def run_study(
 ) -> Path:
     """Run arms with several seeds, or go on with a study that was interrupted.
 
-    After every arm `study.json` (see `summarise_study`) and `study.html` are written.
+    After every arm `study.json` (see `summarise_study`) and `study.html` are written, of all that the folder holds. Several
+    processes may run one study at a time, each other seeds.
 
     Args:
         output: folder; each seed has its own in it.
         arms: names of `ARMS`.
-        seeds: 0 to so many, not included.
+        seeds: of the runs.
         schedule: how much of everything.
         bar: see `Lab`.
         say: see `Lab`.
         base: see `Lab`.
-        fresh: start over.
+        fresh: start these seeds over.
     Returns:
         The page.
     Raises:
@@ -323,19 +337,57 @@ def run_study(
     unknown = [name for name in arms if name not in ARMS]
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    rows: dict[str, list[list[Row]]] = {name: [] for name in arms}
-    page = output / "study.html"
-    for seed in range(seeds):
-        if fresh:
-            Lab.clear(output / f"seed-{seed}")
-        lab = Lab(output / f"seed-{seed}", schedule, bar, say, seed=seed, base=base)
+    folders = {seed: output / f"{_SEED}{seed}" for seed in seeds}
+    if fresh:
+        for folder in folders.values():
+            Lab.clear(folder)
+    _finished(output, schedule, base)  # to refuse another study's folder before hours of work
+    for seed, folder in folders.items():
+        lab = Lab(folder, schedule, bar, say, seed=seed, base=base)
         for name in arms:
             say(f"seed {seed}, {ARMS[name].title}")
-            rows[name].append(lab.run(ARMS[name]))
-            summary = summarise_study(rows, schedule)
+            lab.run(ARMS[name])
+            summary = summarise_study(_finished(output, schedule, base), schedule)
             atomic_write(output / "study.json", json.dumps(summary, indent=1) + "\n")
-            write_page(page, study_page(summary, METRICS))
-    return page
+            write_page(output / _PAGE, study_page(summary, METRICS))
+    return output / _PAGE
+
+
+def _finished(output: Path, schedule: Schedule, base: str) -> dict[str, list[list[Row]]]:
+    """What was measured of every arm, a list a seed that has it."""
+    folders = [path.parent for path in sorted(output.glob(f"{_SEED}*/{_MARKER}"))]
+    for folder in folders:
+        _read_marker(folder, _marker(schedule, base))
+    found = {name: [_read_rows(folder, name) for folder in folders] for name in ARMS}
+    return {name: [rows for rows in of_seeds if rows is not None] for name, of_seeds in found.items()}
+
+
+def _measurement(arm: str) -> str:
+    return f"eval-{arm}.json"
+
+
+def _read_rows(folder: Path, arm: str) -> list[Row] | None:
+    """What a lab measured of an arm; None if it did not yet."""
+    path = folder / _measurement(arm)
+    if not path.is_file():
+        return None
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+
+
+def _marker(schedule: Schedule, base: str, seed: int | None = None) -> dict[str, Any]:
+    return {"schedule": asdict(schedule), "seed": seed, "base": base, "version": __version__}
+
+
+def _read_marker(folder: Path, mine: Mapping[str, Any]) -> None:
+    """Check that a lab's folder is of this run, of any seed if ours is None.
+
+    Raises:
+        ConfigError: it is another's.
+    """
+    theirs = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    wanted = {**mine, "seed": theirs.get("seed")} if mine["seed"] is None else mine
+    if theirs != wanted:
+        raise ConfigError(f"{folder} holds another run: {_difference(theirs, wanted)}; use --fresh or another -o")
 
 
 def summarise_study(rows: Mapping[str, Sequence[Sequence[Row]]], schedule: Schedule) -> dict[str, Any]:
