@@ -64,11 +64,8 @@ Course = Literal["see", "find", "conclude"]
 def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, course: Course = "see") -> Iterator[Lesson]:
     """The lessons of one scene, the same for the same arguments.
 
-    `see` lists all objects from left to right, locates two by name and describes one: dense targets teach to see several
-    times faster than one box a sample. `find` locates many by name, by place and by kind, which binds names to what they
-    name; answers a question from a sentence that says the answer; compares numbers or repeats words; and lists and describes
-    now and then, so that this is not forgotten. `conclude` takes questions apart: where is what answers one, and what
-    follows from what is found there. All three answer some questions directly.
+    A course is what they teach: to `see` what there is, to `find` what is named, to `conclude` from what was found. All
+    answer some questions directly.
 
     Args:
         scene: what they are about.
@@ -78,110 +75,177 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
         course: what is taught.
     """
     draw = random.Random(f"sifthinker lessons {course} {level} {scene_seed}")
-    places = regions_of(scene, depth=depth)
-    indices = range(len(places))
-    order = sorted(indices, key=lambda index: places[index].box[0])
+    return _COURSES[course](_Class(scene, scene_seed, level, draw, regions_of(scene, depth=depth)))
 
-    def written(chosen: Sequence[int]) -> str:
-        return render_regions([places[index] for index in chosen], decimals=DECIMALS)
 
-    def names(chosen: Sequence[int]) -> list[str]:
-        return [scene.objects[index].name for index in chosen]
+@dataclass(frozen=True)
+class _Class:
+    """What the lessons of a scene are made from.
 
-    def listed(chosen: Sequence[int], form: str) -> str:
-        return "\n".join(form.format(name=scene.objects[index].name, region=written([index])) for index in chosen)
+    Args:
+        scene: what they are about.
+        seed: of the scene.
+        level: of the scene.
+        draw: source of chance.
+        places: of the objects.
+    """
 
-    if course == "see" or draw.random() < 0.4:
-        yield Lesson("list", LIST_QUESTION, listed(order, "{region} {name}"))
-    together = draw.sample(indices, draw.randint(2, min(3, len(places))))
+    scene: Scene
+    seed: int
+    level: str
+    draw: random.Random
+    places: Sequence[Region]
+
+    @property
+    def order(self) -> list[int]:
+        """All objects from left to right."""
+        return sorted(range(len(self.places)), key=lambda index: self.places[index].box[0])
+
+    def one(self) -> int:
+        """Any object."""
+        return self.draw.randrange(len(self.places))
+
+    def some(self) -> list[int]:
+        """Two or three objects in any order."""
+        return self.draw.sample(range(len(self.places)), self.draw.randint(2, min(3, len(self.places))))
+
+    def written(self, chosen: Sequence[int]) -> str:
+        """The regions of objects as chains write them."""
+        return render_regions([self.places[index] for index in chosen], decimals=DECIMALS)
+
+    def names(self, chosen: Sequence[int]) -> list[str]:
+        return [self.scene.objects[index].name for index in chosen]
+
+    def lines(self, chosen: Sequence[int], form: str) -> str:
+        """A line an object: `form` with its {name} and {region}."""
+        return "\n".join(form.format(name=self.scene.objects[i].name, region=self.written([i])) for i in chosen)
+
+    def questions(self, most: int) -> list[Question]:
+        """Questions of different families, of no combination that is kept for the test split."""
+        found: list[Question] = []
+        for family in self.draw.sample(list(FAMILIES), len(FAMILIES)):
+            question = ask(self.seed, family, self.level, slot=self.draw.randrange(12))
+            if question is not None and not is_novel(question):
+                found.append(question)
+            if len(found) == most:
+                break
+        return found
+
+    def listing(self) -> Lesson:
+        return Lesson("list", LIST_QUESTION, self.lines(self.order, "{region} {name}"))
+
+    def locating(self, chosen: Sequence[int]) -> Lesson:
+        return Lesson("locate", locate_question(self.names(chosen)), self.written(chosen))
+
+    def describing(self) -> Lesson:
+        index = self.one()
+        return Lesson("describe", f"What is at {self.written([index])}?", _description(self.scene.objects[index]))
+
+
+def _see(given: _Class) -> Iterator[Lesson]:
+    """All objects listed, two located by name, one described: dense targets teach to see several times faster than one box a
+    sample."""
+    yield given.listing()
+    together = given.some()
+    if given.draw.random() < 0.5:
+        yield given.describing()
+    yield given.locating(together[:2])
+    if given.draw.random() < 0.15:
+        yield from map(_direct, given.questions(1))
+
+
+def _find(given: _Class) -> Iterator[Lesson]:
+    """Many located by name, by place and by kind, which binds names to what they name; a question answered from a sentence
+    that says the answer; numbers compared or words repeated; and lists and descriptions now and then, so that they are not
+    forgotten."""
+    draw = given.draw
+    if draw.random() < 0.4:
+        yield given.listing()
+    together = given.some()
     if draw.random() < 0.5:
-        index = draw.randrange(len(places))
-        yield Lesson("describe", f"What is at {written([index])}?", _description(scene.objects[index]))
-    if course == "see":
-        yield Lesson("locate", locate_question(names(together[:2])), written(together[:2]))
-        if draw.random() < 0.15 and (question := _question(scene_seed, level, draw)):
-            yield Lesson("direct", question.text, question.answer)
-        return
-    single = [draw.randrange(len(places))]
-    yield Lesson("locate", locate_question(names(single)), written(single))
-    if course == "conclude":
-        index = draw.randrange(len(places))
-        yield Lesson("describe", f"What is the {scene.objects[index].name}?", _description(scene.objects[index]))
-        yield Lesson("locate", f"I look for {join_names(names(together))}.", written(together))
-        yield _by_kind(scene, order, draw, written)
-        for question in _questions(scene_seed, level, draw, 2):
-            yield Lesson("locate", f"{question.text} Where is that?", written(question.targets))
-            named = listed(question.targets, "The {name}: {region}")
-            yield _conclusion(question, draw, places, named=named, written=written(question.targets))
-            if draw.random() < 0.2:
-                yield Lesson("direct", question.text, question.answer)
-        return
-    yield Lesson("locate", locate_question(names(together)), written(together))
-    chosen = draw.sample(indices, 2)
-    yield Lesson("name", f"Find {join_names(names(chosen))}.", listed(chosen, "The {name}: {region}"))
-    if draw.random() < 0.5:
-        yield _by_place(scene, order, draw, written)
-    else:
-        yield _by_kind(scene, order, draw, written)
-    if question := _question(scene_seed, level, draw):
+        yield given.describing()
+    yield given.locating([given.one()])
+    yield given.locating(together)
+    pair = draw.sample(range(len(given.places)), 2)
+    yield Lesson("name", f"Find {join_names(given.names(pair))}.", given.lines(pair, "The {name}: {region}"))
+    yield _by_place(given) if draw.random() < 0.5 else _by_kind(given)
+    for question in given.questions(1):
         yield Lesson("read", f"{question.plain} {question.text}", question.answer)
     if draw.random() < 0.5:
         yield _comparison(draw)
     else:
         words = " ".join(_word(draw) for _ in range(draw.randint(2, 7)))
         yield Lesson("repeat", f"Repeat: {words}", words)
-    if draw.random() < 0.5 and (question := _question(scene_seed, level, draw)):
-        yield Lesson("direct", question.text, question.answer)
+    if draw.random() < 0.5:
+        yield from map(_direct, given.questions(1))
 
 
-def _question(scene_seed: int, level: str, draw: random.Random) -> Question | None:
-    return next(iter(_questions(scene_seed, level, draw, 1)), None)
+def _conclude(given: _Class) -> Iterator[Lesson]:
+    """Questions taken apart: where is what answers one, and what follows from what is found there."""
+    if given.draw.random() < 0.4:
+        yield given.listing()
+    together = given.some()
+    if given.draw.random() < 0.5:
+        yield given.describing()
+    yield given.locating([given.one()])
+    thing = given.scene.objects[given.one()]
+    yield Lesson("describe", f"What is the {thing.name}?", _description(thing))
+    yield Lesson("locate", f"I look for {join_names(given.names(together))}.", given.written(together))
+    yield _by_kind(given)
+    for question in given.questions(2):
+        yield Lesson("locate", f"{question.text} Where is that?", given.written(question.targets))
+        yield _conclusion(given, question)
+        if given.draw.random() < 0.2:
+            yield _direct(question)
 
 
-def _questions(scene_seed: int, level: str, draw: random.Random, most: int) -> list[Question]:
-    """Questions of different families, of no combination that is kept for the test split."""
-    found: list[Question] = []
-    for family in draw.sample(list(FAMILIES), len(FAMILIES)):
-        question = ask(scene_seed, family, level, slot=draw.randrange(12))
-        if question is not None and not is_novel(question):
-            found.append(question)
-        if len(found) == most:
-            break
-    return found
+_COURSES: dict[Course, Callable[[_Class], Iterator[Lesson]]] = {
+    "see": _see,
+    "find": _find,
+    "conclude": _conclude,
+}
 
 
-def _conclusion(question: Question, draw: random.Random, places: Sequence[Region], *, named: str, written: str) -> Lesson:
-    """What follows from the targets' places (`named`: with their names, `written`: without) or from half of the reason."""
-    numbers = [f"{places[index].depth:.{DECIMALS}f}" for index in question.targets if places[index].depth is not None]
+def _direct(question: Question) -> Lesson:
+    return Lesson("direct", question.text, question.answer)
+
+
+def _conclusion(given: _Class, question: Question) -> Lesson:
+    """What follows from the targets' places, with their names or without, or from half of the reason."""
+    depths = [given.places[index].depth for index in question.targets]
+    numbers = [f"{depth:.{DECIMALS}f}" for depth in depths if depth is not None]
     reason = question.reason.format(*numbers) if numbers else question.plain
     evidence, sign, rest = re.split(r"(\. |, so |: |$)", reason, maxsplit=1)[:3]
-    form = draw.random()
+    form = given.draw.random()
     if form < 0.4:
-        return Lesson("conclude", f"{question.text}\n{written}", reason)
+        return Lesson("conclude", f"{question.text}\n{given.written(question.targets)}", reason)
     if form < 0.7 or not rest or (question.plain != question.reason and not numbers):
+        named = given.lines(question.targets, "The {name}: {region}")
         return Lesson("conclude", f"{named}\n{question.text}", question.answer)
     if form < 0.85:
         return Lesson("conclude", f"{evidence}. {question.text}", question.answer)
     return Lesson("conclude", f"{question.text} {evidence}.", (sign + rest).lstrip(".,: "))
 
 
-def _by_place(scene: Scene, order: Sequence[int], draw: random.Random, written: Callable[[Sequence[int]], str]) -> Lesson:
-    by_distance = sorted(order, key=lambda index: float(scene.distances[index]))
+def _by_place(given: _Class) -> Lesson:
+    order = given.order
+    by_distance = sorted(order, key=lambda index: float(given.scene.distances[index]))
     ends = {"leftmost": order[0], "rightmost": order[-1], "nearest": by_distance[0], "farthest": by_distance[-1]}
-    place = draw.choice(list(ends))
-    return Lesson("locate", f"Where is the {place} object?", written([ends[place]]))
+    place = given.draw.choice(list(ends))
+    return Lesson("locate", f"Where is the {place} object?", given.written([ends[place]]))
 
 
-def _by_kind(scene: Scene, order: Sequence[int], draw: random.Random, written: Callable[[Sequence[int]], str]) -> Lesson:
-    thing = draw.choice(scene.objects)
+def _by_kind(given: _Class) -> Lesson:
+    thing = given.scene.objects[given.one()]
     kinds: dict[str, Callable[[Object], bool]] = {
         f"{thing.shape}s": lambda other: other.shape == thing.shape,
         f"{thing.colour} objects": lambda other: other.colour == thing.colour,
         "objects with stripes" if thing.striped else "objects with no stripes": lambda other: other.striped == thing.striped,
         "objects with a dot" if thing.dot else "objects with no dot": lambda other: bool(other.dot) == bool(thing.dot),
     }
-    kind = draw.choice(list(kinds))
-    return Lesson("locate", f"Where are the {kind}?", written([i for i in order if kinds[kind](scene.objects[i])]))
+    kind = given.draw.choice(list(kinds))
+    fitting = [index for index in given.order if kinds[kind](given.scene.objects[index])]
+    return Lesson("locate", f"Where are the {kind}?", given.written(fitting))
 
 
 def _comparison(draw: random.Random) -> Lesson:
