@@ -13,7 +13,7 @@ import pytest
 from sifthinker.errors import ConfigError
 from sifthinker.evaluation.world import METRICS, Row
 from sifthinker.report import study_page
-from sifthinker.study import ARMS, SHORT, Lab, Schedule, run_study, summarise_study
+from sifthinker.study import ARMS, REFERENCES, SHORT, Lab, Schedule, run_study, summarise_study
 
 TINY = dataclasses.replace(SHORT, questions=18, sft_steps=1, grpo_steps=1, prompts=1, test_questions=9, max_tokens=12)
 
@@ -112,21 +112,47 @@ def test_an_unknown_arm(tmp_path: Path) -> None:
         run_study(tmp_path, arms=["x"], seeds=[0], schedule=TINY, bar=bar, say=print)
 
 
-def row(accuracy: float, family: str = "side") -> Row:
+def row(question: str, accuracy: float, family: str = "side") -> Row:
     values: dict[str, float | None] = {**dict.fromkeys(METRICS), "answer accuracy": accuracy}
-    return Row("i", 0, "easy", family, False, "q", "t", (), "", values)
+    return Row(question, 0, "easy", family, False, "q", "t", (), "", values)
+
+
+def rows(*accuracies: float) -> list[Row]:
+    """Questions a, b, c …; the last is of another family."""
+    last = len(accuracies) - 1
+    return [row("abcdefgh"[n], value, "odd" if n == last else "side") for n, value in enumerate(accuracies)]
 
 
 def test_the_spread_between_seeds_by_hand() -> None:
     # Two seeds with 1 of 4 and 3 of 4 right: mean 0.5, sample standard deviation 0.25 × √2.
-    seeds = [[row(1), row(0), row(0), row(0)], [row(1), row(1), row(1), row(0, "odd")]]
-    found = summarise_study({"base": seeds}, TINY)["arms"]["base"]
+    study = summarise_study({"base": {0: rows(1, 0, 0, 0), 1: rows(1, 1, 1, 0)}}, TINY)
+    found = study["arms"]["base"]
     accuracy = found["metrics"]["answer accuracy"]
     assert accuracy["seeds"] == [0.25, 0.75]
     assert accuracy["mean"] == 0.5
     assert accuracy["std"] == pytest.approx(0.25 * 2**0.5)
-    assert (accuracy["count"], found["families"]["odd"]["mean"]) == (8, 0)
-    page = study_page(summarise_study({"base": seeds}, TINY), METRICS)
+    assert accuracy["count"] == 4  # of questions, which were answered twice
+    assert (found["families"]["odd"]["mean"], found["families"]["side"]["mean"]) == (0, pytest.approx(4 / 6))
+    page = study_page(study, METRICS, REFERENCES)
     assert "0.500 ± 0.354" in page
     assert ARMS["base"].title in page
-    assert summarise_study({"base": []}, TINY)["arms"] == {}
+    assert summarise_study({"base": {}}, TINY)["arms"] == {}
+
+
+def test_differences_are_taken_question_by_question_over_common_seeds() -> None:
+    measured = {
+        "chains": {0: rows(1, 0, 0, 1), 1: rows(1, 0, 0, 0)},
+        "grpo-sif": {1: rows(1, 1, 0, 0), 2: rows(0, 0, 0, 0)},  # of seed 1 alone: one more of four
+    }
+    arms = summarise_study(measured, TINY)["arms"]
+    gain = arms["grpo-sif"]["differences"]["chains"]["answer accuracy"]
+    assert (gain["mean"], gain["count"]) == (0.25, 4)
+    assert arms["chains"]["differences"]["grpo-sif"]["answer accuracy"]["mean"] == -0.25
+    assert "chains" not in arms["chains"]["differences"]
+    page = study_page(summarise_study(measured, TINY), METRICS, REFERENCES)
+    assert page.count("+0.250") == 1
+    # Every question gains the same: the interval has no width, though the accuracies have.
+    sure = {"chains": {0: rows(0, 0, 1, 1)}, "grpo-sif": {0: rows(0.5, 0.5, 1.5, 1.5)}}
+    gain = summarise_study(sure, TINY)["arms"]["grpo-sif"]["differences"]["chains"]["answer accuracy"]
+    assert (gain["low"], gain["mean"], gain["high"]) == (0.5, 0.5, 0.5)
+    assert "<b>+0.500</b>" in study_page(summarise_study(sure, TINY), METRICS, REFERENCES)

@@ -113,14 +113,15 @@ def stats_page(
     return render_page("stats.html", title=title, tables=tables, charts=charts)
 
 
-def study_page(study: Mapping[str, Any], metrics: Mapping[str, str]) -> str:
+def study_page(study: Mapping[str, Any], metrics: Mapping[str, str], references: Sequence[str]) -> str:
     """A study as a page.
 
     Args:
         study: see `study.summarise_study`.
         metrics: metric → what it is.
+        references: arms that the others are compared with.
     """
-    return render_page("study.html", title="Study", study=study, metrics=metrics)
+    return render_page("study.html", title="Study", study=study, metrics=metrics, references=references)
 
 
 def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from sifthinker.engine.estimators import GivenDepth, NoDepth
 from sifthinker.engine.expansion import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.errors import ConfigError
-from sifthinker.evaluation.world import METRICS, Row, evaluate, summarise
+from sifthinker.evaluation.world import METRICS, Row, bootstrap, evaluate, group_by
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.report import study_page, write_page
 from sifthinker.thinker import Thinker
@@ -33,6 +33,7 @@ from sifthinker.world.scenes import REFERENCE_SIZE
 Bar = Callable[[str, "int | None"], AbstractContextManager[Callable[..., None]]]
 Say = Callable[[str], None]
 Data = Literal["chains", "rgb", "release"]
+Measured = Mapping[str, Mapping[int, Sequence[Row]]]  # arm → seed → what was measured
 
 _EXPANSIONS: dict[Data, Expansion] = {
     "chains": Expansion(decimals=DECIMALS),
@@ -90,6 +91,8 @@ ARMS = {
         ),
     )
 }
+
+REFERENCES = ("chains", "grpo-sif")  # arms that all others are compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,17 +352,18 @@ def run_study(
             lab.run(ARMS[name])
             summary = summarise_study(_finished(output, schedule, base), schedule)
             atomic_write(output / "study.json", json.dumps(summary, indent=1) + "\n")
-            write_page(output / _PAGE, study_page(summary, METRICS))
+            write_page(output / _PAGE, study_page(summary, METRICS, REFERENCES))
     return output / _PAGE
 
 
-def _finished(output: Path, schedule: Schedule, base: str) -> dict[str, list[list[Row]]]:
-    """What was measured of every arm, a list a seed that has it."""
-    folders = [path.parent for path in sorted(output.glob(f"{_SEED}*/{_MARKER}"))]
-    for folder in folders:
-        _read_marker(folder, _marker(schedule, base))
-    found = {name: [_read_rows(folder, name) for folder in folders] for name in ARMS}
-    return {name: [rows for rows in of_seeds if rows is not None] for name, of_seeds in found.items()}
+def _finished(output: Path, schedule: Schedule, base: str) -> Measured:
+    """What was measured of every arm and seed."""
+    folders: dict[int, Path] = {}
+    for path in output.glob(f"{_SEED}*/{_MARKER}"):
+        marker = _read_marker(path.parent, _marker(schedule, base))
+        folders[marker["seed"]] = path.parent
+    found = {arm: {seed: _read_rows(folders[seed], arm) for seed in sorted(folders)} for arm in ARMS}
+    return {arm: {seed: rows for seed, rows in of_seeds.items() if rows is not None} for arm, of_seeds in found.items()}
 
 
 def _measurement(arm: str) -> str:
@@ -378,41 +382,88 @@ def _marker(schedule: Schedule, base: str, seed: int | None = None) -> dict[str,
     return {"schedule": asdict(schedule), "seed": seed, "base": base, "version": __version__}
 
 
-def _read_marker(folder: Path, mine: Mapping[str, Any]) -> None:
-    """Check that a lab's folder is of this run, of any seed if ours is None.
+def _read_marker(folder: Path, mine: Mapping[str, Any]) -> dict[str, Any]:
+    """The marker of a lab's folder, which must be of this run; of any seed if ours is None.
 
     Raises:
         ConfigError: it is another's.
     """
-    theirs = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    theirs: dict[str, Any] = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
     wanted = {**mine, "seed": theirs.get("seed")} if mine["seed"] is None else mine
     if theirs != wanted:
         raise ConfigError(f"{folder} holds another run: {_difference(theirs, wanted)}; use --fresh or another -o")
+    return theirs
 
 
-def summarise_study(rows: Mapping[str, Sequence[Sequence[Row]]], schedule: Schedule) -> dict[str, Any]:
-    """A study as plain numbers: the schedule, and for every arm and metric the mean of each seed, the mean and standard
-    deviation over seeds, the 95 % bootstrap interval over all completions, and the accuracy by family."""
+def summarise_study(measured: Measured, schedule: Schedule) -> dict[str, Any]:
+    """A study as plain numbers.
+
+    Every arm answers the same questions, with every seed. A mean is over questions, each with its mean over seeds; its 95 %
+    bootstrap interval resamples questions. Differences from an arm of `REFERENCES` are taken question by question, over the
+    seeds that both have; how hard a question is cancels out, so their intervals are narrower.
+
+    Args:
+        measured: arm → seed → rows.
+        schedule: how much of everything.
+    Returns:
+        version and schedule; for every arm its title, number of seeds, every metric with the mean of each seed, the standard
+        deviation between seeds, mean and interval; the accuracy by family; the differences from each reference.
+    """
     arms = {}
-    for name, of_seeds in rows.items():
+    for name, of_seeds in measured.items():
         if not of_seeds:
             continue
-        pooled = [row for of_seed in of_seeds for row in of_seed]
-        found = summarise(pooled)
         metrics: dict[str, Any] = {}
         for metric in METRICS:
-            if metric not in found:
+            values = _by_question(of_seeds.values(), metric)
+            if not values:
                 continue
-            means = [summarise(of_seed)[metric].mean for of_seed in of_seeds]
+            means = [float(np.mean(list(_by_question([rows], metric).values()))) for rows in of_seeds.values()]
             spread = float(np.std(means, ddof=1)) if len(means) > 1 else None
-            metrics[metric] = {"seeds": means, "std": spread, **asdict(found[metric])}
-        families = sorted({row.family for row in pooled})
-        accuracy = {
-            family: asdict(summarise([row for row in pooled if row.family == family])["answer accuracy"])
-            for family in families
+            metrics[metric] = {"seeds": means, "std": spread, **asdict(bootstrap(list(values.values())))}
+        arms[name] = {
+            "title": ARMS[name].title,
+            "seeds": len(of_seeds),
+            "metrics": metrics,
+            "families": _by_family(of_seeds.values()),
+            "differences": {
+                reference: found
+                for reference in REFERENCES
+                if reference != name and (found := _differences(of_seeds, measured.get(reference, {})))
+            },
         }
-        arms[name] = {"title": ARMS[name].title, "seeds": len(of_seeds), "metrics": metrics, "families": accuracy}
     return {"version": __version__, "schedule": asdict(schedule), "arms": arms}
+
+
+def _by_question(of_seeds: Iterable[Sequence[Row]], metric: str) -> dict[str, float]:
+    """A metric of each question that has it, the mean over seeds."""
+    found: dict[str, list[float]] = {}
+    for rows in of_seeds:
+        for row in rows:
+            if (value := row.values[metric]) is not None:
+                found.setdefault(row.id, []).append(value)
+    return {question: float(np.mean(values)) for question, values in found.items()}
+
+
+def _by_family(of_seeds: Iterable[Sequence[Row]]) -> dict[str, Any]:
+    """Answer accuracy of each family of questions."""
+    groups = group_by((row for rows in of_seeds for row in rows), lambda row: row.family)
+    return {
+        family: asdict(bootstrap(list(_by_question([groups[family]], "answer accuracy").values())))
+        for family in sorted(groups)
+    }
+
+
+def _differences(mine: Mapping[int, Sequence[Row]], theirs: Mapping[int, Sequence[Row]]) -> dict[str, Any]:
+    """Metric → this arm less another one, question by question, over the seeds and questions that both have."""
+    seeds = sorted(mine.keys() & theirs.keys())
+    differences = {}
+    for metric in METRICS:
+        ours, others = (_by_question((arm[seed] for seed in seeds), metric) for arm in (mine, theirs))
+        both = [ours[question] - others[question] for question in ours if question in others]
+        if both:
+            differences[metric] = asdict(bootstrap(both))
+    return differences
 
 
 def _difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:

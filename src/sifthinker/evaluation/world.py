@@ -145,11 +145,12 @@ def summarise(rows: Sequence[Row], *, resamples: int = 1000) -> dict[str, Result
     for name in METRICS:
         values = [value for row in rows if (value := row.values[name]) is not None]
         if values:
-            results[name] = _result(values, resamples)
+            results[name] = bootstrap(values, resamples)
     return results
 
 
-def _result(values: Sequence[float], resamples: int = 1000) -> Result:
+def bootstrap(values: Sequence[float], resamples: int = 1000) -> Result:
+    """Mean, count and percentile bootstrap interval of one value or more; the same for the same values."""
     array = np.array(values, dtype=np.float64)
     draw = np.random.default_rng(0)
     means = draw.choice(array, (resamples, len(array))).mean(axis=1)
@@ -304,7 +305,7 @@ def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0
         results[f"{kind}: box IoU"] = [set_iou([p[0][1].box], [p[1][1].box]) if p else 0.0 for p in both]
         results[f"{kind}: depth within 10 %"] = [float(p is not None and _near(p[0][1], p[1][1])) for p in both]
     results["listed: name"] = [float(bool(found and true and found[0] == true[0])) for found, true in listed]
-    return {name: _result(values) for name, values in results.items()}
+    return {name: bootstrap(values) for name, values in results.items()}
 
 
 def _near(stated: Region, true: Region) -> bool:
