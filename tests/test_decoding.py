@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 
 from transformers import DynamicCache  # noqa: E402
 
-from sifthinker.decoding import GrowingLayer, attention_for_decoding, growing_cache  # noqa: E402
+from sifthinker.decoding import GrowingLayer, attention_for_decoding, cache_arguments, growing_cache  # noqa: E402
 
 from .training.tiny import FAMILIES, tiny_batch, tiny_model  # noqa: E402
 
@@ -122,6 +122,28 @@ def test_what_was_chosen_otherwise_is_left() -> None:
     model.set_attn_implementation("sdpa")
     with attention_for_decoding(model.double()):
         assert model.config.get_text_config()._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"use_cache": False}, {"cache_implementation": "static"}, {"past_key_values": DynamicCache()}]
+)
+def test_another_cache_can_be_asked_for(settings: dict[str, Any]) -> None:
+    model = tiny_model("llava").eval()
+    assert cache_arguments(model, settings) == {}
+    assert type(cache_arguments(model, {"do_sample": True})["past_key_values"].layers[0]) is GrowingLayer
+
+
+def test_models_that_generate_in_their_own_way_are_left_to_it() -> None:
+    class Own(type(tiny_model("llava"))):
+        def generate(self, *arguments: Any, **named: Any) -> Any:
+            return super().generate(*arguments, **named)
+
+    model = tiny_model("llava")
+    model.__class__ = Own
+    assert cache_arguments(model, {}) == {}
+    translator = tiny_model("llava")
+    translator.config.is_encoder_decoder = True
+    assert cache_arguments(translator, {}) == {}
 
 
 def test_sliding_windows_keep_their_own_layers() -> None:

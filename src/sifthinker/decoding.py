@@ -7,12 +7,12 @@ generation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
 
 _ROOM = 64  # tokens that a buffer has room for beyond a quarter of what it holds
@@ -63,6 +63,22 @@ def growing_cache(model: Any) -> Cache:
     cache = DynamicCache(config=model.config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def cache_arguments(model: Any, settings: Mapping[str, Any]) -> dict[str, Cache]:
+    """`generate`'s argument for a growing cache; none where the model or its settings want another cache, or none at all.
+
+    Args:
+        model: of transformers, not wrapped.
+        settings: other arguments of `generate`.
+    """
+    chosen = {**model.generation_config.to_dict(), **settings}
+    ordinary = type(model).generate is GenerationMixin.generate and not model.config.is_encoder_decoder
+    if not ordinary or not model._supports_default_dynamic_cache():
+        return {}
+    if chosen.get("use_cache") is False or chosen.get("cache_implementation") is not None or "past_key_values" in settings:
+        return {}
+    return {"past_key_values": growing_cache(model)}
 
 
 @contextmanager

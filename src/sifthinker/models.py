@@ -115,7 +115,7 @@ def complete(
     """
     import torch
 
-    from sifthinker.decoding import attention_for_decoding, growing_cache
+    from sifthinker.decoding import attention_for_decoding, cache_arguments
 
     prompts = processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
     shown = [list(of_one) for of_one in images]
@@ -125,7 +125,7 @@ def complete(
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     settings = {"do_sample": False, "suppress_tokens": placeholder_tokens(model.config), **sampling}
     with torch.inference_mode(), attention_for_decoding(model):
-        output = model.generate(**inputs, past_key_values=growing_cache(model), **settings)
+        output = model.generate(**inputs, **settings, **cache_arguments(model, settings))
     new = output[:, inputs["input_ids"].shape[1] :]
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends]) | {processor.tokenizer.eos_token_id}
