@@ -1,8 +1,8 @@
 """Token-by-token generation with transformers' `generate`, without what makes it slow for small models.
 
 transformers' own cache copies all keys and values for every token; the one here grows in place. On a CPU, torch's attention
-takes five times as long for one query as two matrix products and a softmax, so the latter are used for the time of a
-generation.
+takes five times as long for one query as two matrix products and a softmax, so the latter are used for tokens that come one
+at a time.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, GenerationMixin
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, GenerationMixin
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 _ROOM = 64  # tokens that a buffer has room for beyond a quarter of what it holds
 
@@ -81,22 +83,49 @@ def cache_arguments(model: Any, settings: Mapping[str, Any]) -> dict[str, Cache]
     return {"past_key_values": growing_cache(model)}
 
 
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' `sdpa`; for one query a row and no dropout two matrix products and a softmax, in which the query heads
+    that share keys and values are taken for so many queries."""
+    rows, heads, queries, width = query.shape
+    ordinary = options.get("dropout", 0.0) == 0 and options.get("position_bias") is None and options.get("cache") is None
+    if queries != 1 or not ordinary or (attention_mask is not None and attention_mask.shape[1] != 1):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+    scaling = options.get("scaling")
+    grouped = query.view(rows, key.shape[1], -1, width)
+    weights = (grouped @ key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
+    if attention_mask is not None:
+        shown = attention_mask.dtype == torch.bool
+        weights = weights.masked_fill(~attention_mask, float("-inf")) if shown else weights + attention_mask
+    exact = torch.promote_types(weights.dtype, torch.float32)
+    attended = torch.softmax(weights, dim=-1, dtype=exact).to(value.dtype) @ value
+    return attended.view(rows, 1, heads, width), None
+
+
+_DECODING = "sifthinker_decoding"
+AttentionInterface.register(_DECODING, _attend)
+AttentionMaskInterface.register(_DECODING, sdpa_mask)
+
+
 @contextmanager
 def attention_for_decoding(model: Any) -> Iterator[None]:
-    """On a CPU, let a model's text part attend by matrix products where it would by torch's attention.
-
-    Not in double precision, where transformers' mask is minus infinity to its softmax in single precision and the queries of
-    padding become NaN.
+    """On a CPU, let a model's text part attend by matrix products, token by token, where it would by torch's attention.
 
     Args:
         model: of transformers, not wrapped.
     """
     text = getattr(model.config, "text_config", None)
     chosen = getattr(text, "_attn_implementation", None)
-    if chosen != "sdpa" or model.device.type != "cpu" or model.dtype == torch.float64:
+    if chosen != "sdpa" or model.device.type != "cpu":
         yield
         return
-    model.set_attn_implementation({"text_config": "eager"})
+    model.set_attn_implementation({"text_config": _DECODING})
     try:
         yield
     finally:
