@@ -1,6 +1,7 @@
 """Generation with the cache that grows in place and the attention for decoding, against transformers' own.
 
-    python benchmarks/decoding.py            # nano, 64 rows, on a CPU
+    python benchmarks/decoding.py                        # nano, 64 rows, single precision with autocast, as in GRPO
+    python benchmarks/decoding.py --dtype bfloat16       # as in thinking and evaluation
     python benchmarks/decoding.py --rows 8
 
 Three ways take turns in one run: transformers' cache and attention, our cache with transformers' attention, and both ours.
@@ -26,9 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=140)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    model, processor = load_for_inference("nano", device="cpu")
+    model, processor = load_for_inference("nano", device="cpu", dtype=options.dtype)
     question = next(iter(sample_questions(1)))
     image, depth, _ = scene_of(question).reference
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": user_prompt(question.text)}]
@@ -44,7 +46,8 @@ def main() -> None:
     def seconds(*, grows: bool, attends: bool) -> float:
         cache = growing_cache(model) if grows else None
         started = time.perf_counter()
-        with torch.inference_mode(), attention_for_decoding(model) if attends else nullcontext():
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == "float32")
+        with torch.inference_mode(), mixed, attention_for_decoding(model) if attends else nullcontext():
             model.generate(
                 **inputs, past_key_values=cache, do_sample=True, max_new_tokens=options.tokens, min_new_tokens=options.tokens
             )
@@ -53,7 +56,7 @@ def main() -> None:
     ways = ({"grows": False, "attends": False}, {"grows": True, "attends": False}, {"grows": True, "attends": True})
     rounds = [[seconds(**way) for way in ways] for _ in range(options.rounds + 1)][1:]  # the first warms up
     cache, both = (statistics.median(times[0] / times[way] for times in rounds) for way in (1, 2))
-    print(f"{options.rows} rows, {options.tokens} tokens: cache alone ×{cache:.2f}, cache and attention ×{both:.2f}")
+    print(f"{options.rows} rows, {options.dtype}: cache alone ×{cache:.2f}, cache and attention ×{both:.2f}")
 
 
 if __name__ == "__main__":

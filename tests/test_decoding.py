@@ -13,6 +13,7 @@ from transformers import DynamicCache  # noqa: E402
 
 from sifthinker.decoding import (  # noqa: E402
     _DECODING,
+    _FEW,
     GrowingLayer,
     _attend,
     attention_for_decoding,
@@ -131,10 +132,11 @@ def test_what_was_chosen_otherwise_is_left() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("masked", ["not", "by booleans", "by numbers"])
 def test_attention_of_one_query_is_torchs(dtype: Any, masked: str) -> None:
-    """Six query heads on two of keys and values; one row is padded on the left."""
+    """Twelve query heads on four of keys and values; one row is padded on the left."""
     draw = torch.Generator().manual_seed(0)
-    query = torch.randn(3, 6, 1, 8, generator=draw).to(dtype)
-    key, value = (torch.randn(3, 2, 11, 8, generator=draw).to(dtype) for _ in range(2))
+    query = torch.randn(3, 12, 1, 8, generator=draw).to(dtype)
+    key, value = (torch.randn(3, 4, 11, 8, generator=draw).to(dtype) for _ in range(2))
+    assert query[:, :, 0, 0].numel() >= _FEW
     mask = None
     if masked != "not":
         mask = torch.ones(3, 1, 1, 11, dtype=torch.bool)

@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _ROOM = 64  # tokens that a buffer has room for beyond a quarter of what it holds
+_FEW = 32  # queries, of all rows and heads, for which torch's attention is the faster; measured
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
@@ -91,15 +92,19 @@ def _attend(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' `sdpa`; for one query a row and no dropout two matrix products and a softmax, in which the query heads
-    that share keys and values are taken for so many queries."""
+    """transformers' `sdpa`; for one query a row in many rows, without dropout, two matrix products and a softmax, in which
+    the query heads that share keys and values are taken for so many queries."""
     rows, heads, queries, width = query.shape
     ordinary = options.get("dropout", 0.0) == 0 and options.get("position_bias") is None and options.get("cache") is None
-    if queries != 1 or not ordinary or (attention_mask is not None and attention_mask.shape[1] != 1):
+    few = queries != 1 or rows * heads < _FEW
+    if few or not ordinary or (attention_mask is not None and attention_mask.shape[1] != 1):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
     scaling = options.get("scaling")
-    grouped = query.view(rows, key.shape[1], -1, width)
-    weights = (grouped @ key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
+    grouped = query.view(rows, key.shape[1], -1, width) * (width**-0.5 if scaling is None else scaling)
+    if key.dtype in (torch.float32, torch.float64):
+        weights = grouped @ key.transpose(2, 3)
+    else:  # in half precision a transposed view of a buffer is copied; half the time the other way round
+        weights = (key @ grouped.transpose(2, 3)).transpose(2, 3)
     if attention_mask is not None:
         shown = attention_mask.dtype == torch.bool
         weights = weights.masked_fill(~attention_mask, float("-inf")) if shown else weights + attention_mask

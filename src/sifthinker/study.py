@@ -120,16 +120,16 @@ class Schedule:
     sft_batch: int = 32
     sft_lr: float = 1e-3
     sft_muon_lr: float = 1.5e-3
-    grpo_steps: int = 40
+    grpo_steps: int = 30
     prompts: int = 8
-    grpo_questions: int = 160
+    grpo_questions: int = 120
     grpo_lr: float = 1e-4
     grpo_muon_lr: float = 2e-4
     test_questions: int = 324
     max_tokens: int = 260
 
 
-# The study's: three times the demo's chains and its practice.
+# The study's: three times the demo's chains, four times its practice.
 STUDY = Schedule(questions=12_000, sft_steps=400, grpo_steps=120, grpo_questions=320, test_questions=648)
 SHORT = Schedule(questions=54, sft_steps=4, sft_batch=8, grpo_steps=2, prompts=2, grpo_questions=2, test_questions=9)
 
