@@ -1,8 +1,8 @@
 """Token-by-token generation with transformers' `generate`, without what makes it slow for small models.
 
 transformers' own cache copies all keys and values for every token; the one here grows in place. On a CPU, torch's attention
-takes five times as long for one query as two matrix products and a softmax, so the latter are used for tokens that come one
-at a time.
+of one query a row takes about twice as long as two matrix products and a softmax when there are many rows, so the latter
+are used for tokens that come one at a time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -51,8 +51,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         length = held.shape[-2] if held.numel() else 0
         end = length + new.shape[-2]
         buffer = self._buffers.get(name)
-        fits = buffer is not None and buffer.shape[0] == new.shape[0] and buffer.shape[-2] >= end
-        if buffer is None or not fits or held.data_ptr() != buffer.data_ptr():
+        if (
+            buffer is None
+            or held.data_ptr() != buffer.data_ptr()
+            or buffer.shape[0] != new.shape[0]
+            or buffer.shape[-2] < end
+        ):
             buffer = new.new_empty((*new.shape[:-2], end + end // 4 + _ROOM, new.shape[-1]))
             if length:
                 buffer[..., :length, :] = held
@@ -103,7 +107,7 @@ def _attend(
     grouped = query.view(rows, key.shape[1], -1, width) * (width**-0.5 if scaling is None else scaling)
     if key.dtype in (torch.float32, torch.float64):
         weights = grouped @ key.transpose(2, 3)
-    else:  # in half precision a transposed view of a buffer is copied; half the time the other way round
+    else:  # in half precision, with the keys in a buffer, the other way round takes half the time
         weights = (key @ grouped.transpose(2, 3)).transpose(2, 3)
     if attention_mask is not None:
         shown = attention_mask.dtype == torch.bool

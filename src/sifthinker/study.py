@@ -165,7 +165,7 @@ class Lab:
         make_folder(self.folder)
         mine = _marker(self.schedule, self.base, self.seed)
         if (self.folder / _MARKER).is_file():
-            _read_marker(self.folder, mine)
+            _check_marker(self.folder, mine)
         else:
             atomic_write(self.folder / _MARKER, to_json(mine) + "\n")
 
@@ -320,8 +320,8 @@ def run_study(
 ) -> Path:
     """Run arms with several seeds, or go on with a study that was interrupted.
 
-    After every arm `study.json` (see `summarise_study`) and `study.html` are written, of all that the folder holds. Several
-    processes may run one study at a time, each other seeds.
+    After every new arm `study.json` (see `summarise_study`) and `study.html` are written, of all that the folder holds.
+    Several processes may run one study at a time, each other seeds.
 
     Args:
         output: folder; each seed has its own in it.
@@ -349,19 +349,26 @@ def run_study(
         lab = Lab(folder, schedule, bar, say, seed=seed, base=base)
         for name in arms:
             say(f"seed {seed}, {ARMS[name].title}")
+            known = (folder / _measurement(name)).is_file()
             lab.run(ARMS[name])
-            summary = summarise_study(_finished(output, schedule, base), schedule)
-            atomic_write(output / "study.json", json.dumps(summary, indent=1) + "\n")
-            write_page(output / _PAGE, study_page(summary, METRICS, REFERENCES))
+            if not known:
+                _write(output, schedule, base)
+    return _write(output, schedule, base)
+
+
+def _write(output: Path, schedule: Schedule, base: str) -> Path:
+    """Write a study's numbers and its page, of all that is finished; returns the page."""
+    summary = summarise_study(_finished(output, schedule, base), schedule)
+    atomic_write(output / "study.json", json.dumps(summary, indent=1) + "\n")
+    write_page(output / _PAGE, study_page(summary, METRICS, REFERENCES))
     return output / _PAGE
 
 
 def _finished(output: Path, schedule: Schedule, base: str) -> Measured:
     """What was measured of every arm and seed."""
-    folders: dict[int, Path] = {}
-    for path in output.glob(f"{_SEED}*/{_MARKER}"):
-        marker = _read_marker(path.parent, _marker(schedule, base))
-        folders[marker["seed"]] = path.parent
+    folders = {int(path.parent.name.removeprefix(_SEED)): path.parent for path in output.glob(f"{_SEED}[0-9]*/{_MARKER}")}
+    for seed, folder in folders.items():
+        _check_marker(folder, _marker(schedule, base, seed))
     found = {arm: {seed: _read_rows(folders[seed], arm) for seed in sorted(folders)} for arm in ARMS}
     return {arm: {seed: rows for seed, rows in of_seeds.items() if rows is not None} for arm, of_seeds in found.items()}
 
@@ -378,21 +385,19 @@ def _read_rows(folder: Path, arm: str) -> list[Row] | None:
     return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
-def _marker(schedule: Schedule, base: str, seed: int | None = None) -> dict[str, Any]:
+def _marker(schedule: Schedule, base: str, seed: int) -> dict[str, Any]:
     return {"schedule": asdict(schedule), "seed": seed, "base": base, "version": __version__}
 
 
-def _read_marker(folder: Path, mine: Mapping[str, Any]) -> dict[str, Any]:
-    """The marker of a lab's folder, which must be of this run; of any seed if ours is None.
+def _check_marker(folder: Path, mine: Mapping[str, Any]) -> None:
+    """Check that a lab's folder is of this run.
 
     Raises:
         ConfigError: it is another's.
     """
-    theirs: dict[str, Any] = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-    wanted = {**mine, "seed": theirs.get("seed")} if mine["seed"] is None else mine
-    if theirs != wanted:
-        raise ConfigError(f"{folder} holds another run: {_difference(theirs, wanted)}; use --fresh or another -o")
-    return theirs
+    theirs = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    if theirs != mine:
+        raise ConfigError(f"{folder} holds another run: {_difference(theirs, mine)}; use --fresh or another -o")
 
 
 def summarise_study(measured: Measured, schedule: Schedule) -> dict[str, Any]:

@@ -75,11 +75,11 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
         course: what is taught.
     """
     draw = random.Random(f"sifthinker lessons {course} {level} {scene_seed}")
-    return _COURSES[course](_Class(scene, scene_seed, level, draw, regions_of(scene, depth=depth)))
+    return _COURSES[course](_Material(scene, scene_seed, level, draw, regions_of(scene, depth=depth)))
 
 
 @dataclass(frozen=True)
-class _Class:
+class _Material:
     """What the lessons of a scene are made from.
 
     Args:
@@ -142,7 +142,7 @@ class _Class:
         return Lesson("describe", f"What is at {self.written([index])}?", _description(self.scene.objects[index]))
 
 
-def _see(given: _Class) -> Iterator[Lesson]:
+def _see(given: _Material) -> Iterator[Lesson]:
     """All objects listed, two located by name, one described: dense targets teach to see several times faster than one box a
     sample."""
     yield given.listing()
@@ -154,7 +154,7 @@ def _see(given: _Class) -> Iterator[Lesson]:
         yield from map(_direct, given.questions(1))
 
 
-def _find(given: _Class) -> Iterator[Lesson]:
+def _find(given: _Material) -> Iterator[Lesson]:
     """Many located by name, by place and by kind, which binds names to what they name; a question answered from a sentence
     that says the answer; numbers compared or words repeated; and lists and descriptions now and then, so that they are not
     forgotten."""
@@ -180,7 +180,7 @@ def _find(given: _Class) -> Iterator[Lesson]:
         yield from map(_direct, given.questions(1))
 
 
-def _conclude(given: _Class) -> Iterator[Lesson]:
+def _conclude(given: _Material) -> Iterator[Lesson]:
     """Questions taken apart: where is what answers one, and what follows from what is found there."""
     if given.draw.random() < 0.4:
         yield given.listing()
@@ -199,7 +199,7 @@ def _conclude(given: _Class) -> Iterator[Lesson]:
             yield _direct(question)
 
 
-_COURSES: dict[Course, Callable[[_Class], Iterator[Lesson]]] = {
+_COURSES: dict[Course, Callable[[_Material], Iterator[Lesson]]] = {
     "see": _see,
     "find": _find,
     "conclude": _conclude,
@@ -210,7 +210,7 @@ def _direct(question: Question) -> Lesson:
     return Lesson("direct", question.text, question.answer)
 
 
-def _conclusion(given: _Class, question: Question) -> Lesson:
+def _conclusion(given: _Material, question: Question) -> Lesson:
     """What follows from the targets' places, with their names or without, or from half of the reason."""
     depths = [given.places[index].depth for index in question.targets]
     numbers = [f"{depth:.{DECIMALS}f}" for depth in depths if depth is not None]
@@ -227,7 +227,7 @@ def _conclusion(given: _Class, question: Question) -> Lesson:
     return Lesson("conclude", f"{question.text} {evidence}.", (sign + rest).lstrip(".,: "))
 
 
-def _by_place(given: _Class) -> Lesson:
+def _by_place(given: _Material) -> Lesson:
     order = given.order
     by_distance = sorted(order, key=lambda index: float(given.scene.distances[index]))
     ends = {"leftmost": order[0], "rightmost": order[-1], "nearest": by_distance[0], "farthest": by_distance[-1]}
@@ -235,7 +235,7 @@ def _by_place(given: _Class) -> Lesson:
     return Lesson("locate", f"Where is the {place} object?", given.written([ends[place]]))
 
 
-def _by_kind(given: _Class) -> Lesson:
+def _by_kind(given: _Material) -> Lesson:
     thing = given.scene.objects[given.one()]
     kinds: dict[str, Callable[[Object], bool]] = {
         f"{thing.shape}s": lambda other: other.shape == thing.shape,
