@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,11 +87,34 @@ class TestMean:
         assert depth.mean([[0, 0, 1, 1]]) == pytest.approx([0.4])
         assert np.isnan(depth.mean([[1 / 3, 0, 2 / 3, 1]])[0])
 
+    def test_means_of_levels_are_the_same_before_and_after_the_sums_are_kept(self) -> None:
+        depth = DepthMap.from_levels(np.random.default_rng(0).integers(0, 256, (31, 47), dtype=np.uint8))
+        boxes = [[0, 0, 1, 1], [0.1, 0.3, 0.4, 0.9], [0.5, 0.5, 0.51, 0.52]]
+        first = depth.mean(boxes)
+        for _ in range(9):
+            np.testing.assert_array_equal(depth.mean(boxes), first)
+        assert "_sums" in vars(depth)
+        depth.release()
+        np.testing.assert_array_equal(depth.mean(boxes), first)
+        assert "_sums" not in vars(depth)
+
     def test_bad_boxes_are_refused(self, ramp: DepthMap) -> None:
         with pytest.raises(BoxError):
             ramp.mean([[0, 0, 2, 1]])
 
 
+@pytest.fixture(scope="class", params=["kornia-rs", "Pillow"])
+def decoder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Files are read the same whether the faster decoder is installed or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "Pillow":
+            patch.setattr("sifthinker.depth._png_decoder", lambda: None)
+        else:
+            pytest.importorskip("kornia_rs")
+        yield
+
+
+@pytest.mark.usefixtures("decoder")
 class TestFiles:
     @given(st.integers(0, 2**32 - 1))
     def test_our_own_format_is_lossless_to_a_level(self, seed: int) -> None:
@@ -171,6 +195,20 @@ class TestFiles:
         with pytest.raises(DepthError, match=r"12 of 12 pixels.*\[1, 2, 3\]"):
             DepthMap.read(tmp_path / "s.png")
 
+    def test_one_other_colour_in_a_large_file_is_found(self, tmp_path: Path) -> None:
+        colours = np.array(DepthMap(np.random.default_rng(0).random((300, 200))).coloured())
+        colours[299, 198] = (1, 2, 3)
+        Image.fromarray(colours).save(tmp_path / "s.png")
+        with pytest.raises(DepthError, match=r"1 of 60000 pixels.*row 299, column 198: \[1, 2, 3\]"):
+            DepthMap.read(tmp_path / "s.png")
+
+    def test_colours_may_come_with_transparency(self, tmp_path: Path, ramp: DepthMap) -> None:
+        picture = ramp.coloured()
+        picture.save(tmp_path / "one.png", transparency=(1, 2, 3))
+        picture.convert("RGBA").save(tmp_path / "channel.png")
+        for name in ("one.png", "channel.png"):
+            np.testing.assert_allclose(DepthMap.read(tmp_path / name).values, ramp.values, atol=0.5 / 255 + 1e-6)
+
     def test_millimetres(self, tmp_path: Path) -> None:
         Image.fromarray(np.array([[0, 1000, 3000, 2000]], dtype=np.uint16)).save(tmp_path / "mm.png")
         depth = DepthMap.read(tmp_path / "mm.png", encoding="millimetres")
@@ -213,6 +251,10 @@ class TestFiles:
             DepthMap.read(tmp_path / "bad.png")
         with pytest.raises(DepthError, match=r"bad\.png"):
             depth_file_size(tmp_path / "bad.png")
+        DepthMap(np.random.default_rng(0).random((40, 50))).coloured().save(tmp_path / "cut.png")
+        (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+        with pytest.raises(DepthError, match=r"cut\.png: cannot read.*truncated"):
+            DepthMap.read(tmp_path / "cut.png")
 
     def test_one_bit_and_palette_images(self, tmp_path: Path, ramp: DepthMap) -> None:
         Image.new("1", (2, 2), 1).save(tmp_path / "bit.png")

@@ -6,17 +6,19 @@ near, so every reader states its polarity; nothing is guessed from the pixels' v
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -39,6 +41,8 @@ _EIGHT_BIT_KEY = "sifthinker:depth"
 _HOLES_KEY = "sifthinker:holes"
 _EIGHT_BIT: NDArray[np.float32] = (np.arange(256) / 255).astype(np.float32)
 
+# Pixels whose colours are looked up at once: what is computed on the way stays in a core's cache.
+_STRIP = 1 << 14
 # ColorBrewer's Spectral, 11 classes, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
 _SPECTRAL_ANCHORS = (
     (94, 79, 162), (50, 136, 189), (102, 194, 165), (171, 221, 164), (230, 245, 152), (255, 255, 191),
@@ -79,6 +83,7 @@ class DepthMap:
         array.setflags(write=False)
         self._values: NDArray[np.float32] | None = array
         self._levels: NDArray[np.uint8] | None = None
+        self._added = 0
         self.valid: NDArray[np.bool_] | None = mask
 
     @classmethod
@@ -95,7 +100,7 @@ class DepthMap:
             raise DepthError(f"levels must be unsigned bytes of shape (H, W), got {array.dtype} of shape {array.shape}")
         array.setflags(write=False)
         found = cls.__new__(cls)
-        found._values, found._levels, found.valid = None, array, None
+        found._values, found._levels, found._added, found.valid = None, array, 0, None
         return found
 
     @classmethod
@@ -142,10 +147,12 @@ class DepthMap:
     @cached_property
     def _sums(self) -> NDArray[Any]:
         """(H + 1, W + 1) summed-area table of values, or of levels; a zero row and column first."""
-        if self._levels is None:
-            return _summed(self.values, np.float64)
+        return _summed(self.values, np.float64) if self._levels is None else _summed(self._levels, self._sum_type)
+
+    @property
+    def _sum_type(self) -> type[np.uint32 | np.uint64]:
         # Half the memory to go through, where the sum of all levels fits.
-        return _summed(self._levels, np.uint32 if self._levels.size * 255 < 2**32 else np.uint64)
+        return np.uint32 if self.size[0] * self.size[1] * 255 < 2**32 else np.uint64
 
     @cached_property
     def _counts(self) -> NDArray[np.float64] | None:
@@ -172,7 +179,7 @@ class DepthMap:
         low = np.minimum(np.floor(array[:, :2] * size + slack).astype(np.intp), size - 1)  # (N, 2) x1, y1
         high = np.maximum(np.ceil(array[:, 2:] * size - slack).astype(np.intp), low + 1)  # (N, 2) x2, y2
         (x1, y1), (x2, y2) = low.T, high.T
-        total = _rectangle(self._sums, x1, y1, x2, y2) / (1 if self._levels is None else 255)
+        total = self._totals(x1, y1, x2, y2)
         counts = self._counts
         if counts is None:
             means = total / ((x2 - x1) * (y2 - y1))
@@ -182,10 +189,25 @@ class DepthMap:
         clipped: NDArray[np.float32] = np.minimum(np.maximum(means, 0), 1).astype(np.float32)
         return clipped
 
+    def _totals(
+        self, x1: NDArray[np.intp], y1: NDArray[np.intp], x2: NDArray[np.intp], y2: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        """(N,) sums of the values in rectangles of pixels."""
+        if self._levels is None:
+            return _rectangle(self._sums, x1, y1, x2, y2)
+        # Sums of levels are exact either way, and making the table takes as long as adding up the whole map eight times.
+        self._added += int(((x2 - x1) * (y2 - y1)).sum())
+        if "_sums" in self.__dict__ or self._added > 8 * self._levels.size:
+            return _rectangle(self._sums, x1, y1, x2, y2) / 255
+        sides = zip(x1, y1, x2, y2, strict=True)
+        parts = (self._levels[top:bottom, left:right] for left, top, right, bottom in sides)
+        return np.array([part.sum(dtype=self._sum_type) for part in parts]) / 255
+
     def release(self) -> None:
         """Drop the tables that `mean` keeps for its next call; they are larger than the map."""
         for name in ("_sums", "_counts"):
             self.__dict__.pop(name, None)
+        self._added = 0
 
     def digest(self) -> str:
         """Hex digest of the map as it is written: size, values or levels, holes."""
@@ -263,20 +285,20 @@ class DepthMap:
         where = Path(path)
         if encoding == "npy" or (encoding == "auto" and where.suffix == ".npy"):
             return _from_array(where, near or "low")
-        image = _open(where)
-        kind = _kind(image)
-        marked = kind == "8-bit grey" and _EIGHT_BIT_KEY in image.info
+        file = _open(where)
+        kind = _kind(file.mode)
+        marked = kind == "8-bit grey" and _EIGHT_BIT_KEY in file.info
         if encoding == "auto":
             kinds: dict[str, Encoding] = {"16-bit grey": "sif", "8-bit grey": "grey8", "RGB": "spectral"}
             encoding = "sif" if marked else kinds[kind]
         wanted = {"sif": "16-bit grey", "millimetres": "16-bit grey", "grey8": "8-bit grey", "spectral": "RGB"}[encoding]
         if kind != wanted and not (encoding == "sif" and marked):
-            raise DepthError(f"{where}: encoding {encoding!r} is read from a {wanted} image, got {kind} ({image.mode})")
+            raise DepthError(f"{where}: encoding {encoding!r} is read from a {wanted} image, got {kind} ({file.mode})")
         if encoding in ("sif", "millimetres") and near == "high":
             raise DepthError(f"{where}: {encoding!r} files are near at the low end by definition; drop near='high'")
         if encoding == "spectral":
-            return _from_levels(_spectral_levels(image, where), near or "high")
-        level = np.asarray(image)
+            return _from_levels(_spectral_levels(file.pixels, where), near or "high")
+        level = file.pixels
         if encoding == "millimetres":
             try:
                 return cls.from_metric(level, level > 0)
@@ -285,7 +307,7 @@ class DepthMap:
         if marked and encoding == "sif":
             return cls.from_levels(level)
         if encoding == "sif":
-            holes = _HOLES_KEY in image.info
+            holes = _HOLES_KEY in file.info
             return cls(level.astype(np.float64) / _LEVELS, level > 0 if holes else None)
         if near is None:
             raise DepthError(
@@ -336,9 +358,10 @@ def _rectangle(
 
 
 def _grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str, str]) -> bytes:
-    """A grey PNG with text chunks, for smooth pictures: each row as its difference from the one above, in run lengths.
+    """A grey PNG with text chunks, for smooth pictures: each row as its difference from the one above.
 
-    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller.
+    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller; zlib
+    takes four times as long as ISA-L.
     Source: the PNG specification, https://www.w3.org/TR/png-3/.
     """
 
@@ -351,13 +374,12 @@ def _grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str
     rows[:, 0] = 2  # the filter "up"
     rows[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
     return b"".join(
         (
             b"\x89PNG\r\n\x1a\n",
             chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * levels.itemsize, 0, 0, 0, 0)),
             *(chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()),
-            chunk(b"IDAT", packer.compress(rows.data) + packer.flush()),
+            chunk(b"IDAT", isal_zlib.compress(rows.data, 1)),
             chunk(b"IEND", b""),
         )
     )
@@ -371,26 +393,62 @@ def _oriented(values: NDArray[np.float64], near: Near) -> NDArray[np.float64]:
     return values if near == "low" else 1 - values
 
 
-def _open(path: Path) -> Image.Image:
+class _Picture(NamedTuple):
+    """A decoded image file: pixels (H, W) or, in colours, (H, W, 3); Pillow's name of the mode; text chunks."""
+
+    pixels: NDArray[Any]
+    mode: str
+    info: Mapping[Any, Any]
+
+
+def _open(path: Path) -> _Picture:
     try:
-        image = Image.open(path)
-        image.load()
+        data = path.read_bytes()
+        image: Image.Image = Image.open(io.BytesIO(data))
+        pixels = _png_pixels(data, image)
+        if pixels is None:
+            # One bit is grey at its ends; a palette is a way to store colours.
+            to = {"1": "L", "P": "RGB", "RGBA": "RGB"}.get(image.mode)
+            image = image.convert(to) if to else image
+            pixels = np.asarray(image)
     except FileNotFoundError:
         raise DepthError(f"{path}: no such depth file") from None
     except BROKEN_IMAGE as error:
         raise DepthError(f"{path}: cannot read the depth file: {error}") from None
-    # One bit is grey at its ends; a palette is a way to store colours.
-    return image.convert({"1": "L", "P": "RGB", "RGBA": "RGB"}[image.mode]) if image.mode in ("1", "P", "RGBA") else image
+    return _Picture(pixels, image.mode, image.info)
 
 
-def _kind(image: Image.Image) -> str:
-    if image.mode.startswith("I"):  # PIL names 16-bit grey I;16, and I in older versions
+def _png_pixels(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
+    """Pixels of an 8-bit PNG in half of Pillow's time; None where Pillow must decode (and say what is wrong)."""
+    channels = {"L": "mono", "RGB": "rgb"}.get(image.mode)
+    decode = _png_decoder()
+    if decode is None or image.format != "PNG" or channels is None:
+        return None
+    try:
+        pixels: NDArray[np.uint8] = decode(data, (image.height, image.width), channels)
+    except Exception:  # noqa: BLE001  (it raises no other kind)
+        return None
+    return pixels[..., 0] if channels == "mono" else pixels
+
+
+@lru_cache(maxsize=1)
+def _png_decoder() -> Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]] | None:
+    """kornia-rs's, where it is installed (`sifthinker[fast]`)."""
+    try:
+        from kornia_rs.io import decode_image_png_u8
+    except ImportError:
+        return None
+    return cast("Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]]", decode_image_png_u8)
+
+
+def _kind(mode: str) -> str:
+    if mode.startswith("I"):  # PIL names 16-bit grey I;16, and I in older versions
         return "16-bit grey"
-    if image.mode == "L":
+    if mode == "L":
         return "8-bit grey"
-    if image.mode == "RGB":
+    if mode == "RGB":
         return "RGB"
-    raise DepthError(f"an image of mode {image.mode} holds no depth; wanted grey or RGB")
+    raise DepthError(f"an image of mode {mode} holds no depth; wanted grey or RGB")
 
 
 def _load_npy(path: Path, *, memory_map: bool = False) -> NDArray[np.float64]:
@@ -427,7 +485,7 @@ def _spectral() -> NDArray[np.uint8]:
 def _spectral_slots() -> tuple[np.uint32, NDArray[np.uint8], NDArray[np.uint32]]:
     """A perfect hash of the colours: a multiplier under which the upper half of each product is another slot; the level in
     each of the 65,536 slots; and the packed colour of each level."""
-    packed = _pack(Image.fromarray(_spectral()[None]))[0]
+    packed = _pack(_spectral()[None])[0]
     for multiplier in map(np.uint32, itertools.count(0x9E3779B1, 2)):
         slots = packed * multiplier >> np.uint32(16)
         if len(np.unique(slots)) == len(packed):
@@ -437,21 +495,34 @@ def _spectral_slots() -> tuple[np.uint32, NDArray[np.uint8], NDArray[np.uint32]]
     return multiplier, levels, packed
 
 
-def _pack(image: Image.Image) -> NDArray[np.uint32]:
-    """(H, W) colours of an RGB image, one number each."""
-    return np.asarray(image.convert("RGBX")).view(np.uint32)[..., 0]  # the fourth byte is always 255
+def _pack(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(H, W) colours of (H, W, 3) bytes, one number each."""
+    height, width, _ = colours.shape
+    padded = np.zeros(colours.size + 1, dtype=np.uint8)
+    padded[:-1] = colours.reshape(-1)
+    # Four bytes from each pixel's first on, of which the fourth is the next pixel's.
+    return np.ndarray((height, width), "<u4", padded.data, strides=(3 * width, 3)) & np.uint32(0xFFFFFF)
 
 
-def _spectral_levels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    """Colours → (H, W) levels 0..255, exact."""
-    packed = _pack(image)
-    multiplier, table, colours = _spectral_slots()
-    levels = table[packed * multiplier >> np.uint32(16)]
-    foreign = colours[levels] != packed
-    if foreign.any():
-        row, column = np.argwhere(foreign)[0]
-        raise DepthError(
-            f"{path}: {int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, "
-            f"column {column}: {np.asarray(image)[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
-        )
-    return cast("NDArray[np.uint8]", levels)
+def _spectral_levels(colours: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) colours → (H, W) levels 0..255, exact."""
+    multiplier, slots, of_levels = _spectral_slots()
+    height, width, _ = colours.shape
+    levels = np.empty((height, width), dtype=np.uint8)
+    step = max(1, _STRIP // width)
+    for top in range(0, height, step):
+        packed = _pack(colours[top : top + step])
+        strip = slots.take(packed * multiplier >> np.uint32(16))
+        if not np.array_equal(of_levels.take(strip), packed):
+            raise _foreign_colours(colours, path)
+        levels[top : top + step] = strip
+    return levels
+
+
+def _foreign_colours(colours: NDArray[np.uint8], path: Path) -> DepthError:
+    foreign = ~np.isin(_pack(colours), _spectral_slots()[2])
+    row, column = np.argwhere(foreign)[0]
+    return DepthError(
+        f"{path}: {int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, "
+        f"column {column}: {colours[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
+    )

@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, asdict, dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -64,7 +64,7 @@ class Usage:
 
     def since(self, earlier: Usage) -> dict[str, int]:
         """What was used between two copies: name → difference, without those that are 0."""
-        differences = {name: value - getattr(earlier, name) for name, value in asdict(self).items()}
+        differences = {name: getattr(self, name) - getattr(earlier, name) for name in self.__slots__}
         return {name: value for name, value in differences.items() if value}
 
 

@@ -18,22 +18,22 @@ BROKEN_IMAGE = (
 )  # fmt: skip
 
 
-def load_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image upright (EXIF orientation applied) and in RGB.
 
-    Args:
-        path: the file.
-        data: its content, where that was read already.
     Raises:
         ImageError: missing, truncated, no image, or more than 100 million pixels.
     """
-    with _open(Path(path), data) as image:
-        try:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image if image.mode == "RGB" else image.convert("RGB")
-        except BROKEN_IMAGE as error:
-            raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
+    return _load(Path(path))[0]
+
+
+def decode_image(path: str | os.PathLike[str], data: bytes) -> tuple[Image.Image, bool]:
+    """The image of a file whose content was read already, as `load_image` gives it; and whether it was stored just so.
+
+    Raises:
+        ImageError: as `load_image` does.
+    """
+    return _load(Path(path), data)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -51,10 +51,15 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (height, width) if sideways else (width, height)
 
 
-def is_upright_rgb(data: bytes) -> bool:
-    """Whether an image that could be read needs neither turning nor conversion."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1
+def _load(path: Path, data: bytes | None = None) -> tuple[Image.Image, bool]:
+    with _open(path, data) as image:
+        try:
+            image.load()
+            upright = image.getexif().get(ORIENTATION, 1) == 1
+            ImageOps.exif_transpose(image, in_place=True)
+            return (image, upright) if image.mode == "RGB" else (image.convert("RGB"), False)
+        except BROKEN_IMAGE as error:
+            raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
 
 
 def _open(path: Path, data: bytes | None = None) -> Image.Image:

@@ -41,7 +41,7 @@ from sifthinker.engine.expansion import Expansion, FocusPath, expand
 from sifthinker.engine.teachers import Explanation, LocalTeacher, Task, Teacher, explain
 from sifthinker.errors import BudgetError, ChainError, ConfigError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, make_folder, sha256, sweep, to_json
-from sifthinker.images import is_upright_rgb, load_image
+from sifthinker.images import decode_image
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
 
@@ -239,7 +239,7 @@ class Engine:
             digest = sha256(data)
             if digest in self.exclude:
                 raise RecordError(f"{record.image} has the content of an excluded image", "excluded")
-            image = load_image(source, data)
+            image, as_it_is = decode_image(source, data)
             if record.size is not None and not _same_shape(record.size, image.size):
                 raise RecordError(
                     f"the source says {record.size[0]}×{record.size[1]}, {record.image} is "
@@ -266,7 +266,8 @@ class Engine:
             )
         if depth is not None:
             depth.release()  # the teacher may take long
-        return _Prepared(record, source.suffix.lower(), data, digest, image, depth, path, tuple(foci))
+        suffix = source.suffix.lower() if as_it_is else ".png"
+        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, tuple(foci))
 
     def _compose(self, prepared: _Prepared, explanation: Explanation, out: Path) -> Example | Reject:
         """The example of an explained record; its images are written."""
@@ -322,11 +323,12 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A record with all that its chain is made of but words."""
+    """A record with all that its chain is made of but words; `data` is its file's content, None where that holds the image
+    turned or in another mode."""
 
     record: Record
     suffix: str
-    data: bytes
+    data: bytes | None
     digest: str
     image: Image.Image
     depth: DepthMap | None
@@ -435,11 +437,10 @@ def _read(path: Path) -> bytes:
 
 def _keep_image(prepared: _Prepared, folder: Path) -> str:
     """Keep an RGB image as it is; one that had to be turned or converted is written as PNG."""
-    data = prepared.data
-    as_it_is = is_upright_rgb(data)
-    target = folder / f"{prepared.digest[:24]}{prepared.suffix if as_it_is else '.png'}"
+    target = folder / f"{prepared.digest[:24]}{prepared.suffix}"
     if not target.is_file():
-        if not as_it_is:
+        data = prepared.data
+        if data is None:
             buffer = io.BytesIO()
             prepared.image.save(buffer, "PNG")
             data = buffer.getvalue()

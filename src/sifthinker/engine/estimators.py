@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from sifthinker.depth import DepthMap, Encoding, Near, depth_file_size
+from sifthinker.depth import DepthMap, Encoding, Near
 from sifthinker.engine.batches import Batches
 from sifthinker.errors import DepthError, ModelError, RecordError
 from sifthinker.files import inside, sha256
@@ -63,13 +63,13 @@ class GivenDepth:
 
     def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
         path = self._find(record, root)
-        size = depth_file_size(path)
-        if size != image.size:
+        depth = DepthMap.read(path, encoding=self._encoding, near=self._near)
+        if depth.size != image.size:
             raise DepthError(
-                f"{path}: the depth file is {size[0]}×{size[1]}, its image {image.width}×{image.height}; "
+                f"{path}: the depth file is {depth.size[0]}×{depth.size[1]}, its image {image.width}×{image.height}; "
                 "make the depth at the image's size"
             )
-        return DepthMap.read(path, encoding=self._encoding, near=self._near)
+        return depth
 
     def _find(self, record: Record, root: Path) -> Path:
         if record.depth is not None:
