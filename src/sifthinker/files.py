@@ -15,17 +15,25 @@ import yaml
 
 from sifthinker.errors import ConfigError, RecordError, SIFError
 
-_UNFINISHED = ".sif-"  # what `atomic_write` writes first begins so
+UNFINISHED = ".sif-"  # what `atomic_write` writes first begins so
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
+    A link stays one: the file that it points to is written. A device or pipe is written to as it is.
+
     Raises:
-        SIFError: the folder cannot be made or written to.
+        SIFError: the folder cannot be made or written to, or the path is a folder.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     payload = data.encode() if isinstance(data, str) else data
+    if target.exists() and not target.is_file():
+        try:
+            target.write_bytes(payload)
+        except OSError as error:
+            raise SIFError(f"{path}: cannot write: {error.strerror}") from None
+        return
     make_folder(target.parent)
     handle, temporary = _temporary_beside(target)
     try:
@@ -42,13 +50,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 def sweep(folder: Path) -> None:
     """Delete what `atomic_write` left in a folder when its process was killed."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+    for path in folder.glob(f"{UNFINISHED}*"):
         path.unlink(missing_ok=True)
 
 
 def _temporary_beside(target: Path) -> tuple[int, str]:
     try:
-        return tempfile.mkstemp(dir=target.parent, prefix=_UNFINISHED, suffix=f"-{target.name[-60:]}")
+        return tempfile.mkstemp(dir=target.parent, prefix=UNFINISHED, suffix=f"-{target.name[-60:]}")
     except OSError as error:
         raise SIFError(f"{target}: cannot write there: {error.strerror}") from None
 

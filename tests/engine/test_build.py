@@ -14,7 +14,7 @@ from sifthinker.depth import DepthMap
 from sifthinker.engine.build import Counts, Engine
 from sifthinker.engine.estimators import DepthSource, GivenDepth, NoDepth
 from sifthinker.engine.teachers import Attempt, Task
-from sifthinker.errors import ConfigError, EndpointError
+from sifthinker.errors import ConfigError, EndpointError, RecordError
 from sifthinker.records import Record, Reject, read_examples
 from sifthinker.rewards import depth_reward
 
@@ -266,15 +266,52 @@ class TestResuming:
     def test_fresh_deletes_nothing_of_others(self, photo_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "mine" / "images").mkdir(parents=True)
         (tmp_path / "mine" / "images" / "holiday.jpg").write_text("x")
-        with pytest.raises(ConfigError, match="no build of ours"):
-            engine(photo_folder).build(lambda: records(1), tmp_path / "mine", fresh=True)
-        with pytest.raises(ConfigError, match="is the image folder"):
-            engine(photo_folder).build(lambda: records(1), photo_folder, fresh=True)
+        for fresh in (False, True):
+            with pytest.raises(ConfigError, match=r"holiday\.jpg is not of a build of ours"):
+                engine(photo_folder).build(lambda: records(1), tmp_path / "mine", fresh=fresh)
+        (tmp_path / "mine" / "manifest.json").write_text('{"name": "a web app"}')
+        for fresh in (False, True):
+            with pytest.raises(ConfigError, match=r"manifest\.json is not of a build of ours"):
+                engine(photo_folder).build(lambda: records(1), tmp_path / "mine", fresh=fresh)
         assert (tmp_path / "mine" / "images" / "holiday.jpg").is_file()
+        for out in (photo_folder, photo_folder.parent):
+            with pytest.raises(ConfigError, match="image folder"):
+                engine(photo_folder).build(lambda: records(1), out, fresh=True)
         assert (photo_folder / "cat.png").is_file()
 
+    def test_fresh_keeps_what_was_put_beside_our_images(self, photo_folder: Path, tmp_path: Path) -> None:
+        engine(photo_folder).build(lambda: records(1), tmp_path / "out")
+        (tmp_path / "out" / "images" / "notes.txt").write_text("mine")
+        engine(photo_folder, depth=NoDepth()).build(lambda: records(1), tmp_path / "out", fresh=True)
+        assert (tmp_path / "out" / "images" / "notes.txt").is_file()
+        assert not list((tmp_path / "out").glob("depth*"))
+
+    def test_fresh_does_not_take_a_folder_from_a_build_at_work(self, photo_folder: Path, tmp_path: Path) -> None:
+        def meanwhile(counts: Counts) -> None:
+            if counts.done == 2:
+                with pytest.raises(ConfigError, match="another build is at work"):
+                    engine(photo_folder, seed=5).build(lambda: records(4), tmp_path / "out", fresh=True)
+
+        assert engine(photo_folder).build(lambda: records(4), tmp_path / "out", progress=meanwhile).accepted == 4
+        assert len(list(read_examples(tmp_path / "out"))) == 4
+
+    def test_a_source_that_cannot_be_read_costs_nothing(self, photo_folder: Path, tmp_path: Path) -> None:
+        def broken() -> Iterator[Record | Reject]:
+            raise RecordError("nothing there")
+            yield
+
+        with pytest.raises(RecordError):
+            engine(photo_folder).build(broken, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        engine(photo_folder).build(lambda: records(2), tmp_path / "out")
+        before = contents(tmp_path / "out")
+        with pytest.raises(RecordError):
+            engine(photo_folder).build(broken, tmp_path / "out", fresh=True)
+        assert contents(tmp_path / "out") == before
+
     @pytest.mark.parametrize(
-        ("name", "content"), [("manifest.json", "{}"), ("manifest.json", "rubbish"), ("journal.jsonl", "rubbish\n")]
+        ("name", "content"),
+        [("manifest.json", '{"sifthinker": "0"}'), ("manifest.json", "rubbish"), ("journal.jsonl", "rubbish\n")],
     )
     def test_broken_state_is_named(self, photo_folder: Path, tmp_path: Path, name: str, content: str) -> None:
         (tmp_path / "out").mkdir()

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from sifthinker.cli import main
-from sifthinker.engine.recipe import Left, Recipe, Source, excluded, load_recipe, read_recipe
+from sifthinker.engine.recipe import Left, Recipe, Source, excluded, fingerprint, load_recipe, read_recipe
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import sha256, write_jsonl
 from sifthinker.records import Record, Reject
@@ -95,14 +95,30 @@ def test_the_same_content_twice_is_a_reject(folder: Path) -> None:
 def test_excluded_images_by_name_and_by_content(folder: Path) -> None:
     (folder / "list.txt").write_text(f"# benchmark\none/3.png\n\n{'A' * 64}\n4.png\n")
     (folder / "bench").mkdir()
-    (folder / "bench" / "x.png").write_bytes((folder / "images" / "two" / "5.png").read_bytes())
+    (folder / "bench" / "without-ending").write_bytes((folder / "images" / "two" / "5.png").read_bytes())
     names, hashes = excluded([folder / "list.txt", folder / "bench"])
     assert names == {"one/3.png", "4.png"}
-    assert hashes == {"a" * 64, sha256((folder / "bench" / "x.png").read_bytes())}
+    assert hashes == {"a" * 64, sha256((folder / "bench" / "without-ending").read_bytes())}
     found = ids(read_recipe(recipe(folder, exclude=[folder / "list.txt"])))
     assert [item for item in found if item.startswith("excluded")] == ["excluded r3", "excluded r4", "excluded s4"]
     with pytest.raises(RecordError, match=r"none\.txt"):
         excluded([folder / "none.txt"])
+
+
+def test_every_file_counts_in_the_fingerprint(folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        write_jsonl(folder / name / "d.jsonl", [row(0)])
+    both = recipe(folder, Source(str(folder / "a" / "d.jsonl")), Source(str(folder / "b" / "d.jsonl")))
+    before = fingerprint(both)
+    assert len(before["inputs"]) == 2
+    assert str(folder) not in str(before["inputs"])
+    for name in ("a", "b"):
+        write_jsonl(folder / name / "d.jsonl", [row(1)])
+        assert fingerprint(both) != before
+        before = fingerprint(both)
+    with pytest.raises(RecordError, match=r"none\.jsonl: cannot read"):
+        fingerprint(recipe(folder, Source("none.jsonl")))
 
 
 def sif(*words: object) -> Result:

@@ -18,10 +18,11 @@ import asyncio
 import contextlib
 import copy
 import io
+import itertools
 import json
 import math
 import os
-import shutil
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,13 +41,14 @@ from sifthinker.engine.estimators import DepthSource, ModelDepth
 from sifthinker.engine.expansion import Expansion, FocusPath, expand
 from sifthinker.engine.teachers import Explanation, LocalTeacher, Task, Teacher, explain
 from sifthinker.errors import BudgetError, ChainError, ConfigError, DepthError, ImageError, RecordError
-from sifthinker.files import atomic_write, inside, make_folder, sha256, sweep, to_json
+from sifthinker.files import UNFINISHED, atomic_write, inside, make_folder, sha256, sweep, to_json
 from sifthinker.images import decode_image
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
 
 _JOURNAL = "journal.jsonl"
 _FOLDERS = ("images", "depth", "depth_view")
+_OURS = re.compile(rf"[0-9a-f]{{24}}(\.[^.]*)?|{re.escape(UNFINISHED)}.*")  # what files in them are called
 
 # Records whose teacher could not be reached are tried again when the build is repeated; every other reject is final.
 _OUTAGE = "teacher_endpoint"
@@ -130,7 +132,9 @@ class Engine:
             budget: what the teacher may cost, interrupted runs included; no record is begun that would be likely to pass it.
             runner: who works on the records; this process by default.
         Raises:
-            ConfigError: the folder holds a build with other settings and `fresh` is False, or it is the image folder.
+            ConfigError: the folder holds a build with other settings and `fresh` is False, the image folder, or files of
+                others where ours would go; or another build is at work in it.
+            RecordError: the source cannot be read; the folder is left as it is.
             BudgetError: the budget is spent, but for less than the next record would be likely to cost. The records that are
                 finished are written out, and the same build with a greater budget goes on.
             SIFError: the folder cannot be written.
@@ -146,24 +150,25 @@ class Engine:
             "inputs": dict(inputs or {}),
             **(options or {}),
         }
-        if out.resolve() == self.root.resolve():
-            raise ConfigError(f"{out} is the image folder; a dataset needs a folder of its own")
-        make_folder(out)
-        if fresh:
-            _clear(out)
-        finished = _finished(out, recipe)
+        if self.root.resolve().is_relative_to(out.resolve()):
+            raise ConfigError(f"the image folder {self.root} lies in {out}; a dataset needs a folder of its own")
+        _refuse_foreign(out)
+        finished = None if fresh else _finished(out, recipe)
         if finished is not None:
             if progress:
                 progress(finished)
             return finished
-        with _Journal(out / _JOURNAL, recipe) as journal:
+        source = items()
+        first = list(itertools.islice(source, 1))  # a source that cannot be read leaves the folder as it is
+        make_folder(out)
+        with _Journal(out / _JOURNAL, recipe, fresh) as journal:
             for folder in (out, *(out / name for name in _FOLDERS)):
                 sweep(folder)
             usage = journal.counts.usage
             usage.prompt_price, usage.completion_price = self.usage.prompt_price, self.usage.completion_price
             if progress:
                 progress(journal.counts)
-            feed = Feed(items(), journal, budget, progress)
+            feed = Feed(itertools.chain(first, source), journal, budget, progress)
             (runner or work_here)(self, feed, out)
             journal.write_out(out)
             if usage.requests:
@@ -462,16 +467,36 @@ def _keep_depth(depth: DepthMap, out: Path) -> tuple[str, str]:
     return truth, view
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder that holds something of somebody else's where a build writes, or --fresh would delete."""
+    for name in ("manifest.json", _JOURNAL):
+        try:
+            with open(out / name, "rb") as stream:
+                settings = json.loads(stream.readline() if name == _JOURNAL else stream.read())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError):  # whoever reads it says what is wrong with it
+            return
+        if isinstance(settings, dict) and "sifthinker" in settings:
+            return
+        raise ConfigError(f"{out / name} is not of a build of ours; choose another folder")
+    theirs = [out / name for name in ("examples.jsonl", "rejects.jsonl") if (out / name).exists()]
+    theirs += [file for name in _FOLDERS for file in (out / name).glob("*") if not _OURS.fullmatch(file.name)]
+    if theirs:
+        raise ConfigError(f"{theirs[0]} is not of a build of ours; choose another folder")
+
+
 def _clear(out: Path) -> None:
-    """Delete what a build wrote into a folder, and nothing else."""
-    if not any((out / name).is_file() for name in ("manifest.json", _JOURNAL)):
-        if any(out.iterdir()):
-            raise ConfigError(f"{out} is not empty and holds no build of ours; --fresh deletes only what a build wrote")
-        return
-    for name in (_JOURNAL, "examples.jsonl", "rejects.jsonl", "manifest.json", "usage.json"):
+    """Delete what a build wrote into a folder but its journal, and nothing else."""
+    # The manifest first: without it and with an empty journal, whatever else is left counts for nothing.
+    for name in ("manifest.json", "examples.jsonl", "rejects.jsonl", "usage.json"):
         (out / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        shutil.rmtree(out / name, ignore_errors=True)
+    for folder in (out / name for name in _FOLDERS):
+        for file in folder.glob("*"):
+            if _OURS.fullmatch(file.name):
+                file.unlink()
+        with contextlib.suppress(OSError):  # not there, or not empty
+            folder.rmdir()
 
 
 def _refuse_change(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -499,7 +524,7 @@ def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
             totals = json.loads((out / "usage.json").read_text(encoding="utf-8"))
             found.usage = Usage(**{name: value for name, value in totals.items() if name != "cost"})
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise ConfigError(f"{out / 'manifest.json'} is not a build's; start over with --fresh") from None
+        raise ConfigError(f"{out / 'manifest.json'} is not whole; start over with --fresh") from None
     _refuse_change(out, manifest, json.loads(to_json(recipe)))
     if found.rejected[_OUTAGE]:
         return None
@@ -516,11 +541,12 @@ class _Journal:
     A line is complete when it ends in a newline; what a killed process left of a last line is cut off.
     """
 
-    def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, recipe: Mapping[str, Any], fresh: bool = False) -> None:
         self.counts = Counts()
         self.done: dict[int, int] = {}  # record index → offset of its line
         self._path = path
         self._recipe = recipe
+        self._fresh = fresh
         self._stream: BinaryIO
 
     def __enter__(self) -> _Journal:
@@ -529,6 +555,9 @@ class _Journal:
         except OSError as error:
             raise ConfigError(f"{self._path}: cannot write: {error.strerror}") from None
         self._lock()
+        if self._fresh:
+            self._stream.truncate(0)
+            _clear(self._path.parent)
         self._stream.seek(0)
         offset = 0
         try:

@@ -22,7 +22,6 @@ from sifthinker.files import check_keys, inside, read_yaml, sha256
 from sifthinker.records import Record, Reject
 
 _HASH = re.compile(r"[0-9a-f]{64}")
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,15 +297,21 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     Raises:
         RecordError: a source is missing.
     """
-    sources, inputs = [], {}
+    sources: list[dict[str, Any]] = []
+    inputs: dict[str, str] = {}
+    files: dict[str, str] = {}  # name in the manifest → as the recipe writes it
     for source in recipe.sources:
         stated = dataclasses.asdict(source)
         sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [])})
         for key, file in (("file", source.file), ("instances", source.instances)):
             if file is not None and not file.startswith(HUB):
-                # As the recipe writes it: files of one name may lie in several folders.
-                sources[-1][key] = Path(file).name if Path(file).is_absolute() else file
-                inputs[sources[-1][key]] = _content_hash(recipe.folder / file)
+                # As the recipe writes it, but no path of this machine; files of one name may lie in several folders.
+                name = Path(file).name if Path(file).is_absolute() else file
+                while name in inputs and files[name] != file:
+                    name += "'"
+                files[name] = file
+                sources[-1][key] = name
+                inputs[name] = _content_hash(recipe.folder / file)
     names, hashes = recipe.excluded
     listed = sha256("\n".join(sorted(names | hashes)).encode()) if names or hashes else None
     return {"sources": sources, "inputs": inputs, "cap": recipe.cap, "exclude": listed}
@@ -316,13 +321,12 @@ def _content_hash(path: Path) -> str:
     """Of a file, or of all files in a folder with their names."""
     digest = hashlib.sha256()
     try:
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         for file in files:
-            if file.is_file():
-                digest.update(file.name.encode() + b"\0" if path.is_dir() else b"")
-                with open(file, "rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
+            digest.update(file.name.encode() + b"\0" if path.is_dir() else b"")
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
     return digest.hexdigest()
@@ -338,8 +342,7 @@ def excluded(places: Sequence[Path]) -> tuple[set[str], set[str]]:
     hashes: set[str] = set()
     for place in places:
         if place.is_dir():
-            files = sorted(file for file in place.rglob("*") if file.suffix.lower() in _IMAGES)
-            hashes |= {sha256(file.read_bytes()) for file in files}
+            hashes |= {sha256(file.read_bytes()) for file in place.rglob("*") if file.is_file()}
             continue
         try:
             lines = place.read_text(encoding="utf-8").splitlines()
