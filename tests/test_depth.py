@@ -209,6 +209,13 @@ class TestFiles:
         for name in ("one.png", "channel.png"):
             np.testing.assert_allclose(DepthMap.read(tmp_path / name).values, ramp.values, atol=0.5 / 255 + 1e-6)
 
+    def test_grey_may_be_written_three_times(self, tmp_path: Path) -> None:
+        levels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+        Image.fromarray(np.repeat(levels[..., None], 3, axis=2)).save(tmp_path / "g.png")
+        for encoding in ("auto", "grey8"):
+            found = DepthMap.read(tmp_path / "g.png", encoding=encoding, near="high")
+            np.testing.assert_allclose(found.values, 1 - levels / 255, atol=1e-7)
+
     def test_millimetres(self, tmp_path: Path) -> None:
         Image.fromarray(np.array([[0, 1000, 3000, 2000]], dtype=np.uint16)).save(tmp_path / "mm.png")
         depth = DepthMap.read(tmp_path / "mm.png", encoding="millimetres")
@@ -247,8 +254,10 @@ class TestFiles:
         with pytest.raises(DepthError, match="no such"):
             DepthMap.read(tmp_path / "none.png")
         (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
-        with pytest.raises(DepthError, match=r"bad\.png"):
+        with pytest.raises(DepthError, match=r"bad\.png: cannot read the depth file: no picture of a known kind"):
             DepthMap.read(tmp_path / "bad.png")
+        with pytest.raises(DepthError, match="is a folder"):
+            DepthMap.read(tmp_path)
         with pytest.raises(DepthError, match=r"bad\.png"):
             depth_file_size(tmp_path / "bad.png")
         DepthMap(np.random.default_rng(0).random((40, 50))).coloured().save(tmp_path / "cut.png")
@@ -266,6 +275,13 @@ class TestFiles:
     def test_arrays_of_no_real_numbers(self, tmp_path: Path, values: np.ndarray) -> None:
         np.save(tmp_path / "d.npy", values)
         with pytest.raises(DepthError, match="real numbers"):
+            DepthMap.read(tmp_path / "d.npy")
+
+    def test_arrays_that_pretend_to_be_huge(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "d.npy", np.zeros((2, 2)))
+        content = (tmp_path / "d.npy").read_bytes()
+        (tmp_path / "d.npy").write_bytes(content.replace(b"(2, 2), }            ", b"(999999999, 999999), }"[:22].ljust(21)))
+        with pytest.raises(DepthError, match="cannot read the depth array"):
             DepthMap.read(tmp_path / "d.npy")
 
     def test_arrays_that_pretend_to_be_archives(self, tmp_path: Path) -> None:

@@ -19,6 +19,16 @@ def test_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (found.mode, found.size, images.image_size(path)) == ("RGB", (6, 4), (6, 4))
 
 
+def test_sixteen_bits_of_grey_become_eight(tmp_path: Path) -> None:
+    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "i.png")
+    assert np.asarray(images.load_image(tmp_path / "i.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
+    for values in (np.array([[0.1, 0.9]], dtype=np.float32), np.array([[-1, 70000]], dtype=np.int32)):
+        Image.fromarray(values).save(tmp_path / "i.tiff")
+        with pytest.raises(ImageError, match="what is white"):
+            images.load_image(tmp_path / "i.tiff")
+
+
 def test_orientation_is_applied(tmp_path: Path) -> None:
     picture = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3))
     exif = Image.Exif()

@@ -25,7 +25,7 @@ from PIL import Image
 from sifthinker.boxes import as_unit_boxes
 from sifthinker.errors import DepthError
 from sifthinker.files import atomic_write, sha256
-from sifthinker.images import BROKEN_IMAGE
+from sifthinker.images import BROKEN_IMAGE, what_is_wrong
 
 Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "millimetres"]
 Near = Literal["low", "high"]
@@ -263,7 +263,8 @@ class DepthMap:
         |---------------|----------------------------------------|-----------------|
         | `sif`         | ours: 16-bit grey PNG, value / 65535,  | low             |
         |               | or marked 8-bit grey, value / 255      |                 |
-        | `grey8`       | 8-bit grey, depth or disparity         | must be given   |
+        | `grey8`       | 8-bit grey, depth or disparity; or RGB | must be given   |
+        |               | of three equal channels                |                 |
         | `spectral`    | RGB in `Spectral_r` colours, disparity | high            |
         | `npy`         | NumPy array in [0, 1]                  | low             |
         | `millimetres` | 16-bit sensor distances, 0 is a hole   | low             |
@@ -331,7 +332,7 @@ def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         with Image.open(where) as image:
             return image.size
     except BROKEN_IMAGE as error:
-        raise DepthError(f"{where}: cannot read the depth file: {error}") from None
+        raise DepthError(f"{where}: cannot read the depth file: {what_is_wrong(error)}") from None
 
 
 @lru_cache(maxsize=256)
@@ -413,8 +414,12 @@ def _open(path: Path) -> _Picture:
             pixels = np.asarray(image)
     except FileNotFoundError:
         raise DepthError(f"{path}: no such depth file") from None
+    except IsADirectoryError:
+        raise DepthError(f"{path} is a folder, not a depth file") from None
     except BROKEN_IMAGE as error:
-        raise DepthError(f"{path}: cannot read the depth file: {error}") from None
+        raise DepthError(f"{path}: cannot read the depth file: {what_is_wrong(error)}") from None
+    if image.mode == "RGB" and (pixels[0, 0] == pixels[0, 0, 0]).all() and (pixels == pixels[..., :1]).all():
+        return _Picture(pixels[..., 0], "L", image.info)  # grey, written three times
     return _Picture(pixels, image.mode, image.info)
 
 
@@ -456,8 +461,8 @@ def _load_npy(path: Path, *, memory_map: bool = False) -> NDArray[np.float64]:
         array = np.load(path, allow_pickle=False, mmap_mode="r" if memory_map else None)
     except FileNotFoundError:
         raise DepthError(f"{path}: no such depth file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DepthError(f"{path}: cannot read the depth array: {error}") from None
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise DepthError(f"{path}: cannot read the depth array: {error or type(error).__name__}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
         raise DepthError(f"{path}: wanted one array of real numbers of shape (H, W)")
     return array

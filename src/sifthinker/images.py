@@ -6,11 +6,13 @@ import io
 import os
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sifthinker.errors import ImageError
 
 MAX_IMAGE_PIXELS = 100_000_000
+_SIXTEEN_BITS = 65535
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
 # What Pillow's decoders raise on broken files; which of them depends on the format.
 BROKEN_IMAGE = (
@@ -47,7 +49,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         try:
             sideways = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         except BROKEN_IMAGE as error:
-            raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
+            raise ImageError(f"{path}: the image is broken: {what_is_wrong(error)}", "broken_image") from None
         return (height, width) if sideways else (width, height)
 
 
@@ -57,9 +59,28 @@ def _load(path: Path, data: bytes | None = None) -> tuple[Image.Image, bool]:
             image.load()
             upright = image.getexif().get(ORIENTATION, 1) == 1
             ImageOps.exif_transpose(image, in_place=True)
-            return (image, upright) if image.mode == "RGB" else (image.convert("RGB"), False)
+            return (image, upright) if image.mode == "RGB" else (_to_rgb(image, path), False)
         except BROKEN_IMAGE as error:
-            raise ImageError(f"{path}: the image is broken: {error}", "broken_image") from None
+            raise ImageError(f"{path}: the image is broken: {what_is_wrong(error)}", "broken_image") from None
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    # Pillow would clip what is above 255.
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BITS:
+        raise ImageError(
+            f"{path}: with values from {values.min():g} to {values.max():g} (mode {image.mode}) nobody knows what is white; save "
+            "it with 8 or 16 bits a channel",
+            "broken_image",
+        )
+    return Image.fromarray((values / (_SIXTEEN_BITS / 255)).round().astype(np.uint8)).convert("RGB")
+
+
+def what_is_wrong(error: BaseException) -> str:
+    """Pillow's words, without those that name an object in memory."""
+    return "no picture of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _open(path: Path, data: bytes | None = None) -> Image.Image:
@@ -68,7 +89,7 @@ def _open(path: Path, data: bytes | None = None) -> Image.Image:
     try:
         image = Image.open(path if data is None else io.BytesIO(data))
     except BROKEN_IMAGE as error:
-        raise ImageError(f"{path}: not an image that can be read: {error}", "broken_image") from None
+        raise ImageError(f"{path}: not an image that can be read: {what_is_wrong(error)}", "broken_image") from None
     if image.width * image.height > MAX_IMAGE_PIXELS:
         size = f"{image.width}×{image.height}"
         raise ImageError(f"{path}: {size} is more than {MAX_IMAGE_PIXELS:,} pixels", "broken_image")

@@ -18,7 +18,7 @@ from sifthinker.engine import published
 from sifthinker.engine.rows import FAULTS, OutsideBoxes, records, reject, rows, to_unit
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, inside, sha256
-from sifthinker.images import BROKEN_IMAGE, image_size
+from sifthinker.images import BROKEN_IMAGE, image_size, what_is_wrong
 from sifthinker.records import Record, Reject
 
 SourceFormat = Literal["auto", "jsonl", "table", "viscot", "viscot-conversation", "refcoco", "coco", "tallyqa"]
@@ -213,7 +213,7 @@ def _kept(image: Any, folder: Path | None, place: str) -> str:
         with Image.open(io.BytesIO(data)) as opened:
             suffix = (opened.format or "png").lower()
     except BROKEN_IMAGE as error:
-        raise RecordError(f"{place}: the image is broken: {error}", "broken_image") from None
+        raise RecordError(f"{place}: the image is broken: {what_is_wrong(error)}", "broken_image") from None
     name = f"{sha256(data)[:24]}.{suffix}"
     if not (folder / name).is_file():
         atomic_write(folder / name, data)
