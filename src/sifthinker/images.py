@@ -71,8 +71,8 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BITS:
         raise ImageError(
-            f"{path}: with values from {values.min():g} to {values.max():g} (mode {image.mode}) nobody knows what is white; save "
-            "it with 8 or 16 bits a channel",
+            f"{path}: with values from {values.min():g} to {values.max():g} (mode {image.mode}) nobody knows what is white; "
+            "save it with 8 or 16 bits a channel",
             "broken_image",
         )
     return Image.fromarray((values / (_SIXTEEN_BITS / 255)).round().astype(np.uint8)).convert("RGB")

@@ -153,6 +153,54 @@ class TestSFT:
         for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
             assert torch.allclose(a, b, atol=1e-6), name
 
+    def test_a_checkpoint_that_was_being_written_is_passed_over(
+        self, nano: Path, world_chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from sifthinker.training.sft import train_sft
+
+        keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
+        whole = train_sft(sft_config(nano, world_chains, tmp_path / "run", training=keep))
+        for name in ("finished.json", "checkpoint-4/trainer_state.json"):
+            (tmp_path / "run" / name).unlink()
+        (tmp_path / "run" / "checkpoint-4" / "model.safetensors").write_bytes(b"half of it")
+        resumed = train_sft(sft_config(nano, world_chains, tmp_path / "run", training=keep))
+        assert "checkpoint-4 is not whole" in caplog.text
+        assert resumed.state.global_step == 4
+        for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-6), name
+
+    def test_what_is_finished_is_not_trained_again(
+        self, nano: Path, world_chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from sifthinker.training.sft import train_sft
+
+        def config(**training: object) -> object:
+            keep = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
+            return sft_config(nano, world_chains, tmp_path / "run", training={**keep, **training})
+
+        train_sft(config())
+        weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+        assert train_sft(config()) is None
+        assert "is finished" in caplog.text
+        # Killed after the last checkpoint, before the model was written.
+        for name in ("finished.json", "model.safetensors"):
+            (tmp_path / "run" / name).unlink()
+        assert train_sft(config()).state.global_step == 2
+        assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+        assert not (tmp_path / "run" / "checkpoint-3").exists()
+        assert train_sft(config(max_steps=3)).state.global_step == 3
+        assert (tmp_path / "run" / "model.safetensors").read_bytes() != weights
+
+    def test_another_runs_folder_is_refused(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import train_grpo
+        from sifthinker.training.sft import train_sft
+
+        train_sft(sft_config(nano, world_chains, tmp_path / "run", training={"max_steps": 1}))
+        with pytest.raises(ConfigError, match="holds another run: answers_only was False, now True"):
+            train_sft(sft_config(nano, world_chains, tmp_path / "run", answers_only=True))
+        with pytest.raises(ConfigError, match="holds another run: "):
+            train_grpo(grpo_config(nano, world_chains, tmp_path / "run"))
+
     def test_an_output_that_cannot_be_written_is_told_before_anything_is_loaded(self, tmp_path: Path) -> None:
         from sifthinker.training.sft import sft_trainer
 

@@ -232,6 +232,8 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
             checked["training"][name] = "no"
     if "output_dir" in checked["training"]:
         raise ConfigError(f"{where}: training.output_dir: the folder is named by `output`")
+    if "hub_token" in checked["training"]:
+        raise ConfigError(f"{where}: training.hub_token: a config is kept beside the model; set HF_TOKEN in the environment")
     check_keys(checked["training"], _names(trainer_config(stage)), f"{where}: training")
     return TrainConfig(**checked)
 

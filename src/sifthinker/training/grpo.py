@@ -31,7 +31,7 @@ from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, traine
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.plan import plan_run, warn_of_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
-from sifthinker.training.runs import OurTrainer, lora_config, run
+from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 
 logger = logging.getLogger(__name__)
 
@@ -208,11 +208,11 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
             rows = [{"id": sample, "completion": text} for sample, text in zip(ids, texts, strict=True)]
             write_jsonl(Path(self.args.output_dir) / SAMPLES / f"step-{self.state.global_step:06d}.jsonl", rows)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.answer_reward is not None and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            atomic_write(folder / LEDGER, to_json(self.answer_reward.ledger.to_json()))
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        # With the weights, which come first: once Trainer's state is written, a checkpoint counts as whole.
+        if output_dir is not None and self.answer_reward is not None and self.args.should_save:
+            atomic_write(Path(output_dir) / LEDGER, to_json(self.answer_reward.ledger.to_json()))
 
     def train(self, resume_from_checkpoint: str | None = None, **named: Any) -> Any:
         if resume_from_checkpoint and self.answer_reward is not None:
@@ -297,12 +297,15 @@ def _judge(settings: JudgeConfig, output: str) -> ModelJudge:
     return ModelJudge(endpoint, cache=settings.cache or Path(output) / "verdicts")
 
 
-def train_grpo(config: TrainConfig) -> SIFGRPOTrainer:
-    """Run GRPO-SIF, see `runs.run`; returns the finished trainer.
+def train_grpo(config: TrainConfig) -> SIFGRPOTrainer | None:
+    """Run GRPO-SIF, see `runs.run`; returns the finished trainer, None where the run had been finished before.
 
     Raises:
+        ConfigError: the output folder holds another run, see `runs.claim`.
         ConfigError, ModelError, RecordError: see `grpo_trainer`.
     """
+    if not claim(config, "grpo"):
+        return None
     trainer = grpo_trainer(config)
     run(trainer, config, "GRPO-SIF")
     return trainer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import re
 import signal
 import threading
@@ -12,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainerCallback, TrainerState
 
 from sifthinker import __version__
 from sifthinker.errors import ConfigError
-from sifthinker.files import atomic_write, to_json
+from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.models import load_model
-from sifthinker.training.config import TrainConfig, to_plain
+from sifthinker.training.config import Stage, TrainConfig, to_plain
 from sifthinker.training.progress import quiet, write_history
 
 logger = logging.getLogger(__name__)
 
 FINISHED = "finished.json"
+_RUN = "run.json"  # the config of the run that a folder holds
+_STATE = "trainer_state.json"  # of a checkpoint; Trainer writes it after everything else
 
 
 class OurTrainer:
@@ -146,8 +149,13 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
     table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
     trainer.add_callback(_Cards(config, title))
+    checkpoint = _last_checkpoint(config.output)
     try:
-        trainer.train(resume_from_checkpoint=_last_checkpoint(config.output))
+        if checkpoint is not None and _is_last(checkpoint, trainer):
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        else:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         stop.restore()
         table.stop()
@@ -190,7 +198,73 @@ def is_finished(output: str | Path) -> bool:
     return (Path(output) / FINISHED).is_file()
 
 
-def _last_checkpoint(output: str) -> str | None:
-    """The newest checkpoint of a run's folder, or None."""
-    found: str | None = get_last_checkpoint(output) if Path(output).is_dir() else None
-    return found
+def claim(config: TrainConfig, stage: Stage) -> bool:
+    """Take the output folder for a run, before anything is loaded.
+
+    Returns:
+        Whether there is something to do: False where the folder holds this run's finished model, unless more steps or epochs
+        are asked for than before.
+    Raises:
+        ConfigError: the folder holds checkpoints or the model of another run.
+        SIFError: it cannot be written.
+    """
+    folder = make_folder(config.output)
+    ours = json.loads(to_json({"stage": stage, **to_plain(config)}))
+    try:
+        theirs = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        theirs = None
+    if theirs is not None and (is_finished(folder) or _checkpoints(folder)):
+        for key in sorted({*ours, *theirs} - {"output", "training"}):
+            if _place(theirs.get(key)) != _place(ours.get(key)):
+                raise ConfigError(
+                    f"{folder} holds another run: {key} was {theirs.get(key)!r}, now {ours.get(key)!r}; choose another "
+                    "output or delete the folder"
+                )
+        before, now = theirs["training"], ours["training"]
+        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if is_finished(folder) and not any((now.get(key) or 0) > (before.get(key) or 0) for key in _LENGTHS):
+            logger.warning(f"{folder}: this run is finished; to train it again choose another output or delete the folder")
+            return False
+        for key in changed:
+            logger.warning(f"{folder}: goes on with training.{key} {now.get(key)!r}, which was {before.get(key)!r}")
+    atomic_write(folder / _RUN, to_json(ours) + "\n")
+    return True
+
+
+_LENGTHS = ("max_steps", "num_train_epochs")
+
+
+def _place(value: Any) -> Any:
+    """A path as it is however it was written; everything else as it is."""
+    return os.path.realpath(value) if isinstance(value, str) and os.path.exists(value) else value
+
+
+def _checkpoints(output: str | Path) -> list[Path]:
+    """A run's checkpoints, the newest first."""
+    found = [path for path in Path(output).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def _last_checkpoint(output: str | Path) -> Path | None:
+    """The newest checkpoint of a run's folder that is whole, or None."""
+    for folder in _checkpoints(output):
+        try:
+            json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning(f"{folder} is not whole; the run goes on from an earlier checkpoint")
+        else:
+            return folder
+    return None
+
+
+def _is_last(checkpoint: Path, trainer: Any) -> bool:
+    """Whether nothing is left to be trained after a checkpoint; Trainer would train a step more."""
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return False  # their states are loaded by `train` alone
+    state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+    steps = trainer.args.max_steps
+    if steps <= 0:
+        same = math.ceil(trainer.args.num_train_epochs) == state["num_train_epochs"]
+        steps = state["max_steps"] if same else math.inf
+    return bool(state["global_step"] >= steps)

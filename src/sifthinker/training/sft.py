@@ -11,7 +11,7 @@ from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.plan import plan_run, warn_of_problems
-from sifthinker.training.runs import OurTrainer, lora_config, run
+from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
 DEFAULTS: dict[str, Any] = {
@@ -50,12 +50,15 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
     return trainer
 
 
-def train_sft(config: TrainConfig) -> SIFSFTTrainer:
-    """Run SFT, see `runs.run`; returns the finished trainer.
+def train_sft(config: TrainConfig) -> SIFSFTTrainer | None:
+    """Run SFT, see `runs.run`; returns the finished trainer, None where the run had been finished before.
 
     Raises:
+        ConfigError: the output folder holds another run, see `runs.claim`.
         ConfigError, ModelError, RecordError: see `sft_trainer`.
     """
+    if not claim(config, "sft"):
+        return None
     trainer = sft_trainer(config)
     run(trainer, config, "SFT")
     return trainer
