@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -31,7 +32,10 @@ class TestVerl:
         assert found == {"score": 5.5, "format": 1, "answer": 1.5, "grounding": 2, "depth": 1}
 
     def test_rgb_only_has_no_depth(self) -> None:
-        assert set(compute_score("d", "rubbish", TRUTH)) == {"score", "format", "answer", "grounding"}
+        found = compute_score("d", "rubbish", TRUTH)
+        assert set(found) == {"score", "format", "answer", "grounding", "depth"}
+        assert math.isnan(found["depth"])
+        assert found["score"] == 0
 
     def test_the_example_runs(self, capsys: pytest.CaptureFixture) -> None:
         runpy.run_path(str(EXAMPLES / "verl_rewards.py"), run_name="__main__")

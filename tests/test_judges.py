@@ -38,6 +38,14 @@ ANIMALS = ("a cat", "a dog", "two dogs")
         ("There are 2 of them.", "2", ("1", "2", "3", "4"), 1, "choice"),
         ("-", "+", (), 0, "token_f1"),
         ("it is behind", "behind", ("in front", "behind"), 1, "choice"),
+        # nothing is chosen by saying what it is not, or two things at once
+        ("not red", "red", ("red", "blue"), 0, "choice"),
+        ("It isn't red.", "red", ("red", "blue"), 0, "choice"),
+        ("not sure", "not sure", ("sure", "not sure"), 1, "choice"),
+        ("No, it is not.", "no", ("yes", "no"), 1, "choice"),
+        ("(A) or (B)", "red", ("red", "blue"), 0, "choice"),
+        ("A. or B.", "A", (), 0, "choice"),
+        ("A. Vitamin C", "A", (), 1, "choice"),
         # a word that begins with a letter of the alphabet is no letter
         ("Bananas", "B", (), 0, "choice"),
         # yes or no
@@ -57,6 +65,18 @@ ANIMALS = ("a cat", "a dog", "two dogs")
         ("five", "4", (), 0, "number"),
         ("44", "4", (), 0, "number"),
         ("", "4", (), 0, "number"),
+        (".5", "0.5", (), 1, "number"),
+        (".5", "5", (), 0, "number"),
+        ("minus 7", "-7", (), 1, "number"),
+        ("negative seven", "7", (), 0, "number"),
+        ("one hundred", "1", (), 0, "number"),
+        ("a hundred and twenty-one", "121", (), 1, "number"),
+        ("two thousand and twelve", "2012", (), 1, "number"),
+        ("one million three hundred thousand six", "1300006", (), 1, "number"),
+        ("1.5 million", "1500000", (), 1, "number"),
+        ("twenty thirty", "20", (), 0, "number"),
+        ("no one", "1", (), 0, "number"),
+        ("No one.", "0", (), 1, "number"),
         # text
         ("The silver car.", "silver car", (), 1, "exact"),
         ("Fallen leaves", "fallen leaves", (), 1, "exact"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import Chain, Region, Step, read_completion, render_chain
 from sifthinker.depth import DepthMap
+from sifthinker.errors import BoxError, SIFError
 from sifthinker.rewards import (
     AnswerReward,
     Ledger,
@@ -19,6 +20,7 @@ from sifthinker.rewards import (
     depth_reward,
     format_reward,
     grounding_reward,
+    reference_from,
     score_answer,
     score_completion,
     score_depth,
@@ -162,6 +164,28 @@ class TestAnswer:
         reward.recording = False
         assert reward([chain(LEFT)], id=["a"], answer=["cat"]) == [1.5]
         assert reward.ledger.to_json() == {"a": 0.5}
+
+
+class TestReferences:
+    @pytest.mark.parametrize("boxes", [[], [[10, 20, 30, 40]], [[0.5, 0.5, 0.4, 0.6]], [[0, 0, float("nan"), 1]]])
+    @pytest.mark.parametrize("text", ["rubbish", chain(WHOLE, LEFT)])
+    def test_boxes_that_no_chain_could_match_are_refused(self, boxes: list, text: str) -> None:
+        with pytest.raises(BoxError):
+            score_completion(text, Reference("cat", boxes, HALF))
+
+    @pytest.mark.parametrize(
+        "change", [{"answer": None}, {"answer": True}, {"depth": 0.5}, {"boxes": [[0, 0, 640, 480]]}, {"boxes": []}]
+    )
+    def test_rows_that_are_no_reference(self, change: dict) -> None:
+        with pytest.raises(SIFError):
+            reference_from({"answer": "cat", "boxes": [[0, 0, 1, 1]], **change})
+
+    def test_choices_may_be_an_array_or_numbers(self) -> None:
+        row = {"answer": 1, "boxes": [[0, 0, 1, 1]]}
+        for choices in (np.array(["1", "2"]), [1, 2], "1\n2", ("1", "2")):
+            assert reference_from({**row, "choices": choices}).choices == ("1", "2")
+        for choices in (None, "", [], np.array([])):
+            assert reference_from({**row, "choices": choices}).choices == ()
 
 
 class TestTogether:

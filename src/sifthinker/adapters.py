@@ -11,6 +11,7 @@ ms-swift: `examples/swift_plugin.py` registers the classes; `--external_plugins`
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,13 +41,14 @@ def compute_score(
         ground_truth: answer, boxes, and perhaps depth and choices, as a mapping or its JSON text.
         extra_info: may hold `previous`, the group's mean answer score of the last epoch.
     Returns:
-        `score`, the sum of the rewards that apply, and each reward by its name for verl's logs.
+        `score`, the sum of the rewards that apply, and each reward by its name for verl's logs, NaN where there is none:
+        verl wants the same names for every completion.
     """
     truth = json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth
     previous = (extra_info or {}).get("previous")
     scores = score_completion(solution_str, reference_from(truth), previous=previous)
     named = {name: getattr(scores, name).value for name in REWARDS}
-    return {"score": scores.total, **{name: value for name, value in named.items() if value is not None}}
+    return {"score": scores.total, **{name: math.nan if value is None else value for name, value in named.items()}}
 
 
 class SwiftFormat:
@@ -78,5 +80,6 @@ class SwiftDepth:
 
 
 def _floats(rewards: Sequence[float | None]) -> list[float]:
-    # ms-swift takes no gaps. By rules, only images without depth give one, and they give it to a whole group alike.
+    # ms-swift takes no gaps. Images without depth give one, to a whole group alike; a completion whose regions all lie in
+    # sensor holes gives one too, and counts as wrong here.
     return [0.0 if reward is None else reward for reward in rewards]

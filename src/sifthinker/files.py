@@ -27,7 +27,8 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
         SIFError: the folder cannot be made or written to, or the path is a folder.
     """
     target = Path(os.path.realpath(path))
-    payload = data.encode() if isinstance(data, str) else data
+    # Half a surrogate pair, which a model can write, has no bytes of its own.
+    payload = data.encode("utf-8", "replace") if isinstance(data, str) else data
     if target.exists() and not target.is_file():
         try:
             target.write_bytes(payload)

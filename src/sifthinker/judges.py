@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import re
 import string
@@ -48,11 +49,14 @@ _TENS = dict(
     zip(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], range(20, 100, 10), strict=True)
 )
 _WORD_NUMBERS = {word: value for value, word in enumerate(_ONES)} | _TENS | {"none": 0}
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_SCALES = {"thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _LEADING_LETTER = re.compile(r"\(([A-Za-z])\)|([A-Z])[).:](?=\s|$)")
+_ANOTHER_LETTER = re.compile(r"\s*(?:,|/|&|or\b|and\b)\s*(?:or\s+|and\s+)?(?:\([A-Za-z]\)|[A-Z]\b)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _ARTICLES = {"a", "an", "the"}
+_NEGATIONS = {"no", "not", "neither", "nor", "never", "cannot", "isnt", "arent", "wasnt", "werent", "dont", "doesnt", "cant"}
 _PUNCTUATION = str.maketrans({mark: " " for mark in string.punctuation if mark not in ".-'"} | {"'": ""})
 
 
@@ -229,46 +233,96 @@ def _choice_index(text: str, choices: list[str]) -> int | None:
     letter = _stated_letter(text)
     if letter and ord(letter) - ord("A") < len(choices):
         return ord(letter) - ord("A")
+    first = words.partition(" ")[0]
+    if first in ("yes", "no") and first in choices:
+        return choices.index(first)
     named = [index for index, choice in enumerate(choices) if choice and f" {choice} " in f" {words} "]
-    return named[0] if len(named) == 1 else None
+    if len(named) != 1:
+        return None
+    beside = f" {words} ".replace(f" {choices[named[0]]} ", " ", 1).split()
+    return None if _NEGATIONS & set(beside) else named[0]
 
 
 def _stated_letter(text: str) -> str:
-    """The letter that an answer states: alone, or leading with brackets or a stop: "B", "(b)", "B. a cat"."""
+    """The letter that an answer states: alone, or leading with brackets or a stop: "B", "(b)", "B. a cat"; "" for none, or
+    for "(A) or (B)"."""
     alone = _LETTER.fullmatch(text.strip())
     if alone:
         return alone[1].upper()
     leading = _LEADING_LETTER.match(text.strip())
-    return (leading[1] or leading[2]).upper() if leading else ""
+    if leading is None or _ANOTHER_LETTER.match(text.strip(), leading.end()):
+        return ""
+    return (leading[1] or leading[2]).upper()
 
 
 def _as_number(text: str) -> float | None:
-    """The number that a normalised text is, in digits or in words up to ninety-nine."""
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    words = text.replace("-", " ").split()
-    if len(words) == 1 and words[0] in _WORD_NUMBERS:
-        return float(_WORD_NUMBERS[words[0]])
-    if len(words) == 2 and words[0] in _TENS and words[1] in _ONES[1:10]:
-        return float(_TENS[words[0]] + _WORD_NUMBERS[words[1]])
-    return None
+    """The number that a normalised text is, in digits or in words."""
+    words = _number_words(text)
+    value, end = _number_at(words, 0)
+    return value if end == len(words) else None
 
 
 def _stated_numbers(text: str) -> list[float]:
     """Every number in a normalised answer, in order; an answer that states two different ones has not decided."""
-    whole = _as_number(text)
-    if whole is not None:
-        return [whole]
     found: list[float] = []
-    words = text.split()
-    for position, word in enumerate(words):
-        if position and words[position - 1] in _TENS and word in _ONES[1:10]:
-            found[-1] += _WORD_NUMBERS[word]
-            continue
-        value = _as_number(word)
+    words, position = _number_words(text), 0
+    while position < len(words):
+        value, end = _number_at(words, position)
         if value is not None:
             found.append(value)
+        position = max(end, position + 1)
     return list(dict.fromkeys(found))
+
+
+def _number_words(text: str) -> list[str]:
+    """The words of a normalised text, those of numbers apart: "twenty-one" is two, "no one" is "none"."""
+    words: list[str] = []
+    for word in text.split():
+        parts = word.split("-")
+        if word == "one" and words[-1:] == ["no"]:
+            words[-1] = "none"
+        elif all(part in _WORD_NUMBERS for part in parts):
+            words += parts
+        else:
+            words.append(word)
+    return words
+
+
+def _number_at(words: list[str], start: int) -> tuple[float | None, int]:
+    """The number whose words begin at a position, and where they end; None and the position where none begins."""
+    at = start + (words[start : start + 1] in (["minus"], ["negative"]))
+    total, scale = 0.0, math.inf  # thousands and more, and the last of these
+    part: float | None = None  # what is below them
+    end = start
+    while at < len(words):
+        word = words[at]
+        if word in _SCALES and _SCALES[word] < scale and (part is not None or end == start):
+            scale = _SCALES[word]
+            total, part = total + (1 if part is None else part) * scale, None
+        elif word == "hundred" and (part is None or 0 < part < 100):
+            part = 100 * (1 if part is None else part)
+        elif _NUMBER.fullmatch(word) and part is None and not total:
+            part = float(word)
+        elif word in _WORD_NUMBERS and _follows(_WORD_NUMBERS[word], part):
+            part = (part or 0) + _WORD_NUMBERS[word]
+        elif word == "and" and end > start and words[at - 1] in ("hundred", *_SCALES):
+            at += 1
+            continue
+        else:
+            break
+        at += 1
+        end = at
+    if end == start:
+        return None, start
+    value = total + (part or 0)
+    return (-value if words[start] in ("minus", "negative") else value), end
+
+
+def _follows(value: int, part: float | None) -> bool:
+    """Whether a word of a number goes on with what was said since the last thousand: twenty|one, hundred|twelve."""
+    if part is None:
+        return True
+    return bool((part >= 100 and part % 100 == 0 and value) or (part % 100 in _TENS.values() and 0 < value < 10))
 
 
 def _token_f1(said: str, right: str) -> Verdict:

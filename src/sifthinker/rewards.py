@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sifthinker.boxes import Denominator, as_boxes, hierarchical_iou
+from sifthinker.boxes import Boxes, Denominator, as_unit_boxes, hierarchical_iou
 from sifthinker.chain import Reading, is_whole_image, read_completion, region_boxes
 from sifthinker.depth import LEAST_DEPTH, DepthMap, cached_depth
+from sifthinker.errors import BoxError, RecordError
 from sifthinker.judges import ModelJudge, Question, Verdict, judge
 
 REWARDS = ("format", "answer", "grounding", "depth")  # the fields of `Scores`, in the order in which they are shown
@@ -73,14 +74,32 @@ class Reference:
 
 
 def reference_from(row: Mapping[str, Any]) -> Reference:
-    """What a completion is held against, from a row of an examples file: answer, boxes, depth (a path or None), choices."""
-    depth = row.get("depth")
+    """What a completion is held against, from a row of an examples file: answer, boxes, depth (a path or None), choices.
+
+    Raises:
+        BoxError: boxes that are none, or not fractions of the image.
+        DepthError: a depth file that cannot be read.
+        RecordError: an answer or choices that are no text, a depth of another kind.
+    """
+    answer, depth, choices = row["answer"], row.get("depth"), row.get("choices")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise RecordError(f"answer is {answer!r}, wanted text")
+    if depth is not None and not isinstance(depth, str | DepthMap):
+        raise RecordError(f"depth is {str(depth)[:40]}, wanted the path of a depth map")
     return Reference(
-        answer=str(row["answer"]),
-        boxes=row["boxes"],
+        answer=str(answer),
+        boxes=_truth_boxes(row["boxes"]),
         depth=cached_depth(depth) if isinstance(depth, str) else depth,
-        choices=split_choices([row.get("choices") or ()], 0),
+        choices=split_choices(None if choices is None else [choices], 0),
     )
+
+
+def _truth_boxes(boxes: ArrayLike) -> Boxes:
+    """The boxes of what is right: at least one, in fractions of the image; others would score 0 for ever."""
+    found = as_unit_boxes(boxes)
+    if not len(found):
+        raise BoxError("a reference needs at least one box")
+    return found
 
 
 def score_completion(
@@ -150,11 +169,13 @@ def score_grounding(
         boxes: (N, 4) unit xyxy, the record's.
         denominator: see `boxes.paired_iou`.
         correction: False leaves h_end alone, to ablate the second term.
+    Raises:
+        BoxError: no boxes, or boxes that are not fractions of the image.
     Source: SIFThinker's correction-enhanced grounding reward.
     """
+    truth = _truth_boxes(boxes)
     if not reading.areas:
         return Score(0.0, {"start": 0.0, "end": 0.0}, ("no_area",))
-    truth = as_boxes(boxes)
     first = next((area for area in reading.areas if not is_whole_image(area)), reading.areas[-1])
     last = reading.areas[-1]
     end = hierarchical_iou(region_boxes(last), truth, denominator=denominator)
@@ -321,10 +342,10 @@ def depth_reward(
 
 def split_choices(choices: Sequence[Sequence[str] | str] | None, index: int) -> tuple[str, ...]:
     """One sample's choices from a column of lists, or of lines of text as examples hold them."""
-    if not choices:
+    value = None if choices is None or not len(choices) else choices[index]
+    if value is None:
         return ()
-    value = choices[index]
-    return tuple(value.split("\n") if value else ()) if isinstance(value, str) else tuple(value or ())
+    return tuple(value.split("\n") if value else ()) if isinstance(value, str) else tuple(map(str, value))
 
 
 def completion_text(completion: Completion) -> str:

@@ -88,7 +88,7 @@ class TestRewards:
         ({"limit": "abc"}, "limit must be"),
         ({"limit": 0}, "limit must be"),
         ({"dtype": "foo"}, "dtype must be"),
-        ({"lora": {"r": "x"}}, "lora.r must be a number"),
+        ({"lora": {"r": "x"}}, "lora.r must be a whole number"),
         ({"prefix_sharing": "maybe"}, "auto or off"),
         ({"judge": {"model": "m"}}, "judge: missing"),
         ({"answers_only": True}, "answers_only belongs to SFT"),
@@ -121,3 +121,44 @@ def test_what_trl_refuses_is_our_error(tmp_path: Path) -> None:
     config = make_config({**BASE, "output": str(tmp_path), "training": {"loss_type": "grpo", "num_generations": 1}}, "grpo")
     with pytest.raises(ConfigError, match="training: "):
         trainer_arguments(config, "grpo", {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"training": {"learning_rate": "fast"}}, "training.learning_rate must be a number, got 'fast'"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate must be a number"),
+        ({"training": {"max_steps": "ten"}}, "training.max_steps must be a whole number"),
+        ({"training": {"max_steps": 1.5}}, "training.max_steps must be a whole number"),
+        ({"training": {"max_steps": True}}, "training.max_steps must be a whole number"),
+        ({"training": {"per_device_train_batch_size": 0}}, "must be at least 1"),
+        ({"training": {"bf16": "maybe"}}, "training.bf16 must be true or false"),
+        ({"training": {"hub_token": "hf_x"}}, "set HF_TOKEN"),
+        ({"lora": {"r": 0}}, "r above 0"),
+        ({"lora": {"r": 2.5}}, "lora.r must be a whole number"),
+        ({"lora": {"dropout": 2}}, "dropout below 1"),
+        ({"lora": {"target": 5}}, "lora.target must name modules"),
+        ({"muon_lr": float("nan")}, "muon_lr must be a positive number"),
+        ({"rewards": {"depth": -1}}, "not below 0"),
+        ({"rewards": {"depth": float("nan")}}, "not below 0"),
+        ({"judge": {"base_url": "nonsense", "model": "q"}}, "must begin with http"),
+        (
+            {"judge": {"base_url": "http://x/v1", "model": "q", "timeout_s": -1}},
+            "timeout_s must be a number, not below 0",
+        ),
+    ],
+)
+def test_what_would_fail_later_is_told_at_once(change: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_config({"model": "m", "data": "d", "output": "o", **change}, "grpo")
+
+
+def test_numbers_may_be_written_as_yaml_reads_text(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "model: m\ndata: d\noutput: o\nmuon_lr: 1e-3\nreward_terms:\n"
+        "training: {learning_rate: 1e-5, max_steps: 1e2, temperature: 1e0}\n"
+    )
+    config = load_config(tmp_path / "c.yaml", "grpo")
+    assert (config.muon_lr, dict(config.training)) == (1e-3, {"learning_rate": 1e-5, "max_steps": 100, "temperature": 1.0})
+    assert isinstance(config.training["max_steps"], int)
+    assert config.reward_terms == RewardTerms()

@@ -513,7 +513,7 @@ def _finished(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
     """The counts of a finished build with these settings; None when there is none."""
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         raise ConfigError(f"{out / 'manifest.json'} cannot be read; start over with --fresh") from None

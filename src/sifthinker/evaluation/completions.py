@@ -87,7 +87,7 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
     try:
         reference = reference_from(known)
         scores = score_completion(row["completion"], reference)
-    except (BoxError, DepthError, TypeError, ValueError) as error:
+    except (BoxError, DepthError, RecordError, AttributeError, TypeError, ValueError) as error:
         raise RecordError(f"{where}: {error}") from None
     return Scored(
         id=str(row.get("id", where)),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -170,6 +171,10 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
     checked = dict(values)
     for name in ("model", "data", "output"):
         checked[name] = str(checked[name])
+    if checked.get("reward_terms", 0) is None:
+        del checked["reward_terms"]
+    if "muon_lr" in checked:
+        checked["muon_lr"] = _number(checked["muon_lr"])
     for name, kind in (("lora", Lora), ("judge", JudgeConfig), ("reward_terms", RewardTerms)):
         if checked.get(name) is not None:
             check_keys(_mapping(checked[name], f"{where}: {name}"), _names(kind), f"{where}: {name}")
@@ -182,8 +187,10 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
                 if isinstance(default, bool):
                     if not isinstance(value, bool):
                         raise ConfigError(f"{where}: {name}.{item.name} must be true or false, got {value!r}")
-                elif isinstance(default, int | float) and (not isinstance(value, int | float) or isinstance(value, bool)):
-                    raise ConfigError(f"{where}: {name}.{item.name} must be a number, got {value!r}")
+                elif isinstance(default, int) and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                    raise ConfigError(f"{where}: {name}.{item.name} must be a whole number, not below 0, got {value!r}")
+                elif isinstance(default, float) and not (_is_number(value) and value >= 0):
+                    raise ConfigError(f"{where}: {name}.{item.name} must be a number, not below 0, got {value!r}")
     if isinstance(checked.get("freeze"), str):
         checked["freeze"] = [checked["freeze"]]
     freeze = checked.setdefault("freeze", [])
@@ -193,8 +200,18 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
         value = checked.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{where}: {name} must be a positive whole number, got {value!r}")
+    lora = checked.get("lora")
+    if lora is not None:
+        target = lora.target
+        if not lora.r or lora.dropout >= 1:
+            raise ConfigError(f"{where}: lora wants r above 0 and dropout below 1, got {lora.r!r} and {lora.dropout!r}")
+        if not isinstance(target, str) and not (isinstance(target, list) and all(isinstance(name, str) for name in target)):
+            raise ConfigError(f"{where}: lora.target must name modules, got {target!r}")
+    judge = checked.get("judge")
+    if judge is not None and not str(judge.base_url).startswith(("http://", "https://")):
+        raise ConfigError(f"{where}: judge.base_url must begin with http:// or https://, got {judge.base_url!r}")
     rate = checked.get("muon_lr")
-    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0):
+    if rate is not None and not (_is_number(rate) and rate > 0):
         raise ConfigError(f"{where}: muon_lr must be a positive number, got {rate!r}")
     if rate is not None and checked.get("lora") is not None:
         raise ConfigError(f"{where}: muon_lr is for full training; adapters train with training.optim")
@@ -216,8 +233,8 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
         _mapping(checked["rewards"], f"{where}: rewards")
         check_keys(checked["rewards"], REWARDS, f"{where}: rewards")
         for name, weight in checked["rewards"].items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise ConfigError(f"{where}: rewards: the weight of {name} must be a number, got {weight!r}")
+            if not (_is_number(weight) and weight >= 0):
+                raise ConfigError(f"{where}: rewards: the weight of {name} must be a number, not below 0, got {weight!r}")
         weights = {**dict.fromkeys(REWARDS, 1.0), **checked["rewards"]}
         checked["rewards"] = {name: float(weight) for name, weight in weights.items() if weight}
         if not checked["rewards"]:
@@ -235,7 +252,52 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
     if "hub_token" in checked["training"]:
         raise ConfigError(f"{where}: training.hub_token: a config is kept beside the model; set HF_TOKEN in the environment")
     check_keys(checked["training"], _names(trainer_config(stage)), f"{where}: training")
+    _check_training(checked["training"], stage, where)
     return TrainConfig(**checked)
+
+
+def _check_training(values: dict[str, Any], stage: Stage, where: str) -> None:
+    """Numbers and switches of TRL's config, which itself takes anything and fails later; text that is a number becomes one.
+
+    Raises:
+        ConfigError: a value of another kind than its field's.
+    """
+    hints = get_type_hints(trainer_config(stage))
+    for name in values:
+        kinds = set(get_args(hints[name]) or (hints[name],))
+        if not kinds <= {bool, int, float, type(None)}:
+            continue
+        value = _number(values[name])
+        if isinstance(value, float) and value.is_integer() and float not in kinds:
+            value = int(value)
+        values[name] = value
+        fits = (
+            (value is None and type(None) in kinds)
+            or (isinstance(value, bool) and bool in kinds)
+            or (isinstance(value, int) and not isinstance(value, bool) and bool(kinds & {int, float}))
+            or (isinstance(value, float) and _is_number(value) and float in kinds)
+        )
+        if not fits:
+            wanted = next(words for kind, words in _KINDS.items() if kind in kinds)
+            raise ConfigError(f"{where}: training.{name} must be {wanted}, got {value!r}")
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_completion_length"):
+        if values.get(name) is not None and values[name] < 1:
+            raise ConfigError(f"{where}: training.{name} must be at least 1, got {values[name]!r}")
+
+
+_KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
+
+
+def _number(value: Any) -> Any:
+    """A number that was written as text, as YAML reads 1e-5; everything else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:
@@ -293,10 +355,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: {error}") from None
-    if isinstance(value, str):
-        # YAML reads 1e-5 as text; people write it for a number.
-        with contextlib.suppress(ValueError):
-            value = float(value)
+    value = _number(value)
     path = key.replace("-", "_").split(".")
     if len(path) == 1 and path[0] not in _names(TrainConfig):
         path = ["training", *path]

@@ -279,8 +279,8 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
             answer_reward=answer,
             prefix_sharing=config.prefix_sharing,
         )
-    except ValueError as error:
-        raise ConfigError(f"training: {error}") from None
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"training: {error}") from error
     trainer.muon_lr = config.muon_lr
     return trainer
 

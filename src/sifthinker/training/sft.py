@@ -6,6 +6,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
+from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
@@ -39,13 +40,16 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
     warn_of_problems(plan_run(config, "sft", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
-    trainer = SIFSFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=sft_dataset(examples, answers_only=config.answers_only),
-        processing_class=processor,
-        peft_config=lora_config(config),
-    )
+    try:
+        trainer = SIFSFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=sft_dataset(examples, answers_only=config.answers_only),
+            processing_class=processor,
+            peft_config=lora_config(config),
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"training: {error}") from error
     trainer.muon_lr = config.muon_lr
     return trainer
 
