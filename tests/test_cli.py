@@ -68,6 +68,12 @@ class TestPaths:
         assert row["path"][-1] == {"kind": "target", "boxes": [[0.1, 0.2, 0.6, 0.8]]}
         assert row["path"][0]["boxes"] == [[0, 0, 1, 1]]
 
+    def test_the_input_is_not_written_over(self, cats: Path) -> None:
+        before = cats.read_bytes()
+        result = sif("data", "paths", cats, "-o", cats)
+        assert (result.exit_code, "would be written over" in result.stderr) == (2, True)
+        assert cats.read_bytes() == before
+
     def test_published_metadata(self, shared: Path, tmp_path: Path) -> None:
         out = tmp_path / "dude.jsonl"
         result = sif("data", "paths", shared / "data/viscot/dude_cot_train.jsonl", "-o", out)

@@ -140,9 +140,13 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     from sifthinker.engine.build import Counts, path_row
     from sifthinker.engine.expansion import Expansion, expand
     from sifthinker.engine.sources import read_source
+    from sifthinker.errors import ConfigError
     from sifthinker.files import write_jsonl
     from sifthinker.records import Record
 
+    named = output.with_suffix(".rejects.jsonl")
+    if Path(file).resolve() in (output.resolve(), named.resolve()):
+        raise ConfigError(f"{file} would be written over; choose another -o")
     settings = Expansion(alpha=alpha, distractor=distractor, decimals=decimals)
     counts, rows, rejects = Counts(), [], []
     limit = source.pop("limit")
@@ -157,7 +161,6 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
             counts.rejected[item.code] += 1
             rejects.append({**item.to_json(), "kept": False})
     write_jsonl(output, rows)
-    named = output.with_suffix(".rejects.jsonl")
     write_jsonl(named, rejects)
     _say_counts(counts, rejects, named)
     click.echo(output)
@@ -367,6 +370,8 @@ def _recipe(ctx: click.Context, file: str, options: dict[str, Any]) -> tuple[Rec
         option = _RECIPE_SETTINGS[name]
         if option in given:
             continue
+        if value is None:
+            raise ConfigError(f"{file}: {name} has no value; leave the key out, or write one")
         parameter = next(parameter for parameter in ctx.command.params if parameter.name == option)
         try:
             options[option] = parameter.type_cast_value(ctx, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,9 @@ from sifthinker.boxes import as_unit_boxes
 from sifthinker.chain import TAG
 from sifthinker.errors import BoxError, RecordError
 from sifthinker.files import inside, read_jsonl
+
+# What trainers that take images from text (LLaMA-Factory, verl) put where one belongs.
+_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>")
 
 Box = tuple[float, float, float, float]
 
@@ -76,6 +80,9 @@ class Record:
                 text.encode()
             except UnicodeEncodeError:
                 raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text!a}", "bad_text") from None
+        placeholder = _PLACEHOLDER.search(self.question)
+        if placeholder:
+            raise RecordError(f"{where}: the question holds {placeholder[0]}, which trainers take for an image", "bad_text")
         if TAG.search(self.answer):
             raise RecordError(f"{where}: the answer holds a tag of the chain format: {self.answer!r}", "tag_in_answer")
         object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))
@@ -130,7 +137,7 @@ REJECTS: dict[str, str] = {
     "missing_key": "a field is missing",
     "unknown_key": "a field that no record has",
     "bad_record": "a field has a value of another kind",
-    "bad_text": "a text holds half a surrogate pair",
+    "bad_text": "a text holds half a surrogate pair, or the question a placeholder such as <image>",
     "tag_in_answer": "the answer holds a tag of the chain format",
     **{f"blank_{name}": f"the {name} is blank" for name in ("id", "image", "question", "answer", "dataset", "split")},
     "blank_field": "a field of somebody else's form is no text",

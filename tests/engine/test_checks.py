@@ -14,6 +14,7 @@ from PIL import Image
 from sifthinker.cli import main
 from sifthinker.depth import DepthMap
 from sifthinker.engine.checks import FINDINGS, Stats, check_dataset
+from sifthinker.files import write_jsonl
 
 
 @pytest.fixture
@@ -90,6 +91,25 @@ def test_files_that_are_wrong(dataset: Path) -> None:
     (dataset / row["depth"]).write_bytes(b"no depth")
     assert "bad_depth" in codes(dataset)
     assert codes(dataset, files=False) == []
+
+
+def test_an_image_that_is_cut_off(dataset: Path) -> None:
+    row = rows(dataset)[0]
+    whole = Image.open(dataset / row["images"][0]).convert("RGB").resize((400, 400))
+    size = whole.size
+    for name in row["images"]:
+        whole.save(dataset / name, "JPEG")  # Pillow goes by content
+    cut = dataset / row["images"][0]
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    assert Image.open(cut).size == size
+    assert "broken_image" in codes(dataset)
+
+
+def test_an_image_for_each_kind(dataset: Path) -> None:
+    changed = rows(dataset)
+    changed[0]["images"] = changed[0]["images"][:1]
+    write_jsonl(dataset / "examples.jsonl", changed)
+    assert "bad_images" in codes(dataset, files=False)
 
 
 def test_a_line_that_is_not_json(dataset: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sifthinker.adapters import compute_score
 from sifthinker.cli import main
 from sifthinker.engine.exports import FORMS, export
 from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import read_jsonl, write_jsonl
 from sifthinker.records import read_examples
 
 datasets = pytest.importorskip("datasets")
@@ -88,3 +90,32 @@ def test_misuse(world_chains: Path, tmp_path: Path) -> None:
     (tmp_path / "examples.jsonl").write_text("")
     with pytest.raises(RecordError, match="holds no example"):
         export(tmp_path, tmp_path / "y", "trl")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_missing_image_is_named_and_nothing_is_left(world_chains: Path, tmp_path: Path, form: str) -> None:
+    shutil.copytree(world_chains, tmp_path / "chains")
+    gone = sorted((tmp_path / "chains" / "images").iterdir())[-1]
+    content = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(RecordError, match=gone.name):
+        export(tmp_path / "chains", tmp_path / "out", form)
+    assert list((tmp_path / "out").iterdir()) == []
+    gone.write_bytes(content)
+    assert export(tmp_path / "chains", tmp_path / "out", form) == len(list(read_examples(world_chains)))
+
+
+def test_images_of_one_name_stay_apart(world_chains: Path, tmp_path: Path) -> None:
+    rows = []
+    for number, (_, row) in zip((1, 2), read_jsonl(world_chains / "examples.jsonl"), strict=False):
+        places = [f"{number}/{folder}/same.png" for folder in ("images", "depth")]
+        for image, place in zip(row["images"], places, strict=True):
+            (tmp_path / "d" / place).parent.mkdir(parents=True)
+            shutil.copyfile(world_chains / image, tmp_path / "d" / place)
+        rows.append({**row, "images": places, "depth": places[1]})
+    write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
+    export(tmp_path / "d", tmp_path / "out", "llamafactory")
+    exported = json.loads((tmp_path / "out" / "sif.json").read_text())
+    for row, made in zip(rows, exported, strict=True):
+        for ours, theirs in zip(row["images"], made["images"], strict=True):
+            assert (tmp_path / "out" / theirs).read_bytes() == (tmp_path / "d" / ours).read_bytes()

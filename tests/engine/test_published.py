@@ -186,6 +186,23 @@ class TestTables:
         (tmp_path / "t.csv").write_text('question,answer,image,boxes\nq,a,i.png,"[["\nq,a,i.png,\n,a,i.png,"[0,0,1,1]"\n')
         assert codes(list(read_source(tmp_path / "t.csv"))) == ["bad_record", "no_box", "blank_question"]
 
+    def test_empty_cells_are_nothing(self, tmp_path: Path) -> None:
+        lines = [
+            "id,question,answer,image,boxes,depth,width,height,family",
+            ',q,a,i.png,"[[1,1,5,5]]",,10.0,10.0,',
+            'x,q,a,i.png,"[[1,1,5,5]]",d.png,,,f',
+        ]
+        (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+        first, second = read_source(tmp_path / "t.csv", box_space="pixel")
+        assert (first.id, first.depth, first.family, first.size) == ("t-000000", None, "", (10, 10))
+        assert (second.id, second.code) == ("x", "missing_image")  # its size must come from the image
+
+    def test_a_file_that_breaks_off(self, tmp_path: Path) -> None:
+        rows = "".join(f'q{number},a,i.png,"[[0,0,1,1]]"\n' for number in range(2000))
+        (tmp_path / "t.csv").write_bytes(b"question,answer,image,boxes\n" + rows.encode() + b"\xff,a,i.png,\n")
+        with pytest.raises(RecordError, match="cannot read past row"):
+            list(read_source(tmp_path / "t.csv"))
+
     def test_missing_files(self, tmp_path: Path) -> None:
         for name in ("no.csv", "no.parquet"):
             with pytest.raises(RecordError, match="cannot read"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_filters_are_counted(folder: Path) -> None:
     assert ids(read_recipe(recipe(folder, Source("mixed.jsonl", images="one", datasets=["text"])))) == ["r1"]
     named = list(read_recipe(recipe(folder, Source("mixed.jsonl", images="one", dataset="mine", split="val", limit=2))))
     assert [(record.dataset, record.split) for record in named] == [("mine", "val")] * 2
+
+
+def test_sources_that_number_alike(folder: Path) -> None:
+    write_jsonl(folder / "more.jsonl", [row(n) for n in range(5, 8)])
+    more = Source("more.jsonl", images="two")
+    assert ids(read_recipe(recipe(folder, Source("one.jsonl", images="one"), more)))[10:] == [
+        f"duplicate_id r{n}" for n in range(5, 8)
+    ]
+    apart = recipe(folder, Source("one.jsonl", images="one"), replace(more, id_prefix="b-"))
+    assert ids(read_recipe(apart))[10:] == [f"b-r{n}" for n in range(5, 8)]
 
 
 def test_the_same_content_twice_is_a_reject(folder: Path) -> None:
@@ -182,6 +193,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
+            ({"sources": [{"file": "a", "images": None}]}, r"sources\[0\]: images must be text"),
+            ({"sources": [{"file": "a", "instances": 5}]}, "instances must be text"),
+            ({"sources": [{"file": "a", "dataset": 2024}]}, "dataset must be text, got 2024"),
             ({"sources": []}, "wanted a list of `sources`"),
             ({"sources": [{}]}, r"sources\[0\]: wanted a file"),
             ({"sources": [{"file": "a", "imags": "b"}]}, "unknown key 'imags'; did you mean 'images'"),
@@ -209,6 +223,10 @@ class TestCommand:
         result = sif("data", "build", path, "-o", tmp_path / "out")
         assert result.exit_code == 2
         assert "concurrency: 'many' is not a valid integer" in result.stderr
+        for change in ({"alpha": None}, {"depth": None}):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "concurrency": 2, **change}))
+            result = sif("data", "build", path, "-o", tmp_path / "out")
+            assert (result.exit_code, "has no value" in result.stderr) == (2, True)
 
 
 def test_the_papers_recipe_is_read() -> None:

@@ -160,6 +160,12 @@ class TestPlain:
         _, reject = read_source(write(tmp_path / "r.jsonl", [row, row]))
         assert (reject.code, "r.jsonl:1" in reject.reason) == ("duplicate_id", True)
 
+    def test_a_question_that_holds_an_images_place(self, tmp_path: Path) -> None:
+        (reject,) = read_source(
+            write(tmp_path / "r.jsonl", [{**self.ROW, "question": "What is <image>?", "boxes": [[0, 0, 1, 1]]}])
+        )
+        assert (reject.code, "<image>" in reject.reason) == ("bad_text", True)
+
     def test_pixels_without_the_image(self, tmp_path: Path) -> None:
         (reject,) = read_source(write(tmp_path / "r.jsonl", [self.ROW]), box_space="pixel")
         assert reject.code == "missing_image"
@@ -172,6 +178,12 @@ class TestPlain:
             list(read_source(path, images=tmp_path / "none"))
         with pytest.raises(RecordError, match="cannot read"):
             list(read_source(tmp_path / "none.jsonl"))
+        for options in ({"box_form": "xywh"}, {"columns": {"question": "q"}}):
+            with pytest.raises(ConfigError, match="are for tables"):
+                list(read_source(path, **options))
+        (tmp_path / "list.json").write_text(json.dumps([self.ROW], indent=1))
+        with pytest.raises(RecordError, match="plain records stand one on a line"):
+            list(read_source(tmp_path / "list.json"))
         (tmp_path / "text.jsonl").write_text("hello")
         with pytest.raises(RecordError, match="JSON"):
             list(read_source(tmp_path / "text.jsonl"))

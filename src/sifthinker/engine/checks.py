@@ -23,7 +23,7 @@ from sifthinker.depth import DepthMap, depth_file_size
 from sifthinker.engine.rows import read_json
 from sifthinker.errors import BoxError, DepthError, ImageError, RecordError, SIFError
 from sifthinker.files import inside, read_jsonl
-from sifthinker.images import image_size
+from sifthinker.images import load_image
 from sifthinker.judges import judge
 from sifthinker.records import Example, examples_file
 from sifthinker.rewards import score_depth
@@ -32,7 +32,7 @@ FINDINGS: dict[str, str] = {
     "not_json": "a line is not JSON",
     "not_an_example": "a line has other keys than an example, or values of another kind",
     "bad_messages": "the turns are not one of a user and one of an assistant",
-    "bad_images": "images are not one or two paths",
+    "bad_images": "images are not one path, or two where there is depth",
     "bad_box": "a box is not four numbers in [0, 1] with an area",
     "no_box": "there is no target box",
     "duplicate_id": "an id stands there twice",
@@ -155,7 +155,7 @@ def reject_counts(path: str | Path) -> Counter[str]:
     file = Path(path) / "rejects.jsonl"
     if not file.is_file():
         return Counter()
-    return Counter(str(row["code"]) for _, row in read_jsonl(file))
+    return Counter(str(row.get("code")) if isinstance(row, dict) else "not_a_reject" for _, row in read_jsonl(file))
 
 
 def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None = None) -> Iterator[Finding]:
@@ -203,11 +203,13 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
 
     depth: DepthMap | None = None
     size: tuple[int, int] | None = None
+    if len(example.images) != 1 + (example.depth is not None):
+        yield finding("bad_images", f"{len(example.images)} images {'with' if example.depth else 'without'} a depth map")
     if files:
         sizes = {}
         for file in example.images:
             try:
-                sizes[file] = image_size(inside(folder, file))
+                sizes[file] = load_image(inside(folder, file)).size  # whole: a header says nothing of what is cut off
             except (RecordError, ImageError) as error:
                 yield finding(_image_fault(error), str(error))
         size = sizes.get(example.images[0])
@@ -274,7 +276,7 @@ def _check_release_row(row: Mapping[str, Any], folder: Path, place: str, files: 
     size: tuple[int, int] | None = None
     for file in [*images, *([row["depth_image"]] if row.get("depth_image") else [])] if files else []:
         try:
-            found = image_size(inside(folder, str(file)))
+            found = load_image(inside(folder, str(file))).size
         except (RecordError, ImageError) as error:
             yield Finding(place, identity, _image_fault(error), str(error))
         else:

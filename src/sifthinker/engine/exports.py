@@ -35,15 +35,27 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: For
         Number of examples written.
     Raises:
         ConfigError: the folder is not empty.
-        RecordError: the dataset cannot be read, holds nothing, or lacks a file.
+        RecordError: the dataset cannot be read, holds nothing, or lacks a file; the folder is left empty.
     """
     folder = make_folder(out)
     if any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; an export needs a folder of its own")
-    if next(read_examples(dataset), None) is None:
-        raise RecordError(f"{dataset}: holds no example", "no_example")
-    if to == "llamafactory":
-        return _llamafactory(dataset, folder)
+    try:
+        if next(read_examples(dataset), None) is None:
+            raise RecordError(f"{dataset}: holds no example", "no_example")
+        return _llamafactory(dataset, folder) if to == "llamafactory" else _table(dataset, folder, to)
+    except BaseException as error:
+        for part in folder.iterdir():
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error
+        if isinstance(cause, OSError):
+            raise RecordError(f"{cause.filename or dataset}: {cause.strerror or cause}", "missing_image") from None
+        if isinstance(cause, RecordError):
+            raise cause from None
+        raise
+
+
+def _table(dataset: str | os.PathLike[str], folder: Path, to: Form) -> int:
     rows: dict[str, Callable[[Example], dict[str, Any]]] = {"trl": _trl_row, "verl": _verl_row, "hf": _hf_row}
 
     def lines() -> Iterator[dict[str, Any]]:
@@ -137,8 +149,9 @@ def _hf_row(example: Example) -> dict[str, Any]:
 
 def _llamafactory(dataset: str | os.PathLike[str], folder: Path) -> int:
     rows = []
+    taken: dict[str, Path] = {}
     for example in read_examples(dataset):
-        images = [_linked(Path(image), folder) for image in example.images]
+        images = [_linked(Path(image), folder, taken) for image in example.images]
         rows.append(
             {
                 "conversations": [
@@ -160,9 +173,13 @@ def _llamafactory(dataset: str | os.PathLike[str], folder: Path) -> int:
     return len(rows)
 
 
-def _linked(file: Path, folder: Path) -> str:
-    """A file of the dataset in the export's folder, as another name of the same file where the disk allows it."""
-    relative = f"{file.parent.name}/{file.name}"
+def _linked(file: Path, folder: Path, taken: dict[str, Path]) -> str:
+    """A file of the dataset in the export's folder, as another name of the same file where the disk allows it; `taken` are
+    the names given before, for files of one name in several folders."""
+    relative, number = f"{file.parent.name}/{file.name}", 1
+    while taken.setdefault(relative, file) != file:
+        number += 1
+        relative = f"{file.parent.name}/{file.stem}-{number}{file.suffix}"
     target = folder / relative
     if not target.is_file():
         make_folder(target.parent)

@@ -43,6 +43,7 @@ class Source:
         without: leave out the records of these datasets.
         max_boxes: leave out records with more boxes.
         limit: read the first so many records.
+        id_prefix: put before the ids of its records, for sources that number theirs alike.
     """
 
     file: str
@@ -59,6 +60,7 @@ class Source:
     without: Sequence[str] = ()
     max_boxes: int | None = None
     limit: int | None = None
+    id_prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,9 @@ def _source(entry: Any, where: str) -> Source:
     for name, kind in (("format", SourceFormat), ("box_space", Space), ("box_form", BoxForm), ("boxes", OutsideBoxes)):
         if name in entry and entry[name] not in get_args(kind):
             raise ConfigError(f"{where}: {name} must be one of {', '.join(get_args(kind))}, got {entry[name]!r}")
+    for name in ("images", "instances", "dataset", "split", "id_prefix"):
+        if name in entry and not isinstance(entry[name], str):
+            raise ConfigError(f"{where}: {name} must be text, got {entry[name]!r}")
     for name in ("datasets", "without"):
         if isinstance(entry.get(name), str):
             entry = {**entry, name: [entry[name]]}
@@ -189,7 +194,7 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
         if chosen is not None and index not in chosen[item.dataset]:
             continue
         if item.id in ids:
-            reason = f"{item.source}: id {item.id!r} stands at {ids[item.id]} already"
+            reason = f"{item.source}: id {item.id!r} stands at {ids[item.id]} already; see id_prefix"
             yield Reject(item.source, item.id, "duplicate_id", reason)
             continue
         ids[item.id] = item.source
@@ -234,6 +239,7 @@ def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
                 continue
             record = replace(
                 item,
+                id=source.id_prefix + item.id,
                 image=os.path.normpath(os.path.join(source.images, item.image)),
                 depth=None if item.depth is None else os.path.normpath(os.path.join(source.images, item.depth)),
                 dataset=source.dataset or item.dataset,
@@ -302,7 +308,7 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     files: dict[str, str] = {}  # name in the manifest → as the recipe writes it
     for source in recipe.sources:
         stated = dataclasses.asdict(source)
-        sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [])})
+        sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [], "")})
         for key, file in (("file", source.file), ("instances", source.instances)):
             if file is not None and not file.startswith(HUB):
                 # As the recipe writes it, but no path of this machine; files of one name may lie in several folders.

@@ -70,6 +70,10 @@ def read_source(
     where = Path(path)
     if format == "auto":
         format = "table" if _is_table(os.fspath(path)) else _guess(where)
+    if format != "table" and (columns or box_form != "xyxy"):
+        raise ConfigError(f"{path} is read as {format}; columns and a box form are for tables (.csv, .parquet, datasets)")
+    if format not in ("table", "jsonl") and box_space != "unit":
+        raise ConfigError(f"{path} is read as {format}, which has a box space of its own; leave it out")
     root = Path(images) if images is not None else None
     if root is not None and not root.is_dir() and format != "table":
         raise RecordError(f"{root}: no such image folder", "missing_file")
@@ -114,7 +118,7 @@ def _guess(path: Path) -> SourceFormat:
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
     if start.startswith(b"["):
-        return "viscot-conversation" if b'"issimple"' not in start[:4000] else "tallyqa"
+        return _guess_list(path)
     try:
         row = json.loads(start)
     except (ValueError, RecursionError):
@@ -130,6 +134,20 @@ def _guess(path: Path) -> SourceFormat:
     if "annotations" in row and "categories" in row:
         return "coco"
     return "refcoco" if "expression" in row and "bbox" in row else "jsonl"
+
+
+def _guess_list(path: Path) -> SourceFormat:
+    """Of a JSON list, by the keys that stand near its beginning."""
+    with open(path, "rb") as stream:
+        start = stream.read(1 << 16)
+    if b'"conversations"' in start:
+        return "viscot-conversation"
+    if b'"issimple"' in start:
+        return "tallyqa"
+    raise RecordError(
+        f"{path}: a JSON list, but neither of VisCoT's conversations nor of TallyQA; plain records stand one on a line",
+        "not_json",
+    )
 
 
 Line = tuple[str, Any] | Reject  # where a row stands, and the row
@@ -162,12 +180,17 @@ def _table(name: str, columns: Mapping[str, str], form: BoxForm, images: Path | 
         wrong = f"has no column {absent[0]!r}" if absent else f"says nowhere which column is the {lacking[0]}"
         raise ConfigError(f"{name} {wrong}; it has {', '.join(sorted(names))}. Map them: columns: {{question: …, boxes: …}}")
     stem = Path(name.removeprefix(HUB).partition(":")[0]).stem
-    for index, row in enumerate(opened()):
-        place = f"{name}[{index}]"
-        try:
-            yield place, _table_row(row, chosen, form, images, f"{stem}-{index:06d}", stem, place)
-        except FAULTS as error:
-            yield reject(place, row, error)
+    index = 0
+    try:
+        for row in opened():
+            place = f"{name}[{index}]"
+            try:
+                yield place, _table_row(row, chosen, form, images, f"{stem}-{index:06d}", stem, place)
+            except FAULTS as error:
+                yield reject(place, row, error)
+            index += 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"{name}: cannot read past row {index}: {error}", "missing_file") from None
 
 
 def _table_row(
@@ -180,9 +203,12 @@ def _table_row(
     place: str,
 ) -> dict[str, Any]:
     values = {ours: row[theirs] for ours, theirs in columns.items() if row.get(theirs) is not None}
+    for name in ("id", "dataset", "split", "family", "depth", "width", "height"):
+        if values.get(name) == "":  # all that CSV has to say that there is nothing
+            del values[name]
     width, height = values.pop("width", None), values.pop("height", None)
     if width is not None and height is not None:
-        values["size"] = [int(width), int(height)]
+        values["size"] = [int(float(width)), int(float(height))]  # pandas writes 640 as 640.0 where cells are empty
     for name in ("boxes", "choices"):  # CSV has nothing but text
         if isinstance(values.get(name), str):
             values[name] = json.loads(values[name]) if values[name].strip() else []
