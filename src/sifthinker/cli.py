@@ -292,6 +292,7 @@ def data_build(
         concurrency=options["concurrency"],
         exclude=frozenset(recipe.excluded[1]),
     )
+    known = (output / "manifest.json").is_file() and not fresh
     with _bar("chains", None) as advance:
 
         def progress(counts: Counts) -> None:
@@ -310,6 +311,8 @@ def data_build(
                 runner=Cluster(ray_address, workers, worker_gpus) if runner == "ray" else work_here,
             )
     _say_counts(counts, (row for _, row in read_jsonl(output / "rejects.jsonl")), output / "rejects.jsonl")
+    if known and counts.rejected:
+        click.echo("  it was built before, and what was rejected then is not tried again; --fresh builds it anew", err=True)
     if counts.usage.requests:
         used = counts.usage
         asked = f"{used.requests} requests, {used.retries} retries, {used.failures} failures"
@@ -805,7 +808,7 @@ def _overrides(words: tuple[str, ...]) -> Iterator[str]:
 @click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the file's values is near.")
 @click.option("--direct", is_flag=True, help="Ask for the answer alone, as of a model that knows no chains.")
 @click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
-@click.option("--max-pixels", type=int, help="Greatest area of an image, for models that resize by area.")
+@click.option("--max-pixels", type=click.IntRange(min=1), help="Greatest area of an image, for models that resize by area.")
 @click.option(
     "-o",
     "--output",
@@ -832,8 +835,12 @@ def think(
     from sifthinker.files import make_folder
     from sifthinker.images import load_image
 
+    if not question.strip():
+        raise click.UsageError("the question is blank")
     page = output or Path(f"{image.stem}.thought.html")
     make_folder(page.parent)  # before minutes are spent on what could not be written
+    if page.is_dir():
+        raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
     picture = load_image(image)
     if model is None:
         model, direct = "nano", True

@@ -153,14 +153,17 @@ def merge_adapter(adapter: str | os.PathLike[str], out: str | os.PathLike[str], 
         named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{folder}: holds no adapter: there is no adapter_config.json that names its base") from None
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder}: there is no adapter_model.safetensors")
     make_folder(out)
     source = base or named
     processor, model = load_processor(source), load_model(source)
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: does not fit {source}: {_first_line(error)}") from None
     merged.save_pretrained(out)
     processor.save_pretrained(out)

@@ -157,4 +157,6 @@ class TestModel:
     def test_no_model(self, tmp_path: Path) -> None:
         pytest.importorskip("torch")
         with pytest.raises(ModelError, match="depth model"):
-            ModelDepth(str(tmp_path)).estimate(Image.new("RGB", (4, 4)))
+            ModelDepth(str(tmp_path))
+        with pytest.raises(ModelError, match="nosuch: neither a depth file nor a depth model"):
+            ModelDepth("nosuch")

@@ -14,6 +14,7 @@ from sifthinker.depth import DepthMap, Encoding, Near
 from sifthinker.engine.batches import Batches
 from sifthinker.errors import DepthError, ModelError, RecordError
 from sifthinker.files import inside, sha256
+from sifthinker.models import model_source
 from sifthinker.records import Record
 
 # Tried in this order beside `street.jpg` when a record names no depth file.
@@ -104,7 +105,7 @@ class ModelDepth:
         batch_size: images at once; 16 on a GPU and 1 on a CPU by default. Batches are always full, if need be with copies,
             so that a map does not depend on what shares its batch.
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: there is no such model, or it cannot be loaded.
     """
 
     def __init__(
@@ -116,6 +117,13 @@ class ModelDepth:
         device: str | None = None,
         batch_size: int | None = None,
     ) -> None:
+        try:
+            model_source(model)
+        except ModelError:  # told before the first record, not after minutes of asking the hub
+            raise ModelError(
+                f"{model}: neither a depth file nor a depth model; wanted a folder with config.json, or a name like "
+                "depth-anything/Depth-Anything-V2-Small-hf"
+            ) from None
         self.name = model
         self._near = near
         self._device = device

@@ -111,7 +111,7 @@ def plan_run(
         facts[f"fits on {gpu_gib:g} GiB"] = f"per_device_train_batch_size up to about {fitting} (now {rows})"
     if gpu_gib is not None and plan.total_gib > gpu_gib:
         plan.problems.append(
-            f"about {plan.total_gib:.0f} GiB are needed and the GPU has {gpu_gib:g}: lower per_device_train_batch_size "
+            f"about {plan.total_gib:.1f} GiB are needed and the GPU has {gpu_gib:g}: lower per_device_train_batch_size "
             f"({rows}), use lora, activation_checkpointing, dtype bfloat16, fewer max_pixels, or ZeRO-3 over several GPUs"
         )
     return plan
