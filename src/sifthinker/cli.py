@@ -1118,7 +1118,7 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> str:
-            return f"{task.speed:.3g}/s" if task.speed else ""
+            return f"{task.speed:,.{0 if task.speed >= 10 else 2}f}/s" if task.speed else ""
 
     columns = (
         TextColumn("{task.description}"),

@@ -313,7 +313,7 @@ class DepthMap:
         if near is None:
             raise DepthError(
                 f"{where}: an 8-bit grey file may hold depth or disparity; say which end is near: "
-                "near='low' for depth, near='high' for disparity"
+                "near='low' (--depth-near low) for depth, 'high' for disparity"
             )
         return _from_levels(level, near)
 

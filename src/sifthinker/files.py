@@ -157,7 +157,7 @@ def inside(root: str | os.PathLike[str], relative: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise RecordError(f"path {relative[:100]!r} cannot be used: {error}", "bad_path") from None
     if not path.is_relative_to(base):
-        raise RecordError(f"path {relative!r} leads outside {base}", "path_outside_root")
+        raise RecordError(f"path {relative[:200]!r} leads outside {base}", "path_outside_root")
     return path
 
 
