@@ -214,24 +214,29 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
         theirs = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         theirs = None
-    if theirs is not None and (is_finished(folder) or _checkpoints(folder)):
-        for key in sorted({*ours, *theirs} - {"output", "training"}):
+    whole = _checkpoints(folder)
+    if isinstance(theirs, dict) and (is_finished(folder) or whole):
+        for key in _IDENTITY:
             if _place(theirs.get(key)) != _place(ours.get(key)):
                 raise ConfigError(
                     f"{folder} holds another run: {key} was {theirs.get(key)!r}, now {ours.get(key)!r}; choose another "
                     "output or delete the folder"
                 )
         before, now = theirs["training"], ours["training"]
-        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        if is_finished(folder) and not any((now.get(key) or 0) > (before.get(key) or 0) for key in _LENGTHS):
+        longer = any((now.get(key) or 0) > (before.get(key) or 0) for key in _LENGTHS)
+        if is_finished(folder) and not (longer and whole):
             logger.warning(f"{folder}: this run is finished; to train it again choose another output or delete the folder")
             return False
-        for key in changed:
-            logger.warning(f"{folder}: goes on with training.{key} {now.get(key)!r}, which was {before.get(key)!r}")
+        settings = {key for key in {*ours, *theirs} - {"output", "training", *_IDENTITY} if ours.get(key) != theirs.get(key)}
+        changed = {f"training.{key}" for key in {*before, *now} if before.get(key) != now.get(key)}
+        if settings | changed:
+            logger.warning(f"{folder}: the run goes on with other settings: {', '.join(sorted(settings | changed))}")
     atomic_write(folder / _RUN, to_json(ours) + "\n")
     return True
 
 
+# What makes a run another one; all else, such as a learning rate or an attention, may change on the way.
+_IDENTITY = ("stage", "model", "data", "limit", "answers_only", "max_pixels", "freeze", "lora", "rewards", "reward_terms")
 _LENGTHS = ("max_steps", "num_train_epochs")
 
 
