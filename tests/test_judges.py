@@ -41,6 +41,10 @@ ANIMALS = ("a cat", "a dog", "two dogs")
         # nothing is chosen by saying what it is not, or two things at once
         ("not red", "red", ("red", "blue"), 0, "choice"),
         ("It isn't red.", "red", ("red", "blue"), 0, "choice"),
+        ("It isn’t the red one", "red", ("red", "blue"), 0, "choice"),
+        ("It is the red one, not the green one", "red", ("red", "blue"), 1, "choice"),
+        ("not 3", "3", ("3", "4"), 0, "choice"),
+        ("yes or no", "yes", ("yes", "no"), 0, "choice"),
         ("not sure", "not sure", ("sure", "not sure"), 1, "choice"),
         ("No, it is not.", "no", ("yes", "no"), 1, "choice"),
         ("(A) or (B)", "red", ("red", "blue"), 0, "choice"),

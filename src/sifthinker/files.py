@@ -26,15 +26,16 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     Raises:
         SIFError: the folder cannot be made or written to, or the path is a folder.
     """
-    target = Path(os.path.realpath(path))
+    named = Path(path)
     # Half a surrogate pair, which a model can write, has no bytes of its own.
     payload = data.encode("utf-8", "replace") if isinstance(data, str) else data
-    if target.exists() and not target.is_file():
+    if named.exists() and not named.is_file():
         try:
-            target.write_bytes(payload)
+            named.write_bytes(payload)
         except OSError as error:
             raise SIFError(f"{path}: cannot write: {error.strerror}") from None
         return
+    target = Path(os.path.realpath(named))
     make_folder(target.parent)
     handle, temporary = _temporary_beside(target)
     try:

@@ -55,6 +55,7 @@ _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _LEADING_LETTER = re.compile(r"\(([A-Za-z])\)|([A-Z])[).:](?=\s|$)")
 _ANOTHER_LETTER = re.compile(r"\s*(?:,|/|&|or\b|and\b)\s*(?:or\s+|and\s+)?(?:\([A-Za-z]\)|[A-Z]\b)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_BOTH = re.compile(r"(?:yes|no) (?:or|and) ")
 _ARTICLES = {"a", "an", "the"}
 _NEGATIONS = {"no", "not", "neither", "nor", "never", "cannot", "isnt", "arent", "wasnt", "werent", "dont", "doesnt", "cant"}
 _PUNCTUATION = str.maketrans({mark: " " for mark in string.punctuation if mark not in ".-'"} | {"'": ""})
@@ -201,7 +202,7 @@ def _read_verdict(file: Path) -> float | None:
 
 def normalise(text: str) -> str:
     """Lower case, without articles, punctuation and extra white space; decimal points and minus signs stay."""
-    words = _THOUSANDS.sub("", text.lower()).translate(_PUNCTUATION).split()
+    words = _THOUSANDS.sub("", text.lower().replace("’", "'")).translate(_PUNCTUATION).split()
     kept = [word.strip(".-") if not _NUMBER.fullmatch(word.rstrip(".")) else word.rstrip(".") for word in words]
     return " ".join(word for word in kept if word and word not in _ARTICLES)
 
@@ -228,19 +229,18 @@ def _choice_index(text: str, choices: list[str]) -> int | None:
         return choices.index(words)
     numbers = [_as_number(choice) for choice in choices]
     stated = _stated_numbers(words)
-    if None not in numbers and len(stated) == 1 and stated[0] in numbers:
+    if None not in numbers and len(stated) == 1 and stated[0] in numbers and not _NEGATIONS & set(words.split()):
         return numbers.index(stated[0])
     letter = _stated_letter(text)
     if letter and ord(letter) - ord("A") < len(choices):
         return ord(letter) - ord("A")
-    first = words.partition(" ")[0]
-    if first in ("yes", "no") and first in choices:
-        return choices.index(first)
+    if words.split()[:1] in (["yes"], ["no"]) and words.split()[0] in choices and not _BOTH.match(words):
+        return choices.index(words.split()[0])
     named = [index for index, choice in enumerate(choices) if choice and f" {choice} " in f" {words} "]
     if len(named) != 1:
         return None
-    beside = f" {words} ".replace(f" {choices[named[0]]} ", " ", 1).split()
-    return None if _NEGATIONS & set(beside) else named[0]
+    before = f" {words} ".partition(f" {choices[named[0]]} ")[0].split()
+    return None if _NEGATIONS & set(before) else named[0]
 
 
 def _stated_letter(text: str) -> str:

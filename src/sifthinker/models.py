@@ -222,8 +222,8 @@ def model_source(name: str | os.PathLike[str]) -> str:
         if not (path / "config.json").is_file():
             raise ModelError(f"{text}: not a model folder: it has no config.json")
         return text
-    # A folder of ours that is not there yet, such as `runs/sft`, would be looked for on the hub for minutes.
-    if path.exists() or text.startswith((".", "/", "~", "runs/")) or text.count("/") != 1 or path.parent.is_dir():
+    # A run that is not there yet, such as `runs/sft`, would be looked for on the hub for minutes.
+    if path.exists() or text.startswith((".", "/", "~", "runs/")) or text.count("/") != 1:
         raise ModelError(
             f"{text}: no such model folder; wanted a folder with config.json, a name like "
             f"Qwen/Qwen2.5-VL-7B-Instruct, or one of the embedded {', '.join(EMBEDDED)}"

@@ -366,7 +366,9 @@ def _write(output: Path, schedule: Schedule, base: str) -> Path:
 
 def _finished(output: Path, schedule: Schedule, base: str) -> Measured:
     """What was measured of every arm and seed."""
-    folders = {int(path.parent.name.removeprefix(_SEED)): path.parent for path in output.glob(f"{_SEED}[0-9]*/{_MARKER}")}
+    found_in = [path.parent for path in output.glob(f"{_SEED}*/{_MARKER}")]
+    numbered = {path.name.removeprefix(_SEED): path for path in found_in}
+    folders = {int(number): path for number, path in numbered.items() if number.isdecimal()}
     for seed, folder in folders.items():
         _check_marker(folder, _marker(schedule, base, seed))
     found = {arm: {seed: _read_rows(folders[seed], arm) for seed in sorted(folders)} for arm in ARMS}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -274,10 +275,16 @@ class TestResuming:
             with pytest.raises(ConfigError, match=r"manifest\.json is not of a build of ours"):
                 engine(photo_folder).build(lambda: records(1), tmp_path / "mine", fresh=fresh)
         assert (tmp_path / "mine" / "images" / "holiday.jpg").is_file()
-        for out in (photo_folder, photo_folder.parent):
+        shop = tmp_path / "shop"
+        for name in ("images", "photos"):
+            (shop / name).mkdir(parents=True)
+            for file in photo_folder.glob("cat*"):
+                shutil.copy(file, shop / name)
+        for root, out in ((photo_folder, photo_folder), (shop / "images", shop)):
             with pytest.raises(ConfigError, match="image folder"):
-                engine(photo_folder).build(lambda: records(1), out, fresh=True)
-        assert (photo_folder / "cat.png").is_file()
+                engine(root).build(lambda: records(1), out, fresh=True)
+            assert (root / "cat.png").is_file()
+        assert engine(shop / "photos").build(lambda: list(records(2)), tmp_path / "beside").accepted == 2
 
     def test_fresh_keeps_what_was_put_beside_our_images(self, photo_folder: Path, tmp_path: Path) -> None:
         engine(photo_folder).build(lambda: records(1), tmp_path / "out")
@@ -311,7 +318,11 @@ class TestResuming:
 
     @pytest.mark.parametrize(
         ("name", "content"),
-        [("manifest.json", '{"sifthinker": "0"}'), ("manifest.json", "rubbish"), ("journal.jsonl", "rubbish\n")],
+        [
+            ("manifest.json", '{"sifthinker": "0"}'),
+            ("manifest.json", '{"sifthinker": "0'),
+            ("journal.jsonl", '{"sifthinker": rubbish\n'),
+        ],
     )
     def test_broken_state_is_named(self, photo_folder: Path, tmp_path: Path, name: str, content: str) -> None:
         (tmp_path / "out").mkdir()

@@ -172,6 +172,7 @@ class TestSFT:
     def test_what_is_finished_is_not_trained_again(
         self, nano: Path, world_chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
+        from sifthinker.training.runs import claim
         from sifthinker.training.sft import train_sft
 
         def config(**training: object) -> object:
@@ -188,8 +189,21 @@ class TestSFT:
         assert train_sft(config()).state.global_step == 2
         assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
         assert not (tmp_path / "run" / "checkpoint-3").exists()
+        # Interrupted on the way to more steps: the same command must go on.
+        assert claim(config(max_steps=3), "sft")
+        assert claim(config(max_steps=3), "sft")
         assert train_sft(config(max_steps=3)).state.global_step == 3
         assert (tmp_path / "run" / "model.safetensors").read_bytes() != weights
+
+    def test_epochs_after_a_run_of_a_few_steps(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.sft import train_sft
+
+        keep = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 4}
+        train_sft(sft_config(nano, world_chains, tmp_path / "run", limit=12, training={**keep, "max_steps": 2}))
+        epoch = {**keep, "num_train_epochs": 1, "max_steps": -1}
+        assert train_sft(sft_config(nano, world_chains, tmp_path / "run", limit=12, training=epoch)).state.global_step == 3
+        (tmp_path / "run" / "finished.json").unlink()
+        assert train_sft(sft_config(nano, world_chains, tmp_path / "run", limit=12, training=epoch)).state.global_step == 3
 
     def test_another_runs_folder_is_refused(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import train_grpo

@@ -150,15 +150,16 @@ class Engine:
             "inputs": dict(inputs or {}),
             **(options or {}),
         }
-        if self.root.resolve().is_relative_to(out.resolve()):
-            raise ConfigError(f"the image folder {self.root} lies in {out}; a dataset needs a folder of its own")
+        root = self.root.resolve()
+        if root == out.resolve() or any(root.is_relative_to((out / name).resolve()) for name in _FOLDERS):
+            raise ConfigError(f"the image folder {self.root} is where {out} would have its own files; choose another folder")
         _refuse_foreign(out)
         finished = None if fresh else _finished(out, recipe)
         if finished is not None:
             if progress:
                 progress(finished)
             return finished
-        source = items()
+        source = iter(items())
         first = list(itertools.islice(source, 1))  # a source that cannot be read leaves the folder as it is
         make_folder(out)
         with _Journal(out / _JOURNAL, recipe, fresh) as journal:
@@ -472,15 +473,15 @@ def _refuse_foreign(out: Path) -> None:
     for name in ("manifest.json", _JOURNAL):
         try:
             with open(out / name, "rb") as stream:
-                settings = json.loads(stream.readline() if name == _JOURNAL else stream.read())
+                start = stream.read(4096)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError):  # whoever reads it says what is wrong with it
-            return
-        if isinstance(settings, dict) and "sifthinker" in settings:
+        except OSError as error:
+            raise ConfigError(f"{out / name}: cannot read: {error.strerror}") from None
+        if not start or b'"sifthinker"' in start:  # ours, be it whole or not
             return
         raise ConfigError(f"{out / name} is not of a build of ours; choose another folder")
-    theirs = [out / name for name in ("examples.jsonl", "rejects.jsonl") if (out / name).exists()]
+    theirs = [out / name for name in ("examples.jsonl", "rejects.jsonl", "usage.json") if (out / name).exists()]
     theirs += [file for name in _FOLDERS for file in (out / name).glob("*") if not _OURS.fullmatch(file.name)]
     if theirs:
         raise ConfigError(f"{theirs[0]} is not of a build of ours; choose another folder")

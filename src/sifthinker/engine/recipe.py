@@ -151,7 +151,8 @@ def _source(entry: Any, where: str) -> Source:
         if name in entry and entry[name] not in get_args(kind):
             raise ConfigError(f"{where}: {name} must be one of {', '.join(get_args(kind))}, got {entry[name]!r}")
     for name in ("images", "instances", "dataset", "split", "id_prefix"):
-        if name in entry and not isinstance(entry[name], str):
+        optional = name in ("instances", "dataset", "split")
+        if name in entry and not (isinstance(entry[name], str) or (optional and entry[name] is None)):
             raise ConfigError(f"{where}: {name} must be text, got {entry[name]!r}")
     for name in ("datasets", "without"):
         if isinstance(entry.get(name), str):

@@ -205,7 +205,8 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
         target = lora.target
         if not lora.r or lora.dropout >= 1:
             raise ConfigError(f"{where}: lora wants r above 0 and dropout below 1, got {lora.r!r} and {lora.dropout!r}")
-        if not isinstance(target, str) and not (isinstance(target, list) and all(isinstance(name, str) for name in target)):
+        names = [target] if isinstance(target, str) else target
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ConfigError(f"{where}: lora.target must name modules, got {target!r}")
     judge = checked.get("judge")
     if judge is not None and not str(judge.base_url).startswith(("http://", "https://")):
@@ -272,10 +273,10 @@ def _check_training(values: dict[str, Any], stage: Stage, where: str) -> None:
             value = int(value)
         values[name] = value
         fits = (
-            (value is None and type(None) in kinds)
+            value is None
             or (isinstance(value, bool) and bool in kinds)
             or (isinstance(value, int) and not isinstance(value, bool) and bool(kinds & {int, float}))
-            or (isinstance(value, float) and _is_number(value) and float in kinds)
+            or (isinstance(value, float) and not math.isnan(value) and float in kinds)
         )
         if not fits:
             wanted = next(words for kind, words in _KINDS.items() if kind in kinds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import signal
@@ -209,7 +208,7 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
         SIFError: it cannot be written.
     """
     folder = make_folder(config.output)
-    ours = json.loads(to_json({"stage": stage, **to_plain(config)}))
+    ours = json.loads(json.dumps({"stage": stage, **to_plain(config)}, default=str))
     try:
         theirs = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -231,7 +230,9 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
         changed = {f"training.{key}" for key in {*before, *now} if before.get(key) != now.get(key)}
         if settings | changed:
             logger.warning(f"{folder}: the run goes on with other settings: {', '.join(sorted(settings | changed))}")
-    atomic_write(folder / _RUN, to_json(ours) + "\n")
+    # In this order: another process of the run that comes late sees either an unfinished run, or more steps than before.
+    (folder / FINISHED).unlink(missing_ok=True)
+    atomic_write(folder / _RUN, json.dumps(ours) + "\n")
     return True
 
 
@@ -269,7 +270,6 @@ def _is_last(checkpoint: Path, trainer: Any) -> bool:
         return False  # their states are loaded by `train` alone
     state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     steps = trainer.args.max_steps
-    if steps <= 0:
-        same = math.ceil(trainer.args.num_train_epochs) == state["num_train_epochs"]
-        steps = state["max_steps"] if same else math.inf
-    return bool(state["global_step"] >= steps)
+    if steps <= 0 and state["global_step"] >= state["max_steps"]:  # the end of that run; is it this one's?
+        *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return bool(0 < steps <= state["global_step"])
