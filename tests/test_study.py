@@ -134,7 +134,7 @@ def test_the_spread_between_seeds_by_hand() -> None:
     assert accuracy["count"] == 4  # of questions, which were answered twice
     assert (found["families"]["odd"]["mean"], found["families"]["side"]["mean"]) == (0, pytest.approx(4 / 6))
     page = study_page(study, METRICS, REFERENCES)
-    assert "0.500 ± 0.354" in page
+    assert "0.500&nbsp;±&nbsp;0.354" in page
     assert ARMS["base"].title in page
     assert summarise_study({"base": {}}, TINY)["arms"] == {}
 

@@ -82,7 +82,9 @@ class Record:
                 raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text!a}", "bad_text") from None
         placeholder = _PLACEHOLDER.search(self.question)
         if placeholder:
-            raise RecordError(f"{where}: the question holds {placeholder[0]}, which trainers take for an image", "bad_text")
+            raise RecordError(
+                f"{where}: the question holds {placeholder[0]}, which trainers take for an image; take it out", "bad_text"
+            )
         if TAG.search(self.answer):
             raise RecordError(f"{where}: the answer holds a tag of the chain format: {self.answer!r}", "tag_in_answer")
         object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))

@@ -284,7 +284,7 @@ class LocalTeacher:
     def _answer(self, asked: Sequence[tuple[list[dict[str, Any]], list[Image.Image]]]) -> list[str]:
         if self._loaded is None:
             self._loaded = load_for_inference(self._model, device=self._device)
-        # A question may spell the model's placeholder for an image, and so may the model's own reply.
+        # An answer may spell the model's placeholder for an image, and so may the model's own reply.
         placeholder = getattr(self._loaded[1], "image_token", None)
         conversations = [_without(messages, placeholder) if placeholder else messages for messages, _ in asked]
         images = [shown for _, shown in asked]
