@@ -311,7 +311,7 @@ def data_build(
                 runner=Cluster(ray_address, workers, worker_gpus) if runner == "ray" else work_here,
             )
     _say_counts(counts, (row for _, row in read_jsonl(output / "rejects.jsonl")), output / "rejects.jsonl")
-    if known and counts.rejected:
+    if known and counts.settled:
         click.echo("  it was built before, and what was rejected then is not tried again; --fresh builds it anew", err=True)
     if counts.usage.requests:
         used = counts.usage

@@ -234,8 +234,9 @@ def _choice_index(text: str, choices: list[str]) -> int | None:
     letter = _stated_letter(text)
     if letter and ord(letter) - ord("A") < len(choices):
         return ord(letter) - ord("A")
-    if words.split()[:1] in (["yes"], ["no"]) and words.split()[0] in choices and not _BOTH.match(words):
-        return choices.index(words.split()[0])
+    first = words.partition(" ")[0]
+    if first in ("yes", "no") and first in choices and not _BOTH.match(words):
+        return choices.index(first)
     named = [index for index, choice in enumerate(choices) if choice and f" {choice} " in f" {words} "]
     if len(named) != 1:
         return None
@@ -290,7 +291,8 @@ def _number_words(text: str) -> list[str]:
 
 def _number_at(words: list[str], start: int) -> tuple[float | None, int]:
     """The number whose words begin at a position, and where they end; None and the position where none begins."""
-    at = start + (words[start : start + 1] in (["minus"], ["negative"]))
+    negative = words[start : start + 1] in (["minus"], ["negative"])
+    at = start + negative
     total, scale = 0.0, math.inf  # thousands and more, and the last of these
     part: float | None = None  # what is below them
     end = start
@@ -315,7 +317,7 @@ def _number_at(words: list[str], start: int) -> tuple[float | None, int]:
     if end == start:
         return None, start
     value = total + (part or 0)
-    return (-value if words[start] in ("minus", "negative") else value), end
+    return (-value if negative else value), end
 
 
 def _follows(value: int, part: float | None) -> bool:

@@ -79,7 +79,7 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
     Raises:
         BoxError: boxes that are none, or not fractions of the image.
         DepthError: a depth file that cannot be read.
-        RecordError: an answer or choices that are no text, a depth of another kind.
+        RecordError: an answer that is no text, or a depth that is neither a path nor a map.
     """
     answer, depth, choices = row["answer"], row.get("depth"), row.get("choices")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):

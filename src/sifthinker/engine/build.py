@@ -77,6 +77,11 @@ class Counts:
     def done(self) -> int:
         return self.accepted + self.rejected.total()
 
+    @property
+    def settled(self) -> int:
+        """Records that are rejected for good: the same build, repeated, does not try them again."""
+        return self.rejected.total() - self.rejected[_OUTAGE]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "accepted": self.accepted,

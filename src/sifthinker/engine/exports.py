@@ -47,11 +47,8 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: For
     except BaseException as error:
         for part in folder.iterdir():
             shutil.rmtree(part) if part.is_dir() else part.unlink()
-        cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else error
-        if isinstance(cause, OSError):
-            raise RecordError(f"{cause.filename or dataset}: {cause.strerror or cause}", "missing_image") from None
-        if isinstance(cause, RecordError):
-            raise cause from None
+        if isinstance(error, OSError):
+            raise RecordError(f"{error.filename or dataset}: {error.strerror or error}", "missing_image") from None
         raise
 
 
@@ -62,6 +59,7 @@ def _table(dataset: str | os.PathLike[str], folder: Path, to: Form) -> int:
         yield from map(rows[to], read_examples(dataset))
 
     from datasets import Dataset, Features, Image, List, Value
+    from datasets.exceptions import DatasetGenerationError
 
     text = Value("string")
     turns = List({"role": text, "content": text})
@@ -91,7 +89,10 @@ def _table(dataset: str | os.PathLike[str], folder: Path, to: Form) -> int:
         ),
     }[to]
     # Rows pass through Arrow files beside the result, not through memory.
-    made = Dataset.from_generator(lines, features=features, cache_dir=str(folder / ".cache"))
+    try:
+        made = Dataset.from_generator(lines, features=features, cache_dir=str(folder / ".cache"))
+    except DatasetGenerationError as error:  # what went wrong in `lines` is its cause
+        raise (error.__cause__ or error) from None
     if to == "trl":
         made.save_to_disk(folder)
     elif to == "verl":

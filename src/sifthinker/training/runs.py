@@ -213,8 +213,8 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
         theirs = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         theirs = None
-    whole = _checkpoints(folder)
-    if isinstance(theirs, dict) and (is_finished(folder) or whole):
+    checkpoints = _checkpoints(folder)
+    if isinstance(theirs, dict) and (is_finished(folder) or checkpoints):
         for key in _IDENTITY:
             if _place(theirs.get(key)) != _place(ours.get(key)):
                 raise ConfigError(
@@ -223,14 +223,14 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
                 )
         before, now = theirs["training"], ours["training"]
         longer = any((now.get(key) or 0) > (before.get(key) or 0) for key in _LENGTHS)
-        if is_finished(folder) and not (longer and whole):
+        if is_finished(folder) and not (longer and checkpoints):
             logger.warning(f"{folder}: this run is finished; to train it again choose another output or delete the folder")
             return False
         settings = {key for key in {*ours, *theirs} - {"output", "training", *_IDENTITY} if ours.get(key) != theirs.get(key)}
         changed = {f"training.{key}" for key in {*before, *now} if before.get(key) != now.get(key)}
         if settings | changed:
             logger.warning(f"{folder}: the run goes on with other settings: {', '.join(sorted(settings | changed))}")
-    # In this order: another process of the run that comes late sees either an unfinished run, or more steps than before.
+    # In this order: another process of the run that comes late must not take the longer run for the finished one.
     (folder / FINISHED).unlink(missing_ok=True)
     atomic_write(folder / _RUN, json.dumps(ours) + "\n")
     return True
