@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/rewards.py
 	$(BIN)/python benchmarks/grpo_step.py
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/pretrain.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

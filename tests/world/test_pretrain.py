@@ -1,4 +1,4 @@
-"""Nano's lessons, how they are packed, and that pretraining goes on where it stopped."""
+"""Nano's lessons, how a scene's share its images, and that pretraining goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -120,29 +120,40 @@ def processor() -> object:
     return build_processor()
 
 
-class TestPacking:
-    def test_a_packed_lesson_is_scored_as_if_it_stood_alone(self, processor: object) -> None:
-        """The lessons of three scenes, one of them without depth, packed; each alone, as the chat template writes it."""
+class TestSharedImages:
+    def test_each_lesson_is_scored_and_learnt_as_if_it_stood_alone(self, processor: object) -> None:
+        """The lessons of three scenes, one of them without depth, in one batch; each alone, as the chat template writes it:
+        the same logits where there is something to learn, and the same gradient of their summed loss."""
         from PIL import Image
 
         from sifthinker.prompts import user_prompt
         from sifthinker.world.nano import build_model
-        from sifthinker.world.pretrain import Collator, Lessons
+        from sifthinker.world.pretrain import Lessons, collate, lesson_logits
 
         model = build_model(processor, **SHAPE).eval()
         dataset = Lessons(processor, 24, run=1)
         tokenizer = processor.tokenizer
         chosen = (0, 2, 7)
-        batch = Collator(model, tokenizer.pad_token_id)([dataset[index] for index in chosen])
-        with torch.inference_mode():
-            logits = model(**batch).logits
+        found, expected = {}, {}  # the tokens of a reply → its logits
+        summed = torch.zeros(())
+        batch = collate([dataset[index] for index in chosen], padding=tokenizer.pad_token_id)
+        for chunk, (logits, labels) in zip(batch["lessons"], lesson_logits(model, batch), strict=True):
+            summed = summed + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            taught = [[token for token in row if token != -100] for row in chunk["labels"].tolist()]
+            assert [token for reply in taught for token in reply] == labels.tolist()
+            parts = logits.detach().split([len(reply) for reply in taught])
+            for row, tokens, reply, part in zip(chunk["rows"], chunk["input_ids"].tolist(), taught, parts, strict=True):
+                if reply:
+                    found[int(row), tuple(tokens[: len(tokens) - tokens[::-1].index(reply[-1])])] = part
+        summed.backward()
+        gradients = {name: weight.grad for name, weight in model.named_parameters()}
+        model.zero_grad()
         for row, index in enumerate(chosen):
             level, depth, seed = list(LEVELS)[index % 3], index != 7, SPLITS["base"] + index
             scene = sample_scene(seed, level)
             image, map_, _ = scene.reference
             shown: list[Image.Image] = [image, map_.view()] if depth else [image]
-            segments = dataset[index]["segments"]
-            for number, lesson in enumerate(lessons(scene, seed, level, depth=depth), 1):
+            for lesson in lessons(scene, seed, level, depth=depth):
                 text = [{"type": "text", "text": user_prompt(lesson.question, depth=depth, direct=True)}]
                 turns = [
                     {"role": "user", "content": [{"type": "image"}] * len(shown) + text},
@@ -150,38 +161,87 @@ class TestPacking:
                 ]
                 whole = processor.apply_chat_template([turns], tokenize=False)
                 alone = processor(text=whole, images=[shown], return_tensors="pt", add_special_tokens=False)
-                at = [place for place, segment in enumerate(segments) if segment == number]
-                assert batch["input_ids"][row, at].tolist() == alone["input_ids"][0, -len(at) :].tolist()
-                with torch.inference_mode():
-                    expected = model(**alone).logits[0, -len(at) :]
-                assert torch.allclose(logits[row, at], expected, atol=1e-4)
+                reply = tokenizer(lesson.reply + "</s>")["input_ids"]
+                logits = model(**alone).logits[0, -len(reply) - 1 : -1]
+                torch.nn.functional.cross_entropy(logits, torch.tensor(reply), reduction="sum").backward()
+                asked = alone["input_ids"][0, 1 + len(shown) * 16 :].tolist()
+                expected[row, tuple(asked)] = logits.detach()
+        assert found.keys() == expected.keys()
+        for key, logits in expected.items():
+            assert torch.allclose(found[key], logits, atol=1e-4)
+        for name, weight in model.named_parameters():
+            if weight.grad is None:
+                assert gradients[name] is None, name
+            else:
+                assert torch.allclose(gradients[name], weight.grad, atol=1e-3, rtol=1e-3), name
+
+    def test_chunks_hold_every_lesson_once_in_few_shapes(self, processor: object) -> None:
+        """Four batches of six scenes: every lesson is there once, what is added is nothing but padding, and a chunk's shape
+        is one of a few, so that no kernel is compiled for each batch."""
+        from sifthinker.world.pretrain import Lessons, collate
+
+        dataset = Lessons(processor, 24, course="conclude")
+        shapes, chunks = set(), 0
+        for start in range(0, 24, 6):
+            items = [dataset[index] for index in range(start, start + 6)]
+            given = sorted((row, tuple(tokens)) for row, item in enumerate(items) for tokens, _ in item["lessons"])
+            held = []
+            for chunk in collate(items, padding=processor.tokenizer.pad_token_id)["lessons"]:
+                shapes.add(tuple(chunk["input_ids"].shape))
+                chunks += 1
+                for row, tokens, labels in zip(chunk["rows"].tolist(), chunk["input_ids"], chunk["labels"], strict=True):
+                    taught = (labels != -100).nonzero()
+                    length = int(taught.max()) + 1 if len(taught) else 0  # a reply ends its lesson
+                    assert (tokens[length:] == processor.tokenizer.pad_token_id).all()
+                    if length:
+                        held.append((row, tuple(tokens[:length].tolist())))
+            assert sorted(held) == given
+        assert all(rows % 16 == 0 and length % 8 == 0 for rows, length in shapes)
+        assert len(shapes) < chunks
+
+    def test_mixed_precision_reaches_the_lessons(self, processor: object, tmp_path: Path) -> None:
+        """Trainer puts it into the forward pass of the model it wraps; lessons go through the model's parts."""
+        from transformers import TrainingArguments
+
+        from sifthinker.world.nano import build_model
+        from sifthinker.world.pretrain import Lessons, _PretrainTrainer, collate
+
+        model = build_model(processor, **SHAPE)
+        arguments = TrainingArguments(output_dir=str(tmp_path), bf16=True, use_cpu=True, report_to="none")
+        trainer = _PretrainTrainer(model=model, args=arguments, processing_class=processor)
+        seen = []
+        model.lm_head.register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
+        trainer.compute_loss(model, collate([Lessons(processor, 1)[0]], padding=processor.tokenizer.pad_token_id))
+        assert seen
+        assert set(seen) == {torch.bfloat16}
 
     def test_only_replies_are_learnt(self, processor: object) -> None:
         from sifthinker.world.pretrain import Lessons
 
         item = Lessons(processor, 1)[0]
         taught = list(lessons(sample_scene(SPLITS["base"], "easy"), SPLITS["base"], "easy"))
-        kept = [token for token in item["labels"] if token != -100]
-        assert processor.tokenizer.decode(kept) == "".join(lesson.reply + "</s>" for lesson in taught)
+        kept = [[token for token in labels if token != -100] for _, labels in item["lessons"]]
+        assert [processor.tokenizer.decode(reply) for reply in kept] == [lesson.reply + "</s>" for lesson in taught]
 
 
 def test_a_resumed_pretraining_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in its second part, of two; the first is not done again."""
     from sifthinker.models import load_model
-    from sifthinker.world.pretrain import Collator, Part, pretrain
+    from sifthinker.world import pretrain as pretraining
+    from sifthinker.world.pretrain import Part, collate, pretrain
 
     recipe = [Part("see", 12, 4e-3, 2e-3, rgb_only=8), Part("find", 16, 4e-3, 2e-3, rgb_only=2)]
     how = {"recipe": recipe, "batch_size": 4, "workers": 0, **SHAPE}
     pretrain(tmp_path / "whole", **how)
-    batches, original = [], Collator.__call__
+    batches = []
 
-    def counting(self: Collator, items: list) -> dict:
+    def counting(items: list, *, padding: int) -> dict:
         batches.append(len(items))
         if len(batches) == 5:
             signal.raise_signal(signal.SIGINT)
-        return original(self, items)
+        return collate(items, padding=padding)
 
-    monkeypatch.setattr(Collator, "__call__", counting)
+    monkeypatch.setattr(pretraining, "collate", counting)
     with pytest.raises(KeyboardInterrupt):
         pretrain(tmp_path / "cut", **how)
     assert (tmp_path / "cut" / "0-see" / "finished.json").is_file()

@@ -1,23 +1,27 @@
 """Nano's pretraining: dense lessons about scenes, from random weights to a model that knows where things are.
 
-The lessons of a scene share its images, so they are packed behind one copy of them: each lesson sees the images and itself.
+A scene's images go through the model once. Each of its lessons goes on from a copy of their keys and values, which is part
+of the graph: the gradients of all lessons meet in the images. In one packed row, as the trainers share prompts, lessons
+would pay for attention to each other that a mask then hides; they are many and short, so on a CPU that was most of the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from torch.nn.functional import cross_entropy, pad
+from transformers import DynamicCache, Trainer, TrainingArguments
 
+from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
 from sifthinker.models import load_model
 from sifthinker.prompts import user_prompt
 from sifthinker.training.config import TrainConfig
-from sifthinker.training.prefix import block_mask
 from sifthinker.training.runs import OurTrainer, is_finished, run
 from sifthinker.world.lessons import Course, lessons
 from sifthinker.world.nano import IMAGE_SIZE, PATCH_SIZE, build_model, build_processor
@@ -26,7 +30,7 @@ from sifthinker.world.scenes import LEVELS
 
 
 class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
-    """Scenes with their lessons, tokenised and packed; item `i` is the same for the same `i`.
+    """Scenes with their lessons, tokenised; item `i` is the same for the same `i`.
 
     Args:
         processor: nano's.
@@ -60,8 +64,7 @@ class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """input_ids, labels, segments (0 the images, 1 … the lessons), positions: lists of one length T; pixel_values
-        (images, 3, H, W)."""
+        """input_ids (P,): the images; pixel_values (images, 3, H, W); lessons: (tokens, labels) of each."""
         seed = self._first + index
         batch = index // self._run
         level = list(LEVELS)[batch % len(LEVELS)]
@@ -71,51 +74,105 @@ class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
         image, map_, _ = scene.reference
         pixels = self._processor.image_processor([image, map_.view()] if depth else [image], return_tensors="pt")
         patches = len(pixels["pixel_values"]) * (IMAGE_SIZE // PATCH_SIZE) ** 2
-        ids = [tokenizer.bos_token_id, *[self._processor.image_token_id] * patches]
-        labels, segments, positions = [-100] * len(ids), [0] * len(ids), list(range(len(ids)))
-        shared = len(ids)
         taught = list(lessons(scene, seed, level, depth=depth, course=self._course))
         texts = [user_prompt(item.question, depth=depth, direct=True) for item in taught]
-        asked = tokenizer(texts + [item.reply for item in taught])["input_ids"]
-        for number, (question, reply) in enumerate(zip(asked[: len(taught)], asked[len(taught) :], strict=True), 1):
+        tokens = tokenizer(texts + [item.reply for item in taught])["input_ids"]
+        pairs = []
+        for question, reply in zip(tokens[: len(taught)], tokens[len(taught) :], strict=True):
             reply = [*reply, tokenizer.eos_token_id]
-            ids += question + reply
-            labels += [-100] * len(question) + reply
-            length = len(question) + len(reply)
-            segments += [number] * length
-            positions += range(shared, shared + length)
+            pairs.append((question + reply, [-100] * len(question) + reply))
         return {
-            "input_ids": ids,
-            "labels": labels,
-            "segments": segments,
-            "positions": positions,
+            "input_ids": [tokenizer.bos_token_id, *[self._processor.image_token_id] * patches],
             "pixel_values": pixels["pixel_values"],
+            "lessons": pairs,
         }
 
 
-@dataclass
-class Collator:
-    """Rows padded at the end, with the mask that keeps lessons apart."""
+# oneDNN, which multiplies torch's bfloat16 matrices on a CPU, compiles a kernel for every new number of their rows, and that
+# takes longer than to run it. So lengths and numbers of lessons come in few sizes.
+_LENGTHS = (16, 24, 32, 40, 56, 80)  # and multiples of the last
+_ROWS = 16
+_TAUGHT = 256
 
-    model: Any
-    pad: int
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        def padded(key: str, value: int) -> torch.Tensor:
-            rows = [torch.tensor(item[key]) for item in items]
-            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+def collate(items: Sequence[dict[str, Any]], *, padding: int) -> dict[str, Any]:
+    """A batch of `Lessons`.
 
-        return {
-            "input_ids": padded("input_ids", self.pad),
-            "labels": padded("labels", -100),
-            "position_ids": padded("positions", 0),
-            "attention_mask": block_mask(self.model, padded("segments", -1)),
-            "pixel_values": torch.cat([item["pixel_values"] for item in items]),
-        }
+    Args:
+        items: scenes.
+        padding: the padding token.
+    Returns:
+        input_ids and attention_mask (S, P), padded on the left, and pixel_values, of the scenes; lessons: chunks of about
+        one length, each with input_ids and labels (L, T), padded at the end, and the rows (L,) of their scenes; the last
+        lessons of a chunk may be nothing but padding.
+    """
+
+    def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+        tensors = [torch.tensor(row) for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value, padding_side="left")
+
+    chunks: dict[int, list[tuple[int, list[int], list[int]]]] = {}
+    for row, item in enumerate(items):
+        for tokens, labels in item["lessons"]:
+            length = next((most for most in _LENGTHS if len(tokens) <= most), _LENGTHS[-1] * -(-len(tokens) // _LENGTHS[-1]))
+            fill = length - len(tokens)
+            chunks.setdefault(length, []).append((row, tokens + [padding] * fill, labels + [-100] * fill))
+    for length, chunk in chunks.items():
+        chunk += [(0, [padding] * length, [-100] * length)] * (-len(chunk) % _ROWS)
+    return {
+        "input_ids": padded([item["input_ids"] for item in items], padding),
+        "attention_mask": padded([[1] * len(item["input_ids"]) for item in items], 0),
+        "pixel_values": torch.cat([item["pixel_values"] for item in items]),
+        "lessons": [
+            {
+                "rows": torch.tensor([row for row, _, _ in chunk]),
+                "input_ids": torch.tensor([tokens for _, tokens, _ in chunk]),
+                "labels": torch.tensor([labels for _, _, labels in chunk]),
+            }
+            for _, chunk in sorted(chunks.items())
+        ],
+    }
+
+
+def lesson_logits(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What a LLaVA predicts where something is to be learnt.
+
+    Args:
+        model: not wrapped.
+        batch: of `collate`.
+    Yields:
+        logits (N, vocabulary) and labels (N,) of a chunk of lessons.
+    """
+    seen = batch["attention_mask"]
+    places = (seen.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    shown = {"input_ids": batch["input_ids"], "pixel_values": batch["pixel_values"]}
+    model.model(**shown, attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True)
+    for chunk in batch["lessons"]:
+        rows, tokens, labels = chunk["rows"], chunk["input_ids"], chunk["labels"]
+        copies = ((layer.keys.index_select(0, rows), layer.values.index_select(0, rows)) for layer in cache.layers)
+        before = DynamicCache(copies, config=model.config)
+        # Padding is at the end, where nothing that is learnt sees it.
+        mask = torch.cat([seen[rows], torch.ones_like(tokens)], dim=1)
+        order = places[rows, -1:] + 1 + torch.arange(tokens.size(1), device=tokens.device)
+        hidden = model.model(
+            input_ids=tokens, attention_mask=mask, position_ids=order, past_key_values=before, use_cache=True
+        ).last_hidden_state
+        taught = labels[:, 1:] != -100
+        chosen = hidden[:, :-1][taught]
+        logits = model.lm_head(pad(chosen, (0, 0, 0, -len(chosen) % _TAUGHT)))
+        yield logits[: len(chosen)], labels[:, 1:][taught]
 
 
 class _PretrainTrainer(OurTrainer, Trainer):  # type: ignore[misc]
-    """transformers' Trainer with Muon."""
+    """transformers' Trainer with Muon, for batches of `collate`."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        # Accelerate's mixed precision is in the forward pass of the model it wraps, which is not the one called here.
+        with self.accelerator.autocast():
+            parts = list(lesson_logits(self.accelerator.unwrap_model(model), inputs))
+        total = sum(cross_entropy(logits.float(), labels, reduction="sum") for logits, labels in parts)
+        return total / sum(len(labels) for _, labels in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +222,11 @@ def pretrain(
         batch_size: scenes a step.
         seed: of the weights.
         save_steps: steps between checkpoints.
-        workers: processes that render scenes; by default one on a CPU, eight beside a GPU.
+        workers: processes that render scenes; by default eight beside a GPU and none on a CPU, where one would hold up the
+            threads that wait for each other after every operation, for longer than it takes to render between the steps.
         shape: of the model, see `nano.build_model`.
     Raises:
+        ConfigError: one of several processes.
         SIFError: the folder cannot be written.
         KeyboardInterrupt: interrupted; a checkpoint was written.
     """
@@ -207,15 +266,11 @@ def _train(
     if config.attention:
         model.set_attn_implementation(config.attention)
     if workers is None:
-        workers = 1 if on_cpu else 8
-    # Packed rows of `conclude` have up to six hundred tokens; 48 at once took more than 17 GB on a CPU.
-    most = 24 if on_cpu else batch_size
-    rows = max(rows for rows in range(1, most + 1) if batch_size % rows == 0)
+        workers = 0 if on_cpu else 8
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=-(-part.scenes // batch_size),
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=batch_size // rows,
+        per_device_train_batch_size=batch_size,
         learning_rate=part.lr,
         lr_scheduler_type="linear",
         warmup_steps=50,
@@ -232,13 +287,15 @@ def _train(
         seed=seed,
         report_to="none",
     )
+    if arguments.world_size > 1:
+        raise ConfigError("nano is pretrained in one process; start `sif world pretrain` without a launcher")
     trainer = _PretrainTrainer(
         model=model,
         args=arguments,
         train_dataset=Lessons(
             processor, part.scenes, first=first, course=part.course, rgb_only=part.rgb_only, run=batch_size
         ),
-        data_collator=Collator(model, processor.tokenizer.pad_token_id),
+        data_collator=partial(collate, padding=processor.tokenizer.pad_token_id),
         processing_class=processor,
     )
     trainer.muon_lr = part.muon_lr

@@ -1,0 +1,97 @@
+"""A step of nano's pretraining, forwards and backwards, against the same lessons packed into one masked row a scene.
+
+    python benchmarks/pretrain.py [--batches 6]
+
+Both sides see the same batches of 48 scenes, alternating, in bfloat16 with eager attention, as on a CPU; their losses must
+agree. Prints the ratio of medians for each course.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from sifthinker.training.prefix import block_mask
+from sifthinker.world.lessons import Course
+from sifthinker.world.nano import build_model, build_processor
+from sifthinker.world.pretrain import Lessons, collate, lesson_logits
+
+SCENES = 48
+
+
+def packed_loss(model: Any, items: Sequence[dict[str, Any]], padding: int) -> torch.Tensor:
+    """The mean loss of all lessons, those of a scene behind one copy of its images in one row."""
+    rows = []
+    for item in items:
+        shared = len(item["input_ids"])
+        ids, labels = list(item["input_ids"]), [-100] * shared
+        segments, positions = [0] * shared, list(range(shared))
+        for number, (tokens, taught) in enumerate(item["lessons"], 1):
+            ids += tokens
+            labels += taught
+            segments += [number] * len(tokens)
+            positions += range(shared, shared + len(tokens))
+        rows.append((ids, labels, segments, positions))
+    ids, labels, segments, positions = (
+        pad_sequence([torch.tensor(row[part]) for row in rows], batch_first=True, padding_value=value)
+        for part, value in enumerate((padding, -100, -1, 0))
+    )
+    logits = model(
+        input_ids=ids,
+        attention_mask=block_mask(model, segments),
+        position_ids=positions,
+        pixel_values=torch.cat([item["pixel_values"] for item in items]),
+    ).logits
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+
+
+def shared_loss(model: Any, items: Sequence[dict[str, Any]], padding: int) -> torch.Tensor:
+    """The same as pretraining computes it."""
+    parts = list(lesson_logits(model, collate(items, padding=padding)))
+    total = sum(cross_entropy(logits.float(), labels, reduction="sum") for logits, labels in parts)
+    return total / sum(len(labels) for _, labels in parts)  # type: ignore[return-value]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=6)
+    batches = parser.parse_args().batches
+    processor = build_processor()
+    model = build_model(processor)
+    model.set_attn_implementation("eager")
+    padding = processor.tokenizer.pad_token_id
+
+    def timed(loss: Callable[..., torch.Tensor], items: Sequence[dict[str, Any]]) -> tuple[float, float]:
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(model, items, padding)
+        value.backward()
+        model.zero_grad()
+        return time.perf_counter() - start, value.item()
+
+    for course in get_args(Course):
+        dataset = Lessons(processor, (batches + 1) * SCENES, course=course, run=SCENES)
+        times: dict[Callable[..., torch.Tensor], list[float]] = {packed_loss: [], shared_loss: []}
+        for batch in range(batches + 1):
+            items = [dataset[batch * SCENES + index] for index in range(SCENES)]
+            losses = []
+            for loss, taken in times.items():
+                seconds, value = timed(loss, items)
+                losses.append(value)
+                if batch:  # the first warms up
+                    taken.append(seconds)
+            if abs(losses[0] - losses[1]) > 0.01 * losses[0]:
+                raise SystemExit(f"{course}: packed {losses[0]:.4f}, shared {losses[1]:.4f}: not the same lessons")
+        packed, shared = (statistics.median(taken) for taken in times.values())
+        print(f"{course:9s} packed {packed:.2f} s, shared {shared:.2f} s: x{packed / shared:.2f}")
+
+
+if __name__ == "__main__":
+    main()
