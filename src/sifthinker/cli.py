@@ -639,7 +639,7 @@ def world_baselines(count: int, split: str, seed: int) -> None:
 @click.option("--batch-size", default=48, show_default=True, type=click.IntRange(min=1), help="Scenes a step.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
 def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> None:
-    """Teach a nano model from random weights what there is in scenes, where, and how far: about two hours on two CPU cores.
+    """Teach a nano model from random weights what there is in scenes, where, and how far: about an hour on two CPU cores.
 
     The result is the base model that the package carries. It has never seen a chain. An interrupted run goes on.
     """
