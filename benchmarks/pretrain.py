@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sifthinker.training.prefix import block_mask
 from sifthinker.world.lessons import Course
 from sifthinker.world.nano import build_model, build_processor
-from sifthinker.world.pretrain import Lessons, collate, lesson_logits
+from sifthinker.world.pretrain import Lessons, collate, lesson_loss
 
 SCENES = 48
 ROWS = 24  # packed rows at once: more take longer, and the memory of a small machine
@@ -67,9 +67,7 @@ def _summed(model: Any, items: Sequence[dict[str, Any]], padding: int) -> torch.
 def shared_loss(model: Any, items: Sequence[dict[str, Any]], padding: int) -> float:
     """The same as pretraining computes it."""
     with torch.autocast("cpu", torch.bfloat16):
-        parts = list(lesson_logits(model, collate(items, padding=padding)))
-        total = sum(cross_entropy(logits.float(), labels, reduction="sum") for logits, labels in parts)
-        loss = total / sum(len(labels) for _, labels in parts)
+        loss = lesson_loss(model, collate(items, padding=padding))
     loss.backward()
     return float(loss.detach())
 

@@ -253,3 +253,15 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(tmp_path: Path, monke
     for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5), name
     assert "muon_lr: 0.004" in (tmp_path / "whole" / "README.md").read_text()
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their gradients would not meet: lessons go through the model's parts, not through what wraps it."""
+    from transformers import TrainingArguments
+
+    from sifthinker.errors import ConfigError
+    from sifthinker.world.pretrain import Part, pretrain
+
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(ConfigError, match="one process"):
+        pretrain(tmp_path, recipe=[Part("see", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)

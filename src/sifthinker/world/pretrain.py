@@ -164,15 +164,20 @@ def lesson_logits(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[torch.
         yield logits[: len(chosen)], labels[:, 1:][taught]
 
 
+def lesson_loss(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    """The mean cross entropy of all tokens to be learnt in a batch; see `lesson_logits`."""
+    parts = list(lesson_logits(model, batch))
+    summed = [cross_entropy(logits.float(), labels, reduction="sum") for logits, labels in parts]
+    return torch.stack(summed).sum() / sum(len(labels) for _, labels in parts)
+
+
 class _PretrainTrainer(OurTrainer, Trainer):  # type: ignore[misc]
     """transformers' Trainer with Muon, for batches of `collate`."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         # Accelerate's mixed precision is in the forward pass of the model it wraps, which is not the one called here.
         with self.accelerator.autocast():
-            parts = list(lesson_logits(self.accelerator.unwrap_model(model), inputs))
-        total = sum(cross_entropy(logits.float(), labels, reduction="sum") for logits, labels in parts)
-        return total / sum(len(labels) for _, labels in parts)
+            return lesson_loss(self.accelerator.unwrap_model(model), inputs)
 
 
 @dataclass(frozen=True, slots=True)
