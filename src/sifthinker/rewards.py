@@ -17,6 +17,7 @@ from sifthinker.chain import Reading, is_whole_image, read_completion, region_bo
 from sifthinker.depth import LEAST_DEPTH, DepthMap, cached_depth
 from sifthinker.errors import BoxError, RecordError
 from sifthinker.judges import ModelJudge, Question, Verdict, judge
+from sifthinker.records import read_choices
 
 REWARDS = ("format", "answer", "grounding", "depth")  # the fields of `Scores`, in the order in which they are shown
 
@@ -80,6 +81,7 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
         BoxError: boxes that are none, or not fractions of the image.
         DepthError: a depth file that cannot be read.
         RecordError: an answer that is no text, or a depth that is neither a path nor a map.
+        ValueError: choices that are no list, see `records.read_choices`.
     """
     answer, depth, choices = row["answer"], row.get("depth"), row.get("choices")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
@@ -90,7 +92,7 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
         answer=str(answer),
         boxes=_truth_boxes(row["boxes"]),
         depth=cached_depth(depth) if isinstance(depth, str) else depth,
-        choices=split_choices(None if choices is None else [choices], 0),
+        choices=read_choices(choices),
     )
 
 
@@ -246,7 +248,7 @@ def answer_reward(
 ) -> list[float | None]:
     """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
     return [
-        score_answer(read_completion(completion_text(item)), answer[index], split_choices(choices, index)).value
+        score_answer(read_completion(completion_text(item)), answer[index], _choices_of(choices, index)).value
         for index, item in enumerate(completions)
     ]
 
@@ -285,7 +287,7 @@ class AnswerReward:
         **columns: Any,
     ) -> list[float | None]:
         readings = [read_completion(completion_text(item)) for item in completions]
-        options = [split_choices(choices, index) for index in range(len(readings))]
+        options = [_choices_of(choices, index) for index in range(len(readings))]
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
         if self.judge is not None:
             said = {
@@ -340,12 +342,9 @@ def depth_reward(
     return rewards
 
 
-def split_choices(choices: Sequence[Sequence[str] | str] | None, index: int) -> tuple[str, ...]:
-    """One sample's choices from a column of lists, or of lines of text as examples hold them."""
-    value = None if choices is None or not len(choices) else choices[index]
-    if value is None:
-        return ()
-    return tuple(value.split("\n") if value else ()) if isinstance(value, str) else tuple(map(str, value))
+def _choices_of(column: Sequence[Any] | None, index: int) -> tuple[str, ...]:
+    """One sample's choices from a column of lists or of text, see `records.read_choices`."""
+    return () if column is None or not len(column) else read_choices(column[index])
 
 
 def completion_text(completion: Completion) -> str:

@@ -316,7 +316,7 @@ class Engine:
                 {"role": "assistant", "content": chain},
             ),
             depth=truth,
-            choices="\n".join(record.choices),
+            choices=record.choices,
             family=record.family,
             provenance={
                 "source": record.source,

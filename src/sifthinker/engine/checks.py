@@ -241,7 +241,7 @@ def _check_chain(example: Example, depth: DepthMap | None) -> Iterator[tuple[str
         score = score_depth(reading, depth)
         if score.value is not None and score.value < 1:
             yield "depth_off", f"{1 - score.value:.0%} of the stated depths are more than a tenth off"
-    if reading.answer is not None and judge(reading.answer, example.answer, example.choices.split("\n")).score < 1:
+    if reading.answer is not None and judge(reading.answer, example.answer, example.choices).score < 1:
         yield "answer_disagrees", f"the chain says {reading.answer!r}, the example {example.answer!r}"
 
 

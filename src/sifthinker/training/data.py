@@ -7,7 +7,7 @@ from typing import Any
 
 from sifthinker.errors import RecordError
 from sifthinker.prompts import user_prompt
-from sifthinker.records import Example, read_examples
+from sifthinker.records import Example, read_examples, write_choices
 
 
 def load_examples(path: str, limit: int | None = None) -> list[Example]:
@@ -64,7 +64,7 @@ def grpo_dataset(examples: list[Example]) -> Any:
             "problem": [example.problem for example in examples],
             "answer": [example.answer for example in examples],
             "boxes": [[list(box) for box in example.boxes] for example in examples],
-            "choices": [example.choices for example in examples],
+            "choices": [write_choices(example.choices) for example in examples],
             "depth": [example.depth for example in examples],
         }
     )
