@@ -751,6 +751,8 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
     click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")
     for name, gib in made.memory_gib.items():
         click.echo(f"  {name}: {gib:.2f} GiB")
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
     for problem in made.problems:
         click.echo(f"problem: {problem}", err=True)
     if made.problems:

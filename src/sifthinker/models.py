@@ -46,6 +46,22 @@ def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = Non
     return processor
 
 
+def opened_by_template(processor: Any, **template: Any) -> str:
+    """What a chat template writes of a chain before the model does: `<think>` for some models that were made to reason.
+
+    Args:
+        processor: of the model.
+        template: further arguments of `apply_chat_template`.
+    Returns:
+        The end of the prompt from an unclosed `<think>` on; "" where there is none.
+    """
+    asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    prompt: str = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **template)
+    before: str = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=False, **template)
+    _, tag, after = (prompt[len(before) :] if prompt.startswith(before) else prompt).rpartition("<think>")
+    return tag + after if tag and "</think>" not in after else ""
+
+
 def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: Any) -> Any:
     """An `AutoModelForImageTextToText` from safetensors alone, without remote code.
 

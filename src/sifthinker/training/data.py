@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.errors import RecordError
+from sifthinker.models import opened_by_template
 from sifthinker.prompts import user_prompt
 from sifthinker.records import Example, read_examples, write_choices
 
@@ -52,6 +53,30 @@ def _direct(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
     """The two turns of an example without steps."""
     text = user_prompt(example.problem, depth=example.depth is not None, direct=True)
     return {"role": "user", "content": text}, {"role": "assistant", "content": example.answer}
+
+
+def gold_completion(example: Example, processor: Any, **template: Any) -> str:
+    """An example's chain as a model would have to write it: rendered by the chat template, tokenised and decoded.
+
+    What the template opens by itself (`<think>`) is put in front, as the trainer does with every completion. A template that
+    keeps chains as they are gives the chain itself.
+
+    Args:
+        example: the example.
+        processor: of the model.
+        template: further arguments of `apply_chat_template`.
+    """
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+    asked, said = ([dict(message)] for message in example.messages)
+    turns = {
+        "prompt": prepare_multimodal_messages(asked, images=list(example.images)),
+        "completion": prepare_multimodal_messages(said),
+    }
+    rendered = apply_chat_template(turns, processor, **template)
+    tokens = processor.tokenizer(rendered["completion"], add_special_tokens=False)["input_ids"]
+    text: str = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    return opened_by_template(processor, **template) + text
 
 
 def grpo_dataset(examples: list[Example]) -> Any:
