@@ -66,7 +66,7 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
     arguments = trainer_arguments(config, stage, defaults)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
-    return plan_run(config, stage, arguments, examples, processor, gpu_gib=gpu_gib)
+    return plan_run(config, stage, arguments, examples, processor, estimate=True, gpu_gib=gpu_gib)
 
 
 def plan_run(
@@ -76,9 +76,10 @@ def plan_run(
     examples: Sequence[Example],
     processor: Any,
     *,
+    estimate: bool = False,
     gpu_gib: float | None = None,
 ) -> Plan:
-    """As `make_plan`, with TRL's config, the examples and the processor at hand."""
+    """As `make_plan`, with TRL's config, the examples and the processor at hand; memory is estimated if asked for."""
     prompts, answers = token_counts(examples, processor)
     facts = {
         "examples": f"{len(examples):,}",
@@ -115,7 +116,7 @@ def plan_run(
             f"max_length {arguments.max_length} is below the longest example's {length} tokens: chains would be cut off; "
             "raise it, or lower max_pixels"
         )
-    memory = estimate_memory(config, stage, arguments, rows=rows, tokens=tokens, length=length)
+    memory = estimate_memory(config, stage, arguments, rows=rows, tokens=tokens, length=length) if estimate else {}
     plan = Plan(facts, memory, refusals + problems, refusals, notes)
     if gpu_gib is not None:
         # Activations alone grow with the completions scored at once; the rest is there in any case.
@@ -248,7 +249,9 @@ def estimate_memory(
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.integrations import unset_hf_deepspeed_config
 
+    unset_hf_deepspeed_config()  # under ZeRO-3, transformers would spread this model's weights, which there are none of
     settings = AutoConfig.from_pretrained(model_source(config.model))
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(settings)
