@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sifthinker.depth import DepthMap, depth_file_size
+from sifthinker.depth import DepthMap
+from sifthinker.depth_files import depth_file_size
 from sifthinker.errors import BoxError, DepthError
 
 
@@ -108,7 +109,7 @@ def decoder(request: pytest.FixtureRequest) -> Iterator[None]:
     """Files are read the same whether the faster decoder is installed or not."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "Pillow":
-            patch.setattr("sifthinker.depth._png_decoder", lambda: None)
+            patch.setattr("sifthinker.depth_files._png_decoder", lambda: None)
         else:
             pytest.importorskip("kornia_rs")
         yield

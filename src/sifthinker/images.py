@@ -83,14 +83,11 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (height, width) if sideways else (width, height)
 
 
-def check_size(path: str | os.PathLike[str], size: tuple[int, int]) -> None:
-    """Refuse an image without pixels, or with more than memory is meant for.
-
-    Raises:
-        ImageError: no pixels, or more than 100 million.
-    """
-    if not 0 < size[0] * size[1] <= MAX_IMAGE_PIXELS:
-        raise ImageError(f"{path}: {size[0]}×{size[1]} pixels; wanted 1 to {MAX_IMAGE_PIXELS:,} in all", "broken_image")
+def size_fault(size: tuple[int, int]) -> str:
+    """What is wrong with a (width, height), before memory is given to it: no pixels, or too many; "" if nothing."""
+    if 0 < size[0] * size[1] <= MAX_IMAGE_PIXELS:
+        return ""
+    return f"the size is {size[0]}×{size[1]}; wanted 1 to {MAX_IMAGE_PIXELS:,} pixels"
 
 
 def what_is_wrong(error: BaseException) -> str:
@@ -110,7 +107,7 @@ def _load(path: Path, data: bytes | None = None) -> _Loaded:
             image = _with_alpha(image, path, data)
             sample = _sample(image)
             image.load()
-            check_size(path, image.size)  # an icon's header, for one, may state another size than its picture has
+            _check_size(path, image)  # an icon's header, for one, may state another size than its picture has
             upright = image.getexif().get(ORIENTATION, 1) == 1
             ImageOps.exif_transpose(image, in_place=True)
             opaque = not image.has_transparency_data
@@ -131,8 +128,13 @@ def _open(path: Path, data: bytes | None = None) -> ImageFile.ImageFile:
         image = Image.open(path if data is None else io.BytesIO(data))
     except BROKEN_IMAGE as error:
         raise ImageError(f"{path}: not an image that can be read: {what_is_wrong(error)}", "broken_image") from None
-    check_size(path, image.size)
+    _check_size(path, image)
     return image
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    if fault := size_fault(image.size):
+        raise ImageError(f"{path}: {fault}", "broken_image")
 
 
 def _broken(path: str | os.PathLike[str], error: BaseException) -> ImageError:
