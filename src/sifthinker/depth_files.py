@@ -267,11 +267,10 @@ def _check_told(file: _Stored, path: Path, encoding: Encoding, near: Near | None
         doubt = f"the values run from {low} to {high} of 65535, which looks like distances. {_advice(file)}"
         if encoding == "auto":
             raise DepthError(doubt)
-        _warn(path, doubt)
+        _warn("metric", f"{path}: {doubt}")
     elif encoding == "auto" and near is None:
-        _warn(
-            path, f"its values are taken for depth, value / 65535 and low near, without sifthinker's mark. {_advice(file)}"
-        )
+        doubt = f"the values are taken for depth, value / 65535 and low near, without sifthinker's mark. {_advice(file)}"
+        _warn("unmarked", f"{path}: {doubt}")
 
 
 def _advice(file: _Stored) -> str:
@@ -281,12 +280,11 @@ def _advice(file: _Stored) -> str:
 _warned: set[str] = set()
 
 
-def _warn(path: Path, doubt: str) -> None:
+def _warn(doubt: str, message: str) -> None:
     """Log a doubt about a file once in a process, for the files of a folder are alike."""
-    kind = doubt.partition(".")[2]
-    if kind not in _warned:
-        _warned.add(kind)
-        logger.warning("%s: %s (said of the first such file alone)", path, doubt)
+    if doubt not in _warned:
+        _warned.add(doubt)
+        logger.warning("%s (said of the first such file alone)", message)
 
 
 def _valid(numbers: NDArray[Any], file: _Stored, encoding: Encoding, holes: Sequence[float]) -> NDArray[np.bool_] | None:
