@@ -68,8 +68,8 @@ _ADVICE: Mapping[_Kind, str] = {
 
 # A 16-bit file whose values all lie below holds no picture that somebody scaled to 65535, but perhaps up to 10.9 m.
 _LOOKS_METRIC = LEVELS // 6
-# No scene is deeper than this in relation to what lies before its farthest point.
-_LOOKS_LIKE_A_CODE = 1000
+# The farthest point of a scene is not so many times as far as the one before it.
+_LOOKS_LIKE_A_CODE = 100
 
 # Pixels whose colours are looked up at once: what is computed on the way stays in a core's cache.
 _STRIP = 1 << 14
@@ -312,7 +312,7 @@ def _refuse_codes(seen: NDArray[Any]) -> None:
     """Refuse a greatest value that can be no reading: it would leave nothing of all the others when they are scaled."""
     top = seen.max()
     below = seen[seen < top]
-    if below.size and 0 < _LOOKS_LIKE_A_CODE * float(below.max()) <= float(top):
+    if below.size and 0 < _LOOKS_LIKE_A_CODE * float(below.max()) < float(top):
         code = repr(float(top)).removesuffix(".0")
         raise DepthError(
             f"the greatest value is {code} ({seen.size - below.size} pixels), the next {below.max():g}; if it stands for "
