@@ -123,6 +123,8 @@ TRANSPARENT = {
     "WebP": (saved(bar(), "WEBP", lossless=True), [WHITE, BLACK]),
     "ICO": (saved(bar(), "ICO", sizes=[(16, 16)]), [WHITE, BLACK]),
     **{f"animated {form}": (moving(form), [WHITE, BLACK]) for form in ("GIF", "PNG", "WEBP")},
+    # Byte 20 holds the flags of the chunk VP8X; libwebp may leave out 16, alpha, though a frame has it.
+    "animated WebP that denies it": ((webp := moving("WEBP"))[:20] + bytes([webp[20] & ~16]) + webp[21:], [WHITE, BLACK]),
 }
 
 
