@@ -403,6 +403,11 @@ class TestFilesOfOthers:
         np.testing.assert_allclose(found.values, [[0, 0.2, 1]], atol=1e-7)
         assert found.valid.tolist() == [valid]
 
+    @pytest.mark.parametrize("encoding", ["metres", "inverse"])
+    def test_a_flat_scene_is_near(self, tmp_path: Path, encoding: str) -> None:
+        path = saved(tmp_path / "d.npy", np.full((1, 3), 5.0))
+        assert DepthMap.read(path, encoding=encoding).values.tolist() == [[0, 0, 0]]
+
     def test_transparent_pixels_are_holes(self, tmp_path: Path) -> None:
         picture = Image.fromarray(np.array([[0, 51, 255]], dtype=np.uint8))
         picture.putalpha(Image.fromarray(np.array([[0, 255, 255]], dtype=np.uint8)))

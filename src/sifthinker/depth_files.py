@@ -231,8 +231,7 @@ def _interpreted(file: _Stored, path: Path, encoding: Encoding, near: Near | Non
     seen = numbers if valid is None else numbers[valid]
     if encoding != "npy":
         _refuse_codes(seen)
-        scaled = relative(numbers, valid)
-        return Decoded(1 - scaled if encoding == "inverse" else scaled, valid)
+        return Decoded(relative(-numbers.astype(np.float64) if encoding == "inverse" else numbers, valid), valid)
     low, high = float(seen.min()), float(seen.max())
     if low < 0 or high > 1:
         raise DepthError(
