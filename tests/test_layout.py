@@ -20,6 +20,7 @@ LAYERS = [
     ["errors"],
     ["files"],
     ["boxes", "images"],
+    ["depth_files"],
     ["depth", "chain"],
     ["records"],
     ["prompts", "endpoint", "decoding"],

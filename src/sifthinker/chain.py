@@ -172,33 +172,35 @@ def check_chain(text: str, *, depth: bool = True) -> list[Problem]:
     return _Scan(text, depth).problems
 
 
-def render_chain(chain: Chain, *, decimals: int = DECIMALS) -> str:
+def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int | None = None) -> str:
     """Write a chain in canonical form; `parse_chain(render_chain(chain)) == chain` at 3 decimals.
 
     Args:
         chain: the chain.
         decimals: digits after the point, at most 3. Fewer round the numbers (the nano model's tokens have 2).
+        depth_decimals: the same for depths, where they need more than boxes do.
     Raises:
         ChainError: a box has no area at so few decimals.
     """
     lines = ["<think>"]
     for step in chain.steps:
-        lines.append(f"<area>{render_regions(step.regions, decimals=decimals)}</area>")
+        lines.append(f"<area>{render_regions(step.regions, decimals=decimals, depth_decimals=depth_decimals)}</area>")
         lines.append(f"<text>{step.text}</text>")
     lines += ["</think>", "<answer>", chain.answer, "</answer>"]
     return "\n".join(lines)
 
 
-def render_regions(regions: Sequence[Region], *, decimals: int = DECIMALS) -> str:
-    """The JSON list of an area in canonical form."""
-    if not 1 <= decimals <= DECIMALS:
-        raise ValueError(f"decimals must be 1 to {DECIMALS}, got {decimals}")
+def render_regions(regions: Sequence[Region], *, decimals: int = DECIMALS, depth_decimals: int | None = None) -> str:
+    """The JSON list of an area in canonical form, see `render_chain`."""
+    digits = decimals if depth_decimals is None else depth_decimals
+    if not (1 <= decimals <= DECIMALS and 1 <= digits <= DECIMALS):
+        raise ValueError(f"decimals must be 1 to {DECIMALS}, got {decimals} and {digits} for depths")
     parts = []
     for region in regions:
         sides = [f"{side:.{decimals}f}" for side in region.box]
         if sides[0] == sides[2] or sides[1] == sides[3]:
             raise ChainError("box_order", 0, f"box {region.box} has no area at {decimals} decimals")
-        depth = "" if region.depth is None else f',"depth":{region.depth:.{decimals}f}'
+        depth = "" if region.depth is None else f',"depth":{region.depth:.{digits}f}'
         parts.append(f'{{"bbox_2d":[{",".join(sides)}]{depth}}}')
     return f"[{','.join(parts)}]"
 

@@ -166,6 +166,7 @@ REJECTS: dict[str, str] = {
     "size_mismatch": "the image has another shape than the source says",
     "bad_depth": "the depth is missing, cannot be read, or has another size",
     "depth_hole": "a region has no depth at all",
+    "depth_too_near": "a region is so near that no depth with 3 decimals is within a tenth of the true one",
     "bad_chain": "no valid chain could be made",
 }
 

@@ -15,14 +15,12 @@ from numpy.typing import ArrayLike
 
 from sifthinker.boxes import Boxes, Denominator, as_unit_boxes, hierarchical_iou
 from sifthinker.chain import Reading, Region, is_whole_image, read_completion, region_boxes
-from sifthinker.depth import LEAST_DEPTH, DepthMap, cached_depth
+from sifthinker.depth import DepthMap, agrees, cached_depth
 from sifthinker.errors import BoxError, ConfigError, RecordError
 from sifthinker.judges import ModelJudge, Question, Verdict, judge
 from sifthinker.records import read_choices
 
 REWARDS = ("format", "answer", "grounding", "depth")  # the fields of `Scores`, in the order in which they are shown
-
-DEPTH_TOLERANCE = 0.1
 
 Completion = str | Sequence[Mapping[str, Any]]
 
@@ -239,16 +237,12 @@ def score_depth(reading: Reading, depth: DepthMap | None, *, repeats: bool = Fal
     regions = [region for area in (reading.areas if repeats else _without_repeats(reading.areas)) for region in area]
     if not regions:
         return Score(0.0, {}, ("no_area",))
-    truth = depth.mean(region_boxes(regions)).astype(np.float64)
+    truth = depth.mean(region_boxes(regions))
     stated = np.array([np.nan if region.depth is None else region.depth for region in regions])
     known = ~np.isnan(truth)
     if not known.any():
         return Score(None, {}, ("no_depth",))
-    truth = np.maximum(truth, LEAST_DEPTH)
-    bound = DEPTH_TOLERANCE * truth
-    # Twelve digits: 0.11 against 0.1 differs by exactly a tenth, and floating point must not decide it.
-    right = np.round(np.abs(stated - truth) - bound, 12) <= 0
-    share = float(right[known].mean())
+    share = float(agrees(stated, truth)[known].mean())
     return Score(share, {"regions": float(known.sum())}, () if share == 1 else ("depth_off",))
 
 
