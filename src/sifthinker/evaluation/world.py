@@ -30,6 +30,7 @@ from sifthinker.world.scenes import Scene, render
 METRICS: dict[str, str] = {
     "answer accuracy": "judged answers; an answer that cannot be read is wrong",
     "final HIoU": "hierarchical IoU of the last area with the target boxes; 0 without a readable area",
+    "first HIoU": "hierarchical IoU of the first area that is not the whole image; chains with an area",
     "correction gain": "final HIoU minus that of the first area that is not the whole image; chains with an area",
     "depth consistency": "share of stated depths within a tenth of the truth; chains with an area",
     "valid format": "completions that are valid chains",
@@ -134,6 +135,7 @@ def measure(
     return {
         "answer accuracy": answer,
         "final HIoU": hierarchical_iou(region_boxes(reading.areas[-1]), boxes) if reading.areas else 0.0,
+        "first HIoU": grounded.parts["start"] if reading.areas else None,
         "correction gain": grounded.parts.get("gain"),
         "depth consistency": depth.value if reading.areas else None,
         "valid format": float(not reading.problems),
