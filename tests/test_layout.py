@@ -24,6 +24,7 @@ LAYERS = [
     ["records"],
     ["prompts", "endpoint", "decoding"],
     ["models"],
+    ["scoring"],
     ["judges"],
     ["rewards"],
     ["adapters", "engine", "training", "thinker"],
