@@ -25,7 +25,7 @@ _PLACES = listed(
 _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _ORDINALS = {word: f"{place}{_ENDINGS.get(place, 'th')}" for place, word in enumerate(_PLACES, 1)}
 # "The one on the left" names a thing, not how many there are.
-_POINTING = {"the", "this", "that", "each", "every", "another", "which", "other", "last", "any", "only", *_ORDINALS}
+_POINTING = {"the", "this", "that", "each", "every", "another", "which", "other", "last", "any", *_ORDINALS}
 _EXACT_DIGITS = 30  # longer numerals are compared as they are; nobody writes "million" after them
 
 _UNITS = {
@@ -112,8 +112,10 @@ def _number_at(tokens: Sequence[Token], start: int) -> tuple[str | None, int]:
     key = _word(tokens, start)
     if key == "no" and _word(tokens, start + 1) == "one":
         return "0", start + 2
-    if key == "one" and start and _word(tokens, start - 1) in _POINTING:
-        return None, start
+    if key == "one":
+        before = start - 2 if _word(tokens, start - 1) == "only" else start - 1
+        if _word(tokens, before) in _POINTING:
+            return None, start
     negative = key in ("minus", "negative")
     at = end = start + negative
     total, scale = Fraction(0), math.inf  # thousands and more, and the last of these

@@ -162,7 +162,7 @@ _CJK = ((0x3005, 0x3007), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xAC00, 0xD7AF), 
 _SIGNS = {
     "\n": "\n", " ": " ", "*": " ", '"': " ", "_": " ", "\\": " ", "'": "'", "-": "-", "^": "^", "/": "/",
     "(": "(", "[": "(", "{": "(", ")": ")", "]": ")", "}": ")", "<": "<", ">": ">", BOX: BOX,
-    ",": ",", "|": ",", "~": ",", ";": ";", ".": ".", "!": "!", "?": "?", ":": ":", "=": ":",
+    ",": ",", "|": ";", "~": ";", "=": ";", ";": ";", ".": ".", "!": "!", "?": "?", ":": ":",
     "+": "+", "#": "#", "%": "%", "‰": "%", "°": "%", "&": "S", "@": "S",
 }  # fmt: skip
 
@@ -179,6 +179,8 @@ class _Classes(dict[int, str]):
             kind = "H"
         elif category in ("Nl", "No"):
             kind = "N"
+        elif 0x2190 <= code <= 0x21FF or 0x27F0 <= code <= 0x27FF:  # arrows
+            kind = ";"
         elif category == "Sc":
             kind = "$"
         elif category[0] in "SP":
@@ -245,7 +247,7 @@ def tokens(text: str) -> list[Token]:
             else:
                 prefix, run, glued = (text[slice(*match.span(part))] for part in ("prefix", "numeral", "glued"))
                 found += _numeral(match["sign"], prefix, run, glued)
-        else:
+        elif written != "#":  # a heading
             found.append(Token("word", "and" if written == "&" else fold(written), written))
     return found
 
@@ -274,6 +276,12 @@ def _numeral(sign: str | None, prefix: str, run: str, glued: str) -> Iterator[To
             last = index == len(pieces) - 1
             yield from _numeral(sign if not index else None, prefix if not index else "", piece, glued if last else "")
         return
+    if key is None and _RATIO.fullmatch(run):  # 4/2: one of two
+        first, _, second = run.partition("/")
+        yield from _numeral(sign, prefix, first, "")
+        yield Token("mark", "/", "/")
+        yield from _numeral(None, "", second, glued)
+        return
     compound = suffix.startswith("-") or bool(suffix and (suffix[0] in "²³" or any(c.isdigit() for c in suffix)))
     decade = suffix == "s" and re.fullmatch(r"\d{3}0", run)
     if key is None or compound or decade or _ORDINAL.fullmatch(suffix):
@@ -291,7 +299,8 @@ def _numeral(sign: str | None, prefix: str, run: str, glued: str) -> Iterator[To
 def numeral_key(run: str) -> str | None:
     """A numeral without sign as the shortest decimal that equals it; None for a date, a time, a range, a version.
 
-    Digits are compared as text, so that numbers of any length are exact: "1,234.50" is "1234.5". A ratio is kept as it is.
+    Digits are compared as text, so that numbers of any length are exact: "1,234.50" is "1234.5". A ratio is kept as it is;
+    one that is whole, "4/2", is rather a choice of two.
     """
     mantissa, _, exponent = run.partition("e")
     if exponent:
@@ -299,7 +308,7 @@ def numeral_key(run: str) -> str | None:
     if _EUROPEAN.fullmatch(run):
         run = run.replace(".", "").replace(",", ".")
     elif ratio := _RATIO.fullmatch(run):
-        return run if int(ratio[2]) else None
+        return run if int(ratio[2]) and int(ratio[1]) % int(ratio[2]) else None
     elif not _NUMERALS.fullmatch(run):
         return None
     return _shortest(run.replace(",", "").replace("'", "").replace(" ", ""))

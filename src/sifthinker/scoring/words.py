@@ -15,7 +15,7 @@ def _set(words: str) -> frozenset[str]:
 POLAR = _set("yes no")
 ARTICLES = _set("an the")  # and "a", where a word follows
 ALTERNATIVES = _set("or /")
-JOINS = _set("and or nor plus")
+JOINS = _set("and or nor plus vs versus")
 CONJUNCTIONS = _set("but because since so therefore thus hence although though however while whereas")  # they end a clause
 
 # Words that deny what follows them in their clause
@@ -26,9 +26,7 @@ NOT = _set(
 EXCEPTING = _set("anything everything all nothing any none anyone everyone")  # … but red
 INSTEAD = {("rather", "than"), ("instead", "of"), ("other", "than"), ("apart", "from"), ("aside", "from")}
 WRONG = _set("wrong incorrect false impossible")
-# "No, it is" and "no it is" answer; "no dogs" counts.
-SUBJECTS = _set("it its there theres they theyre this that these those he she i im we you the is are")
-NO_ANSWER = _set("idea clue answer way doubt information problem thanks sure longer more less fewer")  # no …
+NO_ANSWER = _set("idea clue answer doubt question information problem thanks")  # "no doubt" is neither no nor zero
 
 # Words that make what follows a possibility
 HEDGES = _set("maybe perhaps possibly might may could either")
@@ -43,12 +41,19 @@ CJK_CUES = _set("答案 答案是 正确答案 正确答案是 最终答案 最�
 FILLERS = COPULAS | LABELS | ARTICLES | CJK_CUES | _set(
     "a i im id ill my this that these those they there here we answers options choices correct right final best true "
     "think believe choose chose pick picked select selected say said go going with will to by as of most likely probably "
-    "definitely clearly obviously also too sure well ok okay only just like given both one ones you your see sees seen shown which "
-    "选 选择 选项 是"
+    "definitely clearly obviously also too sure well ok okay only just like given both one "
+    "ones you your see sees seen shown which 选 选择 选项 是"
 )  # fmt: skip
 LINKS = JOINS | HEDGES | {"both"}
 CARRIERS = FILLERS | LINKS | NOT | CONJUNCTIONS
 # What may stand before free text without being part of it
 OPENINGS = _set(
-    "it its this that these those they theyre is are was were there theres answer final correct my a i think believe"
+    "it its this that these those they theyre is are was were there theres answer final correct my a i think believe says "
+    "reads shows"
 )
+ASIDES = CARRIERS | POLAR | WRONG  # beside the letter of an option
+DENIALS = NOT | WRONG
+DENYING = NOT | POLAR
+PASSED_OVER = ARTICLES | HEDGES | {"a"}
+VERBS = (COPULAS | NOT) - {"it", "its", "thats", "theyre"}
+NOT_COUNTED = FILLERS | NO_ANSWER | _set("way longer more less fewer")  # "no more" counts nothing
