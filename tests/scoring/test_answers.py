@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations, product
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from sifthinker.judges import judge, normalise
 from sifthinker.scoring.reading import LONGEST
+from sifthinker.scoring.text import canonical, tokens
 from sifthinker.scoring.words import listed
 
 ANIMALS = ("a cat", "a dog", "two dogs")
@@ -43,6 +46,7 @@ ROWS: dict[str, list[Row]] = {
             "B - red", "b) red", "B: red", "B. red", "B.red", "(B) red", "[B] red", "B) The red one.",
             "B — red", "B. Vitamin C", "B. a dog", "B. A dog", "B. I think", "Between them, I choose B.",
             "答案是B", "答案：B", "选B", "选择 B。", "B B", "B. B", "B\nB",
+            "B ✅", '{"answer": "B"}', "B</answer>", "B<|im_end|>",
         )
     ],
     "a letter of another option is wrong": [
@@ -167,6 +171,13 @@ ROWS: dict[str, list[Row]] = {
         ("B", "blue", ("A - red", "B - blue"), 1),
         ("B", "blue", ("B. blue", "A. red"), 1),  # the label, not the place
         ("A", "blue", ("B. blue", "A. red"), 0),
+        ("B", "B. red", ("B. red", "C. blue"), 1),
+        ("B", "C. blue", ("B. red", "C. blue"), 0),
+        ("C", "C. blue", ("B. red", "C. blue"), 1),
+        ("B", "红色", ("A、蓝色", "B、红色"), 1),
+        ("B", "Ｂ．red", ("Ａ．blue", "Ｂ．red"), 1),
+        ("Image B", "Image B", ("Image A", "Image B"), 1),
+        ("B", "Image B", ("Image A", "Image B"), 1),
         ("2", "blue", ("1. red", "2. blue"), 1),
         ("2) blue", "2", ("1) red", "2) blue"), 1),
         ("1", "blue", ("1. red", "2. blue"), 0),
@@ -225,11 +236,23 @@ ROWS: dict[str, list[Row]] = {
         ("it's", "it's", ("its", "it's"), 1),
         ("Polish", "Polish", ("polish", "Polish"), 1),
         ("polish", "Polish", ("polish", "Polish"), 0),
+        ("Polish.", "Polish", ("polish", "Polish"), 1),
+        ("POLISH", "polish", ("polish", "Polish"), 0),
+        ("red, blue", "red blue", ("red", "blue", "red blue"), 0),
+        ("red blue", "red blue", ("red", "blue", "red blue"), 1),
+        ("It is red blue.", "red blue", ("red", "blue", "red blue"), 1),
         ("red", "red", ("red", "red", "blue"), 1),
         ("B", "red", ("red", "blue", "red"), 0),
         ("红色", "红色", ("红色", "蓝色"), 1),
         ("B", "蓝色", ("红色", "蓝色"), 1),
         ("红色。", "蓝色", ("红色", "蓝色"), 0),
+        ("(2,1)", "(2, 1)", ("(1, 2)", "(2, 1)"), 1),
+        ("(1, 2)", "(2, 1)", ("(1, 2)", "(2, 1)"), 0),
+        ("50 percent", "50%", ("50%", "25%"), 1),
+        ("10:30 am", "10:30", ("10:30", "11:30"), 1),
+        ("10:30-11:30", "10:30", ("10:30", "11:30"), 0),
+        ("3 or more", "3 or more", ("0", "1", "2", "3 or more"), 1),
+        ("May", "January", ("January", "May"), 0),
         ("true", "true", ("true", "false"), 1),
         ("false", "true", ("true", "false"), 0),
         ("It is false", "false", ("true", "false"), 1),
@@ -301,6 +324,11 @@ ROWS: dict[str, list[Row]] = {
         ("Yes, there is no dog.", "yes", (), 1),
         ("B", "no", YES_NO, 1),
         ("B. No", "no", YES_NO, 1),
+        ("Yes ✅", "yes", (), 1),
+        ("✅ Yes", "yes", (), 1),
+        ("Yes", "Yes, it is", ("Yes, it is", "No, it is not"), 1),
+        ("No.", "No, it is not", ("Yes, it is", "No, it is not"), 1),
+        ("Yes", "No, it is not", ("Yes, it is", "No, it is not"), 0),
         ("A. No", "no", YES_NO, 0),
         ("No", "yes", (), 0),
         ("Yes", "no", (), 0),
@@ -578,6 +606,7 @@ ROWS: dict[str, list[Row]] = {
         ("The answer is red.", "red", (), 1),
         ("**red**", "red", (), 1),
         ("red. Red.", "red", (), 1),
+        ('{"answer": "red"}', "red", (), 1),
         ("black and white", "black and white", (), 1),
         ("white and black", "black and white", (), 1),
         ("red or blue", "red or blue", (), 1),
@@ -585,6 +614,7 @@ ROWS: dict[str, list[Row]] = {
         ("no parking", "No Parking", (), 1),
         ("It says STOP", "STOP", (), 1),
         ("blue, not red", "blue", (), 1),
+        ("not red but blue", "blue", (), 1),
         ("two dogs", "2 dogs", (), 1),
         ("R&B", "R and B", (), 1),
         ("U.S.A.", "USA", (), 1),
@@ -622,6 +652,9 @@ ROWS: dict[str, list[Row]] = {
         ("red, blue", "red", (), 0),
         ("red\nblue", "red", (), 0),
         ("red; blue; green", "red", (), 0),
+        ("left, right", "left", (), 0),
+        ("true. false.", "false", (), 0),
+        ("true. false.", "true", (), 0),
         ("red? blue", "red", (), 0),
         ("red (blue)", "red", (), 0),
         ("It's red. It's blue.", "red", (), 0),
@@ -934,25 +967,49 @@ def test_many_mutations_of_answers() -> None:
 
 
 PIECES = (
-    "red ", "not ", "A ", "4, ", "1 234 ", "1,", "(", "((B))", "\\frac{", "\\boxed{B} ", "$B ", "<b", "<b>",
-    "a.", "a'", "yes or ", "é",
+    "red ", "not ", "A ", "4, ", "1 234 ", "1,", "(", "((B))", "\\frac{", "\\boxed{B} ", "$B ", "<b", "<b>", "a.", "a'",
+    "yes or ", "é", "no one ", "a b ",
 )  # fmt: skip
 
 
+def lines_run(function: Callable[[], object]) -> int:
+    """How many lines of Python a call runs, passes of loops included."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., object]:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
+
+
 @pytest.mark.parametrize("piece", PIECES)
-@pytest.mark.parametrize(("truth", "choices"), [("B. red", ()), ("red", SHADES)])
+@pytest.mark.parametrize(("truth", "choices"), [("B. red", ()), ("red", SHADES), ("4", ()), ("yes", ())])
 def test_work_grows_with_the_text_alone(piece: str, truth: str, choices: Sequence[str]) -> None:
+    short, long = (
+        lines_run(lambda length=length: judge((piece * length)[:length], truth, choices)) for length in (200, 2_000)
+    )
+    assert long < 12 * short  # ten times the text; quadratic work would be a hundred times
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_patterns_do_not_backtrack_over_the_text(piece: str) -> None:
     def seconds(length: int) -> float:
-        answer = (piece * length)[:length]
-        best = 9e9
-        for _ in range(3):
-            start = time.perf_counter()
-            judge(answer, truth, choices)
-            best = min(best, time.perf_counter() - start)
+        text, best = (piece * length)[:length], 9e9
+        for _ in range(5):
+            start = time.process_time()
+            tokens(canonical(text))
+            best = min(best, time.process_time() - start)
         return best
 
-    # Ten times the text may take thirty times as long; quadratic work would take a hundred times. Small counts are noise.
-    assert seconds(10_000) < 30 * max(seconds(1_000), 0.0005)
+    assert seconds(20_000) < 50 * max(seconds(2_000), 0.001)  # ten times the text
 
 
 def test_an_answer_as_long_as_a_book_states_nothing_unless_it_is_the_truth() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sifthinker.scoring.options import LABELLED, Options, options_of
 from sifthinker.scoring.reading import BRACKETS, Reading, decide, letters_in, numbers_in, polars_in, read
 from sifthinker.scoring.text import fold
-from sifthinker.scoring.words import ALTERNATIVES, CARRIERS, DENYING, LINKS, NOT, OPENINGS, POLAR
+from sifthinker.scoring.words import ALTERNATIVES, DENYING, LINKS, NOT, OPENINGS, POLAR, REMARKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _lists_others(said: Reading, right: Reading) -> bool:
     if "and" in words or not any(piece == truth for piece, _ in stated):
         return False
     return any(
-        (joined or len(piece) <= len(truth) + 1) and not words & set(piece) and set(piece) - CARRIERS - POLAR
+        (joined or len(piece) <= len(truth) + 1) and not words & set(piece) and set(piece) - REMARKS
         for piece, joined in stated
     )
 

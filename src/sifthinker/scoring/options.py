@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 from sifthinker.scoring.reading import (
-    BRACKETS,
     Mention,
     Reading,
     decide,
@@ -27,8 +27,12 @@ from sifthinker.scoring.text import canonical
 from sifthinker.scoring.words import FILLERS, POLAR
 
 LABELLED = re.compile(
-    r"[(\[{<* ]*([A-Za-z]|\d{1,2}) ?(?:(?<=[A-Za-z])[)\]}>.:,*]+|[)\]}>.:,*]+(?!\d)|- )[ *]*(.*\S)", re.DOTALL
+    r"[(\[{<* ]*([A-Za-z]|\d{1,2}) ?(?:(?<=[A-Za-z])[)\]}>.:*]+|[)\]}>.:*]+(?!\d)|- )[ *]*(.*\S)", re.DOTALL
 )  # "A. red", "(a) red", "[A] red", "1) red", "A - red"
+_CHINESE_LABEL = re.compile(r"^(\w)、")
+
+
+Pattern = list[tuple[str, bool]]  # words, each with whether a clause ends before it
 
 
 @dataclass(slots=True)
@@ -37,9 +41,8 @@ class Options:
 
     whole: dict[str, int] = field(default_factory=dict)  # key of the whole text → index
     written: dict[str, int] = field(default_factory=dict)  # the text as it is written, for options whose keys are equal
-    patterns: dict[str, list[tuple[list[tuple[str, bool]], int]]] = field(
-        default_factory=dict
-    )  # by first word, longest first
+    spelling: dict[int, Pattern] = field(default_factory=dict)  # of those in `whole`
+    patterns: dict[str, list[tuple[Pattern, int]]] = field(default_factory=dict)  # by first word, longest first
     labels: dict[str, int] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)  # where every option is a number
     amounts: dict[str, int | str] = field(default_factory=dict)  # the number of an option that states just one
@@ -50,18 +53,22 @@ class Options:
         """Options from their texts without labels, and what names each."""
         options = cls(labels=labels)
         readings = [read(text) for text in texts]
+        leading: dict[str, list[int]] = {}
         keys = Counter({reading.text: reading.key for reading in readings}.values())
         for index, reading in enumerate(readings):
             options.written.setdefault(reading.text, index)
             if keys[reading.key] > 1:
                 continue  # "it's" and "its": only the very text tells them apart
             options.whole.setdefault(reading.key, index)
+            options.spelling[index] = _pattern(reading)
             if reading.key in POLAR:
                 options.polars[reading.key] = index
             elif reading.number is not None and len(reading.words) == 1:
                 options.numbers.setdefault(reading.number, index)
             elif reading.words and reading.letter is None:
                 options._add_pattern(reading, index)
+            if reading.key not in POLAR and len(reading.items) > 1 and reading.items[1].key == ",":
+                leading.setdefault(reading.items[0].key, []).append(index)  # "Yes, it is"
             amounts = [item.key for item in reading.items if item.kind == "number"]
             if len(amounts) == 1:
                 # Two options of one amount are not told apart by it.
@@ -70,17 +77,15 @@ class Options:
             for index in options.numbers.values():
                 options._add_pattern(readings[index], index)
             options.numbers = {}
+        for word in POLAR:
+            if len(leading.get(word, ())) == 1:
+                options.polars.setdefault(word, leading[word][0])
         for known in options.patterns.values():
             known.sort(key=lambda pattern: -len(pattern[0]))
         return options
 
     def _add_pattern(self, reading: Reading, index: int) -> None:
-        pattern = []
-        last = -1
-        for position in reading.words:
-            gap = any(item.kind == "mark" and item.key not in BRACKETS for item in reading.items[last + 1 : position])
-            pattern.append((reading.items[position].key, gap and last >= 0))
-            last = position
+        pattern = _pattern(reading)
         self.patterns.setdefault(pattern[0][0], []).append((pattern, index))
 
     def lettered(self, letter: str) -> int | str:
@@ -100,9 +105,13 @@ class Options:
         return None if rest else named
 
     def _whole(self, reading: Reading) -> int | None:
-        if (index := self.written.get(reading.text)) is not None:
-            return index
-        return self.whole.get(reading.key)
+        """The option that a text is, its case, articles and punctuation aside."""
+        bare = reading.text.strip(" \"'*_.,;:!?")
+        for text in (reading.text, bare):
+            if text and (index := self.written.get(text)) is not None:
+                return index
+        index = self.whole.get(reading.key)
+        return None if index is None or not _matches(reading, 0, self.spelling[index]) else index
 
     def stated(self, reading: Reading) -> int | str | None:
         """The option that a text states: an index, or what it names instead of one; None where it states none."""
@@ -147,22 +156,32 @@ class Options:
         while at < len(words):
             for pattern, index in self.patterns.get(listed[words[at]].key, ()):
                 last = at + len(pattern) - 1
-                if last < len(words) and self._matches(reading, at, pattern):
+                if _matches(reading, at, pattern):
                     yield mention_at(reading, index, words[at], words[last] + 1)
                     at = last
                     break
             at += 1
 
-    @staticmethod
-    def _matches(reading: Reading, at: int, pattern: list[tuple[str, bool]]) -> bool:
-        for step, (key, gap) in enumerate(pattern):
-            here = reading.words[at + step]
-            if reading.items[here].key != key:
-                return False
-            # Two statements side by side are not one option: "red, blue" is not "red blue".
-            if step and not gap and reading.clause[here] != reading.clause[reading.words[at + step - 1]]:
-                return False
-        return True
+
+def _pattern(reading: Reading) -> Pattern:
+    """The words of an option, and before which of them a clause ends."""
+    clauses = [reading.clause[index] for index in reading.words]
+    gaps = [False, *(clause != before for before, clause in pairwise(clauses))]
+    return [(reading.items[index].key, gap) for index, gap in zip(reading.words, gaps, strict=False)]
+
+
+def _matches(reading: Reading, at: int, pattern: Pattern) -> bool:
+    """Whether the words of a text from one on are an option's."""
+    if at + len(pattern) > len(reading.words):
+        return False
+    for step, (key, gap) in enumerate(pattern):
+        here = reading.words[at + step]
+        if reading.items[here].key != key:
+            return False
+        # Two statements side by side are not one option: "red, blue" is not "red blue".
+        if step and not gap and reading.clause[here] != reading.clause[reading.words[at + step - 1]]:
+            return False
+    return True
 
 
 def _take(taken: list[bool], mentions: Iterable[Mention]) -> None:
@@ -174,11 +193,11 @@ def _take(taken: list[bool], mentions: Iterable[Mention]) -> None:
 @lru_cache(maxsize=1024)
 def options_of(choices: tuple[str, ...]) -> Options:
     """The options of a question; labels that all of them bear are taken off and name them."""
-    labelled = [LABELLED.fullmatch(canonical(choice)) for choice in choices]
+    labelled = [LABELLED.fullmatch(canonical(_CHINESE_LABEL.sub(r"\1.", choice))) for choice in choices]
     names = [match[1].upper() if match else "" for match in labelled]
     if all(labelled) and len(set(names)) == len(names):
         numbered = [str(number) for number in range(1, len(names) + 1)]
-        if names == numbered or sorted(names) == sorted(string.ascii_uppercase[: len(names)]):
+        if names == numbered or "".join(sorted(names)) in string.ascii_uppercase:  # in a row, in any order
             options = Options.of(
                 [match[2] for match in labelled if match], {name: index for index, name in enumerate(names)}
             )

@@ -253,7 +253,12 @@ def _clauses(reading: Reading) -> Iterator[tuple[int, int]]:
 
 def _carries(item: Item) -> bool:
     """Whether a word only carries what stands beside it; the letter of an option does so for its yes or no."""
-    return not item.part and (item.key in CARRIERS or is_letter(item))
+    return not item.part and (item.key in CARRIERS or is_letter(item) or _is_symbol(item))
+
+
+def _is_symbol(item: Item) -> bool:
+    """An emoji or another sign that is no word: "B ✅"."""
+    return item.kind == "word" and len(item.key) == 1 and not item.key.isalnum()
 
 
 def polars_in(reading: Reading) -> Iterator[Mention]:
@@ -314,7 +319,9 @@ def letters_in(reading: Reading, named: Callable[[str], int | str] = str, taken:
         if not here:
             continue
         named_here = set(here)
-        others = [i for i in range(start, end) if found[i].kind != "mark" and i not in named_here]
+        others = [
+            i for i in range(start, end) if found[i].kind != "mark" and i not in named_here and not _is_symbol(found[i])
+        ]
         bare = all(found[i].key in JOINS for i in others)
         filled = all(found[i].key in ASIDES or (taken and taken[i]) for i in others)
         for index in here:

@@ -47,7 +47,7 @@ FILLERS = COPULAS | LABELS | ARTICLES | CJK_CUES | _set(
 LINKS = JOINS | HEDGES | {"both"}
 CARRIERS = FILLERS | LINKS | NOT | CONJUNCTIONS
 # What may stand before free text without being part of it
-OPENINGS = _set(
+OPENINGS = CONJUNCTIONS | _set(
     "it its this that these those they theyre is are was were there theres answer final correct my a i think believe says "
     "reads shows"
 )
@@ -57,3 +57,9 @@ DENYING = NOT | POLAR
 PASSED_OVER = ARTICLES | HEDGES | {"a"}
 VERBS = (COPULAS | NOT) - {"it", "its", "thats", "theyre"}
 NOT_COUNTED = FILLERS | NO_ANSWER | _set("way longer more less fewer")  # "no more" counts nothing
+# Beside a free text's answer, these rival nothing: "red, of course".
+REMARKS = (
+    OPENINGS
+    | DENYING
+    | _set("of course sure definitely probably clearly obviously most likely too also only just well ok okay")
+)
