@@ -1,1 +1,1 @@
-"""How right a completion is: text as it is compared, numbers in text, and the rules that judge an answer."""
+"""Is an answer right, by rules: canonical text, tokens, numbers, what a text states, options, verdicts."""
