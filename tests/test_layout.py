@@ -25,6 +25,7 @@ LAYERS = [
     ["records"],
     ["prompts", "endpoint", "decoding"],
     ["models"],
+    ["scoring"],
     ["judges"],
     ["rewards"],
     ["adapters", "engine", "training", "thinker"],
