@@ -66,7 +66,7 @@ def test_every_arm_runs_and_is_not_run_again(nano: Path, tmp_path: Path, monkeyp
     }
     assert "progress: true" in settings["grpo-sif"]
     assert "progress: false" in settings["no-progress"]
-    assert "correction: false" in settings["no-correction"]
+    assert "correction: 'off'" in settings["no-correction"]
     assert "denominator: min" in settings["release"]
     assert "grounding" not in settings["vanilla"].partition("rewards:")[2].partition("reward_terms")[0]
 

@@ -79,14 +79,15 @@ ARMS = {
         ),
         Arm("grpo-sif", "+ GRPO-SIF", grpo={}),
         Arm("no-progress", "GRPO-SIF without progress", grpo={"reward_terms": {"progress": False}}),
-        Arm("no-correction", "GRPO-SIF without correction", grpo={"reward_terms": {"correction": False}}),
+        Arm("no-correction", "GRPO-SIF without correction", grpo={"reward_terms": {"correction": "off"}}),
+        Arm("group-correction", "GRPO-SIF, correction against the group", grpo={"reward_terms": {"correction": "group"}}),
         Arm("no-grounding", "GRPO-SIF without grounding", grpo={"rewards": {"grounding": 0}}),
         Arm("no-depth-reward", "GRPO-SIF without the depth reward", grpo={"rewards": {"depth": 0}}),
         Arm("rgb", "SFT and GRPO-SIF, RGB only", grpo={}, data="rgb"),
         Arm(
             "release",
             "SFT and GRPO-SIF, the release's expansion and pair IoU",
-            grpo={"reward_terms": {"denominator": "min"}},
+            grpo={"reward_terms": {"denominator": "min", "depth_repeats": True}},
             data="release",
         ),
     )
