@@ -235,7 +235,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     "--exclude",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Images that must not be used: a folder, or a text file of names or SHA-256 hashes. Repeatable.",
+    help="Images that must not be used: a folder, or a list of names or SHA-256 hashes, one a line. Repeatable.",
 )
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 @click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
@@ -290,7 +290,7 @@ def data_build(
         expansion=Expansion(alpha=options["alpha"], distractor=options["distractor"], decimals=options["decimals"]),
         seed=recipe.seed,
         concurrency=options["concurrency"],
-        exclude=frozenset(recipe.excluded[1]),
+        exclude=recipe.excluded.hashes,
     )
     known = (output / "manifest.json").is_file() and not fresh
     with _bar("chains", None) as advance:
@@ -320,6 +320,9 @@ def data_build(
     for title, found in (("filtered", left.filtered), ("over the cap", left.over_cap)):
         for dataset, number in sorted(found.items()):
             click.echo(f"  {number} of {dataset} {title}", err=True)
+    if left.whole:
+        for warning in recipe.excluded.warnings(row for _, row in read_jsonl(output / "rejects.jsonl")):
+            click.echo(f"warning: {warning}", err=True)
     click.echo(output)
     if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)
