@@ -96,6 +96,22 @@ def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
         lab(tmp_path / "a", "nano", dataclasses.replace(TINY, prompts=5))
 
 
+def test_a_base_that_was_trained_again_is_another_study(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"1")
+    lab(tmp_path / "a", str(base))
+    lab(tmp_path / "a", str(base))
+    (base / "model.safetensors").write_bytes(b"2")
+    with pytest.raises(ConfigError, match="base_content is"):
+        lab(tmp_path / "a", str(base))
+    marker = json.loads((tmp_path / "a" / "lab.json").read_text())
+    del marker["base_content"]  # as an older version wrote it
+    (tmp_path / "a" / "lab.json").write_text(json.dumps(marker))
+    lab(tmp_path / "a", str(base))
+
+
 def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> None:
     lab(tmp_path / "a", "nano")
     (tmp_path / "a" / "sft-chains").mkdir()

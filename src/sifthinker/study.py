@@ -27,6 +27,7 @@ from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.report import study_page, write_page
 from sifthinker.thinker import Thinker
 from sifthinker.training.config import make_config
+from sifthinker.training.fingerprint import model_fingerprint
 from sifthinker.world.questions import DECIMALS, ScriptedTeacher, write_world
 from sifthinker.world.scenes import REFERENCE_SIZE
 
@@ -388,7 +389,8 @@ def _read_rows(folder: Path, arm: str) -> list[Row] | None:
 
 
 def _marker(schedule: Schedule, base: str, seed: int) -> dict[str, Any]:
-    return {"schedule": asdict(schedule), "seed": seed, "base": base, "version": __version__}
+    content = model_fingerprint(base)
+    return {"schedule": asdict(schedule), "seed": seed, "base": base, "base_content": content, "version": __version__}
 
 
 def _check_marker(folder: Path, mine: Mapping[str, Any]) -> None:
@@ -398,6 +400,7 @@ def _check_marker(folder: Path, mine: Mapping[str, Any]) -> None:
         ConfigError: it is another's.
     """
     theirs = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    theirs.setdefault("base_content", mine["base_content"])  # folders of an older version do not state it
     if theirs != mine:
         raise ConfigError(f"{folder} holds another run: {_difference(theirs, mine)}; use --fresh or another -o")
 
