@@ -123,6 +123,40 @@ def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> N
         Lab.clear(tmp_path / "a")
 
 
+@pytest.mark.parametrize("name", ["world", "chains", "sft-rgb", "grpo-vanilla", "eval-base.json"])
+def test_a_folder_with_something_of_somebody_else_is_refused(tmp_path: Path, name: str) -> None:
+    """`--fresh` would delete it one day."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+        lab(tmp_path, "nano")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["study.json", "study.html"])
+def test_a_study_writes_over_its_own_numbers_alone(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(self: Lab, arm: object) -> None:
+        measured = {"rows": [row.to_json() for row in rows(1, 0)]}
+        (self.folder / "eval-base.json").write_text(json.dumps(measured))
+
+    monkeypatch.setattr(Lab, "run", measure)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+        run_study(tmp_path, arms=["base"], seeds=[0], schedule=TINY, bar=bar, say=print)
+    (tmp_path / name).unlink()
+    for fresh in (False, True, True):
+        run_study(tmp_path, arms=["base"], seeds=[0], schedule=TINY, bar=bar, say=print, fresh=fresh)
+
+
+@pytest.mark.parametrize("name", ["report.html", "chain.png"])
+def test_a_demo_writes_over_its_own_report_alone(tmp_path: Path, name: str) -> None:
+    from sifthinker.demo import run_demo
+
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+        run_demo(tmp_path, short=True, fresh=False, bar=bar, say=print)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_an_unknown_arm(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown arm 'x'"):
         run_study(tmp_path, arms=["x"], seeds=[0], schedule=TINY, bar=bar, say=print)

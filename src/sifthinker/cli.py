@@ -140,13 +140,11 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     from sifthinker.engine.build import Counts, path_row
     from sifthinker.engine.expansion import Expansion, expand
     from sifthinker.engine.sources import read_source
-    from sifthinker.errors import ConfigError
     from sifthinker.files import write_jsonl
     from sifthinker.records import Record
 
     named = output.with_suffix(".rejects.jsonl")
-    if Path(file).resolve() in (output.resolve(), named.resolve()):
-        raise ConfigError(f"{file} would be written over; choose another -o")
+    _keep_inputs((output, named), Path(file))
     settings = Expansion(alpha=alpha, distractor=distractor, decimals=decimals)
     counts, rows, rejects = Counts(), [], []
     limit = source.pop("limit")
@@ -419,6 +417,17 @@ def _reading(
     }
 
 
+def _keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
+    """Refuse to write over what a command reads."""
+    from sifthinker.errors import ConfigError
+
+    written = {output.resolve() for output in outputs if output is not None}
+    for given in inputs:
+        for file in (given, *(given / name for name in ("examples.jsonl", "rejects.jsonl", "manifest.json"))):
+            if file.resolve() in written:
+                raise ConfigError(f"{file} would be written over; choose another -o")
+
+
 def _teacher(
     *,
     teacher: str,
@@ -497,6 +506,7 @@ def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) ->
     from sifthinker.engine.checks import FINDINGS, Finding, Stats, check_dataset
     from sifthinker.files import write_jsonl
 
+    _keep_inputs((output,), dataset)
     stats, counts = Stats(), Counter[str]()
     findings: list[Finding] = []
     with _bar("examples", None) as advance:
@@ -548,6 +558,7 @@ def data_stats(dataset: Path, output: Path | None) -> None:
     from sifthinker.report import stats_page, write_page
 
     if output:
+        _keep_inputs((output,), dataset)
         make_folder(output.parent)
     stats = Stats()
     with _bar("examples", None) as advance:
@@ -841,6 +852,7 @@ def think(
     if not question.strip():
         raise click.UsageError("the question is blank")
     page = output or Path(f"{image.stem}.thought.html")
+    _keep_inputs((page,), image, *([Path(depth_source)] if depth_source else []))
     make_folder(page.parent)  # before minutes are spent on what could not be written
     if page.is_dir():
         raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
@@ -1036,6 +1048,7 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
     from sifthinker.files import make_folder
 
     if output:
+        _keep_inputs((output,), file, *([data] if data else []))
         make_folder(output.parent)
     with _bar("completions", None) as advance:
         scored = []

@@ -130,6 +130,19 @@ def test_a_run_of_an_older_version_goes_on(
         claim(config, "sft")
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model-00001-of-00002.safetensors", "history.jsonl"])
+def test_a_folder_with_something_of_somebody_else_is_refused(model: Path, data: Path, tmp_path: Path, name: str) -> None:
+    from sifthinker.training.runs import claim, claim_parts
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(ConfigError, match="is not of a run of ours"):
+        claim(make_config({"model": model, "data": data, "output": tmp_path / "run"}, "sft"), "sft")
+    with pytest.raises(ConfigError, match="is not of a run of ours"):
+        claim_parts(tmp_path / "run", [tmp_path / "run"], {"stage": "pretrain"})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
 def test_a_finished_run_needs_its_data_no_more(model: Path, data: Path, tmp_path: Path) -> None:
     from sifthinker.training.runs import claim
 

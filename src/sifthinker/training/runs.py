@@ -21,7 +21,7 @@ from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.models import load_model
 from sifthinker.training.config import Stage, TrainConfig, to_plain
 from sifthinker.training.fingerprint import data_fingerprint, model_fingerprint
-from sifthinker.training.progress import quiet, write_history
+from sifthinker.training.progress import HISTORY, quiet, write_history
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
         Whether there is something to do: False where the folder holds this run's finished model, unless more steps or epochs
         are asked for than before.
     Raises:
-        ConfigError: the folder holds checkpoints or the model of another run.
+        ConfigError: the folder holds checkpoints or the model of another run, or somebody else's model or README.
         SIFError: it cannot be written.
     """
     folder = make_folder(config.output)
@@ -216,6 +216,8 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
     ours = json.loads(json.dumps({"stage": stage, **to_plain(config), "content": content}, default=str))
     theirs = _held(folder)
     checkpoints = _checkpoints(folder)
+    if theirs is None and not checkpoints:
+        _refuse_foreign(folder)
     if theirs is not None and (is_finished(folder) or checkpoints):
         _refuse_another(folder, theirs, ours, _IDENTITY)
         before, now = theirs["training"], ours["training"]
@@ -242,7 +244,7 @@ def claim_parts(output: str | Path, parts: Sequence[Path], settings: Mapping[str
         parts: folders of the parts.
         settings: everything that makes the run another one, `stage` among it; plain values.
     Raises:
-        ConfigError: the folder holds something of another run.
+        ConfigError: the folder holds something of another run, or somebody else's model or README.
         SIFError: it cannot be written.
     """
     folder = make_folder(output)
@@ -253,6 +255,8 @@ def claim_parts(output: str | Path, parts: Sequence[Path], settings: Mapping[str
         _refuse_another(folder, theirs, ours, sorted({*theirs, *ours}, key=lambda key: (key != "stage", key)))
     elif held:
         logger.warning(f"{folder} is of an older version, which kept no {_RUN}; it is taken for this run and goes on")
+    elif theirs is None:
+        _refuse_foreign(folder)
     atomic_write(folder / _RUN, json.dumps(ours) + "\n")
 
 
@@ -268,6 +272,14 @@ def _held(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder without a run that holds something where a run writes its model."""
+    names = [folder / name for name in ("README.md", "config.json", HISTORY) if (folder / name).exists()]
+    theirs = [*names, *sorted(folder.glob("*.safetensors"))]
+    if theirs:
+        raise ConfigError(f"{theirs[0]} is not of a run of ours and would be overwritten; choose another output")
 
 
 def _refuse_another(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], keys: Sequence[str]) -> None:
