@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sifthinker import __version__
-from sifthinker.errors import SIFError
+from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 
 if TYPE_CHECKING:
     from sifthinker.endpoint import Usage
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from sifthinker.engine.estimators import DepthSource
     from sifthinker.engine.recipe import Recipe
     from sifthinker.engine.teachers import Teacher
-
-_EXTRAS = {"torch": "models", "transformers": "models", "accelerate": "models", "tokenizers": "models"} | dict.fromkeys(
-    ("trl", "peft", "datasets"), "train"
-)
 
 FAILED = 2  # exit status of an error
 SOME_REJECTED = 3  # exit status of a build that finished, but left records out
@@ -42,9 +38,10 @@ class _Sif(click.Group):
             click.echo(f"sif: {error}", err=True)
             ctx.exit(FAILED)
         except ModuleNotFoundError as error:
-            if error.name not in _EXTRAS:
+            name = (error.name or "").partition(".")[0]
+            if name not in EXTRAS:
                 raise
-            click.echo(f"sif: this needs {error.name}: pip install 'sifthinker[{_EXTRAS[error.name]}]'", err=True)
+            click.echo(f"sif: {MissingExtraError('this command', name)}", err=True)
             ctx.exit(FAILED)
         except KeyboardInterrupt:
             click.echo("\nsif: interrupted", err=True)

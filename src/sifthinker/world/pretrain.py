@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sifthinker.training  # noqa: F401  (first: it names what is not installed)
+
+# isort: split
 import torch
 from torch.nn.functional import cross_entropy, pad
 from transformers import DynamicCache, Trainer, TrainingArguments
