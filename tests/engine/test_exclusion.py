@@ -92,6 +92,15 @@ def test_what_a_name_does_not_mean(tmp_path: Path, text: str, image: str) -> Non
     assert listed(tmp_path, text).find(image) is None
 
 
+def test_the_path_as_its_source_writes_it_counts(tmp_path: Path) -> None:
+    """The recipe keeps the source's images in a folder of another name than whoever made the list."""
+    excluded = listed(tmp_path, "coco/val2014/b.png\n/data/c.png")
+    assert excluded.find("pictures/val2014/b.png") is None
+    assert excluded.find("pictures/val2014/b.png", "val2014/b.png") is not None
+    assert excluded.find("pictures/val2014/b.png", r".\val2014\b.png") is not None
+    assert excluded.find("pictures/c.png", "c.png") is None
+
+
 def test_an_absolute_path_in_the_image_folder_names_that_image_alone(tmp_path: Path) -> None:
     excluded = listed(tmp_path, f"{tmp_path}/photos/bench/b.png\n/elsewhere/c.png")
     assert excluded.find("bench/b.png") is not None

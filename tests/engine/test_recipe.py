@@ -113,6 +113,14 @@ def test_excluded_images_by_name(folder: Path) -> None:
     assert made.excluded.warnings([]) == []
 
 
+def test_excluded_images_by_the_path_that_the_source_wrote(folder: Path) -> None:
+    (folder / "images" / "one" / "val").mkdir()
+    write_jsonl(folder / "val.jsonl", [row(n, image=f"val/{n}.png") for n in range(3)])
+    (folder / "list.txt").write_text("elsewhere/val/1.png\r\none\\val\\2.png\r\n", newline="")
+    made = recipe(folder, Source("val.jsonl", images="one"), exclude=[folder / "list.txt"])
+    assert ids(read_recipe(made)) == ["r0", "excluded r1", "excluded r2"]
+
+
 def test_a_line_counts_whose_image_is_left_out_for_another_reason(folder: Path) -> None:
     (folder / "list.txt").write_text("".join(f"{part}/{n}.png\n" for part in ("one", "two") for n in range(10)))
     made = recipe(folder, exclude=[folder / "list.txt"], cap=1)

@@ -120,11 +120,12 @@ class Excluded:
         """SHA-256 hashes of image files, listed or of the images in the folders."""
         return frozenset(self._hashed)
 
-    def find(self, image: str) -> Line | None:
+    def find(self, image: str, written: str = "") -> Line | None:
         """The first line that names an image.
 
         Args:
             image: path relative to the root, with `/` or backslashes.
+            written: the path as its source writes it, relative to a folder of the source's own below the root.
         """
         if not self._lines:
             return None
@@ -139,6 +140,9 @@ class Excluded:
                 for start in range(end):
                     found += self._folders.get("/".join(whole[start:end]), ())
         found += self._with_tail(len(inside)).get(key, ())
+        own = _key(written)
+        if own != key and "/" in own:  # a bare file name would be that of every source
+            found += self._with_tail(own.count("/") + 1).get(own, ())
         self._matched.update(found)
         return self._lines[min(found)] if found else None
 

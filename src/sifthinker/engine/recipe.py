@@ -189,13 +189,12 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
     seen: dict[bytes, list[tuple[str, str]]] = {}  # content → (image, source) of the records that have it
     ids: dict[str, str] = {}
     position: Counter[str] = Counter()
-    for item in _all(recipe, left):
+    for item, written in _all(recipe, left):
         if isinstance(item, Reject):
             yield item
             continue
-        named = recipe.excluded.find(
-            item.image
-        )  # also of a record that is left out for another reason: its line has matched
+        # Before anything else: the line has matched, whatever the record is left out for.
+        named = recipe.excluded.find(item.image, written)
         index = position[item.dataset]
         position[item.dataset] += 1
         if chosen is not None and index not in chosen[item.dataset]:
@@ -221,8 +220,8 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
     left.whole = True
 
 
-def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
-    """Every record of every source that passes its filters."""
+def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
+    """Every record of every source that passes its filters, with its image's path as the source writes it."""
     for source in recipe.sources:
         file = source.file if source.file.startswith(HUB) else str(recipe.folder / source.file)
         images = recipe.images / source.images
@@ -241,7 +240,7 @@ def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
             if source.limit is not None and count >= source.limit:
                 break
             if isinstance(item, Reject):
-                yield item
+                yield item, ""
                 continue
             record = replace(
                 item,
@@ -255,7 +254,7 @@ def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
             if unwanted or (source.max_boxes is not None and len(record.boxes) > source.max_boxes):
                 left.filtered[record.dataset] += 1
             else:
-                yield record
+                yield record, item.image
 
 
 def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
@@ -268,7 +267,7 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
     heaps: dict[str, list[tuple[int, int]]] = {}
     position: Counter[str] = Counter()
     rejects = 0
-    for item in _all(recipe, Left()):
+    for item, _ in _all(recipe, Left()):
         if isinstance(item, Reject):
             rejects += 1
             continue
