@@ -139,7 +139,7 @@ def test_a_folder_with_something_of_somebody_else_is_refused(model: Path, data: 
     with pytest.raises(ConfigError, match="is not of a run of ours"):
         claim(make_config({"model": model, "data": data, "output": tmp_path / "run"}, "sft"), "sft")
     with pytest.raises(ConfigError, match="is not of a run of ours"):
-        claim_parts(tmp_path / "run", [tmp_path / "run"], {"stage": "pretrain"})
+        claim_parts(tmp_path / "run", {"stage": "pretrain"})
     assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
 
 

@@ -319,6 +319,16 @@ class TestWhoseRun:
         self.run(tmp_path / "run", save_steps=7)  # which changes no result
         assert untrained == ([] if finished else ["run"])
 
+    def test_other_parts_are_refused_too(self, tmp_path: Path, untrained: list[str]) -> None:
+        """Interrupted in the first part, whose folder the other recipe does not have."""
+        from sifthinker.errors import ConfigError
+        from sifthinker.world.pretrain import Part, pretrain
+
+        self.run(tmp_path / "run")
+        (tmp_path / "run" / "finished.json").unlink()
+        with pytest.raises(ConfigError, match=r"recipe\[0\]\.course was 'see', now 'find'"):
+            pretrain(tmp_path / "run", recipe=[Part("find", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)
+
     def test_a_folder_of_sft_is_refused_and_the_other_way_round(self, tmp_path: Path, untrained: list[str]) -> None:
         from sifthinker.errors import ConfigError
         from sifthinker.training.config import make_config

@@ -43,7 +43,7 @@ _OTHER_HASH = re.compile(
     re.IGNORECASE,
 )
 _ALGORITHMS = {32: "MD5", 40: "SHA-1", 56: "SHA-224", 96: "SHA-384", 128: "SHA-512"}
-# What stands around names and hashes in the output of certutil and PowerShell, in recipes and in pretty-printed JSON.
+# What stands around names and hashes: comments, the brackets of JSON, headings of certutil and PowerShell.
 _FRAME = re.compile(
     r"""#.*|[\[\]]|[-\s]+|SHA-?256 hash of .*:|CertUtil: .*|"?Algorithm"?[\s,]+"?Hash"?.*|Algorithm\s+: \S+|Path\s+: .*""",
     re.IGNORECASE,

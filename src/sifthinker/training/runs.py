@@ -236,12 +236,11 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
     return True
 
 
-def claim_parts(output: str | Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> None:
-    """Take a folder for a run of several parts, each in a folder of its own, before anything is trained.
+def claim_parts(output: str | Path, settings: Mapping[str, Any]) -> None:
+    """Take a folder for a run of several parts, each in a folder of its own in it, before anything is trained.
 
     Args:
         output: folder of the run.
-        parts: folders of the parts.
         settings: everything that makes the run another one, `stage` among it; plain values.
     Raises:
         ConfigError: the folder holds something of another run, or somebody else's model or README.
@@ -249,9 +248,9 @@ def claim_parts(output: str | Path, parts: Sequence[Path], settings: Mapping[str
     """
     folder = make_folder(output)
     ours = json.loads(json.dumps(settings))
-    held = [place for place in parts if is_finished(place) or _checkpoints(place)]
+    held = any(is_finished(place) or _checkpoints(place) for place in (folder, *filter(Path.is_dir, folder.iterdir())))
     theirs = _held(folder)
-    if theirs is not None and (held or is_finished(folder) or _checkpoints(folder)):
+    if theirs is not None and held:
         _refuse_another(folder, theirs, ours, sorted({*theirs, *ours}, key=lambda key: (key != "stage", key)))
     elif held:
         logger.warning(f"{folder} is of an older version, which kept no {_RUN}; it is taken for this run and goes on")

@@ -241,7 +241,7 @@ def pretrain(
     """
     folders = [Path(output) / f"{number}-{part.course}" for number, part in enumerate(recipe[:-1])] + [Path(output)]
     stated = {f"recipe[{number}].{key}": value for number, part in enumerate(recipe) for key, value in asdict(part).items()}
-    claim_parts(output, folders, {"stage": "pretrain", "batch_size": batch_size, "seed": seed, **shape, **stated})
+    claim_parts(output, {"stage": "pretrain", "batch_size": batch_size, "seed": seed, **shape, **stated})
     processor = build_processor()
     model = build_model(processor, seed=seed, **shape)
     first = 0
