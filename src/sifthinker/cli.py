@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sifthinker import __version__
-from sifthinker.errors import SIFError
+from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 
 if TYPE_CHECKING:
     from sifthinker.endpoint import Usage
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from sifthinker.engine.teachers import Teacher
     from sifthinker.evaluation.completions import Scored
     from sifthinker.rewards import Scores
-
-_EXTRAS = {"torch": "models", "transformers": "models", "accelerate": "models", "tokenizers": "models"} | dict.fromkeys(
-    ("trl", "peft", "datasets"), "train"
-)
 
 FAILED = 2  # exit status of an error
 SOME_REJECTED = 3  # exit status of a build that finished, but left records out
@@ -44,9 +40,10 @@ class _Sif(click.Group):
             click.echo(f"sif: {error}", err=True)
             ctx.exit(FAILED)
         except ModuleNotFoundError as error:
-            if error.name not in _EXTRAS:
+            name = (error.name or "").partition(".")[0]
+            if name not in EXTRAS:
                 raise
-            click.echo(f"sif: this needs {error.name}: pip install 'sifthinker[{_EXTRAS[error.name]}]'", err=True)
+            click.echo(f"sif: {MissingExtraError('this command', name)}", err=True)
             ctx.exit(FAILED)
         except KeyboardInterrupt:
             click.echo("\nsif: interrupted", err=True)
@@ -172,13 +169,11 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     from sifthinker.engine.build import Counts, path_row
     from sifthinker.engine.expansion import Expansion, expand
     from sifthinker.engine.sources import read_source
-    from sifthinker.errors import ConfigError
     from sifthinker.files import write_jsonl
     from sifthinker.records import Record
 
     named = output.with_suffix(".rejects.jsonl")
-    if Path(file).resolve() in (output.resolve(), named.resolve()):
-        raise ConfigError(f"{file} would be written over; choose another -o")
+    _keep_inputs((output, named), Path(file))
     settings = Expansion(alpha=alpha, distractor=distractor, decimals=decimals)
     counts, rows, rejects = Counts(), [], []
     limit = source.pop("limit")
@@ -260,7 +255,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     "--exclude",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Images that must not be used: a folder, or a text file of names or SHA-256 hashes. Repeatable.",
+    help="Images that must not be used: a folder, or a list of names or SHA-256 hashes, one a line. Repeatable.",
 )
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 @click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
@@ -315,7 +310,7 @@ def data_build(
         expansion=Expansion(alpha=options["alpha"], distractor=options["distractor"], decimals=options["decimals"]),
         seed=recipe.seed,
         concurrency=options["concurrency"],
-        exclude=frozenset(recipe.excluded[1]),
+        exclude=recipe.excluded.hashes,
     )
     known = (output / "manifest.json").is_file() and not fresh
     with _bar("chains", None) as advance:
@@ -345,6 +340,9 @@ def data_build(
     for title, found in (("filtered", left.filtered), ("over the cap", left.over_cap)):
         for dataset, number in sorted(found.items()):
             click.echo(f"  {number} of {dataset} {title}", err=True)
+    if left.whole:
+        for warning in recipe.excluded.warnings(row for _, row in read_jsonl(output / "rejects.jsonl")):
+            click.echo(f"warning: {warning}", err=True)
     click.echo(output)
     if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)
@@ -442,6 +440,17 @@ def _reading(
     }
 
 
+def _keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
+    """Refuse to write over what a command reads."""
+    from sifthinker.errors import ConfigError
+
+    written = {output.resolve() for output in outputs if output is not None}
+    for given in inputs:
+        for file in (given, *(given / name for name in ("examples.jsonl", "rejects.jsonl", "manifest.json"))):
+            if file.resolve() in written:
+                raise ConfigError(f"{file} would be written over; choose another -o")
+
+
 def _teacher(
     *,
     teacher: str,
@@ -520,6 +529,7 @@ def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) ->
     from sifthinker.engine.checks import FINDINGS, Finding, Stats, check_dataset
     from sifthinker.files import write_jsonl
 
+    _keep_inputs((output,), dataset)
     stats, counts = Stats(), Counter[str]()
     findings: list[Finding] = []
     with _bar("examples", None) as advance:
@@ -571,6 +581,7 @@ def data_stats(dataset: Path, output: Path | None) -> None:
     from sifthinker.report import stats_page, write_page
 
     if output:
+        _keep_inputs((output,), dataset)
         make_folder(output.parent)
     stats = Stats()
     with _bar("examples", None) as advance:
@@ -866,6 +877,7 @@ def think(
     if not question.strip():
         raise click.UsageError("the question is blank")
     page = output or Path(f"{image.stem}.thought.html")
+    _keep_inputs((page,), image, *([Path(depth_source)] if depth_source else []))
     make_folder(page.parent)  # before minutes are spent on what could not be written
     if page.is_dir():
         raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
@@ -1061,6 +1073,7 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
     from sifthinker.files import make_folder
 
     if output:
+        _keep_inputs((output,), file, *([data] if data else []))
         make_folder(output.parent)
     shown: list[Scored] = []
     total = 0

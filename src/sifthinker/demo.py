@@ -12,7 +12,7 @@ from sifthinker.evaluation.world import METRICS, Result, Row, group_by, summaris
 from sifthinker.files import make_folder
 from sifthinker.report import Card, Chart, run_page, write_page, write_picture
 from sifthinker.rewards import REWARDS
-from sifthinker.study import ARMS, SHORT, Bar, Lab, Say, Schedule
+from sifthinker.study import ARMS, SHORT, Bar, Lab, Say, Schedule, refuse_foreign
 from sifthinker.thinker import Thought
 from sifthinker.training.progress import read_history
 from sifthinker.world.scenes import render, sample_scene
@@ -44,17 +44,20 @@ def run_demo(output: Path, *, short: bool, fresh: bool, bar: Bar, say: Say) -> t
     Returns:
         The report's path, and model → metric → result.
     Raises:
+        ConfigError: the folder holds another run, or files of somebody else's where ours would go.
         SIFError: a stage failed.
     """
     make_folder(output)
+    report, picture = output / "report.html", output / "chain.png"
+    if not Lab.is_in(output):
+        refuse_foreign(output, (report.name, picture.name))
     if fresh:
         Lab.clear(output)
     lab = Lab(output, SHORT if short else SIZE, bar, say)
     rows = {title: lab.run(ARMS[arm]) for title, arm in MODELS.items()}
-    report = output / "report.html"
     write_page(report, _page(lab, rows))
     shown = _most_corrected(rows["after GRPO-SIF"])
-    write_picture(output / "chain.png", _card(shown, "after GRPO-SIF"))
+    write_picture(picture, _card(shown, "after GRPO-SIF"))
     return report, {title: summarise(found) for title, found in rows.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from sifthinker.errors import ModelError
+from sifthinker.errors import ModelError, need
 from sifthinker.files import make_folder
 
 # Names of the models that the package carries. A folder of such a name is written ./nano.
@@ -180,6 +180,7 @@ def merge_adapter(
         raise ModelError(f"{folder}: holds no adapter: there is no adapter_config.json that names its base") from None
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder}: there is no adapter_model.safetensors")
+    need("merging an adapter", "torch", "transformers", "peft")
     make_folder(out)
     source = base or named
     has_processor = any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
@@ -259,10 +260,9 @@ def model_source(name: str | os.PathLike[str]) -> str:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ModelError(f"models need torch and transformers: pip install 'sifthinker[models]' ({error})") from None
+    need("a model", "torch", "transformers")
+    import transformers
+
     return transformers
 
 

@@ -153,5 +153,5 @@ def test_an_image_is_excluded_by_its_content_too(photo_folder: Path, tmp_path: P
     (tmp_path / "bench" / "renamed.png").write_bytes((photo_folder / "cat.png").read_bytes())
     write_jsonl(photo_folder / "records.jsonl", [GOOD])
     recipe = Recipe([Source("records.jsonl")], photo_folder, photo_folder, exclude=[tmp_path / "bench"])
-    engine = Engine(photo_folder, GivenDepth(), Teacher(), exclude=frozenset(recipe.excluded[1]))
+    engine = Engine(photo_folder, GivenDepth(), Teacher(), exclude=recipe.excluded.hashes)
     assert dict(engine.build(lambda: read_recipe(recipe), tmp_path / "out").rejected) == {"excluded": 1}

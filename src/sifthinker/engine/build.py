@@ -249,7 +249,7 @@ class Engine:
             data = _read(source)
             digest = sha256(data)
             if digest in self.exclude:
-                raise RecordError(f"{record.image} has the content of an excluded image", "excluded")
+                raise RecordError(f"{record.image} has the content of an excluded image, SHA-256 {digest}", "excluded")
             image, as_it_is = decode_image(source, data)
             if record.size is not None and not _same_shape(record.size, image.size):
                 raise RecordError(

@@ -13,7 +13,7 @@ from PIL import Image
 from sifthinker.depth import DepthMap
 from sifthinker.depth_files import Encoding, Near, check_options
 from sifthinker.engine.batches import Batches
-from sifthinker.errors import DepthError, ModelError, RecordError
+from sifthinker.errors import DepthError, ModelError, RecordError, need
 from sifthinker.files import inside, sha256
 from sifthinker.models import model_source
 from sifthinker.records import Record
@@ -184,13 +184,10 @@ class ModelDepth:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            try:
-                import torch
-                from transformers import AutoImageProcessor, AutoModelForDepthEstimation
-            except ImportError as error:
-                raise ModelError(
-                    f"a depth model needs torch and transformers: pip install 'sifthinker[models]' ({error})"
-                ) from None
+            need("a depth model", "torch", "transformers")
+            import torch
+            from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
             try:
                 processor = AutoImageProcessor.from_pretrained(self.name)
                 model = AutoModelForDepthEstimation.from_pretrained(self.name, use_safetensors=True)

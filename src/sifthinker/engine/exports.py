@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from sifthinker.errors import ConfigError, RecordError
+from sifthinker.errors import ConfigError, RecordError, need
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.records import Example, read_examples, write_choices
 
@@ -37,6 +37,8 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: For
         ConfigError: the folder is not empty.
         RecordError: the dataset cannot be read, holds nothing, or lacks a file; the folder is left empty.
     """
+    if to != "llamafactory":
+        need(f"the form {to}", "datasets", "pyarrow")
     folder = make_folder(out)
     if any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; an export needs a folder of its own")
