@@ -147,7 +147,7 @@ def test_a_study_writes_over_its_own_numbers_alone(tmp_path: Path, name: str, mo
         run_study(tmp_path, arms=["base"], seeds=[0], schedule=TINY, bar=bar, say=print, fresh=fresh)
 
 
-@pytest.mark.parametrize("name", ["report.html", "chain.png"])
+@pytest.mark.parametrize("name", ["report.html", "right.png", "wrong.png"])
 def test_a_demo_writes_over_its_own_report_alone(tmp_path: Path, name: str) -> None:
     from sifthinker.demo import run_demo
 

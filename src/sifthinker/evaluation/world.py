@@ -169,6 +169,24 @@ def group_by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[R
     return groups
 
 
+def families_above_chance(rows: Sequence[Row], *, split: str = "test", seed: int = 0) -> set[str]:
+    """Families of questions in which a model is measurably better than guessing: its 95 % interval lies above.
+
+    Args:
+        rows: as `evaluate` gives them, whole.
+        split: see `evaluate`.
+        seed: see `evaluate`.
+    """
+    questions = sample_questions(len(rows), split=split, seed=seed)
+    guesses: dict[str, list[float]] = {}
+    for question in questions:
+        guesses.setdefault(question.family, []).append(1 / len(question.choices))
+    accuracies = {
+        family: summarise(found)["answer accuracy"] for family, found in group_by(rows, lambda r: r.family).items()
+    }
+    return {family for family, found in accuracies.items() if found.low > sum(guesses[family]) / len(guesses[family])}
+
+
 BASELINES = {
     "guess": "any of the possible answers",
     "always first": "the first of the possible answers",
