@@ -14,10 +14,58 @@ from sifthinker.chain import TAG
 from sifthinker.errors import BoxError, RecordError
 from sifthinker.files import inside, read_jsonl
 
-# What trainers that take images from text (LLaMA-Factory, verl) put where one belongs.
-_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>")
-
 Box = tuple[float, float, float, float]
+
+# What may be a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>, [NAME].
+_MARKUP = re.compile(
+    r"<[|｜][^\s<>|｜]{1,64}[|｜]?>|<[^\s<>|｜]{1,64}[|｜]>"
+    r"|</?(?P<name>[A-Za-z_][\w-]{0,63})(?: ?\d{1,3})? ?/?>"
+    r"|\[/?(?P<capitals>[A-Z][A-Z_]{1,31})\]"
+)
+# The words of a <name>: <image_soft_token>, <IMG_CONTEXT>, <ImageHere> and <video1> each have one that stands for a medium.
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_MEDIA = re.compile(r"image|img|video|audio|vision|media", re.IGNORECASE)
+# Names in angle brackets: begin, end and padding of sequences, turns, image patches, boxes and places of Llama, Mistral,
+# Gemma, PaliGemma, Florence, Kosmos, InternVL, Qwen, MiniCPM, Idefics and LLaVA.
+_CONTROL = re.compile(
+    r"s|bos|eos|pad|unk|mask|sep|cls|unused\d+|start_of_turn|end_of_turn|end_of_utterance|im_(?:start|end|patch|col|row)"
+    r"|imgpad|imagepad|imageplaceholder|imagehere|ref|box|quad|slice|loc_?\d+|seg\d+|extra_id_\d+|patch_index_\d+"
+    r"|tool_call|tool_response",
+    re.IGNORECASE,
+)
+# Names in square brackets, which Mistral's tokenizers write in capitals.
+_BRACKETED = re.compile(
+    r"IMG(?:_BREAK|_END)?|INST|(?:BEGIN_)?AUDIO|SYSTEM_PROMPT|TOOL_(?:CALLS|RESULTS|CONTENT)|AVAILABLE_TOOLS"
+)
+
+
+def find_placeholder(text: str) -> str | None:
+    """The first image placeholder or control token of vision-language models in a text, or None.
+
+    Trainers that take images from text (LLaMA-Factory, verl) and tokenizers read `<image>`, `<|image_pad|>`, `<|im_end|>`,
+    `<IMG_CONTEXT>` or `[IMG]` as an image or as the end of a turn, wherever they stand. Ordinary angle brackets ("<3",
+    "a < b > c", `<b>`, `<img src="a.png">`) are no placeholders.
+
+    Args:
+        text: of any length; the time is linear in it.
+    Returns:
+        The token as it stands in the text.
+    Example:
+        >>> find_placeholder("![figure 3](<image>)")
+        '<image>'
+    Source: the added tokens of published tokenizers; LLaMA-Factory's `<image>`, `<video>` and `<audio>`.
+    """
+    for found in _MARKUP.finditer(text):
+        name, capitals = found["name"], found["capitals"]
+        if capitals:
+            is_token = _BRACKETED.fullmatch(capitals) is not None
+        elif name:
+            is_token = _CONTROL.fullmatch(name) is not None or any(map(_MEDIA.fullmatch, _WORD.findall(name)))
+        else:
+            is_token = True
+        if is_token:
+            return found[0]
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +128,14 @@ class Record:
                 text.encode()
             except UnicodeEncodeError:
                 raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text!a}", "bad_text") from None
-        placeholder = _PLACEHOLDER.search(self.question)
-        if placeholder:
-            raise RecordError(
-                f"{where}: the question holds {placeholder[0]}, which trainers take for an image; take it out", "bad_text"
-            )
+        for name, text in (("question", self.question), ("answer", self.answer), *(("choices", c) for c in self.choices)):
+            placeholder = find_placeholder(text)
+            if placeholder:
+                raise RecordError(
+                    f"{where}: {name} holds {placeholder}, which trainers and tokenizers take for an image or "
+                    "a control token; reword it",
+                    "bad_text",
+                )
         if TAG.search(self.answer):
             raise RecordError(f"{where}: the answer holds a tag of the chain format: {self.answer!r}", "tag_in_answer")
         object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))
@@ -139,7 +190,7 @@ REJECTS: dict[str, str] = {
     "missing_key": "a field is missing",
     "unknown_key": "a field that no record has",
     "bad_record": "a field has a value of another kind",
-    "bad_text": "a text holds half a surrogate pair, or the question a placeholder such as <image>",
+    "bad_text": "a text holds half a surrogate pair, or a placeholder or control token of models such as <image>",
     "tag_in_answer": "the answer holds a tag of the chain format",
     **{f"blank_{name}": f"the {name} is blank" for name in ("id", "image", "question", "answer", "dataset", "split")},
     "blank_field": "a field of somebody else's form is no text",
