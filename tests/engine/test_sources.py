@@ -130,7 +130,7 @@ class TestVisCoT:
             ("[0.1, 0.35, 0.6, 0.55]", "[80, 1, 99, 5]", "cot/i.jpg", "boxes_disagree"),
             ("[0.1, 0.35, 0.6, 0.55]", "[10, 10]", "cot/i.jpg", "bad_box"),
             ("[0.1, 0.35, 0.6, 0.55]", "[null, 10, 60, 30]", "cot/i.jpg", "bad_box"),
-            (None, "[10, 10, 60, 30]", "cot/i.jpg", "bad_record"),
+            (None, "[10, 10, 60, 30]", "cot/i.jpg", "blank_field"),
             ("somewhere", "[10, 10, 60, 30]", "cot/i.jpg", "bad_record"),
             ("[0.1, 0.35, 0.6, 0.55]", "[10, 10, 60, 30]", "../../etc/i.jpg", "path_outside_root"),
         ],
@@ -181,9 +181,6 @@ class TestPlain:
         for options in ({"box_form": "xywh"}, {"columns": {"question": "q"}}):
             with pytest.raises(ConfigError, match="are for tables"):
                 list(read_source(path, **options))
-        (tmp_path / "list.json").write_text(json.dumps([self.ROW], indent=1))
-        with pytest.raises(RecordError, match="plain records stand one on a line"):
-            list(read_source(tmp_path / "list.json"))
         (tmp_path / "text.jsonl").write_text("hello")
         with pytest.raises(RecordError, match="JSON"):
             list(read_source(tmp_path / "text.jsonl"))
