@@ -84,7 +84,7 @@ def shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"an object with the keys {', '.join(map(str, list(value)[:6]))}"[:120] if value else "an empty object"
     if isinstance(value, list | tuple):
-        return _BRIEF.repr(value)
+        return _BRIEF.repr(list(value[:7]))  # as the file wrote it
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, int) and abs(value) > 10**40:

@@ -130,9 +130,10 @@ def _turns(turns: Any, place: str) -> tuple[str, str, str]:
 def _one_box(text: str, what: str, place: str, code: str = "bad_record") -> Boxes:
     """(1, 4) of a text such as "[0.1, 0.2, 0.6, 0.6]"."""
     try:
-        return numbers_of([json.loads(text)], place)
+        box = json.loads(text)
     except (ValueError, RecursionError):
         raise RecordError(f"{place}: {what} is {shown(text)}, wanted [x1, y1, x2, y2]", code) from None
+    return numbers_of([box], place)
 
 
 # VisCoT's own words, which ask for a box; ours ask for a chain.

@@ -125,7 +125,7 @@ _TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 def _boxes(cell: Any, form: BoxForm, column: str, place: str) -> list[list[float]]:
     """Boxes of a cell: a list of four numbers or of several such, or a text that says the same in any usual notation."""
     boxes = _numbers(cell, column, place) if isinstance(cell, str) else cell
-    if isinstance(boxes, Sequence) and len(boxes) and not isinstance(boxes[0], Iterable):
+    if isinstance(boxes, Sequence) and len(boxes) and (isinstance(boxes[0], str) or not isinstance(boxes[0], Iterable)):
         boxes = [boxes]
     numbers = numbers_of(boxes, place)
     if form == "xywh":
