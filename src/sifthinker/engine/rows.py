@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +81,7 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
                 value, fault = json.loads(line), ""
             except (ValueError, RecursionError) as error:
                 value, fault = None, f"{place}: not a line of JSON: {error}"
-            items = _items(path, encoding, line.lstrip()[0]) if is_first and (fault or isinstance(value, list)) else None
+            items = _items(path, encoding, line, bool(fault)) if is_first and (fault or isinstance(value, list)) else None
             if items is not None:
                 yield from ((f"{path.name}[{index}]", item) for index, item in enumerate(items))
                 return
@@ -91,35 +91,39 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
         is_first = False
 
 
-def _items(path: Path, encoding: str, start: str) -> list[Any] | None:
+def _items(path: Path, encoding: str, first: str, is_broken: bool) -> list[Any] | None:
     """The items of a file that is one JSON list, or JSON objects one after another wherever their lines end, as `jq` and
     editors write them; None if its lines stand by themselves.
 
+    Args:
+        path: the file.
+        encoding: of the file.
+        first: its first line that is not blank.
+        is_broken: whether that line is no JSON by itself.
     Raises:
-        RecordError: it begins as a JSON list and breaks off.
+        RecordError: it is one JSON value that is broken or breaks off.
     """
-    if start not in "[{":
+    if first.lstrip()[0] not in "[{":
         return None
+    decoder = json.JSONDecoder()
+    found: list[Any] = []
     try:
         text = path.read_text(encoding=encoding)
-    except (OSError, UnicodeDecodeError):
-        return None
-    decoder, found, position = json.JSONDecoder(), [], _after_blanks(text, 0)
-    try:
+        position = _after_blanks(text, 0)
         while position < len(text):
             value, end = decoder.raw_decode(text, position)
             found.append(value)
             position = _after_blanks(text, end)
     except (ValueError, RecursionError) as error:
-        # Of a list that breaks off, the second line does not stand by itself.
-        second = next(islice((line for line in text.splitlines() if line.strip()), 1, None), "")
-        with contextlib.suppress(ValueError, RecursionError):
-            json.loads(second)
+        if first.lstrip().startswith("{") or not is_broken or _has_lines(path, encoding):
             return None
-        if start == "[" and not found:
-            raise RecordError(f"{path}: a JSON list that breaks off or is broken: {error}", "not_json") from None
-        return None
-    if start == "{":
+        words = (
+            _undecodable(encoding, error)
+            if isinstance(error, UnicodeDecodeError)
+            else f"a JSON list that breaks off: {error}"
+        )
+        raise RecordError(f"{path}: {words}", "not_json") from None
+    if first.lstrip().startswith("{"):
         return found
     return found[0] if len(found) == 1 else None
 
@@ -127,6 +131,16 @@ def _items(path: Path, encoding: str, start: str) -> list[Any] | None:
 def _after_blanks(text: str, position: int) -> int:
     blanks = _BLANK.match(text, position)
     return blanks.end() if blanks else position
+
+
+def _has_lines(path: Path, encoding: str) -> bool:
+    """Whether one of the lines after the first is a JSON object by itself; the last may be so in a list that breaks off."""
+    lines = (line for _, line in _lines(path, encoding) if line is None or line.strip())
+    for line, _ in pairwise(islice(lines, 1, 50)):
+        with contextlib.suppress(ValueError, RecursionError):
+            if line is not None and isinstance(json.loads(line), dict):
+                return True
+    return False
 
 
 def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str | None]]:
@@ -151,6 +165,10 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str | None]]:
 
 def _name(encoding: str) -> str:
     return "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+
+
+def _undecodable(encoding: str, error: UnicodeDecodeError) -> str:
+    return f"not {_name(encoding)} at byte {error.start}; save the file as UTF-8"
 
 
 # ----------------------------------------------------------------------------------------------------------- fields

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from sifthinker.boxes import Space
 from sifthinker.engine import published
 from sifthinker.engine.instances import coco
-from sifthinker.engine.rows import OutsideBoxes, path_of, records, rows, to_unit
+from sifthinker.engine.rows import OutsideBoxes, path_of, read_json, records, rows, to_unit
 from sifthinker.engine.tables import COLUMNS, HUB, BoxForm, Line, is_table, table
 from sifthinker.engine.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
@@ -120,10 +120,11 @@ def _guess(path: Path) -> SourceFormat:
             return "tallyqa"
         return "jsonl"
     if isinstance(first, Reject):
-        raise RecordError(
-            f"{path}: {first.reason}; wanted JSON lines, a JSON list, a table (.csv, .parquet) or another --format",
-            "not_json",
-        )
+        wanted = "wanted JSON lines, a JSON list, a table (.csv, .parquet) or another --format"
+        try:
+            read_json(path)
+        except RecordError as error:
+            raise RecordError(f"{error}; {wanted}", error.code) from None
     return "jsonl"
 
 
