@@ -220,13 +220,17 @@ def coco(folder: Path, draw: random.Random) -> None:
     records = {item.source: item for item in found if isinstance(item, Record)}
     used = dict.fromkeys(records, 0)
     for index, annotation in enumerate(value["annotations"]):
-        if f"i.json:annotations[{index}]" in named:
+        rejected = f"i.json:annotations[{index}]" in named
+        if rejected and not (isinstance(annotation, dict) and annotation.keys() >= {"image_id", "category_id"}):
             continue
         files = [entry for entry in value["images"] if same_id(entry, "id", annotation, "image_id")]
-        names = [entry["name"] for entry in value["categories"] if same_id(entry, "id", annotation, "category_id")]
+        names = [entry.get("name") for entry in value["categories"] if same_id(entry, "id", annotation, "category_id")]
         places = {
             f"i.json:{entry['file_name'].strip()}:{spelt}": entry for entry in files for spelt in spellings(names, value)
         }
+        if rejected:  # a count without it would be wrong
+            assert not places.keys() & records.keys()
+            continue
         if places.keys() & named:
             continue
         (place,) = places.keys() & records.keys()

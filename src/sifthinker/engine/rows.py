@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
     except UnicodeDecodeError as error:
         raise RecordError(
-            f"{path}: not {_name(encoding)} at byte {error.start}; save the file as UTF-8", "not_json"
+            f"{path}: not {encoding_name(encoding)} at byte {error.start}; save the file as UTF-8", "not_json"
         ) from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not JSON: {error}", "not_json") from None
@@ -75,7 +75,7 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
     for number, line in _lines(path, encoding):
         place = f"{path.name}:{number}"
         if line is None:
-            yield Reject(place, "", "not_json", f"{place}: not {_name(encoding)}; save the file as UTF-8")
+            yield Reject(place, "", "not_json", f"{place}: not {encoding_name(encoding)}; save the file as UTF-8")
         elif line.strip():
             try:
                 value, fault = json.loads(line), ""
@@ -163,12 +163,13 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str | None]]:
             yield number, None if "\ufffd" in text else text
 
 
-def _name(encoding: str) -> str:
+def encoding_name(encoding: str) -> str:
+    """What people call an encoding of `encoding_of`."""
     return "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
 
 
 def _undecodable(encoding: str, error: UnicodeDecodeError) -> str:
-    return f"not {_name(encoding)} at byte {error.start}; save the file as UTF-8"
+    return f"not {encoding_name(encoding)} at byte {error.start}; save the file as UTF-8"
 
 
 # ----------------------------------------------------------------------------------------------------------- fields

@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO
 
 from PIL import Image
 
-from sifthinker.engine.rows import FAULTS, encoding_of, numbers_of, reject
+from sifthinker.engine.rows import FAULTS, encoding_name, encoding_of, numbers_of, reject
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, sha256
 from sifthinker.images import BROKEN_IMAGE, what_is_wrong
@@ -279,7 +279,7 @@ def _open_csv(path: Path) -> _Source:
     delimiter = max(headers, key=lambda mark: len(headers[mark]), default=",")
     names = [name.strip() for name in headers.get(delimiter, [])]
     if not all(map(is_text, names)):
-        raise RecordError(f"{path}: its header is not {encoding.upper()}; save the file as UTF-8", "not_json")
+        raise RecordError(f"{path}: its header is not {encoding_name(encoding)}; save the file as UTF-8", "not_json")
 
     def cells() -> Iterator[tuple[list[str], int] | str]:
         with opened() as stream:
@@ -313,7 +313,7 @@ def _open_csv(path: Path) -> _Source:
             if len(row) > len(names):
                 yield f"line {line} has {len(row)} cells, but the header has {len(names)}; is a comma or quote not quoted?"
             elif not all(map(is_text, row)):
-                yield f"line {line} is not {encoding.upper()}; save the file as UTF-8"
+                yield f"line {line} is not {encoding_name(encoding)}; save the file as UTF-8"
             else:
                 values: dict[str, Any] = dict(zip(names, row, strict=False))
                 for name in floats & values.keys():
