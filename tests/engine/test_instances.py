@@ -174,7 +174,7 @@ class TestBadEntries:
         value = changed(lambda value: value["images"][0].pop("width"))
         answers, (image, dog) = read(tmp_path, value)
         assert set(answers) == CAT_ALONE
-        assert image.reason == "i.json:images[0]: lacks 'width', a whole number"
+        assert image.reason == "i.json:images[0]: lacks 'width' (a whole number)"
         assert dog.reason == "i.json:annotations[0]: image_id is 1, which no usable entry of images has"
         assert dog.id == "1"
 

@@ -174,13 +174,20 @@ def lines(rows: list[Any], name: str) -> Callable[[Path, random.Random], None]:
         path.write_bytes(data)
         options = {"box_space": draw.choice(("unit", "pixel", "padded_square"))} if name == "jsonl" else {}
         found = read(path, format=name, outside=draw.choice(("clip", "strict")), **options)
-        is_lines = json.detect_encoding(data[:4]) == "utf-8" and not data.lstrip().startswith(b"[")
-        first = next((line for line in data.split(b"\n") if line.strip()), b"{}")
-        if is_lines and first.rstrip().endswith(b"}") and found is not None:
+        first = next((line for line in data.split(b"\n") if line.strip()), b"")
+        if found is not None and json.detect_encoding(data[:4]) == "utf-8" and is_object(first):
             wanted = sum(1 for line in data.split(b"\n") if line.decode("utf-8", "replace").strip())
             assert len(found) == wanted
 
     return check
+
+
+def is_object(line: bytes) -> bool:
+    """Whether the file is one of lines for certain: its first is a JSON object by itself."""
+    try:
+        return isinstance(json.loads(line.decode()), dict)
+    except ValueError:
+        return False
 
 
 def listed(rows: list[Any], name: str, **files: Any) -> Callable[[Path, random.Random], None]:
@@ -226,7 +233,9 @@ def coco(folder: Path, draw: random.Random) -> None:
         files = [entry for entry in value["images"] if same_id(entry, "id", annotation, "image_id")]
         names = [entry.get("name") for entry in value["categories"] if same_id(entry, "id", annotation, "category_id")]
         places = {
-            f"i.json:{entry['file_name'].strip()}:{spelt}": entry for entry in files for spelt in spellings(names, value)
+            f"i.json:{str(entry.get('file_name')).strip()}:{spelt}": entry
+            for entry in files
+            for spelt in spellings(names, value)
         }
         if rejected:  # a count without it would be wrong
             assert not places.keys() & records.keys()
@@ -250,7 +259,7 @@ def same_id(one: Any, name: str, other: Any, other_name: str) -> bool:
 def plain(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return object()
-    text = str(value).strip()
+    text = "0" if value == 0 else str(value).strip()
     return text.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", text) else text
 
 

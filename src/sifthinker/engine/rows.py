@@ -207,7 +207,7 @@ def field_of(row: Any, name: str, place: str, wanted: str = "") -> Any:
     if not isinstance(row, Mapping):
         raise RecordError(f"{place}: wanted a JSON object, got {shown(row)}", "not_an_object")
     if name not in row:
-        raise RecordError(f"{place}: lacks {name!r}{wanted and f', {wanted}'}", "missing_key")
+        raise RecordError(f"{place}: lacks {name!r}{wanted and f' ({wanted})'}", "missing_key")
     return row[name]
 
 
@@ -285,7 +285,8 @@ def to_unit(
     if degenerate.any():
         worst = array[int(np.argmax(degenerate))].tolist()
         raise RecordError(f"{place}: box {worst} has no area (x1 >= x2 or y1 >= y2)", "degenerate_box")
-    unit = convert(array, source=space, target="unit", size=size)
+    with np.errstate(over="ignore"):  # a side that overflows is clipped like any other past the border
+        unit = convert(array, source=space, target="unit", size=size)
     clipped = np.clip(unit, 0, 1)
     notes = []
     image = f"width {size[0]}, height {size[1]}" if size else "0 to 1"

@@ -17,7 +17,7 @@ from sifthinker.engine.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
-from sifthinker.records import Record, Reject, as_whole
+from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole
 
 __all__ = ["COLUMNS", "HUB", "BoxForm", "SourceFormat", "read_source"]
 
@@ -135,8 +135,9 @@ def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Spac
     def record(index: int, place: str, row: Any) -> Record:
         if isinstance(row, dict) and "boxes" in row:
             stated = row.get("size")
-            sides = [as_whole(side) for side in stated] if isinstance(stated, list) else []
-            size = (sides[0], sides[1]) if len(sides) == 2 and sides[0] and sides[1] else None
+            sides = [as_whole(side) or 0 for side in stated] if isinstance(stated, list) else []
+            # A size that cannot be one is told by the record.
+            size = (sides[0], sides[1]) if len(sides) == 2 and all(0 < side <= LONGEST_SIDE for side in sides) else None
             if size is None and space not in ("unit", "per_mille"):
                 size = image_size(inside(base, path_of(row, "image", place)))
             boxes, notes = to_unit(row["boxes"], space, size, outside, place)
