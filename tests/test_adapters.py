@@ -13,7 +13,7 @@ from sifthinker.depth import DepthMap
 
 from .test_rewards import LEFT, RIGHT, WHOLE, chain
 
-TRUTH = {"answer": "cat", "boxes": [[0, 0, 0.5, 1]], "choices": "cat\ndog"}
+TRUTH = {"answer": "cat", "boxes": [[0, 0, 0.5, 1]], "choices": '["cat","dog"]'}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

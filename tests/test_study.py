@@ -13,7 +13,7 @@ import pytest
 from sifthinker.errors import ConfigError
 from sifthinker.evaluation.world import METRICS, Row
 from sifthinker.report import study_page
-from sifthinker.study import ARMS, REFERENCES, SHORT, Lab, Schedule, run_study, summarise_study
+from sifthinker.study import ARMS, REFERENCES, SHORT, Lab, Schedule, _read_rows, run_study, summarise_study
 
 TINY = dataclasses.replace(SHORT, questions=18, sft_steps=1, grpo_steps=1, prompts=1, test_questions=9, max_tokens=12)
 
@@ -121,6 +121,18 @@ def rows(*accuracies: float) -> list[Row]:
     """Questions a, b, c …; the last is of another family."""
     last = len(accuracies) - 1
     return [row("abcdefgh"[n], value, "odd" if n == last else "side") for n, value in enumerate(accuracies)]
+
+
+def test_measurements_from_before_the_first_hiou_are_read(tmp_path: Path) -> None:
+    old = {
+        **dict.fromkeys(set(METRICS) - {"first HIoU"}),
+        "answer accuracy": 1.0,
+        "final HIoU": 0.75,
+        "correction gain": 0.5,
+    }
+    measured = dataclasses.replace(row("a", 1), values=old).to_json()
+    (tmp_path / "eval-chains.json").write_text(json.dumps({"arm": "chains", "rows": [measured]}))
+    assert _read_rows(tmp_path, "chains")[0].values["first HIoU"] == 0.25
 
 
 def test_the_spread_between_seeds_by_hand() -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sifthinker.engine.estimators import DepthSource
     from sifthinker.engine.recipe import Recipe
     from sifthinker.engine.teachers import Teacher
+    from sifthinker.evaluation.completions import Scored
+    from sifthinker.rewards import Scores
 
 _EXTRAS = {"torch": "models", "transformers": "models", "accelerate": "models", "tokenizers": "models"} | dict.fromkeys(
     ("trl", "peft", "datasets"), "train"
@@ -71,6 +73,36 @@ def main() -> None:
 @main.group()
 def data() -> None:
     """Build chains of thought from questions with boxes."""
+
+
+# The names of `depth_files.Encoding`, which `--help` is too quick to import; a test compares them.
+_DEPTH_ENCODINGS = ("auto", "sif", "grey8", "spectral", "npy", "metres", "millimetres", "inverse")
+
+
+def _depth_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How depth files are read."""
+    for option in reversed(
+        [
+            click.option(
+                "--depth-encoding",
+                default="auto",
+                show_default=True,
+                type=click.Choice(_DEPTH_ENCODINGS),
+                help="What the numbers in depth files are: depth in [0, 1] (sif, grey8, spectral, npy), distances in any "
+                "unit (metres, millimetres), or disparity or inverse depth in any unit (inverse).",
+            ),
+            click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the numbers is near."),
+            click.option(
+                "--depth-hole",
+                multiple=True,
+                type=float,
+                metavar="NUMBER",
+                help="A number in depth files that stands for 'no reading', such as 10000 or -1. Repeatable.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
 
 
 def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,14 +212,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     metavar="given|none|MODEL",
     help="Depth files beside the images, RGB only, or a depth model's folder or Hugging Face name.",
 )
-@click.option(
-    "--depth-encoding",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "sif", "grey8", "spectral", "npy", "millimetres"]),
-    help="What the numbers in the depth files mean.",
-)
-@click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of their values is near.")
+@_depth_options
 @click.option(
     "--teacher",
     default="openai",
@@ -276,10 +301,10 @@ def data_build(
     if options["depth_source"] == "none":
         depth = NoDepth()
     elif options["depth_source"] == "given":
-        depth = GivenDepth(options["depth_encoding"], options["depth_near"])
+        depth = GivenDepth(options["depth_encoding"], options["depth_near"], options["depth_hole"])
     else:
         depth = ModelDepth(options["depth_source"], cache=output.absolute() / ".depth_cache")
-    shaping = {name: options[name] for name in ("depth_encoding", "depth_near")} | fingerprint(recipe)
+    shaping = {name: options[name] for name in ("depth_encoding", "depth_near", "depth_hole")} | fingerprint(recipe)
     inputs = shaping.pop("inputs")
     left = Left()
     teacher = _teacher(**options)
@@ -332,8 +357,8 @@ _RECIPE_SETTINGS = {
     **{
         name: name
         for name in (
-            "depth_encoding", "depth_near", "teacher", "base_url", "model", "api_key_env", "retries", "concurrency", "rpm",
-            "max_side", "prompt_price", "completion_price", "alpha", "distractor", "decimals",
+            "depth_encoding", "depth_near", "depth_hole", "teacher", "base_url", "model", "api_key_env", "retries",
+            "concurrency", "rpm", "max_side", "prompt_price", "completion_price", "alpha", "distractor", "decimals",
         )
     },
 }  # fmt: skip
@@ -377,7 +402,8 @@ def _recipe(ctx: click.Context, file: str, options: dict[str, Any]) -> tuple[Rec
             raise ConfigError(f"{file}: {name} has no value; leave the key out, or write one")
         parameter = next(parameter for parameter in ctx.command.params if parameter.name == option)
         try:
-            options[option] = parameter.type_cast_value(ctx, value)
+            single = parameter.multiple and not isinstance(value, list)
+            options[option] = parameter.type_cast_value(ctx, [value] if single else value)
         except click.BadParameter as error:
             raise ConfigError(f"{file}: {name}: {error.message}") from None
     return replace(
@@ -751,6 +777,8 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
     click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")
     for name, gib in made.memory_gib.items():
         click.echo(f"  {name}: {gib:.2f} GiB")
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
     for problem in made.problems:
         click.echo(f"problem: {problem}", err=True)
     if made.problems:
@@ -804,8 +832,7 @@ def _overrides(words: tuple[str, ...]) -> Iterator[str]:
     metavar="given|none|FILE|MODEL",
     help="The depth file beside the image, RGB only, a depth file, or a depth model. [default: the file if there is one]",
 )
-@click.option("--depth-encoding", default="auto", show_default=True, help="See `sif data build`.")
-@click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the file's values is near.")
+@_depth_options
 @click.option("--direct", is_flag=True, help="Ask for the answer alone, as of a model that knows no chains.")
 @click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Greatest area of an image, for models that resize by area.")
@@ -822,6 +849,7 @@ def think(
     depth_source: str | None,
     depth_encoding: Any,
     depth_near: Any,
+    depth_hole: tuple[float, ...],
     direct: bool,
     max_new_tokens: int,
     max_pixels: int | None,
@@ -852,7 +880,7 @@ def think(
         depth_source = "given" if beside else "none"
         if depth_source == "none":
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
-    depth = _depth_for(image, picture, depth_source, depth_encoding, depth_near)
+    depth = _depth_for(image, picture, depth_source, (depth_encoding, depth_near, depth_hole))
 
     _quiet_libraries()
     from sifthinker.report import Card, thought_page, write_page, write_picture
@@ -894,8 +922,8 @@ def _introduce_nano(image: Path) -> None:
     )
 
 
-def _depth_for(image: Path, picture: Any, source: str, encoding: Any, near: Any) -> Any:
-    """The depth map that `sif think` was asked to use; None for RGB only."""
+def _depth_for(image: Path, picture: Any, source: str, reading: tuple[Any, Any, tuple[float, ...]]) -> Any:
+    """The depth map that `sif think` was asked to use; None for RGB only. `reading` is what `GivenDepth` takes."""
     from sifthinker.engine.estimators import GivenDepth, ModelDepth
     from sifthinker.records import Record
 
@@ -912,7 +940,7 @@ def _depth_for(image: Path, picture: Any, source: str, encoding: Any, near: Any)
     )
     root = image.parent if named is None else named.parent
     if source == "given" or named is not None:
-        return GivenDepth(encoding, near).depth(record, root, picture)
+        return GivenDepth(*reading).depth(record, root, picture)
     return ModelDepth(source).depth(record, root, picture)
 
 
@@ -1034,20 +1062,29 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
 
     if output:
         make_folder(output.parent)
+    shown: list[Scored] = []
+    total = 0
     with _bar("completions", None) as advance:
-        scored = []
-        for item in score_file(file, data):
-            scored.append(item)
-            if len(scored) % 100 == 0:
-                advance(len(scored))
-        advance(len(scored))
-    if not scored:
+
+        def scores() -> Iterator[Scores]:
+            nonlocal total
+            for item in score_file(file, data):
+                total += 1
+                if len(shown) < most:
+                    shown.append(item)
+                if total % 100 == 0:
+                    advance(total)
+                yield item.scores
+
+        summary = summarise_scores(scores())
+        advance(total)
+    if not total:
         raise RecordError(f"{file}: holds no completion")
-    table = Table(title=f"{len(scored)} completions")
+    table = Table(title=f"{total} completions")
     for heading in ("reward", "count", "mean", "std", "least", "greatest"):
         table.add_column(heading, justify="left" if heading == "reward" else "right")
     table.add_column("reasons")
-    for name, found in summarise_scores(scored).items():
+    for name, found in summary.items():
         numbers = (f"{value:.3f}" for value in (found.mean, found.std, found.low, found.high))
         reasons = ", ".join(f"{reason} {count}" for reason, count in found.reasons.items())
         table.add_row(name, str(found.count), *numbers, reasons)
@@ -1055,7 +1092,7 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
     if output:
         from sifthinker.report import scored_page, write_page
 
-        write_page(output, scored_page(scored[:most], title=f"Rewards of {file.name}", total=len(scored)))
+        write_page(output, scored_page(shown, title=f"Rewards of {file.name}", total=total))
         click.echo(output)
 
 

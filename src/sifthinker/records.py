@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from sifthinker.boxes import as_unit_boxes
 from sifthinker.chain import TAG
 from sifthinker.errors import BoxError, RecordError
-from sifthinker.files import inside, read_jsonl
+from sifthinker.files import inside, read_jsonl, to_json
 
 Box = tuple[float, float, float, float]
 
@@ -318,6 +319,7 @@ REJECTS: dict[str, str] = {
     "size_mismatch": "the image has another shape than the source says",
     "bad_depth": "the depth is missing, cannot be read, or has another size",
     "depth_hole": "a region has no depth at all",
+    "depth_too_near": "a region is so near that no depth with 3 decimals is within a tenth of the true one",
     "bad_chain": "no valid chain could be made",
 }
 
@@ -360,7 +362,7 @@ class Example:
         images: [RGB image, depth image], or [RGB image] in RGB-only data. Both are ordinary 8-bit images.
         messages: one user and one assistant turn; the chain is the assistant's content.
         depth: the exact depth map (in our own format) for rewards; None in RGB-only data.
-        choices: the possible answers of a closed question, one a line; "" for an open one.
+        choices: the possible answers of a closed question. A JSON line or a table column holds them as `write_choices` does.
         family: kind of question, "" where unknown.
         provenance: source, image hash, depth source, seed, teacher, prompt version, attempts.
     """
@@ -374,7 +376,7 @@ class Example:
     images: tuple[str, ...]
     messages: tuple[Mapping[str, str], ...]
     depth: str | None = None
-    choices: str = ""
+    choices: tuple[str, ...] = ()
     family: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -393,13 +395,15 @@ class Example:
                 "`sif data build` writes examples from records",
                 "not_an_example",
             )
-        if isinstance(row.get("choices"), list):
-            row = {**row, "choices": "\n".join(map(str, row["choices"]))}
         for name, value in row.items():
-            if name not in ("boxes", "images", "messages", "provenance", "depth") and not isinstance(value, str):
+            if name not in ("boxes", "images", "messages", "provenance", "depth", "choices") and not isinstance(value, str):
                 raise RecordError(f"{source}: {name} must be text, got {type(value).__name__}", "not_an_example")
         if not isinstance(row.get("depth"), str | None) or not isinstance(row.get("provenance", {}), dict):
             raise RecordError(f"{source}: depth must be a path and provenance an object", "not_an_example")
+        try:
+            choices = read_choices(row.get("choices"))
+        except ValueError as error:
+            raise RecordError(f"{source}: {error}", "not_an_example") from None
         messages = row["messages"]
         if (
             not isinstance(messages, list)
@@ -417,6 +421,7 @@ class Example:
                 "boxes": _as_tuples(row["boxes"], source),
                 "images": tuple(images),
                 "messages": tuple(messages),
+                "choices": choices,
             }
         )
 
@@ -426,6 +431,7 @@ class Example:
         """
         row = asdict(self)
         row["boxes"] = [list(box) for box in self.boxes]
+        row["choices"] = write_choices(self.choices)
         return row
 
     @property
@@ -437,6 +443,41 @@ class Example:
     def chain(self) -> str:
         """The assistant's turn."""
         return self.messages[1]["content"]
+
+
+def write_choices(choices: Sequence[str]) -> str:
+    """The choices of a question as the text of a table column: a JSON list, or "" for an open question.
+
+    Every example has the same column of text, whether it has choices or not, and a choice may hold a line break.
+
+    Example:
+        >>> write_choices(["red", "blue"])
+        '["red","blue"]'
+    """
+    return to_json(list(choices)) if choices else ""
+
+
+def read_choices(value: Any) -> tuple[str, ...]:
+    """The choices that `write_choices` wrote; also a list or array of texts or numbers, None, and text with one choice a
+    line, as earlier versions wrote it.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value is None:
+        return ()
+    found = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(found, str):
+        listed: Any = None
+        if found.startswith("["):
+            with contextlib.suppress(ValueError, RecursionError):
+                listed = json.loads(found)
+        found = listed if isinstance(listed, list) else found.split("\n") if found else []
+    if not isinstance(found, list | tuple) or not all(
+        isinstance(choice, str | int | float) and not isinstance(choice, bool) for choice in found
+    ):
+        raise ValueError(f"choices must be a list of texts or the JSON text of one, got {str(value)[:100]!r}")
+    return tuple(map(str, found))
 
 
 _REQUIRED_EXAMPLE = {"id", "dataset", "split", "problem", "answer", "boxes", "images", "messages"}
@@ -473,7 +514,7 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
             depth = None if example.depth is None else str(inside(where.parent, example.depth))
         except RecordError as error:
             raise RecordError(f"{source}: {error}", error.code) from None
-        yield Example.from_json({**row, "images": list(images), "depth": depth}, source)
+        yield replace(example, images=images, depth=depth)
 
 
 def _as_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:

@@ -84,7 +84,7 @@ def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
             "family": example.family,
             "question": example.problem,
             "answer": example.answer,
-            "choices": example.choices.splitlines(),
+            "choices": list(example.choices),
             "targets": [list(box) for box in example.boxes],
             "images": [_embedded(image) if embed else _address(image, out) for image in example.images],
             "steps": [_step(regions, words) for regions, words in steps],

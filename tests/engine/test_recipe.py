@@ -7,15 +7,17 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from sifthinker.cli import main
+from sifthinker.depth import DepthMap
 from sifthinker.engine.recipe import Left, Recipe, Source, excluded, fingerprint, load_recipe, read_recipe
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import sha256, write_jsonl
-from sifthinker.records import Record, Reject
+from sifthinker.records import Record, Reject, read_examples
 
 
 def row(number: int, **change: object) -> dict:
@@ -189,6 +191,34 @@ class TestCommand:
         assert (manifest["depth"], manifest["expansion"]["distractor"]) == ("none", 1)
         result = sif("data", "build", path, "-o", tmp_path / "x", "--box-form", "xywh")
         assert "--box-form is for a single file" in result.stderr
+
+    @pytest.mark.parametrize("hole", [10000, [10000, -1]])
+    def test_how_depth_files_are_read(self, tmp_path: Path, hole: object) -> None:
+        path = self.world(tmp_path, depth_encoding="metres", depth_hole=hole)
+        for file in (tmp_path / "w").rglob("*.depth.png"):
+            metres = (DepthMap.read(file).values * 8).astype(np.float32)
+            metres[0, 0] = 10000
+            Image.fromarray(metres).save(file, "TIFF")
+        result = sif("data", "build", path, "-o", tmp_path / "out", "--allow-rejects")
+        assert result.exit_code == 0, result.output
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert manifest["depth_encoding"] == "metres"
+        assert manifest["depth_hole"] == ([10000] if hole == 10000 else hole)
+        assert "bad_depth" not in manifest["counts"]["rejected"]
+        for example in read_examples(tmp_path / "out"):
+            depth = DepthMap.read(example.depth, encoding="sif")
+            assert (~depth.valid).sum() == 1
+            assert (depth.values.min(), depth.values.max()) == (0, 1)
+        result = sif("data", "build", path, "-o", tmp_path / "other", "--depth-hole", -2, "--depth-encoding", "auto")
+        assert result.exit_code == 3
+        reject = json.loads((tmp_path / "other" / "rejects.jsonl").read_text().splitlines()[0])
+        assert reject["code"] == "bad_depth"
+        assert "--depth-encoding" in reject["reason"]
+        result = sif("data", "build", path, "-o", tmp_path / "bad", "--depth-near", "high")
+        assert (result.exit_code, "--depth-encoding inverse" in result.stderr) == (2, True)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "depth_hole": "none"}))
+        result = sif("data", "build", path, "-o", tmp_path / "bad")
+        assert (result.exit_code, "depth_hole: 'none' is not a valid float" in result.stderr) == (2, True)
 
     @pytest.mark.parametrize(
         ("change", "words"),

@@ -55,6 +55,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "size_mismatch": {"size": [400, 300], "question": "Size?"},
     "bad_depth": {"depth": "none.depth.png", "question": "Depth?"},
     "depth_hole": {"depth": "holes.png", "question": "Hole?"},
+    "depth_too_near": {"depth": "near.png", "question": "Near?"},
 }
 
 
@@ -89,6 +90,7 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     (photo_folder / "broken.png").write_bytes(b"\x89PNG rubbish")
     Image.new("RGB", (40, 20)).save(photo_folder / "kept-out.png")
     DepthMap(np.ones((20, 40)), np.zeros((20, 40))).write(photo_folder / "holes.png")
+    DepthMap(np.full((20, 40), 0.0045)).write(photo_folder / "near.png")  # 0.004 and 0.005 are both 11 % off
     lines = [json.dumps(GOOD), "rubbish", "[1]"]
     for code, change in CHANGES.items():
         row = {**GOOD, "id": code, **change}

@@ -41,6 +41,8 @@ def test_the_gold_chains_are_perfect() -> None:
     for name in ("answer accuracy", "final HIoU", "depth consistency", "valid format"):
         assert (results[name].mean, results[name].count) == (pytest.approx(1), 14)
     assert results["correction gain"].mean > 0.2
+    assert results["first HIoU"].mean == pytest.approx(results["final HIoU"].mean - results["correction gain"].mean)
+    assert results["first HIoU"].count == 14
 
 
 def test_nothing_readable_is_nothing_earned() -> None:
@@ -48,6 +50,7 @@ def test_nothing_readable_is_nothing_earned() -> None:
     assert results["answer accuracy"].mean == results["final HIoU"].mean == results["valid format"].mean == 0
     # Without an area there is no correction and no stated depth to be measured.
     assert "correction gain" not in results
+    assert "first HIoU" not in results
     assert "depth consistency" not in results
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, make_folder, to_json
-from sifthinker.records import Example, read_examples
+from sifthinker.records import Example, read_examples, write_choices
 
 Form = Literal["trl", "llamafactory", "verl", "hf"]
 
@@ -110,7 +110,7 @@ def _truth(example: Example) -> dict[str, Any]:
     return {
         "answer": example.answer,
         "boxes": [list(box) for box in example.boxes],
-        "choices": example.choices,
+        "choices": write_choices(example.choices),
         "depth": example.depth,
     }
 
@@ -145,6 +145,7 @@ def _hf_row(example: Example) -> dict[str, Any]:
     return {**row, "boxes": [list(box) for box in example.boxes], "images": images, "depth": depth} | {
         "provenance": to_json(dict(example.provenance)),
         "messages": [dict(message) for message in example.messages],
+        "choices": write_choices(example.choices),
     }
 
 

@@ -14,17 +14,19 @@ from typing import Any
 
 import yaml
 from transformers import TrainerCallback, TrainerState
+from transformers.integrations import unset_hf_deepspeed_config
 
 from sifthinker import __version__
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
-from sifthinker.models import load_model
+from sifthinker.models import load_model, merge_adapter
 from sifthinker.training.config import Stage, TrainConfig, to_plain
 from sifthinker.training.progress import quiet, write_history
 
 logger = logging.getLogger(__name__)
 
 FINISHED = "finished.json"
+ADAPTER = "adapter"  # folder of a LoRA run's adapter, in the run's folder
 _RUN = "run.json"  # the config of the run that a folder holds
 _STATE = "trainer_state.json"  # of a checkpoint; Trainer writes it after everything else
 
@@ -145,6 +147,7 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
     Raises:
         KeyboardInterrupt: the run was interrupted; a checkpoint was written unless it had to end at once.
     """
+    check_saving(trainer)
     table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
     trainer.add_callback(_Cards(config, title))
@@ -162,15 +165,66 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
             write_history(trainer, config.output)
     if stop.asked:
         raise KeyboardInterrupt
+    save_model(trainer, config)
+    if trainer.accelerator.is_main_process:
+        atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history))
+        atomic_write(Path(config.output) / FINISHED, to_json({"steps": trainer.state.global_step}) + "\n")
+
+
+def check_saving(trainer: Any) -> None:
+    """See before the first step that the finished model can be saved.
+
+    Raises:
+        ConfigError: DeepSpeed's ZeRO-3 is not allowed to gather the weights.
+    """
+    if not trainer.is_deepspeed_enabled:
+        return
+    zero = trainer.accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigError(
+            "ZeRO-3 may not gather the weights, so the model could not be saved: set zero3_save_16bit_model: true in "
+            "the accelerate config, or stage3_gather_16bit_weights_on_model_save in DeepSpeed's own"
+        )
+
+
+def save_model(trainer: Any, config: TrainConfig) -> None:
+    """Write the finished model and its processor into the run's folder; every process of the run must call it.
+
+    Weights that are spread over processes are gathered on the first. An adapter is written to the folder `adapter` and
+    merged from there into its base: a process that has only a part of the weights cannot merge them.
+    """
+    folder = Path(config.output)
+    whole = _gathered(trainer)  # all processes take part
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if config.lora is not None:
-        model = model.merge_and_unload()
-    model.save_pretrained(config.output)
-    trainer.processing_class.save_pretrained(config.output)
-    atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history))
-    atomic_write(Path(config.output) / FINISHED, to_json({"steps": trainer.state.global_step}) + "\n")
+    if config.lora is None:
+        model.save_pretrained(folder, state_dict=whole)
+    else:
+        model.save_pretrained(str(folder / ADAPTER), state_dict=whole)
+        unset_hf_deepspeed_config()  # or ZeRO-3 would spread the base over processes that do not take part
+        merge_adapter(folder / ADAPTER, folder, base=config.model, dtype=config.dtype)
+    trainer.processing_class.save_pretrained(folder)
+
+
+def _gathered(trainer: Any) -> dict[str, Any] | None:
+    """The whole state of a model whose weights are spread over processes, on the first's CPU; None where they are not."""
+    if trainer.is_deepspeed_enabled:
+        state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.deepspeed)
+        return state
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.tensor import DTensor
+
+    if trainer.is_fsdp_enabled or any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()):
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        whole = dict(get_model_state_dict(trainer.model, options=options))
+        # Gathering copies a tied weight under each of its names; as one tensor again it is written once.
+        first: dict[int, str] = {}
+        for name, parameter in trainer.model.named_parameters(remove_duplicate=False):
+            if name in whole:
+                whole[name] = whole[first.setdefault(id(parameter), name)]
+        return whole
+    return None
 
 
 def model_card(config: TrainConfig, title: str, history: Sequence[Mapping[str, Any]]) -> str:
