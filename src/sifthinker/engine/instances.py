@@ -1,7 +1,7 @@
 """COCO and LVIS instances: what they box in each image, and counting questions made of it.
 
-A count is only as good as the annotations behind it. Whatever may have spoilt one (an annotation that cannot be used, an
-image that is listed twice, a category that is not boxed throughout) makes a reject of it.
+A count is only as good as the annotations behind it. Anything that may make one wrong (an unusable annotation, an image
+listed twice, a category that is not boxed exhaustively) turns the question into a reject.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Picture:
     spoilt: dict[Category | None, tuple[str, str]] = field(default_factory=dict)
 
     def spoil(self, category: Category | None, code: str, reason: str) -> None:
-        """Of several reasons the first is told."""
+        """Mark a category as not countable here; the first reason is kept."""
         self.spoilt.setdefault(category, (code, reason))
 
     def fault(self, category: Category) -> tuple[str, str] | None:
@@ -87,7 +87,7 @@ class Instances:
 
 
 def read_instances(path: Path) -> Instances:
-    """Read COCO or LVIS instances, entry by entry: a bad one is a reject and spoils what it may have changed, no more.
+    """Read COCO or LVIS instances entry by entry. A bad entry is a reject and affects only the counts that depend on it.
 
     Raises:
         RecordError: missing, not JSON, or without the lists images, annotations and categories.
@@ -210,7 +210,7 @@ def _file_name(entry: Mapping[str, Any], place: str) -> str:
 def _annotate(
     annotation: Any, images: Mapping[Id, list[Picture]], categories: Mapping[Id, set[Category]], place: str
 ) -> None:
-    """Add an annotation's box to its image, or spoil there what it may have changed.
+    """Add an annotation's box to its image; if it cannot be used, mark the counts that it might have changed.
 
     Raises:
         RecordError: it cannot be used.

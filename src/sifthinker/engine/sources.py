@@ -136,7 +136,7 @@ def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Spac
         if isinstance(row, dict) and "boxes" in row:
             stated = row.get("size")
             sides = [as_whole(side) or 0 for side in stated] if isinstance(stated, list) else []
-            # A size that cannot be one is told by the record.
+            # The record itself rejects an impossible size.
             size = (sides[0], sides[1]) if len(sides) == 2 and all(0 < side <= LONGEST_SIDE for side in sides) else None
             if size is None and space not in ("unit", "per_mille"):
                 size = image_size(inside(base, path_of(row, "image", place)))

@@ -29,7 +29,7 @@ HUB = "hf://"  # before the name of a Hugging Face dataset, with its split after
 # What a table's columns may be mapped to: the fields of a record that a table can hold, and the image's two sides.
 COLUMNS = ("id", "image", "question", "answer", "boxes", "dataset", "split", "depth", "choices", "family", "width", "height")
 
-# What pandas writes for a cell without value, and for an infinite number: in any table, and in CSV, which has text alone.
+# What pandas writes for an empty cell, and in CSV, where everything is text, also for an infinite number.
 _EMPTY = frozenset(("", "nan", "NaN", "<NA>", "NaT"))
 _EMPTY_IN_CSV = _EMPTY | {"None", "null", "NULL", "inf", "-inf"}
 
@@ -87,10 +87,10 @@ def _plain(
     empty: frozenset[str],
     place: str,
 ) -> dict[str, Any]:
-    """A row as a plain record: cells without value left out, texts and lists read."""
+    """A row as a plain record: empty cells left out, texts and lists parsed."""
     values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
     for name, value in list(values.items()):
-        # Of the fields that a record must have, an empty one is told as such.
+        # A required field that is empty gets a message of its own; the record would only say that it is missing.
         if value is None or value != value or (isinstance(value, str) and value in empty):
             if name in ("question", "answer", "image"):
                 words = f"{name} is empty" + f" ({value!r} is what pandas writes for that)" * bool(value)
@@ -236,7 +236,7 @@ class _Source:
     Args:
         names: of its columns.
         rows: columns → its rows, a few at a time; a text in the place of a row says why it cannot be read.
-        empty: what its texts say for a cell without value.
+        empty: the texts that stand for an empty cell.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ def _open_csv(path: Path) -> _Source:
     is_utf8 = encoding.startswith("utf-8")
 
     def opened() -> TextIO:
-        # A byte that is no text spoils its own row alone.
+        # Keep undecodable bytes recognisable, so that they spoil their own row only.
         return open(path, newline="", encoding=encoding, errors="surrogateescape" if is_utf8 else "replace")
 
     def is_text(cell: str) -> bool:
@@ -287,7 +287,7 @@ def _open_csv(path: Path) -> _Source:
             is_header, last = True, 0
             while True:
                 try:
-                    # The limit on a cell is the process's: it is raised for no longer than our own row takes.
+                    # The limit on cells is global to the process, so raise it only while reading a row.
                     with _LIMIT:
                         before = csv.field_size_limit(_LONGEST_CELL)
                         try:
@@ -327,11 +327,11 @@ _FLOAT = re.compile(r"-?\d+\.\d+", re.ASCII)
 
 
 def _floated(cells: Iterator[tuple[list[str], int] | str], names: Sequence[str], columns: Sequence[str]) -> set[str]:
-    """The columns whose whole numbers pandas made 2.0 of 2.
+    """The columns in which pandas turned whole numbers into floats (2 into 2.0).
 
-    It does so where a cell of the column is empty. So a column of numbers with points is one of these if a cell is empty, or
-    if all are whole, as they are when the empty rows were dropped later. With other texts in it, or with 2.1 beside 2.0
-    and no empty cell (versions, say), a column is what it says.
+    pandas does so when a cell of the column is empty. A column of floats is therefore taken for one of these if it has an
+    empty cell, or if all its numbers are whole (the empty rows were dropped later). Any other column is left as it is: one
+    with other text, or with 2.1 beside 2.0 and no empty cell, such as versions.
     """
     candidates = {name: [False, True] for name in columns if name in names}  # has an empty cell, all are whole
     for item in cells:
