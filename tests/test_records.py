@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sifthinker.errors import RecordError, SIFError
 from sifthinker.files import atomic_write, inside, read_jsonl, to_json, write_jsonl
-from sifthinker.records import Example, Record, read_choices, read_examples, write_choices
+from sifthinker.records import Example, Record, find_placeholder, read_choices, read_examples, write_choices
 from sifthinker.rewards import answer_reward
 from sifthinker.training.data import grpo_dataset
 
@@ -64,6 +64,37 @@ class TestRecord:
     def test_numbers_are_fine_as_ids_and_answers(self) -> None:
         record = Record.from_json({**ROW, "id": 7, "answer": 4})
         assert (record.id, record.answer) == ("7", "4")
+
+
+TOKENS = """
+    <image> <video> <audio> <Image> </image> <image1> <image/> <img> </img> <video_3> <__media__> <ImageHere> <IMG_CONTEXT>
+    <|image_pad|> <|video_pad|> <|vision_start|> <|im_end|> <|endoftext|> <|eot_id|> <|image_1|> <|image> <turn|>
+    <image_soft_token> <start_of_image> <global-img> <fake_token_around_image> <｜end▁of▁sentence｜>
+    <s> </s> <eos> <pad> <end_of_turn> <end_of_utterance> <loc0012> <loc_12> <unused99> <box> </ref> <extra_id_0>
+    [IMG] [IMG_END] [INST] [/INST]
+"""
+ORDINARY = """
+    I <3 you; a < b > c; a<b>c; 1 < 2 || 3 > 2; x <| y |> z; ||<>||; <>; <imagery>; <title>; <div>; <img src="a.png">; image
+    [image]; [1]; [sic]; [NASA]; an image > a video; <image of a dog>; <h1>; <mouse-pad>; <imagine>; i<j, k>l; -> <-
+"""
+
+
+class TestPlaceholders:
+    @pytest.mark.parametrize("token", [*TOKENS.split(), "<image 1>"])
+    def test_tokens_of_models_are_found_anywhere(self, token: str) -> None:
+        assert find_placeholder(token) == token
+        assert find_placeholder(f"a<b, see ![figure]({token}) and <image>") == token
+
+    @pytest.mark.parametrize("text", ["", *ORDINARY.split(";"), *(part * 5000 for part in ("<", "<a", "<|", "[A"))])
+    def test_ordinary_text_is_left_alone(self, text: str) -> None:
+        assert find_placeholder(text) is None
+
+    @pytest.mark.parametrize("field", ["question", "answer", "choices"])
+    def test_no_text_that_reaches_training_may_hold_one(self, field: str) -> None:
+        value = "the <|im_end|> there"
+        with pytest.raises(RecordError, match=rf"f\.jsonl:7: {field} holds <\|im_end\|>") as caught:
+            Record.from_json({**ROW, field: ["b", value] if field == "choices" else value}, "f.jsonl:7")
+        assert caught.value.code == "bad_text"
 
 
 EXAMPLE = {

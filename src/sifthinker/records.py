@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,144 @@ from sifthinker.chain import TAG
 from sifthinker.errors import BoxError, RecordError
 from sifthinker.files import inside, read_jsonl, to_json
 
-# What trainers that take images from text (LLaMA-Factory, verl) put where one belongs.
-_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>")
-
 Box = tuple[float, float, float, float]
+
+_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
+_WHOLE = re.compile(r"\s*([-+]?\d{1,300})(?:\.0*)?\s*", re.ASCII)
+
+# What may be a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>, [NAME].
+_MARKUP = re.compile(
+    r"<[|｜][^\s<>|｜]{1,64}[|｜]?>|<[^\s<>|｜]{1,64}[|｜]>"
+    r"|</?(?P<name>[A-Za-z_][\w-]{0,63})(?: ?\d{1,3})? ?/?>"
+    r"|\[/?(?P<capitals>[A-Z][A-Z_]{1,31})\]"
+)
+# The words of a <name>: <image_soft_token>, <IMG_CONTEXT>, <ImageHere> and <video1> each have one that stands for a medium.
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_MEDIA = re.compile(r"image|img|video|audio|vision|media", re.IGNORECASE)
+# Names in angle brackets: begin, end and padding of sequences, turns, image patches, boxes and places of Llama, Mistral,
+# Gemma, PaliGemma, Florence, Kosmos, InternVL, Qwen, MiniCPM, Idefics and LLaVA.
+_CONTROL = re.compile(
+    r"s|bos|eos|pad|unk|mask|sep|cls|unused\d+|start_of_turn|end_of_turn|end_of_utterance|im_(?:start|end|patch|col|row)"
+    r"|imgpad|imagepad|imageplaceholder|imagehere|ref|box|quad|slice|loc_?\d+|seg\d+|extra_id_\d+|patch_index_\d+"
+    r"|tool_call|tool_response",
+    re.IGNORECASE,
+)
+# Names in square brackets, which Mistral's tokenizers write in capitals.
+_BRACKETED = re.compile(
+    r"IMG(?:_BREAK|_END)?|INST|(?:BEGIN_)?AUDIO|SYSTEM_PROMPT|TOOL_(?:CALLS|RESULTS|CONTENT)|AVAILABLE_TOOLS"
+)
+
+
+def find_placeholder(text: str) -> str | None:
+    """The first image placeholder or control token of vision-language models in a text, or None.
+
+    Trainers that take images from text (LLaMA-Factory, verl) and tokenizers read `<image>`, `<|image_pad|>`, `<|im_end|>`,
+    `<IMG_CONTEXT>` or `[IMG]` as an image or as the end of a turn, wherever they stand. Ordinary angle brackets ("<3",
+    "a < b > c", `<b>`, `<img src="a.png">`) are no placeholders.
+
+    Args:
+        text: of any length; the time is linear in it.
+    Returns:
+        The token as it stands in the text.
+    Example:
+        >>> find_placeholder("![figure 3](<image>)")
+        '<image>'
+    Source: the added tokens of published tokenizers; LLaMA-Factory's `<image>`, `<video>` and `<audio>`.
+    """
+    for found in _MARKUP.finditer(text):
+        name, capitals = found["name"], found["capitals"]
+        if capitals:
+            is_token = _BRACKETED.fullmatch(capitals) is not None
+        elif name:
+            is_token = _CONTROL.fullmatch(name) is not None or any(map(_MEDIA.fullmatch, _WORD.findall(name)))
+        else:
+            is_token = True
+        if is_token:
+            return found[0]
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value from data for a message: its kind where that is not plain, and its beginning."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:79] + "…")
+    if isinstance(value, Mapping):
+        return f"an object with the keys {', '.join(map(str, list(value)[:6]))}"[:120] if value else "an empty object"
+    if isinstance(value, list | tuple):
+        return _BRIEF.repr(list(value[:7]))  # as the file wrote it
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, int) and abs(value) > 10**40:
+        return "an integer of more than 40 digits"
+    return f"{value}"[:80] if isinstance(value, int | float) else f"{value} ({type(value).__name__})"[:120]
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict, _BRIEF.maxstring, _BRIEF.maxlong = 3, 6, 6, 3, 60, 40
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number as a float, also one written in digits ("10", "-2.5", "1e3"); None of anything else, booleans too."""
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_whole(value: Any) -> int | None:
+    """A whole number, however it is written (2, 2.0, "2", "2.0"); None of anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and (digits := _WHOLE.fullmatch(value)):
+        return int(digits[1])  # exact, where a float of so many digits is not
+    number = as_number(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def as_text(value: Any, name: str, where: str) -> str:
+    """A value of a field that wants one text.
+
+    Numbers become text: whole floats without their ".0", since tables turn 2 into 2.0 wherever a cell of the column is
+    empty. A list of one is that one.
+
+    Args:
+        value: as the file holds it.
+        name: the field, for messages.
+        where: file and line, for messages.
+    Raises:
+        RecordError: `blank_…` for null and for NaN and infinities; `bad_record` for a boolean, an object, a list of several.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 1 and not isinstance(value[0], list | tuple):
+        return as_text(value[0], name, where)
+    if isinstance(value, list | tuple) and value:
+        raise RecordError(
+            f"{where}: {name} is a list of {len(value)} ({_BRIEF.repr(value)}), wanted one text; put the one to train on "
+            f"into a field or column of its own and read that as {name}",
+            "bad_record",
+        )
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return str(value)
+        except ValueError:  # Python writes no integers of more than some thousand digits
+            raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record") from None
+    if isinstance(value, float | Decimal) and math.isfinite(value):
+        value = float(value)
+        # Beyond 2**53 a float stands for many whole numbers; its own notation says so.
+        return str(int(value)) if value == int(value) and abs(value) <= 2**53 else str(value)
+    if value is None or isinstance(value, float | Decimal):
+        code = f"blank_{name}" if f"blank_{name}" in REJECTS else "blank_field"
+        raise RecordError(f"{where}: {name} is {shown(value)}, which is no {name}; wanted a text", code)
+    hint = ' such as "yes" or "no"' if isinstance(value, bool) else ""
+    raise RecordError(f"{where}: {name} is {shown(value)}, wanted one text{hint}", "bad_record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +202,34 @@ class Record:
         for name in ("id", "image", "question", "answer", "dataset", "split"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise RecordError(f"{where}: {name} is {str(value)[:100]!r}; wanted text that is not blank", f"blank_{name}")
-        if not isinstance(self.family, str) or not isinstance(self.depth, str | None):
-            raise RecordError(f"{where}: family and depth must be text", "bad_record")
+                raise RecordError(f"{where}: {name} is {shown(value)}; wanted text that is not blank", f"blank_{name}")
+        for name, value in (("family", self.family), ("depth", self.depth)):
+            if not isinstance(value, str) and not (name == "depth" and value is None):
+                raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record")
         choices: Any = self.choices
-        if isinstance(choices, str) or not all(isinstance(choice, str) and choice for choice in choices):
-            raise RecordError(f"{where}: choices must be a list of texts, got {str(self.choices)[:100]}", "bad_record")
+        if isinstance(choices, str) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+            raise RecordError(
+                f"{where}: choices is {shown(choices)}, wanted a list of texts that are not blank", "bad_record"
+            )
         if not isinstance(self.extra, Mapping):
-            raise RecordError(f"{where}: extra must be an object, got {type(self.extra).__name__}", "bad_record")
+            raise RecordError(f"{where}: extra is {shown(self.extra)}, wanted an object", "bad_record")
         if self.size is not None and not (
-            len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size)
+            len(self.size) == 2 and all(type(side) is int and 0 < side <= LONGEST_SIDE for side in self.size)
         ):
-            raise RecordError(f"{where}: size must be [width, height] in pixels, got {list(self.size)}", "bad_record")
+            raise RecordError(f"{where}: size is {shown(self.size)}, wanted [width, height] in pixels", "bad_record")
         for text in (self.id, self.image, self.question, self.answer, self.dataset, self.split, self.family, *self.choices):
             try:
                 text.encode()
             except UnicodeEncodeError:
                 raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text!a}", "bad_text") from None
-        placeholder = _PLACEHOLDER.search(self.question)
-        if placeholder:
-            raise RecordError(
-                f"{where}: the question holds {placeholder[0]}, which trainers take for an image; take it out", "bad_text"
-            )
+        for name, text in (("question", self.question), ("answer", self.answer), *(("choices", c) for c in self.choices)):
+            placeholder = find_placeholder(text)
+            if placeholder:
+                raise RecordError(
+                    f"{where}: {name} holds {placeholder}, which trainers and tokenizers take for an image or "
+                    "a control token; reword it",
+                    "bad_text",
+                )
         if TAG.search(self.answer):
             raise RecordError(f"{where}: the answer holds a tag of the chain format: {self.answer!r}", "tag_in_answer")
         object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))
@@ -100,28 +243,34 @@ class Record:
             RecordError: not an object, a key that no record has, a missing key, or a wrong value.
         """
         if not isinstance(row, dict):
-            raise RecordError(f"{source}: wanted a JSON object, got {type(row).__name__}", "not_an_object")
+            raise RecordError(f"{source}: wanted a JSON object, got {shown(row)}", "not_an_object")
         known = {item.name for item in fields(cls)}
-        unknown = sorted(row.keys() - known)
+        unknown = sorted(map(str, row.keys() - known))
         if unknown:
             raise RecordError(
-                f"{source}: unknown key {', '.join(map(repr, unknown))}; a record has {', '.join(sorted(known))}. "
+                f"{source}: unknown key {', '.join(map(repr, unknown))[:300]}; a record has {', '.join(sorted(known))}. "
                 "Put anything else under 'extra'",
                 "unknown_key",
             )
         missing = [name for name in ("id", "image", "question", "answer", "boxes") if name not in row]
         if missing:
             raise RecordError(f"{source}: lacks {', '.join(missing)}", "missing_key")
-        values: dict[str, Any] = {**row, "source": row.get("source") or source}
-        for name in ("id", "answer"):  # numbers are common in both
-            if isinstance(values[name], int | float) and not isinstance(values[name], bool):
-                values[name] = str(values[name])
+        values: dict[str, Any] = {**row, "source": source if row.get("source") is None else row["source"]}
+        if not isinstance(values["source"], str):
+            raise RecordError(f"{source}: source is {shown(values['source'])}, wanted a text", "bad_record")
+        for name in ("id", "question", "answer"):
+            values[name] = as_text(values[name], name, source)
         for name in _TUPLES:
-            if values.get(name) is not None and not isinstance(values[name], list | tuple):
-                raise RecordError(f"{source}: {name} must be a list, got {str(values[name])[:100]!r}", "bad_record")
-        named: dict[str, Any] = {key: tuple(value) if key in _TUPLES and value else value for key, value in values.items()}
-        named["choices"], named["notes"] = named.get("choices") or (), named.get("notes") or ()
-        return cls(**named)
+            value = values.get(name)
+            if value is not None and not isinstance(value, list | tuple):
+                raise RecordError(f"{source}: {name} is {shown(value)}, wanted a list", "bad_record")
+            values[name] = tuple(value) if value else None if name == "size" else ()
+        values["choices"] = tuple(as_text(choice, "choices", source) for choice in values["choices"])
+        if values["size"] is not None:  # a table's 640 may have become 640.0
+            values["size"] = tuple(side if as_whole(side) is None else as_whole(side) for side in values["size"])
+        if not all(isinstance(note, str) for note in values["notes"]):
+            raise RecordError(f"{source}: notes is {shown(values['notes'])}, wanted a list of texts", "bad_record")
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of a plain JSONL line, empty fields left out."""
@@ -132,6 +281,7 @@ class Record:
 
 
 _TUPLES = ("choices", "notes", "size")
+LONGEST_SIDE = 10**9  # of an image, in pixels: no file has a longer one
 
 
 # Why a record is left out. What a teacher's reply was refused for has `teacher_` before a code of `engine.teachers.CHECKS`.
@@ -141,7 +291,7 @@ REJECTS: dict[str, str] = {
     "missing_key": "a field is missing",
     "unknown_key": "a field that no record has",
     "bad_record": "a field has a value of another kind",
-    "bad_text": "a text holds half a surrogate pair, or the question a placeholder such as <image>",
+    "bad_text": "a text holds half a surrogate pair, or a placeholder or control token of models such as <image>",
     "tag_in_answer": "the answer holds a tag of the chain format",
     **{f"blank_{name}": f"the {name} is blank" for name in ("id", "image", "question", "answer", "dataset", "split")},
     "blank_field": "a field of somebody else's form is no text",
@@ -151,9 +301,12 @@ REJECTS: dict[str, str] = {
     "box_outside": "a box lies outside the image, or, where that is asked for, ends past it",
     "boxes_disagree": "the source states its boxes twice, and they differ",
     "too_many_boxes": "more boxes of a kind than a question can be about",
-    "crowd": "the source boxes a crowd, not its members",
+    "crowd": "the source boxes a crowd as one region, or only some of the objects",
+    "bad_annotation": "an annotation names no image or category of its file, or spoils the count of its category",
+    "ambiguous_image": "several images share a file name or an id, so that nobody can tell whose boxes these are",
     "count_mismatch": "the source counts another number than it boxes",
     "no_category": "the question is about no category of the boxes' source",
+    "ambiguous_question": "the question names a category, but does not clearly ask how many of it there are",
     "no_instances": "the boxes' source does not have the image",
     "duplicate_id": "the id was there before",
     "duplicate": "the same image content, question and boxes were there before",

@@ -115,11 +115,20 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     # What only the forms of others can have.
     met |= set(rejects(read_source(write(tmp_path / "i.json", COCO))))
     met |= set(rejects(read_source(write(tmp_path / "many.json", {**COCO, "annotations": COCO["annotations"][:1] * 21}))))
+    spoilt = {
+        **COCO,
+        "images": [*COCO["images"], {**COCO["images"][1], "id": 3}],
+        "annotations": [{"image_id": 9, "category_id": 5, "bbox": [0, 0, 5, 5]}, COCO["annotations"][3]],
+    }
+    met |= set(rejects(read_source(write(tmp_path / "spoilt.json", spoilt))))
     met |= set(rejects(read_source(write(tmp_path / "r.jsonl", {**REFCOCO, "img_path": None}), format="refcoco")))
     asked = [
         {"image": image, "question_id": 1, "question": question, "answer": 9, "issimple": True}
-        for image, question in (("a.jpg", "How many dogs?"), ("a.jpg", "How many elks?"), ("x/9.jpg", "How many dogs?"))
-    ]
+        for image, question in (
+            ("a.jpg", "How many dogs?"), ("a.jpg", "How many elks?"), ("x/9.jpg", "How many dogs?"),
+            ("a.jpg", "How many dog bowls?"),
+        )
+    ]  # fmt: skip
     met |= set(rejects(read_source(write(tmp_path / "t.json", asked), instances=tmp_path / "i.json")))
     spoken = {
         "image": ["cot/vsr/cat.png", "cot/vsr/cat.png###[0, 0, 9, 9]"],

@@ -199,12 +199,6 @@ class TestLocal:
         assert sum(asked) == 7
         assert max(asked) <= 3
 
-    def test_an_answer_may_spell_the_placeholder(self, nano: Path) -> None:
-        record = Record(id="r", image="i.png", question="What does it say?", answer="<image>", boxes=((0, 0, 1, 1),))
-        task = Task(record, FOCI, ("whole", "target"), TASK.load_image)
-        explanation = asyncio.run(explain(LocalTeacher(str(nano), max_new_tokens=4, device="cpu"), task))
-        assert [attempt.codes for attempt in explanation.attempts] == [("not_json",)] * 3
-
     def test_a_folder_that_is_no_model(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"config\.json"):
             asyncio.run(explain(LocalTeacher(str(tmp_path)), TASK))
