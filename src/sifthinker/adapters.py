@@ -5,7 +5,8 @@ verl (0.9): name this module and its function in the config,
     reward.custom_reward_function.path: pkg://sifthinker.adapters
     reward.custom_reward_function.name: compute_score
 
-ms-swift (4.6): `examples/swift_plugin.py` registers the classes; `--external_plugins` names it and `--reward_funcs` uses them.
+ms-swift (4.6): `examples/swift_plugin.py` registers the classes; name it with `--external_plugins` and them with
+`--reward_funcs`.
 """
 
 from __future__ import annotations

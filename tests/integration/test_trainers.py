@@ -1,7 +1,7 @@
 """The rewards inside the trainers of others, which need environments of their own.
 
-Name the Python of each: SIF_PYTHON_SWIFT (ms-swift 4.6), SIF_PYTHON_VERL (verl 0.9). It needs sifthinker's own dependencies too.
-Run with `pytest -m integration`.
+Name the Python of each: SIF_PYTHON_SWIFT (ms-swift 4.6), SIF_PYTHON_VERL (verl 0.9). It needs the core dependencies of
+sifthinker too. Run with `pytest -m integration`.
 """
 
 from __future__ import annotations
@@ -78,16 +78,23 @@ folder = os.path.join(os.path.dirname(verl.__file__), "trainer", "config")
 with initialize_config_dir(folder, version_base=None):
     name = "reward.custom_reward_function"
     config = compose("ppo_trainer", overrides=[f"{name}.path=pkg://sifthinker.adapters", f"{name}.name=compute_score"])
-manager = load_reward_manager(migrate_legacy_reward_impl(config), Letters())
-scores = []
-for text in completions:
-    ids = torch.tensor([list(map(ord, text))])
-    one = lambda value: np.array([value], object)
-    row = DataProto.from_dict(
-        tensors={"responses": ids, "attention_mask": torch.ones_like(ids)},
-        non_tensors={"data_source": one("d"), "reward_model": one({"ground_truth": truth}), "extra_info": one({})},
-    )
-    scores.append(asyncio.run(manager.run_single(row))["reward_score"])
+async def score():
+    manager = load_reward_manager(migrate_legacy_reward_impl(config), Letters())
+    for text in completions:
+        ids = torch.tensor([list(map(ord, text))])
+        one = lambda value: np.array([value], object)
+        row = DataProto.from_dict(
+            tensors={"responses": ids, "attention_mask": torch.ones_like(ids)},
+            non_tensors={"data_source": one("d"), "reward_model": one({"ground_truth": truth}), "extra_info": one({})},
+        )
+        yield (await manager.run_single(row))["reward_score"]
+
+
+async def gathered():
+    return [value async for value in score()]
+
+
+scores = asyncio.run(gathered())
 print(json.dumps({"scores": scores}))
 """
 
