@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from sifthinker.chain import TAG
 from sifthinker.errors import ModelError, need
 from sifthinker.files import make_folder
 
@@ -63,6 +65,19 @@ def opened_by_template(processor: Any, **template: Any) -> str:
     before: str = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=False, **template)
     _, tag, after = (prompt[len(before) :] if prompt.startswith(before) else prompt).rpartition("<think>")
     return tag + after if tag and "</think>" not in after else ""
+
+
+def special_tokens(processor: Any) -> re.Pattern[str]:
+    """A pattern of the special tokens that a model's tokenizer reads in any text: images, ends of turns, padding.
+
+    The tags of chains are left out, which some tokenizers hold as special too.
+    """
+    names = {
+        *processor.tokenizer.all_special_tokens,
+        *(getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")),
+    }
+    spelled = [name for name in names if isinstance(name, str) and len(name.strip()) > 2 and not TAG.fullmatch(name)]
+    return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or r"(?!)")
 
 
 def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: Any) -> Any:

@@ -14,7 +14,7 @@ from PIL import Image
 from sifthinker.chain import Reading, Region, find_steps, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError
-from sifthinker.models import complete, load_for_inference, opened_by_template
+from sifthinker.models import complete, load_for_inference, opened_by_template, special_tokens
 from sifthinker.prompts import user_prompt
 
 
@@ -70,6 +70,7 @@ class Thinker:
         self.processor = processor
         self.max_new_tokens = max_new_tokens
         self._opening = opened_by_template(processor)
+        self._special = special_tokens(processor)
 
     @classmethod
     def load(
@@ -113,12 +114,12 @@ class Thinker:
         Returns:
             One thought a task, in order.
         Raises:
-            ImageError: a question holds the model's own placeholder for images.
+            ImageError: a question holds a special token of the model, for instance its placeholder for images.
         """
-        placeholder = getattr(self.processor, "image_token", None)
         for _, question, _ in tasks:
-            if placeholder and placeholder in question:
-                raise ImageError(f"the question holds {placeholder!r}, which stands for an image in this model; rephrase it")
+            token = self._special.search(question)
+            if token:
+                raise ImageError(f"the question holds {token[0]!r}, a special token of this model; rephrase it")
         images = [[image, depth.view()] if depth is not None else [image] for image, _, depth in tasks]
         conversations = [
             [

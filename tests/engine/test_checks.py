@@ -70,6 +70,7 @@ def last_area(row: dict, old: str, new: str) -> None:
         (lambda row: row.update(boxes=[[0.0, 0.0, 0.1, 0.1]]), "boxes_disagree"),
         (lambda row: last_area(row, '"depth":0.', '"depth":0.0'), "depth_off"),
         (lambda row: row.update(answer="never", choices=""), "answer_disagrees"),
+        (lambda row: row["messages"][0].update(content="What is in <image>?"), "placeholder"),
     ],
 )
 def test_one_thing_wrong(dataset: Path, change: Callable[[dict], object], code: str) -> None:

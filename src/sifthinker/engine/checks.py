@@ -25,7 +25,7 @@ from sifthinker.errors import BoxError, DepthError, ImageError, RecordError, SIF
 from sifthinker.files import inside, read_jsonl
 from sifthinker.images import check_image
 from sifthinker.judges import judge
-from sifthinker.records import Example, examples_file
+from sifthinker.records import Example, examples_file, find_placeholder
 from sifthinker.rewards import score_depth
 
 FINDINGS: dict[str, str] = {
@@ -42,6 +42,7 @@ FINDINGS: dict[str, str] = {
     "not_plain_rgb": "an image is transparent, or has more than 8 bits a channel, and trainers would see another picture",
     "size_mismatch": "the image, its depth image and its depth map differ in size",
     "bad_depth": "the depth map cannot be read, or is not in our own format",
+    "placeholder": "a text holds an image placeholder or a control token of a model",
     "bad_chain": "the chain is not valid",
     "boxes_disagree": "the chain's last area is not the target boxes",
     "depth_off": "a stated depth is more than a tenth from the depth map's mean",
@@ -228,6 +229,10 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
                 yield finding("bad_depth", str(error))
         if len(set(sizes.values())) > 1:
             yield finding("size_mismatch", "; ".join(f"{file} is {w}×{h}" for file, (w, h) in sizes.items()))
+    for name, text in (("question", example.prompt), ("answer", example.answer), ("chain", example.chain)):
+        token = find_placeholder(text)
+        if token:
+            yield finding("placeholder", f"the {name} holds {token}, which trainers read as an image or the end of a turn")
     yield from (finding(code, message) for code, message in _check_chain(example, depth))
     stats.add(example.dataset, example.family, example.boxes, example.chain, size)
 

@@ -15,7 +15,7 @@ from typing import Any
 from sifthinker.chain import check_chain, read_completion
 from sifthinker.errors import ConfigError
 from sifthinker.images import load_image
-from sifthinker.models import load_processor, model_source
+from sifthinker.models import load_processor, model_source, special_tokens
 from sifthinker.records import Example
 from sifthinker.rewards import reference_from, score_completion
 from sifthinker.training.config import Stage, TrainConfig, trainer_arguments
@@ -90,7 +90,8 @@ def plan_run(
     notes: list[str] = []
     template = getattr(arguments, "chat_template_kwargs", None) or {}  # SFT's config has none
     gold = {example.id: gold_completion(example, processor, **template) for example in examples[:_DRY_RUN]}
-    refusals = [] if config.answers_only else template_problems(examples[:_DRY_RUN], gold)
+    refusals = token_problems(examples, processor)
+    refusals += [] if config.answers_only else template_problems(examples[:_DRY_RUN], gold)
     rows, length = arguments.per_device_train_batch_size, max(prompts) + max(answers)
     sharing = stage == "grpo" and config.prefix_sharing == "auto"
     tokens = rows * length
@@ -155,6 +156,20 @@ def token_counts(examples: Sequence[Example], processor: Any) -> tuple[list[int]
         prompts.append(len(processor(text=[text], images=images, add_special_tokens=False)["input_ids"][0]))
     chains = sorted(examples, key=lambda example: -len(example.chain))[:_LONGEST_TRIED]
     return prompts, [len(processor.tokenizer(example.chain)["input_ids"]) for example in chains]
+
+
+def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
+    """Examples whose texts spell a special token of the model, which would be read as an image or as the end of a turn."""
+    pattern = special_tokens(processor)
+    found = [
+        (example.id, token[0]) for example in examples if (token := pattern.search(example.prompt + "\n" + example.chain))
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found)} examples hold a special token of this model in their text, the first {found[0][0]!r} with "
+        f"{found[0][1]!r}; take it out of the question or the chain, or leave these examples out"
+    ]
 
 
 def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> list[str]:
