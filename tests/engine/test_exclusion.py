@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import unicodedata
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,7 @@ from PIL import Image
 from sifthinker.cli import main
 from sifthinker.engine import exclusion
 from sifthinker.engine.exclusion import Excluded
-from sifthinker.errors import ConfigError, RecordError
+from sifthinker.errors import ConfigError, RecordError, SIFError
 from sifthinker.files import sha256, write_jsonl
 
 HASH = "5e6def3f8561ac9d309576efd8d4d418f751dc31d254604271afc3096a129de01"[:64]
@@ -290,3 +291,53 @@ def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "list.txt:1: " in result.stderr
     assert "wanted SHA-256" in result.stderr
+
+
+POOL = (
+    "x.png", "./photos/y.png", r"C:\data\z.png", f"{HASH}  bench/c.png", f"{HASH} *c.png", f"SHA256 (c.png) = {HASH}", HASH,
+    f"\\{HASH}  a\\nb.png", "# a comment", "", "   ", '["x.png"]', '"quoted.png"', "https://example.org/a.png", "folder/",
+    "d41d8cd98f00b204e9800998ecf8427e", "sha1sum 0beec7b5ea3f0fdbc95d0d47f8c5e2b5a3cc1e2b", "Algorithm : SHA256", "....", "~/q.png",
+    "caf\u00e9/e\u0301.png", "..", "/", "\\", '"', "\u202e.png",
+)  # fmt: skip
+
+
+def check_mutations(folder: Path, count: int, seed: int) -> None:
+    """Whatever stands in a list, it is read or refused in our words, and a whole line with a name is never lost."""
+    draw = random.Random(seed)
+    read = 0
+    for _ in range(count):
+        lines = draw.choices(POOL, k=draw.randint(0, 6))
+        for _ in range(draw.randint(0, 3)):
+            if lines:
+                where = draw.randrange(len(lines))
+                text = lines[where]
+                at = draw.randint(0, len(text))
+                change = draw.choice(
+                    ["", draw.choice(POOL), chr(draw.randint(32, 0x2FFF)), text[::-1], text * draw.randint(2, 9)]
+                )
+                lines[where] = text[:at] + change + text[at + draw.randint(0, 3) :]
+        lines.insert(draw.randint(0, len(lines)), "bench/b.png")
+        data = draw.choice(["\n", "\r\n"]).join(lines).encode(draw.choice(["utf-8", "utf-8-sig", "utf-16"]))
+        torn = draw.random() < 0.3
+        if torn:  # bytes that no text has, or half a file
+            at = draw.randint(0, len(data))
+            data = data[:at] + bytes(draw.choices(range(256), k=3)) + data[at:] if draw.random() < 0.5 else data[:at]
+        try:
+            found = listed(folder, data)
+        except SIFError as error:
+            assert "list.txt" in str(error)
+            continue
+        assert torn or found.find("bench/b.png"), data
+        found.find("a\\b/../c.png", written="\u0301")
+        assert all("list.txt" in warning for warning in found.warnings([]))
+        read += 1
+    assert read > count / 4, "most lists can be read"
+
+
+def test_mutated_lists(tmp_path: Path) -> None:
+    check_mutations(tmp_path, 1500, 0)
+
+
+@pytest.mark.slow
+def test_many_mutated_lists(tmp_path: Path) -> None:
+    check_mutations(tmp_path, 25_000, 1)
