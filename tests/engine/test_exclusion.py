@@ -296,8 +296,8 @@ def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:
 POOL = (
     "x.png", "./photos/y.png", r"C:\data\z.png", f"{HASH}  bench/c.png", f"{HASH} *c.png", f"SHA256 (c.png) = {HASH}", HASH,
     f"\\{HASH}  a\\nb.png", "# a comment", "", "   ", '["x.png"]', '"quoted.png"', "https://example.org/a.png", "folder/",
-    "d41d8cd98f00b204e9800998ecf8427e", "sha1sum 0beec7b5ea3f0fdbc95d0d47f8c5e2b5a3cc1e2b", "Algorithm : SHA256", "....", "~/q.png",
-    "caf\u00e9/e\u0301.png", "..", "/", "\\", '"', "\u202e.png",
+    "d41d8cd98f00b204e9800998ecf8427e", "sha1sum 0beec7b5ea3f0fdbc95d0d47f8c5e2b5a3cc1e2b", "Algorithm : SHA256", "....",
+    "~/q.png", "caf\u00e9/e\u0301.png", "..", "/", "\\", '"', "\u202e.png",
 )  # fmt: skip
 
 
