@@ -8,7 +8,7 @@
     ├── RecordError    a record or an example is malformed
     ├── ConfigError    a recipe, a training config or a command-line value is wrong
     ├── ModelError     a model folder or name cannot be loaded
-    ├── EndpointError  a model server failed after every allowed retry
+    ├── EndpointError  a model server failed after every allowed retry, or refused what it was asked
     └── BudgetError    the money set aside for a teacher is spent
 
 Malformed *model output* is data, not an error: readers of completions return reasons instead of raising.
@@ -16,6 +16,8 @@ All but the last two are `ValueError`s too, so that callers may catch the standa
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 
 class SIFError(Exception):
@@ -86,18 +88,28 @@ class ModelError(SIFError, ValueError):
     """A model folder or model name that cannot be loaded."""
 
 
+FaultKind = Literal["outage", "request", "setup"]
+
+
 class EndpointError(SIFError):
-    """A model server that failed after every allowed retry.
+    """A model server that failed after every allowed retry, or refused what it was asked.
 
     Attributes:
-        code: `timeout`, `connection`, `status_<n>`, `not_json` or `bad_shape`.
+        code: `timeout`, `connection`, `status_<n>`, `not_json`, `bad_shape` or `server_error`.
         attempts: number of requests made.
+        kind: what can be done. `outage`: the same request may be answered later. `request`: the server refuses this one
+            request; others may pass. `setup`: no request will be answered before something is changed, such as the key, the
+            address, the model's name or the account's credit.
     """
 
-    def __init__(self, message: str, code: str, attempts: int) -> None:
+    def __init__(self, message: str, code: str, attempts: int, kind: FaultKind = "outage") -> None:
         super().__init__(message)
         self.code = code
         self.attempts = attempts
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (EndpointError, (self.args[0], self.code, self.attempts, self.kind))
 
 
 class BudgetError(SIFError):
