@@ -125,7 +125,8 @@ _FIRST_REFUSALS = 10
 
 _DIGITS = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _SCORE = re.compile(
-    r"(?:\D{0,40}\b(?:score|verdict|rating)\b)?[^\w.%-]*(?:- )?(?P<first>\d+(?:\.\d+)?|\.\d+)(?![\w%.]*[\w%])(?!\s*%)(?:\D.*)?"
+    r"(?:\D{0,40}\b(?:score|verdict|rating)\b)?[^\w.%-]*(?:- )?"
+    r"(?P<first>\d+(?:\.\d+)?|\.\d+)(?![\w%.]*[\w%])(?!\s*%)(?:\D.*)?"
     r"|.*?[^\w.%-](?P<last>\d+(?:\.\d+)?|\.\d+)[^\w%]*",
     re.IGNORECASE | re.DOTALL,
 )

@@ -8,12 +8,14 @@ import contextvars
 import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+
+_GLANCE_S = 0.1  # between looks for an interruption
 
 _POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
 
@@ -31,6 +33,8 @@ def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(coroutine)
+    caller = asyncio.current_task()
+    asked = caller.cancelling() if caller is not None else 0
     outcome: Future[_T] = Future()
     begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
 
@@ -50,15 +54,17 @@ def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
     try:
-        return outcome.result()
-    except BaseException:
+        # Under `asyncio.run` an interruption does no more than ask the caller's task to end.
+        while not wait([outcome], timeout=_GLANCE_S).done:
+            if caller is not None and caller.cancelling() > asked:
+                break
+    finally:
         if not outcome.done():
             loop, task = begun.result()
             with contextlib.suppress(RuntimeError):  # the loop came to its end meanwhile
                 loop.call_soon_threadsafe(task.cancel)
-        raise
-    finally:
         thread.join()
+    return outcome.result()
 
 
 @contextlib.contextmanager

@@ -85,6 +85,11 @@ class Counts:
         return self.accepted + self.rejected.total()
 
     @property
+    def finished(self) -> int:
+        """Records that the same build, repeated, does not try again."""
+        return self.accepted + self.settled
+
+    @property
     def settled(self) -> int:
         """Records that are rejected for good: the same build, repeated, does not try them again."""
         return self.rejected.total() - self.rejected[_OUTAGE]
@@ -238,7 +243,7 @@ class Engine:
                     atomic_write(out / "usage.json", json.dumps(totals, indent=2) + "\n")
             if stopped is None and feed.shortage:
                 raise BudgetError(
-                    f"{feed.shortage} {journal.counts.done} records are finished and written to {out}; "
+                    f"{feed.shortage} {journal.counts.finished} records are finished and written to {out}; "
                     "the same command with a greater --budget goes on"
                 )
         if stopped is not None and unused:
@@ -246,7 +251,8 @@ class Engine:
             raise stopped
         if stopped is not None:
             raise EndpointError(
-                f"{stopped} {journal.counts.done} records are finished and written to {out}; the same command goes on",
+                f"{str(stopped).rstrip('.')}. {journal.counts.finished} records are finished and written to {out}; "
+                "the same command goes on",
                 stopped.code,
                 stopped.attempts,
                 stopped.kind,

@@ -228,14 +228,14 @@ def _agrees(answer: str, record: Record) -> bool:
     not enough ("red or blue", "car" for "silver car").
     """
     score = judge(answer, record.answer, record.choices).score
-    if score >= 1 or score < 0.5:
-        return score >= 1
+    if score in (0, 1):
+        return score == 1
     said, right = normalise(answer).split(), normalise(record.answer).split()
     added = set(said) - set(right)
     if added & _HEDGES or any(word.isdigit() for word in added):
         return False
     if len(right) > _SHORT_ANSWER:
-        return True
+        return score >= 0.5
     return set(right) <= set(said) and added <= _FILLING | set(normalise(record.question).split())
 
 
