@@ -17,8 +17,8 @@ ROOT = Path(sifthinker.__file__).parent
 # Each layer may import the ones above it and nothing below; modules of one layer may not import each other,
 # except those named together as one part.
 LAYERS = [
-    ["errors"],
-    ["files"],
+    ["errors", "loops", "json_reply"],
+    ["files", "responses"],
     ["boxes", "images"],
     ["depth_files"],
     ["depth", "chain"],

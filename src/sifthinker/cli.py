@@ -231,6 +231,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
 )
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(min=1), help="Records under way at once.")
 @click.option("--max-side", default=1024, show_default=True, type=click.IntRange(min=28), help="Of images to the teacher.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest reply of the teacher [default: its server's bound].")
 @click.option("--rpm", type=click.FloatRange(min=0, min_open=True), help="Most requests to the teacher in a minute.")
 @click.option(
     "--prompt-price", default=0.0, type=click.FloatRange(min=0), help="Of a million tokens that the teacher reads."
@@ -356,7 +357,8 @@ _RECIPE_SETTINGS = {
         name: name
         for name in (
             "depth_encoding", "depth_near", "depth_hole", "teacher", "base_url", "model", "api_key_env", "retries",
-            "concurrency", "rpm", "max_side", "prompt_price", "completion_price", "alpha", "distractor", "decimals",
+            "concurrency", "rpm", "max_side", "max_tokens", "prompt_price", "completion_price", "alpha", "distractor",
+            "decimals",
         )
     },
 }  # fmt: skip
@@ -464,6 +466,7 @@ def _teacher(
     prompt_price: float,
     completion_price: float,
     max_side: int,
+    max_tokens: int | None,
     **_: Any,
 ) -> Teacher:
     if teacher == "scripted":
@@ -477,7 +480,7 @@ def _teacher(
     if not model:
         raise ConfigError(f"--teacher {teacher} needs --model NAME")
     if teacher == "local":
-        return LocalTeacher(model, batch_size=concurrency, max_side=max_side)
+        return LocalTeacher(model, batch_size=concurrency, max_side=max_side, max_new_tokens=max_tokens or 1024)
     return OpenAITeacher(
         Endpoint(
             base_url,
@@ -491,6 +494,7 @@ def _teacher(
             completion_price=completion_price,
         ),
         max_side=max_side,
+        max_tokens=max_tokens,
     )
 
 

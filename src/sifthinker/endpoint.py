@@ -6,12 +6,11 @@ The API key is read from an environment variable at the time of the call and app
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import email.utils
+import logging
 import math
 import os
 import random
-import time
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from types import TracebackType
@@ -20,20 +19,20 @@ from typing import Any
 import httpx2
 
 from sifthinker.errors import ConfigError, EndpointError
+from sifthinker.responses import Fault, Reply, read_response
 
-_RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
+_log = logging.getLogger(__name__)
+
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_RETRY_AFTER_S = 600.0
 _SHORTEST_SECRET = 12  # servers without keys are given words such as EMPTY, which replies may hold
 
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a server answered: the text, and the tokens it counted."""
-
-    text: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+_CHAT = "/chat/completions"
+_OTHER_ROUTE = re.compile(r"/(?:completions|responses|embeddings|models|messages)$")
+_SECRET_NAME = re.compile(r"(?:^|[_-])(?:key|apikey|token|secret|password|pwd|sig|signature|code|auth)$", re.IGNORECASE)
+_ENTRA_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
+# What servers call the field response_format in their refusals.
+_STRUCTURED = re.compile(r"\bjson_(?:schema|object)\b|\bstructured[ _-]outputs?\b|\bguided[ _]|\bgrammar\b", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -69,16 +68,33 @@ class Usage:
 
 
 @dataclass(slots=True)
+class _Session:
+    """What an endpoint holds while it is entered in one event loop."""
+
+    client: httpx2.AsyncClient
+    gate: asyncio.Semaphore
+    met: asyncio.Event  # set once the first request has come to something; until then the others wait
+    scouting: bool = False
+    stopped: EndpointError | None = None  # why the first request showed that no other can be answered
+    users: int = 0
+
+
+@dataclass(slots=True)
 class Endpoint:
     """A chat-completions server.
 
+    What a server refuses is learnt once: where it names a field of the request, such as `temperature`, the field is left out
+    or sent in another form (`max_completion_tokens` for `max_tokens`; JSON without a schema, then free text for a schema),
+    and that is kept if the server answers then. The first request goes alone; the others wait for what it shows.
+
     Args:
-        base_url: up to and including the version, for instance `http://127.0.0.1:8000/v1`.
+        base_url: up to and including the version, for instance `http://127.0.0.1:8000/v1`. The query of Azure's addresses
+            (`…/openai/deployments/NAME?api-version=…`) is kept, and such a server gets the key in the header `api-key`.
         model: the model's name there.
         api_key_env: environment variable that holds the key; a server without keys needs none.
         timeout_s: of one request.
-        max_retries: further requests after the first, on time-outs, broken connections, unreadable replies and statuses
-            408, 409, 425, 429, 500, 502, 503, 504.
+        max_retries: further requests after the first, on time-outs, broken connections, unreadable replies, the statuses
+            408, 409, 425, 429 and 499, and those from 500 on but 501, 505 and 511.
         concurrency: requests under way at once.
         requests_per_minute: no more requests than this, evenly spread; None for no limit.
         prompt_price: of a million prompt tokens, for `usage.cost`.
@@ -87,7 +103,8 @@ class Endpoint:
             is honoured up to ten minutes, by every request to it.
         transport: an httpx2 transport, for tests.
     Raises:
-        ConfigError: base_url is no http(s) address or holds a password, the key cannot be sent, or a number is out of range.
+        ConfigError: base_url is no http(s) address, holds a password or key, or names another route; the key cannot be sent;
+            or a number is out of range.
     """
 
     base_url: str
@@ -102,19 +119,17 @@ class Endpoint:
     backoff_s: float = 1.0
     transport: httpx2.AsyncBaseTransport | None = None
     usage: Usage = field(default_factory=Usage)
-    _client: httpx2.AsyncClient | None = field(default=None, repr=False)
-    _gate: asyncio.Semaphore | None = field(default=None, repr=False)
+    _url: str = field(default="", repr=False)
+    _azure: bool = field(default=False, repr=False)
+    _sessions: dict[asyncio.AbstractEventLoop, _Session] = field(default_factory=dict, repr=False)
     _not_before: float = field(default=0.0, repr=False)  # monotonic time before which no request may start
+    _met: bool = field(default=False, repr=False)  # the server has taken a connection
+    _forms: dict[str, int] = field(default_factory=dict, repr=False)  # field → which of `_forms_of` the server takes
+    _taken: set[tuple[str, int]] = field(default_factory=set, repr=False)  # (field, form) that it has answered to
 
     def __post_init__(self, prompt_price: float, completion_price: float) -> None:
-        try:
-            address = httpx2.URL(self.base_url)
-        except httpx2.InvalidURL:
-            raise ConfigError("base_url is not an address; wanted for instance http://127.0.0.1:8000/v1") from None
-        if address.scheme not in ("http", "https") or not address.host:
-            raise ConfigError(f"base_url must start with http:// or https://, got {self.base_url!r}")
-        if address.userinfo:
-            raise ConfigError(f"base_url holds a user name or password; put a key into the variable {self.api_key_env}")
+        self.base_url, self._url = _read_address(self.base_url, self.api_key_env)
+        self._azure = "api-version" in httpx2.URL(self._url).params
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0) or self.concurrency < 1 or self.max_retries < 0:
             raise ConfigError("timeout and concurrency must be positive, and retries not negative")
         if self.requests_per_minute is not None and not self.requests_per_minute > 0:
@@ -125,77 +140,174 @@ class Endpoint:
         self._key()  # a key that cannot be sent is better told before anything is asked
 
     async def __aenter__(self) -> Endpoint:
-        limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        self._client = httpx2.AsyncClient(timeout=self.timeout_s, transport=self.transport, limits=limits)
-        self._gate = asyncio.Semaphore(self.concurrency)
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None:
+            limits = httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+            client = httpx2.AsyncClient(timeout=self.timeout_s, transport=self.transport, limits=limits)
+            session = self._sessions[loop] = _Session(client, asyncio.Semaphore(self.concurrency), asyncio.Event())
+            if self._met:
+                session.met.set()
+        session.users += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-        self._client = self._gate = None
+        loop = asyncio.get_running_loop()
+        session = self._sessions[loop]
+        session.users -= 1
+        if not session.users:
+            del self._sessions[loop]
+            await session.client.aclose()
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Reply:
         """One chat completion.
 
         Args:
             messages: in the server's own format.
-            parameters: further fields of the request, for instance `temperature`.
+            parameters: further fields of the request, for instance `temperature`. They are wishes: one that the server
+                refuses is sent in another form, or not at all.
         Raises:
-            EndpointError: every attempt failed, or the server refused the request (a status that is not retried).
+            EndpointError: every attempt failed, or the server refused the request; its `kind` says what can be done.
         """
-        if self._client is None or self._gate is None:
+        session = self._sessions.get(asyncio.get_running_loop())
+        if session is None:
             raise RuntimeError("use the endpoint inside `async with`")
-        body = {"model": self.model, "messages": list(messages), **parameters}
-        code, message = "", ""
-        async with self._gate:
-            for attempt in range(self.max_retries + 1):
-                wait_s: float | None = None
-                await self._turn()
-                self.usage.requests += 1
-                try:
-                    response = await self._client.post(
-                        f"{self.base_url.rstrip('/')}/chat/completions", json=body, headers=self._headers()
-                    )
-                except httpx2.TimeoutException:
-                    code, message = "timeout", f"no answer within {self.timeout_s:g} s"
-                except httpx2.HTTPError as error:
-                    code, message = "connection", f"{type(error).__name__}: {error}"
-                else:
-                    if response.status_code == 200:
-                        reply = _read_reply(response)
-                        if isinstance(reply, Reply):
-                            self.usage.prompt_tokens += reply.prompt_tokens
-                            self.usage.completion_tokens += reply.completion_tokens
-                            # What a server says is kept; should it quote the key, that is not.
-                            return replace(reply, text=self._redact(reply.text))
-                        code, message = reply
-                    else:
-                        code = f"status_{response.status_code}"
-                        message = f"status {response.status_code}: {self._redact(response.text)[:300]}"
-                        if response.status_code not in _RETRIED:
-                            self.usage.failures += 1
-                            raise EndpointError(
-                                self._redact(f"{self.base_url} refused the request: {message}"), code, attempt + 1
-                            )
-                        wait_s = _retry_after_s(response.headers.get("retry-after"))
-                        if wait_s:
-                            # The server speaks of its load, not of this one request.
-                            pause = asyncio.get_running_loop().time() + min(wait_s, _LONGEST_RETRY_AFTER_S)
-                            self._not_before = max(self._not_before, pause)
-                if attempt < self.max_retries:
-                    self.usage.retries += 1
-                    if not wait_s:  # a Retry-After is waited for where requests take their turn
-                        wait_s = self.backoff_s * 2**attempt * random.uniform(0.5, 1.5)
-                        await asyncio.sleep(min(wait_s, _LONGEST_BACKOFF_S))
+        async with session.gate:
+            scout = not (session.scouting or session.met.is_set())
+            if scout:
+                session.scouting = True
+            elif not session.met.is_set():
+                await session.met.wait()
+                if session.stopped is not None:
+                    raise session.stopped
+            try:
+                return await self._chat(session, messages, parameters)
+            except EndpointError as error:
+                if scout and error.kind == "setup" and not session.met.is_set():
+                    session.stopped = error
+                raise
+            finally:
+                if scout:
+                    session.met.set()
+
+    async def _chat(self, session: _Session, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> Reply:
+        forms = dict(self._forms)
+        requests = retries = 0
+        while True:
+            await self._turn()
+            self.usage.requests += 1
+            requests += 1
+            body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
+            for name, value in parameters.items():
+                body |= _forms_of(name, value)[forms.get(name, 0)]
+            outcome = await self._ask(session.client, body)
+            if isinstance(outcome, Reply):
+                self._learn(parameters, forms)
+                session.met.set()
+                self.usage.prompt_tokens += outcome.prompt_tokens
+                self.usage.completion_tokens += outcome.completion_tokens
+                # What a server says is kept; should it quote the key, that is not.
+                return replace(outcome, text=self._redact(outcome.text), reason=self._redact(outcome.reason))
+            if self._adapt(outcome, parameters, forms):
+                self.usage.retries += 1
+                continue
+            if not outcome.passing or retries == self.max_retries:
+                break
+            session.met.set()
+            retries += 1
+            self.usage.retries += 1
+            if outcome.wait_s:
+                # The server speaks of its load, not of this one request; it is waited for where requests take their turn.
+                self._pause(outcome.wait_s)
+            else:
+                await asyncio.sleep(min(self.backoff_s * 2 ** (retries - 1) * random.uniform(0.5, 1.5), _LONGEST_BACKOFF_S))
+        if outcome.wait_s:
+            self._pause(outcome.wait_s)
         self.usage.failures += 1
+        tried = f"failed {requests} times; the last: " if outcome.passing and requests > 1 else ""
         raise EndpointError(
-            self._redact(f"{self.base_url} failed {self.max_retries + 1} times; the last: {message}"),
-            code,
-            self.max_retries + 1,
+            self._redact(f"{self._url} (model {self.model!r}): {tried}{outcome.message}{self._advice(outcome)}"),
+            outcome.code,
+            requests,
+            outcome.kind,
         )
+
+    async def _ask(self, client: httpx2.AsyncClient, body: Mapping[str, Any]) -> Reply | Fault:
+        """Send one request."""
+        try:
+            response = await client.post(self._url, json=body, headers=self._headers())
+        except httpx2.HTTPError as error:
+            message = f"no answer within {self.timeout_s:g} s" if isinstance(error, httpx2.TimeoutException) else ""
+            code = "timeout" if message else "connection"
+            message = message or f"{type(error).__name__}: {error}".strip(": ")
+            # A server that nobody has met may well not be there; one that was there comes back.
+            if not self._met and isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+                return Fault(code, f"cannot connect: {message}", "setup", passing=False, cause="address")
+            self._met = True
+            return Fault(code, message)
+        self._met = True
+        return read_response(response, self._redact)
+
+    def _adapt(self, fault: Fault, parameters: Mapping[str, Any], forms: dict[str, int]) -> bool:
+        """Choose another form for the field that a server refuses. False where it names none that has another."""
+        if fault.code not in ("status_400", "status_422"):
+            return False
+        places: dict[int, str] = {}
+        for name, value in parameters.items():
+            choices, now = _forms_of(name, value), forms.get(name, 0)
+            if now == len(choices) - 1:
+                continue
+            for sent in choices[now]:
+                if re.split(r"[.\[]", fault.field)[0] == sent:
+                    places[-1] = name
+                found = re.search(rf"(?<!\w){re.escape(sent)}(?!\w)", fault.words)
+                if found is None and sent == "response_format":
+                    found = _STRUCTURED.search(fault.words)
+                if found:
+                    places.setdefault(found.start(), name)
+        if places:
+            name = places[min(places)]
+            forms[name] = max(forms.get(name, 0) + 1, self._forms.get(name, 0))
+            return True
+        # Servers without structured output do not always say what they miss.
+        name, now = "response_format", forms.get("response_format", 0)
+        if fault.kind == "request" and name in parameters and (name, now) not in self._taken:
+            last = len(_forms_of(name, parameters[name])) - 1
+            forms[name] = last
+            return now < last
+        return False
+
+    def _learn(self, parameters: Mapping[str, Any], forms: Mapping[str, int]) -> None:
+        """Keep the forms of the fields of a request that was answered."""
+        for name, value in parameters.items():
+            form, known = forms.get(name, 0), self._forms.get(name, 0)
+            # One that it took before was refused for what stood in this one request.
+            if form > known and (name, known) not in self._taken:
+                self._forms[name] = form
+                sent = _forms_of(name, value)[form]
+                now = f"sent as {', '.join(sent)}" if sent else "left out"
+                _log.warning("%s refuses the field %s for %s; from now on it is %s", self._url, name, self.model, now)
+            self._taken.add((name, form))
+
+    def _advice(self, fault: Fault) -> str:
+        """What to do about a fault of the setup, as a further sentence."""
+        if fault.cause == "key":
+            what = "does not hold a key that it accepts" if self._key() else "is empty"
+            return f". The environment variable {self.api_key_env} {what}; set it, or name another (--api-key-env)"
+        if fault.cause == "quota":
+            return f". Add credit to the account whose key stands in {self.api_key_env}, or use another server (--base-url)"
+        if fault.cause == "model":
+            return ". Set model (--model) to a name that this server has"
+        if fault.cause == "address":
+            return ". Is the server running, and are base_url (--base-url) and model (--model) right?"
+        return ""
+
+    def _pause(self, wait_s: float) -> None:
+        """Hold back every request."""
+        until = asyncio.get_running_loop().time() + min(wait_s, _LONGEST_RETRY_AFTER_S)
+        self._not_before = max(self._not_before, until)
 
     async def _turn(self) -> None:
         """Wait until a request may start."""
@@ -213,7 +325,13 @@ class Endpoint:
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
-        return {"Authorization": f"Bearer {key}"} if key else {}
+        if not key:
+            return {}
+        # Azure takes its keys in a header of their own, tokens of Entra ID as everybody else does, and some gateways of
+        # its kind refuse both at once.
+        if self._azure and not _ENTRA_TOKEN.fullmatch(key):
+            return {"api-key": key}
+        return {"Authorization": f"Bearer {key}"}
 
     def _redact(self, text: str) -> str:
         """A text with our key taken out: some servers quote it back."""
@@ -221,41 +339,37 @@ class Endpoint:
         return text.replace(key, "[key]") if len(key) >= _SHORTEST_SECRET else text
 
 
-def _read_reply(response: httpx2.Response) -> Reply | tuple[str, str]:
-    """The reply, or (reason code, message)."""
+def _forms_of(name: str, value: Any) -> list[dict[str, Any]]:
+    """What may be sent for a field of a request, in the order in which it is tried; in the end nothing."""
+    forms = [{name: value}]
+    if name == "max_tokens":
+        forms.append({"max_completion_tokens": value})
+    elif name == "response_format" and value["type"] == "json_schema":
+        forms.append({name: {"type": "json_object"}})
+    return [*forms, {}]
+
+
+def _read_address(base_url: str, api_key_env: str) -> tuple[str, str]:
+    """(base URL in the form that we use, URL of chat completions)."""
+    bare = base_url.strip()
     try:
-        body = response.json()
-    except (ValueError, RecursionError):
-        return (
-            "not_json",
-            f"the server's reply is not JSON: it begins {response.text[:1]!r}, {len(response.text)} characters",
+        address = httpx2.URL(bare)
+    except httpx2.InvalidURL:
+        raise ConfigError("base_url is not an address; wanted for instance http://127.0.0.1:8000/v1") from None
+    secret = next((name for name in address.params if _SECRET_NAME.search(name)), None)
+    if address.userinfo or secret:
+        what = f"a secret ({secret}=…)" if secret else "a user name or password"
+        raise ConfigError(f"base_url holds {what}; put a key into the variable {api_key_env}")
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ConfigError(f"base_url must start with http:// or https://, got {bare!r}")
+    if re.search(r"\s", bare):
+        raise ConfigError(f"base_url holds white space: {bare!r}")
+    path, mark, query = bare.partition("#")[0].partition("?")
+    path = path.rstrip("/").removesuffix(_CHAT).rstrip("/")
+    route = _OTHER_ROUTE.search(path)
+    if route:
+        raise ConfigError(
+            f"base_url ends in {route[0]}, wanted the address before it, for instance http://127.0.0.1:8000/v1; "
+            f"{_CHAT} is asked there"
         )
-    try:
-        text = body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        return "bad_shape", "the server's reply has no choices[0].message.content"
-    if text is None:
-        text = ""  # a refusal, or a model that ran out of tokens while it reasoned; both are paid for
-    if not isinstance(text, str):
-        return "bad_shape", f"the reply's content is {type(text).__name__}, wanted text"
-    usage = body.get("usage")
-    return Reply(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
-
-
-def _count(usage: Any, name: str) -> int:
-    """A number of tokens; 0 where the server states none that makes sense."""
-    value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    """Seconds to wait that a Retry-After header asks for, in either of its forms; None without one."""
-    if not header:
-        return None
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(header))
-    try:
-        moment = email.utils.parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max(0.0, moment.timestamp() - time.time())
+    return f"{path}{mark}{query}", f"{path}{_CHAT}{mark}{query}"

@@ -9,7 +9,7 @@
     ├── ConfigError    a recipe, a training config or a command-line value is wrong
     ├── ModelError     a model folder or name cannot be loaded
     ├── MissingExtraError  an optional package is not installed; an `ImportError` too
-    ├── EndpointError  a model server failed after every allowed retry
+    ├── EndpointError  a model server failed after every allowed retry, or refused what it was asked
     └── BudgetError    the money set aside for a teacher is spent
 
 Malformed *model output* is data, not an error: readers of completions return reasons instead of raising.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from typing import Literal
 
 # Import name of every optional package → the extra that brings it. `train` brings `models` too.
 EXTRAS = {
@@ -146,18 +147,28 @@ def _is_installed(name: str) -> bool:
         return False
 
 
+FaultKind = Literal["outage", "request", "setup"]
+
+
 class EndpointError(SIFError):
-    """A model server that failed after every allowed retry.
+    """A model server that failed after every allowed retry, or refused what it was asked.
 
     Attributes:
-        code: `timeout`, `connection`, `status_<n>`, `not_json` or `bad_shape`.
+        code: `timeout`, `connection`, `status_<n>`, `not_json`, `bad_shape` or `server_error`.
         attempts: number of requests made.
+        kind: what can be done. `outage`: the same request may be answered later. `request`: the server refuses this one
+            request; others may pass. `setup`: no request will be answered before something is changed, such as the key, the
+            address, the model's name or the account's credit.
     """
 
-    def __init__(self, message: str, code: str, attempts: int) -> None:
+    def __init__(self, message: str, code: str, attempts: int, kind: FaultKind = "outage") -> None:
         super().__init__(message)
         self.code = code
         self.attempts = attempts
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (EndpointError, (self.args[0], self.code, self.attempts, self.kind))
 
 
 class BudgetError(SIFError):

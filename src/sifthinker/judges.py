@@ -17,6 +17,8 @@ from pathlib import Path
 from sifthinker.endpoint import Endpoint
 from sifthinker.errors import EndpointError
 from sifthinker.files import atomic_write, sha256, to_json
+from sifthinker.json_reply import without_reasoning
+from sifthinker.loops import run_coroutine
 from sifthinker.prompts import JUDGE_SYSTEM, judge_task
 from sifthinker.scoring.answers import Verdict, judge, normalise
 
@@ -31,6 +33,22 @@ class Question:
     answer: str
     truth: str
     choices: tuple[str, ...] = ()
+
+
+# Tokens of a verdict, and of one by a model that reasons before it answers.
+_A_NUMBER = 16
+_WITH_REASONING = 4096
+# A judge that refuses this many requests before it has answered one is set up wrongly.
+_FIRST_REFUSALS = 10
+
+
+_DIGITS = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+_SCORE = re.compile(
+    r"(?:\D{0,40}\b(?:score|verdict|rating)\b)?[^\w.%-]*(?:- )?"
+    r"(?P<first>\d+(?:\.\d+)?|\.\d+)(?![\w%.]*[\w%])(?!\s*%)(?:\D.*)?"
+    r"|.*?[^\w.%-](?P<last>\d+(?:\.\d+)?|\.\d+)[^\w%]*",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(slots=True)
@@ -56,16 +74,31 @@ class ModelJudge:
     endpoint: Endpoint
     cache: str | os.PathLike[str] | None = None
     counts: JudgeCounts = field(default_factory=JudgeCounts)
+    _max_tokens: int = field(default=_A_NUMBER, repr=False)
+    _refusals: int = field(default=0, repr=False)  # requests refused before one was answered
 
     def judge_all(self, items: Sequence[Question]) -> list[Verdict | None]:
-        """Judge answers at once; None where the model failed, hung or answered nonsense after every retry. Never raises."""
-        return asyncio.run(self._judge_all(items))
+        """Judge answers at once; works in notebooks too.
 
-    async def _judge_all(self, items: Sequence[Question]) -> list[Verdict | None]:
+        Returns:
+            A verdict for each item, None where the server failed, hung or answered nonsense after every retry.
+        Raises:
+            EndpointError: the judge cannot be asked at all before something is changed: its key, address, model or credit is
+                wrong, or it refused each of its first requests.
+        """
+        return run_coroutine(self.judge_all_async(items))
+
+    async def judge_all_async(self, items: Sequence[Question]) -> list[Verdict | None]:
+        """`judge_all` for callers with an event loop."""
         async with self.endpoint:
             # Equal questions, common within a group, are asked once.
             asked = {item: asyncio.create_task(self._judge(item)) for item in dict.fromkeys(items)}
-            return [await asked[item] for item in items]
+            try:
+                return [await asked[item] for item in items]
+            finally:
+                for task in asked.values():
+                    task.cancel()
+                await asyncio.gather(*asked.values(), return_exceptions=True)
 
     async def _judge(self, item: Question) -> Verdict | None:
         ruled = judge(item.answer, item.truth, item.choices)
@@ -76,23 +109,40 @@ class ModelJudge:
         if file is not None and (score := _read_verdict(file)) is not None:
             self.counts.cached += 1
             return Verdict(score, "model", "from the cache")
-        messages = [
-            {"role": "system", "content": JUDGE_SYSTEM},
-            {"role": "user", "content": judge_task(item.question, item.truth, item.answer)},
-        ]
-        try:
-            reply = await self.endpoint.chat(messages, temperature=0, max_tokens=16)
-        except EndpointError:
-            self.counts.failed += 1
-            return None
-        score = _stated_score(reply.text)
-        if score is None:
+        said = await self._ask(item)
+        score = None if said is None else _stated_score(said)
+        if said is None or score is None:
             self.counts.failed += 1
             return None
         self.counts.model += 1
         if file is not None:
             atomic_write(file, to_json({"score": score}))
-        return Verdict(score, "model", f"the judge said {reply.text.strip()[:80]!r}")
+        return Verdict(score, "model", f"the judge said {said.strip()[:80]!r}")
+
+    async def _ask(self, item: Question) -> str | None:
+        """What the model says; None where it failed."""
+        messages = [
+            {"role": "system", "content": JUDGE_SYSTEM},
+            {"role": "user", "content": judge_task(item.question, item.truth, item.answer)},
+        ]
+        try:
+            asked_for = self._max_tokens
+            reply = await self.endpoint.chat(messages, temperature=0, max_tokens=asked_for)
+            if reply.code == "cut_off" and asked_for < _WITH_REASONING:
+                # A model that reasons; from now on it gets room for it at once.
+                self._max_tokens = _WITH_REASONING
+                reply = await self.endpoint.chat(messages, temperature=0, max_tokens=_WITH_REASONING)
+        except EndpointError as error:
+            if error.kind == "outage" or (error.kind == "request" and not self._refuses_all()):
+                return None
+            raise EndpointError(f"the judge cannot be asked: {error}", error.code, error.attempts, "setup") from None
+        self._refusals = 0
+        return None if reply.code else without_reasoning(reply.text)
+
+    def _refuses_all(self) -> bool:
+        """Count a refused request; whether the first ones all were."""
+        self._refusals += not self.counts.model
+        return self._refusals >= _FIRST_REFUSALS
 
     def _file(self, item: Question) -> Path | None:
         if self.cache is None:
@@ -103,12 +153,15 @@ class ModelJudge:
 
 
 def _stated_score(text: str) -> float | None:
-    """The score that a judge states: one number in [0, 1] and nothing else but words around it."""
-    numbers = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)", text)}
-    if len(numbers) != 1:
+    """The score that a judge states: one number in [0, 1] that begins its reply, ends it, or follows the word "score".
+
+    A number in the middle of a sentence ("the 1 cat is black") is no score, nor is a percentage or one below 0.
+    """
+    if len({float(number) for number in _DIGITS.findall(text)}) != 1:
         return None
-    (score,) = numbers
-    return score if 0 <= score <= 1 else None
+    found = _SCORE.fullmatch(text.strip())
+    score = None if found is None else float(found["first"] or found["last"])
+    return score if score is not None and score <= 1 else None
 
 
 def _read_verdict(file: Path) -> float | None:

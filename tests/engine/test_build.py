@@ -16,7 +16,7 @@ from PIL import Image
 
 from sifthinker.chain import check_chain, parse_chain
 from sifthinker.depth import DepthMap
-from sifthinker.engine.build import Counts, Engine
+from sifthinker.engine.build import FIRST_FAILURES, OUTAGES_IN_A_ROW, Counts, Engine
 from sifthinker.engine.checks import check_dataset
 from sifthinker.engine.estimators import DepthSource, GivenDepth, NoDepth
 from sifthinker.engine.expansion import Expansion
@@ -351,6 +351,41 @@ class TestResuming:
         engine(photo_folder).build(lambda: records(4), tmp_path / "whole")
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
+    def test_a_build_in_a_running_loop(self, photo_folder: Path, tmp_path: Path) -> None:
+        """As notebooks have it; and beside other work of the same loop, whose own threads stay as they are."""
+
+        async def cell() -> int:
+            loop, ticks = asyncio.get_running_loop(), 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    await asyncio.sleep(0.001)
+                    ticks += 1
+
+            engine(photo_folder).build(lambda: records(5), tmp_path / "sync")
+            ticking = asyncio.create_task(tick())
+            counts = await engine(photo_folder).build_async(lambda: records(5), tmp_path / "async")
+            ticking.cancel()
+            assert counts == Counts(accepted=5)
+            assert loop._default_executor is None
+            again = await engine(photo_folder, Plain(fail_after=0)).build_async(lambda: records(5), tmp_path / "async")
+            assert again == Counts(accepted=5)
+            return ticks
+
+        assert asyncio.run(cell()) > 0
+        assert contents(tmp_path / "sync") == contents(tmp_path / "async")
+
+    def test_an_interruption_in_a_running_loop_loses_nothing(self, photo_folder: Path, tmp_path: Path) -> None:
+        async def cell() -> None:
+            with pytest.raises(KeyboardInterrupt):
+                engine(photo_folder, Plain(fail_after=7), concurrency=2).build(lambda: records(20), tmp_path / "out")
+
+        asyncio.run(cell())
+        teacher = Plain()
+        assert engine(photo_folder, teacher).build(lambda: records(20), tmp_path / "out").accepted == 20
+        assert teacher.calls < 20
+
     def test_fresh_deletes_nothing_of_others(self, photo_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "mine" / "images").mkdir(parents=True)
         (tmp_path / "mine" / "images" / "holiday.jpg").write_text("x")
@@ -438,3 +473,90 @@ class TestResuming:
             engine(photo_folder, Plain(fail_after=3)).build(lambda: records(20), tmp_path / "out")
         with pytest.raises(ConfigError, match="seed was 0, now 1"):
             engine(photo_folder, seed=1).build(lambda: records(20), tmp_path / "out")
+
+
+class Server(Plain):
+    """A teacher whose server answers some records and fails at others."""
+
+    name = "server"
+
+    def __init__(self, fails: object, kind: str = "outage") -> None:
+        super().__init__()
+        self.fails = fails
+        self.kind = kind
+
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+        said = await super().reply(task, earlier)
+        if self.fails(int(task.record.id[1:])):
+            raise EndpointError("the server's words", "status_400", 1, self.kind)
+        return said
+
+
+def ids(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+class TestServersThatFail:
+    def test_a_wrong_setup_stops_at_once_and_keeps_what_is_finished(self, photo_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        teacher = Server(lambda number: number >= 6, "setup")
+        with pytest.raises(EndpointError, match=r"the server's words\. 6 records are finished.*command goes on"):
+            engine(photo_folder, teacher, concurrency=1).build(lambda: records(200), out)
+        assert teacher.calls == 7
+        assert ids(out / "examples.jsonl") == [f"r{number}" for number in range(6)]
+        counts = engine(photo_folder, Server(lambda number: False)).build(lambda: records(200), out)
+        assert counts == Counts(accepted=200)
+
+    def test_a_folder_in_which_nothing_was_done_stays_free(self, photo_folder: Path, tmp_path: Path) -> None:
+        """The model's name was wrong; the right one is another setting."""
+        with pytest.raises(EndpointError, match=r"the server's words$"):
+            engine(photo_folder, Server(lambda number: True, "setup")).build(lambda: records(3), tmp_path / "out")
+        assert engine(photo_folder).build(lambda: records(3), tmp_path / "out").accepted == 3
+
+    def test_a_refused_record_is_settled(self, photo_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        teacher = Server(lambda number: number % 4 == 0, "request")
+        counts = engine(photo_folder, teacher).build(lambda: records(60), out)
+        assert (counts.accepted, dict(counts.rejected)) == (45, {"teacher_refused_request": 15})
+        assert "the server's words" in (out / "rejects.jsonl").read_text()
+        assert not (out / "journal.jsonl").exists()
+        again = Plain()
+        again.name = "server"
+        engine(photo_folder, again).build(lambda: records(60), out)
+        assert again.calls == 0
+
+    @pytest.mark.parametrize("kind", ["request", "outage"])
+    def test_a_server_that_answers_none_of_the_first_stops_the_build(
+        self, photo_folder: Path, tmp_path: Path, kind: str
+    ) -> None:
+        teacher = Server(lambda number: True, kind)
+        with pytest.raises(EndpointError, match=f"none of the first {FIRST_FAILURES} records.*f:.*the server's words"):
+            engine(photo_folder, teacher, concurrency=1).build(lambda: records(200), tmp_path / "out")
+        assert teacher.calls == FIRST_FAILURES
+        # None of them is settled: when the cause is gone, the same build tries them all.
+        assert (
+            engine(photo_folder, Server(lambda number: False)).build(lambda: records(200), tmp_path / "out").accepted == 200
+        )
+
+    def test_refusals_before_the_first_answer_are_settled_by_it(self, photo_folder: Path, tmp_path: Path) -> None:
+        counts = engine(photo_folder, Server(lambda number: number < FIRST_FAILURES - 1, "request"), concurrency=1).build(
+            lambda: records(20), tmp_path / "out"
+        )
+        assert (counts.accepted, counts.rejected.total()) == (20 - FIRST_FAILURES + 1, FIRST_FAILURES - 1)
+
+    def test_refusals_of_a_short_source_are_settled_by_its_end(self, photo_folder: Path, tmp_path: Path) -> None:
+        counts = engine(photo_folder, Server(lambda number: True, "request")).build(lambda: records(3), tmp_path / "out")
+        assert dict(counts.rejected) == {"teacher_refused_request": 3}
+
+    def test_a_server_that_went_down_stops_the_build(self, photo_folder: Path, tmp_path: Path) -> None:
+        teacher = Server(lambda number: number >= 10)
+        with pytest.raises(EndpointError, match=rf"for {OUTAGES_IN_A_ROW} records in a row\..* 10 records are"):
+            engine(photo_folder, teacher, concurrency=1).build(lambda: records(300), tmp_path / "out")
+        assert teacher.calls == 10 + OUTAGES_IN_A_ROW
+        counts = engine(photo_folder, Server(lambda number: False)).build(lambda: records(300), tmp_path / "out")
+        assert counts == Counts(accepted=300)
+
+    def test_outages_between_answers_are_borne(self, photo_folder: Path, tmp_path: Path) -> None:
+        teacher = Server(lambda number: number % 10 > 0)
+        counts = engine(photo_folder, teacher, concurrency=1).build(lambda: records(200), tmp_path / "out")
+        assert (counts.accepted, counts.rejected["teacher_endpoint"]) == (20, 180)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from sifthinker.engine.estimators import GivenDepth
 from sifthinker.engine.expansion import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import OpenAITeacher
-from sifthinker.errors import BudgetError, ConfigError
+from sifthinker.errors import BudgetError, ConfigError, EndpointError
 from sifthinker.records import Record, Reject
 from sifthinker.world.questions import ScriptedTeacher, write_world
 
@@ -98,6 +99,34 @@ def test_what_a_worker_refuses_is_told(photo_folder: Path, tmp_path: Path) -> No
         Engine(photo_folder, GivenDepth(), ScriptedTeacher()).build(
             lambda: iter([record]), tmp_path / "out", runner=Cluster(workers=1)
         )
+
+
+def test_a_wrong_setup_stops_the_workers_and_keeps_what_is_finished(photo_folder: Path, tmp_path: Path) -> None:
+    """The account's credit ends after seven records; once there is more, the build goes on, here inside a running loop."""
+
+    def items() -> Iterator[Record]:
+        for number in range(40):
+            yield Record(f"r{number}", "cat.png", "What?", "cat", ((0.1, 0.2, 0.5, 0.6),), source=f"f:{number}")
+
+    def answer(request: dict, number: int) -> object:
+        return thoughts(request, "cat") if number < 7 else (402, {}, "no credit")
+
+    out, cluster = tmp_path / "out", Cluster(workers=1, batch=10)
+    with serve(answer) as (url, requests):
+        engine = Engine(photo_folder, GivenDepth(), OpenAITeacher(Endpoint(url, "vlm")), concurrency=1)
+        with pytest.raises(EndpointError, match=r'"no credit"\. Add credit.* 7 records are finished') as caught:
+            engine.build(items, out, runner=cluster)
+        assert (caught.value.kind, caught.value.code) == ("setup", "status_402")
+        assert 8 <= len(requests) <= 11  # a block that was under way may have asked once more
+    assert len((out / "examples.jsonl").read_text().splitlines()) == 7
+
+    async def cell(url: str) -> int:
+        engine = Engine(photo_folder, GivenDepth(), OpenAITeacher(Endpoint(url, "vlm")))
+        return engine.build(items, out, runner=cluster).accepted
+
+    with serve(lambda request, number: thoughts(request, "cat")) as (url, requests):
+        assert asyncio.run(cell(url)) == 40
+        assert len(requests) == 33
 
 
 def test_a_cluster_that_is_not_there(photo_folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -119,6 +120,67 @@ def test_two_thousand_records_and_a_failing_server(photo_folder: Path, tmp_path:
     assert json.loads((tmp_path / "out" / "usage.json").read_text())["requests"] == counts.usage.requests
 
 
+def test_an_interruption_stops_a_build_that_waits_and_loses_nothing(photo_folder: Path, tmp_path: Path) -> None:
+    """The server answers six records and then hangs for longer than anybody waits."""
+    write_jsonl(photo_folder / "records.jsonl", [record.to_json() for record in records(20)])
+    hanging = threading.Event()
+
+    def answer(request: dict[str, Any], number: int) -> str:
+        if number >= 6:
+            hanging.set()
+            release.wait(120)
+        return thoughts(request, "cat")
+
+    release = threading.Event()
+    command = [sys.executable, "-m", "sifthinker.cli", "data", "build", str(photo_folder / "records.jsonl"), "--model", "m"]
+    out = tmp_path / "out"
+    with serve(answer) as (url, requests):
+        process = subprocess.Popen(
+            [*command, "--base-url", url, "-o", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert hanging.wait(60)
+        journal = out / "journal.jsonl"
+        while journal.read_text().count("\n") < 7:  # the settings and six records
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)  # half of what the server hangs for
+        release.set()
+        assert process.returncode == 130
+        assert "interrupted" in said
+    with serve(lambda request, number: thoughts(request, "cat")) as (url, requests):
+        subprocess.run([*command, "--base-url", url, "-o", str(out)], check=True, capture_output=True)
+        assert len(requests) == 14
+        subprocess.run([*command, "--base-url", url, "-o", str(tmp_path / "whole")], check=True, capture_output=True)
+    examples = [(folder / "examples.jsonl").read_bytes() for folder in (out, tmp_path / "whole")]
+    assert examples[0] == examples[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ((401, {}, "who are you?"), ["who are you?", "OPENAI_API_KEY", "--api-key-env"]),
+        ((404, {}, "no such route"), ["no such route", "/v1/chat/completions", "--base-url", "--model"]),
+        (None, ["cannot connect", "/v1/chat/completions", "--base-url"]),
+    ],
+)
+def test_what_waiting_cannot_mend_stops_the_command_at_once(
+    photo_folder: Path, tmp_path: Path, said: Any, words: list[str]
+) -> None:
+    write_jsonl(photo_folder / "records.jsonl", [record.to_json() for record in records(200)])
+    options = ["data", "build", str(photo_folder / "records.jsonl"), "-o", str(tmp_path / "out"), "--model"]
+    with serve(lambda request, number: said or "") as (url, requests):
+        if said is None:
+            url = "http://127.0.0.1:9/v1"
+        done = CliRunner().invoke(main, [*options, "wrong", "--base-url", url])
+        assert done.exit_code == 2
+        assert [word for word in words if word not in " ".join(done.output.split())] == []
+        assert len(requests) == (said is not None)
+    with serve(lambda request, number: thoughts(request, "cat")) as (url, requests):
+        done = CliRunner().invoke(main, [*options, "right", "--base-url", url, "--max-tokens", "77"])
+        assert (done.exit_code, len(requests)) == (0, 200)
+    assert {request["max_tokens"] for request in requests} == {77}
+
+
 class TestBudget:
     def build(self, photo_folder: Path, out: Path, url: str, budget: float | None) -> Counts:
         # 120 tokens of 1/10,000 each: a reply costs 0.012.
@@ -197,7 +259,7 @@ def test_a_planted_key_shows_nowhere(photo_folder: Path, tmp_path: Path, monkeyp
     write_jsonl(photo_folder / "records.jsonl", [record.to_json() for record in records(12)])
 
     def answer(request: dict[str, Any], number: int) -> Any:
-        said = [thoughts(request, "cat"), (401, {}, f"bad {key}"), (500, {}, key), f"I was told {key}", (200, {}, key)]
+        said = [thoughts(request, "cat"), (422, {}, f"bad {key}"), (500, {}, key), f"I was told {key}", (200, {}, key)]
         return said[number % len(said)]
 
     out = tmp_path / "out"

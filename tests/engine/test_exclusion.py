@@ -19,6 +19,8 @@ from sifthinker.engine.exclusion import Excluded
 from sifthinker.errors import ConfigError, RecordError, SIFError
 from sifthinker.files import sha256, write_jsonl
 
+from ..stand_in import serve, thoughts
+
 HASH = "5e6def3f8561ac9d309576efd8d4d418f751dc31d254604271afc3096a129de01"[:64]
 OTHER = "0" * 63 + "a"
 
@@ -275,16 +277,14 @@ def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f".\\bench\\b.png\r\n{content.upper()} *c.png\r\nfoo.png\r\n{OTHER}\r\n", newline="")
     command = [
         "data", "build", tmp_path / "r.jsonl", "--images", tmp_path / "photos", "-o", tmp_path / "out", "--depth", "none",
-        "--base-url", "http://127.0.0.1:9", "--model", "m", "--retries", "0", "--exclude", tmp_path / "list.txt",
+        "--model", "m", "--retries", "0", "--exclude", tmp_path / "list.txt",
     ]  # fmt: skip
-    result = CliRunner().invoke(main, [str(word) for word in command])
+    with serve(lambda request, number: thoughts(request, "x")) as (url, _):
+        result = CliRunner().invoke(main, [str(word) for word in (*command, "--base-url", url)])
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
-    assert [(row["id"], row["code"]) for row in rejects] == [
-        ("a.png", "teacher_endpoint"),  # nobody listens there: it came as far as the teacher
-        ("bench/b.png", "excluded"),
-        ("bench/c.png", "excluded"),
-    ]
-    assert "list.txt:1" in rejects[1]["reason"]
+    assert "1 accepted" in result.stderr
+    assert [(row["id"], row["code"]) for row in rejects] == [("bench/b.png", "excluded"), ("bench/c.png", "excluded")]
+    assert "list.txt:1" in rejects[0]["reason"]
     assert "2 of 4 lines matched no image, the first: line 3 'foo.png'" in result.stderr
     (tmp_path / "list.txt").write_text(content[:40] + "\n")
     result = CliRunner().invoke(main, [str(word) for word in command])

@@ -22,6 +22,7 @@ from sifthinker.engine.teachers import CHECKS, Attempt, Task
 from sifthinker.errors import EndpointError
 from sifthinker.files import write_jsonl
 from sifthinker.records import REJECTS, Record, Reject
+from sifthinker.responses import Reply
 
 from .test_published import COCO, REFCOCO, write
 
@@ -64,7 +65,7 @@ class Teacher:
 
     name = "test"
 
-    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str | Reply:
         good = {"thoughts": ["I look."] * len(task.foci), "answer": task.record.answer}
         last = len(task.foci) - 1
         match task.record.answer:
@@ -76,8 +77,14 @@ class Teacher:
                 return json.dumps({**good, "answer": "something else"})
             case "endpoint":
                 raise EndpointError("down", "timeout", 3)
-            case "blank" | "leak" | "length" | "tag" as code:
-                said = {"blank": " ", "leak": "the green box", "length": "word " * 200, "tag": "<area>"}[code]
+            case "refused_request":
+                raise EndpointError("too large", "status_413", 1, "request")
+            case "cut_off" | "refused" | "no_content" as code:
+                return Reply("", code=code, reason=code)
+            case "ambiguous":
+                return json.dumps(good) + json.dumps({**good, "note": "?"})
+            case "blank" | "leak" | "length" | "tag" | "placeholder" as code:
+                said = {"blank": " ", "leak": "the green box", "length": "word " * 200, "tag": "<area>"}.get(code, "<image>")
                 return json.dumps({**good, "thoughts": ["I look."] * last + [said]})
         return json.dumps(good)
 
@@ -109,7 +116,8 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     assert [row["code"] for row in rows] == wanted
     assert [row for row in rows if "records.jsonl:" not in row["reason"]] == []
     tries = [len(row["attempts"]) for row in rows if row["code"].startswith("teacher_")]
-    assert tries == [1 if code == "endpoint" else 3 for code in CHECKS]
+    once = ("cut_off", "refused", "no_content", "refused_request", "endpoint")
+    assert tries == [1 if code in once else 3 for code in CHECKS]
     met = set(wanted)
 
     # What only the forms of others can have.

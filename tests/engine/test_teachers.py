@@ -20,8 +20,9 @@ from PIL import Image
 from sifthinker.chain import Region
 from sifthinker.endpoint import Endpoint
 from sifthinker.engine.teachers import CHECKS, Attempt, LocalTeacher, OpenAITeacher, Task, check_reply, explain, outline
-from sifthinker.errors import ModelError
+from sifthinker.errors import EndpointError, ModelError
 from sifthinker.records import Record
+from sifthinker.responses import Reply
 
 from ..stand_in import serve, thoughts
 
@@ -60,6 +61,23 @@ FAULTS = [
     (reply("a", "The mean depth here is 0.300."), "leak"),
     (json.dumps({"thoughts": ["a", "half \ud83d"], "answer": "blue"}), "not_json"),
     (reply("a", "b", answer="red"), "answer"),
+    (reply("a", "the page shows <image> there"), "placeholder"),
+    (reply("a", "it ends in <|im_end|>"), "placeholder"),
+    (reply("a", "b") + reply("a", "c"), "ambiguous"),
+    (f"<think>{reply('a', 'b')}</think>Done.", "not_json"),
+    ('{"thoughts": [{"focus": 2, "text": "a"}, {"focus": 1, "text": "b"}], "answer": "blue"}', "not_json"),
+    ('{"thoughts": ["a", {"text": 5}], "answer": "blue"}', "not_json"),
+]
+
+# How a reply may end, or fail to: what the teacher returns or raises → code, and how often it is asked.
+ENDINGS: list[tuple[Any, str, int]] = [
+    (Reply('{"thoughts": ["a', code="cut_off", reason="cut"), "cut_off", 3),
+    (Reply("", code="cut_off", reason="cut"), "cut_off", 1),
+    (Reply("", code="refused", reason="no"), "refused", 1),
+    (Reply("I cannot.", code="refused", reason="no"), "refused", 1),
+    (Reply("", code="no_content", reason="nothing"), "no_content", 1),
+    (EndpointError("too large", "status_413", 1, "request"), "refused_request", 1),
+    (EndpointError("down", "timeout", 6), "endpoint", 1),
 ]
 
 
@@ -68,13 +86,16 @@ class Recited:
 
     name = "recited"
 
-    def __init__(self, *replies: str) -> None:
+    def __init__(self, *replies: Any) -> None:
         self.replies = list(replies)
         self.told: list[tuple[str, ...]] = []
 
-    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> Any:
         self.told.append(earlier[-1].problems if earlier else ())
-        return self.replies.pop(0)
+        said = self.replies.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return said
 
 
 class TestChecks:
@@ -85,11 +106,51 @@ class TestChecks:
         assert problems[0][1]
 
     def test_every_code_is_tried(self) -> None:
-        assert {code for _, code in FAULTS} == set(CHECKS) - {"endpoint"}
+        assert {code for _, code in FAULTS} | {code for _, code, _ in ENDINGS} == set(CHECKS)
 
-    @pytest.mark.parametrize("said", [reply("a", "b"), f"```json\n{reply('a', 'b')}\n```", reply("a", "b", answer="Blue.")])
+    @pytest.mark.parametrize(
+        "said",
+        [
+            reply("a", "b"),
+            f"```json\n{reply('a', 'b')}\n```",
+            f"<think>Is it {reply('c', 'd')}?</think>\nHere you are: {reply('a', 'b')} Anything else?",
+            reply("a", "b", answer="Blue."),
+            reply("a", "b", answer="The mug is blue"),
+            reply("a", "b", answer="it's blue in this image"),
+            '{"thoughts": [{"text": "a"}, {"thought": "b"}], "answer": "blue"}',
+            '{"properties": {"thoughts": {"type": "array"}, "answer": {"type": "string"}}}' + reply("a", "b"),
+        ],
+    )
     def test_what_passes(self, said: str) -> None:
         assert check_reply(said, TASK) == (["a", "b"], [])
+
+    def test_control_characters_become_spaces(self) -> None:
+        found, problems = check_reply('{"thoughts": ["a\nb\\u0000c\x1bd", "e"], "answer": "blue"}', TASK)
+        assert (found, problems) == (["a\nb c d", "e"], [])
+
+    @pytest.mark.parametrize(
+        ("truth", "answer", "passes"),
+        [
+            ("blue", "blue or red", False),
+            ("blue", "not blue", False),
+            ("blue", "either blue", False),
+            ("blue", "blue and red", False),
+            ("blue", "red blue", False),
+            ("blue", "The mug is blue", True),
+            ("silver car", "car", False),
+            ("silver car", "a silver car", True),
+            ("silver car", "a silver car on the mug", True),
+            ("the mug on the top shelf by the door", "mug on the top shelf near the door", True),
+            ("the mug on the top shelf by the door", "mug on the top shelf, not by the door", False),
+            ("the mug on the top shelf by the door", "2 mug on the top shelf by the door", False),
+            ("the mug on the top shelf by the door", "a lamp", False),
+        ],
+    )
+    def test_the_answer_must_state_the_true_one(self, truth: str, answer: str, passes: bool) -> None:
+        record = Record(id="r", image="i", question="What colour is the mug?", answer=truth, boxes=((0, 0, 1, 1),))
+        task = Task(record, FOCI, ("whole", "target"), TASK.load_image)
+        codes = [code for code, _ in check_reply(reply("a", "b", answer=answer), task)[1]]
+        assert codes == ([] if passes else ["answer"])
 
     def test_a_sign_may_speak_of_instructions(self) -> None:
         assert check_reply(reply("a", "the sign says: read the instructions"), TASK)[1] == []
@@ -112,6 +173,22 @@ class TestCorrection:
         explanation = asyncio.run(explain(Recited("x", "y", "z", reply("a", "b")), TASK))
         assert explanation.thoughts is None
         assert [attempt.reply for attempt in explanation.attempts] == ["x", "y", "z"]
+
+    @pytest.mark.parametrize(("ending", "code", "times"), ENDINGS)
+    def test_only_words_are_corrected(self, ending: Any, code: str, times: int) -> None:
+        teacher = Recited(*[ending] * 3)
+        explanation = asyncio.run(explain(teacher, TASK))
+        assert explanation.thoughts is None
+        assert [attempt.codes for attempt in explanation.attempts] == [(code,)] * times
+        assert all(attempt.problems for attempt in explanation.attempts)
+
+    def test_a_whole_reply_counts_however_it_is_said_to_end(self) -> None:
+        explanation = asyncio.run(explain(Recited(Reply(reply("a", "b"), code="cut_off", reason="cut")), TASK))
+        assert explanation.thoughts == ("a", "b")
+
+    def test_a_wrong_setup_is_no_attempt(self) -> None:
+        with pytest.raises(EndpointError, match="bad key"):
+            asyncio.run(explain(Recited(EndpointError("bad key", "status_401", 1, "setup")), TASK))
 
 
 class TestOpenAI:
@@ -143,8 +220,8 @@ class TestOpenAI:
         with serve(answer) as (url, requests):
             explanation, _ = self.run(url)
         assert explanation.thoughts is None
-        # The refusal once, then three attempts without; the last ones carry the corrections.
-        assert ["response_format" in request for request in requests] == [True, False, False, False]
+        # The refusal twice, of the schema and of JSON alone, then three attempts; the last ones carry the corrections.
+        assert ["response_format" in request for request in requests] == [True, True, False, False, False]
         assert len(requests[-1]["messages"]) == 6
         assert "disagrees" in requests[-1]["messages"][-1]["content"]
         assert "blue" not in requests[-1]["messages"][-1]["content"]
@@ -154,6 +231,21 @@ class TestOpenAI:
             explanation, endpoint = self.run(url)
         assert [attempt.codes for attempt in explanation.attempts] == [("endpoint",)]
         assert endpoint.usage.failures == 1
+
+    def test_an_empty_reply_is_no_turn_of_the_conversation(self) -> None:
+        with serve(lambda request, number: thoughts(request, "blue") if number == 2 else " " if number else "rubbish") as (
+            url,
+            requests,
+        ):
+            explanation, _ = self.run(url)
+        assert [attempt.reply for attempt in explanation.attempts][:2] == ["rubbish", " "]
+        assert explanation.thoughts is not None
+        assert [len(request["messages"]) for request in requests] == [2, 4, 4]
+
+    def test_a_bound_of_the_reply_is_sent(self) -> None:
+        with serve(lambda request, number: thoughts(request, "blue")) as (url, requests):
+            self.run(url, max_tokens=99)
+        assert requests[0]["max_tokens"] == 99
 
 
 def test_outlines_are_drawn_on_a_copy() -> None:
@@ -170,7 +262,7 @@ class TestLocal:
         teacher = LocalTeacher(str(nano), max_new_tokens=8, device="cpu")
         explanation = asyncio.run(explain(teacher, TASK))
         assert explanation.thoughts is None
-        assert [attempt.codes for attempt in explanation.attempts] == [("not_json",)] * 3
+        assert [attempt.codes for attempt in explanation.attempts] == [("cut_off",)] * 3
         used = teacher.usage
         assert (used.requests, used.completion_tokens <= 24) == (3, True)
         # Two focuses of 64 image tokens in every prompt, and longer ones with each correction.
@@ -198,6 +290,11 @@ class TestLocal:
         assert [found.thoughts for found in asyncio.run(go())] == [("a", "b")] * 7
         assert sum(asked) == 7
         assert max(asked) <= 3
+
+    def test_its_own_reply_may_spell_the_placeholder(self, nano: Path) -> None:
+        teacher = LocalTeacher(str(nano), max_new_tokens=4, device="cpu")
+        said = asyncio.run(teacher.reply(TASK, [Attempt("I see <image>.", ("no JSON",), ("not_json",))]))
+        assert said.code == "cut_off"
 
     def test_a_folder_that_is_no_model(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"config\.json"):
@@ -238,6 +335,6 @@ def test_a_server_of_others(nano: Path) -> None:
             explanation = asyncio.run(go())
         finally:
             server.terminate()
-    assert [attempt.codes for attempt in explanation.attempts] == [("not_json",)] * 3, explanation
+    assert {attempt.codes for attempt in explanation.attempts} <= {("not_json",), ("cut_off",)}, explanation
     assert endpoint.usage.prompt_tokens > 128
     assert endpoint.usage.completion_tokens > 0

@@ -24,7 +24,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,10 +38,11 @@ from sifthinker.depth import LEAST_DEPTH, DepthMap, agrees
 from sifthinker.endpoint import Usage
 from sifthinker.engine.estimators import DepthSource, ModelDepth
 from sifthinker.engine.expansion import Expansion, FocusPath, expand
-from sifthinker.engine.teachers import Explanation, LocalTeacher, Task, Teacher, explain
-from sifthinker.errors import BudgetError, ChainError, ConfigError, DepthError, ImageError, RecordError
+from sifthinker.engine.teachers import ADVICE, Explanation, LocalTeacher, Task, Teacher, explain
+from sifthinker.errors import BudgetError, ChainError, ConfigError, DepthError, EndpointError, ImageError, RecordError
 from sifthinker.files import UNFINISHED, atomic_write, inside, make_folder, sha256, sweep, to_json
 from sifthinker.images import decode_image
+from sifthinker.loops import in_thread, run_coroutine, threads
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
 
@@ -52,6 +52,13 @@ _OURS = re.compile(rf"[0-9a-f]{{24}}(\.[^.]*)?|{re.escape(UNFINISHED)}.*")  # wh
 
 # Records whose teacher could not be reached are tried again when the build is repeated; every other reject is final.
 _OUTAGE = "teacher_endpoint"
+# A server that refuses one request may answer the next; one that has answered none is set up wrongly.
+_REFUSED = "teacher_refused_request"
+
+# A build stops when the teacher's server fails or refuses this many records before it has answered one,
+FIRST_FAILURES = 10
+# and when it fails, after every retry, for this many in a row, or twice as many as are under way at once.
+OUTAGES_IN_A_ROW = 50
 
 _MOST_WAITING = 32
 
@@ -76,6 +83,11 @@ class Counts:
     @property
     def done(self) -> int:
         return self.accepted + self.rejected.total()
+
+    @property
+    def finished(self) -> int:
+        """Records that the same build, repeated, does not try again."""
+        return self.accepted + self.settled
 
     @property
     def settled(self) -> int:
@@ -142,8 +154,46 @@ class Engine:
             RecordError: the source cannot be read; the folder is left as it is.
             BudgetError: the budget is spent, but for less than the next record would be likely to cost. The records that are
                 finished are written out, and the same build with a greater budget goes on.
+            EndpointError: the teacher's server cannot answer before something is changed, such as the key; it answered none
+                of the first records (`FIRST_FAILURES`); or it went down (`OUTAGES_IN_A_ROW`). The records that are finished
+                are written out, and the same build goes on.
             SIFError: the folder cannot be written.
         """
+        with self._folder(items, out, inputs, options, fresh, progress, budget) as (feed, counts):
+            if feed is not None:
+                (runner or work_here)(self, feed, out)
+        return counts
+
+    async def build_async(
+        self,
+        items: Callable[[], Iterator[Record | Reject]],
+        out: Path,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+        progress: Progress | None = None,
+        budget: float | None = None,
+    ) -> Counts:
+        """`build` for callers with an event loop, which goes on while the teacher is waited for. Reading the source and
+        writing the journal are done in the loop itself."""
+        with self._folder(items, out, inputs, options, fresh, progress, budget) as (feed, counts):
+            if feed is not None:
+                await self.work_through(feed, out)
+        return counts
+
+    @contextlib.contextmanager
+    def _folder(
+        self,
+        items: Callable[[], Iterator[Record | Reject]],
+        out: Path,
+        inputs: Mapping[str, str] | None,
+        options: Mapping[str, Any] | None,
+        fresh: bool,
+        progress: Progress | None,
+        budget: float | None,
+    ) -> Iterator[tuple[Feed | None, Counts]]:
+        """The open dataset folder: (what is still to be done, None where nothing is; the counts, which grow with it)."""
         recipe = {
             "sifthinker": __version__,
             "prompt_version": PROMPT_VERSION,
@@ -163,7 +213,8 @@ class Engine:
         if finished is not None:
             if progress:
                 progress(finished)
-            return finished
+            yield None, finished
+            return
         source = iter(items())
         first = list(itertools.islice(source, 1))  # a source that cannot be read leaves the folder as it is
         make_folder(out)
@@ -174,22 +225,42 @@ class Engine:
             usage.prompt_price, usage.completion_price = self.usage.prompt_price, self.usage.completion_price
             if progress:
                 progress(journal.counts)
-            feed = Feed(itertools.chain(first, source), journal, budget, progress)
-            (runner or work_here)(self, feed, out)
-            journal.write_out(out)
-            if usage.requests:
-                totals = {**asdict(usage), "cost": usage.cost}
-                atomic_write(out / "usage.json", json.dumps(totals, indent=2) + "\n")
-            if feed.shortage:
+            patience = max(OUTAGES_IN_A_ROW, 2 * self.concurrency)
+            feed = Feed(itertools.chain(first, source), journal, budget, progress, patience)
+            stopped: EndpointError | None = None
+            try:
+                yield feed, journal.counts
+                feed.settle()
+            except EndpointError as error:
+                stopped = error
+            # Where the teacher has answered nothing, nothing is lost, and the folder stays free for other settings, such as
+            # the model's right name.
+            unused = not journal.counts.accepted and not usage.prompt_tokens + usage.completion_tokens
+            if stopped is None or not unused:
+                journal.write_out(out)
+                if usage.requests:
+                    totals = {**asdict(usage), "cost": usage.cost}
+                    atomic_write(out / "usage.json", json.dumps(totals, indent=2) + "\n")
+            if stopped is None and feed.shortage:
                 raise BudgetError(
-                    f"{feed.shortage} {journal.counts.done} records are finished and written to {out}; "
+                    f"{feed.shortage} {journal.counts.finished} records are finished and written to {out}; "
                     "the same command with a greater --budget goes on"
                 )
+        if stopped is not None and unused:
+            (out / _JOURNAL).unlink()
+            raise stopped
+        if stopped is not None:
+            raise EndpointError(
+                f"{str(stopped).rstrip('.')}. {journal.counts.finished} records are finished and written to {out}; "
+                "the same command goes on",
+                stopped.code,
+                stopped.attempts,
+                stopped.kind,
+            )
         manifest = {**recipe, "counts": journal.counts.to_json()}
         atomic_write(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         if not journal.counts.rejected[_OUTAGE]:
             (out / _JOURNAL).unlink()
-        return journal.counts
 
     async def work_through(self, feed: Feed, out: Path) -> None:
         """Work on the records of a feed in this process, `concurrency` at a time."""
@@ -214,6 +285,7 @@ class Engine:
             finally:
                 for task in pending:
                     task.cancel()
+                await asyncio.gather(*pending, return_exceptions=True)
                 feed.take_usage(self.usage.since(spent))
 
     @contextlib.asynccontextmanager
@@ -222,10 +294,10 @@ class Engine:
         # A thread a core, for more would only wait for each other; but where threads wait for their turn in a model's
         # batch, one a record.
         waiting = isinstance(self.depth, ModelDepth) or isinstance(self.teacher, LocalTeacher)
-        threads = min(self.concurrency, _MOST_WAITING) if waiting else os.cpu_count()
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
-        async with self.teacher if isinstance(self.teacher, AbstractAsyncContextManager) else contextlib.nullcontext():
-            yield
+        count = min(self.concurrency, _MOST_WAITING) if waiting else os.cpu_count() or 1
+        with threads(count):
+            async with self.teacher if isinstance(self.teacher, AbstractAsyncContextManager) else contextlib.nullcontext():
+                yield
 
     @property
     def usage(self) -> Usage:
@@ -235,12 +307,12 @@ class Engine:
     async def example(self, record: Record, out: Path) -> Example | Reject:
         """One record's example, its images written below `out`, or the reject that says why not."""
         # Files, decoding and PNGs in threads: most of that work runs beside the event loop.
-        prepared = await asyncio.to_thread(self._prepare, record)
+        prepared = await in_thread(self._prepare, record)
         if isinstance(prepared, Reject):
             return prepared
         task = Task(record, prepared.foci, tuple(focus.kind for focus in prepared.path), lambda: prepared.image)
         explanation = await explain(self.teacher, task)
-        return await asyncio.to_thread(self._compose, prepared, explanation, out)
+        return await in_thread(self._compose, prepared, explanation, out)
 
     def _prepare(self, record: Record) -> _Prepared | Reject:
         """Everything that comes before the teacher."""
@@ -276,8 +348,12 @@ class Engine:
         attempts = tuple(attempt.to_json() for attempt in explanation.attempts)
         if explanation.thoughts is None:
             last = explanation.attempts[-1]
-            reason = f"{record.source}: the teacher's reply was refused: {'; '.join(last.problems)}"
-            return Reject(record.source, record.id, f"teacher_{last.codes[0]}", reason, attempts)
+            code = last.codes[0]
+            what = "" if code in ("endpoint", "refused_request") else "the teacher's reply cannot be used: "
+            reason = f"{record.source}: {what}{'; '.join(last.problems)}"
+            if code in ADVICE:
+                reason += f"; {ADVICE[code]}"
+            return Reject(record.source, record.id, f"teacher_{code}", reason, attempts)
         try:
             steps = tuple(Step(regions, text) for regions, text in zip(prepared.foci, explanation.thoughts, strict=True))
             written = Chain(steps, record.answer)
@@ -341,22 +417,32 @@ class _Prepared:
 
 def work_here(engine: Engine, feed: Feed, out: Path) -> None:
     """A `Runner`: one event loop and some threads in this process."""
-    asyncio.run(engine.work_through(feed, out))
+    run_coroutine(engine.work_through(feed, out))
 
 
 class Feed:
     """The records that are still to be done, as long as the budget lasts, and the place where their results go."""
 
     def __init__(
-        self, items: Iterator[Record | Reject], journal: _Journal, budget: float | None, progress: Progress | None
+        self,
+        items: Iterator[Record | Reject],
+        journal: _Journal,
+        budget: float | None,
+        progress: Progress | None,
+        patience: int = OUTAGES_IN_A_ROW,
     ) -> None:
         self._items = items
         self._journal = journal
         self._budget = budget
         self._progress = progress
+        self._patience = patience  # outages in a row that are borne
         self._begun = 0
         self._ended = 0
         self._exhausted = False
+        self._answered = False  # the teacher has answered a record, well or not
+        self._failures = 0  # outages and refusals since it did last
+        # Refused records, as long as nothing shows whether the fault is theirs.
+        self._held: list[tuple[int, Reject, Mapping[str, int]]] = []
 
     def __iter__(self) -> Iterator[tuple[int, Record | Reject]]:
         """(number in the source, record or reject); ends early where the next record would be likely to pass the budget."""
@@ -370,11 +456,45 @@ class Feed:
         self._exhausted = True
 
     def take(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
-        """Take the result of one record, and what the teacher used since the last one."""
+        """Take the result of one record, and what the teacher used since the last one.
+
+        Raises:
+            EndpointError: the teacher's server has answered no record at all, or has failed too often in a row.
+        """
+        code = result.code if isinstance(result, Reject) else ""
+        if isinstance(result, Reject) and code == _REFUSED and not self._answered:
+            self._held.append((index, result, used))
+        else:
+            self._add(index, result, used)
+        if isinstance(result, Reject) and (code == _OUTAGE or (code == _REFUSED and not self._answered)):
+            self._failures += 1
+            self._lose_patience(result)
+        elif not code or code.startswith("teacher_"):
+            self._answered, self._failures = True, 0
+            self.settle()
+
+    def settle(self) -> None:
+        """Take what was held back: the server answers others, or there are no others."""
+        while self._held:
+            self._add(*self._held.pop(0))
+
+    def _add(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
         self._journal.add(index, result, used)
         self._ended += 1
         if self._progress:
             self._progress(self._journal.counts)
+
+    def _lose_patience(self, last: Reject) -> None:
+        if self._failures >= self._patience:
+            what = f"The teacher's server failed for {self._failures} records in a row."
+        elif not self._answered and self._failures >= FIRST_FAILURES:
+            what = f"The teacher's server answered none of the first {self._failures} records; does this model take images?"
+        else:
+            return
+        for _, _, used in self._held:  # these records are tried again
+            self.take_usage(used)
+        self._held.clear()
+        raise EndpointError(f"{what} The last: {last.reason}.", "gave_up", self._failures, "setup")
 
     def take_usage(self, used: Mapping[str, int]) -> None:
         """Take what the teacher used for records that did not end."""

@@ -14,13 +14,14 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sifthinker.errors import ConfigError, ModelError, SIFError, need
+from sifthinker.errors import ConfigError, EndpointError, ModelError, SIFError, need
 from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.loops import run_coroutine
 from sifthinker.records import Example, Record, Reject
 
 if TYPE_CHECKING:
@@ -88,21 +89,11 @@ class Cluster:
                 batch_size=None,
                 num_gpus=self.gpus or None,
             )
-            for row in results.iter_rows():
-                if row["kind"] == "stopped":
-                    continue
-                if row["kind"] == "error":
-                    kind, message = json.loads(row["result"])
-                    raise {"ConfigError": ConfigError, "ModelError": ModelError}.get(kind, SIFError)(message)
-                value = json.loads(row["result"])
-                result = (
-                    Example.from_json(value)
-                    if row["kind"] == "example"
-                    else Reject(**{**value, "attempts": tuple(value["attempts"])})
-                )
-                feed.take(int(row["index"]), result, json.loads(row["used"]))
-                if feed.spent:
-                    stop.set.remote()  # what is under way comes to an end and is kept
+            try:
+                _take_all(results.iter_rows(), feed, stop)
+            except SIFError:
+                stop.set.remote()  # or the workers would go on
+                raise
         finally:
             if started:
                 ray.shutdown()
@@ -119,6 +110,24 @@ class Cluster:
             raise ConfigError(f"Ray at {self.address} cannot be used: {error}") from None
 
 
+def _take_all(rows: Iterable[dict[str, Any]], feed: Feed, stop: Any) -> None:
+    """Take what the workers return, as it comes."""
+    for row in rows:
+        used = json.loads(row["used"])
+        if row["kind"] in ("stopped", "error"):
+            feed.take_usage(used)
+            if row["kind"] == "error":
+                raise _error_from(json.loads(row["result"]))
+            continue
+        value = json.loads(row["result"])
+        if row["kind"] == "example":
+            feed.take(int(row["index"]), Example.from_json(value), used)
+        else:
+            feed.take(int(row["index"]), Reject(**{**value, "attempts": tuple(value["attempts"])}), used)
+        if feed.spent:
+            stop.set.remote()  # what is under way comes to an end and is kept
+
+
 def _write_parts(engine: Engine, feed: Feed, out: Path, folder: Path, size: int) -> int:
     """Write the records into files of `size` lines, which Ray reads as it needs them, and return how many files there are.
     Rejects are done already, and so is a first record where nobody knows yet what one costs."""
@@ -129,7 +138,10 @@ def _write_parts(engine: Engine, feed: Feed, out: Path, folder: Path, size: int)
                 feed.take(index, item, {})
             elif feed.unpriced:
                 before = copy.copy(engine.usage)
-                (result,) = asyncio.run(_work(engine, [item], out))
+                results, error = run_coroutine(_work(engine, [item], out))
+                if error is not None:
+                    raise error
+                (result,) = results
                 assert result is not None
                 feed.take(index, result, engine.usage.since(before))
             else:
@@ -164,35 +176,62 @@ class _Worker:
         self._stop = stop
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """index, record → index, kind, result, used (by the whole batch, in the first row that was worked on); or one row of
-        kind `error` with what was raised."""
+        """index, record → index, kind, result, used.
+
+        `used` is what the whole batch used, in the first row that was worked on. Where something was raised, a last row of
+        kind `error` says what.
+        """
         records = [Record.from_json(json.loads(text)) for text in batch["record"]]
         before = copy.copy(self._engine.usage)
+        results: list[Example | Reject | None] = []
+        error: SIFError | None
         try:
-            results = asyncio.run(_work(self._engine, records, self._out, self._stop))
-        except SIFError as error:  # Ray would wrap it in pages of its own
-            message = to_json([type(error).__name__, str(error)])
-            return {"index": [batch["index"][0]], "kind": ["error"], "result": [message], "used": [to_json({})]}
-        used = [to_json({})] * len(results)
-        first = next((number for number, result in enumerate(results) if result is not None), 0)
+            results, error = run_coroutine(_work(self._engine, records, self._out, self._stop))
+        except SIFError as raised:  # Ray would wrap it in pages of its own
+            error = raised
+        rows = [
+            (index, _KINDS[type(result)], "" if result is None else to_json(result.to_json()))
+            for index, result in zip(batch["index"], results, strict=False)
+        ]
+        if error is not None:
+            rows.append((batch["index"][0], "error", to_json(_error_to(error))))
+        used = [to_json({})] * len(rows)
+        first = next((number for number, (_, kind, _) in enumerate(rows) if kind in ("example", "reject")), 0)
         used[first] = to_json(self._engine.usage.since(before))
-        return {
-            "index": list(batch["index"]),
-            "kind": [_KINDS[type(result)] for result in results],
-            "result": ["" if result is None else to_json(result.to_json()) for result in results],
-            "used": used,
-        }
+        index, kind, result = zip(*rows, strict=True)
+        return {"index": list(index), "kind": list(kind), "result": list(result), "used": used}
 
 
-async def _work(engine: Engine, records: list[Record], out: Path, stop: Any = None) -> list[Example | Reject | None]:
-    """The results of records, as many at once as the engine may; None for those that were not begun before the stop."""
+def _error_to(error: SIFError) -> dict[str, Any]:
+    """An error as JSON, for the way from a worker to the process that started the build."""
+    return {"type": type(error).__name__, "message": str(error), **vars(error)}
+
+
+def _error_from(row: dict[str, Any]) -> SIFError:
+    if row["type"] == "EndpointError":
+        return EndpointError(row["message"], row["code"], row["attempts"], row["kind"])
+    return {"ConfigError": ConfigError, "ModelError": ModelError}.get(row["type"], SIFError)(row["message"])
+
+
+async def _work(
+    engine: Engine, records: list[Record], out: Path, stop: Any = None
+) -> tuple[list[Example | Reject | None], EndpointError | None]:
+    """The results of records, as many at once as the engine may, None for those that were not begun before the stop; and
+    why the teacher's server can answer no more of them, if it cannot."""
     gate = asyncio.Semaphore(engine.concurrency)
+    stopped: EndpointError | None = None
 
     async def one(record: Record) -> Example | Reject | None:
+        nonlocal stopped
         async with gate:
-            if stop is not None and await stop.get.remote():
+            if stopped is not None or (stop is not None and await stop.get.remote()):
                 return None
-            return await engine.example(record, out)
+            try:
+                return await engine.example(record, out)
+            except EndpointError as error:
+                stopped = stopped or error
+                return None
 
     async with engine.at_work():
-        return await asyncio.gather(*(one(record) for record in records))
+        results = await asyncio.gather(*(one(record) for record in records))
+    return results, stopped

@@ -6,11 +6,10 @@ a number.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
-import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
@@ -22,24 +21,55 @@ from sifthinker.chain import TAG, Region
 from sifthinker.endpoint import Endpoint, Usage
 from sifthinker.engine.batches import Batches
 from sifthinker.errors import EndpointError
-from sifthinker.judges import judge
+from sifthinker.json_reply import find_objects
+from sifthinker.judges import judge, normalise
+from sifthinker.loops import in_thread
 from sifthinker.models import complete, load_for_inference
 from sifthinker.prompts import TEACHER_SYSTEM, teacher_correction, teacher_focus, teacher_task
-from sifthinker.records import Record
+from sifthinker.records import Record, find_placeholder
+from sifthinker.responses import Reply
 
 MAX_CORRECTIONS = 2
 MAX_WORDS = 120
 
 CHECKS: dict[str, str] = {
-    "not_json": "the reply is not the JSON object asked for",
+    "not_json": "the reply does not hold the JSON object asked for",
+    "ambiguous": "the reply holds two different JSON objects of the form asked for",
     "count": "the number of thoughts is not the number of focuses",
     "blank": "a thought is blank",
     "leak": "a thought speaks of outlines, coordinates, the given answer or these instructions",
     "length": f"a thought is longer than {MAX_WORDS} words",
     "tag": "a thought holds a tag of the chain format",
+    "placeholder": "a thought holds an image placeholder or control token of a model",
     "answer": "the answer disagrees with the record's",
+    "cut_off": "the reply reached the longest length",
+    "refused": "the model refused, or its server filtered the reply",
+    "no_content": "the reply has no content, only reasoning or a tool call",
+    "refused_request": "the server refused this request",
     "endpoint": "the teacher's server failed",
 }
+
+# What whoever runs the build can do, where it is not the teacher that must do better.
+ADVICE: dict[str, str] = {
+    "cut_off": "raise --max-tokens, or the server's own bound",
+    "endpoint": "the same command tries it again",
+}
+
+_KEYS = ("thoughts", "answer")
+
+# In an answer that shares words with the true one, these leave it open or turn it round.
+_HEDGES = {
+    "or", "either", "neither", "nor", "not", "no", "never", "none", "without", "except", "isnt", "arent", "wasnt",
+    "werent", "dont", "doesnt", "cant", "cannot", "unlike", "rather", "maybe", "perhaps", "possibly", "probably",
+    "unclear", "unsure", "unknown",
+}  # fmt: skip
+# These add nothing to it.
+_FILLING = {
+    "is", "are", "was", "were", "be", "it", "its", "this", "that", "these", "those", "there", "here", "in", "on", "at",
+    "of", "to", "for", "with", "by", "from", "i", "see", "shown", "visible", "answer", "image", "picture", "photo",
+    "scene",
+}  # fmt: skip
+_SHORT_ANSWER = 3  # words of a true answer that must all be there
 
 _LEAK = re.compile(
     r"\b(?:green|red|drawn|marked|highlighted|annotated|bounding|coloured|colored)[\s-]+"
@@ -92,46 +122,67 @@ class Teacher(Protocol):
 
     name: str
 
-    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
-        """The teacher's raw reply: `{"thoughts": [...], "answer": ...}`.
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str | Reply:
+        """The teacher's raw reply: `{"thoughts": [...], "answer": ...}`, whatever stands around it.
 
         Args:
             task: what to explain.
             earlier: failed attempts at this task, the last one last.
+        Returns:
+            The text, or a `Reply` that also says how it ended.
         Raises:
-            EndpointError: a served teacher could not be reached.
+            EndpointError: a served teacher could not be reached, or refused the request.
         """
         ...
 
 
 async def explain(teacher: Teacher, task: Task) -> Explanation:
-    """Ask, check, and ask again with the reasons, twice at most. Never raises for what a teacher says or fails to say."""
+    """Ask, check, and ask again with the reasons, twice at most.
+
+    What a teacher says, or fails to say, is never an error.
+
+    Raises:
+        EndpointError: of kind `setup`: no teacher would answer before something is changed.
+    """
     attempts: list[Attempt] = []
     for _ in range(MAX_CORRECTIONS + 1):
         try:
-            reply = await teacher.reply(task, attempts)
+            said = await teacher.reply(task, attempts)
         except EndpointError as error:
-            # The client has retried already; a correction would not help a server that is down.
-            attempts.append(Attempt("", (str(error),), ("endpoint",)))
+            if error.kind == "setup":
+                raise
+            # The client has retried already; a correction would not help a server that is down, or refuses the request.
+            code = "refused_request" if error.kind == "request" else "endpoint"
+            advice = "; lower --max-side" if error.code == "status_413" else ""
+            attempts.append(Attempt("", (f"{error}{advice}",), (code,)))
             break
-        thoughts, problems = check_reply(reply, task)
-        attempts.append(Attempt(reply, tuple(p for _, p in problems), tuple(code for code, _ in problems)))
+        reply = said if isinstance(said, Reply) else Reply(said)
+        thoughts, problems = check_reply(reply.text, task)
+        if problems and reply.code:
+            problems = [(reply.code, reply.reason)]  # the cause of the others
+        attempts.append(Attempt(reply.text, tuple(p for _, p in problems), tuple(code for code, _ in problems)))
         if not problems:
             return Explanation(tuple(thoughts), tuple(attempts))
+        if reply.code and (reply.code != "cut_off" or not reply.text.strip()):
+            break  # there are no words to correct
     return Explanation(None, tuple(attempts))
 
 
 def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]]]:
-    """The thoughts of a reply, and its problems as (reason code of `CHECKS`, words for the teacher)."""
-    try:
-        # Many models fence their JSON.
-        bare = reply.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-        body = json.loads(bare)
-        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        thoughts, answer = body["thoughts"], body["answer"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return [], [("not_json", 'the reply must be one JSON object with the keys "thoughts" and "answer"')]
-    if not isinstance(thoughts, list) or not all(isinstance(thought, str) for thought in thoughts):
+    """The thoughts of a reply, and its problems as (reason code of `CHECKS`, words for the teacher).
+
+    Reasoning, prose and code fences around the JSON object are no problem, nor are raw control characters in its strings.
+    """
+    found = find_objects(reply, _KEYS)
+    # A model that repeats the schema it was given writes an object with these keys too.
+    found = [body for body in found if isinstance(body["thoughts"], list)] or found
+    if not found:
+        return [], [("not_json", 'the reply must hold one whole JSON object with the keys "thoughts" and "answer"')]
+    if len(found) > 1:
+        return [], [("ambiguous", f"the reply holds {len(found)} different JSON objects; send one alone")]
+    said, answer = found[0]["thoughts"], found[0]["answer"]
+    thoughts = [text for text in map(_thought, said) if text is not None] if isinstance(said, list) else []
+    if not isinstance(said, list) or len(thoughts) < len(said):
         return [], [("not_json", '"thoughts" must be a list of strings')]
     problems = []
     if len(thoughts) != len(task.foci):
@@ -144,17 +195,48 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
             problems.append(("length", f"thought {number} is longer than {MAX_WORDS} words"))
         if TAG.search(thought):
             problems.append(("tag", f"thought {number} holds a tag"))
+        placeholder = find_placeholder(thought)
+        if placeholder:
+            problems.append(("placeholder", f"thought {number} holds {placeholder}; say it in words"))
         # Words that the question itself uses are no leak: there are green boxes in the world.
         leak = next((m[0] for m in _LEAK.finditer(thought) if m[0].lower() not in allowed), None)
         if leak:
             problems.append(("leak", f"thought {number} says {leak!r}"))
     if not isinstance(answer, str | int | float) or isinstance(answer, bool):
         problems.append(("not_json", '"answer" must be a string'))
-    else:
-        verdict = judge(str(answer), task.record.answer, task.record.choices)
-        if verdict.score < 0.5:
-            problems.append(("answer", "the answer disagrees with the true answer"))
+    elif not _agrees(str(answer), task.record):
+        problems.append(("answer", "the answer disagrees with the true answer, which it must state alone"))
     return thoughts, problems
+
+
+def _thought(item: Any) -> str | None:
+    """One entry of `thoughts`, None for what is no text; control characters but line breaks and tabs become spaces.
+
+    Some models wrap each text in an object. One that has a further key, such as a number, may mean another order.
+    """
+    if isinstance(item, dict) and len(item) == 1:
+        item = item.get("text", item.get("thought"))
+    if not isinstance(item, str) or any("\ud800" <= mark <= "\udfff" for mark in item):
+        return None  # half a surrogate pair is no text
+    return "".join(" " if unicodedata.category(mark) == "Cc" and mark not in "\n\t" else mark for mark in item)
+
+
+def _agrees(answer: str, record: Record) -> bool:
+    """Whether a teacher's answer states the true one and nothing that contradicts it.
+
+    The teacher has been given the true answer, so that it can be held to it: words that share half of a short answer are
+    not enough ("red or blue", "car" for "silver car").
+    """
+    score = judge(answer, record.answer, record.choices).score
+    if score in (0, 1):
+        return score == 1
+    said, right = normalise(answer).split(), normalise(record.answer).split()
+    added = set(said) - set(right)
+    if added & _HEDGES or any(word.isdigit() for word in added):
+        return False
+    if len(right) > _SHORT_ANSWER:
+        return score >= 0.5
+    return set(right) <= set(said) and added <= _FILLING | set(normalise(record.question).split())
 
 
 def _conversation(
@@ -181,6 +263,8 @@ def _conversation(
         content.append(shown(outline(image, regions)))
     messages = [{"role": "system", "content": said(TEACHER_SYSTEM)}, {"role": "user", "content": content}]
     for attempt in earlier:
+        if not attempt.reply.strip():
+            continue  # there is nothing to correct, and servers refuse empty turns
         messages.append({"role": "assistant", "content": said(attempt.reply)})
         messages.append({"role": "user", "content": said(teacher_correction(attempt.problems))})
     return messages
@@ -189,7 +273,7 @@ def _conversation(
 class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
     """A vision-language model behind an OpenAI-compatible server.
 
-    Structured output is asked for first; a server that refuses it is asked without from then on.
+    Structured output is asked for; the endpoint learns where a server refuses it.
 
     Args:
         endpoint: its server.
@@ -206,7 +290,6 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
         self._endpoint = endpoint
         self._max_side = max_side
         self._parameters = {"temperature": temperature} | ({} if max_tokens is None else {"max_tokens": max_tokens})
-        self._structured = True
 
     async def __aenter__(self) -> OpenAITeacher:
         await self._endpoint.__aenter__()
@@ -215,20 +298,10 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
     async def __aexit__(self, *error: Any) -> None:
         await self._endpoint.__aexit__(*error)
 
-    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
-        messages = self._messages(task, earlier)
-        if self._structured:
-            try:
-                form = _response_format(len(task.foci))
-                return (await self._ask(messages, response_format=form)).strip()
-            except EndpointError as error:
-                if error.code not in ("status_400", "status_422"):
-                    raise
-                self._structured = False
-        return (await self._ask(messages)).strip()
-
-    async def _ask(self, messages: list[dict[str, Any]], **parameters: Any) -> str:
-        return (await self._endpoint.chat(messages, **self._parameters, **parameters)).text
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> Reply:
+        messages = await in_thread(self._messages, task, earlier)
+        form = _response_format(len(task.foci))
+        return await self._endpoint.chat(messages, **self._parameters, response_format=form)
 
     def _messages(self, task: Task, earlier: Sequence[Attempt]) -> list[dict[str, Any]]:
         def shown(image: Image.Image) -> dict[str, Any]:
@@ -268,10 +341,10 @@ class LocalTeacher:
         self._loaded: tuple[Any, Any] | None = None
         self._batches = Batches(self._answer, batch_size)
 
-    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
-        return await asyncio.to_thread(self._reply, task, earlier)
+    async def reply(self, task: Task, earlier: Sequence[Attempt]) -> Reply:
+        return await in_thread(self._reply, task, earlier)
 
-    def _reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+    def _reply(self, task: Task, earlier: Sequence[Attempt]) -> Reply:
         images: list[Image.Image] = []
 
         def shown(image: Image.Image) -> dict[str, Any]:
@@ -281,10 +354,10 @@ class LocalTeacher:
         conversation = _conversation(task, earlier, self._max_side, shown, lambda text: [{"type": "text", "text": text}])
         return self._batches((conversation, images))
 
-    def _answer(self, asked: Sequence[tuple[list[dict[str, Any]], list[Image.Image]]]) -> list[str]:
+    def _answer(self, asked: Sequence[tuple[list[dict[str, Any]], list[Image.Image]]]) -> list[Reply]:
         if self._loaded is None:
             self._loaded = load_for_inference(self._model, device=self._device)
-        # An answer may spell the model's placeholder for an image, and so may the model's own reply.
+        # The model's own reply, which it is shown for correction, may spell its placeholder for an image.
         placeholder = getattr(self._loaded[1], "image_token", None)
         conversations = [_without(messages, placeholder) if placeholder else messages for messages, _ in asked]
         images = [shown for _, shown in asked]
@@ -293,7 +366,12 @@ class LocalTeacher:
             self.usage.add(
                 {"requests": 1, "prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.new_tokens}
             )
-        return [completion.text for completion in found]
+        return [
+            Reply(completion.text)
+            if completion.ended
+            else Reply(completion.text, code="cut_off", reason=f"the reply was cut off after {completion.new_tokens} tokens")
+            for completion in found
+        ]
 
 
 def _without(messages: Sequence[dict[str, Any]], word: str) -> list[dict[str, Any]]:

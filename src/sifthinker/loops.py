@@ -1,0 +1,85 @@
+"""Run coroutines from synchronous code, in notebooks too, and blocking functions from coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+_GLANCE_S = 0.1  # between looks for an interruption
+
+_POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end and return its result, whether or not an event loop runs in this thread.
+
+    Where one does, as in a notebook, the coroutine gets a loop in a thread of its own, with a copy of the caller's context;
+    the caller's loop waits. An interruption (Ctrl-C) cancels the coroutine and waits until it has cleaned up.
+
+    Raises:
+        BaseException: what the coroutine raises.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    caller = asyncio.current_task()
+    asked = caller.cancelling() if caller is not None else 0
+    outcome: Future[_T] = Future()
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def main() -> _T:
+        task = asyncio.current_task()
+        assert task is not None
+        begun.set_result((asyncio.get_running_loop(), task))
+        return await coroutine
+
+    def work() -> None:
+        try:
+            outcome.set_result(asyncio.run(main()))
+        except BaseException as error:  # noqa: BLE001  # the caller's thread raises it
+            outcome.set_exception(error)
+
+    # A daemon, so that a second interruption can end the process.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    try:
+        # Under `asyncio.run` an interruption does no more than ask the caller's task to end.
+        while not wait([outcome], timeout=_GLANCE_S).done:
+            if caller is not None and caller.cancelling() > asked:
+                break
+    finally:
+        if not outcome.done():
+            loop, task = begun.result()
+            with contextlib.suppress(RuntimeError):  # the loop came to its end meanwhile
+                loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+    return outcome.result()
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let `in_thread` use this many threads inside the block; the loop's own executor stays as it is."""
+    with ThreadPoolExecutor(count) as pool:
+        token = _POOL.set(pool)
+        try:
+            yield
+        finally:
+            _POOL.reset(token)
+            pool.shutdown(wait=False, cancel_futures=True)  # of an interrupted build; what runs is waited for
+
+
+async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function in a thread of the enclosing `threads`, or of the loop's executor, and return its result."""
+    call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_POOL.get(), call)

@@ -1,0 +1,328 @@
+"""Read what a chat-completions server sends back: the reply, or the fault and what can be done about it.
+
+Servers that call themselves OpenAI-compatible differ: errors inside a status 200, content in typed parts, reasoning in a
+field of its own. This is the one place that knows these forms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx2
+
+from sifthinker.errors import FaultKind
+
+# Statuses below 500 that pass; of those from 500 on, all pass but the ones named after them. 520 to 530 are Cloudflare's.
+_PASSING = {408, 409, 425, 429, 499}
+_LASTING = {501, 505, 511}
+# Statuses of every request alike: key, account, address, model.
+_SETUP = {401, 402, 403, 404, 405, 407, 410}
+
+_LONGEST_QUOTE = 300
+
+_CUT_OFF = {"length", "max_tokens", "model_length", "model_context_window_exceeded"}
+_FILTERED = {"content_filter", "safety", "prohibited_content", "recitation", "refusal", "blocklist"}
+
+# Codes that servers give to their errors where the status does not say it.
+_REQUEST_CODES = {"invalid_request_error", "bad_request", "content_policy_violation"}
+_QUOTA_CODES = {
+    "insufficient_quota", "insufficient_balance", "insufficient_user_quota", "billing_hard_limit_reached",
+    "billing_not_active",
+}  # fmt: skip
+_KEY_CODES = {"invalid_api_key", "authentication_error", "permission_denied"}
+_MODEL_CODES = {"model_not_found", "deploymentnotfound"}
+
+_QUOTA_WORDS = re.compile(r"\bcredit balance\b|\binsufficient (?:balance|credits?|funds)\b", re.IGNORECASE)
+_KEY_WORDS = re.compile(
+    r"\bapi[ _-]?key\b.{0,40}\b(?:not valid|invalid|incorrect|expired|missing|required)\b"
+    r"|\b(?:invalid|incorrect|expired|missing|no)\b.{0,20}\bapi[ _-]?key\b",
+    re.IGNORECASE,
+)
+_MODEL_WORDS = re.compile(
+    r"\bmodel\b.{0,120}\b(?:(?:does |do )?not exist|doesn['’]t exist|not found|not a valid model|is not loaded)\b"
+    r"|\b(?:no such|unknown|invalid|not a valid) model\b(?! output)|\bmodel[ _]not[ _]found\b",
+    re.IGNORECASE,
+)
+_ADDRESS_WORDS = re.compile(r"\bunexpected endpoint\b|\bHTTP request was sent to (?:an )?HTTPS port\b", re.IGNORECASE)
+_FLAGGED_WORDS = re.compile(r"\bmoderation\b|\bflagged\b|\bcontent[ _-]?(?:filter|policy|management)\b", re.IGNORECASE)
+
+Cause = Literal["", "key", "quota", "model", "address"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered.
+
+    Args:
+        text: the model's words, as they stand; half surrogate pairs, which are no text, replaced.
+        prompt_tokens: as the server counted them.
+        completion_tokens: as the server counted them.
+        code: "" for a reply that came to its end; `cut_off`, `refused` or `no_content` for one that did not.
+        reason: why, in words.
+    """
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a response holds no reply.
+
+    Args:
+        code: see `errors.EndpointError`.
+        message: what came, in one line, with the server's words.
+        kind: whom it concerns, see `errors.EndpointError`.
+        passing: whether the same request may be answered a moment later.
+        cause: of a fault of kind `setup`: the key, the account's quota, the model's name, or the address.
+        words: the server's own words, whole.
+        field: the field of the request that the server names as the cause, "" for none.
+        wait_s: seconds that the server asks to wait, None where it does not.
+    """
+
+    code: str
+    message: str
+    kind: FaultKind = "outage"
+    passing: bool = True
+    cause: Cause = ""
+    words: str = ""
+    field: str = ""
+    wait_s: float | None = None
+
+
+def read_response(response: httpx2.Response, redact: Callable[[str], str] = str) -> Reply | Fault:
+    """The reply or the fault of a response. Never raises.
+
+    Args:
+        response: read to its end.
+        redact: takes secrets out of a text; what the server says goes through it before anything is cut.
+    """
+    status = response.status_code
+    try:
+        text = redact(response.content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        text = redact(response.text)
+    where = f"status {status}"
+    if 300 <= status < 400 and "location" in response.headers:
+        where += f", which leads to {redact(response.headers['location'])}"
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return _no_json(response, text) if response.is_success else _fault(status, {}, where, text, response.headers)
+    if not response.is_success:
+        return _fault(status, _error_of(body), where, text, response.headers)
+    error = _error_of(body) if isinstance(body, dict) and not body.get("choices") else {}
+    if not error:
+        choice = _first_choice(body)
+        if choice is None:
+            return Fault("bad_shape", f"the server's reply has no choices[0]: {_quoted(text)}", words=text)
+        error = _error_of({"error": choice["error"]}) if choice.get("error") else {}
+        if not error and choice.get("finish_reason") == "error":
+            error = {"message": "finish_reason error"}
+        if not error:
+            return _read_choice(choice, body)
+    # The response's own status says nothing about an error inside it; the error's code may.
+    said = error.get("code")
+    status = int(said) if isinstance(said, int | str) and re.fullmatch(r"[1-5]\d\d", str(said)) else 0
+    return _fault(status, error, f"{where} with an error inside", text, response.headers, inside=True)
+
+
+def _fault(
+    status: int, error: Mapping[str, Any], where: str, text: str, headers: Mapping[str, str], *, inside: bool = False
+) -> Fault:
+    """What an error means, by its status (0 for an unknown one), its code and its words.
+
+    Routers put the error of the server behind them inside a success; there a 404 may speak of this one request.
+    """
+    words = _words(error) or _page_title(text) or text
+    codes = {str(error.get(name)).lower() for name in ("code", "type", "status") if error.get(name)}
+    cause: Cause = ""
+    if status:
+        passing = status in _PASSING or (status >= 500 and status not in _LASTING)
+    else:
+        passing = not codes & _REQUEST_CODES
+    if status == 402 or codes & _QUOTA_CODES or (not passing and _QUOTA_WORDS.search(words)):
+        cause = "quota"
+    elif _FLAGGED_WORDS.search(words) and not passing:
+        pass  # a moderator refuses this one picture or question, some with status 403
+    elif status in (401, 403, 407) or codes & _KEY_CODES or (status in (400, 422) and _KEY_WORDS.search(words)):
+        cause = "key"
+    elif codes & _MODEL_CODES or (status in (400, 404, 422) and _MODEL_WORDS.search(words)):
+        cause = "model"
+    elif _ADDRESS_WORDS.search(words) or (status in _SETUP and not inside) or status in _LASTING or 300 <= status < 400:
+        cause = "address"
+    kind: FaultKind = "setup" if cause else "outage" if passing else "request"
+    return Fault(
+        f"status_{status}" if status else "server_error",
+        f"{where}: {_quoted(words)}" if words.strip() else where,
+        kind,
+        passing and not cause,
+        cause,
+        words,
+        str(error.get("param") or ""),
+        _wait_s(headers) if passing and not cause else None,
+    )
+
+
+def _no_json(response: httpx2.Response, text: str) -> Fault:
+    """A successful response whose body is something else."""
+    begins = text.lstrip("\ufeff \t\r\n")
+    kind = response.headers.get("content-type", "")
+    if begins.startswith(("data:", "event:")) or "event-stream" in kind:
+        form = "a stream of events (data: …), which was not asked for; a proxy may turn it on"
+    elif begins[:1] == "<" or "html" in kind:
+        form = f"a page ({_page_title(text) or 'HTML'}), as proxies, login pages and wrong addresses send it"
+    elif not begins:
+        return Fault("not_json", "the server's reply is empty")
+    else:
+        form = "no JSON"
+    return Fault("not_json", f"the server's reply is {form}. It begins {_quoted(_first_line(begins))}", words=text)
+
+
+def _first_choice(body: Any) -> dict[str, Any] | None:
+    choices = body.get("choices") if isinstance(body, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else None
+
+
+def _read_choice(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Reply | Fault:
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        message = {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
+    if message is None or not ("content" in message or "reasoning_content" in message or message.get("tool_calls")):
+        return Fault("bad_shape", "the server's reply has no choices[0].message.content")
+    content, refusal = message.get("content"), message.get("refusal")
+    if isinstance(content, list):
+        parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in content]
+        refusal = refusal or next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+        content = "".join(_part_text(part) for part in parts)
+    if content is not None and not isinstance(content, str):
+        return Fault("bad_shape", f"the reply's content is {type(content).__name__}, wanted text")
+    text = (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    code, reason = _shortcoming(choice, message, text, refusal)
+    usage = body.get("usage")
+    return Reply(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), code, reason)
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    """The text of one typed part; "" for thinking, pictures and the like."""
+    text = part.get("text")
+    if part.get("type", "text") not in ("text", "output_text"):
+        return ""
+    return text if isinstance(text, str) else ""
+
+
+def _shortcoming(choice: Mapping[str, Any], message: Mapping[str, Any], text: str, refusal: Any) -> tuple[str, str]:
+    """(code, reason) of a reply that did not come to its end, ("", "") of one that did."""
+    finish = str(choice.get("finish_reason") or "").lower()
+    if refusal:
+        return "refused", f"the model refused: {_quoted(str(refusal))}"
+    if finish in _FILTERED:
+        return "refused", f"the server filtered the reply (finish_reason {finish})"
+    reasoning = next(
+        ((name, message[name]) for name in ("reasoning_content", "reasoning") if isinstance(message.get(name), str)), None
+    )
+    blank = not text.strip()
+    if finish in _CUT_OFF:
+        where = " while the model still reasoned" if blank and reasoning and reasoning[1] else ""
+        return "cut_off", f"the reply was cut off{where} (finish_reason {finish})"
+    if blank and reasoning and reasoning[1]:
+        name, said = reasoning
+        return "no_content", (
+            f"the reply stands in {name} and its content is empty ({name} ends {_quoted(said[-60:])}); serve the model with "
+            "the reasoning parser that belongs to it, or turn reasoning off"
+        )
+    if blank and message.get("tool_calls"):
+        return "no_content", "the model called a tool instead of writing a reply; serve it without tools"
+    return "", ""
+
+
+def _error_of(body: Any) -> dict[str, Any]:
+    """The error that a body states, as one flat object; {} where it states none."""
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error") or body.get("errors")
+    if isinstance(error, list) and error:
+        error = error[0]
+    if isinstance(error, dict):
+        return error
+    if isinstance(error, str):
+        return {**body, "message": error}
+    if body.get("detail") or body.get("message"):
+        return body
+    return {}
+
+
+def _words(error: Mapping[str, Any]) -> str:
+    """The words of an error, those of the server behind a router included, in one line."""
+    said = list(_texts(error.get("message") or error.get("detail") or error.get("msg") or error.get("error_description")))
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict) and metadata.get("raw"):
+        raw = metadata["raw"]
+        with contextlib.suppress(ValueError, RecursionError, TypeError):
+            raw = _words(_error_of(json.loads(raw))) or raw
+        said += _texts(raw)
+    return ": ".join(dict.fromkeys(said))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The messages in what a server puts into a field for one: text, or a list of {"loc": […], "msg": "…"}."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict) and isinstance(item.get("msg"), str):
+                place = item.get("loc")
+                yield " ".join([".".join(map(str, place)) if isinstance(place, list) else "", item["msg"]]).strip()
+            elif isinstance(item, str):
+                yield item
+    elif isinstance(value, dict):
+        yield from _texts(value.get("message") or value.get("msg"))
+
+
+def _page_title(text: str) -> str:
+    found = re.search(r"<title[^>]*>([^<]{1,200})", text[:20_000], re.IGNORECASE)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _first_line(text: str) -> str:
+    return text[:2000].strip().split("\n", 1)[0]
+
+
+def _quoted(text: str) -> str:
+    """A text as one short line, without control characters, in quotes."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LONGEST_QUOTE]).split())
+    return f'"{line}"' if len(line) <= _LONGEST_QUOTE else f'"{line[:_LONGEST_QUOTE]}…"'
+
+
+def _count(usage: Any, name: str) -> int:
+    """A number of tokens; 0 where the server states none that makes sense."""
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _wait_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait that a response asks for, None where it does not: Retry-After as seconds or date, or milliseconds."""
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        with contextlib.suppress(ValueError):
+            return max(0.0, float(headers.get(name, "")) / 1000)
+    header = headers.get("retry-after")
+    if not header:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(header))
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, moment.timestamp() - time.time())
