@@ -27,6 +27,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/scenes.py
 	$(BIN)/python benchmarks/rewards.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/grpo_step.py
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/pretrain.py

@@ -3,6 +3,7 @@
     python benchmarks/engine.py photos           one record a photo, 640×480, coloured and grey depth files
     python benchmarks/engine.py world            10,000 and 50,000 records of the embedded world: time and peak memory
     python benchmarks/engine.py faults           10,000 records, three requests in ten failing
+    python benchmarks/engine.py exclude          reading 5,000 records against lists of 50 and of 5,000 excluded names
 
 CPU times are given with that of merely decoding the photo and its depth file beside them: machines differ, their ratio less.
 """
@@ -33,8 +34,10 @@ from sifthinker.endpoint import Endpoint
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
 from sifthinker.engine.expansion import Expansion
+from sifthinker.engine.recipe import Recipe, Source, read_recipe
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import Attempt, OpenAITeacher, Task
+from sifthinker.files import write_jsonl
 from sifthinker.records import Record
 from sifthinker.world.questions import ScriptedTeacher, write_world
 
@@ -164,14 +167,40 @@ def faults(count: int = 10_000) -> None:
     print(f"{dict(happened)}: {counts.usage.requests:,} requests, {counts.done / seconds:.0f} records a second")
 
 
+def exclude(count: int = 5_000) -> None:
+    """Time to read a record against a list of excluded names, by the list's length; the two alternate."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        box = [[0.3, 0.4, 0.45, 0.6]]
+        rows = [
+            {"id": f"r{n}", "image": f"train/{n}.jpg", "question": f"What is {n}?", "answer": "cat", "boxes": box}
+            for n in range(count)
+        ]
+        write_jsonl(root / "records.jsonl", rows)
+        taken: dict[int, list[float]] = {50: [], 5_000: []}
+        for turn in range(6):
+            for size, seconds in taken.items():
+                lines = (f"val/{n}.jpg\n/data/coco/val/{n}.jpg\n" for n in range(size // 2))
+                (root / "list.txt").write_text("".join(lines))
+                recipe = Recipe([Source("records.jsonl")], root, root, exclude=[root / "list.txt"])
+                assert recipe.excluded.find("train/none.jpg") is None  # the list is read and indexed
+                started = time.process_time()
+                assert sum(isinstance(item, Record) for item in read_recipe(recipe)) == count
+                if turn:
+                    seconds.append((time.process_time() - started) / count)
+        few, many = (median(seconds) for seconds in taken.values())
+        print(
+            f"{many * 1e6:.0f} µs a record with 5,000 excluded names, {few * 1e6:.0f} µs with 50: "
+            f"{many / few:.2f} times as long"
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", default="photos", choices=["photos", "world", "faults"])
+    parser.add_argument("part", nargs="?", default="photos", choices=["photos", "world", "faults", "exclude"])
     parser.add_argument("-n", type=int, help="records (of `world`: of the larger build)")
     chosen = parser.parse_args()
-    if chosen.part == "photos":
-        photos(*([chosen.n] if chosen.n else []))
-    elif chosen.part == "faults":
-        faults(*([chosen.n] if chosen.n else []))
+    if chosen.part != "world":
+        {"photos": photos, "faults": faults, "exclude": exclude}[chosen.part](*([chosen.n] if chosen.n else []))
     else:
         world(*([(max(1, chosen.n // 5), chosen.n)] if chosen.n else []))

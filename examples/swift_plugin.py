@@ -1,16 +1,14 @@
 """ms-swift plugin with the four rewards of GRPO-SIF.
 
-swift rlhf --rlhf_type grpo --external_plugins examples/swift_plugin.py \
+swift rlhf --rlhf_type grpo --external_plugins examples/swift_plugin.py \\
     --reward_funcs sif_format sif_answer sif_grounding sif_depth …
 
-ms-swift has not been run by this project; the classes it registers are tested alone.
+Loaded by ms-swift 4.6.0 and called as its GRPO trainer calls rewards: tests/test_adapters.py, `-m integration`.
 """
 
-from swift.plugin import orms
+from swift.rewards import ORM, orms
 
 from sifthinker.adapters import SwiftAnswer, SwiftDepth, SwiftFormat, SwiftGrounding
 
-orms["sif_format"] = SwiftFormat
-orms["sif_answer"] = SwiftAnswer
-orms["sif_grounding"] = SwiftGrounding
-orms["sif_depth"] = SwiftDepth
+for name, reward in {"format": SwiftFormat, "answer": SwiftAnswer, "grounding": SwiftGrounding, "depth": SwiftDepth}.items():
+    orms[f"sif_{name}"] = type(reward.__name__, (reward, ORM), {})

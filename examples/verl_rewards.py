@@ -1,8 +1,7 @@
 """Score a completion as verl would: `python examples/verl_rewards.py`.
 
-In verl's config, custom_reward_function.path names sifthinker/adapters.py and custom_reward_function.name compute_score.
-Each row's `reward_model.ground_truth` holds answer, boxes, and perhaps depth and choices. verl has not been run by this
-project.
+In verl's config (0.9), reward.custom_reward_function.path is pkg://sifthinker.adapters and its name is compute_score.
+Each row's `reward_model.ground_truth` holds answer, boxes, and perhaps depth and choices.
 """
 
 from __future__ import annotations

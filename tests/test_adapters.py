@@ -13,7 +13,7 @@ from sifthinker.depth import DepthMap
 
 from .test_rewards import LEFT, RIGHT, WHOLE, chain
 
-TRUTH = {"answer": "cat", "boxes": [[0, 0, 0.5, 1]], "choices": "cat\ndog"}
+TRUTH = {"answer": "cat", "boxes": [[0, 0, 0.5, 1]], "choices": '["cat","dog"]'}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -50,15 +50,5 @@ class TestSwift:
         assert SwiftAnswer()(completions, **columns) == [1, 0]
         assert SwiftGrounding()(completions, **columns) == [2, 0]
         assert SwiftDepth()(completions, **columns) == [1, 0]
-        assert SwiftDepth()(completions, depth=[None, None]) == [0, 0]
-
-    def test_the_plugin_registers_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import sys
-        from types import ModuleType
-
-        plugin = ModuleType("swift.plugin")
-        plugin.orms = {}
-        monkeypatch.setitem(sys.modules, "swift", ModuleType("swift"))
-        monkeypatch.setitem(sys.modules, "swift.plugin", plugin)
-        runpy.run_path(str(EXAMPLES / "swift_plugin.py"))
-        assert set(plugin.orms) == {"sif_format", "sif_answer", "sif_grounding", "sif_depth"}
+        # ms-swift leaves None out of the sum. It makes a reward with the trainer's arguments.
+        assert SwiftDepth(args=object())(completions, depth=[None, None]) == [None, None]

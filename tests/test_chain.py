@@ -248,7 +248,7 @@ class TestLenient:
     @given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
     @settings(max_examples=300)
     def test_strict_and_lenient_agree(self, text: str) -> None:
-        reading = read_completion(text)
+        reading = read_completion(text, opened=False)
         assert list(reading.areas) == find_regions(text)
         assert list(reading.problems) == check_chain(text)
         assert reading.answer == find_answer(text)
@@ -274,7 +274,49 @@ class TestLenient:
         read_completion(with_area(text))
 
 
+class TestFrames:
+    """A completion is a chain as a chat template frames it; a chain alone stays strict."""
+
+    AFTER = GOOD.removeprefix("<think>")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            AFTER,  # the template wrote <think>
+            f"\n{AFTER}",
+            *(
+                f"{GOOD}{end}"
+                for end in ("<|im_end|>", "</s>", "<eos>", "<end_of_turn>\n", "<turn|>", "<|im_end|>\n<|endoftext|>")
+            ),
+            f"{GOOD}<|eot_id|>" + "<pad>" * 1000,
+            f"{AFTER}<|im_end|>",
+        ],
+    )
+    def test_the_template_and_the_decoder_cost_nothing(self, text: str) -> None:
+        reading = read_completion(text)
+        assert (reading.problems, reading.areas, reading.answer) == (
+            (), read_completion(GOOD).areas, find_answer(GOOD),
+        )  # fmt: skip
+        assert check_chain(text), "parse_chain and check_chain read chains, not completions"
+
+    @pytest.mark.parametrize(
+        ("text", "opened", "code"),
+        [
+            (AFTER, False, "missing_tag"),  # this template writes no <think>, so the model must
+            (GOOD, True, "missing_tag"),  # this one does, and the model wrote it again
+            (f"<think>{GOOD}", None, "missing_tag"),
+            (f"Sure! {AFTER}", None, "stray_text"),
+            (f"{GOOD}<|im_end|> and more", None, "stray_text"),
+            (f"<|im_start|>{GOOD}", None, "stray_text"),
+            (f"{GOOD}</answer>", None, "missing_tag"),
+        ],
+    )
+    def test_nothing_else_is_forgiven(self, text: str, opened: bool | None, code: str) -> None:
+        assert read_completion(text, opened=opened).problems[0].code == code
+
+
 HOSTILE = {
+    "end tokens": GOOD + "<|im_end|> " * 100_000,
     "a megabyte of areas": "<area>" * 160_000,
     "areas in a chain": "<think>" + "<area>" * 160_000,
     "open and shut": "<area></area>" * 80_000,

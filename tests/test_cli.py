@@ -219,6 +219,30 @@ class TestWorldToModel:
 CHAIN = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8]}]</area><text>a</text></think><answer>cat</answer>'
 
 
+class TestInputs:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["think", "cat.png", "What is it?", "-o", "cat.png"],
+            ["think", "cat.png", "What is it?", "--depth", "cat.depth.png", "-o", "cat.depth.png"],
+            ["rewards", "records.jsonl", "-o", "records.jsonl"],
+            ["data", "check", "records.jsonl", "-o", "./records.jsonl"],
+            ["data", "check", ".", "-o", "examples.jsonl"],
+            ["data", "stats", ".", "-o", "examples.jsonl"],
+            ["data", "paths", "records.jsonl", "-o", "records.jsonl"],
+        ],
+    )
+    def test_what_a_command_reads_is_not_written_over(
+        self, cats: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    ) -> None:
+        monkeypatch.chdir(cats.parent)
+        Path("examples.jsonl").write_text("mine\n")
+        before = {path.name: path.read_bytes() for path in Path().iterdir()}
+        result = sif(*words)
+        assert (result.exit_code, "would be written over" in result.stderr) == (2, True)
+        assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
+
+
 class TestRewards:
     def test_completions_of_a_dataset(self, world_chains: Path, tmp_path: Path) -> None:
         rows = []

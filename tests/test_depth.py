@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sifthinker.depth import DepthMap, depth_file_size
+from sifthinker import depth_files
+from sifthinker.cli import _DEPTH_ENCODINGS
+from sifthinker.depth import DepthMap, _Cache, agrees, cached_depth
+from sifthinker.depth_files import depth_file_size
 from sifthinker.errors import BoxError, DepthError
 
 
@@ -108,7 +113,7 @@ def decoder(request: pytest.FixtureRequest) -> Iterator[None]:
     """Files are read the same whether the faster decoder is installed or not."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "Pillow":
-            patch.setattr("sifthinker.depth._png_decoder", lambda: None)
+            patch.setattr("sifthinker.depth_files._png_decoder", lambda: None)
         else:
             pytest.importorskip("kornia_rs")
         yield
@@ -299,3 +304,303 @@ class TestFiles:
         np.save(tmp_path / "d.npy", np.zeros((3, 5)))
         assert depth_file_size(tmp_path / "d.png") == (10, 10)
         assert depth_file_size(tmp_path / "d.npy") == (5, 3)
+
+
+def saved(path: Path, values: np.ndarray) -> Path:
+    """An array in a file of the form that the name's ending says."""
+    if path.suffix == ".npy":
+        np.save(path, values)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, values)
+    else:
+        Image.fromarray(values).save(path, "PPM" if path.suffix == ".pfm" else None)
+    return path
+
+
+METRES = np.array([[0.5, 1.5], [1.0, 2.5]])  # scaled: 0, 0.5; 0.25, 1
+CENTIMETRES = (METRES * 100).astype(np.uint16)
+SCALED = [[0, 0.5], [0.25, 1]]
+
+
+class TestFilesOfOthers:
+    """Distances, disparity and inverse depth in the files that people have, whatever stands for "no reading" in them."""
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("d.npy", METRES),
+            ("d.npy", METRES.astype(np.float32)),
+            ("d.npy", METRES.astype(np.float16)),
+            ("d.npy", METRES.astype(">f4")),
+            ("d.npy", np.asfortranarray(METRES)),
+            ("d.npy", CENTIMETRES),
+            ("d.npy", CENTIMETRES.astype(np.int64)),
+            ("d.npy", METRES[None]),
+            ("d.npy", METRES[..., None]),
+            ("d.npz", METRES),
+            ("d.tiff", METRES.astype(np.float32)),
+            ("d.tiff", CENTIMETRES.astype(np.int32)),
+            ("d.tiff", CENTIMETRES),
+            ("d.png", CENTIMETRES),
+            ("d.pfm", METRES.astype(np.float32)),
+            ("depth", METRES),  # known by its content
+        ],
+    )
+    @pytest.mark.parametrize("encoding", ["metres", "millimetres", "inverse"])
+    def test_any_unit_in_any_form(self, tmp_path: Path, name: str, values: np.ndarray, encoding: str) -> None:
+        path = saved(tmp_path / (name if "." in name else "d.npy"), values).rename(tmp_path / name)
+        found = DepthMap.read(path, encoding=encoding)
+        wanted = np.array(SCALED) if encoding != "inverse" else 1 - np.array(SCALED)
+        np.testing.assert_allclose(found.values, wanted, atol=1e-6)
+        assert found.valid is None
+        assert depth_file_size(path) == (2, 2)
+        with pytest.raises(DepthError, match=rf"{name}.*--depth-encoding.*metres.*inverse"):
+            DepthMap.read(path)  # not told what they are
+
+    @pytest.mark.parametrize(
+        ("codes", "kind", "holes"),
+        [
+            ([0], np.uint16, ()),
+            ([0, 65535], np.uint16, ()),
+            ([10000, 0], np.uint16, (10000,)),
+            ([0, -1, -999], np.int32, ()),
+            ([np.nan, np.inf, -np.inf, -1.0, 0.0], np.float32, ()),
+            ([1e10], np.float32, (1e10,)),
+            ([65504], np.float16, (65504,)),
+            ([123.456, 7.89], np.float32, (123.456, 7.89)),
+            ([np.finfo(np.float32).max], np.float32, (float(np.finfo(np.float32).max),)),
+        ],
+    )
+    def test_no_reading(self, tmp_path: Path, codes: list[float], kind: type, holes: tuple[float, ...]) -> None:
+        values = np.array([[100, 200, 300, *codes]]).astype(kind)
+        found = DepthMap.read(saved(tmp_path / "d.npy", values), encoding="metres", holes=holes)
+        np.testing.assert_allclose(found.values, [[0, 0.5, 1, *(0 for _ in codes)]])
+        assert found.valid is not None
+        assert found.valid.tolist() == [[True] * 3 + [False] * len(codes)]
+
+    def test_no_reading_of_disparity(self, tmp_path: Path) -> None:
+        # 0 is infinitely far unless it is said to be a code; 65535 is what the nearest pixel is often scaled to.
+        path = saved(tmp_path / "d.png", np.array([[0, 65535]], dtype=np.uint16))
+        assert DepthMap.read(path, encoding="inverse").values.tolist() == [[1, 0]]
+        assert DepthMap.read(path, encoding="inverse", holes=[0]).valid.tolist() == [[False, True]]
+        path = saved(tmp_path / "d.npy", np.array([[-1, 4, 0, np.inf, 2]]))
+        found = DepthMap.read(path, encoding="inverse")
+        assert found.values.tolist() == [[0, 0, 1, 0, 0.5]]
+        assert found.valid.tolist() == [[False, True, True, False, True]]
+
+    @pytest.mark.parametrize(
+        ("name", "values", "options", "valid"),
+        [
+            ("g.png", np.array([[0, 51, 255]], dtype=np.uint8), {"near": "low", "holes": [0]}, [False, True, True]),
+            ("g.png", np.array([[255, 204, 0]], dtype=np.uint8), {"near": "high", "holes": [255]}, [False, True, True]),
+            ("s.png", np.array([[0, 13107, 65535]], dtype=np.uint16), {"near": "low", "holes": [0]}, [False, True, True]),
+            ("d.npy", np.array([[-1, 0.2, 1]]), {"holes": [-1]}, [False, True, True]),
+            ("d.tiff", np.array([[np.nan, 0.2, 1]], dtype=np.float32), {}, [False, True, True]),
+        ],
+    )
+    def test_holes_in_depth(self, tmp_path: Path, name: str, values: np.ndarray, options: dict, valid: list[bool]) -> None:
+        found = DepthMap.read(saved(tmp_path / name, values), **options)
+        np.testing.assert_allclose(found.values, [[0, 0.2, 1]], atol=1e-7)
+        assert found.valid.tolist() == [valid]
+
+    @pytest.mark.parametrize("encoding", ["metres", "inverse"])
+    def test_a_flat_scene_is_near(self, tmp_path: Path, encoding: str) -> None:
+        path = saved(tmp_path / "d.npy", np.full((1, 3), 5.0))
+        assert DepthMap.read(path, encoding=encoding).values.tolist() == [[0, 0, 0]]
+
+    def test_transparent_pixels_are_holes(self, tmp_path: Path) -> None:
+        picture = Image.fromarray(np.array([[0, 51, 255]], dtype=np.uint8))
+        picture.putalpha(Image.fromarray(np.array([[0, 255, 255]], dtype=np.uint8)))
+        picture.save(tmp_path / "la.png")
+        assert DepthMap.read(tmp_path / "la.png", near="low").valid.tolist() == [[False, True, True]]
+
+    @pytest.mark.parametrize(("top", "refused"), [(900, False), (30001, True), (1e10, True)])
+    def test_a_value_that_can_be_no_distance(self, tmp_path: Path, top: float, refused: bool) -> None:
+        path = saved(tmp_path / "d.npy", np.array([[100, 300, top]]))  # 300 × 100 = 30,000
+        if refused:
+            code = repr(float(top)).removesuffix(".0")
+            with pytest.raises(DepthError, match=rf"d\.npy: .*--depth-hole {code}") as caught:
+                DepthMap.read(path, encoding="metres")
+            said = float(str(caught.value).split("--depth-hole ")[1].split()[0])
+            assert DepthMap.read(path, encoding="metres", holes=[said]).values.tolist() == [[0, 1, 0]]
+        else:
+            assert DepthMap.read(path, encoding="metres").values.tolist() == [[0, 0.25, 1]]
+
+    def test_sixteen_bits_of_disparity(self, tmp_path: Path) -> None:
+        """As MiDaS writes it: 65535 is nearest."""
+        path = saved(tmp_path / "m.png", np.array([[65535, 6554]], dtype=np.uint16))  # 6554 / 65535 = 0.1
+        np.testing.assert_allclose(DepthMap.read(path, near="high").values, [[0, 0.9]], atol=1e-5)
+        assert DepthMap.read(path, encoding="inverse").values.tolist() == [[0, 1]]
+
+    def test_sixteen_bits_without_our_mark(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(depth_files, "_warned", set())
+        full = saved(tmp_path / "full.png", np.array([[0, 13107, 65535]], dtype=np.uint16))
+        low = saved(tmp_path / "low.png", np.array([[500, 8000]], dtype=np.uint16))
+        for options in ({"near": "low"}, {"encoding": "sif"}, {"encoding": "inverse"}, {"encoding": "millimetres"}):
+            DepthMap.read(full, **options)  # told
+        DepthMap.read(low, encoding="millimetres")
+        assert caplog.records == []
+        for _ in range(2):
+            np.testing.assert_allclose(DepthMap.read(full).values, [[0, 0.2, 1]])
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert "full.png: " in caplog.text
+        assert "--depth-encoding" in caplog.text
+        with pytest.raises(DepthError, match=r"low\.png: the values run from 500 to 8000 of 65535.*millimetres"):
+            DepthMap.read(low)
+        assert DepthMap.read(low, encoding="sif").values[0, 0] == pytest.approx(500 / 65535)
+        assert "low.png: the values run from 500 to 8000" in caplog.text
+
+    def test_our_own_files_are_marked(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        for number, depth in enumerate((DepthMap([[0.0, 0.1]]), DepthMap([[0.0, 0.1]], [[True, False]]))):
+            depth.write(tmp_path / f"{number}.png")
+            assert DepthMap.read(tmp_path / f"{number}.png").values[0, 0] <= 1 / 65535
+            for options in ({"near": "high"}, {"encoding": "inverse"}, {"encoding": "millimetres"}):
+                with pytest.raises(DepthError, match=rf"{number}\.png: .*mark.*--depth-encoding auto"):
+                    DepthMap.read(tmp_path / f"{number}.png", **options)
+        assert caplog.records == []
+
+    @pytest.mark.parametrize(
+        ("make", "words"),
+        [
+            (lambda path: np.save(path, np.zeros(4)), r"shape \(H, W\), got float64 of shape \(4,\)"),
+            (lambda path: np.save(path, np.zeros((2, 2, 3))), r"got float64 of shape \(2, 2, 3\)"),
+            (lambda path: np.save(path, np.zeros((0, 2))), "2×0"),
+            (lambda path: np.save(path, np.zeros((2, 2), dtype="M8[s]")), "got datetime64"),
+            (lambda path: path.write_bytes(b""), "cannot read the depth array"),
+            (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00"), "cannot read the depth array"),
+            (lambda path: path.write_bytes(b"\x76\x2f\x31\x01rest"), r"OpenEXR.*\.pfm"),
+            (lambda path: _archive(path, a=np.zeros((2, 2)), b=np.zeros((2, 2))), r"2 arrays \(a, b\)"),
+            (lambda path: _archive(path, a=np.zeros((2, 2)))[:60], "cannot read the depth array"),
+            (lambda path: Image.new("CMYK", (2, 2)).save(path, "TIFF"), "mode CMYK"),
+            (lambda path: path.write_bytes(b"GIF89a rubbish"), r"cannot read the depth file.*\.pfm"),
+        ],
+    )
+    def test_what_holds_no_depth_is_named_with_its_file(self, tmp_path: Path, make: Callable, words: str) -> None:
+        path = tmp_path / ("d.tiff" if "CMYK" in words or "file" in words else "d.npy")
+        data = make(path)
+        if isinstance(data, bytes):
+            path.write_bytes(data)
+        for read in (DepthMap.read, depth_file_size) if "CMYK" not in words else (DepthMap.read,):
+            with pytest.raises(DepthError, match=r"d\.\w+: .*" + words):
+                read(path)
+
+    def test_sizes_are_bounded_before_anything_is_decoded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        files = [
+            saved(tmp_path / name, np.ones((20, 20), dtype=np.float32)) for name in ("d.npy", "d.npz", "d.tiff", "d.pfm")
+        ]
+        monkeypatch.setattr("sifthinker.images.MAX_IMAGE_PIXELS", 399)
+        for path in files:
+            with pytest.raises(DepthError, match=rf"{path.name}: cannot read the depth (array|file).*20×20"):
+                DepthMap.read(path)
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"encoding": "metres", "near": "high"}, "--depth-encoding inverse"),
+            ({"encoding": "millimetres", "near": "high"}, "--depth-encoding inverse"),
+            ({"encoding": "inverse", "near": "low"}, "--depth-encoding metres"),
+            ({"holes": [math.nan]}, "in any case"),
+            ({"holes": [math.inf]}, "in any case"),
+        ],
+    )
+    def test_contradictions(self, tmp_path: Path, options: dict, words: str) -> None:
+        with pytest.raises(DepthError, match=words):
+            DepthMap.read(saved(tmp_path / "d.npy", METRES), **options)
+
+    def test_encodings_are_named_once(self) -> None:
+        assert get_args(depth_files.Encoding) == _DEPTH_ENCODINGS
+        assert DepthMap.read.__doc__ is not None
+        assert all(f"`{encoding}`" in DepthMap.read.__doc__ for encoding in _DEPTH_ENCODINGS)
+
+    @pytest.mark.parametrize("near", ["low", "high"])
+    def test_round_trip(self, tmp_path: Path, near: str) -> None:
+        """Every 16-bit level survives reading, writing and reading again."""
+        path = saved(tmp_path / "all.png", np.arange(65536, dtype=np.uint16).reshape(256, 256))
+        depth = DepthMap.read(path, encoding="sif", near=near)
+        level = np.arange(65536).reshape(256, 256)
+        np.testing.assert_allclose(depth.values, (level if near == "low" else 65535 - level) / 65535, atol=1e-7)
+        depth.write(tmp_path / "back.png")
+        np.testing.assert_array_equal(DepthMap.read(tmp_path / "back.png").values, depth.values)
+        assert depth.rounded().digest() == depth.digest()
+
+
+def _archive(path: Path, **arrays: np.ndarray) -> bytes:
+    with open(path, "wb") as stream:
+        np.savez(stream, **arrays)
+    return path.read_bytes()
+
+
+class TestAgreement:
+    @pytest.mark.parametrize(
+        ("stated", "truth", "right"),
+        [
+            (0.55, 0.5, True),  # a tenth off, exactly
+            (0.551, 0.5, False),
+            (0.11, 0.1, True),
+            (0.01, 0.013, False),  # 23 % off
+            (0.013, 0.0134, True),
+            (0.004, 0.0, True),  # 0 counts as 1/255 = 0.0039
+            (0.0, 0.0, False),
+            (math.nan, 0.5, False),
+            (0.5, math.nan, False),
+        ],
+    )
+    def test_by_hand(self, stated: float, truth: float, right: bool) -> None:
+        assert agrees([stated], [truth]).tolist() == [right]
+
+
+class TestCache:
+    @pytest.fixture
+    def paths(self, tmp_path: Path) -> list[str]:
+        for number in range(6):
+            DepthMap(np.full((10, 10), number / 10)).write(tmp_path / f"{number}.png")
+        return [str(tmp_path / f"{number}.png") for number in range(6)]
+
+    def test_bytes_are_bounded_and_tables_go_first(self, paths: list[str]) -> None:
+        bare, full = 400, 400 + 11 * 11 * 8
+        assert DepthMap(np.zeros((10, 10))).full_nbytes == full
+        cache = _Cache(full + 3 * bare)
+        maps = []
+        for path in paths:
+            maps.append(cache(path))
+            maps[-1].mean([[0, 0, 1, 1]])
+        assert ["_sums" in vars(depth) for depth in maps] == [False] * 5 + [True]
+        # The last with its table and three before it are kept; the first two are read anew.
+        assert [cache(path) is depth for path, depth in zip(paths[2:], maps[2:], strict=True)] == [True] * 4
+        assert cache(paths[0]) is not maps[0]
+        assert cache._bytes == full + 3 * bare
+
+    def test_one_that_is_too_large_alone_is_kept_until_the_next(self, paths: list[str]) -> None:
+        cache = _Cache(100)
+        first = cache(paths[0])
+        assert cache(paths[0]) is first
+        cache(paths[1])
+        assert cache(paths[0]) is not first
+        assert cache._bytes == first.full_nbytes
+
+    def test_maps_of_eight_bits_and_with_holes_are_counted_whole(self) -> None:
+        levels = DepthMap.from_levels(np.zeros((10, 10), dtype=np.uint8))
+        assert (levels.nbytes, levels.full_nbytes) == (100, 100 + 11 * 11 * 4)
+        holes = DepthMap(np.zeros((10, 10)), np.eye(10))
+        assert (holes.nbytes, holes.full_nbytes) == (500, 500 + 11 * 11 * 16)
+        for depth in (levels, holes):
+            for _ in range(10):
+                depth.mean([[0, 0, 1, 1]])
+            tables = [value.nbytes for value in vars(depth).values() if isinstance(value, np.ndarray)]
+            assert sum(tables) == depth.full_nbytes
+
+    def test_threads(self, paths: list[str]) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        cache = _Cache(2000)
+        with ThreadPoolExecutor(8) as pool:
+            means = list(pool.map(lambda number: cache(paths[number % 6]).mean([[0, 0, 1, 1]])[0], range(300)))
+        np.testing.assert_allclose(means, [number % 6 / 10 for number in range(300)], atol=1e-5)
+        assert cache._bytes == sum(size for shelf in (cache._full, cache._bare) for _, size in shelf.values()) <= 2000
+
+    def test_only_our_own_format(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "d.npy", np.zeros((2, 2)))
+        with pytest.raises(DepthError, match=r"d\.npy: encoding 'sif'"):
+            cached_depth(str(tmp_path / "d.npy"))

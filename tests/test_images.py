@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +61,166 @@ def test_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 399)
     with pytest.raises(ImageError, match="20×20"):
         images.load_image(tmp_path / "big.png")
+
+
+def png(size: tuple[int, int], bits: int, kind: int, rows: Sequence[bytes], *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG by hand: bits a sample, colour type, rows as they are stored, further chunks."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = (b"IHDR", struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0))
+    pixels = (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (header, *chunks, pixels, (b"IEND", b"")))
+
+
+def saved(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def bar(mode: str = "RGBA") -> Image.Image:
+    """A transparent pixel, stored as black, beside 15 opaque black ones, in both directions."""
+    picture = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 1, 16))
+    return picture.convert(mode)
+
+
+def moving(form: str) -> bytes:
+    """An animation whose first frame has transparency and whose last has none."""
+    return saved(bar(), form, save_all=True, append_images=[Image.new("RGBA", (16, 16), "red")], duration=100)
+
+
+PALETTE = (b"PLTE", bytes([0, 0, 0, 9, 9, 9]))
+WHITE, BLACK = [255] * 3, [0] * 3
+# File → its first two pixels. What is stored where a picture is transparent is black, as most programs leave it.
+TRANSPARENT = {
+    "RGBA": (saved(bar(), "PNG"), [WHITE, BLACK]),
+    "half": (png((2, 1), 8, 6, [bytes([0, 0, 0, 102, 0, 0, 0, 255])]), [[153] * 3, BLACK]),  # 255 × (1 − 102 / 255)
+    "LA": (png((2, 1), 8, 4, [bytes([0, 0, 0, 255])]), [WHITE, BLACK]),
+    "LA of 16 bits": (png((2, 1), 16, 4, [struct.pack(">4H", 0, 0, 0, 65535)]), [WHITE, BLACK]),
+    "RGBA of 16 bits": (png((2, 1), 16, 6, [struct.pack(">8H", 0, 0, 0, 0, 0, 0, 0, 65535)]), [WHITE, BLACK]),
+    "palette, an index": (png((2, 1), 8, 3, [bytes([0, 1])], PALETTE, (b"tRNS", b"\0")), [WHITE, [9] * 3]),
+    "palette, bytes": (png((2, 1), 8, 3, [bytes([0, 1])], PALETTE, (b"tRNS", bytes([102, 255]))), [[153] * 3, [9] * 3]),
+    "key of 1 bit": (png((2, 1), 1, 0, [b"\x40"], (b"tRNS", b"\0\0")), [WHITE, WHITE]),
+    "key of 2 bits": (png((4, 1), 2, 0, [b"\x6c"], (b"tRNS", b"\0\1")), [WHITE, [170] * 3]),  # levels 1, 2, 3, 0
+    "key of 4 bits": (png((2, 1), 4, 0, [b"\x12"], (b"tRNS", b"\0\1")), [WHITE, [34] * 3]),
+    "key of 8 bits": (png((2, 1), 8, 0, [bytes([7, 8])], (b"tRNS", b"\0\7")), [WHITE, [8] * 3]),
+    "key of 16 bits": (
+        png((2, 1), 16, 0, [struct.pack(">2H", 999, 257)], (b"tRNS", struct.pack(">H", 999))),
+        [WHITE, [1] * 3],
+    ),
+    "key of colours": (png((2, 1), 8, 2, [bytes([1, 2, 3, 1, 2, 4])], (b"tRNS", b"\0\1\0\2\0\3")), [WHITE, [1, 2, 4]]),
+    # Both pixels have the upper bytes 0, 0, 0; only the first has the lower ones 1, 2, 3.
+    "key of 16-bit colours": (
+        png((2, 1), 16, 2, [struct.pack(">6H", 1, 2, 3, 1, 2, 4)], (b"tRNS", struct.pack(">3H", 1, 2, 3))),
+        [WHITE, BLACK],
+    ),
+    "GIF": (saved(bar(), "GIF"), [WHITE, BLACK]),
+    "PA": (saved(bar().convert("PA"), "TIFF"), [WHITE, BLACK]),
+    "TIFF": (saved(bar(), "TIFF"), [WHITE, BLACK]),
+    "WebP": (saved(bar(), "WEBP", lossless=True), [WHITE, BLACK]),
+    "ICO": (saved(bar(), "ICO", sizes=[(16, 16)]), [WHITE, BLACK]),
+    **{f"animated {form}": (moving(form), [WHITE, BLACK]) for form in ("GIF", "PNG", "WEBP")},
+    # Byte 20 holds the flags of the chunk VP8X; libwebp may leave out 16, alpha, though a frame has it.
+    "animated WebP that denies it": ((webp := moving("WEBP"))[:20] + bytes([webp[20] & ~16]) + webp[21:], [WHITE, BLACK]),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_what_is_transparent_is_white(tmp_path: Path, name: str) -> None:
+    data, wanted = TRANSPARENT[name]
+    (tmp_path / "i.png").write_bytes(data)
+    found, kept = images.decode_image(tmp_path / "i.png", data)
+    assert not kept
+    assert found.mode == "RGB"
+    assert np.asarray(found)[0, :2].tolist() == wanted
+    assert np.array_equal(np.asarray(found), np.asarray(images.load_image(tmp_path / "i.png")))
+
+
+@pytest.mark.parametrize("mode", ["RGBa", "La"])
+def test_premultiplied_colours(mode: str) -> None:
+    picture = Image.new("RGBA", (1, 1), (200, 200, 200, 51)).convert(mode.upper()).convert(mode)
+    # A fifth of 200 and four fifths of 255 are 244; a premultiplied channel of 40 stands for 200.
+    found = images._on_white(picture, Path("i"), None, "")
+    np.testing.assert_allclose(np.asarray(found)[0, 0], 244, atol=1)
+
+
+def test_transparency_and_orientation_together(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned clockwise, the left column is the upper row
+    for name, options in (("i.png", {}), ("i.webp", {"lossless": True})):
+        bar().save(tmp_path / name, exif=exif, **options)
+        pixels = np.asarray(images.load_image(tmp_path / name))
+        assert (pixels[0] == 255).all()
+        assert (pixels[1:] == 0).all()
+    row = struct.pack(">6H", 1, 2, 3, 1, 2, 4)
+    data = png((2, 1), 16, 2, [row], (b"tRNS", struct.pack(">3H", 1, 2, 3)), (b"eXIf", exif.tobytes()[6:]))
+    (tmp_path / "key.png").write_bytes(data)
+    assert np.asarray(images.load_image(tmp_path / "key.png"))[:, 0].tolist() == [WHITE, BLACK]
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted", "kept"),
+    [
+        (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "PNG"), [0, 255, 0], True),
+        (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "WEBP", lossless=True), [0, 255, 0], True),
+        (saved(Image.new("RGB", (16, 16), (128, 128, 128)), "JPEG"), [128] * 3, True),
+        (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "TIFF"), [0, 255, 0], False),  # browsers show none
+        (saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "TIFF"), [255, 0, 0], False),
+        (
+            saved(Image.new("RGB", (16, 16), "red"), "PNG", save_all=True, append_images=[Image.new("RGB", (16, 16))]),
+            [255, 0, 0],
+            False,  # browsers show it moving
+        ),
+    ],
+)
+def test_only_files_that_look_alike_everywhere_are_kept(data: bytes, wanted: list[int], kept: bool) -> None:
+    found, same = images.decode_image("i", data)
+    assert np.asarray(found)[0, 0].tolist() == wanted
+    assert same is kept
+
+
+def test_lab(tmp_path: Path) -> None:
+    # CIELAB (53.2, 80.1, 67.2), stored as 53.2 × 2.55, 80 and 67, is the red of sRGB.
+    Image.frombytes("LAB", (1, 1), bytes([136, 80, 67])).save(tmp_path / "i.tiff")
+    np.testing.assert_allclose(np.asarray(images.load_image(tmp_path / "i.tiff"))[0, 0], [255, 0, 0], atol=12)
+
+
+def test_grey_of_more_than_eight_bits(tmp_path: Path) -> None:
+    (tmp_path / "i.pgm").write_bytes(b"P5 2 1 4095\n" + struct.pack(">2H", 0, 4095))
+    assert np.asarray(images.load_image(tmp_path / "i.pgm"))[0, :, 0].tolist() == [0, 255]
+    for photometric, wanted in ((1, [0, 255]), (0, [255, 0])):  # 0: a negative
+        Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(tmp_path / "i.tiff", tiffinfo={262: photometric})
+        assert np.asarray(images.load_image(tmp_path / "i.tiff"))[0, :, 0].tolist() == wanted
+    Image.fromarray(np.array([[0, 255]], dtype=np.int32)).save(tmp_path / "i.tiff")  # 255 of 2³¹: black, or white?
+    with pytest.raises(ImageError, match=r"i\.tiff: .*what is white"):
+        images.load_image(tmp_path / "i.tiff")
+
+
+def test_trainers_may_see_something_else(tmp_path: Path) -> None:
+    for name, (data, _) in TRANSPARENT.items():
+        (tmp_path / "i.png").write_bytes(data)
+        assert images.check_image(tmp_path / "i.png")[1] is False, name
+    Image.fromarray(np.array([[0, 1000]], dtype=np.uint16)).save(tmp_path / "grey16.png")
+    assert not images.check_image(tmp_path / "grey16.png")[1]
+    for mode in ("RGB", "L", "1", "P", "CMYK"):
+        Image.new(mode, (3, 2)).save(tmp_path / "i.tiff")
+        assert images.check_image(tmp_path / "i.tiff")[1], mode
+    Image.new("RGBA", (3, 2), "red").save(tmp_path / "opaque.png")
+    assert images.check_image(tmp_path / "opaque.png")[1]
+
+
+def test_no_pixels_and_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in ((0, 4), (4, 0)):
+        (tmp_path / "i.png").write_bytes(png(size, 8, 2, [b""] * size[1]))
+        with pytest.raises(ImageError, match=r"i\.png"):
+            images.load_image(tmp_path / "i.png")
+    # An icon that says 16×16 and holds 64×64.
+    data = bytearray(saved(Image.new("RGB", (64, 64)), "ICO", sizes=[(64, 64)]))
+    data[6:8] = bytes([16, 16])
+    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 1000)
+    (tmp_path / "i.ico").write_bytes(data)
+    with pytest.raises(ImageError, match="64×64"), pytest.warns(UserWarning, match="expected size"):
+        images.load_image(tmp_path / "i.ico")

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sifthinker.errors import RecordError, SIFError
 from sifthinker.files import atomic_write, inside, read_jsonl, to_json, write_jsonl
-from sifthinker.records import Example, Record, find_placeholder, read_examples
+from sifthinker.records import Example, Record, find_placeholder, read_choices, read_examples, write_choices
+from sifthinker.rewards import answer_reward
+from sifthinker.training.data import grpo_dataset
 
 ROW = {"id": "a", "image": "a.jpg", "question": "q?", "answer": "b", "boxes": [[0, 0, 0.5, 1]]}
 
@@ -143,6 +148,31 @@ class TestExamples:
     def test_a_folder_without_examples(self, tmp_path: Path) -> None:
         with pytest.raises(RecordError, match="sif data build"):
             list(read_examples(tmp_path))
+
+
+class TestChoices:
+    @given(st.lists(st.text(min_size=1), max_size=4))
+    def test_a_table_column_holds_any_choices(self, choices: list[str]) -> None:
+        assert read_choices(write_choices(choices)) == tuple(choices)
+
+    def test_a_choice_may_hold_a_line_break(self, tmp_path: Path) -> None:
+        choices = ["red\nand blue", "green"]
+        example = Example.from_json({**EXAMPLE, "choices": choices})
+        write_jsonl(tmp_path / "examples.jsonl", [example.to_json()])
+        (read,) = read_examples(tmp_path)
+        assert read.choices == ("red\nand blue", "green")
+        column = grpo_dataset([replace(read, images=())]).with_format(None)["choices"]
+        assert answer_reward(["<answer>(B)</answer>"], ["green"], column) == [1.0]
+
+    def test_earlier_versions_wrote_a_choice_a_line(self) -> None:
+        assert read_choices("red\nblue") == ("red", "blue")
+        assert read_choices("[a]\n[b]") == ("[a]", "[b]")
+        assert (read_choices(""), read_choices(None)) == ((), ())
+
+    @pytest.mark.parametrize("value", [5, {"a": 1}, [["a"]], [None], [True], "[[1]]"])
+    def test_what_is_no_list_of_texts_is_refused(self, value: object) -> None:
+        with pytest.raises(ValueError, match="choices must be a list"):
+            read_choices(value)
 
 
 class TestFiles:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import Chain, Region, Step, read_completion, render_chain
 from sifthinker.depth import DepthMap
-from sifthinker.errors import BoxError, SIFError
+from sifthinker.errors import BoxError, ConfigError, SIFError
 from sifthinker.rewards import (
     AnswerReward,
+    GroundingReward,
     Ledger,
     Reference,
     answer_reward,
@@ -39,6 +40,11 @@ WHOLE = [((0, 0, 1, 1), 0.5)]
 LEFT = [((0, 0, 0.5, 1), 0.5)]
 LEFT_TOP = [((0, 0, 0.5, 0.5), 0.5)]
 RIGHT = [((0.5, 0, 1, 1), 0.5)]
+
+# Corners of any box, in tenths.
+CORNERS = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9)).map(
+    lambda b: (b[0] / 10, b[1] / 10, min(1.0, (b[0] + b[2]) / 10), min(1.0, (b[1] + b[3]) / 10))
+)
 
 
 class TestGrounding:
@@ -105,6 +111,28 @@ class TestDepth:
         assert (score.value, score.parts["regions"]) == (1, 1)
         assert score_depth(read_completion(chain(RIGHT)), depth).value is None
 
+    def test_repeats_are_counted_once(self) -> None:
+        whole, wrong = ((0, 0, 1, 1), 0.5), ((0, 0, 0.5, 1), 0.9)
+        padded = chain(*[[whole]] * 20, [wrong])  # once: 1 of 2; every time: 20 of 21
+        assert score_depth(read_completion(padded), HALF).value == pytest.approx(1 / 2)
+        assert score_depth(read_completion(padded), HALF, repeats=True).value == pytest.approx(20 / 21)
+        listed = chain([whole] * 20 + [wrong])  # the same within one area
+        assert score_depth(read_completion(listed), HALF).value == pytest.approx(1 / 2)
+        assert score_depth(read_completion(listed), HALF, repeats=True).value == pytest.approx(20 / 21)
+        # Another depth for the same boxes is a repetition too, and the first statement counts.
+        corrected = chain([wrong], [((0, 0, 0.5, 1), 0.5)])
+        assert score_depth(read_completion(corrected), HALF).value == 0
+        assert depth_reward([padded], [HALF], repeats=True) == [pytest.approx(20 / 21)]
+
+    @given(
+        st.lists(st.lists(st.tuples(CORNERS, st.sampled_from([0.5, 0.9])), min_size=1, max_size=3), min_size=1, max_size=4)
+    )
+    def test_repeating_an_area_earns_nothing(self, areas: list) -> None:
+        plain = score_depth(read_completion(chain(*areas)), HALF).value
+        for index, area in enumerate(areas):
+            repeated = chain(*areas[: index + 1], area, *areas[index + 1 :])
+            assert score_depth(read_completion(repeated), HALF).value == plain
+
     def test_without_areas_or_depth(self) -> None:
         assert score_depth(read_completion("none"), HALF).value == 0
         assert score_depth(read_completion(chain(LEFT)), None).value is None
@@ -115,7 +143,45 @@ class TestTermsOfGrounding:
         # From the right half, IoU 0, to the left half, IoU 1: 1 + (1 − 0), or 1 alone.
         columns = {"completions": [chain(RIGHT, LEFT)], "boxes": [[[0, 0, 0.5, 1]]]}
         assert grounding_reward(**columns) == [2]
-        assert grounding_reward(**columns, correction=False) == [1]
+        assert grounding_reward(**columns, correction="off") == grounding_reward(**columns, correction=False) == [1]
+
+    def test_a_group_is_measured_against_its_others(self) -> None:
+        # Starts: 0 (right half), 1 (left half), 1/2 (both halves: whole against half). Ends: 1, 1, 1/2.
+        both = [((0, 0, 0.5, 1), 0.5), ((0.5, 0, 1, 1), 0.5)]
+        completions = [chain(RIGHT, LEFT), chain(LEFT), chain(both), "no area"]
+        columns = {"boxes": [[[0, 0, 0.5, 1]]] * 4, "id": ["a"] * 4}
+        # The others' mean start: (1 + 1/2) / 2 = 3/4; (0 + 1/2) / 2 = 1/4; (0 + 1) / 2 = 1/2. What has no area is no start.
+        assert grounding_reward(completions, **columns, correction="group") == pytest.approx(
+            [1 + 1 / 4, 1 + 3 / 4, 1 / 2, 0]
+        )
+        # A group of its own has no others, and no gain.
+        apart = {**columns, "id": ["a", "b", "c", "d"]}
+        assert grounding_reward(completions, **apart, correction="group") == pytest.approx([1, 1, 1 / 2, 0])
+        with pytest.raises(ConfigError, match="needs a column `id`"):
+            grounding_reward(completions, columns["boxes"], correction="group")
+        with pytest.raises(ConfigError, match="own, group or off, got 'mine'"):
+            grounding_reward(completions, columns["boxes"], correction="mine")
+
+    def test_a_group_may_be_spread_over_processes(self) -> None:
+        here = GroundingReward(correction="group")
+        here.gather = lambda pairs: [*pairs, ("a", 0.5), ("b", 1.0)]  # two more from another process
+        assert here([chain(LEFT)], [[[0, 0, 0.5, 1]]], id=["a"]) == [1.5]
+
+    @given(st.lists(CORNERS, max_size=5), st.lists(st.floats(0, 1), max_size=7))
+    def test_no_added_area_raises_a_perfect_chain(self, decoys: list, others: list) -> None:
+        # Under `own` a decoy does: from 4.0 to 5.0.
+        truth, steps = [[0, 0, 0.5, 1]], [[(corners, 0.5)] for corners in decoys]
+        perfect = read_completion(chain(LEFT))
+        longer = read_completion(chain(*steps, LEFT))
+        settings = {"correction": "group", "others": others}
+        best = score_grounding(perfect, truth, **settings).value + score_depth(perfect, HALF).value
+        assert score_grounding(longer, truth, **settings).value + score_depth(longer, HALF).value <= best
+        assert score_grounding(read_completion(chain(RIGHT, LEFT)), truth).value == 2
+
+    def test_where_the_focus_starts_and_ends_is_logged(self) -> None:
+        logged: dict[str, float] = {}
+        grounding_reward([chain(RIGHT, LEFT), chain(LEFT), "none"], [[[0, 0, 0.5, 1]]] * 3, log_metric=logged.__setitem__)
+        assert logged == {"chain/first_hiou": 0.5, "chain/final_hiou": 1.0}
 
     def test_the_release_divides_by_the_smaller_number_of_boxes(self) -> None:
         # Two boxes for one: sets 1/2; pairs 1/2 of two or 1 of one. (1/2 + 1/2) / 2 and (1/2 + 1) / 2.

@@ -13,7 +13,7 @@ import pytest
 from sifthinker.errors import ConfigError
 from sifthinker.evaluation.world import METRICS, Row
 from sifthinker.report import study_page
-from sifthinker.study import ARMS, REFERENCES, SHORT, Lab, Schedule, run_study, summarise_study
+from sifthinker.study import ARMS, REFERENCES, SHORT, Lab, Schedule, _read_rows, run_study, summarise_study
 
 TINY = dataclasses.replace(SHORT, questions=18, sft_steps=1, grpo_steps=1, prompts=1, test_questions=9, max_tokens=12)
 
@@ -66,7 +66,7 @@ def test_every_arm_runs_and_is_not_run_again(nano: Path, tmp_path: Path, monkeyp
     }
     assert "progress: true" in settings["grpo-sif"]
     assert "progress: false" in settings["no-progress"]
-    assert "correction: false" in settings["no-correction"]
+    assert "correction: 'off'" in settings["no-correction"]
     assert "denominator: min" in settings["release"]
     assert "grounding" not in settings["vanilla"].partition("rewards:")[2].partition("reward_terms")[0]
 
@@ -96,6 +96,22 @@ def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
         lab(tmp_path / "a", "nano", dataclasses.replace(TINY, prompts=5))
 
 
+def test_a_base_that_was_trained_again_is_another_study(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"1")
+    lab(tmp_path / "a", str(base))
+    lab(tmp_path / "a", str(base))
+    (base / "model.safetensors").write_bytes(b"2")
+    with pytest.raises(ConfigError, match="base_content is"):
+        lab(tmp_path / "a", str(base))
+    marker = json.loads((tmp_path / "a" / "lab.json").read_text())
+    del marker["base_content"]  # as an older version wrote it
+    (tmp_path / "a" / "lab.json").write_text(json.dumps(marker))
+    lab(tmp_path / "a", str(base))
+
+
 def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> None:
     lab(tmp_path / "a", "nano")
     (tmp_path / "a" / "sft-chains").mkdir()
@@ -105,6 +121,40 @@ def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine.txt"]
     with pytest.raises(ConfigError, match="holds no run of ours"):
         Lab.clear(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["world", "chains", "sft-rgb", "grpo-vanilla", "eval-base.json"])
+def test_a_folder_with_something_of_somebody_else_is_refused(tmp_path: Path, name: str) -> None:
+    """`--fresh` would delete it one day."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+        lab(tmp_path, "nano")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["study.json", "study.html"])
+def test_a_study_writes_over_its_own_numbers_alone(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(self: Lab, arm: object) -> None:
+        measured = {"rows": [row.to_json() for row in rows(1, 0)]}
+        (self.folder / "eval-base.json").write_text(json.dumps(measured))
+
+    monkeypatch.setattr(Lab, "run", measure)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+        run_study(tmp_path, arms=["base"], seeds=[0], schedule=TINY, bar=bar, say=print)
+    (tmp_path / name).unlink()
+    for fresh in (False, True, True):
+        run_study(tmp_path, arms=["base"], seeds=[0], schedule=TINY, bar=bar, say=print, fresh=fresh)
+
+
+@pytest.mark.parametrize("name", ["report.html", "right.png", "wrong.png"])
+def test_a_demo_writes_over_its_own_report_alone(tmp_path: Path, name: str) -> None:
+    from sifthinker.demo import run_demo
+
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+        run_demo(tmp_path, short=True, fresh=False, bar=bar, say=print)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_an_unknown_arm(tmp_path: Path) -> None:
@@ -121,6 +171,18 @@ def rows(*accuracies: float) -> list[Row]:
     """Questions a, b, c …; the last is of another family."""
     last = len(accuracies) - 1
     return [row("abcdefgh"[n], value, "odd" if n == last else "side") for n, value in enumerate(accuracies)]
+
+
+def test_measurements_from_before_the_first_hiou_are_read(tmp_path: Path) -> None:
+    old = {
+        **dict.fromkeys(set(METRICS) - {"first HIoU"}),
+        "answer accuracy": 1.0,
+        "final HIoU": 0.75,
+        "correction gain": 0.5,
+    }
+    measured = dataclasses.replace(row("a", 1), values=old).to_json()
+    (tmp_path / "eval-chains.json").write_text(json.dumps({"arm": "chains", "rows": [measured]}))
+    assert _read_rows(tmp_path, "chains")[0].values["first HIoU"] == 0.25
 
 
 def test_the_spread_between_seeds_by_hand() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.depth import DepthMap
-from sifthinker.errors import ModelError
+from sifthinker.errors import ImageError, ModelError
 from sifthinker.thinker import Thinker, Thought
 
 pytest.importorskip("torch")
@@ -56,6 +56,12 @@ class TestThinker:
         finally:
             bias.weight.data.copy_(original)
         assert "<image>" not in thought.text
+
+    @pytest.mark.parametrize("token", ["<image>", "</s>", "<pad>"])
+    def test_questions_with_special_tokens_are_refused(self, thinker: Thinker, token: str) -> None:
+        with pytest.raises(ImageError, match=f"{token}', a special token of this model"):
+            thinker.think(IMAGE, f"What does {token} mean?", DEPTH)
+        thinker.think(IMAGE, "Is a < b > c <think> or <b>?", DEPTH)
 
     def test_half_precision_models_are_fed_their_own_kind(self, nano: Path) -> None:
         Thinker.load(nano, device="cpu", dtype="bfloat16", max_new_tokens=2).think(IMAGE, "Why?", DEPTH)

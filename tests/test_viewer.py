@@ -185,3 +185,41 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rejects.jsonl", [{"code": "x"}])
     with pytest.raises(RecordError, match="not a reject"):
         write_viewer(tmp_path, tmp_path / "show")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("index.html", "<!doctype html><title>my site</title>"),
+        ("index.js", "console.log(1)"),
+        ("show.js", "export const show = 1"),
+        ("part-3.js", "sif.partition()"),
+        ("index.html", ""),
+    ],
+)
+def test_files_of_somebody_else_stay_as_they_are(dataset: Path, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "part-0.js").write_text("sif.part(0, []);\n")
+    done = CliRunner().invoke(main, ["data", "show", str(dataset), "-o", str(tmp_path)])
+    assert done.exit_code == 2
+    assert f"{name} is not a page of `sif data show`" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "part-0.js"})
+    assert (tmp_path / name).read_text() == text
+
+
+def test_pages_of_an_older_version_are_replaced_and_neighbours_kept(dataset: Path, tmp_path: Path) -> None:
+    """As version 0.1.0 wrote them: without any mark but the scripts that the page names."""
+    (tmp_path / "index.html").write_text(
+        '<!doctype html>\n<html lang="en">\n<head><title>chains</title></head>\n<body>\n'
+        '<script src="show.js"></script>\n<script src="index.js"></script>\n</body>\n</html>\n'
+    )
+    (tmp_path / "index.js").write_text('sif.index({"title":"chains","perPart":200,"rows":[]});\n')
+    (tmp_path / "show.js").write_text('"use strict";\n// The dataset\'s text.\nconst sif = (() => {\n})();\n')
+    (tmp_path / "part-7.js").write_text("sif.part(7, []);\n")
+    for mine in ("part-one.js", "part-.js", "notes.txt"):
+        (tmp_path / mine).write_text("mine")
+    write_viewer(dataset, tmp_path)
+    assert not (tmp_path / "part-7.js").exists()
+    for mine in ("part-one.js", "part-.js", "notes.txt"):
+        assert (tmp_path / mine).read_text() == "mine"
+    write_viewer(dataset, tmp_path)

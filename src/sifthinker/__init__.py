@@ -7,7 +7,53 @@ neither torch nor transformers.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are those of _HOMES
+    from sifthinker.boxes import convert, hierarchical_iou, paired_iou, set_iou, smart_resize
+    from sifthinker.chain import (
+        Chain,
+        Problem,
+        Region,
+        Step,
+        check_chain,
+        find_answer,
+        find_regions,
+        parse_chain,
+        render_chain,
+    )
+    from sifthinker.depth import DepthMap
+    from sifthinker.engine.build import Engine
+    from sifthinker.engine.expansion import Expansion, Focus, expand
+    from sifthinker.engine.sources import read_source
+    from sifthinker.errors import (
+        BoxError,
+        ChainError,
+        ConfigError,
+        DepthError,
+        EndpointError,
+        ImageError,
+        MissingExtraError,
+        ModelError,
+        RecordError,
+        SIFError,
+    )
+    from sifthinker.judges import Verdict, judge
+    from sifthinker.prompts import user_prompt
+    from sifthinker.records import Example, Record, Reject, read_examples
+    from sifthinker.rewards import (
+        AnswerReward,
+        GroundingReward,
+        Ledger,
+        Reference,
+        Scores,
+        answer_reward,
+        depth_reward,
+        format_reward,
+        grounding_reward,
+        score_completion,
+    )
+    from sifthinker.thinker import Thinker, Thought
 
 __version__ = "0.1.0"
 
@@ -18,8 +64,8 @@ _HOMES = {
     ),
     "depth": ("DepthMap",),
     "errors": (
-        "BoxError", "ChainError", "ConfigError", "DepthError", "EndpointError", "ImageError", "ModelError", "RecordError",
-        "SIFError",
+        "BoxError", "ChainError", "ConfigError", "DepthError", "EndpointError", "ImageError", "MissingExtraError",
+        "ModelError", "RecordError", "SIFError",
     ),
     "engine.build": ("Engine",),
     "engine.expansion": ("Expansion", "Focus", "expand"),
@@ -28,22 +74,74 @@ _HOMES = {
     "prompts": ("user_prompt",),
     "records": ("Example", "Record", "Reject", "read_examples"),
     "rewards": (
-        "AnswerReward", "Ledger", "Reference", "Scores", "answer_reward", "depth_reward", "format_reward",
-        "grounding_reward", "score_completion",
+        "AnswerReward", "GroundingReward", "Ledger", "Reference", "Scores", "answer_reward", "depth_reward",
+        "format_reward", "grounding_reward", "score_completion",
     ),
     "thinker": ("Thinker", "Thought"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = [
+    "AnswerReward",
+    "BoxError",
+    "Chain",
+    "ChainError",
+    "ConfigError",
+    "DepthError",
+    "DepthMap",
+    "EndpointError",
+    "Engine",
+    "Example",
+    "Expansion",
+    "Focus",
+    "GroundingReward",
+    "ImageError",
+    "Ledger",
+    "MissingExtraError",
+    "ModelError",
+    "Problem",
+    "Record",
+    "RecordError",
+    "Reference",
+    "Region",
+    "Reject",
+    "SIFError",
+    "Scores",
+    "Step",
+    "Thinker",
+    "Thought",
+    "Verdict",
+    "__version__",
+    "answer_reward",
+    "check_chain",
+    "convert",
+    "depth_reward",
+    "expand",
+    "find_answer",
+    "find_regions",
+    "format_reward",
+    "grounding_reward",
+    "hierarchical_iou",
+    "judge",
+    "paired_iou",
+    "parse_chain",
+    "read_examples",
+    "read_source",
+    "render_chain",
+    "score_completion",
+    "set_iou",
+    "smart_resize",
+    "user_prompt",
+]
 
+if not TYPE_CHECKING:  # a type checker that saw it would take every name for one of ours
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sifthinker' has no attribute {name!r}")
-    value = getattr(import_module(f"sifthinker.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'sifthinker' has no attribute {name!r}")
+        value = getattr(import_module(f"sifthinker.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

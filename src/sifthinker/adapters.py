@@ -1,11 +1,12 @@
 """The rewards for other trainers: verl's `compute_score` and ms-swift's reward classes. TRL's are in `rewards` itself.
 
-verl: name this file and function in the config,
+verl (0.9): name this module and its function in the config,
 
-    custom_reward_function.path: …/sifthinker/adapters.py
-    custom_reward_function.name: compute_score
+    reward.custom_reward_function.path: pkg://sifthinker.adapters
+    reward.custom_reward_function.name: compute_score
 
-ms-swift: `examples/swift_plugin.py` registers the classes; `--external_plugins` names it and `--reward_funcs` uses them.
+ms-swift (4.6): `examples/swift_plugin.py` registers the classes; name it with `--external_plugins` and them with
+`--reward_funcs`.
 """
 
 from __future__ import annotations
@@ -51,35 +52,36 @@ def compute_score(
     return {"score": scores.total, **{name: math.nan if value is None else value for name, value in named.items()}}
 
 
-class SwiftFormat:
+class _Swift:
+    """What ms-swift asks of a reward: it makes one with the trainer's arguments, and a missing score is None."""
+
+    def __init__(self, args: Any = None, **unused: Any) -> None:
+        self.args = args
+
+
+class SwiftFormat(_Swift):
     """ms-swift reward: `format_reward`. Columns of the dataset come as keyword arguments."""
 
-    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float]:
-        return _floats(format_reward(completions, **columns))
+    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
+        return format_reward(completions, **columns)
 
 
-class SwiftAnswer:
+class SwiftAnswer(_Swift):
     """ms-swift reward: `answer_reward`, without progress. Columns: answer, perhaps choices."""
 
-    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float]:
-        return _floats(answer_reward(completions, **columns))
+    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
+        return answer_reward(completions, **columns)
 
 
-class SwiftGrounding:
+class SwiftGrounding(_Swift):
     """ms-swift reward: `grounding_reward`. Column: boxes."""
 
-    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float]:
-        return _floats(grounding_reward(completions, **columns))
+    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
+        return grounding_reward(completions, **columns)
 
 
-class SwiftDepth:
-    """ms-swift reward: `depth_reward`. Column: depth, paths of 16-bit depth maps."""
+class SwiftDepth(_Swift):
+    """ms-swift reward: `depth_reward`. Column: depth, absolute paths of depth maps in our own format."""
 
-    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float]:
-        return _floats(depth_reward(completions, **columns))
-
-
-def _floats(rewards: Sequence[float | None]) -> list[float]:
-    # ms-swift takes no gaps. Images without depth give one, to a whole group alike; a completion whose regions all lie in
-    # sensor holes gives one too, and counts as wrong here.
-    return [0.0 if reward is None else reward for reward in rewards]
+    def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
+        return depth_reward(completions, **columns)

@@ -11,8 +11,8 @@
     </answer>
 
 `parse_chain` is strict and raises, `check_chain` is as strict and lists the problems, `find_regions` is lenient and never
-raises; `read_completion` is all of these in one pass. Each takes time linear in the text, whatever the text. In RGB-only
-work (`depth=False`) a region carries no depth and a stated depth is a problem.
+raises; `read_completion` is all of these in one pass, for a chain as a chat template frames it. Each takes time linear in
+the text, whatever the text. In RGB-only work (`depth=False`) a region carries no depth and a stated depth is a problem.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ REASONS: dict[str, str] = {
 
 TAG = re.compile(r"<(/?)(think|area|text|answer)>")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]{1,3})?")
+# What tokenizers write for the end of a turn and for padding, at the end of a text.
+_END_TOKEN = re.compile(
+    r"(?:<\|[\w.:-]+\|>|<[\w.:-]+\|>|</s>|<eos>|<pad>|<end_of_turn>|<end_of_utterance>|<\uff5c[^<>]+\uff5c>)\s*\Z"
+)
+_LONGEST_END_TOKEN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,33 +172,35 @@ def check_chain(text: str, *, depth: bool = True) -> list[Problem]:
     return _Scan(text, depth).problems
 
 
-def render_chain(chain: Chain, *, decimals: int = DECIMALS) -> str:
+def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int | None = None) -> str:
     """Write a chain in canonical form; `parse_chain(render_chain(chain)) == chain` at 3 decimals.
 
     Args:
         chain: the chain.
         decimals: digits after the point, at most 3. Fewer round the numbers (the nano model's tokens have 2).
+        depth_decimals: the same for depths, where they need more than boxes do.
     Raises:
         ChainError: a box has no area at so few decimals.
     """
     lines = ["<think>"]
     for step in chain.steps:
-        lines.append(f"<area>{render_regions(step.regions, decimals=decimals)}</area>")
+        lines.append(f"<area>{render_regions(step.regions, decimals=decimals, depth_decimals=depth_decimals)}</area>")
         lines.append(f"<text>{step.text}</text>")
     lines += ["</think>", "<answer>", chain.answer, "</answer>"]
     return "\n".join(lines)
 
 
-def render_regions(regions: Sequence[Region], *, decimals: int = DECIMALS) -> str:
-    """The JSON list of an area in canonical form."""
-    if not 1 <= decimals <= DECIMALS:
-        raise ValueError(f"decimals must be 1 to {DECIMALS}, got {decimals}")
+def render_regions(regions: Sequence[Region], *, decimals: int = DECIMALS, depth_decimals: int | None = None) -> str:
+    """The JSON list of an area in canonical form, see `render_chain`."""
+    digits = decimals if depth_decimals is None else depth_decimals
+    if not (1 <= decimals <= DECIMALS and 1 <= digits <= DECIMALS):
+        raise ValueError(f"decimals must be 1 to {DECIMALS}, got {decimals} and {digits} for depths")
     parts = []
     for region in regions:
         sides = [f"{side:.{decimals}f}" for side in region.box]
         if sides[0] == sides[2] or sides[1] == sides[3]:
             raise ChainError("box_order", 0, f"box {region.box} has no area at {decimals} decimals")
-        depth = "" if region.depth is None else f',"depth":{region.depth:.{decimals}f}'
+        depth = "" if region.depth is None else f',"depth":{region.depth:.{digits}f}'
         parts.append(f'{{"bbox_2d":[{",".join(sides)}]{depth}}}')
     return f"[{','.join(parts)}]"
 
@@ -213,12 +220,36 @@ class Reading:
     answer: str | None
 
 
-def read_completion(text: str, *, depth: bool = True) -> Reading:
-    """Read a completion once, for everything that scores or shows it. Never raises."""
-    scan = _Scan(text, depth)
+def read_completion(text: str, *, depth: bool = True, opened: bool | None = None) -> Reading:
+    """Read a completion once, for everything that scores or shows it. Never raises.
+
+    A completion is a chain as a chat template frames it. Some templates write `<think>` themselves, so that the completion
+    begins after it; and a decoder may leave end tokens such as `<|im_end|>` behind the chain. Neither is a problem.
+
+    Args:
+        text: what the model wrote.
+        depth: whether regions state their depth.
+        opened: whether the template wrote `<think>`; None where the caller does not know: it did if an area comes first.
+    Example:
+        >>> text = '<area>[{"bbox_2d":[0,0,1,1]}]</area><text>A.</text></think><answer>a</answer><|im_end|>'
+        >>> read_completion(text, depth=False).problems
+        ()
+    """
+    if opened is None:
+        first = TAG.search(text)
+        opened = first is not None and first[0] == "<area>"
+    scan = _Scan(text[: _end_of_words(text)], depth, opened)
     if not scan.problems:
         return Reading((), tuple(step.regions for step in scan.steps), scan.answer)
     return Reading(tuple(scan.problems), tuple(find_regions(text, depth=depth)), find_answer(text))
+
+
+def _end_of_words(text: str) -> int:
+    """Where a completion ends when end and padding tokens are left out."""
+    end, words = len(text.rstrip()), len(text)
+    while last := _END_TOKEN.search(text, max(0, end - _LONGEST_END_TOKEN), end):
+        end = words = last.start()
+    return words
 
 
 def find_regions(text: str, *, depth: bool = True) -> list[tuple[Region, ...]]:
@@ -292,7 +323,7 @@ _EXPECTED: dict[str, str] = {
 class _Scan:
     """One pass over a text: its steps, its answer, and every problem on the way."""
 
-    def __init__(self, text: str, depth: bool) -> None:
+    def __init__(self, text: str, depth: bool, opened: bool = False) -> None:
         self.steps: list[Step] = []
         self.answer = ""
         self.problems: list[Problem] = []
@@ -300,10 +331,9 @@ class _Scan:
         self._depth = depth
         self._regions: tuple[Region, ...] = ()
         self._steps_seen = 0
-        self._run()
+        self._run("think" if opened else "start")
 
-    def _run(self) -> None:
-        state: _State = "start"
+    def _run(self, state: _State) -> None:
         position = 0
         tags = TAG.finditer(self._text)
         for tag in tags:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sifthinker import __version__
-from sifthinker.errors import SIFError
+from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 
 if TYPE_CHECKING:
     from sifthinker.endpoint import Usage
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from sifthinker.engine.estimators import DepthSource
     from sifthinker.engine.recipe import Recipe
     from sifthinker.engine.teachers import Teacher
-
-_EXTRAS = {"torch": "models", "transformers": "models", "accelerate": "models", "tokenizers": "models"} | dict.fromkeys(
-    ("trl", "peft", "datasets"), "train"
-)
+    from sifthinker.evaluation.completions import Scored
+    from sifthinker.rewards import Scores
 
 FAILED = 2  # exit status of an error
 SOME_REJECTED = 3  # exit status of a build that finished, but left records out
@@ -42,9 +40,10 @@ class _Sif(click.Group):
             click.echo(f"sif: {error}", err=True)
             ctx.exit(FAILED)
         except ModuleNotFoundError as error:
-            if error.name not in _EXTRAS:
+            name = (error.name or "").partition(".")[0]
+            if name not in EXTRAS:
                 raise
-            click.echo(f"sif: this needs {error.name}: pip install 'sifthinker[{_EXTRAS[error.name]}]'", err=True)
+            click.echo(f"sif: {MissingExtraError('this command', name)}", err=True)
             ctx.exit(FAILED)
         except KeyboardInterrupt:
             click.echo("\nsif: interrupted", err=True)
@@ -71,6 +70,36 @@ def main() -> None:
 @main.group()
 def data() -> None:
     """Build chains of thought from questions with boxes."""
+
+
+# The names of `depth_files.Encoding`, which `--help` is too quick to import; a test compares them.
+_DEPTH_ENCODINGS = ("auto", "sif", "grey8", "spectral", "npy", "metres", "millimetres", "inverse")
+
+
+def _depth_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How depth files are read."""
+    for option in reversed(
+        [
+            click.option(
+                "--depth-encoding",
+                default="auto",
+                show_default=True,
+                type=click.Choice(_DEPTH_ENCODINGS),
+                help="What the numbers in depth files are: depth in [0, 1] (sif, grey8, spectral, npy), distances in any "
+                "unit (metres, millimetres), or disparity or inverse depth in any unit (inverse).",
+            ),
+            click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the numbers is near."),
+            click.option(
+                "--depth-hole",
+                multiple=True,
+                type=float,
+                metavar="NUMBER",
+                help="A number in depth files that stands for 'no reading', such as 10000 or -1. Repeatable.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
 
 
 def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,13 +169,11 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     from sifthinker.engine.build import Counts, path_row
     from sifthinker.engine.expansion import Expansion, expand
     from sifthinker.engine.sources import read_source
-    from sifthinker.errors import ConfigError
     from sifthinker.files import write_jsonl
     from sifthinker.records import Record
 
     named = output.with_suffix(".rejects.jsonl")
-    if Path(file).resolve() in (output.resolve(), named.resolve()):
-        raise ConfigError(f"{file} would be written over; choose another -o")
+    _keep_inputs((output, named), Path(file))
     settings = Expansion(alpha=alpha, distractor=distractor, decimals=decimals)
     counts, rows, rejects = Counts(), [], []
     limit = source.pop("limit")
@@ -180,14 +207,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     metavar="given|none|MODEL",
     help="Depth files beside the images, RGB only, or a depth model's folder or Hugging Face name.",
 )
-@click.option(
-    "--depth-encoding",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "sif", "grey8", "spectral", "npy", "millimetres"]),
-    help="What the numbers in the depth files mean.",
-)
-@click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of their values is near.")
+@_depth_options
 @click.option(
     "--teacher",
     default="openai",
@@ -236,7 +256,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
     "--exclude",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Images that must not be used: a folder, or a text file of names or SHA-256 hashes. Repeatable.",
+    help="Images that must not be used: a folder, or a list of names or SHA-256 hashes, one a line. Repeatable.",
 )
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 @click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
@@ -277,10 +297,10 @@ def data_build(
     if options["depth_source"] == "none":
         depth = NoDepth()
     elif options["depth_source"] == "given":
-        depth = GivenDepth(options["depth_encoding"], options["depth_near"])
+        depth = GivenDepth(options["depth_encoding"], options["depth_near"], options["depth_hole"])
     else:
         depth = ModelDepth(options["depth_source"], cache=output.absolute() / ".depth_cache")
-    shaping = {name: options[name] for name in ("depth_encoding", "depth_near")} | fingerprint(recipe)
+    shaping = {name: options[name] for name in ("depth_encoding", "depth_near", "depth_hole")} | fingerprint(recipe)
     inputs = shaping.pop("inputs")
     left = Left()
     teacher = _teacher(**options)
@@ -291,7 +311,7 @@ def data_build(
         expansion=Expansion(alpha=options["alpha"], distractor=options["distractor"], decimals=options["decimals"]),
         seed=recipe.seed,
         concurrency=options["concurrency"],
-        exclude=frozenset(recipe.excluded[1]),
+        exclude=recipe.excluded.hashes,
     )
     known = (output / "manifest.json").is_file() and not fresh
     with _bar("chains", None) as advance:
@@ -321,6 +341,9 @@ def data_build(
     for title, found in (("filtered", left.filtered), ("over the cap", left.over_cap)):
         for dataset, number in sorted(found.items()):
             click.echo(f"  {number} of {dataset} {title}", err=True)
+    if left.whole:
+        for warning in recipe.excluded.warnings(row for _, row in read_jsonl(output / "rejects.jsonl")):
+            click.echo(f"warning: {warning}", err=True)
     click.echo(output)
     if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)
@@ -333,8 +356,9 @@ _RECIPE_SETTINGS = {
     **{
         name: name
         for name in (
-            "depth_encoding", "depth_near", "teacher", "base_url", "model", "api_key_env", "retries", "concurrency", "rpm",
-            "max_side", "max_tokens", "prompt_price", "completion_price", "alpha", "distractor", "decimals",
+            "depth_encoding", "depth_near", "depth_hole", "teacher", "base_url", "model", "api_key_env", "retries",
+            "concurrency", "rpm", "max_side", "max_tokens", "prompt_price", "completion_price", "alpha", "distractor",
+            "decimals",
         )
     },
 }  # fmt: skip
@@ -378,7 +402,8 @@ def _recipe(ctx: click.Context, file: str, options: dict[str, Any]) -> tuple[Rec
             raise ConfigError(f"{file}: {name} has no value; leave the key out, or write one")
         parameter = next(parameter for parameter in ctx.command.params if parameter.name == option)
         try:
-            options[option] = parameter.type_cast_value(ctx, value)
+            single = parameter.multiple and not isinstance(value, list)
+            options[option] = parameter.type_cast_value(ctx, [value] if single else value)
         except click.BadParameter as error:
             raise ConfigError(f"{file}: {name}: {error.message}") from None
     return replace(
@@ -415,6 +440,17 @@ def _reading(
         "columns": {ours.strip(): theirs.strip() for ours, _, theirs in pairs},
         "instances": instances,
     }
+
+
+def _keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
+    """Refuse to write over what a command reads."""
+    from sifthinker.errors import ConfigError
+
+    written = {output.resolve() for output in outputs if output is not None}
+    for given in inputs:
+        for file in (given, *(given / name for name in ("examples.jsonl", "rejects.jsonl", "manifest.json"))):
+            if file.resolve() in written:
+                raise ConfigError(f"{file} would be written over; choose another -o")
 
 
 def _teacher(
@@ -497,6 +533,7 @@ def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) ->
     from sifthinker.engine.checks import FINDINGS, Finding, Stats, check_dataset
     from sifthinker.files import write_jsonl
 
+    _keep_inputs((output,), dataset)
     stats, counts = Stats(), Counter[str]()
     findings: list[Finding] = []
     with _bar("examples", None) as advance:
@@ -548,6 +585,7 @@ def data_stats(dataset: Path, output: Path | None) -> None:
     from sifthinker.report import stats_page, write_page
 
     if output:
+        _keep_inputs((output,), dataset)
         make_folder(output.parent)
     stats = Stats()
     with _bar("examples", None) as advance:
@@ -754,6 +792,8 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
     click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")
     for name, gib in made.memory_gib.items():
         click.echo(f"  {name}: {gib:.2f} GiB")
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
     for problem in made.problems:
         click.echo(f"problem: {problem}", err=True)
     if made.problems:
@@ -807,8 +847,7 @@ def _overrides(words: tuple[str, ...]) -> Iterator[str]:
     metavar="given|none|FILE|MODEL",
     help="The depth file beside the image, RGB only, a depth file, or a depth model. [default: the file if there is one]",
 )
-@click.option("--depth-encoding", default="auto", show_default=True, help="See `sif data build`.")
-@click.option("--depth-near", type=click.Choice(["low", "high"]), help="Which end of the file's values is near.")
+@_depth_options
 @click.option("--direct", is_flag=True, help="Ask for the answer alone, as of a model that knows no chains.")
 @click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Greatest area of an image, for models that resize by area.")
@@ -825,6 +864,7 @@ def think(
     depth_source: str | None,
     depth_encoding: Any,
     depth_near: Any,
+    depth_hole: tuple[float, ...],
     direct: bool,
     max_new_tokens: int,
     max_pixels: int | None,
@@ -841,6 +881,7 @@ def think(
     if not question.strip():
         raise click.UsageError("the question is blank")
     page = output or Path(f"{image.stem}.thought.html")
+    _keep_inputs((page,), image, *([Path(depth_source)] if depth_source else []))
     make_folder(page.parent)  # before minutes are spent on what could not be written
     if page.is_dir():
         raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
@@ -855,7 +896,7 @@ def think(
         depth_source = "given" if beside else "none"
         if depth_source == "none":
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
-    depth = _depth_for(image, picture, depth_source, depth_encoding, depth_near)
+    depth = _depth_for(image, picture, depth_source, (depth_encoding, depth_near, depth_hole))
 
     _quiet_libraries()
     from sifthinker.report import Card, thought_page, write_page, write_picture
@@ -897,8 +938,8 @@ def _introduce_nano(image: Path) -> None:
     )
 
 
-def _depth_for(image: Path, picture: Any, source: str, encoding: Any, near: Any) -> Any:
-    """The depth map that `sif think` was asked to use; None for RGB only."""
+def _depth_for(image: Path, picture: Any, source: str, reading: tuple[Any, Any, tuple[float, ...]]) -> Any:
+    """The depth map that `sif think` was asked to use; None for RGB only. `reading` is what `GivenDepth` takes."""
     from sifthinker.engine.estimators import GivenDepth, ModelDepth
     from sifthinker.records import Record
 
@@ -915,7 +956,7 @@ def _depth_for(image: Path, picture: Any, source: str, encoding: Any, near: Any)
     )
     root = image.parent if named is None else named.parent
     if source == "given" or named is not None:
-        return GivenDepth(encoding, near).depth(record, root, picture)
+        return GivenDepth(*reading).depth(record, root, picture)
     return ModelDepth(source).depth(record, root, picture)
 
 
@@ -1036,21 +1077,31 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
     from sifthinker.files import make_folder
 
     if output:
+        _keep_inputs((output,), file, *([data] if data else []))
         make_folder(output.parent)
+    shown: list[Scored] = []
+    total = 0
     with _bar("completions", None) as advance:
-        scored = []
-        for item in score_file(file, data):
-            scored.append(item)
-            if len(scored) % 100 == 0:
-                advance(len(scored))
-        advance(len(scored))
-    if not scored:
+
+        def scores() -> Iterator[Scores]:
+            nonlocal total
+            for item in score_file(file, data):
+                total += 1
+                if len(shown) < most:
+                    shown.append(item)
+                if total % 100 == 0:
+                    advance(total)
+                yield item.scores
+
+        summary = summarise_scores(scores())
+        advance(total)
+    if not total:
         raise RecordError(f"{file}: holds no completion")
-    table = Table(title=f"{len(scored)} completions")
+    table = Table(title=f"{total} completions")
     for heading in ("reward", "count", "mean", "std", "least", "greatest"):
         table.add_column(heading, justify="left" if heading == "reward" else "right")
     table.add_column("reasons")
-    for name, found in summarise_scores(scored).items():
+    for name, found in summary.items():
         numbers = (f"{value:.3f}" for value in (found.mean, found.std, found.low, found.high))
         reasons = ", ".join(f"{reason} {count}" for reason, count in found.reasons.items())
         table.add_row(name, str(found.count), *numbers, reasons)
@@ -1058,7 +1109,7 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
     if output:
         from sifthinker.report import scored_page, write_page
 
-        write_page(output, scored_page(scored[:most], title=f"Rewards of {file.name}", total=len(scored)))
+        write_page(output, scored_page(shown, title=f"Rewards of {file.name}", total=total))
         click.echo(output)
 
 

@@ -5,14 +5,15 @@ Each stage is the same code that serves real data and real models; the arms are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.evaluation.world import METRICS, Result, Row, group_by, summarise
+from sifthinker.evaluation.world import METRICS, Result, Row, families_above_chance, group_by, summarise
 from sifthinker.files import make_folder
 from sifthinker.report import Card, Chart, run_page, write_page, write_picture
 from sifthinker.rewards import REWARDS
-from sifthinker.study import ARMS, SHORT, Bar, Lab, Say, Schedule
+from sifthinker.study import ARMS, SHORT, Bar, Lab, Say, Schedule, refuse_foreign
 from sifthinker.thinker import Thought
 from sifthinker.training.progress import read_history
 from sifthinker.world.scenes import render, sample_scene
@@ -27,8 +28,9 @@ _SUMMARY = (
     "practised on {practised} of the questions ({grpo_steps} steps of GRPO-SIF, 8 tries a question). The numbers are "
     "measured on {questions} questions about scenes that no model has seen, half of them about combinations of question, "
     "colour and shape that were never asked in training. "
-    "Guessing would score about 0.38. The examples below are the first test question of each family; chain.png beside this "
-    "page is the right answer whose focus was corrected most."
+    "Guessing would score about 0.38. The examples below are the first test question of each family. Beside this page, "
+    "right.png and wrong.png show a typical right answer and a typical wrong one: of each kind the answer with the median "
+    "final HIoU, the right one from the families of questions in which the model is above chance."
 )
 
 
@@ -44,24 +46,31 @@ def run_demo(output: Path, *, short: bool, fresh: bool, bar: Bar, say: Say) -> t
     Returns:
         The report's path, and model → metric → result.
     Raises:
+        ConfigError: the folder holds another run, or files of somebody else's where ours would go.
         SIFError: a stage failed.
     """
     make_folder(output)
+    report, right, wrong = (output / name for name in ("report.html", "right.png", "wrong.png"))
+    if not Lab.is_in(output):
+        refuse_foreign(output, (report.name, right.name, wrong.name))
     if fresh:
         Lab.clear(output)
     lab = Lab(output, SHORT if short else SIZE, bar, say)
     rows = {title: lab.run(ARMS[arm]) for title, arm in MODELS.items()}
-    report = output / "report.html"
     write_page(report, _page(lab, rows))
-    shown = _most_corrected(rows["after GRPO-SIF"])
-    write_picture(output / "chain.png", _card(shown, "after GRPO-SIF"))
+    answered = rows["after GRPO-SIF"]
+    known = families_above_chance(answered)
+    write_picture(right, _card(typical([row for row in answered if row.family in known], True) or answered[0]))
+    write_picture(wrong, _card(typical(answered, False) or answered[0]))
     return report, {title: summarise(found) for title, found in rows.items()}
 
 
-def _most_corrected(rows: list[Row]) -> Row:
-    """The right answer whose focus was corrected most, the first of equals; any row when none is right."""
-    right = [row for row in rows if row.values["answer accuracy"]] or rows
-    return max(right, key=lambda row: (row.values["correction gain"] or 0.0, row.values["final HIoU"] or 0.0))
+def typical(rows: Sequence[Row], right: bool) -> Row | None:
+    """The answer with the median final HIoU among the right or the wrong ones: neither the best nor the luckiest. None where
+    there is none."""
+    found = [row for row in rows if bool(row.values["answer accuracy"]) is right]
+    found.sort(key=lambda row: (row.values["final HIoU"] or 0.0, row.id))
+    return found[len(found) // 2] if found else None
 
 
 def _page(lab: Lab, rows: dict[str, list[Row]]) -> str:
@@ -111,7 +120,7 @@ def _curve(history: list[dict[str, Any]], key: str) -> list[tuple[float, float]]
     return [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
 
 
-def _card(row: Row, title: str) -> Card:
+def _card(row: Row, title: str = "") -> Card:
     # Shown larger than the model saw it; boxes are fractions and do not change.
     image, depth, _ = render(sample_scene(row.scene, row.level), 256)
     return Card(

@@ -1,53 +1,35 @@
-"""Depth maps: one polarity inside, the mean depth of a box in constant time, and the files that others have.
+"""Depth maps: one polarity inside, the mean depth of a box in constant time, and which stated depths agree with it.
 
-Inside sifthinker depth is relative: 0 is nearest, 1 is farthest. Files differ in bit depth, colour and in which end is
-near, so every reader states its polarity; nothing is guessed from the pixels' values.
+Inside sifthinker depth is relative: 0 is nearest, 1 is farthest. `depth_files` reads what others have.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
+from sifthinker.depth_files import HOLES_MARK, LEVELS, MARK, Encoding, Near, grey_png, read_depth, relative, spectral_colours
 from sifthinker.errors import DepthError
 from sifthinker.files import atomic_write, sha256
-from sifthinker.images import BROKEN_IMAGE, what_is_wrong
-
-Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "millimetres"]
-Near = Literal["low", "high"]
 
 _Sum = TypeVar("_Sum", np.float64, np.uint32, np.uint64)
 
-# The depth reward's floor: a true mean below it counts as this, and the engine states no less.
+# The depth reward's tolerance, and its floor: a true mean below it counts as this, and the engine states no less.
+DEPTH_TOLERANCE = 0.1
 LEAST_DEPTH = 1 / 255
 
-_LEVELS = 65535
-# PNG text chunks of our own files: 8-bit levels are depths, near at the low end; level 0 stands for "no depth here".
-_EIGHT_BIT_KEY = "sifthinker:depth"
-_HOLES_KEY = "sifthinker:holes"
-_EIGHT_BIT: NDArray[np.float32] = (np.arange(256) / 255).astype(np.float32)
+MAX_CACHED_BYTES = 256 << 20
 
-# Pixels whose colours are looked up at once: what is computed on the way stays in a core's cache.
-_STRIP = 1 << 14
-# ColorBrewer's Spectral, 11 classes, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
-_SPECTRAL_ANCHORS = (
-    (94, 79, 162), (50, 136, 189), (102, 194, 165), (171, 221, 164), (230, 245, 152), (255, 255, 191),
-    (254, 224, 139), (253, 174, 97), (244, 109, 67), (213, 62, 79), (158, 1, 66),
-)  # fmt: skip
+_EIGHT_BIT: NDArray[np.float32] = (np.arange(256) / 255).astype(np.float32)
 
 
 class DepthMap:
@@ -75,7 +57,7 @@ class DepthMap:
             row, column = np.argwhere(~np.isfinite(array))[0]
             raise DepthError(
                 f"depth at row {row}, column {column} is {array[row, column]}; wanted finite values. "
-                "Mark pixels without depth in the validity mask"
+                "Say in `valid` which pixels have a depth"
             )
         low, high = float(array.min()), float(array.max())
         if low < 0 or high > 1:
@@ -109,20 +91,12 @@ class DepthMap:
 
         Args:
             metres: (H, W) distances in any unit, larger is farther.
-            valid: (H, W) booleans.
+            valid: (H, W) booleans, False where there is no reading.
         Raises:
             DepthError: no valid pixel, or a valid pixel that is not finite.
         """
-        distances = np.asarray(metres, dtype=np.float64)
-        mask = np.ones(distances.shape, dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
-        if mask.shape != distances.shape or not mask.any():
-            raise DepthError("no pixel has a depth: every one is a hole")
-        seen = distances[mask]
-        if not np.isfinite(seen).all():
-            raise DepthError("depth has NaN or infinite values; mark them in the validity mask")
-        span = seen.max() - seen.min()
-        unit = (distances - seen.min()) / (span if span > 0 else 1.0)
-        return cls(np.where(mask, unit, 0), mask)
+        mask = None if valid is None else np.asarray(valid, dtype=bool)
+        return cls(relative(metres, mask), mask)
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -143,6 +117,19 @@ class DepthMap:
         """(width, height) in pixels."""
         height, width = (self._values if self._levels is None else self._levels).shape  # type: ignore[union-attr]
         return width, height
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the map holds, but for the tables that `release` drops."""
+        return sum(array.nbytes for array in (self._values, self._levels, self.valid) if array is not None)
+
+    @property
+    def full_nbytes(self) -> int:
+        """Memory that the map holds once `mean` has made its tables."""
+        width, height = self.size
+        sums = np.float64 if self._levels is None else self._sum_type
+        entry = np.dtype(sums).itemsize + (0 if self.valid is None else np.dtype(np.float64).itemsize)
+        return self.nbytes + (height + 1) * (width + 1) * entry
 
     @cached_property
     def _sums(self) -> NDArray[Any]:
@@ -225,7 +212,7 @@ class DepthMap:
 
     def coloured(self) -> Image.Image:
         """The depth image that a person sees: `Spectral_r`, red is near, holes are black."""
-        colours = _spectral()[255 - np.rint(self.values * 255).astype(np.intp)]
+        colours = spectral_colours()[255 - np.rint(self.values * 255).astype(np.intp)]
         if self.valid is not None:
             colours = np.where(self.valid[..., None], colours, np.uint8(0))
         return Image.fromarray(colours)
@@ -233,112 +220,140 @@ class DepthMap:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write our own format atomically: 16-bit grey PNG, value / 65535, lossless to 1 / 65535.
 
-        With holes, level 0 stands for a hole (a text chunk in the file says so) and valid pixels start at level 1. A map of
-        8-bit levels is written as they are, value / 255, which another text chunk says.
+        A text chunk in the file marks it as ours. With holes, level 0 stands for a hole (another text chunk says so) and
+        valid pixels start at level 1. A map of 8-bit levels is written as they are, value / 255.
         """
         if self._levels is not None:
-            atomic_write(path, _grey_png(self._levels, {_EIGHT_BIT_KEY: "near low"}))
+            atomic_write(path, grey_png(self._levels, MARK))
         else:
-            atomic_write(path, _grey_png(self._sixteen_bit(), {} if self.valid is None else {_HOLES_KEY: "0"}))
+            atomic_write(path, grey_png(self._sixteen_bit(), MARK if self.valid is None else MARK | HOLES_MARK))
 
     def write_view(self, path: str | os.PathLike[str]) -> None:
         """Write the depth image that a model sees, see `view`, atomically as 8-bit grey PNG."""
-        atomic_write(path, _grey_png(self._view_levels(), {}))
+        atomic_write(path, grey_png(self._view_levels(), {}))
 
     def _sixteen_bit(self) -> NDArray[np.uint16]:
-        level = np.rint(self.values * _LEVELS).astype(np.uint16)
+        level = np.rint(self.values * LEVELS).astype(np.uint16)
         return level if self.valid is None else np.where(self.valid, np.maximum(level, 1), 0).astype(np.uint16)
 
     def rounded(self) -> DepthMap:
         """The map as it is when it has been written and read back."""
         if self.eight_bit:
             return self
-        return DepthMap(self._sixteen_bit().astype(np.float64) / _LEVELS, self.valid)
+        return DepthMap(self._sixteen_bit().astype(np.float64) / LEVELS, self.valid)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], *, encoding: Encoding = "auto", near: Near | None = None) -> DepthMap:
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        encoding: Encoding = "auto",
+        near: Near | None = None,
+        holes: Sequence[float] = (),
+    ) -> DepthMap:
         """Read a depth file.
 
-        | encoding      | file                                   | near by default |
-        |---------------|----------------------------------------|-----------------|
-        | `sif`         | ours: 16-bit grey PNG, value / 65535,  | low             |
-        |               | or marked 8-bit grey, value / 255      |                 |
-        | `grey8`       | 8-bit grey, depth or disparity; or RGB | must be given   |
-        |               | of three equal channels                |                 |
-        | `spectral`    | RGB in `Spectral_r` colours, disparity | high            |
-        | `npy`         | NumPy array in [0, 1]                  | low             |
-        | `millimetres` | 16-bit sensor distances, 0 is a hole   | low             |
+        | encoding      | what the numbers are                   | files       | near          | always holes       |
+        |---------------|----------------------------------------|-------------|---------------|--------------------|
+        | `sif`         | depth, value / 65535; in files that    | 16-bit      | low           |                    |
+        |               | bear our mark also value / 255         |             |               |                    |
+        | `grey8`       | depth or disparity, value / 255        | 8-bit       | must be given |                    |
+        | `spectral`    | disparity in `Spectral_r` colours      | RGB         | high          |                    |
+        | `npy`         | depth in [0, 1]                        | numbers     | low           |                    |
+        | `metres`,     | distances in any unit, the same for    | 16-bit,     | low, always   | 0 and below, 65535 |
+        | `millimetres` | both: scaled to [0, 1] for each image  | numbers     |               | of unsigned 16-bit |
+        | `inverse`     | disparity or inverse depth in any      | 16-bit,     | high, always  | below 0            |
+        |               | unit, scaled to [0, 1] for each image  | numbers     |               |                    |
 
-        `auto` goes by the kind of file: .npy, 16-bit, 8-bit or RGB; sensor distances must be asked for, because a
-        16-bit file looks the same as ours. NaN is refused everywhere.
+        Files: grey of 8 bits (or RGB of three equal channels) and of 16 (PNG, TIFF, PGM); numbers are .npy, .npz with one
+        array, .pfm, and TIFF of 32 bits. NaN, infinity and transparent pixels are holes in every encoding.
+
+        `auto` goes by the kind of file: `sif` for 16 bits, `grey8`, `spectral`, `npy`. It refuses a 16-bit file without our
+        mark whose values all lie below a sixth of the range, as distances do, and warns of others without it.
 
         Args:
             path: the file.
-            encoding: what the numbers in it mean.
+            encoding: what the numbers in it are.
             near: whether low or high values are near.
+            holes: values that stand for "no reading", as the file stores them.
         Raises:
-            DepthError: the file is missing, broken, of another kind, or its polarity is not known.
+            DepthError: the file is missing, broken or of another kind, or it is not clear what it means; names the file.
         """
-        if encoding not in get_args(Encoding):
-            raise DepthError(f"unknown depth encoding {encoding!r}; wanted one of {', '.join(get_args(Encoding))}")
-        if near not in (None, "low", "high"):
-            raise DepthError(f"near must be 'low' or 'high', got {near!r}")
-        where = Path(path)
-        if encoding == "npy" or (encoding == "auto" and where.suffix == ".npy"):
-            return _from_array(where, near or "low")
-        file = _open(where)
-        kind = _kind(file.mode)
-        marked = kind == "8-bit grey" and _EIGHT_BIT_KEY in file.info
-        if encoding == "auto":
-            kinds: dict[str, Encoding] = {"16-bit grey": "sif", "8-bit grey": "grey8", "RGB": "spectral"}
-            encoding = "sif" if marked else kinds[kind]
-        wanted = {"sif": "16-bit grey", "millimetres": "16-bit grey", "grey8": "8-bit grey", "spectral": "RGB"}[encoding]
-        if kind != wanted and not (encoding == "sif" and marked):
-            raise DepthError(f"{where}: encoding {encoding!r} is read from a {wanted} image, got {kind} ({file.mode})")
-        if encoding in ("sif", "millimetres") and near == "high":
-            raise DepthError(f"{where}: {encoding!r} files are near at the low end by definition; drop near='high'")
-        if encoding == "spectral":
-            return _from_levels(_spectral_levels(file.pixels, where), near or "high")
-        level = file.pixels
-        if encoding == "millimetres":
-            try:
-                return cls.from_metric(level, level > 0)
-            except DepthError as error:
-                raise DepthError(f"{where}: {error}") from None
-        if marked and encoding == "sif":
-            return cls.from_levels(level)
-        if encoding == "sif":
-            holes = _HOLES_KEY in file.info
-            return cls(level.astype(np.float64) / _LEVELS, level > 0 if holes else None)
-        if near is None:
-            raise DepthError(
-                f"{where}: an 8-bit grey file may hold depth or disparity; say which end is near: "
-                "near='low' (--depth-near low) for depth, 'high' for disparity"
-            )
-        return _from_levels(level, near)
+        found, valid = read_depth(path, encoding, near, holes)
+        return cls.from_levels(found) if valid is None and found.dtype == np.uint8 else cls(found, valid)
 
 
-def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) of a depth file without decoding its pixels.
+def agrees(stated: ArrayLike, truth: ArrayLike) -> NDArray[np.bool_]:
+    """Whether stated depths earn the depth reward: within a tenth of the true ones, which count as 1/255 at least.
+
+    Args:
+        stated: (N,) depths as a chain states them; NaN where it states none.
+        truth: (N,) means of `DepthMap.mean`; NaN, where there is no depth, agrees with nothing.
+    """
+    true = np.maximum(np.asarray(truth, dtype=np.float64), LEAST_DEPTH)
+    off = np.abs(np.asarray(stated, dtype=np.float64) - true)
+    # Twelve digits: 0.11 against 0.1 differs by exactly a tenth, and floating point must not decide it.
+    found: NDArray[np.bool_] = np.round(off - DEPTH_TOLERANCE * true, 12) <= 0
+    return found
+
+
+def dataset_depth(path: str | os.PathLike[str]) -> DepthMap:
+    """A depth map of a dataset, as rewards read it: in our own format.
 
     Raises:
-        DepthError: the file is missing or of no known kind.
+        DepthError: the file is missing, broken or in another format.
     """
-    where = Path(path)
-    if where.suffix == ".npy":
-        height, width = _load_npy(where, memory_map=True).shape
-        return width, height
-    try:
-        with Image.open(where) as image:
-            return image.size
-    except BROKEN_IMAGE as error:
-        raise DepthError(f"{where}: cannot read the depth file: {what_is_wrong(error)}") from None
-
-
-@lru_cache(maxsize=256)
-def cached_depth(path: str) -> DepthMap:
-    """A depth file in our own format, kept in memory for rewards that ask for it again and again."""
     return DepthMap.read(path, encoding="sif")
+
+
+class _Cache:
+    """The depth maps asked for last: at most so many bytes of maps with the tables of their means, tables dropped first."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        # The one asked for last at the end, each with the bytes it counts for: with and without its tables.
+        self._full: OrderedDict[str, tuple[DepthMap, int]] = OrderedDict()
+        self._bare: OrderedDict[str, tuple[DepthMap, int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str) -> DepthMap:
+        with self._lock:
+            found = self._take(path)
+        if found is None:
+            found = dataset_depth(path)
+        with self._lock:
+            self._take(path)  # of another thread
+            self._put(self._full, path, found, found.full_nbytes)
+            while self._bytes > self.most and len(self._full) > 1:
+                oldest, (other, size) = self._full.popitem(last=False)
+                self._bytes -= size
+                other.release()
+                self._put(self._bare, oldest, other, other.nbytes)
+            while self._bytes > self.most and self._bare:
+                self._bytes -= self._bare.popitem(last=False)[1][1]
+        return found
+
+    def _take(self, path: str) -> DepthMap | None:
+        for shelf in (self._full, self._bare):
+            if path in shelf:
+                found, size = shelf.pop(path)
+                self._bytes -= size
+                return found
+        return None
+
+    def _put(self, shelf: OrderedDict[str, tuple[DepthMap, int]], path: str, depth: DepthMap, size: int) -> None:
+        shelf[path] = depth, size
+        self._bytes += size
+
+
+_cache = _Cache(MAX_CACHED_BYTES)
+
+
+def cached_depth(path: str) -> DepthMap:
+    """`dataset_depth`, kept in memory for rewards that ask for a map again and again: 256 MiB of maps and their tables, or
+    the one asked for last if that alone is larger."""
+    return _cache(path)
 
 
 def _summed(values: NDArray[Any], dtype: type[_Sum]) -> NDArray[_Sum]:
@@ -356,178 +371,3 @@ def _rectangle(
     y2: NDArray[np.intp],
 ) -> NDArray[Any]:
     return cast("NDArray[Any]", table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1])
-
-
-def _grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str, str]) -> bytes:
-    """A grey PNG with text chunks, for smooth pictures: each row as its difference from the one above.
-
-    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller; zlib
-    takes four times as long as ISA-L.
-    Source: the PNG specification, https://www.w3.org/TR/png-3/.
-    """
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
-
-    height, width = levels.shape
-    pixels = np.ascontiguousarray(levels, dtype=levels.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
-    rows = np.empty((height, 1 + pixels.shape[1]), dtype=np.uint8)
-    rows[:, 0] = 2  # the filter "up"
-    rows[0, 1:] = pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    return b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * levels.itemsize, 0, 0, 0, 0)),
-            *(chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()),
-            chunk(b"IDAT", isal_zlib.compress(rows.data, 1)),
-            chunk(b"IEND", b""),
-        )
-    )
-
-
-def _from_levels(levels: NDArray[np.uint8], near: Near) -> DepthMap:
-    return DepthMap.from_levels(levels if near == "low" else 255 - levels)
-
-
-def _oriented(values: NDArray[np.float64], near: Near) -> NDArray[np.float64]:
-    return values if near == "low" else 1 - values
-
-
-class _Picture(NamedTuple):
-    """A decoded image file: pixels (H, W) or, in colours, (H, W, 3); Pillow's name of the mode; text chunks."""
-
-    pixels: NDArray[Any]
-    mode: str
-    info: Mapping[Any, Any]
-
-
-def _open(path: Path) -> _Picture:
-    try:
-        data = path.read_bytes()
-        image: Image.Image = Image.open(io.BytesIO(data))
-        pixels = _png_pixels(data, image)
-        if pixels is None:
-            # One bit is grey at its ends; a palette is a way to store colours.
-            to = {"1": "L", "P": "RGB", "RGBA": "RGB"}.get(image.mode)
-            image = image.convert(to) if to else image
-            pixels = np.asarray(image)
-    except FileNotFoundError:
-        raise DepthError(f"{path}: no such depth file") from None
-    except IsADirectoryError:
-        raise DepthError(f"{path} is a folder, not a depth file") from None
-    except BROKEN_IMAGE as error:
-        raise DepthError(f"{path}: cannot read the depth file: {what_is_wrong(error)}") from None
-    if image.mode == "RGB" and (pixels[0, 0] == pixels[0, 0, 0]).all() and (pixels == pixels[..., :1]).all():
-        return _Picture(pixels[..., 0], "L", image.info)  # grey, written three times
-    return _Picture(pixels, image.mode, image.info)
-
-
-def _png_pixels(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
-    """Pixels of an 8-bit PNG in half of Pillow's time; None where Pillow must decode (and say what is wrong)."""
-    channels = {"L": "mono", "RGB": "rgb"}.get(image.mode)
-    decode = _png_decoder()
-    if decode is None or image.format != "PNG" or channels is None:
-        return None
-    try:
-        pixels: NDArray[np.uint8] = decode(data, (image.height, image.width), channels)
-    except Exception:  # noqa: BLE001  (it raises no other kind)
-        return None
-    return pixels[..., 0] if channels == "mono" else pixels
-
-
-@lru_cache(maxsize=1)
-def _png_decoder() -> Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]] | None:
-    """kornia-rs's, where it is installed (`sifthinker[fast]`)."""
-    try:
-        from kornia_rs.io import decode_image_png_u8
-    except ImportError:
-        return None
-    return cast("Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]]", decode_image_png_u8)
-
-
-def _kind(mode: str) -> str:
-    if mode.startswith("I"):  # PIL names 16-bit grey I;16, and I in older versions
-        return "16-bit grey"
-    if mode == "L":
-        return "8-bit grey"
-    if mode == "RGB":
-        return "RGB"
-    raise DepthError(f"an image of mode {mode} holds no depth; wanted grey or RGB")
-
-
-def _load_npy(path: Path, *, memory_map: bool = False) -> NDArray[np.float64]:
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r" if memory_map else None)
-    except FileNotFoundError:
-        raise DepthError(f"{path}: no such depth file") from None
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise DepthError(f"{path}: cannot read the depth array: {error or type(error).__name__}") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiub":
-        raise DepthError(f"{path}: wanted one array of real numbers of shape (H, W)")
-    return array
-
-
-def _from_array(path: Path, near: Near) -> DepthMap:
-    try:
-        return DepthMap(_oriented(_load_npy(path).astype(np.float64), near))
-    except DepthError as error:
-        raise DepthError(error.args[0] if str(path) in error.args[0] else f"{path}: {error}") from None
-
-
-@lru_cache(maxsize=1)
-def _spectral() -> NDArray[np.uint8]:
-    """(256, 3) colours of matplotlib's `Spectral_r`, from level 0 to 255 (a test compares them with matplotlib's)."""
-    anchors = np.array(_SPECTRAL_ANCHORS, dtype=np.float64)
-    level = np.linspace(0, 1, 256)
-    at = np.linspace(0, 1, len(anchors))
-    colours = np.stack([np.interp(level, at, anchors[:, channel]) for channel in range(3)], axis=1)
-    # matplotlib truncates; the small term keeps the anchors themselves from falling one level below.
-    return cast("NDArray[np.uint8]", np.floor(colours + 1e-9).astype(np.uint8))
-
-
-@lru_cache(maxsize=1)
-def _spectral_slots() -> tuple[np.uint32, NDArray[np.uint8], NDArray[np.uint32]]:
-    """A perfect hash of the colours: a multiplier under which the upper half of each product is another slot; the level in
-    each of the 65,536 slots; and the packed colour of each level."""
-    packed = _pack(_spectral()[None])[0]
-    for multiplier in map(np.uint32, itertools.count(0x9E3779B1, 2)):
-        slots = packed * multiplier >> np.uint32(16)
-        if len(np.unique(slots)) == len(packed):
-            break
-    levels = np.zeros(1 << 16, dtype=np.uint8)
-    levels[slots] = np.arange(len(packed))
-    return multiplier, levels, packed
-
-
-def _pack(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """(H, W) colours of (H, W, 3) bytes, one number each."""
-    height, width, _ = colours.shape
-    padded = np.zeros(colours.size + 1, dtype=np.uint8)
-    padded[:-1] = colours.reshape(-1)
-    # Four bytes from each pixel's first on, of which the fourth is the next pixel's.
-    return np.ndarray((height, width), "<u4", padded.data, strides=(3 * width, 3)) & np.uint32(0xFFFFFF)
-
-
-def _spectral_levels(colours: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) colours → (H, W) levels 0..255, exact."""
-    multiplier, slots, of_levels = _spectral_slots()
-    height, width, _ = colours.shape
-    levels = np.empty((height, width), dtype=np.uint8)
-    step = max(1, _STRIP // width)
-    for top in range(0, height, step):
-        packed = _pack(colours[top : top + step])
-        strip = slots.take(packed * multiplier >> np.uint32(16))
-        if not np.array_equal(of_levels.take(strip), packed):
-            raise _foreign_colours(colours, path)
-        levels[top : top + step] = strip
-    return levels
-
-
-def _foreign_colours(colours: NDArray[np.uint8], path: Path) -> DepthError:
-    foreign = ~np.isin(_pack(colours), _spectral_slots()[2])
-    row, column = np.argwhere(foreign)[0]
-    return DepthError(
-        f"{path}: {int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, "
-        f"column {column}: {colours[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
-    )

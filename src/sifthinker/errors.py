@@ -8,16 +8,34 @@
     ├── RecordError    a record or an example is malformed
     ├── ConfigError    a recipe, a training config or a command-line value is wrong
     ├── ModelError     a model folder or name cannot be loaded
+    ├── MissingExtraError  an optional package is not installed; an `ImportError` too
     ├── EndpointError  a model server failed after every allowed retry, or refused what it was asked
     └── BudgetError    the money set aside for a teacher is spent
 
 Malformed *model output* is data, not an error: readers of completions return reasons instead of raising.
-All but the last two are `ValueError`s too, so that callers may catch the standard type.
+All but the last three are `ValueError`s too, so that callers may catch the standard type.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from typing import Literal
+
+# Import name of every optional package → the extra that brings it. `train` brings `models` too.
+EXTRAS = {
+    "accelerate": "models",
+    "safetensors": "models",
+    "tokenizers": "models",
+    "torch": "models",
+    "transformers": "models",
+    "datasets": "train",
+    "peft": "train",
+    "pyarrow": "train",
+    "trl": "train",
+    "kornia_rs": "fast",
+    "ray": "ray",
+}
 
 
 class SIFError(Exception):
@@ -86,6 +104,47 @@ class ConfigError(SIFError, ValueError):
 
 class ModelError(SIFError, ValueError):
     """A model folder or model name that cannot be loaded."""
+
+
+class MissingExtraError(SIFError, ImportError):
+    """An optional package that is not installed; says how to install it.
+
+    Args:
+        what: needs it, for instance `training`.
+        names: import names of the missing packages, of `EXTRAS`.
+    """
+
+    def __init__(self, what: str, *names: str) -> None:
+        extras = {EXTRAS[name] for name in names}
+        extra = "train" if "train" in extras else min(extras)
+        super().__init__(f"{what} needs {' and '.join(names)}: pip install 'sifthinker[{extra}]'", name=names[0])
+        self._arguments = (what, *names)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (MissingExtraError, self._arguments)
+
+
+def need(what: str, *names: str) -> None:
+    """See that optional packages are installed, before they are imported. Imports nothing.
+
+    Args:
+        what: needs them, for the message.
+        names: their import names, of `EXTRAS`.
+    Raises:
+        MissingExtraError: one of them is not.
+    """
+    missing = [name for name in names if not _is_installed(name)]
+    if missing:
+        raise MissingExtraError(what, *missing)
+
+
+def _is_installed(name: str) -> bool:
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 FaultKind = Literal["outage", "request", "setup"]

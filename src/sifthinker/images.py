@@ -1,19 +1,27 @@
-"""Images from files: upright, RGB, whole, of a bounded size."""
+"""Images from files: upright, RGB, whole, of a bounded size; what is transparent is white."""
 
 from __future__ import annotations
 
 import io
 import os
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sifthinker.errors import ImageError
 
 MAX_IMAGE_PIXELS = 100_000_000
 _SIXTEEN_BITS = 65535
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value for negatives
+# What trainers and browsers open alike; other files are written anew.
+_COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+# Modes that convert to RGB in one way only.
+_PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "LAB")
 # What Pillow's decoders raise on broken files; which of them depends on the format.
 BROKEN_IMAGE = (
     OSError, ValueError, SyntaxError, EOFError, RuntimeError, NotImplementedError, Image.DecompressionBombError,
@@ -21,61 +29,65 @@ BROKEN_IMAGE = (
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image upright (EXIF orientation applied) and in RGB.
+    """Read an image upright (EXIF orientation applied) and in RGB, on white where it is transparent.
+
+    Of an animation this is the first frame.
 
     Raises:
-        ImageError: missing, truncated, no image, or more than 100 million pixels.
+        ImageError: missing, truncated, no image, without pixels, or more than 100 million pixels.
     """
-    return _load(Path(path))[0]
+    return _load(Path(path)).image
 
 
 def decode_image(path: str | os.PathLike[str], data: bytes) -> tuple[Image.Image, bool]:
-    """The image of a file whose content was read already, as `load_image` gives it; and whether it was stored just so.
+    """The image of a file whose content was read already, as `load_image` gives it, and whether the file may be kept.
+
+    It may when every trainer and browser shows just this image: a JPEG, PNG or WebP that is upright, RGB, opaque and still.
 
     Raises:
         ImageError: as `load_image` does.
     """
-    return _load(Path(path), data)
+    found = _load(Path(path), data)
+    return found.image, found.common
+
+
+def check_image(path: str | os.PathLike[str]) -> tuple[Image.Image, bool]:
+    """The image as `load_image` gives it, and whether a trainer sees the same.
+
+    Trainers decode with Pillow and convert to RGB, which drops transparency and cuts off what 8 bits do not hold.
+
+    Raises:
+        ImageError: as `load_image` does.
+    """
+    found = _load(Path(path))
+    if found.plain:
+        return found.image, True
+    with Image.open(path) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the transparency that is dropped
+        theirs = ImageOps.exif_transpose(image).convert("RGB")
+    return found.image, np.array_equal(np.asarray(theirs), np.asarray(found.image))
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of an image as `load_image` would give it, from its header alone.
 
     Raises:
-        ImageError: missing, no image, or more than 100 million pixels.
+        ImageError: missing, no image, without pixels, or more than 100 million pixels.
     """
     with _open(Path(path)) as image:
         width, height = image.size
         try:
             sideways = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         except BROKEN_IMAGE as error:
-            raise ImageError(f"{path}: the image is broken: {what_is_wrong(error)}", "broken_image") from None
+            raise _broken(path, error) from None
         return (height, width) if sideways else (width, height)
 
 
-def _load(path: Path, data: bytes | None = None) -> tuple[Image.Image, bool]:
-    with _open(path, data) as image:
-        try:
-            image.load()
-            upright = image.getexif().get(ORIENTATION, 1) == 1
-            ImageOps.exif_transpose(image, in_place=True)
-            return (image, upright) if image.mode == "RGB" else (_to_rgb(image, path), False)
-        except BROKEN_IMAGE as error:
-            raise ImageError(f"{path}: the image is broken: {what_is_wrong(error)}", "broken_image") from None
-
-
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    if not image.mode.startswith(("I", "F")):
-        return image.convert("RGB")
-    # Pillow would clip what is above 255.
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > _SIXTEEN_BITS:
-        raise ImageError(
-            f"{path}: with values from {values.min():g} to {values.max():g} (mode {image.mode}) nobody knows what is white; "
-            "save it with 8 or 16 bits a channel",
-            "broken_image",
-        )
-    return Image.fromarray((values / (_SIXTEEN_BITS / 255)).round().astype(np.uint8)).convert("RGB")
+def size_fault(size: tuple[int, int]) -> str:
+    """What is wrong with a (width, height), before memory is given to it: no pixels, or too many; "" if nothing."""
+    if 0 < size[0] * size[1] <= MAX_IMAGE_PIXELS:
+        return ""
+    return f"the size is {size[0]}×{size[1]}; wanted 1 to {MAX_IMAGE_PIXELS:,} pixels"
 
 
 def what_is_wrong(error: BaseException) -> str:
@@ -83,14 +95,113 @@ def what_is_wrong(error: BaseException) -> str:
     return "no picture of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def _open(path: Path, data: bytes | None = None) -> Image.Image:
+class _Loaded(NamedTuple):
+    image: Image.Image
+    common: bool  # the file may be kept, see `decode_image`
+    plain: bool  # the file's mode converts to RGB in one way only
+
+
+def _load(path: Path, data: bytes | None = None) -> _Loaded:
+    with _open(path, data) as image:
+        try:
+            image = _with_alpha(image, path, data)
+            sample = _sample(image)
+            image.load()
+            _check_size(path, image)  # an icon's header, for one, may state another size than its picture has
+            upright = image.getexif().get(ORIENTATION, 1) == 1
+            ImageOps.exif_transpose(image, in_place=True)
+            opaque = not image.has_transparency_data
+            if image.mode == "RGB" and opaque:
+                still = not getattr(image, "is_animated", False) or image.format == "MPO"
+                return _Loaded(image, upright and still and image.format in _COMMON_FORMATS, True)
+            if opaque:
+                return _Loaded(_to_rgb(image, path), False, image.mode in _PLAIN_MODES)
+            return _Loaded(_on_white(image, path, data, sample), False, False)
+        except BROKEN_IMAGE as error:
+            raise _broken(path, error) from None
+
+
+def _open(path: Path, data: bytes | None = None) -> ImageFile.ImageFile:
     if data is None and not path.is_file():
         raise ImageError(f"{path}: no such image", "missing_image")
     try:
         image = Image.open(path if data is None else io.BytesIO(data))
     except BROKEN_IMAGE as error:
         raise ImageError(f"{path}: not an image that can be read: {what_is_wrong(error)}", "broken_image") from None
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        size = f"{image.width}×{image.height}"
-        raise ImageError(f"{path}: {size} is more than {MAX_IMAGE_PIXELS:,} pixels", "broken_image")
+    _check_size(path, image)
     return image
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    if fault := size_fault(image.size):
+        raise ImageError(f"{path}: {fault}", "broken_image")
+
+
+def _broken(path: str | os.PathLike[str], error: BaseException) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    return ImageError(f"{path}: the image is broken: {what_is_wrong(error)}", "broken_image")
+
+
+def _with_alpha(image: ImageFile.ImageFile, path: Path, data: bytes | None) -> ImageFile.ImageFile:
+    """An animated WebP with the transparency of its first frame, which its header denies when the last frame has none."""
+    if image.format != "WEBP" or image.mode != "RGB" or not getattr(image, "is_animated", False):
+        return image
+    changed = bytearray(path.read_bytes() if data is None else data)
+    # The flag "alpha" of the chunk VP8X, see https://developers.google.com/speed/webp/docs/riff_container.
+    changed[20] |= 0b0001_0000
+    return Image.open(io.BytesIO(changed))
+
+
+def _sample(image: ImageFile.ImageFile) -> str:
+    """How a PNG that is not yet loaded stores a pixel, in Pillow's words: `L;4` is 4-bit grey."""
+    stored = image.tile[0].args if image.format == "PNG" and image.tile else ""
+    return stored if isinstance(stored, str) else ""
+
+
+def _on_white(image: Image.Image, path: Path, data: bytes | None, sample: str) -> Image.Image:
+    """An image with transparency of any kind, on white."""
+    if image.mode in ("1", "L", "RGB") or image.mode.startswith("I"):
+        clear = _is_key(image, path, data, sample)
+        layer, alpha = _to_rgb(image, path), Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+    else:
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        alpha = layer.getchannel("A")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(layer, mask=alpha)
+    return white
+
+
+def _is_key(image: Image.Image, path: Path, data: bytes | None, sample: str) -> NDArray[np.bool_]:
+    """(H, W): which pixels have the one colour that the file declares transparent."""
+    key = np.array(image.info["transparency"])
+    levels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    # Pillow spreads grey of 2 or 4 bits over 0 to 255, but not its key.
+    key = key * {"L;2": 85, "L;4": 17}.get(sample, 1)
+    if sample == "RGB;16B":
+        # Pillow keeps the upper byte of each channel; reading the file as little-endian gives the lower one.
+        with _open(path, data) as lower:
+            lower.tile = [part._replace(args="RGB;16L") for part in lower.tile]
+            lower.load()
+            ImageOps.exif_transpose(lower, in_place=True)
+            levels = levels.astype(np.uint16) << 8 | np.asarray(lower)
+    clear: NDArray[np.bool_] = np.equal(levels.reshape(*levels.shape[:2], -1), key).all(axis=2)
+    return clear
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """The colours alone, transparency left out."""
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image)
+    # Pillow scales grey of a PGM to 16 bits; all else of 32 bits, or of fractions, has no white.
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):
+        raise ImageError(
+            f"{path}: with values from {values.min():g} to {values.max():g} (mode {image.mode}) nobody knows what is white; "
+            "save it with 8 or 16 bits a channel",
+            "broken_image",
+        )
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        values = _SIXTEEN_BITS - values
+    # Rounded; Pillow would clip what is above 255.
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")

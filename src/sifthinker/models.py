@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from sifthinker.errors import ModelError
+from sifthinker.chain import TAG
+from sifthinker.errors import ModelError, need
 from sifthinker.files import make_folder
 
 # Names of the models that the package carries. A folder of such a name is written ./nano.
@@ -32,8 +34,11 @@ def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = Non
     Raises:
         ModelError: not a model folder, or its processor cannot be loaded here.
     """
+    return _read_processor(model_source(name), max_pixels)
+
+
+def _read_processor(where: str, max_pixels: int | None = None) -> Any:
     transformers = _transformers()
-    where = model_source(name)
     # Qwen-VL processors take the bounds of the area as a size.
     bounds = {} if max_pixels is None else {"max_pixels": max_pixels}
     try:
@@ -44,6 +49,35 @@ def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = Non
         raise ModelError(f"{where}: has no processor for images and text; wanted a vision-language model")
     processor.tokenizer.padding_side = "left"
     return processor
+
+
+def opened_by_template(processor: Any, **template: Any) -> str:
+    """What a chat template writes of a chain before the model does: `<think>` for some models that were made to reason.
+
+    Args:
+        processor: of the model.
+        template: further arguments of `apply_chat_template`.
+    Returns:
+        The end of the prompt from an unclosed `<think>` on; "" where there is none.
+    """
+    asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    prompt: str = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **template)
+    before: str = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=False, **template)
+    _, tag, after = (prompt[len(before) :] if prompt.startswith(before) else prompt).rpartition("<think>")
+    return tag + after if tag and "</think>" not in after else ""
+
+
+def special_tokens(processor: Any) -> re.Pattern[str]:
+    """A pattern of the special tokens that a model's tokenizer reads in any text: images, ends of turns, padding.
+
+    The tags of chains are left out, which some tokenizers hold as special too.
+    """
+    names = {
+        *processor.tokenizer.all_special_tokens,
+        *(getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")),
+    }
+    spelled = [name for name in names if isinstance(name, str) and len(name.strip()) > 2 and not TAG.fullmatch(name)]
+    return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or r"(?!)")
 
 
 def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: Any) -> Any:
@@ -137,13 +171,19 @@ def complete(
     return found
 
 
-def merge_adapter(adapter: str | os.PathLike[str], out: str | os.PathLike[str], *, base: str | None = None) -> None:
+def merge_adapter(
+    adapter: str | os.PathLike[str], out: str | os.PathLike[str], *, base: str | None = None, dtype: str = "auto"
+) -> None:
     """Merge a PEFT adapter into its base model and write the result, a plain model with its processor.
+
+    The processor is the adapter's own where its folder has one, as checkpoints do: it holds the image size that the run was
+    trained with.
 
     Args:
         adapter: folder with `adapter_config.json`, for instance a checkpoint of a LoRA run.
         out: model folder to write.
         base: base model; the one that the adapter names by default.
+        dtype: of the merged weights, see `load_model`.
     Raises:
         ModelError: no adapter there, or its base cannot be loaded.
         SIFError: `out` cannot be written.
@@ -155,9 +195,12 @@ def merge_adapter(adapter: str | os.PathLike[str], out: str | os.PathLike[str], 
         raise ModelError(f"{folder}: holds no adapter: there is no adapter_config.json that names its base") from None
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(f"{folder}: there is no adapter_model.safetensors")
+    need("merging an adapter", "torch", "transformers", "peft")
     make_folder(out)
     source = base or named
-    processor, model = load_processor(source), load_model(source)
+    has_processor = any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+    processor = _read_processor(str(folder)) if has_processor else load_processor(source)
+    model = load_model(source, dtype=dtype)
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -232,10 +275,9 @@ def model_source(name: str | os.PathLike[str]) -> str:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ModelError(f"models need torch and transformers: pip install 'sifthinker[models]' ({error})") from None
+    need("a model", "torch", "transformers")
+    import transformers
+
     return transformers
 
 

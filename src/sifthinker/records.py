@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sifthinker.boxes import as_unit_boxes
 from sifthinker.chain import TAG
 from sifthinker.errors import BoxError, RecordError
-from sifthinker.files import inside, read_jsonl
+from sifthinker.files import inside, read_jsonl, to_json
 
 Box = tuple[float, float, float, float]
+
+_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
+_WHOLE = re.compile(r"\s*([-+]?\d{1,300})(?:\.0*)?\s*", re.ASCII)
 
 # What may be a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>, [NAME].
 _MARKUP = re.compile(
@@ -68,6 +76,89 @@ def find_placeholder(text: str) -> str | None:
     return None
 
 
+def shown(value: Any) -> str:
+    """A value from data for a message: its kind where that is not plain, and its beginning."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:79] + "…")
+    if isinstance(value, Mapping):
+        return f"an object with the keys {', '.join(map(str, list(value)[:6]))}"[:120] if value else "an empty object"
+    if isinstance(value, list | tuple):
+        return _BRIEF.repr(list(value[:7]))  # as the file wrote it
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, int) and abs(value) > 10**40:
+        return "an integer of more than 40 digits"
+    return f"{value}"[:80] if isinstance(value, int | float) else f"{value} ({type(value).__name__})"[:120]
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict, _BRIEF.maxstring, _BRIEF.maxlong = 3, 6, 6, 3, 60, 40
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number as a float, also one written in digits ("10", "-2.5", "1e3"); None of anything else, booleans too."""
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_whole(value: Any) -> int | None:
+    """A whole number, however it is written (2, 2.0, "2", "2.0"); None of anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and (digits := _WHOLE.fullmatch(value)):
+        return int(digits[1])  # exact, where a float of so many digits is not
+    number = as_number(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def as_text(value: Any, name: str, where: str) -> str:
+    """A value of a field that wants one text.
+
+    Numbers become text: whole floats without their ".0", since tables turn 2 into 2.0 wherever a cell of the column is
+    empty. A list of one is that one.
+
+    Args:
+        value: as the file holds it.
+        name: the field, for messages.
+        where: file and line, for messages.
+    Raises:
+        RecordError: `blank_…` for null and for NaN and infinities; `bad_record` for a boolean, an object, a list of several.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and len(value) == 1 and not isinstance(value[0], list | tuple):
+        return as_text(value[0], name, where)
+    if isinstance(value, list | tuple) and value:
+        raise RecordError(
+            f"{where}: {name} is a list of {len(value)} ({_BRIEF.repr(value)}), wanted one text; put the one to train on "
+            f"into a field or column of its own and read that as {name}",
+            "bad_record",
+        )
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return str(value)
+        except ValueError:  # Python writes no integers of more than some thousand digits
+            raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record") from None
+    if isinstance(value, float | Decimal) and math.isfinite(value):
+        value = float(value)
+        # Beyond 2**53 a float stands for many whole numbers; its own notation says so.
+        return str(int(value)) if value == int(value) and abs(value) <= 2**53 else str(value)
+    if value is None or isinstance(value, float | Decimal):
+        code = f"blank_{name}" if f"blank_{name}" in REJECTS else "blank_field"
+        raise RecordError(f"{where}: {name} is {shown(value)}, which is no {name}; wanted a text", code)
+    hint = ' such as "yes" or "no"' if isinstance(value, bool) else ""
+    raise RecordError(f"{where}: {name} is {shown(value)}, wanted one text{hint}", "bad_record")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One question about one image, with the regions that answer it.
@@ -111,18 +202,21 @@ class Record:
         for name in ("id", "image", "question", "answer", "dataset", "split"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise RecordError(f"{where}: {name} is {str(value)[:100]!r}; wanted text that is not blank", f"blank_{name}")
-        if not isinstance(self.family, str) or not isinstance(self.depth, str | None):
-            raise RecordError(f"{where}: family and depth must be text", "bad_record")
+                raise RecordError(f"{where}: {name} is {shown(value)}; wanted text that is not blank", f"blank_{name}")
+        for name, value in (("family", self.family), ("depth", self.depth)):
+            if not isinstance(value, str) and not (name == "depth" and value is None):
+                raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record")
         choices: Any = self.choices
-        if isinstance(choices, str) or not all(isinstance(choice, str) and choice for choice in choices):
-            raise RecordError(f"{where}: choices must be a list of texts, got {str(self.choices)[:100]}", "bad_record")
+        if isinstance(choices, str) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+            raise RecordError(
+                f"{where}: choices is {shown(choices)}, wanted a list of texts that are not blank", "bad_record"
+            )
         if not isinstance(self.extra, Mapping):
-            raise RecordError(f"{where}: extra must be an object, got {type(self.extra).__name__}", "bad_record")
+            raise RecordError(f"{where}: extra is {shown(self.extra)}, wanted an object", "bad_record")
         if self.size is not None and not (
-            len(self.size) == 2 and all(isinstance(side, int) and side > 0 for side in self.size)
+            len(self.size) == 2 and all(type(side) is int and 0 < side <= LONGEST_SIDE for side in self.size)
         ):
-            raise RecordError(f"{where}: size must be [width, height] in pixels, got {list(self.size)}", "bad_record")
+            raise RecordError(f"{where}: size is {shown(self.size)}, wanted [width, height] in pixels", "bad_record")
         for text in (self.id, self.image, self.question, self.answer, self.dataset, self.split, self.family, *self.choices):
             try:
                 text.encode()
@@ -149,28 +243,34 @@ class Record:
             RecordError: not an object, a key that no record has, a missing key, or a wrong value.
         """
         if not isinstance(row, dict):
-            raise RecordError(f"{source}: wanted a JSON object, got {type(row).__name__}", "not_an_object")
+            raise RecordError(f"{source}: wanted a JSON object, got {shown(row)}", "not_an_object")
         known = {item.name for item in fields(cls)}
-        unknown = sorted(row.keys() - known)
+        unknown = sorted(map(str, row.keys() - known))
         if unknown:
             raise RecordError(
-                f"{source}: unknown key {', '.join(map(repr, unknown))}; a record has {', '.join(sorted(known))}. "
+                f"{source}: unknown key {', '.join(map(repr, unknown))[:300]}; a record has {', '.join(sorted(known))}. "
                 "Put anything else under 'extra'",
                 "unknown_key",
             )
         missing = [name for name in ("id", "image", "question", "answer", "boxes") if name not in row]
         if missing:
             raise RecordError(f"{source}: lacks {', '.join(missing)}", "missing_key")
-        values: dict[str, Any] = {**row, "source": row.get("source") or source}
-        for name in ("id", "answer"):  # numbers are common in both
-            if isinstance(values[name], int | float) and not isinstance(values[name], bool):
-                values[name] = str(values[name])
+        values: dict[str, Any] = {**row, "source": source if row.get("source") is None else row["source"]}
+        if not isinstance(values["source"], str):
+            raise RecordError(f"{source}: source is {shown(values['source'])}, wanted a text", "bad_record")
+        for name in ("id", "question", "answer"):
+            values[name] = as_text(values[name], name, source)
         for name in _TUPLES:
-            if values.get(name) is not None and not isinstance(values[name], list | tuple):
-                raise RecordError(f"{source}: {name} must be a list, got {str(values[name])[:100]!r}", "bad_record")
-        named: dict[str, Any] = {key: tuple(value) if key in _TUPLES and value else value for key, value in values.items()}
-        named["choices"], named["notes"] = named.get("choices") or (), named.get("notes") or ()
-        return cls(**named)
+            value = values.get(name)
+            if value is not None and not isinstance(value, list | tuple):
+                raise RecordError(f"{source}: {name} is {shown(value)}, wanted a list", "bad_record")
+            values[name] = tuple(value) if value else None if name == "size" else ()
+        values["choices"] = tuple(as_text(choice, "choices", source) for choice in values["choices"])
+        if values["size"] is not None:  # a table's 640 may have become 640.0
+            values["size"] = tuple(side if as_whole(side) is None else as_whole(side) for side in values["size"])
+        if not all(isinstance(note, str) for note in values["notes"]):
+            raise RecordError(f"{source}: notes is {shown(values['notes'])}, wanted a list of texts", "bad_record")
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of a plain JSONL line, empty fields left out."""
@@ -181,6 +281,7 @@ class Record:
 
 
 _TUPLES = ("choices", "notes", "size")
+LONGEST_SIDE = 10**9  # of an image, in pixels: no file has a longer one
 
 
 # Why a record is left out. What a teacher's reply was refused for has `teacher_` before a code of `engine.teachers.CHECKS`.
@@ -200,9 +301,12 @@ REJECTS: dict[str, str] = {
     "box_outside": "a box lies outside the image, or, where that is asked for, ends past it",
     "boxes_disagree": "the source states its boxes twice, and they differ",
     "too_many_boxes": "more boxes of a kind than a question can be about",
-    "crowd": "the source boxes a crowd, not its members",
+    "crowd": "the source boxes a crowd as one region, or only some of the objects",
+    "bad_annotation": "an annotation names no image or category of its file, or spoils the count of its category",
+    "ambiguous_image": "several images share a file name or an id, so that nobody can tell whose boxes these are",
     "count_mismatch": "the source counts another number than it boxes",
     "no_category": "the question is about no category of the boxes' source",
+    "ambiguous_question": "the question names a category, but does not clearly ask how many of it there are",
     "no_instances": "the boxes' source does not have the image",
     "duplicate_id": "the id was there before",
     "duplicate": "the same image content, question and boxes were there before",
@@ -215,6 +319,7 @@ REJECTS: dict[str, str] = {
     "size_mismatch": "the image has another shape than the source says",
     "bad_depth": "the depth is missing, cannot be read, or has another size",
     "depth_hole": "a region has no depth at all",
+    "depth_too_near": "a region is so near that no depth with 3 decimals is within a tenth of the true one",
     "bad_chain": "no valid chain could be made",
 }
 
@@ -257,7 +362,7 @@ class Example:
         images: [RGB image, depth image], or [RGB image] in RGB-only data. Both are ordinary 8-bit images.
         messages: one user and one assistant turn; the chain is the assistant's content.
         depth: the exact depth map (in our own format) for rewards; None in RGB-only data.
-        choices: the possible answers of a closed question, one a line; "" for an open one.
+        choices: the possible answers of a closed question. A JSON line or a table column holds them as `write_choices` does.
         family: kind of question, "" where unknown.
         provenance: source, image hash, depth source, seed, teacher, prompt version, attempts.
     """
@@ -271,7 +376,7 @@ class Example:
     images: tuple[str, ...]
     messages: tuple[Mapping[str, str], ...]
     depth: str | None = None
-    choices: str = ""
+    choices: tuple[str, ...] = ()
     family: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -290,13 +395,15 @@ class Example:
                 "`sif data build` writes examples from records",
                 "not_an_example",
             )
-        if isinstance(row.get("choices"), list):
-            row = {**row, "choices": "\n".join(map(str, row["choices"]))}
         for name, value in row.items():
-            if name not in ("boxes", "images", "messages", "provenance", "depth") and not isinstance(value, str):
+            if name not in ("boxes", "images", "messages", "provenance", "depth", "choices") and not isinstance(value, str):
                 raise RecordError(f"{source}: {name} must be text, got {type(value).__name__}", "not_an_example")
         if not isinstance(row.get("depth"), str | None) or not isinstance(row.get("provenance", {}), dict):
             raise RecordError(f"{source}: depth must be a path and provenance an object", "not_an_example")
+        try:
+            choices = read_choices(row.get("choices"))
+        except ValueError as error:
+            raise RecordError(f"{source}: {error}", "not_an_example") from None
         messages = row["messages"]
         if (
             not isinstance(messages, list)
@@ -314,6 +421,7 @@ class Example:
                 "boxes": _as_tuples(row["boxes"], source),
                 "images": tuple(images),
                 "messages": tuple(messages),
+                "choices": choices,
             }
         )
 
@@ -323,6 +431,7 @@ class Example:
         """
         row = asdict(self)
         row["boxes"] = [list(box) for box in self.boxes]
+        row["choices"] = write_choices(self.choices)
         return row
 
     @property
@@ -334,6 +443,41 @@ class Example:
     def chain(self) -> str:
         """The assistant's turn."""
         return self.messages[1]["content"]
+
+
+def write_choices(choices: Sequence[str]) -> str:
+    """The choices of a question as the text of a table column: a JSON list, or "" for an open question.
+
+    Every example has the same column of text, whether it has choices or not, and a choice may hold a line break.
+
+    Example:
+        >>> write_choices(["red", "blue"])
+        '["red","blue"]'
+    """
+    return to_json(list(choices)) if choices else ""
+
+
+def read_choices(value: Any) -> tuple[str, ...]:
+    """The choices that `write_choices` wrote; also a list or array of texts or numbers, None, and text with one choice a
+    line, as earlier versions wrote it.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value is None:
+        return ()
+    found = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(found, str):
+        listed: Any = None
+        if found.startswith("["):
+            with contextlib.suppress(ValueError, RecursionError):
+                listed = json.loads(found)
+        found = listed if isinstance(listed, list) else found.split("\n") if found else []
+    if not isinstance(found, list | tuple) or not all(
+        isinstance(choice, str | int | float) and not isinstance(choice, bool) for choice in found
+    ):
+        raise ValueError(f"choices must be a list of texts or the JSON text of one, got {str(value)[:100]!r}")
+    return tuple(map(str, found))
 
 
 _REQUIRED_EXAMPLE = {"id", "dataset", "split", "problem", "answer", "boxes", "images", "messages"}
@@ -370,7 +514,7 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
             depth = None if example.depth is None else str(inside(where.parent, example.depth))
         except RecordError as error:
             raise RecordError(f"{source}: {error}", error.code) from None
-        yield Example.from_json({**row, "images": list(images), "depth": depth}, source)
+        yield replace(example, images=images, depth=depth)
 
 
 def _as_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:

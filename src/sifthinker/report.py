@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from sifthinker import __version__
-from sifthinker.boxes import as_boxes
 from sifthinker.chain import Region
+from sifthinker.depth import cached_depth
 from sifthinker.evaluation.completions import Scored
 from sifthinker.files import atomic_write
 from sifthinker.images import load_image
@@ -134,11 +134,11 @@ def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
             score = getattr(item.scores, name)
             value = "–" if score.value is None else f"{score.value:.2f}"
             parts.append(f"{name} {value}" + (f" ({', '.join(score.reasons)})" if score.reasons else ""))
-        thought = Thought(item.question, image, item.reference.depth, item.text)
-        boxes = as_boxes(item.reference.boxes).tolist()
+        depth = None if item.depth is None else cached_depth(item.depth)
+        thought = Thought(item.question, image, depth, item.text)
         answered = item.scores.answer.parts.get("s")
         correct = None if answered is None else answered == 1
-        card = Card(thought, item.id, truth=item.reference.answer, correct=correct, boxes=boxes, note=" · ".join(parts))
+        card = Card(thought, item.id, truth=item.answer, correct=correct, boxes=item.boxes.tolist(), note=" · ".join(parts))
         cards.append(_card(card, number))
     shown = f"{len(scored)} of {total} completions" if len(scored) < total else f"{total} completions"
     return render_page("scored.html", title=title, shown=shown, cards=cards)

@@ -5,24 +5,27 @@ A malformed completion is data: it scores 0 with a reason, and nothing here rais
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sifthinker.boxes import Boxes, Denominator, as_unit_boxes, hierarchical_iou
-from sifthinker.chain import Reading, is_whole_image, read_completion, region_boxes
-from sifthinker.depth import LEAST_DEPTH, DepthMap, cached_depth
-from sifthinker.errors import BoxError, RecordError
+from sifthinker.chain import Reading, Region, is_whole_image, read_completion, region_boxes
+from sifthinker.depth import DepthMap, agrees, cached_depth
+from sifthinker.errors import BoxError, ConfigError, RecordError
 from sifthinker.judges import ModelJudge, Question, Verdict, judge
+from sifthinker.records import read_choices
 
 REWARDS = ("format", "answer", "grounding", "depth")  # the fields of `Scores`, in the order in which they are shown
 
-DEPTH_TOLERANCE = 0.1
-
 Completion = str | Sequence[Mapping[str, Any]]
+
+# What the grounding reward pays for correcting the focus; see `score_grounding`.
+Correction = Literal["own", "group", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
         BoxError: boxes that are none, or not fractions of the image.
         DepthError: a depth file that cannot be read.
         RecordError: an answer that is no text, or a depth that is neither a path nor a map.
+        ValueError: choices that are no list, see `records.read_choices`.
     """
     answer, depth, choices = row["answer"], row.get("depth"), row.get("choices")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
@@ -90,7 +94,7 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
         answer=str(answer),
         boxes=_truth_boxes(row["boxes"]),
         depth=cached_depth(depth) if isinstance(depth, str) else depth,
-        choices=split_choices(None if choices is None else [choices], 0),
+        choices=read_choices(choices),
     )
 
 
@@ -103,7 +107,12 @@ def _truth_boxes(boxes: ArrayLike) -> Boxes:
 
 
 def score_completion(
-    text: str, reference: Reference, *, previous: float | None = None, denominator: Denominator = "max"
+    text: str,
+    reference: Reference,
+    *,
+    previous: float | None = None,
+    denominator: Denominator = "max",
+    opened: bool | None = None,
 ) -> Scores:
     """All four scores of a completion, which is parsed once.
 
@@ -112,8 +121,9 @@ def score_completion(
         reference: what is right.
         previous: mean answer score of this sample's group the last time it was seen; None on the first visit.
         denominator: see `boxes.paired_iou`.
+        opened: see `chain.read_completion`.
     """
-    reading = read_completion(text, depth=reference.depth is not None)
+    reading = read_completion(text, depth=reference.depth is not None, opened=opened)
     return Scores(
         score_format(reading),
         score_answer(reading, reference.answer, reference.choices, previous=previous),
@@ -157,21 +167,31 @@ def score_answer(
 
 
 def score_grounding(
-    reading: Reading, boxes: ArrayLike, *, denominator: Denominator = "max", correction: bool = True
+    reading: Reading,
+    boxes: ArrayLike,
+    *,
+    denominator: Denominator = "max",
+    correction: Correction = "own",
+    others: Sequence[float] = (),
 ) -> Score:
     """h_end + max(0, h_end − h_start): where the focus ends, and how far it was corrected.
 
     h is the hierarchical IoU with the record's boxes, h_end that of the last area, h_start that of the first area which
-    is not the whole image.
+    is not the whole image. The paper's term pays for a bad start: a perfect chain earns up to 1 more with a decoy before its
+    last area. `group` measures the gain from where the *other* completions of the group started, which no completion can
+    lower for itself.
 
     Args:
         reading: the completion.
         boxes: (N, 4) unit xyxy, the record's.
         denominator: see `boxes.paired_iou`.
-        correction: False leaves h_end alone, to ablate the second term.
+        correction: `own`, the paper's; `group`, h_start is the mean of `others`; `off`, h_end alone.
+        others: for `group`, h_start of the group's other completions that have an area; with none there is no gain.
+    Returns:
+        The score; its parts are `start` (h_start), `end` (h_end) and `gain` (h_end − h_start).
     Raises:
         BoxError: no boxes, or boxes that are not fractions of the image.
-    Source: SIFThinker's correction-enhanced grounding reward.
+    Source: SIFThinker's correction-enhanced grounding reward; `group` is ours.
     """
     truth = _truth_boxes(boxes)
     if not reading.areas:
@@ -180,33 +200,62 @@ def score_grounding(
     last = reading.areas[-1]
     end = hierarchical_iou(region_boxes(last), truth, denominator=denominator)
     start = end if first is last else hierarchical_iou(region_boxes(first), truth, denominator=denominator)
-    earned = max(0.0, end - start) if correction else 0.0
-    return Score(end + earned, {"start": start, "end": end, "gain": end - start})
+    return _with_gain(start, end, correction, others)
 
 
-def score_depth(reading: Reading, depth: DepthMap | None) -> Score:
+def as_correction(value: Any) -> Correction:
+    """A correction by its name; True is `own` and False is `off`, which is also what YAML makes of a bare `off`.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    found = {True: "own", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    if found not in get_args(Correction):
+        raise ConfigError(f"correction must be own, group or off, got {value!r}")
+    return cast("Correction", found)
+
+
+def _with_gain(start: float, end: float, correction: Correction, others: Sequence[float]) -> Score:
+    baseline = {"own": start, "group": math.fsum(others) / len(others) if others else end, "off": end}[correction]
+    return Score(end + max(0.0, end - baseline), {"start": start, "end": end, "gain": end - start})
+
+
+def score_depth(reading: Reading, depth: DepthMap | None, *, repeats: bool = False) -> Score:
     """The share of regions, over all areas, whose stated depth is within a tenth of the true mean in the stated box.
 
     A true mean below 1/255 counts as 1/255. Regions that lie wholly in sensor holes have no true depth and are left out.
 
+    Args:
+        reading: the completion.
+        depth: the image's depth; None gives no score.
+        repeats: count every statement, as the paper does. Otherwise a box counts once in an area, and an area with the boxes
+            of the one before it does not count: twenty whole-image areas are not twenty easy points.
     Source: SIFThinker's depth consistency reward.
     """
     if depth is None:
         return Score(None, {}, ("no_depth",))
-    regions = [region for area in reading.areas for region in area]
+    regions = [region for area in (reading.areas if repeats else _without_repeats(reading.areas)) for region in area]
     if not regions:
         return Score(0.0, {}, ("no_area",))
-    truth = depth.mean(region_boxes(regions)).astype(np.float64)
+    truth = depth.mean(region_boxes(regions))
     stated = np.array([np.nan if region.depth is None else region.depth for region in regions])
     known = ~np.isnan(truth)
     if not known.any():
         return Score(None, {}, ("no_depth",))
-    truth = np.maximum(truth, LEAST_DEPTH)
-    bound = DEPTH_TOLERANCE * truth
-    # Twelve digits: 0.11 against 0.1 differs by exactly a tenth, and floating point must not decide it.
-    right = np.round(np.abs(stated - truth) - bound, 12) <= 0
-    share = float(right[known].mean())
+    share = float(agrees(stated, truth)[known].mean())
     return Score(share, {"regions": float(known.sum())}, () if share == 1 else ("depth_off",))
+
+
+def _without_repeats(areas: Sequence[Sequence[Region]]) -> Iterator[list[Region]]:
+    """Areas that do not repeat their predecessor's boxes, each box once: the first statement counts."""
+    before: set[tuple[float, ...]] = set()
+    for area in areas:
+        once: dict[tuple[float, ...], Region] = {}
+        for region in area:
+            once.setdefault(region.box, region)
+        if once.keys() != before:
+            yield list(once.values())
+        before = set(once)
 
 
 class Ledger:
@@ -229,13 +278,20 @@ class Ledger:
 
 
 def format_reward(
-    completions: Sequence[Completion], depth: Sequence[DepthMap | str | None] | None = None, **columns: Any
+    completions: Sequence[Completion],
+    depth: Sequence[DepthMap | str | None] | None = None,
+    *,
+    opened: bool | None = None,
+    **columns: Any,
 ) -> list[float | None]:
-    """TRL reward function of `score_format`. Without a `depth` column, chains are held to state depths."""
-    return [
-        score_format(read_completion(completion_text(item), depth=depth is None or depth[index] is not None)).value
-        for index, item in enumerate(completions)
-    ]
+    """TRL reward function of `score_format`. Without a `depth` column, chains are held to state depths.
+
+    Args:
+        completions: texts or messages.
+        depth: the column of depth maps; only whether there is one matters.
+        opened: see `chain.read_completion`.
+    """
+    return [score_format(reading).value for reading in _readings(completions, depth, opened)]
 
 
 def answer_reward(
@@ -246,7 +302,7 @@ def answer_reward(
 ) -> list[float | None]:
     """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
     return [
-        score_answer(read_completion(completion_text(item)), answer[index], split_choices(choices, index)).value
+        score_answer(read_completion(completion_text(item)), answer[index], _choices_of(choices, index)).value
         for index, item in enumerate(completions)
     ]
 
@@ -285,7 +341,7 @@ class AnswerReward:
         **columns: Any,
     ) -> list[float | None]:
         readings = [read_completion(completion_text(item)) for item in completions]
-        options = [split_choices(choices, index) for index in range(len(readings))]
+        options = [_choices_of(choices, index) for index in range(len(readings))]
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
         if self.judge is not None:
             said = {
@@ -309,43 +365,93 @@ class AnswerReward:
         return [score.value for score in scores]
 
 
+class GroundingReward:
+    """TRL reward function of `score_grounding`. Columns: `boxes`, (N, 4) unit xyxy a sample; for `group` also `id`.
+
+    Args:
+        denominator: see `boxes.paired_iou`.
+        correction: see `score_grounding`. With `group`, completions of one `id` are one group.
+
+    Attributes:
+        gather: makes one list of every process's (sample id, h_start) pairs; a trainer sets it, so that a group that is
+            spread over processes is seen whole.
+    """
+
+    __name__ = "grounding_reward"  # TRL names the reward's metrics by it
+
+    def __init__(self, *, denominator: Denominator = "max", correction: Correction | bool = "own") -> None:
+        self.denominator = denominator
+        self.correction = as_correction(correction)
+        self.gather: Callable[[list[tuple[str, float]]], list[tuple[str, float]]] = list
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        boxes: Sequence[ArrayLike],
+        depth: Sequence[DepthMap | str | None] | None = None,
+        id: Sequence[str] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        readings = _readings(completions, depth)
+        alone: Correction = "off" if self.correction == "group" else self.correction
+        scores = [
+            score_grounding(reading, boxes[index], denominator=self.denominator, correction=alone)
+            for index, reading in enumerate(readings)
+        ]
+        focused = [index for index, reading in enumerate(readings) if reading.areas]
+        if self.correction == "group":
+            if id is None:
+                raise ConfigError("grounding_reward: correction 'group' needs a column `id` that says which group is whose")
+            starts: dict[str, list[float]] = {}
+            for sample, start in self.gather([(id[index], scores[index].parts["start"]) for index in focused]):
+                starts.setdefault(sample, []).append(start)
+            for index in focused:
+                parts = scores[index].parts
+                others = list(starts[id[index]])
+                others.remove(parts["start"])
+                scores[index] = _with_gain(parts["start"], parts["end"], "group", others)
+        if log_metric is not None and focused:
+            for name, part in (("first", "start"), ("final", "end")):
+                log_metric(f"chain/{name}_hiou", sum(scores[index].parts[part] for index in focused) / len(focused))
+        return [score.value for score in scores]
+
+
 def grounding_reward(
     completions: Sequence[Completion],
     boxes: Sequence[ArrayLike],
     depth: Sequence[DepthMap | str | None] | None = None,
     *,
     denominator: Denominator = "max",
-    correction: bool = True,
+    correction: Correction | bool = "own",
     **columns: Any,
 ) -> list[float | None]:
-    """TRL reward function of `score_grounding`. Columns: `boxes`, (N, 4) unit xyxy a sample."""
-    readings = [
-        read_completion(completion_text(item), depth=depth is None or depth[index] is not None)
-        for index, item in enumerate(completions)
-    ]
-    return [
-        score_grounding(reading, boxes[index], denominator=denominator, correction=correction).value
-        for index, reading in enumerate(readings)
-    ]
+    """TRL reward function of `score_grounding` within one process; see `GroundingReward` for columns and settings."""
+    return GroundingReward(denominator=denominator, correction=correction)(completions, boxes, depth, **columns)
 
 
 def depth_reward(
-    completions: Sequence[Completion], depth: Sequence[DepthMap | str | None], **columns: Any
+    completions: Sequence[Completion], depth: Sequence[DepthMap | str | None], *, repeats: bool = False, **columns: Any
 ) -> list[float | None]:
     """TRL reward function of `score_depth`. Column `depth`: a DepthMap, the path of one in our own format, or None."""
-    rewards = []
-    for item, truth in zip(completions, depth, strict=True):
-        known = cached_depth(truth) if isinstance(truth, str) else truth
-        rewards.append(score_depth(read_completion(completion_text(item)), known).value)
-    return rewards
+    readings = _readings(completions, depth)
+    maps = [cached_depth(truth) if isinstance(truth, str) else truth for truth in depth]
+    return [score_depth(reading, known, repeats=repeats).value for reading, known in zip(readings, maps, strict=True)]
 
 
-def split_choices(choices: Sequence[Sequence[str] | str] | None, index: int) -> tuple[str, ...]:
-    """One sample's choices from a column of lists, or of lines of text as examples hold them."""
-    value = None if choices is None or not len(choices) else choices[index]
-    if value is None:
-        return ()
-    return tuple(value.split("\n") if value else ()) if isinstance(value, str) else tuple(map(str, value))
+def _readings(
+    completions: Sequence[Completion], depth: Sequence[DepthMap | str | None] | None, opened: bool | None = None
+) -> list[Reading]:
+    """Each completion read; without a `depth` column, chains are held to state depths."""
+    return [
+        read_completion(completion_text(item), depth=depth is None or depth[index] is not None, opened=opened)
+        for index, item in enumerate(completions)
+    ]
+
+
+def _choices_of(column: Sequence[Any] | None, index: int) -> tuple[str, ...]:
+    """One sample's choices from a column of lists or of text, see `records.read_choices`."""
+    return () if column is None or not len(column) else read_choices(column[index])
 
 
 def completion_text(completion: Completion) -> str:

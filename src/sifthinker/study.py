@@ -27,6 +27,7 @@ from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.report import study_page, write_page
 from sifthinker.thinker import Thinker
 from sifthinker.training.config import make_config
+from sifthinker.training.fingerprint import model_fingerprint
 from sifthinker.world.questions import DECIMALS, ScriptedTeacher, write_world
 from sifthinker.world.scenes import REFERENCE_SIZE
 
@@ -79,14 +80,15 @@ ARMS = {
         ),
         Arm("grpo-sif", "+ GRPO-SIF", grpo={}),
         Arm("no-progress", "GRPO-SIF without progress", grpo={"reward_terms": {"progress": False}}),
-        Arm("no-correction", "GRPO-SIF without correction", grpo={"reward_terms": {"correction": False}}),
+        Arm("no-correction", "GRPO-SIF without correction", grpo={"reward_terms": {"correction": "off"}}),
+        Arm("group-correction", "GRPO-SIF, correction against the group", grpo={"reward_terms": {"correction": "group"}}),
         Arm("no-grounding", "GRPO-SIF without grounding", grpo={"rewards": {"grounding": 0}}),
         Arm("no-depth-reward", "GRPO-SIF without the depth reward", grpo={"rewards": {"depth": 0}}),
         Arm("rgb", "SFT and GRPO-SIF, RGB only", grpo={}, data="rgb"),
         Arm(
             "release",
             "SFT and GRPO-SIF, the release's expansion and pair IoU",
-            grpo={"reward_terms": {"denominator": "min"}},
+            grpo={"reward_terms": {"denominator": "min", "depth_repeats": True}},
             data="release",
         ),
     )
@@ -133,8 +135,16 @@ class Schedule:
 STUDY = Schedule(questions=12_000, sft_steps=400, grpo_steps=120, grpo_questions=320, test_questions=648)
 SHORT = Schedule(questions=54, sft_steps=4, sft_batch=8, grpo_steps=2, prompts=2, grpo_questions=2, test_questions=9)
 
+# Folders that a lab writes, and may delete.
+_STAGES = (
+    *_EXPANSIONS,
+    "world",
+    *(f"sft-{data}" for data in (*_EXPANSIONS, "answers")),
+    *(f"grpo-{arm}" for arm in ARMS),
+)
 _MARKER = "lab.json"  # says whose run a folder holds
 _SEED = "seed-"  # and its number: a study's folder of a seed
+_NUMBERS = "study.json"
 _PAGE = "study.html"
 
 
@@ -150,7 +160,7 @@ class Lab:
         seed: of the training questions, the order and the sampling. Test questions are the same for all.
         base: model to start from.
     Raises:
-        ConfigError: the folder holds another schedule, seed or base.
+        ConfigError: the folder holds another schedule, seed or base, or something of somebody else's where a stage would go.
         SIFError: the folder cannot be written.
     """
 
@@ -164,10 +174,16 @@ class Lab:
     def __post_init__(self) -> None:
         make_folder(self.folder)
         mine = _marker(self.schedule, self.base, self.seed)
-        if (self.folder / _MARKER).is_file():
+        if Lab.is_in(self.folder):
             _check_marker(self.folder, mine)
         else:
+            refuse_foreign(self.folder, (*_STAGES, *map(_measurement, ARMS)))
             atomic_write(self.folder / _MARKER, to_json(mine) + "\n")
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a folder is a lab's."""
+        return (folder / _MARKER).is_file()
 
     @staticmethod
     def clear(folder: Path) -> None:
@@ -178,11 +194,9 @@ class Lab:
         """
         if not folder.is_dir() or not any(folder.iterdir()):
             return
-        if not (folder / _MARKER).is_file():
+        if not Lab.is_in(folder):
             raise ConfigError(f"{folder} is not empty and holds no run of ours; --fresh deletes only what it wrote")
-        for data in _EXPANSIONS:
-            shutil.rmtree(folder / data, ignore_errors=True)
-        for name in ("world", *(f"sft-{data}" for data in (*_EXPANSIONS, "answers")), *(f"grpo-{arm}" for arm in ARMS)):
+        for name in _STAGES:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in (*map(_measurement, ARMS), _MARKER):
             (folder / name).unlink(missing_ok=True)
@@ -335,12 +349,14 @@ def run_study(
     Returns:
         The page.
     Raises:
-        ConfigError: an unknown arm, or a folder of another study.
+        ConfigError: an unknown arm, a folder of another study, or one with files of somebody else's where ours would go.
     """
     unknown = [name for name in arms if name not in ARMS]
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
     folders = {seed: output / f"{_SEED}{seed}" for seed in seeds}
+    if not _is_study(output):
+        refuse_foreign(output, (_NUMBERS, _PAGE))
     if fresh:
         for folder in folders.values():
             Lab.clear(folder)
@@ -359,9 +375,33 @@ def run_study(
 def _write(output: Path, schedule: Schedule, base: str) -> Path:
     """Write a study's numbers and its page, of all that is finished; returns the page."""
     summary = summarise_study(_finished(output, schedule, base), schedule)
-    atomic_write(output / "study.json", json.dumps(summary, indent=1) + "\n")
+    atomic_write(output / _NUMBERS, json.dumps(summary, indent=1) + "\n")
     write_page(output / _PAGE, study_page(summary, METRICS, REFERENCES))
     return output / _PAGE
+
+
+def _is_study(output: Path) -> bool:
+    """Whether a folder holds a study: a seed of one, or the numbers."""
+    if any(output.glob(f"{_SEED}*/{_MARKER}")):
+        return True
+    try:
+        found = json.loads((output / _NUMBERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"version", "schedule", "arms"}
+
+
+def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder that is not ours and holds something under one of our names.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for name in names:
+        if (folder / name).exists():
+            raise ConfigError(
+                f"{folder / name} is not of a run of ours and would be overwritten; choose another folder with -o"
+            )
 
 
 def _finished(output: Path, schedule: Schedule, base: str) -> Measured:
@@ -384,11 +424,17 @@ def _read_rows(folder: Path, arm: str) -> list[Row] | None:
     path = folder / _measurement(arm)
     if not path.is_file():
         return None
-    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    rows = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    for row in rows:
+        # Measured before the first HIoU was a metric of its own: it is the final one less the gain.
+        final, gain = row.values["final HIoU"], row.values["correction gain"]
+        row.values.setdefault("first HIoU", None if final is None or gain is None else final - gain)
+    return rows
 
 
 def _marker(schedule: Schedule, base: str, seed: int) -> dict[str, Any]:
-    return {"schedule": asdict(schedule), "seed": seed, "base": base, "version": __version__}
+    content = model_fingerprint(base)
+    return {"schedule": asdict(schedule), "seed": seed, "base": base, "base_content": content, "version": __version__}
 
 
 def _check_marker(folder: Path, mine: Mapping[str, Any]) -> None:
@@ -398,6 +444,7 @@ def _check_marker(folder: Path, mine: Mapping[str, Any]) -> None:
         ConfigError: it is another's.
     """
     theirs = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    theirs.setdefault("base_content", mine["base_content"])  # folders of an older version do not state it
     if theirs != mine:
         raise ConfigError(f"{folder} holds another run: {_difference(theirs, mine)}; use --fresh or another -o")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from sifthinker.chain import Reading, Region, find_steps, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError
-from sifthinker.models import complete, load_for_inference
+from sifthinker.models import complete, load_for_inference, opened_by_template, special_tokens
 from sifthinker.prompts import user_prompt
 
 
@@ -26,10 +26,10 @@ class Thought:
         question: what was asked.
         image: upright RGB.
         depth: the image's depth; None in RGB-only work.
-        text: what the model wrote, as it wrote it.
+        text: what the model wrote, as it wrote it, after what its chat template opened for it (`<think>`).
         seconds: time it took, shared evenly over a batch.
         complete: whether the model ended by itself; False when it ran out of tokens.
-        direct: whether the answer alone was asked for: then all of the text is the answer.
+        direct: whether the answer alone was asked for: then the whole text is the answer, or what follows its `</think>`.
     """
 
     question: str
@@ -43,12 +43,12 @@ class Thought:
     @cached_property
     def reading(self) -> Reading:
         """Problems, areas and answer, parsed once."""
-        return read_completion(self.text, depth=self.depth is not None)
+        return read_completion(self.text, depth=self.depth is not None, opened=False)
 
     @property
     def answer(self) -> str | None:
-        """The answer, or None when there is none to be read."""
-        return (self.text or None) if self.direct else self.reading.answer
+        """The answer, or None when there is none to be read. Of a direct one, what comes after any reasoning."""
+        return (self.text.rpartition("</think>")[2].strip() or None) if self.direct else self.reading.answer
 
     @cached_property
     def steps(self) -> list[tuple[tuple[Region, ...], str]]:
@@ -69,6 +69,8 @@ class Thinker:
         self.model = model
         self.processor = processor
         self.max_new_tokens = max_new_tokens
+        self._opening = opened_by_template(processor)
+        self._special = special_tokens(processor)
 
     @classmethod
     def load(
@@ -112,12 +114,12 @@ class Thinker:
         Returns:
             One thought a task, in order.
         Raises:
-            ImageError: a question holds the model's own placeholder for images.
+            ImageError: a question holds a special token of the model, for instance its placeholder for images.
         """
-        placeholder = getattr(self.processor, "image_token", None)
         for _, question, _ in tasks:
-            if placeholder and placeholder in question:
-                raise ImageError(f"the question holds {placeholder!r}, which stands for an image in this model; rephrase it")
+            token = self._special.search(question)
+            if token:
+                raise ImageError(f"the question holds {token[0]!r}, a special token of this model; rephrase it")
         images = [[image, depth.view()] if depth is not None else [image] for image, _, depth in tasks]
         conversations = [
             [
@@ -136,7 +138,8 @@ class Thinker:
             self.model, self.processor, conversations, images, max_new_tokens=self.max_new_tokens, **sampling
         )
         seconds = (time.monotonic() - started) / len(tasks)
+        opening = "" if direct else self._opening
         return [
-            Thought(question, image, depth, completion.text, seconds, completion.ended, direct)
+            Thought(question, image, depth, opening + completion.text, seconds, completion.ended, direct)
             for (image, question, depth), completion in zip(tasks, completions, strict=True)
         ]

@@ -11,6 +11,7 @@ import base64
 import io
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sifthinker.chain import Region, find_steps
-from sifthinker.errors import RecordError
+from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, make_folder, read_jsonl, to_json
 from sifthinker.images import load_image
 from sifthinker.records import examples_file, read_examples
@@ -26,6 +27,15 @@ from sifthinker.report import render_page
 
 PER_PART = 200
 _EMBEDDED_SIDE = 512
+# What the files of our pages hold in their first bytes, in this version and in those before it.
+_MARKS = {
+    "index.html": re.compile(rb'<script src="show\.js"></script>\s*<script src="index\.js"></script>'),
+    "index.js": re.compile(rb"\Asif\.index\("),
+    "show.js": re.compile(rb"\bconst sif = \("),
+}
+_PART = re.compile(r"part-[0-9]+\.js")
+_PART_MARK = re.compile(rb"\Asif\.part\(")
+_BYTES = 1 << 16
 _SEARCHED = 160  # characters of a question that the list shows and the search box sees
 
 
@@ -40,19 +50,22 @@ def write_viewer(
 
     Args:
         dataset: folder or examples file, of any origin, in our form.
-        out: folder to write. Unless images are embedded it must stay where it is in relation to the dataset.
+        out: folder to write; pages of ours in it are replaced. Unless images are embedded it must stay where it is in
+            relation to the dataset.
         embed: put the images into the pages, at most 512 pixels wide and high, so that the folder can be sent to somebody.
         progress: called with the number of examples and rejects that are done.
     Returns:
         Number of examples and of rejects.
     Raises:
+        ConfigError: the folder holds a file of somebody else's where a page would go; nothing is written or deleted.
         RecordError: no dataset, or a line that is no example: `sif data check` names them all.
         ImageError: an image cannot be read (only with `embed`).
         SIFError: the folder cannot be written.
     """
     where = examples_file(dataset)
+    _refuse_foreign(Path(out))
     folder = make_folder(out)
-    for old in folder.glob("part-*.js"):
+    for old in _parts(folder):
         old.unlink()
     rows: list[list[Any]] = []
     entries = itertools.chain(_examples(where, folder, embed), _rejects(where.parent / "rejects.jsonl"))
@@ -74,6 +87,27 @@ def write_viewer(
     return len(rows) - rejects, rejects
 
 
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("part-*.js") if _PART.fullmatch(path.name))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds a file of somebody else's where one of ours would go, or would be deleted."""
+    for path, mark in [
+        *((folder / name, mark) for name, mark in _MARKS.items()),
+        *((p, _PART_MARK) for p in _parts(folder)),
+    ]:
+        try:
+            with open(path, "rb") as stream:
+                ours = mark.search(stream.read(_BYTES))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read: {error.strerror}; choose another folder") from None
+        if not ours:
+            raise ConfigError(f"{path} is not a page of `sif data show` and would be overwritten; choose another folder")
+
+
 def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
     for example in read_examples(where):
         steps = find_steps(example.chain, depth=example.depth is not None)
@@ -84,7 +118,7 @@ def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
             "family": example.family,
             "question": example.problem,
             "answer": example.answer,
-            "choices": example.choices.splitlines(),
+            "choices": list(example.choices),
             "targets": [list(box) for box in example.boxes],
             "images": [_embedded(image) if embed else _address(image, out) for image in example.images],
             "steps": [_step(regions, words) for regions, words in steps],

@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from sifthinker.chain import check_chain, parse_chain
 from sifthinker.depth import DepthMap
 from sifthinker.engine.build import FIRST_FAILURES, OUTAGES_IN_A_ROW, Counts, Engine
+from sifthinker.engine.checks import check_dataset
 from sifthinker.engine.estimators import DepthSource, GivenDepth, NoDepth
+from sifthinker.engine.expansion import Expansion
 from sifthinker.engine.teachers import Attempt, Task
 from sifthinker.errors import ConfigError, EndpointError, RecordError
 from sifthinker.records import Record, Reject, read_examples
@@ -42,6 +48,18 @@ class Wrong(Plain):
 
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
         return "no"
+
+
+class Fixed:
+    """A source of one depth map."""
+
+    name = "fixed"
+
+    def __init__(self, depth: DepthMap) -> None:
+        self._depth = depth
+
+    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
+        return self._depth
 
 
 def records(count: int, image: str = "cat.png") -> Iterator[Record | Reject]:
@@ -104,6 +122,54 @@ class TestExamples:
         assert '"depth":0.004' in example.chain
         assert depth_reward([example.chain], [example.depth]) == [1]
 
+    @pytest.mark.parametrize(
+        ("true", "decimals", "stated"),
+        [
+            (0.013, 2, "0.013"),  # 0.01 is 23 % off
+            (0.013, 3, "0.013"),
+            (0.0102, 2, "0.01"),  # 2 % off
+            (0.5, 2, "0.50"),
+            (0.004, 2, "0.004"),
+        ],
+    )
+    def test_depths_are_stated_as_exactly_as_the_reward_asks(
+        self, photo_folder: Path, tmp_path: Path, true: float, decimals: int, stated: str
+    ) -> None:
+        DepthMap(np.full((20, 40), true)).write(photo_folder / "cat.depth.png")
+        built = engine(photo_folder, expansion=Expansion(decimals=decimals))
+        built.build(lambda: records(1), tmp_path / "out")
+        (example,) = read_examples(tmp_path / "out")
+        assert f'"depth":{stated}}}' in example.chain
+        assert depth_reward([example.chain], [example.depth]) == [1]
+        assert all(len(side.split(".")[1]) == decimals for side in re.findall(r"[\[,](\d\.\d+)", example.chain))
+
+    @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3]), st.sampled_from(["floats", "levels", "holes"]))
+    @settings(max_examples=60)
+    def test_gold_chains_earn_the_depth_reward_or_are_rejected(self, seed: int, decimals: int, form: str) -> None:
+        draw = np.random.default_rng(seed)
+        shape = tuple(draw.integers(1, 40, 2))
+        # Most maps have much that is near: that is where decimals are too coarse.
+        values = draw.random(shape) ** draw.choice([1, 4, 16]) * draw.choice([1, 0.1, 0.01])
+        if form == "levels":
+            depth = DepthMap.from_levels((values * 255).astype(np.uint8))
+        else:
+            depth = DepthMap(values, draw.random(shape) < 0.7 if form == "holes" else None)
+        left, top = draw.uniform(0, 0.9, 2)
+        box = (left, top, *draw.uniform((left + 0.01, top + 0.01), 1))
+        record = Record("r", "i.png", "What is it?", "cat", (box,), source="f:1")
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            Image.new("RGB", (shape[1], shape[0])).save(root / "i.png")
+            settings = Expansion(decimals=decimals)
+            result = asyncio.run(
+                engine(root, depth=Fixed(depth), expansion=settings, seed=seed).example(record, root / "out")
+            )
+            if isinstance(result, Reject):
+                assert result.code in ("depth_too_near", "depth_hole", "bad_chain")
+            else:
+                assert check_chain(result.chain) == []
+                assert depth_reward([result.chain], [str(root / "out" / result.depth)]) == [1]
+
     def test_columns_keep_their_types_in_files_of_many_megabytes(self, photo_folder: Path, tmp_path: Path) -> None:
         """Readers infer types from the first block; a list that is empty all through it would have none."""
         datasets = pytest.importorskip("datasets")
@@ -133,6 +199,27 @@ class TestExamples:
         assert (example.depth, len(example.images)) == (None, 1)
         assert check_chain(example.chain, depth=False) == []
         assert "depth" not in example.prompt
+
+    @pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF"])
+    def test_training_sees_the_picture_that_the_teacher_saw(self, tmp_path: Path, form: str) -> None:
+        datasets = pytest.importorskip("datasets")
+        picture = Image.new("RGBA", (40, 20))  # transparent, stored as black, with a black bar
+        picture.paste((0, 0, 0, 255), (20, 0, 40, 20))
+        picture.save(tmp_path / "cat.png", form, **({"lossless": True} if form == "WEBP" else {}))
+        seen = []
+
+        class Sees(Plain):
+            async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+                seen.append(task.load_image())
+                return await super().reply(task, earlier)
+
+        assert engine(tmp_path, Sees(), depth=NoDepth()).build(lambda: records(1), tmp_path / "out").accepted == 1
+        (example,) = read_examples(tmp_path / "out")
+        rows = datasets.Dataset.from_dict({"image": list(example.images)}).cast_column("image", datasets.Image())
+        for image in (*seen, rows[0]["image"].convert("RGB")):
+            assert image.mode == "RGB"
+            assert np.asarray(image)[10, [5, 35]].tolist() == [[255] * 3, [0] * 3]
+        assert list(check_dataset(tmp_path / "out")) == []
 
     def test_images_that_must_be_turned_are_written_anew(self, tmp_path: Path) -> None:
         exif = Image.Exif()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -68,6 +70,7 @@ def last_area(row: dict, old: str, new: str) -> None:
         (lambda row: row.update(boxes=[[0.0, 0.0, 0.1, 0.1]]), "boxes_disagree"),
         (lambda row: last_area(row, '"depth":0.', '"depth":0.0'), "depth_off"),
         (lambda row: row.update(answer="never", choices=""), "answer_disagrees"),
+        (lambda row: row["messages"][0].update(content="What is in <image>?"), "placeholder"),
     ],
 )
 def test_one_thing_wrong(dataset: Path, change: Callable[[dict], object], code: str) -> None:
@@ -91,6 +94,47 @@ def test_files_that_are_wrong(dataset: Path) -> None:
     (dataset / row["depth"]).write_bytes(b"no depth")
     assert "bad_depth" in codes(dataset)
     assert codes(dataset, files=False) == []
+
+
+def test_depth_is_read_as_training_reads_it(dataset: Path) -> None:
+    """A file that could be read by other rules is a finding, for rewards read our own format alone."""
+    row = rows(dataset)[1]
+    depth = DepthMap.read(dataset / row["depth"])
+    foreign: dict[str, Callable[[Path], object]] = {
+        "colours": lambda path: depth.coloured().save(path, "PNG"),
+        "grey": lambda path: Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(path, "PNG"),
+        "floats": lambda path: Image.fromarray(depth.values).save(path, "TIFF"),
+        "array": lambda path: path.write_bytes(_npy(depth.values)),
+    }
+    for name, write in foreign.items():
+        write(dataset / row["depth"])
+        (finding,) = check_dataset(dataset)
+        assert (finding.code, "encoding 'sif'" in finding.message) == ("bad_depth", True), name
+    Image.fromarray((depth.values * 65535).round().astype(np.uint16)).save(dataset / row["depth"])  # of older versions
+    assert codes(dataset) == []
+
+
+def _npy(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def test_images_that_trainers_would_see_otherwise(dataset: Path) -> None:
+    row = rows(dataset)[1]
+    path = dataset / row["images"][0]
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    opaque = picture.convert("RGBA")
+    opaque.save(path)
+    assert codes(dataset) == []
+    opaque.putpixel((0, 0), (0, 0, 0, 0))
+    opaque.save(path)
+    assert codes(dataset) == ["not_plain_rgb"]
+    picture.save(path, transparency=picture.getpixel((0, 0)))
+    assert codes(dataset) == ["not_plain_rgb"]
+    Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 200).save(path)
+    assert codes(dataset) == ["not_plain_rgb"]
 
 
 def test_an_image_that_is_cut_off(dataset: Path) -> None:
@@ -140,6 +184,7 @@ RELEASE = {
         ({"messages": RELEASE["messages"][:1]}, ["bad_messages"]),
         ({"images": ["a.png"]}, ["bad_images"]),
         ({"images": ["a.png", "none.png"]}, ["missing_image"]),
+        ({"images": ["a.png", "clear.png"]}, ["not_plain_rgb"]),
         ({"normalized_solution_round": {"bbox_3d": [[0.7, 0.7, 0.9, 0.9, 0.4]]}}, ["boxes_disagree"]),
         ({"normalized_solution_round": {"bbox_3d": [1, 2]}}, ["not_an_example"]),
         ({"messages": [RELEASE["messages"][0], {"role": "assistant", "content": "a cat"}]}, ["bad_chain"]),
@@ -148,6 +193,7 @@ RELEASE = {
 def test_the_releases_layout(tmp_path: Path, change: dict, wanted: list[str]) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
+    Image.new("RGBA", (8, 8)).save(tmp_path / "clear.png")
     (tmp_path / "sif.json").write_text(json.dumps([RELEASE | change]))
     assert codes(tmp_path / "sif.json") == wanted
 

@@ -34,6 +34,28 @@ class TestGiven:
         found = GivenDepth("grey8", "low").depth(named("grey.png"), photo_folder, image)
         assert found.values[0, 0] == pytest.approx(0.2)
 
+    @pytest.mark.parametrize("suffix", [".npy", ".npz", ".tiff", ".tif", ".pfm"])
+    def test_distances_beside_the_image(self, photo_folder: Path, suffix: str) -> None:
+        (photo_folder / "cat.depth.png").unlink()
+        metres = np.tile(np.linspace(1, 3, 40, dtype=np.float32), (20, 1))
+        metres[0, :2] = (10000, np.nan)
+        path = photo_folder / f"cat.depth{suffix}"
+        if suffix.startswith(".np"):
+            np.save(path, metres) if suffix == ".npy" else np.savez(path, depth=metres)
+        else:
+            Image.fromarray(metres).save(path, "PPM" if suffix == ".pfm" else None)
+        image = Image.open(photo_folder / "cat.png")
+        found = GivenDepth("metres", holes=[10000]).depth(CAT, photo_folder, image)
+        np.testing.assert_allclose(found.values[1], np.linspace(0, 1, 40), atol=1e-6)
+        assert np.argwhere(~found.valid).tolist() == [[0, 0], [0, 1]]
+        with pytest.raises(DepthError, match=rf"cat\.depth\{suffix}: .*--depth-encoding"):
+            GivenDepth().depth(CAT, photo_folder, image)
+
+    @pytest.mark.parametrize("options", [{"encoding": "inverse", "near": "low"}, {"holes": [np.nan]}, {"encoding": "png"}])
+    def test_settings_that_no_file_fits_are_refused_at_once(self, options: dict) -> None:
+        with pytest.raises(DepthError):
+            GivenDepth(**options)
+
     @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd"])
     def test_never_outside_the_folder(self, photo_folder: Path, path: str) -> None:
         with pytest.raises(DepthError, match="outside"):

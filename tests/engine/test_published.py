@@ -83,10 +83,10 @@ class TestCOCO:
         many = {**COCO, "annotations": [COCO["annotations"][0]] * 21}
         assert codes(list(read_source(write(tmp_path / "i.json", many)))) == ["too_many_boxes"]
 
-    @pytest.mark.parametrize("spoil", [{"images": 5}, {"annotations": [{"image_id": 9}]}, {"categories": [{}]}])
-    def test_other_json_is_refused(self, tmp_path: Path, spoil: dict) -> None:
-        with pytest.raises(RecordError, match="wanted COCO instances"):
-            list(read_source(write(tmp_path / "i.json", {**COCO, **spoil}), format="coco"))
+    @pytest.mark.parametrize("value", [{**COCO, "images": 5}, {"images": [], "annotations": []}, [], 5])
+    def test_other_json_is_refused(self, tmp_path: Path, value: object) -> None:
+        with pytest.raises(RecordError, match=r"i\.json: wanted COCO instances with a list of (images|categories), got "):
+            list(read_source(write(tmp_path / "i.json", value), format="coco"))
 
 
 class TestTallyQA:
@@ -114,7 +114,7 @@ class TestTallyQA:
         wanted = ["count_mismatch", "count_mismatch", "no_category", "no_instances", "no_box", "bad_record", "missing_key"]
         assert codes(found) == wanted
         assert "has a crowd" not in found[0].reason
-        assert "and a crowd region" in found[1].reason
+        assert "is a crowd region" in found[1].reason
 
     def test_without_instances(self, tmp_path: Path) -> None:
         with pytest.raises(RecordError, match="name COCO instances"):
@@ -184,7 +184,7 @@ class TestTables:
 
     def test_rows_that_cannot_be_used(self, tmp_path: Path) -> None:
         (tmp_path / "t.csv").write_text('question,answer,image,boxes\nq,a,i.png,"[["\nq,a,i.png,\n,a,i.png,"[0,0,1,1]"\n')
-        assert codes(list(read_source(tmp_path / "t.csv"))) == ["bad_record", "no_box", "blank_question"]
+        assert codes(list(read_source(tmp_path / "t.csv"))) == ["bad_box", "no_box", "blank_question"]
 
     def test_empty_cells_are_nothing(self, tmp_path: Path) -> None:
         lines = [
@@ -196,12 +196,6 @@ class TestTables:
         first, second = read_source(tmp_path / "t.csv", box_space="pixel")
         assert (first.id, first.depth, first.family, first.size) == ("t-000000", None, "", (10, 10))
         assert (second.id, second.code) == ("x", "missing_image")  # its size must come from the image
-
-    def test_a_file_that_breaks_off(self, tmp_path: Path) -> None:
-        rows = "".join(f'q{number},a,i.png,"[[0,0,1,1]]"\n' for number in range(2000))
-        (tmp_path / "t.csv").write_bytes(b"question,answer,image,boxes\n" + rows.encode() + b"\xff,a,i.png,\n")
-        with pytest.raises(RecordError, match="cannot read past row"):
-            list(read_source(tmp_path / "t.csv"))
 
     def test_missing_files(self, tmp_path: Path) -> None:
         for name in ("no.csv", "no.parquet"):

@@ -7,15 +7,17 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from sifthinker.cli import main
-from sifthinker.engine.recipe import Left, Recipe, Source, excluded, fingerprint, load_recipe, read_recipe
+from sifthinker.depth import DepthMap
+from sifthinker.engine.recipe import Left, Recipe, Source, fingerprint, load_recipe, read_recipe
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import sha256, write_jsonl
-from sifthinker.records import Record, Reject
+from sifthinker.records import Record, Reject, read_examples
 
 
 def row(number: int, **change: object) -> dict:
@@ -103,17 +105,29 @@ def test_the_same_content_twice_is_a_reject(folder: Path) -> None:
     assert ids(again)[10:] == [f"duplicate_id r{n}" for n in range(10)]
 
 
-def test_excluded_images_by_name_and_by_content(folder: Path) -> None:
-    (folder / "list.txt").write_text(f"# benchmark\none/3.png\n\n{'A' * 64}\n4.png\n")
-    (folder / "bench").mkdir()
-    (folder / "bench" / "without-ending").write_bytes((folder / "images" / "two" / "5.png").read_bytes())
-    names, hashes = excluded([folder / "list.txt", folder / "bench"])
-    assert names == {"one/3.png", "4.png"}
-    assert hashes == {"a" * 64, sha256((folder / "bench" / "without-ending").read_bytes())}
-    found = ids(read_recipe(recipe(folder, exclude=[folder / "list.txt"])))
+def test_excluded_images_by_name(folder: Path) -> None:
+    (folder / "list.txt").write_text("# benchmark\none/3.png\n\n4.png\n")
+    left = Left()
+    made = recipe(folder, exclude=[folder / "list.txt"])
+    found = ids(read_recipe(made, left=left))
     assert [item for item in found if item.startswith("excluded")] == ["excluded r3", "excluded r4", "excluded s4"]
-    with pytest.raises(RecordError, match=r"none\.txt"):
-        excluded([folder / "none.txt"])
+    assert left.whole
+    assert made.excluded.warnings([]) == []
+
+
+def test_excluded_images_by_the_path_that_the_source_wrote(folder: Path) -> None:
+    (folder / "images" / "one" / "val").mkdir()
+    write_jsonl(folder / "val.jsonl", [row(n, image=f"val/{n}.png") for n in range(3)])
+    (folder / "list.txt").write_text("elsewhere/val/1.png\r\none\\val\\2.png\r\n", newline="")
+    made = recipe(folder, Source("val.jsonl", images="one"), exclude=[folder / "list.txt"])
+    assert ids(read_recipe(made)) == ["r0", "excluded r1", "excluded r2"]
+
+
+def test_a_line_counts_whose_image_is_left_out_for_another_reason(folder: Path) -> None:
+    (folder / "list.txt").write_text("".join(f"{part}/{n}.png\n" for part in ("one", "two") for n in range(10)))
+    made = recipe(folder, exclude=[folder / "list.txt"], cap=1)
+    assert len(list(read_recipe(made))) == 2
+    assert made.excluded.warnings([]) == []
 
 
 def test_every_file_counts_in_the_fingerprint(folder: Path) -> None:
@@ -128,6 +142,12 @@ def test_every_file_counts_in_the_fingerprint(folder: Path) -> None:
         write_jsonl(folder / name / "d.jsonl", [row(1)])
         assert fingerprint(both) != before
         before = fingerprint(both)
+    (folder / "list.txt").write_text("9.png\n")
+    before = fingerprint(recipe(folder, exclude=[folder / "list.txt"]))["exclude"]
+    assert before == sha256(b"9.png")
+    for text in ("/elsewhere/9.png", f"{folder}/images/9.png", "9.png/"):
+        (folder / "list.txt").write_text(text)
+        assert fingerprint(recipe(folder, exclude=[folder / "list.txt"]))["exclude"] not in (before, None)
     with pytest.raises(RecordError, match=r"none\.jsonl: cannot read"):
         fingerprint(recipe(folder, Source("none.jsonl")))
 
@@ -189,6 +209,34 @@ class TestCommand:
         assert (manifest["depth"], manifest["expansion"]["distractor"]) == ("none", 1)
         result = sif("data", "build", path, "-o", tmp_path / "x", "--box-form", "xywh")
         assert "--box-form is for a single file" in result.stderr
+
+    @pytest.mark.parametrize("hole", [10000, [10000, -1]])
+    def test_how_depth_files_are_read(self, tmp_path: Path, hole: object) -> None:
+        path = self.world(tmp_path, depth_encoding="metres", depth_hole=hole)
+        for file in (tmp_path / "w").rglob("*.depth.png"):
+            metres = (DepthMap.read(file).values * 8).astype(np.float32)
+            metres[0, 0] = 10000
+            Image.fromarray(metres).save(file, "TIFF")
+        result = sif("data", "build", path, "-o", tmp_path / "out", "--allow-rejects")
+        assert result.exit_code == 0, result.output
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert manifest["depth_encoding"] == "metres"
+        assert manifest["depth_hole"] == ([10000] if hole == 10000 else hole)
+        assert "bad_depth" not in manifest["counts"]["rejected"]
+        for example in read_examples(tmp_path / "out"):
+            depth = DepthMap.read(example.depth, encoding="sif")
+            assert (~depth.valid).sum() == 1
+            assert (depth.values.min(), depth.values.max()) == (0, 1)
+        result = sif("data", "build", path, "-o", tmp_path / "other", "--depth-hole", -2, "--depth-encoding", "auto")
+        assert result.exit_code == 3
+        reject = json.loads((tmp_path / "other" / "rejects.jsonl").read_text().splitlines()[0])
+        assert reject["code"] == "bad_depth"
+        assert "--depth-encoding" in reject["reason"]
+        result = sif("data", "build", path, "-o", tmp_path / "bad", "--depth-near", "high")
+        assert (result.exit_code, "--depth-encoding inverse" in result.stderr) == (2, True)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "depth_hole": "none"}))
+        result = sif("data", "build", path, "-o", tmp_path / "bad")
+        assert (result.exit_code, "depth_hole: 'none' is not a valid float" in result.stderr) == (2, True)
 
     @pytest.mark.parametrize(
         ("change", "words"),

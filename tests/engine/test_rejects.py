@@ -56,6 +56,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "size_mismatch": {"size": [400, 300], "question": "Size?"},
     "bad_depth": {"depth": "none.depth.png", "question": "Depth?"},
     "depth_hole": {"depth": "holes.png", "question": "Hole?"},
+    "depth_too_near": {"depth": "near.png", "question": "Near?"},
 }
 
 
@@ -96,6 +97,7 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     (photo_folder / "broken.png").write_bytes(b"\x89PNG rubbish")
     Image.new("RGB", (40, 20)).save(photo_folder / "kept-out.png")
     DepthMap(np.ones((20, 40)), np.zeros((20, 40))).write(photo_folder / "holes.png")
+    DepthMap(np.full((20, 40), 0.0045)).write(photo_folder / "near.png")  # 0.004 and 0.005 are both 11 % off
     lines = [json.dumps(GOOD), "rubbish", "[1]"]
     for code, change in CHANGES.items():
         row = {**GOOD, "id": code, **change}
@@ -121,11 +123,20 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     # What only the forms of others can have.
     met |= set(rejects(read_source(write(tmp_path / "i.json", COCO))))
     met |= set(rejects(read_source(write(tmp_path / "many.json", {**COCO, "annotations": COCO["annotations"][:1] * 21}))))
+    spoilt = {
+        **COCO,
+        "images": [*COCO["images"], {**COCO["images"][1], "id": 3}],
+        "annotations": [{"image_id": 9, "category_id": 5, "bbox": [0, 0, 5, 5]}, COCO["annotations"][3]],
+    }
+    met |= set(rejects(read_source(write(tmp_path / "spoilt.json", spoilt))))
     met |= set(rejects(read_source(write(tmp_path / "r.jsonl", {**REFCOCO, "img_path": None}), format="refcoco")))
     asked = [
         {"image": image, "question_id": 1, "question": question, "answer": 9, "issimple": True}
-        for image, question in (("a.jpg", "How many dogs?"), ("a.jpg", "How many elks?"), ("x/9.jpg", "How many dogs?"))
-    ]
+        for image, question in (
+            ("a.jpg", "How many dogs?"), ("a.jpg", "How many elks?"), ("x/9.jpg", "How many dogs?"),
+            ("a.jpg", "How many dog bowls?"),
+        )
+    ]  # fmt: skip
     met |= set(rejects(read_source(write(tmp_path / "t.json", asked), instances=tmp_path / "i.json")))
     spoken = {
         "image": ["cot/vsr/cat.png", "cot/vsr/cat.png###[0, 0, 9, 9]"],
@@ -159,5 +170,5 @@ def test_an_image_is_excluded_by_its_content_too(photo_folder: Path, tmp_path: P
     (tmp_path / "bench" / "renamed.png").write_bytes((photo_folder / "cat.png").read_bytes())
     write_jsonl(photo_folder / "records.jsonl", [GOOD])
     recipe = Recipe([Source("records.jsonl")], photo_folder, photo_folder, exclude=[tmp_path / "bench"])
-    engine = Engine(photo_folder, GivenDepth(), Teacher(), exclude=frozenset(recipe.excluded[1]))
+    engine = Engine(photo_folder, GivenDepth(), Teacher(), exclude=recipe.excluded.hashes)
     assert dict(engine.build(lambda: read_recipe(recipe), tmp_path / "out").rejected) == {"excluded": 1}

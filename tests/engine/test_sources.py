@@ -130,7 +130,7 @@ class TestVisCoT:
             ("[0.1, 0.35, 0.6, 0.55]", "[80, 1, 99, 5]", "cot/i.jpg", "boxes_disagree"),
             ("[0.1, 0.35, 0.6, 0.55]", "[10, 10]", "cot/i.jpg", "bad_box"),
             ("[0.1, 0.35, 0.6, 0.55]", "[null, 10, 60, 30]", "cot/i.jpg", "bad_box"),
-            (None, "[10, 10, 60, 30]", "cot/i.jpg", "bad_record"),
+            (None, "[10, 10, 60, 30]", "cot/i.jpg", "blank_field"),
             ("somewhere", "[10, 10, 60, 30]", "cot/i.jpg", "bad_record"),
             ("[0.1, 0.35, 0.6, 0.55]", "[10, 10, 60, 30]", "../../etc/i.jpg", "path_outside_root"),
         ],
@@ -181,9 +181,6 @@ class TestPlain:
         for options in ({"box_form": "xywh"}, {"columns": {"question": "q"}}):
             with pytest.raises(ConfigError, match="are for tables"):
                 list(read_source(path, **options))
-        (tmp_path / "list.json").write_text(json.dumps([self.ROW], indent=1))
-        with pytest.raises(RecordError, match="plain records stand one on a line"):
-            list(read_source(tmp_path / "list.json"))
         (tmp_path / "text.jsonl").write_text("hello")
         with pytest.raises(RecordError, match="JSON"):
             list(read_source(tmp_path / "text.jsonl"))
@@ -229,3 +226,210 @@ class TestPublishedFiles:
         assert np.mean(values) >= 0.995
         without = list(read_source(path))
         assert {item.code for item in without} == {"missing_image_root"}
+
+
+class TestFilesOfJSON:
+    """Files of JSON as editors, `jq`, pandas, PowerShell and spreadsheets write them."""
+
+    ROWS = [
+        {"id": f"é{n}", "image": "i.png", "question": "q\u2028?", "answer": "a", "boxes": [[0, 0, 1, 1]]} for n in range(3)
+    ]
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+    @pytest.mark.parametrize("form", ["lines", "crlf", "list", "indented list", "objects", "one line"])
+    @pytest.mark.parametrize("ascii_only", [True, False])
+    def test_forms_and_encodings(self, tmp_path: Path, encoding: str, form: str, ascii_only: bool) -> None:
+        rows = [json.dumps(row, ensure_ascii=ascii_only) for row in self.ROWS]
+        text = {
+            "lines": "\n".join(rows),
+            "crlf": "\r\n".join(["", *rows, "", ""]),
+            "list": json.dumps(self.ROWS, ensure_ascii=ascii_only),
+            "indented list": json.dumps(self.ROWS, indent=2, ensure_ascii=ascii_only),
+            "objects": "\n".join(json.dumps(row, indent=2, ensure_ascii=ascii_only) for row in self.ROWS),
+            "one line": " ".join(rows),
+        }[form]
+        path = tmp_path / "r.json"
+        path.write_bytes(text.encode(encoding))
+        assert [(item.id, item.question) for item in read_source(path)] == [(f"é{n}", "q\u2028?") for n in range(3)]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            [VISCOT],
+            [{"img_path": "a.jpg", "expression": "dog", "bbox": [10, 10, 60, 30], "width": 100, "height": 50}],
+            [{"id": "a", "image": "i.png", "question": "q", "answer": "a", "boxes": [[0.1, 0.2, 0.6, 0.6]]}],
+            {"id": "a", "image": "i.png", "question": "q", "answer": "a", "boxes": [[0.1, 0.2, 0.6, 0.6]]},
+        ],
+    )
+    def test_every_form_may_be_indented(self, tmp_path: Path, value: object) -> None:
+        (tmp_path / "r.json").write_text(json.dumps(value, indent=2))
+        (record,) = read_source(tmp_path / "r.json")
+        np.testing.assert_allclose(record.boxes, [[0.1, 0.2, 0.6, 0.6]])
+
+    @pytest.mark.parametrize("first", ["rubbish", '{"id": "a", "im', "[1, 2", "[1]", "\xff", "5"])
+    def test_a_bad_first_line_is_one_reject(self, tmp_path: Path, first: str) -> None:
+        (tmp_path / "r.jsonl").write_bytes("\n".join((first, *map(json.dumps, self.ROWS))).encode("latin-1"))
+        found = list(read_source(tmp_path / "r.jsonl"))
+        assert [isinstance(item, Record) for item in found] == [False, True, True, True]
+
+    def test_a_line_in_another_encoding_is_one_reject(self, tmp_path: Path) -> None:
+        lines = [json.dumps(row, ensure_ascii=False).encode("latin-1" if n == 1 else "utf-8")
+                 for n, row in enumerate([{**row, "question": "q"} for row in self.ROWS])]  # fmt: skip
+        (tmp_path / "r.jsonl").write_bytes(b"\n".join(lines))
+        found = list(read_source(tmp_path / "r.jsonl"))
+        assert [getattr(item, "code", "ok") for item in found] == ["ok", "not_json", "ok"]
+        assert found[1].reason == "r.jsonl:2: not UTF-8; save the file as UTF-8"
+
+    def test_utf_16_that_breaks_off(self, tmp_path: Path) -> None:
+        (tmp_path / "r.jsonl").write_bytes("\n".join(map(json.dumps, self.ROWS)).encode("utf-16")[:-1])
+        assert [getattr(item, "code", "ok") for item in read_source(tmp_path / "r.jsonl")] == ["ok", "ok", "not_json"]
+
+    @pytest.mark.parametrize("name", ["coco", "tallyqa", "viscot-conversation"])
+    def test_a_whole_file_in_another_encoding_is_one_error(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "r.json").write_bytes('[{"question": "é"}]'.encode("latin-1"))
+        with pytest.raises(RecordError, match=r"r\.json: not UTF-8 at byte 15; save the file as UTF-8"):
+            list(read_source(tmp_path / "r.json", format=name, instances=tmp_path / "r.json"))
+
+    @pytest.mark.parametrize("indent", [None, 1])
+    def test_a_list_that_breaks_off_is_one_error(self, tmp_path: Path, indent: int | None) -> None:
+        (tmp_path / "r.json").write_text(json.dumps(self.ROWS, indent=indent)[:-4])
+        with pytest.raises(RecordError, match=r"r\.json: a JSON list that breaks off"):
+            list(read_source(tmp_path / "r.json"))
+
+
+class TestWords:
+    """What a reject says: the field, what was got, what was wanted; never a built-in error's words."""
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"width": None}, "width is null, wanted a whole number"),
+            ({"width": 0}, "width 0 and height 50 must be those of an image"),
+            ({"height": "tall"}, "height is 'tall', wanted a whole number"),
+            ({"bboxs": None}, "boxes is null, wanted a list of [x1, y1, x2, y2]"),
+            ({"bboxs": {"x": 1}}, "boxes is an object with the keys x"),
+            ({"bboxs": [1, 2, 3, 4]}, "box 1 is not four finite numbers; wrap a single box in a list"),
+            ({"bboxs": [[True, 2, 3, 4]]}, "is not four finite numbers"),
+            ({"image": ["a.jpg", "b.jpg"]}, "image is ['a.jpg', 'b.jpg'], wanted the path of an image"),
+            ({"dataset": None}, "dataset is null, which is no dataset; wanted a text"),
+            ({"split": float("nan")}, "split is nan, which is no split; wanted a text"),
+            ({"answer": ["blue", "navy"]}, "answer is a list of 2 (['blue', 'navy']), wanted one text"),
+            ({"answer": {"text": "blue"}}, "answer is an object with the keys text, wanted one text"),
+            ({"answer": []}, "answer is [], wanted one text"),
+            ({"answer": False}, 'answer is false, wanted one text such as "yes" or "no"'),
+            ({"answer": 10**5000}, "answer is an integer of more than 40 digits"),
+        ],
+    )
+    def test_of_metadata(self, tmp_path: Path, change: dict, words: str) -> None:
+        text = json.dumps({**VISCOT, **change}) if change.get("answer") != 10**5000 else json.dumps({**VISCOT, "answer": 0})
+        (tmp_path / "v.jsonl").write_text(text)
+        if change.get("answer") == 10**5000:  # JSON of so many digits cannot be read at all; Parquet and Python can hold it
+            with pytest.raises(RecordError, match=words):
+                Record.from_json({**TestPlain.ROW, **change})
+            return
+        (reject,) = read_source(tmp_path / "v.jsonl")
+        assert words in reject.reason
+        assert reject.reason.startswith("v.jsonl:1: ")
+
+    @pytest.mark.parametrize("name", sorted(VISCOT))
+    def test_of_missing_keys(self, tmp_path: Path, name: str) -> None:
+        row = {key: value for key, value in VISCOT.items() if key != name}
+        (reject,) = read_source(write(tmp_path / "v.jsonl", [row]), format="viscot")
+        assert (reject.code, f"lacks '{name}'" in reject.reason) == ("missing_key", True)
+
+    @pytest.mark.parametrize("row", [5, None, [1], "text", True])
+    @pytest.mark.parametrize("name", ["viscot", "viscot-conversation", "refcoco", "jsonl", "tallyqa"])
+    def test_of_rows_that_are_no_objects(self, tmp_path: Path, name: str, row: object) -> None:
+        (tmp_path / "r.json").write_text(json.dumps([row, row]))
+        empty = tmp_path / "i.json"
+        empty.write_text('{"images": [], "annotations": [], "categories": []}')
+        found = list(read_source(tmp_path / "r.json", format=name, instances=empty if name == "tallyqa" else None))
+        assert [item.code for item in found] == ["not_an_object"] * 2
+        assert "wanted a JSON object, got" in found[0].reason
+
+    @pytest.mark.parametrize(
+        ("change", "code", "words"),
+        [
+            ({"image": "a.jpg"}, "no_box", "image is 'a.jpg' alone: an entry without box"),
+            ({"image": ["a.jpg"]}, "no_box", "image is ['a.jpg'] alone: an entry without box"),
+            ({"image": []}, "bad_record", "image is [], wanted [image, 'image###[x1, y1, x2, y2]']"),
+            ({"image": ["a.jpg", 5]}, "bad_record", "image is ['a.jpg', 5], wanted"),
+            ({"image": ["a.jpg", "b.jpg###[1, 2, 3, 4]"]}, "bad_record", "the second image is 'b.jpg###[1, 2, 3, 4]'"),
+            (
+                {"image": ["a.jpg", "a.jpg###here"]},
+                "bad_box",
+                "the box of the second image is 'here', wanted [x1, y1, x2, y2]",
+            ),
+            ({"image": None}, "bad_record", "image is null, wanted"),
+            ({"conversations": None}, "bad_record", "conversations is null, wanted four"),
+            (
+                {"conversations": 3},
+                "missing_key",
+                "has 3 turns, wanted four: question, box, image, answer; the answer is missing",
+            ),
+            ({"conversations": 1}, "missing_key", "has 1 turns"),
+            ({"conversations": 6}, "bad_record", "has 6 turns, wanted four"),
+            ({"turn 4": "a dog"}, "bad_record", "turn 4 is 'a dog', wanted one from 'gpt' with a value"),
+            ({"turn 4": {"from": "human", "value": "x"}}, "bad_record", "turn 4 is an object"),
+            ({"turn 4": {"from": "gpt"}}, "missing_key", "turn 4: lacks 'value'"),
+            (
+                {"turn 2": {"from": "gpt", "value": "A dog."}},
+                "bad_record",
+                "the second turn is 'A dog.', wanted [x1, y1, x2, y2]",
+            ),
+            ({"turn 2": {"from": "gpt", "value": "[0.1, 0.2]"}}, "bad_box", "is not four finite numbers"),
+            ({"turn 2": {"from": "gpt", "value": "[0.6, 0.35, 0.1, 0.55]"}}, "bad_box", "has no area"),
+            ({"turn 4": {"from": "gpt", "value": ["a", "b"]}}, "bad_record", "turn 4: value is a list of 2"),
+            ({"turn 1": {"from": "human", "value": "What is <image> here?"}}, "bad_text", "question holds <image>"),
+            ({"dataset": None}, "blank_dataset", "dataset is null"),
+        ],
+    )
+    def test_of_conversations(self, tmp_path: Path, change: dict, code: str, words: str) -> None:
+        Image.new("RGB", (100, 50)).save(tmp_path / "a.jpg")
+        row = conversation("[0.1, 0.35, 0.6, 0.55]", "[10, 10, 60, 30]", "a.jpg")
+        turns = row["conversations"]
+        for name, value in change.items():
+            if name.startswith("turn"):
+                turns[int(name[-1]) - 1] = value
+            elif isinstance(value, int):
+                row[name] = (turns * 2)[:value]
+            else:
+                row[name] = value
+        good = conversation("[0.1, 0.35, 0.6, 0.55]", "[10, 10, 60, 30]", "a.jpg")
+        (tmp_path / "c.json").write_text(json.dumps([row, good], indent=1))
+        reject, record = read_source(tmp_path / "c.json", images=tmp_path)
+        assert isinstance(record, Record)
+        assert reject.code == code
+        assert words in reject.reason
+        assert reject.reason.startswith("c.json[0]: ")
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"notes": None}, None),
+            ({"notes": [5]}, "notes is [5], wanted a list of texts"),
+            ({"source": 5}, "source is 5, wanted a text"),
+            ({"size": [100.0, 50.0]}, None),
+            ({"size": [100.5, 50]}, "size is [100.5, 50], wanted [width, height] in pixels"),
+            ({"size": 5}, "size is 5, wanted a list"),
+            ({"size": [True, True]}, "size is [True, True]"),
+            ({"choices": [1.0, 2]}, None),
+            ({"choices": ["a", None]}, "choices is null, which is no choices"),
+            ({"family": None}, "family is null, wanted a text"),
+            ({"depth": float("nan")}, "depth is nan, wanted a text"),
+            ({"id": float("nan")}, "id is nan, which is no id"),
+            ({"id": ["a", "b"]}, "id is a list of 2"),
+            ({"image": float("nan")}, "image is nan; wanted text that is not blank"),
+            ({"question": {"q": 1}}, "question is an object with the keys q"),
+            ({"answer": [{"answer": "a", "answer_confidence": "yes"}] * 10}, "answer is a list of 10"),
+            ({"boxes": [0, 0, 1, 1]}, "box 0 is not four finite numbers; wrap a single box in a list"),
+            ({"boxes": "[[0, 0, 1, 1]]"}, "boxes is '[[0, 0, 1, 1]]', wanted a list"),
+            ({"image": "../i.png"}, None),
+        ],
+    )
+    def test_of_plain_records(self, tmp_path: Path, change: dict, words: str | None) -> None:
+        (found,) = read_source(write(tmp_path / "r.jsonl", [{**TestPlain.ROW, "boxes": [[0, 0, 1, 1]], **change}]))
+        if words is None:
+            assert isinstance(found, Record)
+        else:
+            assert words in found.reason

@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from sifthinker.chain import Region
-from sifthinker.evaluation.world import METRICS, Row, baselines, evaluate, group_by, localise, summarise
+from sifthinker.demo import typical
+from sifthinker.evaluation.world import (
+    METRICS,
+    Row,
+    baselines,
+    evaluate,
+    families_above_chance,
+    group_by,
+    localise,
+    summarise,
+)
 from sifthinker.thinker import Thinker, Thought
 from sifthinker.world.lessons import LIST_QUESTION, regions_of
 from sifthinker.world.questions import FAMILIES, sample_questions, scene_of, world_record
@@ -41,6 +52,8 @@ def test_the_gold_chains_are_perfect() -> None:
     for name in ("answer accuracy", "final HIoU", "depth consistency", "valid format"):
         assert (results[name].mean, results[name].count) == (pytest.approx(1), 14)
     assert results["correction gain"].mean > 0.2
+    assert results["first HIoU"].mean == pytest.approx(results["final HIoU"].mean - results["correction gain"].mean)
+    assert results["first HIoU"].count == 14
 
 
 def test_nothing_readable_is_nothing_earned() -> None:
@@ -48,6 +61,7 @@ def test_nothing_readable_is_nothing_earned() -> None:
     assert results["answer accuracy"].mean == results["final HIoU"].mean == results["valid format"].mean == 0
     # Without an area there is no correction and no stated depth to be measured.
     assert "correction gain" not in results
+    assert "first HIoU" not in results
     assert "depth consistency" not in results
 
 
@@ -167,3 +181,24 @@ def test_localising_by_hand() -> None:
     nothing = localise(Reciting("nothing"), 2)
     assert {result.mean for result in nothing.values()} == {0}
     assert nothing["listed: box IoU"].count == count
+
+
+def test_families_above_chance() -> None:
+    """A model that is right in one family and answers at random in the others."""
+    draw = random.Random(0)
+    rows = []
+    for question in sample_questions(360, split="test"):
+        right = question.family == "side" or draw.random() < 1 / len(question.choices)
+        values = {**dict.fromkeys(METRICS), "answer accuracy": float(right)}
+        rows.append(Row("i", 0, "easy", question.family, False, "q", "t", (), "", values))
+    assert families_above_chance(rows) == {"side"}
+
+
+def test_the_examples_that_are_shown_are_typical() -> None:
+    def row(name: str, right: float, end: float | None) -> Row:
+        values = {**dict.fromkeys(METRICS), "answer accuracy": right, "final HIoU": end}
+        return Row(name, 0, "easy", "side", False, "q", "t", (), "", values)
+
+    rows = [row("a", 1, 0.9), row("b", 1, 0.5), row("c", 1, 0.7), row("d", 0, 0.1), row("e", 0, None), row("f", 0, 0.8)]
+    assert (typical(rows, True).id, typical(rows, False).id) == ("c", "d")  # of 0.5, 0.7, 0.9 and of 0, 0.1, 0.8
+    assert typical(rows[:3], False) is None

@@ -63,9 +63,9 @@ class TestRewards:
         assert config.rewards == {"format": 1.0, "answer": 0.5, "grounding": 1.0}
 
     def test_terms_are_all_there_unless_taken_away(self) -> None:
-        assert make_config(BASE, "grpo").reward_terms == RewardTerms(progress=True, correction=True, denominator="max")
+        assert make_config(BASE, "grpo").reward_terms == RewardTerms(progress=True, correction="own", denominator="max")
         found = make_config({**BASE, "reward_terms": {"correction": False}}, "grpo")
-        assert found.reward_terms == RewardTerms(correction=False)
+        assert found.reward_terms == RewardTerms(correction="off")
         assert make_config(to_plain(found), "grpo") == found
 
     @pytest.mark.parametrize(

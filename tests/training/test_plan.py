@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from sifthinker.cli import main
+from sifthinker.errors import ConfigError
 from sifthinker.files import write_jsonl
 
 torch = pytest.importorskip("torch")
@@ -16,6 +18,7 @@ from sifthinker.training.config import guess_stage, make_config  # noqa: E402
 from sifthinker.training.grpo import DEFAULTS  # noqa: E402
 from sifthinker.training.plan import make_plan  # noqa: E402
 from sifthinker.training.sft import DEFAULTS as SFT_DEFAULTS  # noqa: E402
+from sifthinker.training.sft import sft_trainer  # noqa: E402
 
 from .test_training import GRPO, SFT  # noqa: E402
 
@@ -97,6 +100,23 @@ class TestProblems:
         write_jsonl(tmp_path / "wrong" / "examples.jsonl", rows)
         problems = planned(nano, tmp_path / "wrong", tmp_path).problems
         assert any("reward answer: even the gold chains earn 0" in problem for problem in problems)
+
+    @pytest.mark.parametrize("part", [0, 1])
+    def test_special_tokens_of_the_model_in_a_text(self, nano: Path, world_chains: Path, tmp_path: Path, part: int) -> None:
+        shutil.copytree(world_chains, tmp_path / "d")
+        rows = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
+        # nano's end token; an ordinary text in angle brackets is none.
+        rows[3]["messages"][part]["content"] = rows[3]["messages"][part]["content"].replace("the", "the </s>", 1)
+        rows[4]["messages"][0]["content"] += " a < b > c <3"
+        write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
+        (problem,) = [p for p in planned(nano, tmp_path / "d", tmp_path).problems if "special token" in p]
+        assert (
+            f"1 examples hold a special token of this model in their text, the first {rows[3]['id']!r} with '</s>'"
+            in problem
+        )
+        config = make_config({"model": nano, "data": tmp_path / "d", "output": tmp_path / "run", "training": SFT}, "sft")
+        with pytest.raises(ConfigError, match="special token"):
+            sft_trainer(config)
 
     def test_sft_that_would_cut_chains(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         values = {"model": nano, "data": world_chains, "output": tmp_path / "run"}

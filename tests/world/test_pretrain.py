@@ -265,3 +265,102 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with pytest.raises(ConfigError, match="one process"):
         pretrain(tmp_path, recipe=[Part("see", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Parts are finished without being trained; yields the folders of those that would have been."""
+    from sifthinker.world import pretrain as pretraining
+
+    trained: list[str] = []
+
+    def train(part: object, first: int, model: object, processor: object, output: Path, *_: object) -> None:
+        trained.append(output.name)
+        output.mkdir(exist_ok=True)
+        (output / "finished.json").write_text("{}")
+
+    monkeypatch.setattr(pretraining, "_train", train)
+    monkeypatch.setattr(pretraining, "load_model", lambda *_, **__: None)
+    return trained
+
+
+class TestWhoseRun:
+    """A folder goes on with its own pretraining, and with no other."""
+
+    def run(self, folder: Path, *, scenes: int = 4, muon_lr: float = 4e-3, **change: int) -> None:
+        from sifthinker.world.pretrain import Part, pretrain
+
+        recipe = [Part("see", scenes, muon_lr, 2e-3, rgb_only=8), Part("find", scenes, 4e-3, 2e-3, rgb_only=2)]
+        pretrain(folder, recipe=recipe, **{"batch_size": 4, "workers": 0, **SHAPE, **change})
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"scenes": 8}, r"recipe\[0\]\.scenes was 4, now 8"),
+            ({"muon_lr": 1e-3}, r"recipe\[0\]\.muon_lr was 0\.004, now 0\.001"),
+            ({"batch_size": 2}, "batch_size was 4, now 2"),
+            ({"seed": 1}, "seed was 0, now 1"),
+            ({"width": 64}, "width was 32, now 64"),
+        ],
+    )
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_another_one_is_refused(
+        self, tmp_path: Path, untrained: list[str], change: dict, words: str, finished: bool
+    ) -> None:
+        from sifthinker.errors import ConfigError
+
+        self.run(tmp_path / "run")
+        if not finished:  # interrupted in its last part
+            (tmp_path / "run" / "finished.json").unlink()
+        untrained.clear()
+        with pytest.raises(ConfigError, match=f"holds another run: {words}"):
+            self.run(tmp_path / "run", **change)
+        assert untrained == []
+        self.run(tmp_path / "run", save_steps=7)  # which changes no result
+        assert untrained == ([] if finished else ["run"])
+
+    def test_other_parts_are_refused_too(self, tmp_path: Path, untrained: list[str]) -> None:
+        """Interrupted in the first part, whose folder the other recipe does not have."""
+        from sifthinker.errors import ConfigError
+        from sifthinker.world.pretrain import Part, pretrain
+
+        self.run(tmp_path / "run")
+        (tmp_path / "run" / "finished.json").unlink()
+        with pytest.raises(ConfigError, match=r"recipe\[0\]\.course was 'see', now 'find'"):
+            pretrain(tmp_path / "run", recipe=[Part("find", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)
+
+    def test_a_folder_of_sft_is_refused_and_the_other_way_round(self, tmp_path: Path, untrained: list[str]) -> None:
+        from sifthinker.errors import ConfigError
+        from sifthinker.training.config import make_config
+        from sifthinker.training.runs import claim
+
+        config = make_config({"model": "nano", "data": "d", "output": tmp_path / "sft"}, "sft")
+        claim(config, "sft")
+        (tmp_path / "sft" / "checkpoint-1").mkdir()
+        with pytest.raises(ConfigError, match="stage was 'sft', now 'pretrain'"):
+            self.run(tmp_path / "sft")
+        self.run(tmp_path / "run")
+        with pytest.raises(ConfigError, match="stage was 'pretrain', now 'sft'"):
+            claim(make_config({"model": "nano", "data": "d", "output": tmp_path / "run"}, "sft"), "sft")
+
+    def test_a_folder_of_an_older_version_goes_on(
+        self, tmp_path: Path, untrained: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.run(tmp_path / "run")
+        for name in ("run.json", "finished.json"):
+            (tmp_path / "run" / name).unlink()
+        untrained.clear()
+        self.run(tmp_path / "run")
+        assert untrained == ["run"]
+        assert "older version" in caplog.text
+
+    def test_the_command_refuses_another_scale(self, tmp_path: Path, untrained: list[str]) -> None:
+        from click.testing import CliRunner
+
+        from sifthinker.cli import main
+
+        command = ["world", "pretrain", "-o", str(tmp_path / "run"), "--scale"]
+        assert CliRunner().invoke(main, [*command, "0.001"]).exit_code == 0
+        result = CliRunner().invoke(main, [*command, "0.01"])
+        assert result.exit_code == 2
+        assert "recipe[0].scenes was 72, now 720" in result.stderr

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from sifthinker.world.questions import (
     sample_questions,
     scene_of,
     world_record,
+    write_world,
 )
 from sifthinker.world.scenes import LEVELS, Scene
 
@@ -206,3 +208,36 @@ def test_the_scripted_teacher_knows_no_other_records(tmp_path: Path) -> None:
     record = Record(id="r", image="i", question="q", answer="a", boxes=((0, 0, 1, 1),))
     with pytest.raises(ConfigError, match="--teacher openai"):
         asyncio.run(ScriptedTeacher().reply(Task(record, (), (), lambda: pytest.fail("unused")), ()))
+
+
+class TestFolder:
+    """What `write_world` finds in its folder."""
+
+    def test_a_smaller_world_leaves_nothing_of_a_larger_one(self, tmp_path: Path) -> None:
+        write_world(tmp_path, 6)
+        (tmp_path / "images" / "77777.png").write_bytes(b"mine")  # no scene of either world, and not ours
+        (tmp_path / "images" / "notes.txt").write_text("mine")
+        records = write_world(tmp_path, 2, seed=1)
+        named = {json.loads(line)[key] for line in records.read_text().splitlines() for key in ("image", "depth")}
+        assert len(named) == 4
+        left = {f"images/{path.name}" for path in (tmp_path / "images").iterdir()}
+        assert left == named | {"images/77777.png", "images/notes.txt"}
+
+    def test_the_same_world_again_is_the_same(self, tmp_path: Path) -> None:
+        write_world(tmp_path, 3)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+        write_world(tmp_path, 3)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+    def test_files_of_somebody_else_are_not_written_over(self, tmp_path: Path) -> None:
+        write_world(tmp_path / "other", 2)
+        scene = sorted((tmp_path / "other" / "images").glob("*[0-9].png"))[0]
+        for first in ({"source": "photos.jsonl:1"}, {"id": "mine", "image": "a.png"}, [1], "text"):
+            (tmp_path / "records.jsonl").write_text(f'{json.dumps(first)}\n{{"source": "world:1"}}\n')
+            with pytest.raises(ConfigError, match=r"records\.jsonl is not of the embedded world"):
+                write_world(tmp_path, 2)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "records.jsonl"]
+        scene.write_bytes(b"mine")
+        with pytest.raises(ConfigError, match=r"\.png is not of the embedded world"):
+            write_world(tmp_path / "other", 2)
+        assert scene.read_bytes() == b"mine"

@@ -20,7 +20,6 @@ import copy
 import io
 import itertools
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -30,11 +29,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from sifthinker import __version__
-from sifthinker.chain import Chain, Region, Step, check_chain, render_chain
-from sifthinker.depth import LEAST_DEPTH, DepthMap
+from sifthinker.chain import DECIMALS, Chain, Region, Step, check_chain, region_boxes, render_chain
+from sifthinker.depth import LEAST_DEPTH, DepthMap, agrees
 from sifthinker.endpoint import Usage
 from sifthinker.engine.estimators import DepthSource, ModelDepth
 from sifthinker.engine.expansion import Expansion, FocusPath, expand
@@ -322,7 +322,7 @@ class Engine:
             data = _read(source)
             digest = sha256(data)
             if digest in self.exclude:
-                raise RecordError(f"{record.image} has the content of an excluded image", "excluded")
+                raise RecordError(f"{record.image} has the content of an excluded image, SHA-256 {digest}", "excluded")
             image, as_it_is = decode_image(source, data)
             if record.size is not None and not _same_shape(record.size, image.size):
                 raise RecordError(
@@ -331,27 +331,17 @@ class Engine:
                     "size_mismatch",
                 )
             depth = self.depth.depth(record, self.root, image)
+            depth = depth and depth.rounded()  # as the dataset will hold it, and rewards measure it
+            path = expand(record, seed=self.seed, settings=self.expansion)
+            foci, digits = _state_depths(path, depth, self.expansion.decimals)
         except (RecordError, ImageError) as error:
             return Reject(record.source, record.id, error.code, f"{record.source}: {error}")
         except DepthError as error:
             return Reject(record.source, record.id, "bad_depth", f"{record.source}: {error}")
-        path = expand(record, seed=self.seed, settings=self.expansion)
-        foci = []
-        for focus in path:
-            means = [None] * len(focus.boxes) if depth is None else depth.mean(focus.boxes).tolist()
-            if any(mean is not None and math.isnan(mean) for mean in means):
-                reason = f"{record.source}: a region of the focus path has no depth at all (sensor holes)"
-                return Reject(record.source, record.id, "depth_hole", reason)
-            foci.append(
-                tuple(
-                    Region(box, None if mean is None else round(max(mean, LEAST_DEPTH), self.expansion.decimals))
-                    for box, mean in zip(focus.boxes, means, strict=True)
-                )
-            )
         if depth is not None:
             depth.release()  # the teacher may take long
         suffix = source.suffix.lower() if as_it_is else ".png"
-        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, tuple(foci))
+        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, foci, digits)
 
     def _compose(self, prepared: _Prepared, explanation: Explanation, out: Path) -> Example | Reject:
         """The example of an explained record; its images are written."""
@@ -367,7 +357,8 @@ class Engine:
             return Reject(record.source, record.id, f"teacher_{code}", reason, attempts)
         try:
             steps = tuple(Step(regions, text) for regions, text in zip(prepared.foci, explanation.thoughts, strict=True))
-            chain = render_chain(Chain(steps, record.answer), decimals=self.expansion.decimals)
+            written = Chain(steps, record.answer)
+            chain = render_chain(written, decimals=self.expansion.decimals, depth_decimals=prepared.depth_decimals)
             problems = check_chain(chain, depth=depth is not None)
         except ChainError as error:
             return Reject(record.source, record.id, "bad_chain", f"{record.source}: no chain can be made: {error}", attempts)
@@ -393,7 +384,7 @@ class Engine:
                 {"role": "assistant", "content": chain},
             ),
             depth=truth,
-            choices="\n".join(record.choices),
+            choices=record.choices,
             family=record.family,
             provenance={
                 "source": record.source,
@@ -411,8 +402,8 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A record with all that its chain is made of but words; `data` is its file's content, None where that holds the image
-    turned or in another mode."""
+    """A record with all that its chain is made of but words; `data` is its file's content, None where the file may not be
+    kept, see `decode_image`."""
 
     record: Record
     suffix: str
@@ -422,6 +413,7 @@ class _Prepared:
     depth: DepthMap | None
     path: FocusPath
     foci: tuple[tuple[Region, ...], ...]
+    depth_decimals: int
 
 
 def work_here(engine: Engine, feed: Feed, out: Path) -> None:
@@ -553,6 +545,34 @@ def path_row(record: Record, path: FocusPath) -> dict[str, Any]:
     }
 
 
+def _state_depths(path: FocusPath, depth: DepthMap | None, decimals: int) -> tuple[tuple[tuple[Region, ...], ...], int]:
+    """The regions of a focus path with depths that earn the depth reward, and with how many decimals these are stated: as
+    few as boxes have, where that is exact enough.
+
+    Raises:
+        RecordError: a region has no depth at all (`depth_hole`), or one that 3 decimals cannot state (`depth_too_near`).
+    """
+    regions = [tuple(Region(box) for box in focus.boxes) for focus in path]
+    if depth is None:
+        return tuple(regions), decimals
+    truths = [depth.mean(region_boxes(area)) for area in regions]
+    if any(np.isnan(means).any() for means in truths):
+        raise RecordError("a region of the focus path has no depth at all (sensor holes)", "depth_hole")
+    for digits in range(decimals, DECIMALS + 1):
+        stated = [[round(max(mean, LEAST_DEPTH), digits) for mean in means.tolist()] for means in truths]
+        if all(agrees(depths, means).all() for depths, means in zip(stated, truths, strict=True)):
+            foci = (
+                tuple(Region(region.box, depth) for region, depth in zip(area, depths, strict=True))
+                for area, depths in zip(regions, stated, strict=True)
+            )
+            return tuple(foci), digits
+    raise RecordError(
+        f"a region of the focus path is so near that no depth with {DECIMALS} decimals is within a tenth of the true one, "
+        "so its chain would miss the depth reward",
+        "depth_too_near",
+    )
+
+
 def _same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
     """Whether an image is the one of the stated size, or a scaled copy of it (to one pixel of rounding)."""
     (stated_width, stated_height), (width, height) = stated, actual
@@ -569,7 +589,7 @@ def _read(path: Path) -> bytes:
 
 
 def _keep_image(prepared: _Prepared, folder: Path) -> str:
-    """Keep an RGB image as it is; one that had to be turned or converted is written as PNG."""
+    """Keep the file of an image that looks the same everywhere; any other is written as PNG, see `decode_image`."""
     target = folder / f"{prepared.digest[:24]}{prepared.suffix}"
     if not target.is_file():
         data = prepared.data

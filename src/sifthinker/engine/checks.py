@@ -19,13 +19,13 @@ import numpy as np
 
 from sifthinker.boxes import hierarchical_iou
 from sifthinker.chain import Region, check_chain, find_answer, find_regions, find_steps, read_completion, region_boxes
-from sifthinker.depth import DepthMap, depth_file_size
+from sifthinker.depth import DepthMap, dataset_depth
 from sifthinker.engine.rows import read_json
 from sifthinker.errors import BoxError, DepthError, ImageError, RecordError, SIFError
 from sifthinker.files import inside, read_jsonl
-from sifthinker.images import load_image
+from sifthinker.images import check_image
 from sifthinker.judges import judge
-from sifthinker.records import Example, examples_file
+from sifthinker.records import Example, examples_file, find_placeholder
 from sifthinker.rewards import score_depth
 
 FINDINGS: dict[str, str] = {
@@ -39,8 +39,10 @@ FINDINGS: dict[str, str] = {
     "path": "a path leads outside the dataset's folder",
     "missing_image": "an image file is not there",
     "broken_image": "an image file cannot be read",
+    "not_plain_rgb": "an image is transparent, or has more than 8 bits a channel, and trainers would see another picture",
     "size_mismatch": "the image, its depth image and its depth map differ in size",
-    "bad_depth": "the depth map cannot be read",
+    "bad_depth": "the depth map cannot be read, or is not in our own format",
+    "placeholder": "a text holds an image placeholder or a control token of a model",
     "bad_chain": "the chain is not valid",
     "boxes_disagree": "the chain's last area is not the target boxes",
     "depth_off": "a stated depth is more than a tenth from the depth map's mean",
@@ -48,6 +50,7 @@ FINDINGS: dict[str, str] = {
 }
 
 
+_NOT_PLAIN = "{}: trainers drop its transparency, or cut off what 8 bits a channel do not hold; save it as opaque RGB"
 _LONG = re.compile(r"\d\.\d{4,}")  # numbers with more digits than our chains have; the release's may
 
 
@@ -209,21 +212,27 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
         sizes = {}
         for file in example.images:
             try:
-                sizes[file] = load_image(inside(folder, file)).size  # whole: a header says nothing of what is cut off
+                image, alike = check_image(inside(folder, file))  # whole: a header says nothing of what is cut off
+                sizes[file] = image.size
+                if not alike:
+                    yield finding("not_plain_rgb", _NOT_PLAIN.format(file))
             except (RecordError, ImageError) as error:
                 yield finding(_image_fault(error), str(error))
         size = sizes.get(example.images[0])
         if example.depth is not None:
             try:
-                target = inside(folder, example.depth)
-                sizes[example.depth] = depth_file_size(target)
-                depth = DepthMap.read(target)
+                depth = dataset_depth(inside(folder, example.depth))
+                sizes[example.depth] = depth.size
             except RecordError as error:
                 yield finding("path", str(error))
             except DepthError as error:
                 yield finding("bad_depth", str(error))
         if len(set(sizes.values())) > 1:
             yield finding("size_mismatch", "; ".join(f"{file} is {w}×{h}" for file, (w, h) in sizes.items()))
+    for name, text in (("question", example.prompt), ("answer", example.answer), ("chain", example.chain)):
+        token = find_placeholder(text)
+        if token:
+            yield finding("placeholder", f"the {name} holds {token}, which trainers read as an image or the end of a turn")
     yield from (finding(code, message) for code, message in _check_chain(example, depth))
     stats.add(example.dataset, example.family, example.boxes, example.chain, size)
 
@@ -241,7 +250,7 @@ def _check_chain(example: Example, depth: DepthMap | None) -> Iterator[tuple[str
         score = score_depth(reading, depth)
         if score.value is not None and score.value < 1:
             yield "depth_off", f"{1 - score.value:.0%} of the stated depths are more than a tenth off"
-    if reading.answer is not None and judge(reading.answer, example.answer, example.choices.split("\n")).score < 1:
+    if reading.answer is not None and judge(reading.answer, example.answer, example.choices).score < 1:
         yield "answer_disagrees", f"the chain says {reading.answer!r}, the example {example.answer!r}"
 
 
@@ -276,11 +285,13 @@ def _check_release_row(row: Mapping[str, Any], folder: Path, place: str, files: 
     size: tuple[int, int] | None = None
     for file in [*images, *([row["depth_image"]] if row.get("depth_image") else [])] if files else []:
         try:
-            found = load_image(inside(folder, str(file))).size
+            image, alike = check_image(inside(folder, str(file)))
         except (RecordError, ImageError) as error:
             yield Finding(place, identity, _image_fault(error), str(error))
         else:
-            size = size or found
+            size = size or image.size
+            if not alike:
+                yield Finding(place, identity, "not_plain_rgb", _NOT_PLAIN.format(file))
     chain = _LONG.sub(lambda number: f"{float(number[0]):.3f}", chain)
     areas = find_regions(chain, depth=True) or find_regions(chain, depth=False)
     if not areas or find_answer(chain) is None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sifthinker.errors import ConfigError, EndpointError, ModelError, SIFError
+from sifthinker.errors import ConfigError, EndpointError, ModelError, SIFError, need
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.loops import run_coroutine
 from sifthinker.records import Example, Record, Reject
@@ -39,6 +39,8 @@ class Cluster:
         workers: processes that work on records, each on the engine's `concurrency` records at once; by default one a CPU.
         gpus: of one worker, for depth models and local teachers; may be a fraction.
         batch: records that a worker takes at once, at least twice the engine's concurrency.
+    Raises:
+        MissingExtraError: Ray is not installed.
     """
 
     address: str | None = None
@@ -46,18 +48,19 @@ class Cluster:
     gpus: float = 0
     batch: int = 64
 
+    def __post_init__(self) -> None:
+        need("the Ray engine", "ray")
+
     def __call__(self, engine: Engine, feed: Feed, out: Path) -> None:
         """Work through the records.
 
         Raises:
-            ConfigError: Ray is not installed, or the cluster cannot be reached.
+            ConfigError: the cluster cannot be reached.
             SIFError: what a worker raised.
         """
-        try:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            import ray
-        except ImportError as error:
-            raise ConfigError(f"--engine ray needs Ray: pip install 'sifthinker[ray]' ({error})") from None
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
         engine = replace(engine, root=engine.root.absolute())  # workers may start elsewhere
         out = out.absolute()
         waiting = out / ".waiting"

@@ -10,15 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from sifthinker.depth import DepthMap, Encoding, Near
+from sifthinker.depth import DepthMap
+from sifthinker.depth_files import Encoding, Near, check_options
 from sifthinker.engine.batches import Batches
-from sifthinker.errors import DepthError, ModelError, RecordError
+from sifthinker.errors import DepthError, ModelError, RecordError, need
 from sifthinker.files import inside, sha256
 from sifthinker.models import model_source
 from sifthinker.records import Record
 
 # Tried in this order beside `street.jpg` when a record names no depth file.
-BESIDE = (".depth.png", ".depth.npy")
+BESIDE = tuple(f".depth{suffix}" for suffix in (".png", ".npy", ".npz", ".tiff", ".tif", ".pfm"))
 
 
 class DepthSource(Protocol):
@@ -50,21 +51,26 @@ class NoDepth:
 
 
 class GivenDepth:
-    """Depth files that exist: the one a record names, else `<stem>.depth.png` or `<stem>.depth.npy` beside the image.
+    """Depth files that exist: the one a record names, else `<stem>.depth.png` (or one of `BESIDE`) beside the image.
 
     Args:
-        encoding: of the files, see `DepthMap.read`.
-        near: which end of their values is near.
+        encoding: what the numbers in the files are, see `DepthMap.read`.
+        near: which end of them is near.
+        holes: values that stand for "no reading".
+    Raises:
+        DepthError: settings that no file can be read by.
     """
 
-    def __init__(self, encoding: Encoding = "auto", near: Near | None = None) -> None:
+    def __init__(self, encoding: Encoding = "auto", near: Near | None = None, holes: Sequence[float] = ()) -> None:
+        check_options(encoding, near, holes)
         self.name = "given"
         self._encoding: Encoding = encoding
         self._near: Near | None = near
+        self._holes = tuple(holes)
 
     def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
         path = self._find(record, root)
-        depth = DepthMap.read(path, encoding=self._encoding, near=self._near)
+        depth = DepthMap.read(path, encoding=self._encoding, near=self._near, holes=self._holes)
         if depth.size != image.size:
             raise DepthError(
                 f"{path}: the depth file is {depth.size[0]}×{depth.size[1]}, its image {image.width}×{image.height}; "
@@ -178,13 +184,10 @@ class ModelDepth:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            try:
-                import torch
-                from transformers import AutoImageProcessor, AutoModelForDepthEstimation
-            except ImportError as error:
-                raise ModelError(
-                    f"a depth model needs torch and transformers: pip install 'sifthinker[models]' ({error})"
-                ) from None
+            need("a depth model", "torch", "transformers")
+            import torch
+            from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
             try:
                 processor = AutoImageProcessor.from_pretrained(self.name)
                 model = AutoModelForDepthEstimation.from_pretrained(self.name, use_safetensors=True)

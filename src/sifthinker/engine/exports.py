@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from sifthinker.errors import ConfigError, RecordError
+from sifthinker.errors import ConfigError, RecordError, need
 from sifthinker.files import atomic_write, make_folder, to_json
-from sifthinker.records import Example, read_examples
+from sifthinker.records import Example, read_examples, write_choices
 
 Form = Literal["trl", "llamafactory", "verl", "hf"]
 
@@ -19,7 +19,7 @@ Form = Literal["trl", "llamafactory", "verl", "hf"]
 FORMS: dict[Form, str] = {
     "trl": "datasets.load_from_disk(FOLDER): prompt, completion, images, and the columns of the rewards",
     "llamafactory": "dataset_dir and media_dir FOLDER, dataset sif: ShareGPT turns, described in dataset_info.json",
-    "verl": "data.train_files FOLDER/train.parquet, with sifthinker/adapters.py as custom_reward_function",
+    "verl": "data.train_files FOLDER/train.parquet, reward.custom_reward_function.path pkg://sifthinker.adapters",
     "hf": "datasets.load_dataset(FOLDER): every field of an example, images in the Parquet files",
 }
 
@@ -37,6 +37,8 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: For
         ConfigError: the folder is not empty.
         RecordError: the dataset cannot be read, holds nothing, or lacks a file; the folder is left empty.
     """
+    if to != "llamafactory":
+        need(f"the form {to}", "datasets", "pyarrow")
     folder = make_folder(out)
     if any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; an export needs a folder of its own")
@@ -110,7 +112,7 @@ def _truth(example: Example) -> dict[str, Any]:
     return {
         "answer": example.answer,
         "boxes": [list(box) for box in example.boxes],
-        "choices": example.choices,
+        "choices": write_choices(example.choices),
         "depth": example.depth,
     }
 
@@ -145,6 +147,7 @@ def _hf_row(example: Example) -> dict[str, Any]:
     return {**row, "boxes": [list(box) for box in example.boxes], "images": images, "depth": depth} | {
         "provenance": to_json(dict(example.provenance)),
         "messages": [dict(message) for message in example.messages],
+        "choices": write_choices(example.choices),
     }
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import heapq
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sifthinker.boxes import Space
+from sifthinker.engine.exclusion import Excluded
 from sifthinker.engine.rows import OutsideBoxes
 from sifthinker.engine.sources import HUB, BoxForm, SourceFormat, read_source
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import check_keys, inside, read_yaml, sha256
 from sifthinker.records import Record, Reject
-
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Recipe:
         images: image root; every source's images lie below it.
         cap: most records of each dataset, chosen at random by `seed`.
         seed: of the choice, and of the focus paths.
-        exclude: images that must not be used: text files of names or SHA-256 hashes, one a line, or folders of images.
+        exclude: images that must not be used: lists of names or SHA-256 hashes, or folders of images; see `exclusion`.
         settings: everything else in the file: options of the build by their names.
     """
 
@@ -86,9 +84,13 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def excluded(self) -> tuple[set[str], set[str]]:
-        """See `excluded`; folders are read once."""
-        return excluded(self.exclude)
+    def excluded(self) -> Excluded:
+        """What `exclude` holds; lists and folders are read once.
+
+        Raises:
+            RecordError, ConfigError: see `exclusion.Excluded`.
+        """
+        return Excluded(self.exclude, self.images)
 
 
 @dataclass(slots=True)
@@ -99,11 +101,13 @@ class Left:
         filtered: records of each dataset that its sources' filters left out.
         over_cap: records that were over the cap of their dataset.
         expected: how many records and rejects will come; None where that is not known before they have.
+        whole: whether the recipe was read to its end.
     """
 
     filtered: Counter[str] = field(default_factory=Counter)
     over_cap: Counter[str] = field(default_factory=Counter)
     expected: int | None = None
+    whole: bool = False
 
 
 def load_recipe(path: str | os.PathLike[str], settings: Sequence[str]) -> Recipe:
@@ -179,17 +183,18 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
         RecordError: a source is missing or of no known form.
     """
     left = left if left is not None else Left()
-    names, _ = recipe.excluded
     chosen = _within_cap(recipe, left)
     if chosen is None:
         left.expected = _count_lines(recipe)
     seen: dict[bytes, list[tuple[str, str]]] = {}  # content → (image, source) of the records that have it
     ids: dict[str, str] = {}
     position: Counter[str] = Counter()
-    for item in _all(recipe, left):
+    for item, written in _all(recipe, left):
         if isinstance(item, Reject):
             yield item
             continue
+        # Before anything else: the line has matched, whatever the record is left out for.
+        named = recipe.excluded.find(item.image, written)
         index = position[item.dataset]
         position[item.dataset] += 1
         if chosen is not None and index not in chosen[item.dataset]:
@@ -199,11 +204,9 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
             yield Reject(item.source, item.id, "duplicate_id", reason)
             continue
         ids[item.id] = item.source
-        named = next((name for name in names if f"/{item.image}".endswith(f"/{name}")), None)
         if named is not None:
-            yield Reject(
-                item.source, item.id, "excluded", f"{item.source}: the image {named} is on the list of excluded ones"
-            )
+            reason = f"{item.source}: the image {item.image} is on a list of excluded ones: {named} {named.text[:200]!r}"
+            yield Reject(item.source, item.id, "excluded", reason)
             continue
         content = f"{' '.join(item.question.lower().split())}\0{sorted(item.boxes)}"
         key = hashlib.blake2b(content.encode(), digest_size=16).digest()
@@ -214,10 +217,11 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
             continue
         seen.setdefault(key, []).append((item.image, item.source))
         yield item
+    left.whole = True
 
 
-def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
-    """Every record of every source that passes its filters."""
+def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
+    """Every record of every source that passes its filters, with its image's path as the source writes it."""
     for source in recipe.sources:
         file = source.file if source.file.startswith(HUB) else str(recipe.folder / source.file)
         images = recipe.images / source.images
@@ -236,7 +240,7 @@ def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
             if source.limit is not None and count >= source.limit:
                 break
             if isinstance(item, Reject):
-                yield item
+                yield item, ""
                 continue
             record = replace(
                 item,
@@ -250,7 +254,7 @@ def _all(recipe: Recipe, left: Left) -> Iterator[Record | Reject]:
             if unwanted or (source.max_boxes is not None and len(record.boxes) > source.max_boxes):
                 left.filtered[record.dataset] += 1
             else:
-                yield record
+                yield record, item.image
 
 
 def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
@@ -263,7 +267,7 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
     heaps: dict[str, list[tuple[int, int]]] = {}
     position: Counter[str] = Counter()
     rejects = 0
-    for item in _all(recipe, Left()):
+    for item, _ in _all(recipe, Left()):
         if isinstance(item, Reject):
             rejects += 1
             continue
@@ -319,9 +323,13 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
                 files[name] = file
                 sources[-1][key] = name
                 inputs[name] = _content_hash(recipe.folder / file)
-    names, hashes = recipe.excluded
-    listed = sha256("\n".join(sorted(names | hashes)).encode()) if names or hashes else None
-    return {"sources": sources, "inputs": inputs, "cap": recipe.cap, "exclude": listed}
+    listed = sorted(recipe.excluded.names | recipe.excluded.hashes)
+    return {
+        "sources": sources,
+        "inputs": inputs,
+        "cap": recipe.cap,
+        "exclude": sha256("\n".join(listed).encode()) if listed else None,
+    }
 
 
 def _content_hash(path: Path) -> str:
@@ -337,31 +345,6 @@ def _content_hash(path: Path) -> str:
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
     return digest.hexdigest()
-
-
-def excluded(places: Sequence[Path]) -> tuple[set[str], set[str]]:
-    """(file names, content hashes) of the images that must not be used.
-
-    Raises:
-        RecordError: a list or folder is missing.
-    """
-    names: set[str] = set()
-    hashes: set[str] = set()
-    for place in places:
-        if place.is_dir():
-            hashes |= {sha256(file.read_bytes()) for file in place.rglob("*") if file.is_file()}
-            continue
-        try:
-            lines = place.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecordError(f"{place}: cannot read the list of excluded images: {error}", "missing_file") from None
-        for line in lines:
-            text = line.strip()
-            if _HASH.fullmatch(text.lower()):
-                hashes.add(text.lower())
-            elif text and not text.startswith("#"):
-                names.add(text.lstrip("/"))
-    return names, hashes
 
 
 def _same_image(root: Path, one: str, other: str) -> bool:

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sifthinker.boxes import Boxes, as_boxes
 from sifthinker.errors import BoxError, DepthError, RecordError
 from sifthinker.files import read_jsonl
 from sifthinker.records import Example, read_examples
-from sifthinker.rewards import REWARDS, Reference, Scores, reference_from, score_completion
+from sifthinker.rewards import REWARDS, Score, Scores, reference_from, score_completion
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A saved completion with its scores; `images` as in its example, empty where there is none."""
+    """A saved completion with its scores.
+
+    Args:
+        id: of its example, or else where it stands.
+        text: the completion.
+        question: what was asked.
+        answer: the right answer.
+        boxes: the right boxes, unit xyxy.
+        depth: path of the depth map, None in RGB-only work; a map itself would cost megabytes for each completion.
+        images: as in its example, empty where there is none.
+        scores: the four.
+    """
 
     id: str
     text: str
     question: str
-    reference: Reference
+    answer: str
+    boxes: Boxes
+    depth: str | None
     images: tuple[str, ...]
     scores: Scores
 
@@ -93,27 +108,29 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
         id=str(row.get("id", where)),
         text=row["completion"],
         question=str(known["problem"]),
-        reference=reference,
+        answer=reference.answer,
+        boxes=as_boxes(reference.boxes),
+        depth=known.get("depth"),
         images=tuple(known["images"]),
         scores=scores,
     )
 
 
-def summarise_scores(scored: Sequence[Scored]) -> dict[str, Component]:
-    """Statistics of every component; one that no completion has is left out."""
+def summarise_scores(scored: Iterable[Scores]) -> dict[str, Component]:
+    """Statistics of every reward, in one pass; one that no completion has is left out."""
+    values: dict[str, array[float]] = {name: array("d") for name in REWARDS}
+    reasons: dict[str, Counter[str]] = {name: Counter() for name in REWARDS}
+    for scores in scored:
+        for name in REWARDS:
+            score: Score = getattr(scores, name)
+            reasons[name].update(score.reasons)
+            if score.value is not None:
+                values[name].append(score.value)
     found = {}
-    for name in REWARDS:
-        scores = [getattr(item.scores, name) for item in scored]
-        values = np.array([score.value for score in scores if score.value is not None], dtype=np.float64)
-        if not len(values):
+    for name, numbers in values.items():
+        if not numbers:
             continue
-        reasons = Counter(reason for score in scores for reason in score.reasons)
-        found[name] = Component(
-            len(values),
-            float(values.mean()),
-            float(values.std()),
-            float(values.min()),
-            float(values.max()),
-            dict(reasons.most_common()),
-        )
+        known = np.array(numbers)
+        spread = float(known.mean()), float(known.std()), float(known.min()), float(known.max())
+        found[name] = Component(len(known), *spread, dict(reasons[name].most_common()))
     return found

@@ -18,9 +18,10 @@ import numpy as np
 
 from sifthinker.boxes import hierarchical_iou, pairwise_iou, set_iou
 from sifthinker.chain import Region, find_regions, region_boxes
+from sifthinker.depth import agrees
 from sifthinker.files import atomic_write, sha256
 from sifthinker.judges import judge
-from sifthinker.rewards import DEPTH_TOLERANCE, score_depth, score_grounding
+from sifthinker.rewards import score_depth, score_grounding
 from sifthinker.thinker import Thinker, Thought
 from sifthinker.world.lessons import LIST_QUESTION, locate_question, read_list, regions_of
 from sifthinker.world.questions import Question, is_novel, sample_questions, scene_of, world_record
@@ -29,6 +30,7 @@ from sifthinker.world.scenes import Scene, render
 METRICS: dict[str, str] = {
     "answer accuracy": "judged answers; an answer that cannot be read is wrong",
     "final HIoU": "hierarchical IoU of the last area with the target boxes; 0 without a readable area",
+    "first HIoU": "hierarchical IoU of the first area that is not the whole image; chains with an area",
     "correction gain": "final HIoU minus that of the first area that is not the whole image; chains with an area",
     "depth consistency": "share of stated depths within a tenth of the truth; chains with an area",
     "valid format": "completions that are valid chains",
@@ -133,6 +135,7 @@ def measure(
     return {
         "answer accuracy": answer,
         "final HIoU": hierarchical_iou(region_boxes(reading.areas[-1]), boxes) if reading.areas else 0.0,
+        "first HIoU": grounded.parts["start"] if reading.areas else None,
         "correction gain": grounded.parts.get("gain"),
         "depth consistency": depth.value if reading.areas else None,
         "valid format": float(not reading.problems),
@@ -164,6 +167,24 @@ def group_by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[R
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
+
+
+def families_above_chance(rows: Sequence[Row], *, split: str = "test", seed: int = 0) -> set[str]:
+    """Families of questions in which a model is measurably better than guessing: its 95 % interval lies above.
+
+    Args:
+        rows: as `evaluate` gives them, whole.
+        split: see `evaluate`.
+        seed: see `evaluate`.
+    """
+    questions = sample_questions(len(rows), split=split, seed=seed)
+    guesses: dict[str, list[float]] = {}
+    for question in questions:
+        guesses.setdefault(question.family, []).append(1 / len(question.choices))
+    accuracies = {
+        family: summarise(found)["answer accuracy"] for family, found in group_by(rows, lambda r: r.family).items()
+    }
+    return {family for family, found in accuracies.items() if found.low > sum(guesses[family]) / len(guesses[family])}
 
 
 BASELINES = {
@@ -311,7 +332,7 @@ def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0
 def _near(stated: Region, true: Region) -> bool:
     if stated.depth is None or true.depth is None:
         return False
-    return abs(stated.depth - true.depth) <= DEPTH_TOLERANCE * true.depth + 1e-9
+    return bool(agrees(stated.depth, true.depth))
 
 
 def _matched(found: Sequence[_Thing], there: Sequence[_Thing]) -> list[tuple[_Thing | None, _Thing | None]]:

@@ -16,7 +16,7 @@ import yaml
 from sifthinker.boxes import Denominator
 from sifthinker.errors import ConfigError
 from sifthinker.files import check_keys, read_yaml
-from sifthinker.rewards import REWARDS
+from sifthinker.rewards import REWARDS, Correction, as_correction
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
@@ -57,13 +57,16 @@ class RewardTerms:
 
     Args:
         progress: the answer reward counts how much better an answer is than its group was the last time.
-        correction: the grounding reward counts how far the focus was corrected.
+        correction: how the grounding reward pays for correcting the focus: `own`, the paper's; `group`, measured from where
+            the group's other completions start; or `off`; see `rewards.score_grounding`.
         denominator: of the box-level IoU, `max` or, as in the paper's release, `min`; see `boxes.paired_iou`.
+        depth_repeats: the depth reward counts areas that repeat their predecessor, as the paper does.
     """
 
     progress: bool = True
-    correction: bool = True
+    correction: Correction = "own"
     denominator: Denominator = "max"
+    depth_repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +229,14 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
         raise ConfigError(f"{where}: answers_only belongs to SFT")
     if not isinstance(checked.get("answers_only", False), bool):
         raise ConfigError(f"{where}: answers_only must be true or false, got {checked['answers_only']!r}")
-    if "reward_terms" in checked and checked["reward_terms"].denominator not in get_args(Denominator):
-        raise ConfigError(
-            f"{where}: reward_terms.denominator must be max or min, got {checked['reward_terms'].denominator!r}"
-        )
+    if "reward_terms" in checked:
+        terms = checked["reward_terms"]
+        if terms.denominator not in get_args(Denominator):
+            raise ConfigError(f"{where}: reward_terms.denominator must be max or min, got {terms.denominator!r}")
+        try:
+            checked["reward_terms"] = dataclasses.replace(terms, correction=as_correction(terms.correction))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: reward_terms.{error}") from None
     if "rewards" in checked:
         _mapping(checked["rewards"], f"{where}: rewards")
         check_keys(checked["rewards"], REWARDS, f"{where}: rewards")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.errors import RecordError
+from sifthinker.models import opened_by_template
 from sifthinker.prompts import user_prompt
-from sifthinker.records import Example, read_examples
+from sifthinker.records import Example, read_examples, write_choices
 
 
 def load_examples(path: str, limit: int | None = None) -> list[Example]:
@@ -54,6 +55,30 @@ def _direct(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"role": "user", "content": text}, {"role": "assistant", "content": example.answer}
 
 
+def gold_completion(example: Example, processor: Any, **template: Any) -> str:
+    """An example's chain as a model would have to write it: rendered by the chat template, tokenised and decoded.
+
+    What the template opens by itself (`<think>`) is put in front, as the trainer does with every completion. A template that
+    keeps chains as they are gives the chain itself.
+
+    Args:
+        example: the example.
+        processor: of the model.
+        template: further arguments of `apply_chat_template`.
+    """
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+    asked, said = ([dict(message)] for message in example.messages)
+    turns = {
+        "prompt": prepare_multimodal_messages(asked, images=list(example.images)),
+        "completion": prepare_multimodal_messages(said),
+    }
+    rendered = apply_chat_template(turns, processor, **template)
+    tokens = processor.tokenizer(rendered["completion"], add_special_tokens=False)["input_ids"]
+    text: str = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    return opened_by_template(processor, **template) + text
+
+
 def grpo_dataset(examples: list[Example]) -> Any:
     """A `datasets.Dataset` with `prompt`, `images`, and the columns that the rewards take."""
     return _dataset(
@@ -64,7 +89,7 @@ def grpo_dataset(examples: list[Example]) -> Any:
             "problem": [example.problem for example in examples],
             "answer": [example.answer for example in examples],
             "boxes": [[list(box) for box in example.boxes] for example in examples],
-            "choices": [example.choices for example in examples],
+            "choices": [write_choices(example.choices) for example in examples],
             "depth": [example.depth for example in examples],
         }
     )

@@ -25,11 +25,11 @@ from sifthinker.endpoint import Endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.judges import ModelJudge
-from sifthinker.models import freeze, load_model, load_processor, placeholder_tokens
-from sifthinker.rewards import AnswerReward, Ledger, completion_text, depth_reward, format_reward, grounding_reward
+from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
+from sifthinker.rewards import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
 from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
-from sifthinker.training.plan import plan_run, warn_of_problems
+from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 
@@ -73,8 +73,11 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(*arguments, **named)
         self.answer_reward = answer_reward
-        if answer_reward is not None:
-            answer_reward.gather = gather_object  # a group may be spread over processes
+        for reward in self.reward_funcs:
+            if isinstance(reward, AnswerReward | GroundingReward):
+                reward.gather = gather_object  # a group may be spread over processes
+        # What the chat template opens before the model writes, for instance <think>: a part of the chain.
+        self.opening = opened_by_template(self.processing_class, **self.chat_template_kwargs)
         if not self.use_vllm:
             # TRL keeps the image's placeholder from being sampled; a video's would mismatch its features just so.
             self.generation_kwargs["suppress_tokens"] = placeholder_tokens(self.model.config)
@@ -169,9 +172,10 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         if self.answer_reward is not None:
             self.answer_reward.recording = self.model.training
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (B, rewards), of all
+        texts = [self.opening + text for text in self._tokenizer.batch_decode(completion_ids_list, skip_special_tokens=True)]
+        framed = [[{"role": "assistant", "content": text}] for text in texts]
+        rewards = super()._calculate_rewards(inputs, prompts, framed, completion_ids_list)  # (B, rewards), of all
         self._judged = rewards.clone()
-        texts = [completion_text(completion) for completion in completions]
         self._log_chains(texts, [row.get("depth") is not None for row in inputs])
         if self.model.training and self.state.global_step % max(1, self.args.logging_steps) == 0:
             self._save_samples([row.get("id") for row in inputs], texts)
@@ -253,9 +257,13 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
     judge = None if config.judge is None else _judge(config.judge, config.output)
     terms = config.reward_terms
     answer = AnswerReward(judge=judge, progress=terms.progress) if "answer" in weights else None
-    grounding = partial(grounding_reward, denominator=terms.denominator, correction=terms.correction)
-    grounding.__name__ = grounding_reward.__name__  # type: ignore[attr-defined]  # TRL names the reward's metrics by it
-    functions = {"format": format_reward, "answer": answer, "grounding": grounding, "depth": depth_reward}
+    functions = {
+        # The trainer puts back what the chat template opens, so the chain must be whole.
+        "format": _named(partial(format_reward, opened=False), "format_reward"),
+        "answer": answer,
+        "grounding": GroundingReward(denominator=terms.denominator, correction=terms.correction),
+        "depth": _named(partial(depth_reward, repeats=terms.depth_repeats), "depth_reward"),
+    }
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     if "reward_weights" in config.training:
         raise ConfigError("training.reward_weights: weights are named under `rewards`")
@@ -266,7 +274,7 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
         bias = dict.fromkeys(placeholder_tokens(model.config) or (), -100.0)
         defaults["generation_kwargs"] = {"logit_bias": bias}
     arguments = trainer_arguments(config, "grpo", defaults)
-    warn_of_problems(plan_run(config, "grpo", arguments, examples, processor))
+    report_problems(plan_run(config, "grpo", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
     try:
         trainer = SIFGRPOTrainer(
@@ -283,6 +291,12 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
         raise ConfigError(f"training: {error}") from error
     trainer.muon_lr = config.muon_lr
     return trainer
+
+
+def _named(reward: Any, name: str) -> Any:
+    """A partial reward function with the name by which TRL logs it."""
+    reward.__name__ = name
+    return reward
 
 
 def _judge(settings: JudgeConfig, output: str) -> ModelJudge:

@@ -8,16 +8,18 @@ yet held against a GPU.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sifthinker.chain import check_chain, read_completion
+from sifthinker.errors import ConfigError
 from sifthinker.images import load_image
-from sifthinker.models import load_processor, model_source
+from sifthinker.models import load_processor, model_source, special_tokens
 from sifthinker.records import Example
 from sifthinker.rewards import reference_from, score_completion
 from sifthinker.training.config import Stage, TrainConfig, trainer_arguments
-from sifthinker.training.data import load_examples
+from sifthinker.training.data import gold_completion, load_examples
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +37,15 @@ class Plan:
         facts: name → value, for people.
         memory_gib: name → estimate a process.
         problems: each with its remedy; empty when nothing is wrong.
+        refusals: those of the problems with which a run would teach nothing: it does not start.
+        notes: what is worth knowing and no fault.
     """
 
     facts: dict[str, str]
     memory_gib: dict[str, float]
     problems: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def total_gib(self) -> float:
@@ -60,7 +66,7 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
     arguments = trainer_arguments(config, stage, defaults)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
-    return plan_run(config, stage, arguments, examples, processor, gpu_gib=gpu_gib)
+    return plan_run(config, stage, arguments, examples, processor, estimate=True, gpu_gib=gpu_gib)
 
 
 def plan_run(
@@ -70,9 +76,10 @@ def plan_run(
     examples: Sequence[Example],
     processor: Any,
     *,
+    estimate: bool = False,
     gpu_gib: float | None = None,
 ) -> Plan:
-    """As `make_plan`, with TRL's config, the examples and the processor at hand."""
+    """As `make_plan`, with TRL's config, the examples and the processor at hand; memory is estimated if asked for."""
     prompts, answers = token_counts(examples, processor)
     facts = {
         "examples": f"{len(examples):,}",
@@ -80,6 +87,11 @@ def plan_run(
         "longest gold chain": f"{max(answers):,} tokens",
     }
     problems: list[str] = []
+    notes: list[str] = []
+    template = getattr(arguments, "chat_template_kwargs", None) or {}  # SFT's config has none
+    gold = {example.id: gold_completion(example, processor, **template) for example in examples[:_DRY_RUN]}
+    refusals = token_problems(examples, processor)
+    refusals += [] if config.answers_only else template_problems(examples[:_DRY_RUN], gold)
     rows, length = arguments.per_device_train_batch_size, max(prompts) + max(answers)
     sharing = stage == "grpo" and config.prefix_sharing == "auto"
     tokens = rows * length
@@ -96,14 +108,17 @@ def plan_run(
             f"{tokens:,}, against {rows * length:,} without prefix sharing" if sharing else f"{tokens:,}"
         )
         problems += _batch_problems(rows, group, max(answers), most, len(examples), batch // group)
-        problems += reward_problems(examples[:_DRY_RUN], config)
+        dead, weak = reward_problems(examples[:_DRY_RUN], gold, config)
+        refusals += dead if not refusals else []
+        problems += weak
+        notes += _visit_notes(config, arguments, len(examples))
     elif arguments.max_length is not None and arguments.max_length < length:
         problems.append(
             f"max_length {arguments.max_length} is below the longest example's {length} tokens: chains would be cut off; "
             "raise it, or lower max_pixels"
         )
-    memory = estimate_memory(config, stage, arguments, rows=rows, tokens=tokens, length=length)
-    plan = Plan(facts, memory, problems)
+    memory = estimate_memory(config, stage, arguments, rows=rows, tokens=tokens, length=length) if estimate else {}
+    plan = Plan(facts, memory, refusals + problems, refusals, notes)
     if gpu_gib is not None:
         # Activations alone grow with the completions scored at once; the rest is there in any case.
         fixed = plan.total_gib - memory["activations"]
@@ -117,10 +132,17 @@ def plan_run(
     return plan
 
 
-def warn_of_problems(plan: Plan) -> None:
-    """Log what is wrong with a run that is about to start; it starts all the same."""
-    for problem in plan.problems:
-        logger.warning("before the first step: %s", problem)
+def report_problems(plan: Plan) -> None:
+    """Log what is wrong with a run that is about to start.
+
+    Raises:
+        ConfigError: the run would teach nothing.
+    """
+    for note in (*plan.notes, *plan.problems):
+        if note not in plan.refusals:
+            logger.warning("before the first step: %s", note)
+    if plan.refusals:
+        raise ConfigError("; ".join(plan.refusals))
 
 
 def token_counts(examples: Sequence[Example], processor: Any) -> tuple[list[int], list[int]]:
@@ -136,28 +158,78 @@ def token_counts(examples: Sequence[Example], processor: Any) -> tuple[list[int]
     return prompts, [len(processor.tokenizer(example.chain)["input_ids"]) for example in chains]
 
 
-def reward_problems(examples: Sequence[Example], config: TrainConfig) -> list[str]:
-    """What a dry run on gold chains finds: a reward that gold does not earn teaches nothing."""
-    problems = []
-    gold: dict[str, list[float]] = {}
+def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
+    """Examples whose texts spell a special token of the model, which would be read as an image or as the end of a turn."""
+    pattern = special_tokens(processor)
+    found = [
+        (example.id, token[0]) for example in examples if (token := pattern.search(example.prompt + "\n" + example.chain))
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found)} examples hold a special token of this model in their text, the first {found[0][0]!r} with "
+        f"{found[0][1]!r}; take it out of the question or the chain, or leave these examples out"
+    ]
+
+
+def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> list[str]:
+    """What the chat template does to valid chains, if it makes them invalid; see `data.gold_completion`."""
     for example in examples:
-        scores = score_completion(example.chain, reference_from(asdict(example)))
+        problems = read_completion(gold[example.id], depth=example.depth is not None, opened=False).problems
+        if problems and not check_chain(example.chain, depth=example.depth is not None):
+            return [
+                f"the model's chat template breaks the chain of example {example.id!r}: {problems[0]}. It writes "
+                f"{gold[example.id][:80]!r}…, and no completion could earn the format reward; use a template that keeps the "
+                "assistant's text as it is"
+            ]
+    return []
+
+
+def reward_problems(
+    examples: Sequence[Example], gold: Mapping[str, str], config: TrainConfig
+) -> tuple[list[str], list[str]]:
+    """What a dry run on gold chains finds: (rewards that no gold chain earns, rewards that some do not earn in full).
+
+    Args:
+        examples: a few of the run's.
+        gold: example id → its chain as the chat template renders it.
+        config: the run.
+    """
+    dead, weak = [], []
+    earned: dict[str, list[float]] = {}
+    for example in examples:
+        scores = score_completion(gold[example.id], reference_from(asdict(example)), opened=False)
         for name in config.rewards:
             value = getattr(scores, name).value
             if value is not None:
-                gold.setdefault(name, []).append(value)
+                earned.setdefault(name, []).append(value)
     for name in config.rewards:
-        values = gold.get(name)
+        values = earned.get(name)
         if not values:
-            problems.append(f"reward {name}: does not apply to this data (no depth?); leave it out with rewards.{name}=0")
+            weak.append(f"reward {name}: does not apply to this data (no depth?); leave it out with rewards.{name}=0")
         elif max(values) == 0:
-            problems.append(f"reward {name}: even the gold chains earn 0; look at them with `sif rewards`")
+            dead.append(f"reward {name}: even the gold chains earn 0; look at them with `sif rewards`")
         elif min(values) < 1:
-            problems.append(
+            weak.append(
                 f"reward {name}: a gold chain earns {min(values):.2f}, less than 1; look at it with `sif rewards` before "
                 "training on it"
             )
-    return problems
+    return dead, weak
+
+
+def _visit_notes(config: TrainConfig, arguments: Any, examples: int) -> list[str]:
+    """Whether the answer reward's progress term can act: it compares with the last time that a sample was seen."""
+    if "answer" not in config.rewards or not config.reward_terms.progress:
+        return []
+    completions = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    prompts = completions / arguments.num_generations / arguments.num_iterations  # a step
+    visits = arguments.max_steps * prompts / examples if arguments.max_steps > 0 else arguments.num_train_epochs
+    if visits > 1:
+        return []
+    return [
+        f"each example is seen {visits:.2g} times, so the answer reward's progress term never acts: it compares with the "
+        "last time; raise num_train_epochs to 2 or more, or use fewer examples (limit)"
+    ]
 
 
 def _batch_problems(rows: int, group: int, gold: int, most: int, examples: int, prompts: int) -> list[str]:
@@ -192,7 +264,9 @@ def estimate_memory(
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.integrations import unset_hf_deepspeed_config
 
+    unset_hf_deepspeed_config()  # under ZeRO-3, transformers would spread this model's weights, which there are none of
     settings = AutoConfig.from_pretrained(model_source(config.model))
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(settings)

@@ -37,6 +37,8 @@ _SHOWN = {
     "completions/mean_length": "tokens a chain",
     "chain/steps": "steps a chain",
     "chain/box_movement": "box movement",
+    "chain/first_hiou": "HIoU of the first focus",
+    "chain/final_hiou": "HIoU of the last focus",
 }
 
 

@@ -14,18 +14,21 @@ from typing import Any
 
 import yaml
 from transformers import TrainerCallback, TrainerState
+from transformers.integrations import unset_hf_deepspeed_config
 
 from sifthinker import __version__
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
-from sifthinker.models import load_model
+from sifthinker.models import load_model, merge_adapter
 from sifthinker.training.config import Stage, TrainConfig, to_plain
-from sifthinker.training.progress import quiet, write_history
+from sifthinker.training.fingerprint import data_fingerprint, model_fingerprint
+from sifthinker.training.progress import HISTORY, quiet, write_history
 
 logger = logging.getLogger(__name__)
 
 FINISHED = "finished.json"
-_RUN = "run.json"  # the config of the run that a folder holds
+ADAPTER = "adapter"  # folder of a LoRA run's adapter, in the run's folder
+_RUN = "run.json"  # the config of the run that a folder holds, and what its data and model hold
 _STATE = "trainer_state.json"  # of a checkpoint; Trainer writes it after everything else
 
 
@@ -145,6 +148,7 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
     Raises:
         KeyboardInterrupt: the run was interrupted; a checkpoint was written unless it had to end at once.
     """
+    check_saving(trainer)
     table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
     trainer.add_callback(_Cards(config, title))
@@ -162,15 +166,66 @@ def run(trainer: Any, config: TrainConfig, title: str) -> None:
             write_history(trainer, config.output)
     if stop.asked:
         raise KeyboardInterrupt
+    save_model(trainer, config)
+    if trainer.accelerator.is_main_process:
+        atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history))
+        atomic_write(Path(config.output) / FINISHED, to_json({"steps": trainer.state.global_step}) + "\n")
+
+
+def check_saving(trainer: Any) -> None:
+    """See before the first step that the finished model can be saved.
+
+    Raises:
+        ConfigError: DeepSpeed's ZeRO-3 is not allowed to gather the weights.
+    """
+    if not trainer.is_deepspeed_enabled:
+        return
+    zero = trainer.accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
+    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigError(
+            "ZeRO-3 may not gather the weights, so the model could not be saved: set zero3_save_16bit_model: true in "
+            "the accelerate config, or stage3_gather_16bit_weights_on_model_save in DeepSpeed's own"
+        )
+
+
+def save_model(trainer: Any, config: TrainConfig) -> None:
+    """Write the finished model and its processor into the run's folder; every process of the run must call it.
+
+    Weights that are spread over processes are gathered on the first. An adapter is written to the folder `adapter` and
+    merged from there into its base: a process that has only a part of the weights cannot merge them.
+    """
+    folder = Path(config.output)
+    whole = _gathered(trainer)  # all processes take part
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if config.lora is not None:
-        model = model.merge_and_unload()
-    model.save_pretrained(config.output)
-    trainer.processing_class.save_pretrained(config.output)
-    atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history))
-    atomic_write(Path(config.output) / FINISHED, to_json({"steps": trainer.state.global_step}) + "\n")
+    if config.lora is None:
+        model.save_pretrained(folder, state_dict=whole)
+    else:
+        model.save_pretrained(str(folder / ADAPTER), state_dict=whole)
+        unset_hf_deepspeed_config()  # or ZeRO-3 would spread the base over processes that do not take part
+        merge_adapter(folder / ADAPTER, folder, base=config.model, dtype=config.dtype)
+    trainer.processing_class.save_pretrained(folder)
+
+
+def _gathered(trainer: Any) -> dict[str, Any] | None:
+    """The whole state of a model whose weights are spread over processes, on the first's CPU; None where they are not."""
+    if trainer.is_deepspeed_enabled:
+        state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.deepspeed)
+        return state
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.tensor import DTensor
+
+    if trainer.is_fsdp_enabled or any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()):
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        whole = dict(get_model_state_dict(trainer.model, options=options))
+        # Gathering copies a tied weight under each of its names; as one tensor again it is written once.
+        first: dict[int, str] = {}
+        for name, parameter in trainer.model.named_parameters(remove_duplicate=False):
+            if name in whole:
+                whole[name] = whole[first.setdefault(id(parameter), name)]
+        return whole
+    return None
 
 
 def model_card(config: TrainConfig, title: str, history: Sequence[Mapping[str, Any]]) -> str:
@@ -200,33 +255,32 @@ def is_finished(output: str | Path) -> bool:
 def claim(config: TrainConfig, stage: Stage) -> bool:
     """Take the output folder for a run, before anything is loaded.
 
+    Data and a local start model are compared by content, see `fingerprint`: a dataset that was rebuilt at the same path is
+    another one, and a folder that was moved is not.
+
     Returns:
         Whether there is something to do: False where the folder holds this run's finished model, unless more steps or epochs
         are asked for than before.
     Raises:
-        ConfigError: the folder holds checkpoints or the model of another run.
+        ConfigError: the folder holds checkpoints or the model of another run, or somebody else's model or README.
         SIFError: it cannot be written.
     """
     folder = make_folder(config.output)
-    ours = json.loads(json.dumps({"stage": stage, **to_plain(config)}, default=str))
-    try:
-        theirs = json.loads((folder / _RUN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        theirs = None
+    content = {"model": model_fingerprint(config.model), "data": data_fingerprint(config.data)}
+    ours = json.loads(json.dumps({"stage": stage, **to_plain(config), "content": content}, default=str))
+    theirs = _held(folder)
     checkpoints = _checkpoints(folder)
-    if isinstance(theirs, dict) and (is_finished(folder) or checkpoints):
-        for key in _IDENTITY:
-            if _place(theirs.get(key)) != _place(ours.get(key)):
-                raise ConfigError(
-                    f"{folder} holds another run: {key} was {theirs.get(key)!r}, now {ours.get(key)!r}; choose another "
-                    "output or delete the folder"
-                )
+    if theirs is None and not checkpoints:
+        _refuse_foreign(folder)
+    if theirs is not None and (is_finished(folder) or checkpoints):
+        _refuse_another(folder, theirs, ours, _IDENTITY)
         before, now = theirs["training"], ours["training"]
         longer = any((now.get(key) or 0) > (before.get(key) or 0) for key in _LENGTHS)
         if is_finished(folder) and not (longer and checkpoints):
             logger.warning(f"{folder}: this run is finished; to train it again choose another output or delete the folder")
             return False
-        settings = {key for key in {*ours, *theirs} - {"output", "training", *_IDENTITY} if ours.get(key) != theirs.get(key)}
+        aside = {"output", "training", "content", *_IDENTITY}
+        settings = {key for key in {*ours, *theirs} - aside if ours.get(key) != theirs.get(key)}
         changed = {f"training.{key}" for key in {*before, *now} if before.get(key) != now.get(key)}
         if settings | changed:
             logger.warning(f"{folder}: the run goes on with other settings: {', '.join(sorted(settings | changed))}")
@@ -236,9 +290,64 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
     return True
 
 
+def claim_parts(output: str | Path, settings: Mapping[str, Any]) -> None:
+    """Take a folder for a run of several parts, each in a folder of its own in it, before anything is trained.
+
+    Args:
+        output: folder of the run.
+        settings: everything that makes the run another one, `stage` among it; plain values.
+    Raises:
+        ConfigError: the folder holds something of another run, or somebody else's model or README.
+        SIFError: it cannot be written.
+    """
+    folder = make_folder(output)
+    ours = json.loads(json.dumps(settings))
+    held = any(is_finished(place) or _checkpoints(place) for place in (folder, *filter(Path.is_dir, folder.iterdir())))
+    theirs = _held(folder)
+    if theirs is not None and held:
+        _refuse_another(folder, theirs, ours, sorted({*theirs, *ours}, key=lambda key: (key != "stage", key)))
+    elif held:
+        logger.warning(f"{folder} is of an older version, which kept no {_RUN}; it is taken for this run and goes on")
+    elif theirs is None:
+        _refuse_foreign(folder)
+    atomic_write(folder / _RUN, json.dumps(ours) + "\n")
+
+
 # What makes a run another one; all else, such as a learning rate or an attention, may change on the way.
 _IDENTITY = ("stage", "model", "data", "limit", "answers_only", "max_pixels", "freeze", "lora", "rewards", "reward_terms")
 _LENGTHS = ("max_steps", "num_train_epochs")
+
+
+def _held(folder: Path) -> dict[str, Any] | None:
+    """What a folder says whose run it holds; None where it says nothing."""
+    try:
+        found = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder without a run that holds something where a run writes its model."""
+    names = [folder / name for name in ("README.md", "config.json", HISTORY) if (folder / name).exists()]
+    theirs = [*names, *sorted(folder.glob("*.safetensors"))]
+    if theirs:
+        raise ConfigError(f"{theirs[0]} is not of a run of ours and would be overwritten; choose another output")
+
+
+def _refuse_another(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Refuse a folder whose run differs in one of these keys."""
+    for key in keys:
+        before, now = ((run.get("content") or {}).get(key) for run in (theirs, ours))
+        moved = _place(theirs.get(key)) != _place(ours.get(key))
+        differs = moved if before is None or now is None else before != now
+        if differs:
+            changed = (
+                f"was {theirs.get(key)!r}, now {ours.get(key)!r}" if moved else f"{ours.get(key)!r} has changed since then"
+            )
+            raise ConfigError(f"{folder} holds another run: {key} {changed}; choose another output or delete the folder")
+        if before is None and now is not None:
+            logger.warning(f"{folder / _RUN} of an older version does not state the content of {key}; its path is the same")
 
 
 def _place(value: Any) -> Any:

@@ -11,7 +11,7 @@ from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainConfig, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
-from sifthinker.training.plan import plan_run, warn_of_problems
+from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 
 # max_length None: truncation would cut image tokens away and break the prompt.
@@ -38,7 +38,7 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
-    warn_of_problems(plan_run(config, "sft", arguments, examples, processor))
+    report_problems(plan_run(config, "sft", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
     try:
         trainer = SIFSFTTrainer(

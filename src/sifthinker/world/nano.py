@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from sifthinker.errors import need
 from sifthinker.files import atomic_write, make_folder
 from sifthinker.prompts import DIRECT_DEPTH, DIRECT_RGB, TASK_DEPTH, TASK_RGB, user_prompt
 from sifthinker.world.lessons import SYNTAX, lessons
@@ -21,6 +22,7 @@ from sifthinker.world.scenes import COLOURS, SHAPES, sample_scene
 IMAGE_SIZE = 64
 PATCH_SIZE = 16
 
+_NEEDS = ("torch", "transformers", "tokenizers")
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _IMAGE = "<image>"
 _REGIONS = ('[{"bbox_2d":[', '],"depth":', '},{"bbox_2d":[', "}]", "]},", "\nQuestion:")
@@ -43,6 +45,7 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer() -> Any:
     """The nano tokenizer: byte-level BPE over the world's words, so that any text has tokens; deterministic."""
+    need("nano", *_NEEDS)
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -95,6 +98,7 @@ def _corpus() -> Iterator[str]:
 
 def build_processor() -> Any:
     """The nano processor: a LLaVA processor with a PIL image processor, which needs no torchvision."""
+    need("nano", *_NEEDS)
     from transformers import LlavaProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -125,6 +129,7 @@ def build_model(processor: Any, *, seed: int = 0, width: int = 192, vision_layer
         vision_layers: depth of the SigLIP tower.
         text_layers: depth of the Llama decoder.
     """
+    need("nano", *_NEEDS)
     import torch
     from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
@@ -176,6 +181,7 @@ def write_nano(out: str | os.PathLike[str], *, seed: int = 0, **shape: int) -> N
     Raises:
         SIFError: the folder cannot be written.
     """
+    need("nano", *_NEEDS)  # before a folder is made
     folder = make_folder(out)
     processor = build_processor()
     build_model(processor, seed=seed, **shape).save_pretrained(folder)
@@ -192,6 +198,7 @@ def pack(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
         ModelError: `source` is no model folder.
         SIFError: `out` cannot be written.
     """
+    need("nano", *_NEEDS)
     import torch
 
     from sifthinker.models import load_model, load_processor

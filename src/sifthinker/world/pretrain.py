@@ -13,16 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sifthinker.training  # noqa: F401  (first: it names what is not installed)
+
+# isort: split
 import torch
 from torch.nn.functional import cross_entropy, pad
 from transformers import DynamicCache, Trainer, TrainingArguments
 
 from sifthinker.errors import ConfigError
-from sifthinker.files import make_folder
 from sifthinker.models import load_model
 from sifthinker.prompts import user_prompt
 from sifthinker.training.config import TrainConfig
-from sifthinker.training.runs import OurTrainer, is_finished, run
+from sifthinker.training.runs import OurTrainer, claim_parts, is_finished, run
 from sifthinker.world.lessons import Course, lessons
 from sifthinker.world.nano import IMAGE_SIZE, PATCH_SIZE, build_model, build_processor
 from sifthinker.world.questions import SPLITS, scene_at
@@ -221,6 +223,8 @@ def pretrain(
 ) -> None:
     """Pretrain a nano model from random weights; a run that was interrupted goes on from its newest checkpoint.
 
+    `run.json` in the folder says whose run it is: recipe, batch size, seed and shape.
+
     Args:
         output: folder of the run; the finished model lies in it, the earlier parts in folders of their course in it.
         recipe: the parts, each on scenes of its own, one after the other.
@@ -231,17 +235,17 @@ def pretrain(
             threads that wait for each other after every operation, for longer than it takes to render between the steps.
         shape: of the model, see `nano.build_model`.
     Raises:
-        ConfigError: one of several processes.
+        ConfigError: one of several processes, or the folder holds another run.
         SIFError: the folder cannot be written.
         KeyboardInterrupt: interrupted; a checkpoint was written.
     """
-    make_folder(output)
+    folders = [Path(output) / f"{number}-{part.course}" for number, part in enumerate(recipe[:-1])] + [Path(output)]
+    stated = {f"recipe[{number}].{key}": value for number, part in enumerate(recipe) for key, value in asdict(part).items()}
+    claim_parts(output, {"stage": "pretrain", "batch_size": batch_size, "seed": seed, **shape, **stated})
     processor = build_processor()
     model = build_model(processor, seed=seed, **shape)
     first = 0
-    for number, part in enumerate(recipe):
-        last = number == len(recipe) - 1
-        folder = Path(output) if last else Path(output) / f"{number}-{part.course}"
+    for folder, part in zip(folders, recipe, strict=True):
         if is_finished(folder):
             model = load_model(folder, dtype="float32")
         else:

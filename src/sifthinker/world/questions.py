@@ -20,10 +20,20 @@ import numpy as np
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import Region
 from sifthinker.engine.teachers import Attempt, Task
-from sifthinker.errors import ConfigError
+from sifthinker.errors import ConfigError, ImageError
 from sifthinker.files import make_folder, write_jsonl
 from sifthinker.records import Record
-from sifthinker.world.scenes import COLOURS, LEVELS, SHAPES, Object, Scene, render, sample_scene, write_scene
+from sifthinker.world.scenes import (
+    COLOURS,
+    LEVELS,
+    SHAPES,
+    Object,
+    Scene,
+    is_world_image,
+    render,
+    sample_scene,
+    write_scene,
+)
 
 DECIMALS = 2  # of world boxes and chains: 0.01 is finer than a pixel of the nano model's picture
 
@@ -487,6 +497,8 @@ def write_world(
 ) -> Path:
     """Render a folder of scenes with questions: `images/*.png`, `images/*.depth.png`, `records.jsonl`.
 
+    A world that the folder held before is replaced: its scenes that are not of this one are deleted.
+
     Args:
         out: folder.
         count: number of questions, one a scene.
@@ -497,20 +509,62 @@ def write_world(
     Returns:
         The records file, which `sif data build` reads.
     Raises:
+        ConfigError: the folder holds a file of somebody else's where ours would go; nothing is written or deleted.
         SIFError: the folder cannot be written.
     """
+    records = Path(out) / "records.jsonl"
+    asked = list(sample_questions(count, split=split, seed=seed))
+    stale = _older_scenes(Path(out) / "images", {question.scene for question in asked})
+    if not _is_worlds(records):
+        raise ConfigError(f"{records} is not of the embedded world and would be overwritten; choose another folder")
     folder = make_folder(Path(out) / "images")
     rows = []
-    for number, question in enumerate(sample_questions(count, split=split, seed=seed), 1):
+    for number, question in enumerate(asked, 1):
         rgb, depth, _ = render(scene_of(question), size)
         write_scene(folder / f"{question.scene}.png", rgb, question.scene, question.level)
         depth.write(folder / f"{question.scene}.depth.png")
         rows.append(world_record(question, image=f"images/{question.scene}.png", split=split).to_json())
         if progress:
             progress(number)
-    records = Path(out) / "records.jsonl"
     write_jsonl(records, rows)
+    for path in stale:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".depth.png").unlink(missing_ok=True)
     return records
+
+
+def _is_worlds(records: Path) -> bool:
+    """Whether a records file may be written over: it is the world's, or there is none."""
+    try:
+        with open(records, "rb") as stream:
+            first = stream.readline()
+        return not first or str(json.loads(first).get("source")).startswith("world:")
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _older_scenes(folder: Path, scenes: set[int]) -> list[Path]:
+    """Pictures of an older world that are not among these scenes.
+
+    Raises:
+        ConfigError: a picture of somebody else's has the name of one of these scenes.
+    """
+    older = []
+    for path in folder.glob("*.png"):
+        if not path.stem.isdecimal():
+            continue
+        try:
+            ours = is_world_image(path)
+        except ImageError:
+            ours = False
+        if int(path.stem) in scenes:
+            if not ours:
+                raise ConfigError(f"{path} is not of the embedded world and would be overwritten; choose another folder")
+        elif ours:
+            older.append(path)
+    return older
 
 
 class ScriptedTeacher:

@@ -1,0 +1,521 @@
+"""Depth files: what sensors, depth models and other programs write, read as relative depth; and our own format, written.
+
+Three things tell how to read a file, each apart from the others: what its numbers are (the encoding), which end of them is
+near, and which of them stand for "no reading" (holes). Where a file may be read in two ways, the reader asks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from sifthinker.errors import DepthError
+from sifthinker.images import BROKEN_IMAGE, size_fault, what_is_wrong
+
+logger = logging.getLogger(__name__)
+
+Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "metres", "millimetres", "inverse"]
+Near = Literal["low", "high"]
+
+# PNG text chunks of our own files: what they hold is depth, near at the low end; level 0 stands for "no depth here".
+MARK = {"sifthinker:depth": "near low"}
+HOLES_MARK = {"sifthinker:holes": "0"}
+
+LEVELS = 65535
+
+_Kind = Literal["8-bit grey", "16-bit grey", "RGB", "numbers"]
+
+# Encoding → what kinds of file it is read from.
+_KINDS: Mapping[str, tuple[_Kind, ...]] = {
+    "sif": ("16-bit grey",),
+    "grey8": ("8-bit grey",),
+    "spectral": ("RGB",),
+    "npy": ("numbers",),
+    "metres": ("16-bit grey", "numbers"),
+    "millimetres": ("16-bit grey", "numbers"),
+    "inverse": ("16-bit grey", "numbers"),
+}
+_DEFAULTS: Mapping[_Kind, Encoding] = {"16-bit grey": "sif", "8-bit grey": "grey8", "RGB": "spectral", "numbers": "npy"}
+_IN_WORDS: Mapping[_Kind, str] = {
+    "8-bit grey": "an 8-bit grey image",
+    "16-bit grey": "a 16-bit grey image",
+    "RGB": "an RGB image",
+    "numbers": "an array or an image of floats",
+}
+_CHOOSE = "Say what they are with --depth-encoding (encoding=… in Python)"
+_SCALED = "metres or millimetres for distances in any unit, inverse for disparity or inverse depth (high is near)"
+# Kind → what to say about a file of that kind.
+_ADVICE: Mapping[_Kind, str] = {
+    "8-bit grey": "grey8, with --depth-near low (near='low') for depth or high for disparity",
+    "16-bit grey": f"{_SCALED}, sif for depth as value / 65535",
+    "RGB": "spectral",
+    "numbers": f"{_SCALED}, npy for depth in [0, 1]",
+}
+
+# A 16-bit file whose values all lie below holds no picture that somebody scaled to 65535, but perhaps up to 10.9 m.
+_LOOKS_METRIC = LEVELS // 6
+# The farthest point of a scene is not so many times as far as the one before it.
+_LOOKS_LIKE_A_CODE = 100
+
+# Pixels whose colours are looked up at once: what is computed on the way stays in a core's cache.
+_STRIP = 1 << 14
+# ColorBrewer's Spectral, 11 classes, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
+_SPECTRAL_ANCHORS = (
+    (94, 79, 162), (50, 136, 189), (102, 194, 165), (171, 221, 164), (230, 245, 152), (255, 255, 191),
+    (254, 224, 139), (253, 174, 97), (244, 109, 67), (213, 62, 79), (158, 1, 66),
+)  # fmt: skip
+
+
+class Decoded(NamedTuple):
+    """Relative depth, 0 nearest: (H, W) levels of 255 or values in [0, 1], and (H, W) False in holes, None without any."""
+
+    depth: NDArray[np.uint8] | NDArray[np.float64]
+    valid: NDArray[np.bool_] | None = None
+
+
+def read_depth(path: str | os.PathLike[str], encoding: Encoding, near: Near | None, holes: Sequence[float]) -> Decoded:
+    """Read a depth file; `DepthMap.read` says how.
+
+    Raises:
+        DepthError: the file is missing, broken or of another kind, or it is not clear what it means; names the file.
+    """
+    check_options(encoding, near, holes)
+    where = Path(path)
+    try:
+        return _interpreted(_stored(where), where, encoding, near, holes)
+    except DepthError as error:
+        raise DepthError(f"{where}: {error}") from None
+
+
+def check_options(encoding: Encoding, near: Near | None, holes: Sequence[float]) -> None:
+    """Refuse what no file can be read by.
+
+    Raises:
+        DepthError: a word that is not known, an end that contradicts the encoding, or a hole that is no number.
+    """
+    if encoding not in get_args(Encoding):
+        raise DepthError(f"unknown depth encoding {encoding!r}; wanted one of {', '.join(get_args(Encoding))}")
+    if near not in (None, "low", "high"):
+        raise DepthError(f"near must be 'low' or 'high', got {near!r}")
+    if not all(math.isfinite(hole) for hole in holes):
+        raise DepthError(f"holes must be finite numbers, got {list(holes)}; NaN and infinity are holes in any case")
+    if encoding in ("metres", "millimetres") and near == "high":
+        raise DepthError(
+            f"{encoding} are near at the low end by definition; drop --depth-near high (near='high'), or read disparity "
+            "and inverse depth with --depth-encoding inverse (encoding='inverse')"
+        )
+    if encoding == "inverse" and near == "low":
+        raise DepthError(
+            "inverse depth is near at the high end by definition; drop --depth-near low (near='low'), or read distances "
+            "with --depth-encoding metres (encoding='metres')"
+        )
+
+
+def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of a depth file without decoding its pixels.
+
+    Raises:
+        DepthError: the file is missing or of no known kind.
+    """
+    where = Path(path)
+    try:
+        form = _form(where)
+        if form != "picture":
+            height, width = _array(where, form, header=True).shape
+            return width, height
+        with _open(where) as image:
+            return image.size
+    except DepthError as error:
+        raise DepthError(f"{where}: {error}") from None
+
+
+def relative(distances: ArrayLike, valid: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """(H, W) distances in any unit → [0, 1], by the nearest and the farthest valid pixel; 0 in holes.
+
+    Raises:
+        DepthError: no valid pixel, or a valid pixel that is not finite.
+    """
+    array = np.asarray(distances, dtype=np.float64)
+    mask = np.ones(array.shape, dtype=bool) if valid is None else valid
+    if mask.shape != array.shape or not mask.any():
+        raise DepthError("no pixel has a depth: every one is a hole")
+    seen = array[mask]
+    if not np.isfinite(seen).all():
+        raise DepthError("depth has NaN or infinite values; say where it counts with `valid`")
+    span = seen.max() - seen.min()
+    unit = np.zeros(array.shape)
+    np.divide(array - seen.min(), span if span > 0 else 1.0, out=unit, where=mask)
+    return unit
+
+
+def grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str, str]) -> bytes:
+    """A grey PNG with text chunks, for smooth pictures: each row as its difference from the one above.
+
+    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller; zlib
+    takes four times as long as ISA-L.
+    Source: the PNG specification, https://www.w3.org/TR/png-3/.
+    """
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+
+    height, width = levels.shape
+    pixels = np.ascontiguousarray(levels, dtype=levels.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
+    rows = np.empty((height, 1 + pixels.shape[1]), dtype=np.uint8)
+    rows[:, 0] = 2  # the filter "up"
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * levels.itemsize, 0, 0, 0, 0)),
+            *(chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()),
+            chunk(b"IDAT", isal_zlib.compress(rows.data, 1)),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+# ---------------------------------------------------------------------------------------------- what the numbers mean
+
+
+class _Stored(NamedTuple):
+    """What a file holds before it is known what it means.
+
+    Args:
+        numbers: (H, W), or (H, W, 3) for colours.
+        kind: of the file.
+        form: the same in the words of the library that read it.
+        marked: whether it is our own format.
+        holes: whether it is our own format with holes at level 0.
+        opaque: (H, W), False where a picture is transparent; None where it is opaque.
+    """
+
+    numbers: NDArray[Any]
+    kind: _Kind
+    form: str
+    marked: bool = False
+    holes: bool = False
+    opaque: NDArray[np.bool_] | None = None
+
+
+def _interpreted(file: _Stored, path: Path, encoding: Encoding, near: Near | None, holes: Sequence[float]) -> Decoded:
+    _check_told(file, path, encoding, near)
+    if encoding == "auto":
+        encoding = "sif" if file.marked else _DEFAULTS[file.kind]
+    numbers = _spectral_levels(file.numbers) if encoding == "spectral" else file.numbers
+    valid = _valid(numbers, file, encoding, holes)
+    if valid is not None and not valid.any() and not file.marked:
+        raise DepthError("no pixel has a depth: every one is a hole (nan, infinite, a code for 'no reading')")
+    if numbers.dtype == np.uint8 and file.kind != "numbers":
+        end = near or ("high" if encoding == "spectral" else "low")
+        levels = numbers if end == "low" else 255 - numbers
+        return Decoded(levels) if valid is None else Decoded(levels / 255, valid)
+    if encoding == "sif":
+        level = numbers.astype(np.float64)
+        return Decoded((LEVELS - level if near == "high" else level) / LEVELS, valid)
+    seen = numbers if valid is None else numbers[valid]
+    if encoding != "npy":
+        _refuse_codes(seen)
+        return Decoded(relative(-numbers.astype(np.float64) if encoding == "inverse" else numbers, valid), valid)
+    low, high = float(seen.min()), float(seen.max())
+    if low < 0 or high > 1:
+        raise DepthError(
+            f"the values run from {low:g} to {high:g} ({file.form}); wanted depth in [0, 1], 0 nearest and 1 farthest. "
+            f"{_CHOOSE}: {_SCALED}. If one of them stands for 'no reading', name it with --depth-hole (holes=[…])"
+        )
+    unit = numbers.astype(np.float64)
+    return Decoded(1 - unit if near == "high" else unit, valid)
+
+
+def _check_told(file: _Stored, path: Path, encoding: Encoding, near: Near | None) -> None:
+    """Refuse a file that is not what it is said to be; where nothing was said, one that may be read in two ways."""
+    if encoding != "auto" and file.kind not in _KINDS[encoding] and not (encoding == "sif" and file.marked):
+        wanted = " or ".join(_IN_WORDS[kind] for kind in _KINDS[encoding])
+        raise DepthError(f"encoding {encoding!r} is read from {wanted}, got {file.kind} ({file.form}). {_advice(file)}")
+    if file.marked:
+        if near == "high" or encoding not in ("auto", "sif"):
+            raise DepthError(
+                "the file bears sifthinker's mark, so it is near at the low end by definition; drop --depth-near high "
+                "(near='high'), and read it with --depth-encoding auto (encoding='auto')"
+            )
+        return
+    if file.kind == "8-bit grey" and near is None:
+        raise DepthError(
+            "an 8-bit grey file may hold depth or disparity; say near='low' (--depth-near low) for depth, near='high' for "
+            "disparity"
+        )
+    if file.kind != "16-bit grey" or encoding not in ("auto", "sif"):
+        return
+    low, high = int(file.numbers.min()), int(file.numbers.max())
+    if high < _LOOKS_METRIC:
+        doubt = f"the values run from {low} to {high} of 65535, which looks like distances. {_advice(file)}"
+        if encoding == "auto":
+            raise DepthError(doubt)
+        _warn("metric", f"{path}: {doubt}")
+    elif encoding == "auto" and near is None:
+        doubt = f"the values are taken for depth, value / 65535 and low near, without sifthinker's mark. {_advice(file)}"
+        _warn("unmarked", f"{path}: {doubt}")
+
+
+def _advice(file: _Stored) -> str:
+    return f"{_CHOOSE}: {_ADVICE[file.kind]}"
+
+
+_warned: set[str] = set()
+
+
+def _warn(doubt: str, message: str) -> None:
+    """Log a doubt about a file once in a process, for the files of a folder are alike."""
+    if doubt not in _warned:
+        _warned.add(doubt)
+        logger.warning("%s (said of the first such file alone)", message)
+
+
+def _valid(numbers: NDArray[Any], file: _Stored, encoding: Encoding, holes: Sequence[float]) -> NDArray[np.bool_] | None:
+    """(H, W): where there is a reading; None where there is one everywhere."""
+    rules: list[NDArray[np.bool_]] = [] if file.opaque is None else [file.opaque]
+    if numbers.dtype.kind == "f":
+        rules.append(np.isfinite(numbers))
+    for hole in holes:
+        with np.errstate(over="ignore"):
+            # As the file rounds it: 0.1 is another number in single precision.
+            rules.append(numbers != (numbers.dtype.type(hole) if numbers.dtype.kind == "f" else hole))
+    if encoding in ("metres", "millimetres"):
+        rules.append(numbers > 0)
+        if numbers.dtype.kind == "u" and numbers.dtype.itemsize == 2:
+            rules.append(numbers < LEVELS)  # the end of what 16 bits hold: too far, or a code
+    elif encoding == "inverse":
+        rules.append(numbers >= 0)
+    elif file.holes:
+        rules.append(numbers > 0)
+    valid: NDArray[np.bool_] = np.logical_and.reduce(rules) if rules else np.array(True)
+    return None if valid.all() else valid
+
+
+def _refuse_codes(seen: NDArray[Any]) -> None:
+    """Refuse a greatest value that can be no reading: it would leave nothing of all the others when they are scaled."""
+    top = seen.max()
+    below = seen[seen < top]
+    if below.size and 0 < _LOOKS_LIKE_A_CODE * float(below.max()) < float(top):
+        code = repr(float(top)).removesuffix(".0")
+        raise DepthError(
+            f"the greatest value is {code} ({seen.size - below.size} pixels), the next {below.max():g}; if it stands for "
+            f"'no reading', say so with --depth-hole {code} (holes=[{code}])"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ what the files hold
+
+
+def _stored(path: Path) -> _Stored:
+    form = _form(path)
+    if form == "picture":
+        return _picture(path)
+    array = _array(path, form)
+    return _Stored(array, "numbers", f"an array of {array.dtype}")
+
+
+def _form(path: Path) -> Literal["array", "archive", "picture"]:
+    """What a file is, by its content, or else by its name.
+
+    Raises:
+        DepthError: there is no such file, or it is of a kind that is known but not read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(6)
+    except FileNotFoundError:
+        raise DepthError("no such depth file") from None
+    except IsADirectoryError:
+        raise DepthError("it is a folder, not a depth file") from None
+    except OSError as error:
+        raise DepthError(f"cannot read the depth file: {error.strerror}") from None
+    if start.startswith(b"\x76\x2f\x31\x01"):
+        raise DepthError("OpenEXR is not read here; convert the file to .npy, or to .tiff or .pfm of 32-bit floats")
+    if start == b"\x93NUMPY" or (path.suffix.lower() == ".npy" and not start.startswith(b"PK")):
+        return "array"
+    return "archive" if start.startswith(b"PK") or path.suffix.lower() == ".npz" else "picture"
+
+
+def _array(path: Path, form: Literal["array", "archive"], *, header: bool = False) -> NDArray[Any]:
+    """The (H, W) array of an .npy file, or the only one of an .npz archive; with `header`, one of its shape without data."""
+    try:
+        if form == "array":
+            return _read_array(lambda: open(path, "rb"), header)
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            if len(names) != 1:
+                held = ", ".join(name.removesuffix(".npy") for name in names[:9])
+                raise DepthError(f"the archive holds {len(names)} arrays ({held}); wanted one, of shape (H, W)")
+            return _read_array(lambda: archive.open(names[0]), header)
+    except DepthError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DepthError(f"cannot read the depth array: {error or type(error).__name__}") from None
+
+
+def _read_array(opened: Callable[[], IO[bytes]], header: bool) -> NDArray[Any]:
+    with opened() as stream:  # the header first: what follows it may be of any size
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    # Models give (1, H, W), and some programs (H, W, 1).
+    plane = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape[:2] if len(shape) == 3 and shape[2] == 1 else shape
+    if dtype.kind not in "fiub" or len(plane) != 2:
+        raise DepthError(f"wanted one array of real numbers of shape (H, W), got {dtype} of shape {shape}")
+    if fault := size_fault((plane[1], plane[0])):
+        raise DepthError(f"cannot read the depth array: {fault}")
+    if header:
+        return np.broadcast_to(np.zeros((), dtype), plane)
+    with opened() as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array.reshape(plane)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+    except BROKEN_IMAGE as error:
+        raise _unreadable(what_is_wrong(error)) from None
+    if fault := size_fault(image.size):
+        raise _unreadable(fault)
+    return image
+
+
+def _unreadable(reason: str) -> DepthError:
+    return DepthError(
+        f"cannot read the depth file: {reason}; wanted .png, .npy, .npz, .pfm, or .tiff of 8 or 16 bits or of 32-bit floats"
+    )
+
+
+def _picture(path: Path) -> _Stored:
+    with _open(path) as image:
+        mode, opaque = image.mode, None
+        try:
+            pixels = _png_pixels(path, image)
+            if pixels is None:
+                if mode in ("RGBA", "LA", "PA"):
+                    seen = np.asarray(image.getchannel("A")) > 0
+                    opaque = None if seen.all() else seen
+                # One bit is grey at its ends; a palette is a way to store colours.
+                mode = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB"}.get(mode, mode)
+                pixels = np.asarray(image if mode == image.mode else image.convert(mode))
+        except BROKEN_IMAGE as error:
+            raise _unreadable(what_is_wrong(error)) from None
+        holes = HOLES_MARK.keys() <= image.info.keys()
+        marked = holes or MARK.keys() <= image.info.keys()
+        kind: _Kind
+        if mode == "RGB" and (pixels[0, 0] == pixels[0, 0, 0]).all() and (pixels == pixels[..., :1]).all():
+            kind, pixels = "8-bit grey", pixels[..., 0]  # grey, written three times
+        elif mode == "L":
+            kind = "8-bit grey"
+        elif mode == "RGB":
+            kind = "RGB"
+        elif mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):  # Pillow scales a PGM to 16 bits
+            kind, pixels = "16-bit grey", pixels.astype(np.uint16)
+        elif mode in ("I", "F"):
+            kind = "numbers"
+        else:
+            raise DepthError(f"an image of mode {mode} holds no depth; wanted grey, floats or RGB")
+        return _Stored(pixels, kind, f"mode {image.mode}", marked, holes, opaque)
+
+
+def _png_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8] | None:
+    """Pixels of an 8-bit PNG in half of Pillow's time; None where Pillow must decode (and say what is wrong)."""
+    channels = {"L": "mono", "RGB": "rgb"}.get(image.mode)
+    decode = _png_decoder()
+    if decode is None or image.format != "PNG" or channels is None:
+        return None
+    if path.stat().st_size > 4 * image.width * image.height + (1 << 20):  # mostly something else than pixels
+        return None
+    try:
+        pixels: NDArray[np.uint8] = decode(path.read_bytes(), (image.height, image.width), channels)
+    except Exception:  # noqa: BLE001  (it raises no other kind)
+        return None
+    return pixels[..., 0] if channels == "mono" else pixels
+
+
+@lru_cache(maxsize=1)
+def _png_decoder() -> Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]] | None:
+    """kornia-rs's, where it is installed (`sifthinker[fast]`)."""
+    try:
+        from kornia_rs.io import decode_image_png_u8
+    except ImportError:
+        return None
+    return cast("Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]]", decode_image_png_u8)
+
+
+# ------------------------------------------------------------------------------------------------------------ colours
+
+
+@lru_cache(maxsize=1)
+def spectral_colours() -> NDArray[np.uint8]:
+    """(256, 3) colours of matplotlib's `Spectral_r`, from level 0 to 255 (a test compares them with matplotlib's)."""
+    anchors = np.array(_SPECTRAL_ANCHORS, dtype=np.float64)
+    level = np.linspace(0, 1, 256)
+    at = np.linspace(0, 1, len(anchors))
+    colours = np.stack([np.interp(level, at, anchors[:, channel]) for channel in range(3)], axis=1)
+    # matplotlib truncates; the small term keeps the anchors themselves from falling one level below.
+    return cast("NDArray[np.uint8]", np.floor(colours + 1e-9).astype(np.uint8))
+
+
+@lru_cache(maxsize=1)
+def _spectral_slots() -> tuple[np.uint32, NDArray[np.uint8], NDArray[np.uint32]]:
+    """A perfect hash of the colours: a multiplier under which the upper half of each product is another slot; the level in
+    each of the 65,536 slots; and the packed colour of each level."""
+    packed = _pack(spectral_colours()[None])[0]
+    for multiplier in map(np.uint32, itertools.count(0x9E3779B1, 2)):
+        slots = packed * multiplier >> np.uint32(16)
+        if len(np.unique(slots)) == len(packed):
+            break
+    levels = np.zeros(1 << 16, dtype=np.uint8)
+    levels[slots] = np.arange(len(packed))
+    return multiplier, levels, packed
+
+
+def _pack(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """(H, W) colours of (H, W, 3) bytes, one number each."""
+    height, width, _ = colours.shape
+    padded = np.zeros(colours.size + 1, dtype=np.uint8)
+    padded[:-1] = colours.reshape(-1)
+    # Four bytes from each pixel's first on, of which the fourth is the next pixel's.
+    return np.ndarray((height, width), "<u4", padded.data, strides=(3 * width, 3)) & np.uint32(0xFFFFFF)
+
+
+def _spectral_levels(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) colours → (H, W) levels 0..255, exact."""
+    multiplier, slots, of_levels = _spectral_slots()
+    height, width, _ = colours.shape
+    levels = np.empty((height, width), dtype=np.uint8)
+    step = max(1, _STRIP // width)
+    for top in range(0, height, step):
+        packed = _pack(colours[top : top + step])
+        strip = slots.take(packed * multiplier >> np.uint32(16))
+        if not np.array_equal(of_levels.take(strip), packed):
+            raise _foreign_colours(colours)
+        levels[top : top + step] = strip
+    return levels
+
+
+def _foreign_colours(colours: NDArray[np.uint8]) -> DepthError:
+    foreign = ~np.isin(_pack(colours), _spectral_slots()[2])
+    row, column = np.argwhere(foreign)[0]
+    return DepthError(
+        f"{int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, column "
+        f"{column}: {colours[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
+    )

@@ -1,0 +1,323 @@
+"""Images that must not be used: lists of names or SHA-256 hashes as common tools print them, and folders of images.
+
+A list is text, one name or hash a line, or a JSON list of texts. A line that holds a SHA-256 hash excludes by content,
+whatever stands beside the hash; any other line excludes by name. Names agree when one is the tail of the other, component by
+component: `bench/b.png` names `photos/bench/b.png`, and `/data/photos/bench/b.png` names `bench/b.png`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from PIL import Image, UnidentifiedImageError
+
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.images import BROKEN_IMAGE
+
+_ENCODINGS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+# A hash stands alone or between blanks, quotes, commas and the signs that tools put before it. `5e6d….png` is a name.
+_SHA256 = re.compile(r"""(?:^\\|(?<![^\s"',;:=]))[0-9a-f]{64}(?![^\s"',;])""", re.IGNORECASE)
+# Hashes of other lengths, where md5sum, `openssl dgst`, certutil or PowerShell put them.
+_OTHER_HASH = re.compile(
+    r"""\\?(?:["']?(?:SHA|MD|BLAKE|Hash)[\w-]*["']?(?:\s*\(.*\)\s*=\s*|[\s:=,]+))?"""
+    r"""["']?(?=[0-9]*[a-f])(?P<digits>[0-9a-f]{24,})(?:\.\.\.|…)?["']?(?:[\s,;].*)?""",
+    re.IGNORECASE,
+)
+_ALGORITHMS = {32: "MD5", 40: "SHA-1", 56: "SHA-224", 96: "SHA-384", 128: "SHA-512"}
+# What stands around names and hashes: comments, the brackets of JSON, headings of certutil and PowerShell.
+_FRAME = re.compile(
+    r"""#.*|[\[\]]|[-\s]+|SHA-?256 hash of .*:|CertUtil: .*|"?Algorithm"?[\s,]+"?Hash"?.*|Algorithm\s+: \S+|Path\s+: .*""",
+    re.IGNORECASE,
+)
+_SPACED_HASH = re.compile(r"(?:[0-9a-f]{2} ){31}[0-9a-f]{2}", re.IGNORECASE)  # older certutils print bytes apart
+_OCTAL = re.compile(rb"\\([2-3][0-7]{2})")  # git's and `ls -b`'s for bytes that are not ASCII
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}
+_ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://[^/]*")
+_DRIVE = re.compile(r"^[A-Za-z]:(?=/)")
+_ABOVE = re.compile(r"^(?:~?/|\.\./)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a list, counted from 1, or an item of a JSON list."""
+
+    place: Path
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A listed name in the one form that names are compared in: components with `/` between, Unicode in NFC."""
+
+    key: str
+    absolute: bool
+    folder: bool
+
+
+class Excluded:
+    """Images that must not be used. Looking one up takes the same time however long the lists are.
+
+    Args:
+        places: text lists, JSON lists, and folders of images.
+        root: image folder. A name may begin above it (`photos/bench/b.png` where the root is `photos`).
+    Raises:
+        RecordError: a list or folder is missing, or is no text.
+        ConfigError: a line holds a hash that is not SHA-256.
+    """
+
+    def __init__(self, places: Sequence[Path], root: Path) -> None:
+        self._root = tuple(part for part in _key(os.path.abspath(root)).split("/") if part)
+        self._lines: list[Line] = []
+        self._hashed: dict[str, list[int]] = {}  # hash → its lines; none for an image of a folder
+        self._names: set[str] = set()
+        self._named: dict[str, list[int]] = {}  # name → its lines
+        self._folders: dict[str, list[int]] = {}
+        self._within: dict[str, list[int]] = {}  # path relative to the root, of absolute names inside it → its lines
+        self._longer: list[tuple[_Name, int]] = []
+        self._tails: dict[int, dict[str, list[int]]] = {}  # number of components → tail of so many → its lines
+        self._matched: set[int] = set()
+        self._empty: list[Path] = []
+        for place in places:
+            if place.is_dir():
+                found = list(_folder_hashes(place))
+                self._hashed.update((digest, []) for digest in found if digest not in self._hashed)
+                if not found:
+                    self._empty.append(place)
+                continue
+            for line in _read_lines(place):
+                self._take(line)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The listed names, as they are compared; of a folder with a `/` at its end."""
+        return frozenset(self._names)
+
+    @property
+    def hashes(self) -> frozenset[str]:
+        """SHA-256 hashes of image files, listed or of the images in the folders."""
+        return frozenset(self._hashed)
+
+    def find(self, image: str, written: str = "") -> Line | None:
+        """The first line that names an image.
+
+        Args:
+            image: path relative to the root, with `/` or backslashes.
+            written: the path as its source writes it, relative to a folder of the source's own below the root.
+        """
+        if not self._lines:
+            return None
+        key = _key(image)
+        inside = key.split("/")
+        whole = (*self._root, *inside)
+        found = [*self._within.get(key, ())]
+        for start in range(len(whole)):
+            found += self._named.get("/".join(whole[start:]), ())
+        if self._folders:
+            for end in range(len(self._root) + 1, len(whole)):
+                for start in range(end):
+                    found += self._folders.get("/".join(whole[start:end]), ())
+        found += self._with_tail(len(inside)).get(key, ())
+        own = _key(written)
+        if own != key and "/" in own:  # a bare file name would be that of every source
+            found += self._with_tail(own.count("/") + 1).get(own, ())
+        self._matched.update(found)
+        return self._lines[min(found)] if found else None
+
+    def warnings(self, rejects: Iterable[Mapping[str, Any]]) -> list[str]:
+        """What a user should know once every image has been looked up.
+
+        Args:
+            rejects: rows of a build's `rejects.jsonl`; those that were excluded by content state the hash.
+        """
+        for row in rejects:
+            if row["code"] == "excluded":
+                for digest in _SHA256.findall(row["reason"]):
+                    self._matched.update(self._hashed.get(digest, ()))
+        said = [f"exclude folder {place} holds no image" for place in self._empty]
+        of_place: dict[Path, list[int]] = {}
+        for index, line in enumerate(self._lines):
+            of_place.setdefault(line.place, []).append(index)
+        for place, indexes in of_place.items():
+            unmatched = [index for index in indexes if index not in self._matched]
+            if unmatched:
+                first = self._lines[unmatched[0]]
+                said.append(
+                    f"exclude list {place}: {len(unmatched):,} of {len(indexes):,} lines matched no image, the first: "
+                    f"line {first.number} {first.text[:200]!r}"
+                )
+        return said
+
+    def _take(self, line: Line) -> None:
+        text = line.text
+        if not text or _FRAME.fullmatch(text):
+            return
+        if _SPACED_HASH.fullmatch(text):
+            text = text.replace(" ", "")
+        index = len(self._lines)
+        digests = _SHA256.findall(text)
+        if digests:
+            self._lines.append(line)
+            for digest in digests:
+                self._hashed.setdefault(digest.lstrip("\\").lower(), []).append(index)
+            return
+        other = _OTHER_HASH.fullmatch(text)
+        if other:
+            length = len(other["digits"])
+            kind = _ALGORITHMS.get(length, "cut off?")
+            raise ConfigError(
+                f"{line}: {other['digits'][:16]}… is a hash of {length} hex digits ({kind}); wanted SHA-256, 64 digits, as "
+                "`sha256sum FILES` prints it, or the file's name; a file that has this very name is written ./NAME"
+            )
+        if text.startswith("{") and (text == "{" or text.endswith(("}", "},"))):
+            raise ConfigError(f"{line}: {text[:100]!r} is JSON of another kind; wanted names or SHA-256 hashes, one a line")
+        names = {name for form in _forms(text) if (name := _name(form)) is not None}
+        if names:
+            self._lines.append(line)
+        for name in names:
+            self._index(name, index)
+
+    def _index(self, name: _Name, index: int) -> None:
+        parts = tuple(name.key.split("/"))
+        self._names.add(name.key + "/" * name.folder)
+        if name.folder:
+            self._folders.setdefault(name.key, []).append(index)
+        if name.absolute and parts[: len(self._root)] == self._root and len(parts) > len(self._root):
+            # It names one path of the image folder, and no other image of that file name.
+            self._within.setdefault("/".join(parts[len(self._root) :]), []).append(index)
+            return
+        self._named.setdefault(name.key, []).append(index)
+        self._longer.append((name, index))
+
+    def _with_tail(self, count: int) -> dict[str, list[int]]:
+        """Last `count` components of every longer name → its lines.
+
+        A bare file name is the tail of absolute paths alone: in `bench/b.png` the folder tells which `b.png` is meant.
+        """
+        if count not in self._tails:
+            tails = self._tails[count] = {}
+            for name, index in self._longer:
+                parts = name.key.split("/")
+                if len(parts) > count and (count > 1 or name.absolute):
+                    tails.setdefault("/".join(parts[-count:]), []).append(index)
+        return self._tails[count]
+
+
+def _read_lines(place: Path) -> Iterator[Line]:
+    try:
+        data = place.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{place}: cannot read the list of excluded images: {error.strerror}", "missing_file") from None
+    encoding = next((name for mark, name in _ENCODINGS if data.startswith(mark)), None)
+    if encoding is None:  # UTF-16 without a mark: every other byte of what is mostly ASCII is 0
+        encoding = {(False, True): "utf-16-le", (True, False): "utf-16-be"}.get(_zeros(data), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        number = data[: error.start].count(b"\n") + 1
+        raise RecordError(
+            f"{place}:{number}: not text in UTF-8 or UTF-16; wanted a list of names or SHA-256 hashes, or a folder",
+            "missing_file",
+        ) from None
+    items: Any = None
+    if text.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):  # else a list of lines whose first begins with a bracket
+            items = json.loads(text)
+    if isinstance(items, list):
+        for number, item in enumerate(items, 1):
+            if not isinstance(item, str):
+                raise ConfigError(
+                    f"{place}: item {number} is {json.dumps(item)[:100]}; wanted a list of names or SHA-256 hashes"
+                )
+            yield Line(place, number, item.strip())
+        return
+    # `find -print0` ends names with NUL. Not splitlines: it cuts at characters that names may hold.
+    for number, line in enumerate(re.split("\r\n|[\r\n\0]", text), 1):
+        yield Line(place, number, line.strip())
+
+
+def _zeros(data: bytes) -> tuple[bool, bool]:
+    """Whether the first two bytes at even places are 0, and the first two at odd ones."""
+    return data[:4:2] == b"\0\0", data[1:4:2] == b"\0\0"
+
+
+def _forms(text: str) -> list[str]:
+    """A listed name as it stands, and without what tools put around and into names: quotes, a comma, escapes."""
+    bare = text.removesuffix(",").rstrip()
+    quoted = len(bare) > 1 and _QUOTES.get(bare[0]) == bare[-1]
+    bare = bare[1:-1] if quoted else bare
+    found = [bare]
+    if quoted and text[0] == '"' and "\\" in bare:
+        with suppress(ValueError):
+            found.append(str(json.loads(f'"{bare}"')))
+    if "\\" in bare:
+        with suppress(UnicodeDecodeError):
+            found.append(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), bare.encode()).decode())
+    for escaped, meant in (("\\ ", " "), ("'\\''", "'")):  # a shell's
+        if escaped in bare:
+            found.append(bare.replace(escaped, meant))
+    if _ADDRESS.match(bare) and "%" in bare:
+        found.append(unquote(bare))
+    return found
+
+
+def _name(text: str) -> _Name | None:
+    """None for what names no file, such as `.`."""
+    path = _DRIVE.sub("", _ADDRESS.sub("", text.replace("\\", "/")))
+    key = _key(path)
+    if key in ("", ".", ".."):
+        return None
+    return _Name(key, absolute=path.startswith(("/", "~/")), folder=path.endswith("/"))
+
+
+def _key(path: str) -> str:
+    """A path in the form that paths are compared in; a drive, a root and steps above the folder are left out."""
+    path = unicodedata.normalize("NFC", path.replace("\\", "/"))
+    return _ABOVE.sub("", posixpath.normpath(_DRIVE.sub("", path)))
+
+
+def _folder_hashes(folder: Path) -> Iterator[str]:
+    """Of every image below a folder; of other files no more than the first bytes are read."""
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        try:
+            with open(path, "rb") as stream:
+                if _is_image(stream):
+                    stream.seek(0)
+                    yield hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise RecordError(f"{path}: cannot read the excluded image: {error.strerror}", "missing_file") from None
+
+
+def _is_image(stream: Any) -> bool:
+    """Whether Pillow knows the form of a file. One that is broken further on counts: its content is what is compared."""
+    try:
+        with Image.open(stream):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except BROKEN_IMAGE:
+        return True

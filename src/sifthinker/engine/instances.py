@@ -1,0 +1,350 @@
+"""COCO and LVIS instances: what they box in each image, and counting questions made of it.
+
+A count is only as good as the annotations behind it. Anything that may make one wrong (an unusable annotation, an image
+listed twice, a category that is not boxed exhaustively) turns the question into a reject.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sifthinker.engine.rows import FAULTS, OutsideBoxes, field_of, read_json, reject, size_of, text_of, to_unit
+from sifthinker.errors import RecordError
+from sifthinker.files import inside
+from sifthinker.records import Record, Reject, as_number, shown
+
+MOST_INSTANCES = 20  # counting questions about more objects than this teach nobody to look
+
+# "1", 1 and 1.0 are one id; "01" is another.
+_WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.0+)?", re.ASCII)
+_YES_NO = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
+
+Id = int | str
+Category = str  # a category's name as `_spoken` makes it: names that differ in case or underscores alone are one
+
+
+@dataclass(slots=True)
+class Picture:
+    """What instances say about one image.
+
+    Args:
+        file: its name.
+        size: (width, height) in pixels.
+        place: where it stands in the file.
+        boxes: category → pixel boxes (x1 y1 x2 y2) of its objects, in the file's order, with their places; none of crowds.
+        spoilt: category → (code, reason) why its objects cannot be counted here; `None` stands for every category.
+    """
+
+    file: str
+    size: tuple[int, int]
+    place: str
+    boxes: dict[Category, list[tuple[list[float], str]]] = field(default_factory=dict)
+    spoilt: dict[Category | None, tuple[str, str]] = field(default_factory=dict)
+
+    def spoil(self, category: Category | None, code: str, reason: str) -> None:
+        """Mark a category as not countable here; the first reason is kept."""
+        self.spoilt.setdefault(category, (code, reason))
+
+    def fault(self, category: Category) -> tuple[str, str] | None:
+        """(code, reason) why a category cannot be counted here, or None."""
+        found = self.spoilt.get(category) or self.spoilt.get(None)
+        boxes = self.boxes.get(category, [])
+        if found is None and len(boxes) > MOST_INSTANCES:
+            return "too_many_boxes", f"{len(boxes)} objects are more than {MOST_INSTANCES}"
+        if found is None:
+            first: dict[tuple[float, ...], str] = {}
+            for box, place in boxes:
+                other = first.setdefault(tuple(box), place)
+                if other != place:
+                    return "bad_annotation", f"{other} and {place} have the same box {box}, so that it may be counted twice"
+        return found
+
+    def pixels(self, category: Category) -> list[list[float]]:
+        """(N, 4) pixel boxes of a category."""
+        return [box for box, _ in self.boxes.get(category, [])]
+
+
+@dataclass(slots=True)
+class Instances:
+    """A file of instances.
+
+    Args:
+        pictures: in the file's order.
+        names: category → its name as the file writes it.
+        rejects: entries that cannot be used, each named.
+    """
+
+    pictures: list[Picture]
+    names: dict[Category, str]
+    rejects: list[Reject]
+
+
+def read_instances(path: Path) -> Instances:
+    """Read COCO or LVIS instances entry by entry. A bad entry is a reject and affects only the counts that depend on it.
+
+    Raises:
+        RecordError: missing, not JSON, or without the lists images, annotations and categories.
+    """
+    found = read_json(path)
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(found, Mapping) or not isinstance(found.get(name), list):
+            got = shown(found) if not isinstance(found, Mapping) or name not in found else f"{name} {shown(found[name])}"
+            raise RecordError(f"{path}: wanted COCO instances with a list of {name}, got {got}", "not_coco")
+    rejects: list[Reject] = []
+    categories, names = _categories(found["categories"], path.name, rejects)
+    images, pictures = _images(found["images"], categories, path.name, rejects)
+    for index, annotation in enumerate(found["annotations"]):
+        place = f"{path.name}:annotations[{index}]"
+        try:
+            _annotate(annotation, images, categories, place)
+        except FAULTS as error:
+            rejects.append(reject(place, annotation, error))
+    return Instances(pictures, names, rejects)
+
+
+def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[dict[Id, set[Category]], dict[Category, str]]:
+    """id → categories that it may stand for, category → name.
+
+    An id stands for one category, unless it is used twice; "" is one whose entry cannot be used.
+    """
+    categories: dict[Id, set[Category]] = {}
+    names: dict[Category, str] = {}
+    for index, entry in enumerate(entries):
+        place = f"{file}:categories[{index}]"
+        key: Id | None = None
+        try:
+            key = _id(field_of(entry, "id", place), "id", place)
+            name = text_of(entry, "name", place)
+            if not _spoken(name):
+                raise RecordError(f"{place}: name is {shown(name)}, wanted what the category is called", "blank_field")
+            known = categories.setdefault(key, set())
+            known.add(_spoken(name))
+            names.setdefault(_spoken(name), name)
+            if len(known) > 1:
+                others = ", ".join(repr(names.get(other, other)) for other in sorted(known))
+                raise RecordError(f"{place}: id {key!r} stands for several categories: {others}", "duplicate_id")
+        except FAULTS as error:
+            if key is not None:
+                categories.setdefault(key, set()).add("")
+            rejects.append(reject(place, entry, error))
+    return categories, names
+
+
+def _images(
+    entries: list[Any], categories: Mapping[Id, set[Category]], file: str, rejects: list[Reject]
+) -> tuple[dict[Id, list[Picture]], list[Picture]]:
+    """id → images that it may stand for, none where its entry cannot be used; and all images."""
+    images: dict[Id, list[Picture]] = {}
+    of_file: dict[str, list[Picture]] = {}
+    bad: list[tuple[str, Id | None, str | None]] = []  # place, id and file of entries that cannot be used
+    for index, entry in enumerate(entries):
+        place, key, name = f"{file}:images[{index}]", None, None
+        try:
+            key = _id(field_of(entry, "id", place), "id", place)
+            known = images.setdefault(key, [])
+            name = _file_name(entry, place)
+            picture = Picture(name, size_of(entry, place), place)
+            for category in _not_exhaustive(entry, categories, place):
+                picture.spoil(category, "crowd", f"{place}: not_exhaustive_category_ids says that not all of them are boxed")
+            same = of_file.setdefault(_normal(name), [])
+            twin = next((other for other in known if other in same and other.size == picture.size), None)
+            if twin is not None:  # the same entry again
+                twin.spoilt |= picture.spoilt
+            else:
+                known.append(picture)
+                same.append(picture)
+        except FAULTS as error:
+            bad.append((place, key, name))
+            rejects.append(reject(place, entry, error))
+    for key, known in images.items():
+        _ambiguous(known, f"are images of one id, {key!r}")
+    for known in of_file.values():
+        _ambiguous(known, f"are one file, {known[0].file}")
+    for place, key, name in bad:
+        alike = [] if key is None else images.get(key, [])
+        for picture in alike + ([] if name is None else of_file.get(_normal(name), [])):
+            picture.spoil(None, "ambiguous_image", f"{place}, which cannot be used, has the same id or file")
+    return images, [picture for known in of_file.values() for picture in known]
+
+
+def _not_exhaustive(entry: Mapping[str, Any], categories: Mapping[Id, set[Category]], place: str) -> Iterator[Category]:
+    listed = entry.get("not_exhaustive_category_ids")
+    if listed is not None and not isinstance(listed, list):
+        raise RecordError(f"{place}: not_exhaustive_category_ids is {shown(listed)}, wanted a list of category ids")
+    for item in listed or ():
+        yield from categories.get(_id(item, "a category id of not_exhaustive_category_ids", place), ())
+
+
+def _ambiguous(pictures: list[Picture], what: str) -> None:
+    if len(pictures) > 1:
+        for picture in pictures:
+            picture.spoil(None, "ambiguous_image", f"{' and '.join(other.place for other in pictures[:5])} {what}")
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
+def _file_name(entry: Mapping[str, Any], place: str) -> str:
+    """`file_name`, or of LVIS v1, which has none, folder and file of `coco_url`."""
+    name, url = entry.get("file_name"), entry.get("coco_url")
+    if isinstance(name, str) and name.strip():
+        return name.strip()
+    if name is None and isinstance(url, str):
+        tail = [part for part in urllib.parse.unquote(url).split("?")[0].split("/") if part][-2:]
+        if len(tail) == 2:
+            return "/".join(tail)
+    got = f"file_name is {shown(name)}" if "file_name" in entry else f"lacks file_name, and coco_url is {shown(url)}"
+    raise RecordError(
+        f"{place}: {got}; wanted the image's path, or LVIS's coco_url", "blank_image" if not name else "bad_record"
+    )
+
+
+def _annotate(
+    annotation: Any, images: Mapping[Id, list[Picture]], categories: Mapping[Id, set[Category]], place: str
+) -> None:
+    """Add an annotation's box to its image; if it cannot be used, mark the counts that it might have changed.
+
+    Raises:
+        RecordError: it cannot be used.
+    """
+    image = _id(field_of(annotation, "image_id", place), "image_id", place)
+    pictures = images.get(image, [])
+    if not pictures:
+        why = "no usable entry of images has" if image in images else "no entry of images has"
+        raise RecordError(f"{place}: image_id is {image!r}, which {why}", "bad_annotation")
+    named: set[Category] | None = None  # a category that is not stated may be any of the image's
+    try:
+        key = _id(field_of(annotation, "category_id", place), "category_id", place)
+        named = categories.get(key, set())
+        if not named - {""}:
+            raise RecordError(f"{place}: category_id is {key!r}, which no usable entry of categories has", "bad_annotation")
+        if len(named) > 1:
+            raise RecordError(f"{place}: category_id {key!r} stands for several categories", "bad_annotation")
+        if len(pictures) > 1:
+            raise RecordError(f"{place}: image_id {image!r} stands for several images", "ambiguous_image")
+        crowd = any(_flag(annotation.get(name), name, place) for name in ("iscrowd", "ignore"))
+        box = [] if crowd else _corners(annotation, place)
+    except FAULTS as error:
+        for picture in pictures:
+            for category in [None] if named is None else named:
+                picture.spoil(category, "bad_annotation", f"{error}; a count without it may be wrong")
+        raise
+    (picture,), (category,) = pictures, named
+    found = picture.boxes.setdefault(category, [])
+    if crowd:
+        picture.spoil(category, "crowd", f"{place} is a crowd region, whose objects nobody counted")
+    else:
+        found.append((box, place))
+
+
+def _corners(annotation: Any, place: str) -> list[float]:
+    """`bbox` (x, y, width, height) as x1, y1, x2, y2."""
+    stated = field_of(annotation, "bbox", place, "[x, y, width, height]")
+    numbers = [as_number(side) for side in stated] if isinstance(stated, list) else []
+    if len(numbers) != 4 or None in numbers:
+        raise RecordError(f"{place}: bbox is {shown(stated)}, wanted four numbers [x, y, width, height]", "bad_box")
+    x, y, width, height = (number for number in numbers if number is not None)
+    return [x, y, x + width, y + height]
+
+
+def _id(value: Any, name: str, place: str) -> Id:
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else text
+    if isinstance(value, int | float) and not isinstance(value, bool) and as_number(value) is not None:
+        return int(value) if value == int(value) else str(value)
+    raise RecordError(f"{place}: {name} is {shown(value)}, wanted a number or a text", "bad_record")
+
+
+def _flag(value: Any, name: str, place: str) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    number = as_number(value)
+    if number in (0, 1):
+        return bool(number)
+    if isinstance(value, str) and value.strip().lower() in _YES_NO:
+        return _YES_NO[value.strip().lower()]
+    raise RecordError(f"{place}: {name} is {shown(value)}, wanted 0 or 1")
+
+
+def _spoken(name: str) -> Category:
+    return " ".join(re.split(r"[\s_]+", name.casefold())).strip()
+
+
+def coco(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
+    """COCO or LVIS instances as counting questions, one for each category in each image.
+
+    A category that cannot be counted in an image is a reject there: it has a crowd region, is not boxed throughout (LVIS),
+    has more than `MOST_INSTANCES` objects, or one of its annotations cannot be used, which is a reject of its own.
+    """
+    found = read_instances(path)
+    yield from found.rejects
+    stems = Counter(Path(picture.file).stem for picture in found.pictures)
+    taken: set[str] = set()
+    for picture in found.pictures:
+        stem = Path(picture.file).stem
+        label = stem if stems[stem] == 1 else picture.file
+        for category in sorted(picture.boxes):
+            name = found.names[category]
+            place = f"{path.name}:{picture.file}:{name}"
+            identity = _free(f"coco-{label}-{name.replace(' ', '_')}", taken)
+            question = f"How many are there: {name.replace('_', ' ')}?"
+            try:
+                yield counted(picture, category, question, root, outside, place, "coco", identity)
+            except FAULTS as error:
+                yield reject(place, {}, error)
+
+
+def _free(identity: str, taken: set[str]) -> str:
+    """The id, numbered where it is taken: image "a" with category "b-c" and image "a-b" with "c" give one."""
+    number, free = 1, identity
+    while free in taken:
+        number += 1
+        free = f"{identity}-{number}"
+    taken.add(free)
+    return free
+
+
+def counted(
+    picture: Picture,
+    category: Category,
+    question: str,
+    root: Path | None,
+    outside: OutsideBoxes,
+    place: str,
+    dataset: str,
+    identity: str,
+    image: str = "",
+) -> Record:
+    """The record of a question for the number of a category's objects in a picture.
+
+    Raises:
+        RecordError: they cannot be counted, or a box is wrong.
+    """
+    fault = picture.fault(category)
+    if fault is not None:
+        raise RecordError(f"{place}: cannot be counted: {fault[1]}", fault[0])
+    boxes = picture.pixels(category)
+    unit, notes = to_unit(boxes, "pixel", picture.size, outside, place)
+    if root is not None:
+        inside(root, image or picture.file)
+    return Record(
+        id=identity,
+        image=image or picture.file,
+        question=question,
+        answer=str(len(boxes)),
+        boxes=tuple(tuple(box) for box in unit.tolist()),
+        dataset=dataset,
+        size=picture.size,
+        notes=notes,
+        family="count",
+        source=place,
+    )

@@ -1,0 +1,216 @@
+"""Is this answer right? Rules that need no model.
+
+An answer is read for what it *states*: which option, number, or yes or no; and which of them it denies or calls possible.
+What it states is compared with the truth. Two different statements are none; what follows a final-answer phrase ("the answer
+is", \\boxed) decides over what was considered before it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sifthinker.scoring.options import LABELLED, Options, options_of
+from sifthinker.scoring.reading import BRACKETS, Reading, decide, letters_in, numbers_in, polars_in, read
+from sifthinker.scoring.text import fold
+from sifthinker.scoring.words import ALTERNATIVES, DENYING, LINKS, NOT, OPENINGS, POLAR, REMARKS
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How right an answer is.
+
+    Args:
+        score: 0 wrong to 1 right; between them for a partial match of free text.
+        rule: the rule that decided: `choice`, `yes_no`, `number`, `exact` or `token_f1`.
+        reason: what was compared, in words.
+    """
+
+    score: float
+    rule: str
+    reason: str
+
+
+def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
+    """Judge an answer by rules; the right answer decides which one applies.
+
+    Args:
+        answer: what the model answered.
+        truth: the right answer.
+        choices: the possible answers of a closed question. A letter in `answer` or `truth` names them by position, or by
+            their own labels where they have them ("A. red").
+    Example:
+        >>> judge("The answer is (B).", "blue", ["red", "blue"]).score
+        1.0
+        >>> judge("red or blue", "blue", ["red", "blue"]).score
+        0.0
+    """
+    said, right = read(answer), read(truth)
+    if choices:
+        options = options_of(tuple(choices))
+        wanted = options.index_of(right)
+        # A right answer that is none of its choices is a fault of the data; it is judged as open.
+        if wanted is not None:
+            got = options.stated(said)
+            named = choices[got] if isinstance(got, int) else f"{got!r}, which is no choice" if got else "no choice"
+            return _verdict(got == wanted, "choice", named, choices[wanted])
+    same = fold(said.text) == fold(right.text)
+    if (letter := right.letter) is not None:
+        stated = decide(said, letters_in(said))
+        return _verdict(same or stated == letter, "choice", str(stated or "no letter"), letter)
+    if right.key in POLAR:
+        stated = decide(said, polars_in(said))
+        return _verdict(same or stated == right.key, "yes_no", str(stated or "neither yes nor no"), right.key)
+    if (number := right.number) is not None:
+        stated = decide(said, numbers_in(said))
+        if stated == number and not same and _other_unit(said, right):
+            return Verdict(0.0, "number", f"got {_short(said.key)}, another unit than {_short(right.key)}")
+        return _verdict(same or stated == number, "number", str(stated or "no number"), number)
+    if said.key == right.key:
+        return Verdict(1.0, "exact", f"{_short(right.key)} is the answer")
+    if (labelled := LABELLED.fullmatch(right.text)) and labelled[1].isupper():
+        option = Options.of([labelled[2]], {labelled[1]: 0})
+        if option.mentions(said):
+            stated = option.stated(said)
+            return _verdict(stated == 0, "choice", "it" if stated == 0 else str(stated or "no one option"), right.text)
+        right = read(labelled[2])
+    return _free_text(said, right)
+
+
+def normalise(text: str) -> str:
+    """What texts are compared by: no case, articles, punctuation or extra blanks; numbers as digits, units by their signs.
+
+    Example:
+        >>> normalise("The “Twenty-one” Dogs!")
+        '21 dogs'
+    """
+    return read(text).key
+
+
+def _other_unit(said: Reading, right: Reading) -> bool:
+    """Whether an answer gives the truth's number in another unit."""
+    units = {item.key for item in right.items if item.kind == "unit"}
+    given = {item.key for item in said.items if item.kind == "unit"}
+    return bool(units) and bool(given) and not units & given
+
+
+def _free_text(said: Reading, right: Reading) -> Verdict:
+    """Token F1 of what an answer states; at most the share of its words that are right where that is below a half.
+
+    F1 alone pays for guessing: of four guesses at one word one is right, and F1 would give 0.4, not 0.25. An answer that
+    denies what the truth states earns nothing, nor does one that offers alternatives, gives other numbers or another unit,
+    or says no for yes.
+    """
+    fault = _contradiction(said, right)
+    if fault:
+        return Verdict(0.0, "token_f1", fault)
+    kept = _stated_words(said, right)
+    truth = _opened(right, right.words)
+    if kept and kept == truth:
+        return Verdict(1.0, "exact", f"{_short(right.key)} is the answer")
+    got, wanted = Counter(kept), Counter(truth)
+    shared = got & wanted
+    if not any(word not in DENYING for word in shared):
+        return Verdict(0.0, "token_f1", f"{_short(said.key)} shares no word with {_short(right.key)}")
+    count = shared.total()
+    score, precision = 2 * count / (got.total() + wanted.total()), count / got.total()
+    if precision < 0.5:
+        score = min(score, precision)
+    return Verdict(score, "token_f1", f"{count} words shared with {_short(right.key)}")
+
+
+def _contradiction(said: Reading, right: Reading) -> str:
+    """Why an answer earns nothing whatever words it shares with the truth; "" where nothing speaks against it."""
+    ours, theirs = _sides(said), _sides(right)
+    if ours[1] & theirs[0] - ours[0] or ours[0] & theirs[1] - theirs[0] or (ours[0] & ours[1] & theirs[0]):
+        return "denies what the truth states, or states what it denies"
+    keys, wanted = ({item.key for item in reading.items} for reading in (said, right))
+    for word in (*ALTERNATIVES, "either"):
+        if word in keys and word not in wanted:
+            return f"offers alternatives: {_short(said.key)}"
+    numbers, right_numbers = ({item.key for item in r.items if item.kind == "number"} for r in (said, right))
+    if right_numbers and numbers - right_numbers:
+        return f"gives other numbers than {_short(right.key)}"
+    if _other_unit(said, right) or _other_noun(said, right):
+        return f"gives another unit than {_short(right.key)}"
+    first, right_first = (reading.items[0].key if reading.items else "" for reading in (said, right))
+    if {first, right_first} == POLAR:
+        return f"says {first}, not {right_first}"
+    if _lists_others(said, right):
+        return f"states another answer beside {_short(right.key)}"
+    return ""
+
+
+def _sides(reading: Reading) -> tuple[set[str], set[str]]:
+    """The words that a text states and the words that it denies."""
+    stated: set[str] = set()
+    denied: set[str] = set()
+    for index in reading.words:
+        key = reading.items[index].key
+        if key not in DENYING:
+            (denied if reading.denied[index] else stated).add(key)
+    return stated, denied
+
+
+def _other_noun(said: Reading, right: Reading) -> bool:
+    """Whether the truth is a number of something, and the answer that number of something else: "5 m" for "5 kg"."""
+    ours, theirs = ([reading.items[index] for index in reading.words] for reading in (said, right))
+    if [item.kind for item in theirs] not in (["number", "word"], ["number", "unit"]):
+        return False
+    return len(ours) == 2 and ours[0].key == theirs[0].key and ours[1].key != theirs[1].key
+
+
+def _lists_others(said: Reading, right: Reading) -> bool:
+    """Whether an answer states the truth and, beside it, something else: "red and blue", "red, blue".
+
+    What follows a comma or a stop in more words than the truth has, and one more, explains it rather than rivals it.
+    """
+    truth = _opened(right, right.words)
+    words = set(truth)
+    counted = set(said.words)
+    pieces: list[tuple[list[int], bool]] = [([], False)]  # and whether "and" leads to them
+    for index, item in enumerate(said.items):
+        if item.key == "and" or item.key in BRACKETS or (index and said.clause[index] != said.clause[index - 1]):
+            pieces.append(([], item.key == "and"))
+        if index in counted and item.key != "and" and not said.denied[index]:
+            pieces[-1][0].append(index)
+    stated = [
+        (_without_opening([key for i in piece if (key := said.items[i].key) not in LINKS]), joined)
+        for piece, joined in pieces
+    ]
+    if "and" in words or not any(piece == truth for piece, _ in stated):
+        return False
+    return any(
+        (joined or len(piece) <= len(truth) + 1) and not words & set(piece) and set(piece) - REMARKS
+        for piece, joined in stated
+    )
+
+
+def _stated_words(said: Reading, right: Reading) -> list[str]:
+    """The words of an answer that count: without what it denies where the truth denies nothing, and said once."""
+    denies = any(right.denied)
+    clauses: dict[int, list[str]] = {}
+    for index in said.words:
+        if denies or not (said.denied[index] or said.items[index].key in NOT):
+            clauses.setdefault(said.clause[index], []).append(said.items[index].key)
+    flat = [key for clause in dict.fromkeys(map(tuple, clauses.values())) for key in clause]
+    return flat if denies else _without_opening(flat)
+
+
+def _opened(reading: Reading, group: Sequence[int]) -> list[str]:
+    return _without_opening([reading.items[index].key for index in group])
+
+
+def _without_opening(keys: list[str]) -> list[str]:
+    """The words behind "it is", "the answer is" and the like; all of them where nothing else is said."""
+    opening = next((index for index, key in enumerate(keys) if key not in OPENINGS), len(keys))
+    return keys[opening:] or keys
+
+
+def _verdict(agrees: bool, rule: str, got: str, wanted: str) -> Verdict:
+    return Verdict(float(agrees), rule, f"got {_short(got)}, wanted {_short(wanted)}")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:79]}…")

@@ -1,0 +1,369 @@
+"""What a text says: its clauses, and the numbers, letters, yes and no that it states, denies or calls possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sifthinker.scoring.numbers import SYMBOLS, Item, items
+from sifthinker.scoring.text import BOX, canonical, fold, tokens
+from sifthinker.scoring.words import (
+    ALTERNATIVES,
+    ARTICLES,
+    ASIDES,
+    BOUNDS,
+    CARRIERS,
+    CJK_CUES,
+    CONJUNCTIONS,
+    COPULAS,
+    DENIALS,
+    EXCEPTING,
+    HEDGES,
+    INSTEAD,
+    JOINS,
+    LABELS,
+    LINKS,
+    NO_ANSWER,
+    NOT,
+    NOT_COUNTED,
+    PASSED_OVER,
+    POLAR,
+    VERBS,
+)
+
+BRACKETS = {"(", ")", "<", ">"}
+LONGEST = 20_000  # characters; nobody answers a question with a longer text, which states nothing
+
+_NO_ITEM = Item("mark", "")
+
+
+@dataclass(slots=True)
+class Reading:
+    """A text as items, and for each of them the clause it is in and whether it is denied or merely possible there."""
+
+    text: str
+    items: list[Item]
+    words: list[int] = field(default_factory=list)  # items other than marks and articles
+    clause: list[int] = field(default_factory=list)
+    denied: list[bool] = field(default_factory=list)
+    possible: list[bool] = field(default_factory=list)
+    cue: int | None = None  # the last item of the first final-answer phrase
+    key: str = ""
+
+    @property
+    def number(self) -> str | None:
+        """The number that the whole text is, a unit in signs ("%", "$") aside; None where it is something else."""
+        kinds = [self.items[index] for index in self.words]
+        if [item.kind for item in kinds] in (["number"], ["number", "unit"]):
+            return kinds[0].key if len(kinds) == 1 or kinds[1].key in SYMBOLS else None
+        return None
+
+    @property
+    def letter(self) -> str | None:
+        """The one Latin letter that the whole text is, whatever its punctuation; None where it is something else."""
+        spoken = [item for item in self.items if item.kind != "mark"]
+        if len(spoken) > 1 and all(item.key in LABELS for item in spoken[:-1]):
+            spoken = spoken[-1:]
+        return spoken[0].raw.upper() if len(spoken) == 1 and is_letter(spoken[0]) else None
+
+
+def read(text: str) -> Reading:
+    plain = canonical(text)
+    if len(plain) > LONGEST:
+        return Reading(plain, [], key=fold(plain))
+    reading = Reading(plain, items(tokens(plain)))
+    listed = reading.items
+    for index, item in enumerate(listed):
+        # "A. red" begins with a letter, "a red car" with an article.
+        followed = index + 1 < len(listed) and listed[index + 1].kind != "mark" and not is_letter(listed[index + 1])
+        if item.kind != "mark" and item.key not in ARTICLES and not (item.key == "a" and followed):
+            reading.words.append(index)
+    # "The" or "+" is what it is, although nothing would be left of it.
+    reading.key = " ".join(listed[index].key for index in reading.words) or fold(plain) or text
+    _parse(reading)
+    return reading
+
+
+def _parse(reading: Reading) -> None:
+    """Find the clauses, and carry each "not" and "maybe" forward to the end of its own."""
+    denied = possible = far = False
+    clause, previous = 0, _NO_ITEM
+    listed = reading.items
+    for index, item in enumerate(listed):
+        after = listed[index + 1] if index + 1 < len(listed) else _NO_ITEM
+        excepting = item.key == "but" and previous.key in EXCEPTING
+        ends = item.kind == "word" and item.key in CONJUNCTIONS and not excepting
+        if ends:
+            clause += 1
+        elif item.kind == "mark" and item.key not in BRACKETS and item.key != "/":
+            clause += 1
+            # "Not: red" and "neither red, blue nor green" go on.
+            ends = not (item.key in (":", "-", "\n", BOX) and previous.key in NOT) and not (item.key == "," and far)
+        if ends:
+            denied = possible = far = False
+        reading.clause.append(clause)
+        reading.denied.append(denied)
+        reading.possible.append(possible)
+        if item.kind == "mark":
+            if item.key == BOX and reading.cue is None:
+                reading.cue = index
+            continue
+        denied |= _denies(item, after) or excepting or (previous.key, item.key) in INSTEAD
+        far |= item.key == "neither"
+        possible |= item.key in HEDGES and not (item.key == "could" and after.key != "be")
+        if reading.cue is None and _is_cue(listed, index):
+            reading.cue = index
+        previous = item
+
+
+def _denies(item: Item, after: Item) -> bool:
+    """Whether a word denies what follows it in its clause."""
+    if item.key in NOT:
+        return after.key not in ("only", "just", "merely")
+    if item.key == "no":  # "no dogs" and "no B", but not "no it is" nor "no and yes"
+        return not item.part and after.kind != "mark" and (after.key not in ASIDES or _is_capital(after))
+    return item.kind == "number" and item.raw.lower() in ("none", "no")
+
+
+def _is_cue(listed: Sequence[Item], index: int) -> bool:
+    """Whether a final-answer phrase ends here: "the answer is", "answer:", "I choose"."""
+    key = listed[index].key
+    before = listed[index - 1].key if index else ""
+    after = listed[index + 1].key if index + 1 < len(listed) else ""
+    if key in CJK_CUES:
+        return True
+    if key in ("is", "would", "must", "should") and before in ("answer", "option", "choice"):
+        return True
+    return (key in ("answer", "answers") and after in (":", "-", "\n")) or (
+        key in ("choose", "pick", "select") and before == "i"
+    )
+
+
+class Mention(NamedTuple):
+    """A place where a text names an option, a number, or yes or no.
+
+    Args:
+        value: what it names; options by index, others by their own words.
+        start: its first item.
+        end: behind its last.
+        denied: "not red".
+        possible: "maybe red", "red or so", "at least 4"; it is no statement, but may be another one's alternative.
+        alone: nothing else is said in its clause.
+    """
+
+    value: int | str
+    start: int
+    end: int
+    denied: bool
+    possible: bool
+    alone: bool = False
+
+
+def mention_at(reading: Reading, value: int | str, start: int, end: int, possible: bool = False) -> Mention:
+    found = reading.items
+    before = next((found[i].key for i in range(start - 1, max(-1, start - 4), -1) if not _passed_over(found[i])), "")
+    after = next((found[i].key for i in range(end, min(len(found), end + 3)) if not _passed_over(found[i])), "")
+    possible |= reading.possible[start] or before in ALTERNATIVES or after in ALTERNATIVES
+    return Mention(
+        value, start, end, reading.denied[start] or _denied_after(reading, end), possible, stands_alone(reading, start, end)
+    )
+
+
+def _passed_over(item: Item) -> bool:
+    return item.key in BRACKETS or item.key in PASSED_OVER
+
+
+def _denied_after(reading: Reading, end: int) -> bool:
+    """Whether what follows denies it: "red is not the answer", "B isn't right", "4 is wrong"."""
+    verb = False
+    for index in range(end, min(len(reading.items), end + 5)):
+        key = reading.items[index].key
+        if reading.clause[index] != reading.clause[end - 1] or key in ALTERNATIVES:
+            return False
+        if (verb and key in DENIALS) or (key in NOT and key.endswith("nt")) or key == "cannot":
+            return True
+        verb |= key in COPULAS
+    return False
+
+
+def stands_alone(reading: Reading, start: int, end: int, taken: Sequence[bool] = ()) -> bool:
+    """Whether the clause of a mention says nothing else, but for words that carry it and other numbers."""
+    clause = reading.clause[start]
+    for step, position in ((-1, start - 1), (1, end)):
+        for _ in range(12):
+            if not 0 <= position < len(reading.items) or reading.clause[position] != clause:
+                break
+            item = reading.items[position]
+            if item.kind == "word" and not _carries(item) and not (taken and taken[position]):
+                return False
+            position += step
+        else:
+            return False
+    return True
+
+
+def decide(reading: Reading, mentions: Iterable[Mention]) -> int | str | None:
+    """The one thing that a text states; None where it states none, or two, or denies what it states."""
+    found = list(mentions)
+    if reading.cue is not None:
+        after = [mention for mention in found if mention.start > reading.cue]
+        if any(not (mention.denied or mention.possible) for mention in after):
+            # What was considered before the final answer does not count, unless the text began by stating it.
+            begun = [mention for mention in found if mention.alone and reading.clause[mention.start] == 0]
+            found = [mention for mention in begun if not (mention.denied or mention.possible)] + after
+    named = {mention.value for mention in found if not mention.denied}
+    if len(named) != 1 or named & {mention.value for mention in found if mention.denied}:
+        return None
+    return named.pop() if any(not (mention.denied or mention.possible) for mention in found) else None
+
+
+def numbers_in(reading: Reading) -> Iterator[Mention]:
+    """Every number; "no dogs" is zero where no number stands."""
+    found = reading.items
+    any_number = False
+    for index, item in enumerate(found):
+        if item.kind != "number":
+            continue
+        any_number = True
+        before, behind = (found[i].key if 0 <= i < len(found) else "" for i in (index - 1, index + 1))
+        bound = (
+            before in BOUNDS or (before == "to" and index > 1 and found[index - 2].key == "up") or behind in ("+", "<", "≤")
+        )
+        bound |= before in "<>" and bool(before) and not (before == "<" and behind == ">")
+        unit = index + 1 < len(found) and found[index + 1].kind == "unit"
+        yield mention_at(reading, item.key, index, index + 1 + unit, bound)
+    if any_number:
+        return
+    for index, item in enumerate(found):
+        after = found[index + 1] if index + 1 < len(found) else _NO_ITEM
+        none_of = item.key == "no" and after.kind == "word" and after.key not in NOT_COUNTED
+        if none_of or (item.key == "any" and reading.denied[index]):
+            yield Mention("0", index, index + 1, False, reading.possible[index])
+
+
+def _clauses(reading: Reading) -> Iterator[tuple[int, int]]:
+    """Where each clause begins and ends."""
+    start = 0
+    for index in range(1, len(reading.items) + 1):
+        if index == len(reading.items) or reading.clause[index] != reading.clause[start]:
+            yield start, index
+            start = index
+
+
+def _carries(item: Item) -> bool:
+    """Whether a word only carries what stands beside it; the letter of an option does so for its yes or no."""
+    return not item.part and (item.key in CARRIERS or is_letter(item) or _is_symbol(item))
+
+
+def _is_symbol(item: Item) -> bool:
+    """An emoji or another sign that is no word: "B ✅"."""
+    return item.kind == "word" and len(item.key) == 1 and not item.key.isalnum()
+
+
+def polars_in(reading: Reading) -> Iterator[Mention]:
+    """Every yes and no that answers: one that opens its clause or stands in it alone, and what is joined to it.
+
+    "There is no dog" and "Yes, there is no dog" hold a "no" that answers nothing.
+    """
+    found = reading.items
+    for start, end in _clauses(reading):
+        spoken = [index for index in range(start, end) if found[index].kind != "mark"]
+        polar = [_polar(found, index) for index in spoken]
+        at = 0
+        while at < len(spoken) and not polar[at] and _carries(found[spoken[at]]):
+            at += 1
+        if at and not all(polar[later] or _carries(found[spoken[later]]) for later in range(at, len(spoken))):
+            continue
+        while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS):
+            if polar[at]:
+                index = spoken[at]
+                # "Yes is wrong" denies the yes, "yes, it is not blocked" does not.
+                judged = index + 1 < end and found[index + 1].key in VERBS
+                denied = reading.denied[index] or (judged and _denied_after(reading, index + 1))
+                yield mention_at(reading, polar[at], index, index + 1)._replace(denied=denied)
+            at += 1
+
+
+def _polar(found: Sequence[Item], index: int) -> str:
+    """Yes or no, where an item says it; "" elsewhere. "No one" says no, "no doubt" does not."""
+    item = found[index]
+    if item.kind == "number" and item.raw.lower() == "no":
+        return "no"
+    doubt = item.key == "no" and index + 1 < len(found) and found[index + 1].key in NO_ANSWER
+    return item.key if item.key in POLAR and not item.part and not doubt else ""
+
+
+def is_letter(item: Item) -> bool:
+    return item.kind == "word" and not item.part and len(item.raw) == 1 and item.raw.isascii() and item.raw.isalpha()
+
+
+def _is_capital(item: Item) -> bool:
+    return is_letter(item) and item.raw.isupper()
+
+
+def letters_in(reading: Reading, named: Callable[[str], int | str] = str, taken: Sequence[bool] = ()) -> Iterator[Mention]:
+    """Every letter that stands for an option: bracketed, alone, with a label, or with nothing but fillers in its clause.
+
+    The article "A", the pronoun "I" and letters in names ("Vitamin C", "plan B") do not.
+
+    Args:
+        reading: the text.
+        named: what a letter names.
+        taken: items that are an option's words, for each item; they count as fillers.
+    """
+    found = reading.items
+    label = found[1].key if len(found) > 1 and is_letter(found[0]) and found[1].kind == "mark" else ""
+    for start, end in _clauses(reading):
+        here = [i for i in range(start, end) if is_letter(found[i]) and not (taken and taken[i])]
+        if not here:
+            continue
+        named_here = set(here)
+        others = [
+            i for i in range(start, end) if found[i].kind != "mark" and i not in named_here and not _is_symbol(found[i])
+        ]
+        bare = all(found[i].key in JOINS for i in others)
+        filled = all(found[i].key in ASIDES or (taken and taken[i]) for i in others)
+        for index in here:
+            if is_labelled(reading, index + 1, taken) or _stands_for_option(reading, index, start, end, bare, filled):
+                yield mention_at(reading, named(found[index].raw.upper()), index, index + 1)
+            elif label and index + 2 < len(found) and found[index + 1].key == label and found[index + 2].kind != "mark":
+                # "A. red B. blue": the labels of a list
+                yield mention_at(reading, named(found[index].raw.upper()), index, index + 1, possible=True)
+
+
+def is_labelled(reading: Reading, end: int, taken: Sequence[bool]) -> bool:
+    """Whether a mark and an option's words follow, so that what ends here is their label."""
+    return end + 1 < len(taken) and reading.items[end].kind == "mark" and taken[end + 1]
+
+
+def _stands_for_option(reading: Reading, index: int, start: int, end: int, bare: bool, filled: bool) -> bool:
+    """Whether a letter in the clause from start to end names an option."""
+    found = reading.items
+    before = found[index - 1] if index > start else Item("mark", "")
+    after = found[index + 1] if index + 1 < end else Item("mark", "")
+    if before.key in ("(", "<") and after.key in (")", ">"):
+        return True
+    if index == start and after.key in (")", ">"):  # "b) red"
+        return True
+    letter = found[index].raw
+    last = after.kind == "mark" or _rest_is_marks(reading, index + 1, end)
+    pointed = before.key in LABELS or (last and before.key in COPULAS)
+    if letter in ("a", "i"):
+        introduced = (
+            start > 0 and next((found[i].key for i in range(start - 1, -1, -1) if found[i].kind != "mark"), "") in LABELS
+        )
+        answered = filled and last and any(found[i].key in LABELS for i in range(start, index))
+        return (
+            (bare and last and (start == 0 or introduced or index != start)) or answered or (last and before.key in LABELS)
+        )
+    if letter in ("A", "I") and not last and not (after.key in COPULAS or after.key in JOINS or is_letter(after)):
+        # An article or a pronoun: "A dog", "I think".
+        return False
+    if letter == "I" and after.key in ("would", "must", "should", "can", "do", "did"):
+        return False
+    return bare or pointed or (filled and letter.isupper())
+
+
+def _rest_is_marks(reading: Reading, start: int, end: int) -> bool:
+    return all(reading.items[i].kind == "mark" for i in range(start, min(end, start + 4)))

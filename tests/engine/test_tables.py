@@ -1,0 +1,353 @@
+"""Tables as pandas, spreadsheets and `datasets` write them."""
+
+from __future__ import annotations
+
+import builtins
+import csv
+import io
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.engine.sources import read_source
+from sifthinker.engine.tables import _boxes, _texts
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.records import Record, Reject
+
+from .test_published import codes
+
+BOX = "[[0.1,0.1,0.5,0.5]]"
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_parquet(path: Path, columns: dict[str, Any]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def answers(path: Path) -> list[str]:
+    """Answers, or codes of rejects."""
+    return [item.answer if isinstance(item, Record) else item.code for item in read_source(path)]
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("cells", "wanted"),
+        [
+            # An empty cell makes floats of a column of whole numbers; 2.5 is what it is.
+            (["2.0", "", "1998.0"], ["2", "blank_answer", "1998"]),
+            (["2.0", "", "2.5", "-3.0"], ["2", "blank_answer", "2.5", "-3"]),
+            (["2.0", "nan"], ["2", "blank_answer"]),
+            # All whole: the rows with empty cells were dropped.
+            (["2.0", "3.0"], ["2", "3"]),
+            # Versions, prices and mixed columns say what they say.
+            (["2.0", "2.1"], ["2.0", "2.1"]),
+            (["2.0", "red", ""], ["2.0", "red", "blank_answer"]),
+            (["2.0", "2.50", ""], ["2.0", "2.50", "blank_answer"]),
+            (["007", ""], ["007", "blank_answer"]),
+            (["2", "3"], ["2", "3"]),
+        ],
+    )
+    def test_whole_floats_of_csv_go_by_their_column(self, tmp_path: Path, cells: list[str], wanted: list[str]) -> None:
+        rows = [{"image": "a.jpg", "question": "How many?", "answer": cell, "boxes": BOX} for cell in cells]
+        assert answers(write_csv(tmp_path / "t.csv", rows)) == wanted
+
+    def test_whole_floats_of_typed_columns_are_whole(self, tmp_path: Path) -> None:
+        values = [2.0, None, 2.5, 1998.0, float("nan"), float("inf"), 1e20]
+        columns = {"image": ["a.jpg"] * 7, "question": ["q?"] * 7, "answer": values, "boxes": [BOX] * 7}
+        wanted = ["2", "blank_answer", "2.5", "1998", "blank_answer", "blank_answer", "1e+20"]
+        assert answers(write_parquet(tmp_path / "t.parquet", columns)) == wanted
+        lines = [
+            json.dumps({"id": str(n), "image": "a.jpg", "question": "q?", "answer": value, "boxes": json.loads(BOX)})
+            for n, value in enumerate(values)
+        ]
+        (tmp_path / "t.jsonl").write_text("\n".join(lines))
+        assert answers(tmp_path / "t.jsonl") == wanted
+
+    def test_ids_and_sizes_too(self, tmp_path: Path) -> None:
+        row = {"id": "7.0", "image": "a.jpg", "question": "q", "answer": "a", "boxes": "[10, 10, 60, 30]"}
+        rows = [{**row, "width": "100.0", "height": "50.0"}, {**row, "id": "", "width": "100.5", "height": "50"}]
+        record, reject = read_source(write_csv(tmp_path / "t.csv", rows), box_space="pixel")
+        assert (record.id, record.size) == ("7", (100, 50))
+        assert "width is '100.5', wanted a whole number of pixels" in reject.reason
+
+
+class TestEmptyCells:
+    @pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "<NA>", "NaT", "None", "null", "inf", "-inf"])
+    def test_are_no_answers_in_csv(self, tmp_path: Path, cell: str) -> None:
+        rows = [{"image": "a.jpg", "question": "q", "answer": value, "boxes": BOX} for value in (cell, "red")]
+        assert answers(write_csv(tmp_path / "t.csv", rows)) == ["blank_answer", "red"]
+
+    @pytest.mark.parametrize(("cell", "wanted"), [("nan", "blank_answer"), ("<NA>", "blank_answer"), ("None", "None")])
+    def test_in_a_typed_table_text_is_mostly_text(self, tmp_path: Path, cell: str, wanted: str) -> None:
+        path = write_parquet(tmp_path / "t.parquet", {"image": ["a"], "question": ["q"], "answer": [cell], "boxes": [BOX]})
+        assert answers(path) == [wanted]
+
+    @pytest.mark.parametrize("answer", ["nan", "Nan", "none", "inf"])
+    def test_in_json_text_is_text(self, tmp_path: Path, answer: str) -> None:
+        row = {"id": "a", "image": "a.jpg", "question": "Which bread?", "answer": answer, "boxes": json.loads(BOX)}
+        (tmp_path / "t.jsonl").write_text(json.dumps(row))
+        assert answers(tmp_path / "t.jsonl") == [answer]
+
+
+class TestLists:
+    @pytest.mark.parametrize(
+        "cell",
+        [
+            "[10, 10, 60, 30]",
+            "[[10, 10, 60, 30]]",
+            '["10", "10", "60", "30"]',
+            "(10, 10, 60, 30)",
+            "[(10, 10, 60, 30)]",
+            "10 10 60 30",
+            "10,10,60,30",
+            "10, 10, 60, 30",
+            "[10. 10. 60. 30.]",
+            "[[10. 10. 60. 30.]]",
+            "[10 10\n 60 30]",
+            "array([10., 10., 60., 30.])",
+            "array([[10, 10, 60, 30]], dtype=float32)",
+            "np.array([10, 10, 60, 30])",
+            "[array([10, 10, 60, 30])]",
+            "tensor([10., 10., 60., 30.], device='cuda:0')",
+            "[np.float64(10.0), np.float64(10.0), np.float64(60.0), np.float64(30.0)]",
+            "[1e1, +10, 6.0e1, 30]",
+        ],
+    )
+    def test_boxes_in_every_usual_notation(self, cell: str) -> None:
+        assert _boxes(cell, "xyxy", "bbox", "t") == [[10, 10, 60, 30]]
+
+    @pytest.mark.parametrize(
+        "cell",
+        [
+            "[[1 2 3 4]\n [5 6 7 8]]",
+            "1,2,3,4;5,6,7,8",
+            "[(1, 2, 3, 4), (5, 6, 7, 8)]",
+            "[1,2,3,4];[5,6,7,8]",
+            "1 2 3 4\n5 6 7 8",
+        ],
+    )
+    def test_several_boxes(self, cell: str) -> None:
+        assert _boxes(cell, "xyxy", "bbox", "t") == [[1, 2, 3, 4], [5, 6, 7, 8]]
+        assert _boxes(cell, "xywh", "bbox", "t") == [[1, 2, 4, 6], [5, 6, 12, 14]]
+
+    @pytest.mark.parametrize(
+        ("cell", "words"),
+        [
+            ("1 2 3", "column 'bbox' is '1 2 3', wanted boxes such as [[10, 10, 60, 30]], four numbers each"),
+            ("1 2 3 4 5 6 7 8", "wanted boxes such as"),
+            ("0,1;0,2;0,6;0,6", "wanted boxes such as"),
+            ("[[1, 2, 3, 4]", "wanted boxes such as"),
+            ("[0.1 0.2 ... 0.6]", "wanted boxes such as"),
+            ("10(20) 30 40 50", "wanted boxes such as"),
+            ("10-20 30 40", "wanted boxes such as"),
+            ("{'x1': 1}", "wanted boxes such as"),
+            ('{"x1": 1}', "wanted boxes such as"),
+            ("left", "wanted boxes such as"),
+            ("[1, 2, NaN, 4]", "box [1, 2, nan, 4] is not four finite numbers"),
+            ("[[1, 2, true, 4]]", "is not four finite numbers"),
+            ([{"xmin": 1}], "box an object with the keys xmin is not four finite numbers"),
+            ({"xmin": [1]}, "boxes is an object with the keys xmin"),
+            (7, "boxes is 7"),
+            ("[]", "boxes is empty"),
+        ],
+    )
+    def test_other_boxes_name_the_column_and_what_is_wanted(self, cell: object, words: str) -> None:
+        with pytest.raises(RecordError) as caught:
+            _boxes(cell, "xywh", "bbox", "t.csv[0]")
+        assert words in str(caught.value)
+        assert str(caught.value).startswith("t.csv[0]: ")
+
+    @pytest.mark.parametrize(
+        "cell",
+        [
+            '["red", "it\'s blue"]',
+            "['red', \"it's blue\"]",
+            "('red', \"it's blue\")",
+            "['red' \"it's blue\"]",
+            "array(['red', \"it's blue\"], dtype=object)",
+            "['red', 'it\\'s blue']",
+            "red;it's blue",
+            "red | it's blue",
+        ],
+    )
+    def test_choices_in_every_usual_notation(self, cell: str) -> None:
+        assert _texts(cell, "options", "t") == ["red", "it's blue"]
+
+    @pytest.mark.parametrize(
+        "cell",
+        ["red", "red, blue", "[red, blue]", "['red''blue']", "{'A': 'red'}", '{"A": "red"}', "a;b|c", "a;;b", "['a', None]"],
+    )
+    def test_other_choices_name_the_column_and_what_is_wanted(self, cell: str) -> None:
+        with pytest.raises(RecordError, match=r"t: column 'options' is .*, wanted a JSON list such as"):
+            _texts(cell, "options", "t")
+
+    def test_a_whole_file(self, tmp_path: Path) -> None:
+        row = {"image": "a.jpg", "question": "q", "answer": "red", "bbox": "[10 10 60 30]", "width": "100", "height": "50"}
+        rows = [{**row, "options": cell} for cell in ("['red', 'blue']", "red;blue", "[1.0, 2]", "nan", "", "oops")]
+        found = list(
+            read_source(
+                write_csv(tmp_path / "t.csv", rows), columns={"boxes": "bbox", "choices": "options"}, box_space="pixel"
+            )
+        )
+        assert [item.choices for item in found[:5]] == [("red", "blue"), ("red", "blue"), ("1", "2"), (), ()]
+        np.testing.assert_allclose([item.boxes[0] for item in found[:5]], [[0.1, 0.2, 0.6, 0.6]] * 5)
+        assert "t.csv[5]: column 'options' is 'oops'" in found[5].reason
+
+
+class TestCSVFiles:
+    def lines(self, *rows: str, header: str = "image,question,answer,boxes") -> str:
+        return "\r\n".join((header, *rows)) + "\r\n"
+
+    GOOD = f'a.jpg,q,red,"{BOX}"'
+
+    def test_a_long_cell_is_read_and_the_limit_of_the_process_stays(self, tmp_path: Path) -> None:
+        before = 131_072  # Python's own
+        csv.field_size_limit(before)
+        (tmp_path / "t.csv").write_text(self.lines(self.GOOD, f'a.jpg,{"x" * 140_000},red,"{BOX}"', self.GOOD))
+        seen = []
+        for item in read_source(tmp_path / "t.csv"):
+            seen.append(len(item.question))
+            assert csv.field_size_limit() == before
+        assert seen == [1, 140_000, 1]
+
+    def test_bad_rows_are_rejects_that_name_their_line(self, tmp_path: Path) -> None:
+        text = self.lines(
+            self.GOOD, f'a.jpg,why, oh why,red,"{BOX}"', "a.jpg,q", "", f'a.jpg,"two\nlines",red,"{BOX}"', self.GOOD
+        )
+        (tmp_path / "t.csv").write_bytes(text.encode() + b"a.jpg,caf\xe9,red,\n" + self.GOOD.encode())
+        found = list(read_source(tmp_path / "t.csv"))
+        assert codes(found) == ["ok", "bad_record", "blank_answer", "ok", "ok", "bad_record", "ok"]
+        assert "line 3 has 5 cells, but the header has 4" in found[1].reason
+        assert "line 9 is not UTF-8; save the file as UTF-8" in found[5].reason
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+    @pytest.mark.parametrize("mark", [",", ";", "\t"])
+    def test_encodings_and_delimiters(self, tmp_path: Path, encoding: str, mark: str) -> None:
+        text = mark.join(("image", "question", " answer", "boxes")) + "\r\n" + mark.join(("a.jpg", "é?", "bleu", f'"{BOX}"'))
+        (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+        (record,) = read_source(tmp_path / "t.csv")
+        assert (record.question, record.answer) == ("é?", "bleu")
+
+    @pytest.mark.parametrize(
+        ("content", "error", "words"),
+        [
+            (b"", ConfigError, "it has no columns"),
+            (b"image,question,answer,answer,boxes\n", ConfigError, "several columns 'answer'"),
+            (b"im\xe9ge,question,answer,boxes\n", RecordError, r"t\.csv: its header is not UTF-8; save the file as UTF-8"),
+        ],
+    )
+    def test_headers_that_cannot_be_used(self, tmp_path: Path, content: bytes, error: type[Exception], words: str) -> None:
+        (tmp_path / "t.csv").write_bytes(content)
+        with pytest.raises(error, match=words):
+            list(read_source(tmp_path / "t.csv"))
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (100, 50), "red").save(stream, "PNG")
+    return stream.getvalue()
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ("cell", "wanted"),
+        [
+            (png, ".png"),
+            (lambda: {"bytes": png(), "path": None}, ".png"),
+            (lambda: {"bytes": png(), "path": ""}, ".png"),
+            (lambda: {"bytes": None, "path": "a.png"}, "a.png"),
+            (lambda: {"bytes": b"", "path": "a.png"}, "a.png"),
+            (lambda: [{"bytes": png(), "path": "b.png"}], ".png"),
+            (lambda: [png()], ".png"),
+            (lambda: ["a.png"], "a.png"),
+            (list, "missing_image: image is a list of 0, wanted one image"),
+            (lambda: [png(), png()], "bad_record: image is a list of 2, wanted one image"),
+            (lambda: {"bytes": None, "path": None}, "missing_image: image is an object with bytes null and path null"),
+            (lambda: {"url": "x"}, "missing_image: image is an object with bytes null and path null"),
+            (lambda: 7, "missing_image: image is 7, wanted a path, an image's bytes"),
+            (lambda: b"rubbish", "broken_image: the image is broken"),
+        ],
+    )
+    def test_in_every_form(self, tmp_path: Path, cell: Callable[[], object], wanted: str) -> None:
+        columns = {"pic": [cell()], "question": ["q"], "answer": ["a"], "boxes": [BOX]}
+        path = write_parquet(tmp_path / "t.parquet", columns)
+        (found,) = read_source(path, images=tmp_path / "kept", columns={"image": "pic"})
+        if isinstance(found, Reject):
+            assert f"{found.code}: {found.reason}".startswith(wanted.replace(": ", f": {path}[0]: ", 1))
+        else:
+            assert found.image.endswith(wanted)
+            assert wanted == "a.png" or Image.open(tmp_path / "kept" / found.image).size == (100, 50)
+
+    def test_a_list_of_images_in_a_saved_dataset(self, tmp_path: Path) -> None:
+        datasets = pytest.importorskip("datasets")
+        features = datasets.Features(
+            {
+                "image": datasets.List(datasets.Image()),
+                **dict.fromkeys(("question", "answer", "boxes"), datasets.Value("string")),
+            }
+        )
+        rows = {"image": [[Image.new("RGB", (100, 50))]], "question": ["q"], "answer": ["a"], "boxes": [BOX]}
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "t")
+        (record,) = read_source(tmp_path / "t", images=tmp_path / "kept")
+        assert Image.open(tmp_path / "kept" / record.image).size == (100, 50)
+
+
+@pytest.mark.parametrize(("name", "package"), [("t.parquet", "pyarrow"), ("t", "datasets"), ("hf://owner/name", "datasets")])
+def test_a_package_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "state.json").write_text("{}")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    real = builtins.__import__
+
+    def without(module: str, *rest: Any) -> Any:
+        if module.partition(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return real(module, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=rf"needs {package}: pip install 'sifthinker\[train\]'"):
+        list(read_source(name if name.startswith("hf:") else tmp_path / name))
+
+
+def test_readers_in_threads_leave_the_limit_as_it_was(tmp_path: Path) -> None:
+    before = 131_072
+    csv.field_size_limit(before)
+    rows = [{"image": "a.jpg", "question": "q" * 200_000, "answer": "a", "boxes": BOX}] * 20
+    path = write_csv(tmp_path / "t.csv", rows)
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(len(list(read_source(path))))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (found, csv.field_size_limit()) == ([20] * 4, before)
+
+
+def test_a_column_that_cannot_be_decoded_spoils_its_rows_alone(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    answer = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, pyarrow.py_buffer(np.array([0, 1, 2], np.int32).tobytes()), pyarrow.py_buffer(b"a\xff")]
+    )
+    path = write_parquet(
+        tmp_path / "t.parquet", {"image": ["a", "b"], "question": ["q"] * 2, "answer": answer, "boxes": [BOX] * 2}
+    )
+    assert answers(path) == ["a", "bad_record"]

@@ -1,0 +1,163 @@
+"""The types reach the people who use the package: mypy sees them in a program of theirs, lazy names and all."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+import venv
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+
+import sifthinker
+
+ROOT = Path(sifthinker.__file__).parent
+
+RIGHT = """
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    from PIL import Image
+
+    import sifthinker
+    from sifthinker import (
+        AnswerReward, Chain, ConfigError, DepthMap, Engine, Expansion, MissingExtraError, Record, Reference, Region, Reject,
+        SIFError, Step, Thinker, Thought, depth_reward, expand, format_reward, grounding_reward, read_examples, read_source,
+        render_chain, score_completion,
+    )
+    from sifthinker.engine.estimators import GivenDepth
+    from sifthinker.errors import RecordError
+
+    Reward = Callable[..., list[float | None]]  # TRL's
+
+
+    def read(path: Path) -> tuple[list[Record], list[str]]:
+        records: list[Record] = []
+        reasons: list[str] = []
+        for item in read_source(path, images=path.parent, format="jsonl", outside="strict"):
+            if isinstance(item, Reject):
+                reasons.append(f"{item.code}: {item.reason}")
+            else:
+                records.append(item)
+        return records, reasons
+
+
+    def score(text: str) -> float:
+        depth = DepthMap(np.full((4, 4), 0.5))
+        scores = score_completion(text, Reference("cat", [[0.1, 0.2, 0.6, 0.8]], depth))
+        value: float | None = scores.grounding.value
+        return 0.0 if value is None else value
+
+
+    def think(image: Image.Image, model: str) -> str | None:
+        thinker = Thinker.load(model, max_new_tokens=100)
+        thought: Thought = thinker.think(image, "What is it?", DepthMap(np.zeros((2, 2))))
+        return thought.answer
+
+
+    rewards: list[Reward] = [format_reward, AnswerReward(), grounding_reward, depth_reward]
+    given = format_reward([[{"role": "assistant", "content": "a"}]], depth=[None])
+    first: float | None = given[0]
+
+    record = Record(id="a", image="a.png", question="What?", answer="cat", boxes=((0.1, 0.2, 0.6, 0.8),))
+    path = expand(record, seed=0, settings=Expansion(decimals=2))
+    kinds: list[str] = [focus.kind for focus in path]
+    chain = Chain((Step((Region((0.1, 0.2, 0.6, 0.8), 0.5),), "I see it."),), "cat")
+    written: str = render_chain(chain)
+    means: list[float] = [float(mean) for mean in DepthMap(np.zeros((2, 2))).mean([[0, 0, 1, 1]])]
+    depth_source = GivenDepth(near="high")
+    problems: list[str] = [example.chain for example in read_examples("dataset")]
+    version: str = sifthinker.__version__
+    engine: type[Engine] = sifthinker.Engine
+
+    try:
+        score("x")
+    except (ConfigError, RecordError) as error:
+        print(error)
+    except MissingExtraError as error:
+        print(error.name)
+    except SIFError:
+        raise
+"""
+
+# Each line with the code of the error that it is; a line without one is right.
+WRONG = """
+    import numpy as np
+
+    from sifthinker import DepthMap, Record, Reference, Thinker, score_completion
+    from sifthinker import Nonsense  # attr-defined
+    import sifthinker
+
+    sifthinker.nonsense  # attr-defined
+    score_completion(5, Reference("cat", []))  # arg-type
+    score_completion("x")  # call-arg
+    answer: int = score_completion("x", Reference("cat", [])).answer  # assignment
+    Record(id="a", image="a", question=7, answer="b", boxes=())  # arg-type
+    depth = DepthMap(np.zeros((2, 2)))
+    depth.nonsense  # attr-defined
+    Thinker.load("nano").think("cat.png", "What?")  # arg-type
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that holds this package as users have it, with NumPy and Pillow beside it: the types of
+    torch and the like, which take mypy a minute, are not part of what is promised."""
+    folder = tmp_path_factory.mktemp("user")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (packages,) = (path for path in folder.rglob("site-packages") if path.is_dir() and not path.is_symlink())
+    for package in (sifthinker, np, PIL):
+        (packages / package.__name__).symlink_to(Path(package.__file__).parent, target_is_directory=True)
+    return next(path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists())
+
+
+def faults(python: Path, folder: Path, program: str) -> list[tuple[int, str]]:
+    """(line, code of the error) of everything that `mypy --strict` finds wrong with a program."""
+    (folder / "program.py").write_text(textwrap.dedent(program).lstrip())
+    (folder / "mypy.ini").write_text("[mypy]\n")  # this project's settings are not the user's
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), "--no-pretty", "program.py"],
+        capture_output=True, text=True, check=False, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    lines = [line.split(":", 2) for line in done.stdout.splitlines() if ": error: " in line]
+    assert {path for path, _, _ in lines} <= {"program.py"}, done.stdout
+    return [(int(number), rest.rpartition("[")[2].rstrip("]")) for _, number, rest in lines]
+
+
+def test_a_right_program_has_no_fault(python: Path, tmp_path: Path) -> None:
+    assert faults(python, tmp_path, RIGHT) == []
+
+
+def test_a_wrong_program_has_each_of_its_faults(python: Path, tmp_path: Path) -> None:
+    lines = textwrap.dedent(WRONG).lstrip().splitlines()
+    expected = [(number, line.partition("  # ")[2]) for number, line in enumerate(lines, 1) if "  # " in line]
+    assert len(expected) == 8
+    assert sorted(faults(python, tmp_path, WRONG)) == expected
+
+
+def test_lazy_names_and_those_that_type_checkers_see_are_the_same() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    (guarded,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {
+        alias.asname or alias.name: node.module.removeprefix("sifthinker.")
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    }
+    assert seen == sifthinker._HOME
+    (stated,) = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    listed = ast.literal_eval(stated)  # written out, as type checkers want it
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {"__version__", *sifthinker._HOME}
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (ROOT / "py.typed").is_file()

@@ -1,0 +1,124 @@
+"""A chain is trained, scored and read as the model's chat template frames it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sifthinker.chain import check_chain
+from sifthinker.cli import main
+from sifthinker.errors import ConfigError
+from sifthinker.models import load_processor, opened_by_template
+from sifthinker.records import read_examples
+from sifthinker.training.config import make_config
+from sifthinker.training.data import gold_completion
+
+pytest.importorskip("trl")
+
+from .test_training import GRPO, SFT
+
+# What templates do: write <think> for the model; the same with a line end, as Qwen's thinking models do; keep only what
+# follows a turn's thoughts; write an empty thought, so that the model answers at once.
+OPENS = ("{% if add_generation_prompt %}{% endif %}", "{% if add_generation_prompt %}<think>{% endif %}")
+OPENS_LINE = (OPENS[0], "{% if add_generation_prompt %}<think>\n{% endif %}")
+STRIPS = (
+    "{% for part in message['content'] %}{{ part['text'] }}",
+    "{% for part in message['content'] %}{{ part['text'].split('</think>')[-1] }}",
+)
+CLOSED = (OPENS[0], "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}")
+
+
+@pytest.fixture
+def templated(nano: Path, tmp_path: Path) -> Callable[[tuple[str, str]], Path]:
+    """A copy of the tiny model whose chat template has one part replaced."""
+
+    def copy(change: tuple[str, str]) -> Path:
+        folder = tmp_path / "templated"
+        shutil.copytree(nano, folder)
+        template = folder / "chat_template.jinja"
+        text = template.read_text()
+        assert change[0] in text
+        template.write_text(text.replace(*change, 1))
+        return folder
+
+    return copy
+
+
+@pytest.mark.parametrize(("change", "opened"), [(OPENS, "<think>"), (OPENS_LINE, "<think>\n"), (OPENS[:1] * 2, "")])
+def test_what_a_template_opens_belongs_to_the_chain(
+    templated: Callable[[tuple[str, str]], Path], world_chains: Path, tmp_path: Path, change: tuple[str, str], opened: str
+) -> None:
+    from sifthinker.training.grpo import grpo_trainer
+
+    model = templated(change)
+    processor = load_processor(model)
+    assert opened_by_template(processor) == opened
+    example = next(read_examples(world_chains))
+    gold = gold_completion(example, processor)
+    assert check_chain(gold) == []
+
+    config = make_config({"model": model, "data": world_chains, "output": tmp_path / "run", "training": GRPO}, "grpo")
+    trainer = grpo_trainer(config)  # the gold chain earns its rewards, so that the run may begin
+
+    def scores(text: str) -> dict[str, float]:
+        """Each reward of a group of four such completions, of which all earn the same."""
+        tokens = processor.tokenizer(text + "</s>", add_special_tokens=False)["input_ids"]
+        found = trainer._calculate_rewards([row] * 4, [[]] * 4, [[{"role": "assistant", "content": "?"}]] * 4, [tokens] * 4)
+        return dict(zip(trainer.reward_func_names, found[0].tolist(), strict=True))
+
+    row = {"prompt": [], "id": "a", "answer": example.answer, "boxes": example.boxes, "depth": example.depth, "choices": ""}
+    assert scores(gold.removeprefix(opened))["format_reward"] == 1
+    if opened:  # a model that writes the tag again has written a broken chain
+        assert scores(gold)["format_reward"] == 0
+    else:
+        assert scores(gold.removeprefix("<think>"))["format_reward"] == 0
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("change", [STRIPS, CLOSED], ids=["strips", "closed"])
+def test_a_template_that_breaks_chains_is_refused_before_the_start(
+    templated: Callable[[tuple[str, str]], Path], world_chains: Path, tmp_path: Path, change: tuple[str, str], stage: str
+) -> None:
+    from sifthinker.training.grpo import grpo_trainer
+    from sifthinker.training.sft import sft_trainer
+
+    training = {**GRPO, "max_completion_length": 260} if stage == "grpo" else SFT
+    values = {
+        "model": str(templated(change)),
+        "data": str(world_chains),
+        "output": str(tmp_path / "run"),
+        "training": training,
+    }
+    with pytest.raises(ConfigError, match="chat template breaks the chain of example"):
+        (grpo_trainer if stage == "grpo" else sft_trainer)(make_config(values, stage))
+    import yaml
+
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    told = CliRunner().invoke(main, ["plan", str(tmp_path / "c.yaml"), "--stage", stage])
+    assert (told.exit_code, "problem: the model's chat template breaks the chain" in told.stderr) == (2, True)
+
+
+def test_a_thinker_puts_the_tag_back(templated: Callable[[tuple[str, str]], Path]) -> None:
+    from PIL import Image
+
+    from sifthinker.thinker import Thinker
+
+    thinker = Thinker.load(templated(OPENS_LINE), max_new_tokens=4)
+    picture = Image.new("RGB", (64, 64))
+    assert thinker.think(picture, "What is there?").text.startswith("<think>\n")
+    assert not thinker.think(picture, "What is there?", direct=True).text.startswith("<think>")
+
+
+def test_a_direct_answer_is_what_follows_the_reasoning() -> None:
+    from PIL import Image
+
+    from sifthinker.thinker import Thought
+
+    picture = Image.new("RGB", (4, 4))
+    assert Thought("?", picture, None, "It looks blue.</think>\n\nblue", direct=True).answer == "blue"
+    assert Thought("?", picture, None, "It looks blue.</think>", direct=True).answer is None
+    assert Thought("?", picture, None, "blue", direct=True).answer == "blue"

@@ -1,0 +1,88 @@
+"""The finished model is the one that was trained, also where no process holds all of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from safetensors import safe_open  # noqa: E402
+
+from sifthinker.models import load_model, load_processor  # noqa: E402
+
+from .test_training import SFT  # noqa: E402
+
+SCRIPT = Path(__file__).parent / "sharded.py"
+ZERO3 = pytest.param(
+    "zero3",
+    marks=[
+        pytest.mark.integration,
+        pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
+    ],
+)
+
+
+def run_sharded(values: dict, folder: Path, how: str, *, gathers: bool = True) -> subprocess.CompletedProcess[str]:
+    """Train on two processes with the weights spread over them."""
+    if how == "zero3":
+        zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": gathers, "stage3_param_persistence_threshold": 0}
+        sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size", "gradient_clipping")
+        settings = {"zero_optimization": zero, "zero_allow_untested_optimizer": True, **dict.fromkeys(sizes, "auto")}
+        (folder / "zero3.json").write_text(json.dumps(settings))
+        values = {**values, "training": {**values["training"], "deepspeed": str(folder / "zero3.json")}}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(SCRIPT), "sft", json.dumps(values), str(folder), how]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+
+
+@pytest.mark.parametrize("how", ["fsdp2", ZERO3])
+def test_a_full_model(nano: Path, world_chains: Path, tmp_path: Path, how: str) -> None:
+    values = {"model": str(nano), "data": str(world_chains), "output": str(tmp_path / "run"), "training": SFT}
+    done = run_sharded(values, tmp_path, how)
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = torch.load(tmp_path / "trained.pt", weights_only=True)
+    saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", nano))
+    assert saved.keys() == trained.keys()
+    for name, value in trained.items():
+        assert torch.equal(saved[name], value), name
+    assert all(not torch.equal(start[name], saved[name]) for name in trained if name.startswith("model.language_model"))
+    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
+        assert len(file.keys()) == len(saved), "a tied weight is written once"
+    assert load_processor(tmp_path / "run").tokenizer.eos_token == "</s>"
+
+
+@pytest.mark.parametrize("how", ["fsdp2", ZERO3])
+def test_an_adapter(nano: Path, world_chains: Path, tmp_path: Path, how: str) -> None:
+    values = {"model": str(nano), "data": str(world_chains), "output": str(tmp_path / "run"), "lora": {"r": 2, "alpha": 4}}
+    done = run_sharded({**values, "training": {**SFT, "learning_rate": 1e-1}}, tmp_path, how)
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = torch.load(tmp_path / "trained.pt", weights_only=True)
+    saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", nano))
+    moved = 0
+    for name, value in saved.items():
+        # W + (α / r) B A, the adapter's matrices under PEFT's names.
+        part, _, last = f"base_model.model.{name}".rpartition(".")
+        a, b = (trained.get(f"{part}.lora_{letter}.default.weight") for letter in "AB")
+        expected = start[name] if a is None or last != "weight" else start[name] + 2 * (b @ a)
+        assert torch.allclose(value, expected, atol=1e-6), name
+        moved += not torch.equal(value, start[name])
+    assert moved == sum("lora_A" in name for name in trained) > 0
+
+
+@pytest.mark.parametrize("how", [ZERO3])
+def test_weights_that_may_not_be_gathered_are_refused_at_the_start(
+    nano: Path, world_chains: Path, tmp_path: Path, how: str
+) -> None:
+    values = {"model": str(nano), "data": str(world_chains), "output": str(tmp_path / "run"), "training": SFT}
+    done = run_sharded(values, tmp_path, how, gathers=False)
+    assert "zero3_save_16bit_model: true" in done.stderr
+    assert not (tmp_path / "run" / "history.jsonl").exists()
