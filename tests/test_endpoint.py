@@ -361,6 +361,20 @@ class TestLearning:
             asyncio.run(go())
         assert ["max_tokens" in request for request in requests] == [True, True, False, False, True]
 
+    def test_structured_output_that_worked_is_not_suspected(self) -> None:
+        """A refusal that names no field costs one more request, but only as long as the server has never taken a schema."""
+        with serve(lambda request, number: "fine" if number == 1 else (400, {}, error("no"))) as (url, requests):
+            endpoint = Endpoint(url, "m", max_retries=0)
+
+            async def go() -> list[Any]:
+                async with endpoint:
+                    asked = [{"temperature": 0}, *[{"response_format": self.SCHEMA}] * 2]
+                    return [await asyncio.gather(endpoint.chat([], **wish), return_exceptions=True) for wish in asked]
+
+            (_,), (good,), (bad,) = asyncio.run(go())
+        assert (good.text, bad.kind, bad.attempts) == ("fine", "request", 1)
+        assert ["response_format" in request for request in requests] == [False, True, True]
+
     def test_a_server_that_refuses_everything_is_asked_a_few_times(self) -> None:
         def answer(request: dict[str, Any], number: int) -> Any:
             return 400, {}, error("temperature, max_tokens, max_completion_tokens and response_format are odd")

@@ -154,7 +154,8 @@ class EndpointError(SIFError):
     """A model server that failed after every allowed retry, or refused what it was asked.
 
     Attributes:
-        code: `timeout`, `connection`, `status_<n>`, `not_json`, `bad_shape` or `server_error`.
+        code: `timeout`, `connection`, `status_<n>`, `not_json`, `bad_shape`, `server_error`, or `gave_up` for a build that
+            stopped after several of these.
         attempts: number of requests made.
         kind: what can be done. `outage`: the same request may be answered later. `request`: the server refuses this one
             request; others may pass. `setup`: no request will be answered before something is changed, such as the key, the

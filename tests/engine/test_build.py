@@ -376,6 +376,25 @@ class TestResuming:
         assert asyncio.run(cell()) > 0
         assert contents(tmp_path / "sync") == contents(tmp_path / "async")
 
+    def test_a_build_that_stops_leaves_no_work_in_the_loop(self, photo_folder: Path, tmp_path: Path) -> None:
+        class Slow(Plain):
+            async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+                self.calls += 1
+                if self.calls == 4:
+                    raise EndpointError("no credit", "status_402", 1, "setup")
+                try:
+                    await asyncio.sleep(600)
+                finally:
+                    await asyncio.sleep(0.01)
+                raise AssertionError
+
+        async def cell() -> int:
+            with pytest.raises(EndpointError, match="no credit"):
+                await engine(photo_folder, Slow(), concurrency=4).build_async(lambda: records(20), tmp_path / "out")
+            return len(asyncio.all_tasks())
+
+        assert asyncio.run(cell()) == 1
+
     def test_an_interruption_in_a_running_loop_loses_nothing(self, photo_folder: Path, tmp_path: Path) -> None:
         async def cell() -> None:
             with pytest.raises(KeyboardInterrupt):
@@ -512,6 +531,20 @@ class TestServersThatFail:
         with pytest.raises(EndpointError, match=r"the server's words$"):
             engine(photo_folder, Server(lambda number: True, "setup")).build(lambda: records(3), tmp_path / "out")
         assert engine(photo_folder).build(lambda: records(3), tmp_path / "out").accepted == 3
+
+    def test_what_a_teacher_failed_at_is_kept_too(self, photo_folder: Path, tmp_path: Path) -> None:
+        """It was paid for, also where its server counts no tokens."""
+
+        class Both(Server):
+            async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+                said = await super().reply(task, earlier)
+                return said if task.record.id != "r0" else "no"
+
+        with pytest.raises(EndpointError, match="1 records are finished"):
+            engine(photo_folder, Both(lambda number: number > 0, "setup"), concurrency=1).build(
+                lambda: records(3), tmp_path / "out"
+            )
+        assert "teacher_not_json" in (tmp_path / "out" / "rejects.jsonl").read_text()
 
     def test_a_refused_record_is_settled(self, photo_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"

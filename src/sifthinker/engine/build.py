@@ -235,7 +235,8 @@ class Engine:
                 stopped = error
             # Where the teacher has answered nothing, nothing is lost, and the folder stays free for other settings, such as
             # the model's right name.
-            unused = not journal.counts.accepted and not usage.prompt_tokens + usage.completion_tokens
+            answered = {code for code in journal.counts.rejected if code.startswith("teacher_")} - {_OUTAGE}
+            unused = not (journal.counts.accepted or answered or usage.prompt_tokens or usage.completion_tokens)
             if stopped is None or not unused:
                 journal.write_out(out)
                 if usage.requests:
@@ -456,7 +457,7 @@ class Feed:
         self._exhausted = True
 
     def take(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
-        """Take the result of one record, and what the teacher used since the last one.
+        """Take the result of one record, and what the teacher used since the result before.
 
         Raises:
             EndpointError: the teacher's server has answered no record at all, or has failed too often in a row.
@@ -494,7 +495,8 @@ class Feed:
         for _, _, used in self._held:  # these records are tried again
             self.take_usage(used)
         self._held.clear()
-        raise EndpointError(f"{what} The last: {last.reason}.", "gave_up", self._failures, "setup")
+        words = "; ".join(last.attempts[-1]["problems"])
+        raise EndpointError(f"{what} The last, {last.source}: {words}", "gave_up", self._failures, "setup")
 
     def take_usage(self, used: Mapping[str, int]) -> None:
         """Take what the teacher used for records that did not end."""
