@@ -204,7 +204,7 @@ def _warn_if_not_scaled(image: Image.Image, path: Path) -> None:
         _warned.add("not scaled")
         logger.warning(
             "%s: a picture of 16 bits a channel whose values reach only about %d of 65535, so that it is almost one "
-            "shade. If the camera gave 10, 12 or 14 bits, scale it to 16 or 8 bits first (said of the first such file alone)",
+            "shade. If the camera gave 10, 12 or 14 bits, scale it to 8 or 16 first (said of the first such file alone)",
             path,
             highest,
         )
