@@ -290,6 +290,15 @@ class TestFrames:
             ),
             f"{GOOD}<|eot_id|>" + "<pad>" * 1000,
             f"{AFTER}<|im_end|>",
+            f"\ufeff{GOOD}",
+            f"\ufeff\n{AFTER}",
+            *(
+                f"{GOOD}{end}"
+                for end in (
+                    *("[EOS]", "[PAD]" * 1000, "[SEP]", "[/INST]", "<eot>", "<eoa>\n", "<eom>", "<EOS>", "<end_of_text>"),
+                    *("\0", "\0" * 1000, "\n\0\n", "\ufeff", "<|im_end|>\0", "[EOS]\n<eot>"),
+                )
+            ),
         ],
     )
     def test_the_template_and_the_decoder_cost_nothing(self, text: str) -> None:
@@ -309,6 +318,11 @@ class TestFrames:
             (f"{GOOD}<|im_end|> and more", None, "stray_text"),
             (f"<|im_start|>{GOOD}", None, "stray_text"),
             (f"{GOOD}</answer>", None, "missing_tag"),
+            (f"{GOOD}[EOS] and more", None, "stray_text"),
+            (f"{GOOD}[1]", None, "stray_text"),
+            (f"{GOOD}<b>", None, "stray_text"),
+            (f"\0{GOOD}", None, "stray_text"),
+            (f"a\ufeff{GOOD}", None, "stray_text"),
         ],
     )
     def test_nothing_else_is_forgiven(self, text: str, opened: bool | None, code: str) -> None:
@@ -316,6 +330,8 @@ class TestFrames:
 
 
 HOSTILE = {
+    "NULs": GOOD + "\0" * 1_000_000,
+    "NULs and a word": GOOD + "\0" * 1_000_000 + "a",
     "end tokens": GOOD + "<|im_end|> " * 100_000,
     "a megabyte of areas": "<area>" * 160_000,
     "areas in a chain": "<think>" + "<area>" * 160_000,

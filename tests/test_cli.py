@@ -74,6 +74,32 @@ class TestPaths:
         assert (result.exit_code, "would be written over" in result.stderr) == (2, True)
         assert cats.read_bytes() == before
 
+    @pytest.mark.parametrize(
+        "mine",
+        [
+            '{"source": "a", "note": "mine"}\n',
+            "[1]\n",
+            "notes\n",
+            '{"source":"a","id":"","code":"not_json","reason":"r","kept":false}\nnotes\n',
+            b"\xff\xfe",
+        ],
+    )
+    def test_rejects_of_somebody_else_stay_as_they_are(self, cats: Path, tmp_path: Path, mine: str | bytes) -> None:
+        rejects = tmp_path / "x.rejects.jsonl"
+        rejects.write_bytes(before := mine if isinstance(mine, bytes) else mine.encode())
+        result = sif("data", "paths", cats, "-o", tmp_path / "x.jsonl")
+        assert result.exit_code == 2
+        assert "x.rejects.jsonl is where the rejects go" in result.stderr
+        assert rejects.read_bytes() == before
+        assert not (tmp_path / "x.jsonl").exists()
+
+    def test_rejects_of_an_earlier_run_are_replaced(self, cats: Path, tmp_path: Path) -> None:
+        good = cats.read_text()
+        for text, number in ((good + "rubbish\n", 1), (good + "rubbish\nmore\n", 2), (good, 0), (good + "rubbish\n", 1)):
+            cats.write_text(text)
+            assert sif("data", "paths", cats, "-o", tmp_path / "x.jsonl").exit_code == 0
+            assert len(lines(tmp_path / "x.rejects.jsonl")) == number
+
     def test_published_metadata(self, shared: Path, tmp_path: Path) -> None:
         out = tmp_path / "dude.jsonl"
         result = sif("data", "paths", shared / "data/viscot/dude_cot_train.jsonl", "-o", out)

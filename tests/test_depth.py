@@ -34,6 +34,12 @@ class TestMap:
         with pytest.raises(DepthError, match=words):
             DepthMap(values)
 
+    def test_rounding_outside_is_clipped(self) -> None:
+        assert DepthMap([[-2e-7, 1.0000002]]).values.tolist() == [[0, 1]]
+        for wrong in (-2e-5, 1.00002):
+            with pytest.raises(DepthError, match=f"{wrong:g}"):
+                DepthMap([[0.5, wrong]])
+
     def test_a_mask_of_another_shape_is_refused(self) -> None:
         with pytest.raises(DepthError, match="mask"):
             DepthMap(np.zeros((2, 2)), np.ones((2, 3)))
@@ -276,7 +282,7 @@ class TestFiles:
         ramp.coloured().convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.png")
         np.testing.assert_allclose(DepthMap.read(tmp_path / "palette.png").values, ramp.values, atol=0.002)
 
-    @pytest.mark.parametrize("values", [np.array([["a"]]), np.array([[1j]])])
+    @pytest.mark.parametrize("values", [np.array([["a"]]), np.array([[1j]]), np.array([[True, False]])])
     def test_arrays_of_no_real_numbers(self, tmp_path: Path, values: np.ndarray) -> None:
         np.save(tmp_path / "d.npy", values)
         with pytest.raises(DepthError, match="real numbers"):
@@ -471,6 +477,9 @@ class TestFilesOfOthers:
             (lambda path: path.write_bytes(b""), "cannot read the depth array"),
             (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00"), "cannot read the depth array"),
             (lambda path: path.write_bytes(b"\x76\x2f\x31\x01rest"), r"OpenEXR.*\.pfm"),
+            (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\nrest"), r"HDF5 is not read here; convert the file to \.npy"),
+            (lambda path: path.write_bytes(b"MATLAB 5.0 MAT-file"), r"a MATLAB file is not read"),
+            (lambda path: path.write_bytes(b"GRIB000\1rest of the file"), r"cannot read the depth file: GRIB is not read"),
             (lambda path: _archive(path, a=np.zeros((2, 2)), b=np.zeros((2, 2))), r"2 arrays \(a, b\)"),
             (lambda path: _archive(path, a=np.zeros((2, 2)))[:60], "cannot read the depth array"),
             (lambda path: Image.new("CMYK", (2, 2)).save(path, "TIFF"), "mode CMYK"),
@@ -478,7 +487,7 @@ class TestFilesOfOthers:
         ],
     )
     def test_what_holds_no_depth_is_named_with_its_file(self, tmp_path: Path, make: Callable, words: str) -> None:
-        path = tmp_path / ("d.tiff" if "CMYK" in words or "file" in words else "d.npy")
+        path = tmp_path / ("d.tiff" if "CMYK" in words or "file" in words or "MATLAB" in words else "d.npy")
         data = make(path)
         if isinstance(data, bytes):
             path.write_bytes(data)
@@ -524,6 +533,128 @@ class TestFilesOfOthers:
         depth.write(tmp_path / "back.png")
         np.testing.assert_array_equal(DepthMap.read(tmp_path / "back.png").values, depth.values)
         assert depth.rounded().digest() == depth.digest()
+
+
+def scene(low: float, high: float, *parts: tuple[float, int]) -> np.ndarray:
+    """A ramp from low to high over 1200 pixels, then each number in so many pixels more."""
+    return np.concatenate([np.linspace(low, high, 1200), *(np.full(count, value) for value, count in parts)])[None]
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings as in a new process."""
+    monkeypatch.setattr(depth_files, "_warned", set())
+
+
+@pytest.mark.usefixtures("fresh")
+class TestCodes:
+    """Numbers for "no reading" that nobody named: what can be nothing else is refused, what may be a scene is warned of."""
+
+    @pytest.mark.parametrize(
+        ("values", "kind", "encoding", "codes"),
+        [
+            (scene(500, 5000, (65535, 40)), "f4", "millimetres", [65535]),
+            (scene(500, 5000, (65535, 40)), "i4", "millimetres", [65535]),
+            (scene(500, 5000, (65535, 1)), "f4", "millimetres", [65535]),
+            (scene(500, 5000, (65534, 40)), "u2", "millimetres", [65534]),
+            (scene(500, 5000, (65534, 40), (65533, 9)), "u2", "millimetres", [65534, 65533]),
+            (scene(500, 5000, (32767, 40)), "i2", "millimetres", [32767]),
+            (scene(500, 20000, (32767, 40)), "i2", "millimetres", [32767]),  # the gap is 12767, the range 19500
+            (scene(400, 1050, (2047, 40)), "i2", "metres", [2047]),
+            (scene(500, 4000, (10000, 40)), "u2", "millimetres", [10000]),
+            (scene(500, 4000, (8191, 40)), "u2", "millimetres", [8191]),
+            (scene(1, 5, (1e10, 15), (1e9, 1)), "f4", "metres", [1e10, 1e9]),
+            (scene(1, 5, (1e10, 1), (1e8, 1), (1e6, 1)), "f8", "metres", [1e10, 1e8, 1e6]),
+            (scene(500, 5000, (999999, 2), (65534, 3)), "i4", "millimetres", [999999, 65534]),
+            (scene(500, 5000, (30000, 9), (65534, 40)), "u2", "millimetres", [65534]),  # 30000 may be a wall
+            (np.array([[1000, 1000, 65534]]), "u2", "millimetres", [65534]),
+            (scene(3, 60, (1e10, 15)), "f4", "inverse", [1e10]),
+            (scene(3, 60, (9999, 15)), "f4", "inverse", [9999]),
+            (scene(300, 6000, (65534, 15)), "u2", "inverse", [65534]),
+        ],
+    )
+    def test_refused(self, tmp_path: Path, values: np.ndarray, kind: str, encoding: str, codes: list[float]) -> None:
+        path = saved(tmp_path / "d.npy", values.astype(kind))
+        with pytest.raises(DepthError, match=r"d\.npy: .*--depth-hole") as caught:
+            DepthMap.read(path, encoding=encoding)
+        said = str(caught.value).split("say so with ")[1].split(" (holes")[0].split("--depth-hole ")[1:]
+        assert [float(word) for word in said] == codes
+        found = DepthMap.read(path, encoding=encoding, holes=[float(word) for word in said])
+        assert found.valid is not None
+        assert int((~found.valid).sum()) == int(np.isin(values, codes).sum())
+
+    @pytest.mark.parametrize(
+        ("values", "encoding", "code"),
+        [
+            (scene(2, 30, (80, 40)), "metres", 80),  # a sky at the far plane
+            (scene(2, 30, (1000, 40)), "metres", 1000),
+            (scene(500, 6000, (10000, 40)), "millimetres", 10000),  # the gap is 4000, the range 5500
+            (scene(5, 20, (80, 40)), "inverse", 80),  # a sign close to the camera
+            (scene(5, 100, (255, 40)), "inverse", 255),
+            (scene(300, 20000, (65535, 40)), "inverse", 65535),
+            (scene(20, 50, (0, 40)), "inverse", 0),  # the sky, or no match
+        ],
+    )
+    def test_warned_of(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, values: np.ndarray, encoding: str, code: float
+    ) -> None:
+        path = saved(tmp_path / "d.npy", values)
+        found = DepthMap.read(path, encoding=encoding)
+        wanted = (values - values.min()) / (values.max() - values.min())
+        np.testing.assert_allclose(found.values, 1 - wanted if encoding == "inverse" else wanted, atol=1e-6)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        assert f"d.npy: the {'greatest' if code else 'least'} value is {code} (40 pixels)" in caplog.text
+        assert f"--depth-hole {code} (holes=[{code}])" in caplog.text
+        caplog.clear()
+        DepthMap.read(path, encoding=encoding, holes=[code])
+        assert caplog.records == []
+
+    @pytest.mark.parametrize(
+        ("values", "encoding"),
+        [
+            (scene(500, 5000), "millimetres"),
+            (scene(500, 9990, (10000, 400)), "millimetres"),  # clipped at ten metres
+            (scene(2, 70, (80, 400)), "metres"),
+            (scene(500, 32000, (32767, 400)), "millimetres"),
+            (scene(500, 15000, (2047, 40)), "millimetres"),  # in the midst of the others
+            (scene(500, 5000, (15000, 1)), "millimetres"),  # a pixel through the door
+            (np.array([[1000, 1000], [5000, 5000]]), "millimetres"),  # two walls
+            (np.full((3, 3), 65534), "millimetres"),
+            (np.array([[0.5, 1.5], [1, 2.5]]), "metres"),
+            (scene(0, 64000, (65535, 3)), "inverse"),  # scaled to 16 bits
+            (scene(0, 250, (255, 30)), "inverse"),
+            (scene(0, 50, (0, 40)), "inverse"),  # clipped at the far end
+        ],
+    )
+    def test_honest_scenes(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, values: np.ndarray, encoding: str
+    ) -> None:
+        DepthMap.read(saved(tmp_path / "d.npy", values), encoding=encoding)
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("pixel", [0, 1, 77777, 99999])
+    def test_one_pixel_of_a_large_map(self, tmp_path: Path, pixel: int) -> None:
+        values = np.random.default_rng(0).uniform(1, 5, (250, 400))
+        DepthMap.read(saved(tmp_path / "d.npy", values), encoding="metres")
+        values.flat[pixel] = 1e9
+        with pytest.raises(DepthError, match=r"1000000000 \(1 pixel\).*--depth-hole 1000000000 "):
+            DepthMap.read(saved(tmp_path / "d.npy", values), encoding="metres")
+
+    @pytest.mark.parametrize("name", ["d.npy", "d.npz", "d.pfm", "d.tiff"])
+    @pytest.mark.parametrize("low", [0.1, 0.0])
+    def test_numbers_that_may_be_depth_or_disparity(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, low: float
+    ) -> None:
+        path = saved(tmp_path / name, np.array([[low, 0.9, 1.0000002]], dtype=np.float32))
+        for options in ({"encoding": "npy"}, {"near": "high"}, {"near": "low"}, {"encoding": "inverse"}):
+            DepthMap.read(path, **options)  # told
+        assert caplog.records == []
+        for _ in range(2):
+            np.testing.assert_allclose(DepthMap.read(path).values, [[low, 0.9, 1]], atol=1e-6)
+        assert len(caplog.records) == 1
+        assert f"{name}: the values run from {low:g} to 1 and are taken for depth" in caplog.text
+        assert "inverse for disparity" in caplog.text
+        assert ("--depth-hole 0" in caplog.text) == (low == 0)
 
 
 def _archive(path: Path, **arrays: np.ndarray) -> bytes:

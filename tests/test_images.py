@@ -199,6 +199,69 @@ def test_grey_of_more_than_eight_bits(tmp_path: Path) -> None:
         images.load_image(tmp_path / "i.tiff")
 
 
+def tiff12(levels: Sequence[int]) -> bytes:
+    """A grey TIFF of one row and 12 bits a sample, by hand; an even number of levels."""
+    pairs = zip(levels[::2], levels[1::2], strict=True)
+    pixels = b"".join((first << 12 | second).to_bytes(3, "big") for first, second in pairs)
+    tags = {256: len(levels), 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = 8 + len(pixels)
+    return b"II*\0" + struct.pack("<I", start) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def grey16(levels: Sequence[int], form: str, **options: object) -> bytes:
+    return saved(Image.fromarray(np.array([levels], dtype=np.uint16)), form, **options)
+
+
+def colours16(levels: Sequence[int], *, alpha: bool = False) -> bytes:
+    pixels = [(level, level, level, *([65535] if alpha else [])) for level in levels]
+    row = b"".join(struct.pack(f">{len(pixel)}H", *pixel) for pixel in pixels)
+    return png((len(levels), 1), 16, 6 if alpha else 2, [row])
+
+
+@pytest.mark.parametrize(
+    ("data", "warned", "shown"),
+    [
+        (grey16([0, 1023], "PNG"), 1023, 4),  # 1023 / 257
+        (grey16([0, 4095], "PNG"), 4095, 16),
+        (grey16([0, 4095], "TIFF"), 4095, 16),
+        (grey16([0, 16383], "PNG"), 16383, 64),
+        (colours16([0, 4095]), 3840, 15),  # Pillow keeps the upper byte: 15 × 256
+        (colours16([0, 4095], alpha=True), 3840, 15),
+        (grey16([0, 20000], "PNG"), None, 78),
+        (grey16([0, 65535], "TIFF"), None, 255),
+        (colours16([0, 65535]), None, 255),
+        (grey16([0, 0], "PNG"), None, 0),
+        (saved(Image.new("L", (2, 1), 3), "PNG"), None, 3),  # eight bits, simply dark
+        (b"P5 2 1 4095\n" + struct.pack(">2H", 0, 4095), None, 255),  # says what white is
+        (tiff12([0, 4095]), None, 255),  # so does this
+    ],
+)
+def test_photos_of_fewer_bits_in_sixteen(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    data: bytes,
+    warned: int | None,
+    shown: int,
+) -> None:
+    monkeypatch.setattr(images, "_warned", set())
+    (tmp_path / "i.png").write_bytes(data)
+    for _ in range(2):  # said once
+        assert np.asarray(images.load_image(tmp_path / "i.png"))[0, -1].tolist() == [shown] * 3
+    assert len(caplog.records) == (0 if warned is None else 1)
+    if warned is not None:
+        assert "i.png: " in caplog.text
+        assert f"about {warned} of 65535" in caplog.text
+        assert "10, 12 or 14 bits" in caplog.text
+
+
+def test_kinds_that_pillow_knows_by_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "i.png").write_bytes(b"\x89HDF\r\n\x1a\nrest")
+    with pytest.raises(ImageError, match=r"i\.png: HDF5 is not read here; save it as PNG or JPEG"):
+        images.load_image(tmp_path / "i.png")
+
+
 def test_trainers_may_see_something_else(tmp_path: Path) -> None:
     for name, (data, _) in TRANSPARENT.items():
         (tmp_path / "i.png").write_bytes(data)

@@ -19,7 +19,7 @@ ROOT = Path(sifthinker.__file__).parent
 LAYERS = [
     ["errors", "loops", "json_reply"],
     ["files", "responses"],
-    ["boxes", "images"],
+    ["boxes", "images", "depth_codes"],
     ["depth_files"],
     ["depth", "chain"],
     ["records"],

@@ -191,7 +191,20 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("index.html", "<!doctype html><title>my site</title>"),
+        (
+            "index.html",
+            '<!doctype html>\n<html lang="en">\n<body><pre>\n'
+            '<script src="show.js"></script>\n<script src="index.js"></script>\n</pre>\n</body>\n</html>\n',
+        ),
+        (
+            "index.html",
+            '<p>mine</p><!-- <script src="show.js"></script>\n<script src="index.js"></script>\n</body>\n</html>\n',
+        ),
         ("index.js", "console.log(1)"),
+        ("index.js", "// as in\nsif.index({});"),
+        ("index.js", "sif.index(mine);"),
+        ("show.js", "// not\nconst sif = (() => {})"),
+        ("show.js", '"use strict";\nlet mine;\nconst sif = (() => {})'),
         ("show.js", "export const show = 1"),
         ("part-3.js", "sif.partition()"),
         ("index.html", ""),

@@ -54,9 +54,11 @@ REASONS: dict[str, str] = {
 
 TAG = re.compile(r"<(/?)(think|area|text|answer)>")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]{1,3})?")
-# What tokenizers write for the end of a turn and for padding, at the end of a text.
+# What tokenizers write for the end of a turn and for padding, at the end of a text; NUL is what some decode padding to.
 _END_TOKEN = re.compile(
-    r"(?:<\|[\w.:-]+\|>|<[\w.:-]+\|>|</s>|<eos>|<pad>|<end_of_turn>|<end_of_utterance>|<\uff5c[^<>]+\uff5c>)\s*\Z"
+    r"(?:<\|[\w.:-]+\|>|<[\w.:-]+\|>|<\uff5c[^<>]+\uff5c>|</s>|[\0\ufeff]+"
+    r"|<(?:eo[acdhmstu]|end|pad|end_of_\w+|end_?of_?text|turn_end)>|\[(?:EO[DMST]|END|PAD|SEP|/INST)\])\s*\Z",
+    re.IGNORECASE,
 )
 _LONGEST_END_TOKEN = 64
 
@@ -224,7 +226,8 @@ def read_completion(text: str, *, depth: bool = True, opened: bool | None = None
     """Read a completion once, for everything that scores or shows it. Never raises.
 
     A completion is a chain as a chat template frames it. Some templates write `<think>` themselves, so that the completion
-    begins after it; and a decoder may leave end tokens such as `<|im_end|>` behind the chain. Neither is a problem.
+    begins after it. A decoder may leave end tokens such as `<|im_end|>` behind the chain, or a byte order mark before it.
+    None of these is a problem.
 
     Args:
         text: what the model wrote.
@@ -235,6 +238,8 @@ def read_completion(text: str, *, depth: bool = True, opened: bool | None = None
         >>> read_completion(text, depth=False).problems
         ()
     """
+    # A space, so that every position in a problem is one of the text.
+    text = " " + text[1:] if text.startswith("\ufeff") else text
     if opened is None:
         first = TAG.search(text)
         opened = first is not None and first[0] == "<area>"

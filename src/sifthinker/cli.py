@@ -174,6 +174,7 @@ def data_paths(file: str, output: Path, seed: int, alpha: float, distractor: flo
 
     named = output.with_suffix(".rejects.jsonl")
     _keep_inputs((output, named), Path(file))
+    _keep_foreign_rejects(named)
     settings = Expansion(alpha=alpha, distractor=distractor, decimals=decimals)
     counts, rows, rejects = Counts(), [], []
     limit = source.pop("limit")
@@ -451,6 +452,28 @@ def _keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
         for file in (given, *(given / name for name in ("examples.jsonl", "rejects.jsonl", "manifest.json"))):
             if file.resolve() in written:
                 raise ConfigError(f"{file} would be written over; choose another -o")
+
+
+def _keep_foreign_rejects(path: Path) -> None:
+    """Refuse to replace a file that `data paths` did not write: the name of its rejects is derived, not the user's choice.
+
+    Raises:
+        ConfigError: a line of it is no reject, or it cannot be read.
+    """
+    from sifthinker.errors import ConfigError, RecordError
+    from sifthinker.files import read_jsonl
+
+    try:
+        ours = not path.is_file() or all(
+            isinstance(row, dict) and {"source", "id", "code", "reason", "kept"} <= row.keys() for _, row in read_jsonl(path)
+        )
+    except RecordError:
+        ours = False
+    if not ours:
+        raise ConfigError(
+            f"{path} is where the rejects go, but it was not written by `sif data paths` and would be overwritten; move it, "
+            "or choose another -o"
+        )
 
 
 def _teacher(

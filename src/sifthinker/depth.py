@@ -17,7 +17,18 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
-from sifthinker.depth_files import HOLES_MARK, LEVELS, MARK, Encoding, Near, grey_png, read_depth, relative, spectral_colours
+from sifthinker.depth_files import (
+    HOLES_MARK,
+    LEVELS,
+    MARK,
+    ROUNDING,
+    Encoding,
+    Near,
+    grey_png,
+    read_depth,
+    relative,
+    spectral_colours,
+)
 from sifthinker.errors import DepthError
 from sifthinker.files import atomic_write, sha256
 
@@ -36,7 +47,7 @@ class DepthMap:
     """Relative depth of every pixel of an image.
 
     Args:
-        values: (H, W) in [0, 1]; 0 is nearest, 1 is farthest.
+        values: (H, W) in [0, 1]; 0 is nearest, 1 is farthest. Up to 1e-5 outside is rounding, and clipped.
         valid: (H, W) booleans, False where the sensor saw nothing; None when every pixel counts.
     Raises:
         DepthError: wrong shape, no pixels, a value that is NaN or outside [0, 1] where valid.
@@ -60,8 +71,10 @@ class DepthMap:
                 "Say in `valid` which pixels have a depth"
             )
         low, high = float(array.min()), float(array.max())
-        if low < 0 or high > 1:
+        if low < -ROUNDING or high > 1 + ROUNDING:
             raise DepthError(f"depth runs from {low:g} to {high:g}; wanted [0, 1], 0 nearest and 1 farthest")
+        if low < 0 or high > 1:
+            np.clip(array, 0, 1, out=array)
         array.setflags(write=False)
         self._values: NDArray[np.float32] | None = array
         self._levels: NDArray[np.uint8] | None = None
@@ -269,7 +282,10 @@ class DepthMap:
         array, .pfm, and TIFF of 32 bits. NaN, infinity and transparent pixels are holes in every encoding.
 
         `auto` goes by the kind of file: `sif` for 16 bits, `grey8`, `spectral`, `npy`. It refuses a 16-bit file without our
-        mark whose values all lie below a sixth of the range, as distances do, and warns of others without it.
+        mark whose values all lie below a sixth of the range, as distances do, and warns of others without it and of numbers.
+
+        Distances and disparity are searched for codes that `holes` does not name: numbers at the upper end that stand apart
+        from all others, such as 32767, 65534 or 1e10. What can only be a code is refused; what may be one is warned of.
 
         Args:
             path: the file.

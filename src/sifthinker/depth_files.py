@@ -23,8 +23,9 @@ from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from sifthinker.depth_codes import Codes, codes_at_the_top, zero_disparity
 from sifthinker.errors import DepthError
-from sifthinker.images import BROKEN_IMAGE, size_fault, what_is_wrong
+from sifthinker.images import BROKEN_IMAGE, format_fault, size_fault, what_is_wrong
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,14 @@ _ADVICE: Mapping[_Kind, str] = {
 
 # A 16-bit file whose values all lie below holds no picture that somebody scaled to 65535, but perhaps up to 10.9 m.
 _LOOKS_METRIC = LEVELS // 6
-# The farthest point of a scene is not so many times as far as the one before it.
-_LOOKS_LIKE_A_CODE = 100
+# Single precision may leave this much of a depth outside [0, 1].
+ROUNDING = 1e-5
+# How files of kinds that are not read begin, and what they are. MATLAB's newer files are HDF5 behind a header.
+_NOT_READ: Mapping[bytes, str] = {
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"\x89HDF\r\n\x1a\n": "HDF5",
+    b"MATLAB": "a MATLAB file",
+}
 
 # Pixels whose colours are looked up at once: what is computed on the way stays in a core's cache.
 _STRIP = 1 << 14
@@ -215,6 +222,7 @@ class _Stored(NamedTuple):
 
 def _interpreted(file: _Stored, path: Path, encoding: Encoding, near: Near | None, holes: Sequence[float]) -> Decoded:
     _check_told(file, path, encoding, near)
+    told = encoding
     if encoding == "auto":
         encoding = "sif" if file.marked else _DEFAULTS[file.kind]
     numbers = _spectral_levels(file.numbers) if encoding == "spectral" else file.numbers
@@ -230,15 +238,22 @@ def _interpreted(file: _Stored, path: Path, encoding: Encoding, near: Near | Non
         return Decoded((LEVELS - level if near == "high" else level) / LEVELS, valid)
     seen = numbers if valid is None else numbers[valid]
     if encoding != "npy":
-        _refuse_codes(seen)
+        _check_codes(seen, path, inverse=encoding == "inverse")
         return Decoded(relative(-numbers.astype(np.float64) if encoding == "inverse" else numbers, valid), valid)
     low, high = float(seen.min()), float(seen.max())
-    if low < 0 or high > 1:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise DepthError(
             f"the values run from {low:g} to {high:g} ({file.form}); wanted depth in [0, 1], 0 nearest and 1 farthest. "
             f"{_CHOOSE}: {_SCALED}. If one of them stands for 'no reading', name it with --depth-hole (holes=[…])"
         )
-    unit = numbers.astype(np.float64)
+    if told == "auto" and near is None:
+        zeros = " 0 is read as the nearest point; if it stands for 'no reading', add --depth-hole 0 (holes=[0])."
+        _warn(
+            "numbers",
+            f"{path}: the values run from {low:g} to {high:g} and are taken for depth, 0 nearest and 1 farthest."
+            f"{zeros if low <= 0 else ''} {_advice(file)}",
+        )
+    unit = np.clip(numbers.astype(np.float64), 0, 1)
     return Decoded(1 - unit if near == "high" else unit, valid)
 
 
@@ -307,16 +322,43 @@ def _valid(numbers: NDArray[Any], file: _Stored, encoding: Encoding, holes: Sequ
     return None if valid.all() else valid
 
 
-def _refuse_codes(seen: NDArray[Any]) -> None:
-    """Refuse a greatest value that can be no reading: it would leave nothing of all the others when they are scaled."""
-    top = seen.max()
-    below = seen[seen < top]
-    if below.size and 0 < _LOOKS_LIKE_A_CODE * float(below.max()) < float(top):
-        code = repr(float(top)).removesuffix(".0")
+def _check_codes(seen: NDArray[Any], path: Path, *, inverse: bool) -> None:
+    """Refuse numbers that can only be codes for "no reading", and warn of those that may be: scaling would ruin the rest."""
+    codes = codes_at_the_top(seen, inverse=inverse)
+    if codes is not None and codes.certain:
+        many = len(codes.values) > 1
         raise DepthError(
-            f"the greatest value is {code} ({seen.size - below.size} pixels), the next {below.max():g}; if it stands for "
-            f"'no reading', say so with --depth-hole {code} (holes=[{code}])"
+            f"the greatest value{'s are' if many else ' is'} {_listed(codes)}, the next {codes.nearest:g}; if "
+            f"{'they stand' if many else 'it stands'} for 'no reading', say so with {_as_holes(codes)}. If it is a real "
+            f"{'disparity' if inverse else 'distance'}, lower it in the file: nothing could be told apart below it"
         )
+    if codes is not None:
+        _warn(
+            "code",
+            f"{path}: the greatest value is {_listed(codes)}, far from the next, {codes.nearest:g}. It is read as "
+            f"{'the nearest' if inverse else 'the farthest'} point; if it stands for 'no reading', add {_as_holes(codes)}",
+        )
+    zeros = zero_disparity(seen) if inverse else None
+    if zeros is not None:
+        _warn(
+            "zero disparity",
+            f"{path}: the least value is {_listed(zeros)}, far from the next, {zeros.nearest:g}. It is read as infinitely "
+            f"far, as of the sky; if it stands for 'no match', add {_as_holes(zeros)}",
+        )
+
+
+def _listed(codes: Codes) -> str:
+    pixels = f"{codes.pixels} pixel{'s' if codes.pixels != 1 else ''}"
+    return f"{', '.join(map(_number, codes.values))} ({pixels})"
+
+
+def _as_holes(codes: Codes) -> str:
+    names = [_number(value) for value in codes.values]
+    return f"{' '.join(f'--depth-hole {name}' for name in names)} (holes=[{', '.join(names)}])"
+
+
+def _number(value: float) -> str:
+    return repr(value).removesuffix(".0")
 
 
 # ------------------------------------------------------------------------------------------------ what the files hold
@@ -338,16 +380,17 @@ def _form(path: Path) -> Literal["array", "archive", "picture"]:
     """
     try:
         with open(path, "rb") as stream:
-            start = stream.read(6)
+            start = stream.read(8)
     except FileNotFoundError:
         raise DepthError("no such depth file") from None
     except IsADirectoryError:
         raise DepthError("it is a folder, not a depth file") from None
     except OSError as error:
         raise DepthError(f"cannot read the depth file: {error.strerror}") from None
-    if start.startswith(b"\x76\x2f\x31\x01"):
-        raise DepthError("OpenEXR is not read here; convert the file to .npy, or to .tiff or .pfm of 32-bit floats")
-    if start == b"\x93NUMPY" or (path.suffix.lower() == ".npy" and not start.startswith(b"PK")):
+    for magic, name in _NOT_READ.items():
+        if start.startswith(magic):
+            raise DepthError(f"{name} is not read here; convert the file to .npy, or to .tiff or .pfm of 32-bit floats")
+    if start.startswith(b"\x93NUMPY") or (path.suffix.lower() == ".npy" and not start.startswith(b"PK")):
         return "array"
     return "archive" if start.startswith(b"PK") or path.suffix.lower() == ".npz" else "picture"
 
@@ -376,7 +419,9 @@ def _read_array(opened: Callable[[], IO[bytes]], header: bool) -> NDArray[Any]:
         shape, _, dtype = read(stream)
     # Models give (1, H, W), and some programs (H, W, 1).
     plane = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape[:2] if len(shape) == 3 and shape[2] == 1 else shape
-    if dtype.kind not in "fiub" or len(plane) != 2:
+    if dtype.kind == "b":
+        raise DepthError("the array holds booleans, which are a mask and no depth; wanted real numbers of shape (H, W)")
+    if dtype.kind not in "fiu" or len(plane) != 2:
         raise DepthError(f"wanted one array of real numbers of shape (H, W), got {dtype} of shape {shape}")
     if fault := size_fault((plane[1], plane[0])):
         raise DepthError(f"cannot read the depth array: {fault}")
@@ -392,6 +437,8 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path)
     except BROKEN_IMAGE as error:
         raise _unreadable(what_is_wrong(error)) from None
+    if fault := format_fault(image):
+        raise _unreadable(fault)
     if fault := size_fault(image.size):
         raise _unreadable(fault)
     return image

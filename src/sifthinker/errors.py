@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 # Import name of every optional package → the extra that brings it. `train` brings `models` too.
@@ -112,20 +114,22 @@ class MissingExtraError(SIFError, ImportError):
     Args:
         what: needs it, for instance `training`.
         names: import names of the missing packages, of `EXTRAS`.
+        extra: brings everything that `what` needs; the one that brings the missing packages by default.
     """
 
-    def __init__(self, what: str, *names: str) -> None:
-        extras = {EXTRAS[name] for name in names}
-        extra = "train" if "train" in extras else min(extras)
-        super().__init__(f"{what} needs {' and '.join(names)}: pip install 'sifthinker[{extra}]'", name=names[0])
+    def __init__(self, what: str, *names: str, extra: str | None = None) -> None:
+        self._extra = extra or _extra_for(names)
+        super().__init__(f"{what} needs {' and '.join(names)}: pip install 'sifthinker[{self._extra}]'", name=names[0])
         self._arguments = (what, *names)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (MissingExtraError, self._arguments)
+        return (partial(MissingExtraError, extra=self._extra), self._arguments)
 
 
 def need(what: str, *names: str) -> None:
     """See that optional packages are installed, before they are imported. Imports nothing.
+
+    The message names the extra that brings all of them, not just those that are missing: a second error would follow.
 
     Args:
         what: needs them, for the message.
@@ -135,7 +139,12 @@ def need(what: str, *names: str) -> None:
     """
     missing = [name for name in names if not _is_installed(name)]
     if missing:
-        raise MissingExtraError(what, *missing)
+        raise MissingExtraError(what, *missing, extra=_extra_for(names))
+
+
+def _extra_for(names: Iterable[str]) -> str:
+    extras = {EXTRAS[name] for name in names}
+    return "train" if "train" in extras else min(extras)
 
 
 def _is_installed(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -14,8 +15,13 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sifthinker.errors import ImageError
 
+logger = logging.getLogger(__name__)
+
 MAX_IMAGE_PIXELS = 100_000_000
 _SIXTEEN_BITS = 65535
+# A photo whose values all lie below was taken with 10, 12 or 14 bits and never scaled to 16.
+_NOT_SCALED = 1 << 14
+_BITS_PER_SAMPLE = 258  # a TIFF tag
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value for negatives
 # What trainers and browsers open alike; other files are written anew.
@@ -90,6 +96,11 @@ def size_fault(size: tuple[int, int]) -> str:
     return f"the size is {size[0]}×{size[1]}; wanted 1 to {MAX_IMAGE_PIXELS:,} pixels"
 
 
+def format_fault(image: Image.Image) -> str:
+    """What is wrong with a file whose kind Pillow knows by name alone, such as HDF5; "" if it can be decoded."""
+    return f"{image.format} is not read here" if isinstance(image, ImageFile.StubImageFile) else ""
+
+
 def what_is_wrong(error: BaseException) -> str:
     """Pillow's words, without those that name an object in memory."""
     return "no picture of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
@@ -106,8 +117,11 @@ def _load(path: Path, data: bytes | None = None) -> _Loaded:
         try:
             image = _with_alpha(image, path, data)
             sample = _sample(image)
+            sixteen = _is_sixteen_bit(image)
             image.load()
             _check_size(path, image)  # an icon's header, for one, may state another size than its picture has
+            if sixteen:
+                _warn_if_not_scaled(image, path)
             upright = image.getexif().get(ORIENTATION, 1) == 1
             ImageOps.exif_transpose(image, in_place=True)
             opaque = not image.has_transparency_data
@@ -128,6 +142,8 @@ def _open(path: Path, data: bytes | None = None) -> ImageFile.ImageFile:
         image = Image.open(path if data is None else io.BytesIO(data))
     except BROKEN_IMAGE as error:
         raise ImageError(f"{path}: not an image that can be read: {what_is_wrong(error)}", "broken_image") from None
+    if fault := format_fault(image):
+        raise ImageError(f"{path}: {fault}; save it as PNG or JPEG", "broken_image")
     _check_size(path, image)
     return image
 
@@ -157,6 +173,41 @@ def _sample(image: ImageFile.ImageFile) -> str:
     """How a PNG that is not yet loaded stores a pixel, in Pillow's words: `L;4` is 4-bit grey."""
     stored = image.tile[0].args if image.format == "PNG" and image.tile else ""
     return stored if isinstance(stored, str) else ""
+
+
+def _is_sixteen_bit(image: ImageFile.ImageFile) -> bool:
+    """Whether a PNG or TIFF that is not yet loaded stores 16 bits a sample and does not say what white is."""
+    if image.format not in ("PNG", "TIFF") or not image.tile or _twelve_bits(image):
+        return False
+    args = image.tile[0].args
+    stored = args if isinstance(args, str) else str(args[0]) if args else ""
+    return ";16" in stored and not image.mode.startswith("F")
+
+
+def _twelve_bits(image: Image.Image) -> bool:
+    """Whether a TIFF packs 12 bits a sample, which Pillow gives as they are, 0 to 4095."""
+    return image.format == "TIFF" and image.tag_v2.get(_BITS_PER_SAMPLE) == (12,)  # type: ignore[attr-defined]
+
+
+_warned: set[str] = set()
+
+
+def _warn_if_not_scaled(image: Image.Image, path: Path) -> None:
+    """Log, once in a process, that a picture of 16 bits uses so few of them that it is nearly black."""
+    extrema = image.getextrema()
+    if image.mode.startswith("I"):
+        highest = int(extrema[1])  # type: ignore[arg-type]
+    else:  # Pillow keeps the upper byte of colours
+        bands: list[list[int]] = np.reshape(extrema, (-1, 2)).tolist()
+        highest = max(band[1] for name, band in zip(image.getbands(), bands, strict=True) if name != "A") << 8
+    if 0 < highest < _NOT_SCALED and "not scaled" not in _warned:
+        _warned.add("not scaled")
+        logger.warning(
+            "%s: a picture of 16 bits a channel whose values reach only about %d of 65535, so that it is almost one "
+            "shade. If the camera gave 10, 12 or 14 bits, scale it to 8 or 16 first (said of the first such file alone)",
+            path,
+            highest,
+        )
 
 
 def _on_white(image: Image.Image, path: Path, data: bytes | None, sample: str) -> Image.Image:
@@ -201,7 +252,8 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
             "save it with 8 or 16 bits a channel",
             "broken_image",
         )
+    white = (1 << 12) - 1 if _twelve_bits(image) else _SIXTEEN_BITS
     if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
-        values = _SIXTEEN_BITS - values
+        values = white - values
     # Rounded; Pillow would clip what is above 255.
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)).convert("RGB")

@@ -27,14 +27,18 @@ from sifthinker.report import render_page
 
 PER_PART = 200
 _EMBEDDED_SIDE = 512
-# What the files of our pages hold in their first bytes, in this version and in those before it.
+# How the files of our pages begin and end, in this version and in those before it. Other files may quote what ours hold.
 _MARKS = {
-    "index.html": re.compile(rb'<script src="show\.js"></script>\s*<script src="index\.js"></script>'),
-    "index.js": re.compile(rb"\Asif\.index\("),
-    "show.js": re.compile(rb"\bconst sif = \("),
+    "index.html": re.compile(
+        rb'<!doctype html>\s*<html lang="en">.*'
+        rb'<script src="show\.js"></script>\s*<script src="index\.js"></script>\s*</body>\s*</html>\s*\Z',
+        re.DOTALL,
+    ),
+    "index.js": re.compile(rb'sif\.index\(\{"title":'),
+    "show.js": re.compile(rb'"use strict";\s*(?://[^\n]*\n\s*)*const sif = \('),
 }
 _PART = re.compile(r"part-[0-9]+\.js")
-_PART_MARK = re.compile(rb"\Asif\.part\(")
+_PART_MARK = re.compile(rb"sif\.part\([0-9]+,")
 _BYTES = 1 << 16
 _SEARCHED = 160  # characters of a question that the list shows and the search box sees
 
@@ -99,7 +103,7 @@ def _refuse_foreign(folder: Path) -> None:
     ]:
         try:
             with open(path, "rb") as stream:
-                ours = mark.search(stream.read(_BYTES))
+                ours = mark.match(stream.read(_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
