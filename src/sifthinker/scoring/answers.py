@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sifthinker.scoring.options import LABELLED, Options, options_of
 from sifthinker.scoring.reading import BRACKETS, Reading, decide, letters_in, numbers_in, polars_in, read
 from sifthinker.scoring.text import fold
-from sifthinker.scoring.words import ALTERNATIVES, DENYING, LINKS, NOT, OPENINGS, POLAR, REMARKS
+from sifthinker.scoring.words import ALTERNATIVES, DENYING, LINKS, NOT, OPENINGS, POLAR, POLARS, REMARKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
     if (letter := right.letter) is not None:
         stated = decide(said, letters_in(said))
         return _verdict(same or stated == letter, "choice", str(stated or "no letter"), letter)
-    if right.key in POLAR:
+    if (polar := POLARS.get(right.key)) is not None:
         stated = decide(said, polars_in(said))
-        return _verdict(same or stated == right.key, "yes_no", str(stated or "neither yes nor no"), right.key)
+        return _verdict(same or stated == polar, "yes_no", str(stated or "neither yes nor no"), polar)
     if (number := right.number) is not None:
         stated = decide(said, numbers_in(said))
         if stated == number and not same and _other_unit(said, right):

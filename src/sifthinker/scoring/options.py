@@ -130,6 +130,14 @@ class Options:
         _take(taken, found)
         found += letters_in(reading, self.lettered, taken)
         if self.polars:
+            # Where "no" is an option, "A: no" names two rather than refuses the first.
+            polars = set(self.polars.values())
+            found = [
+                mention_at(reading, mention.value, mention.start, mention.end, mention.possible, answered=True)
+                if mention.value in polars
+                else mention
+                for mention in found
+            ]
             found += [
                 mention._replace(value=self.polars.get(str(mention.value), mention.value)) for mention in polars_in(reading)
             ]
