@@ -33,6 +33,7 @@ from sifthinker.scoring.words import (
     PASSED_OVER,
     POINTERS,
     POLARS,
+    SPANISH,
     TICKS,
     VERBS,
     WRONG,
@@ -151,7 +152,8 @@ def _denies(item: Item, after: Item) -> bool:
     if item.key in NOT:
         return after.key not in ("only", "just", "merely")
     if item.key == "no":  # "no dogs" and "no B", but not "no it is" nor "no and yes"
-        return not item.part and after.kind != "mark" and (after.key not in ASIDES or _is_capital(after))
+        spoken = after.key not in ASIDES or after.key in SPANISH or _is_capital(after)
+        return not item.part and after.kind != "mark" and spoken
     return item.kind == "number" and item.raw.lower() in ("none", "no")
 
 

@@ -57,6 +57,7 @@ COPULAS = _set(
     "is are was were be seems looks would must should can does do did has it its thats theyre isnt arent wasnt werent "
     "es ist est é è is"
 )
+SPANISH = _set("es está son hay fue era")  # verbs that "no" denies: "no es azul"
 LABELS = _set(
     "answer option options choice choices letter respuesta antwort réponse resposta risposta ответ antwoord svar cevap "
     "opción option opção option"
@@ -98,3 +99,67 @@ REMARKS = (
     | DENYING
     | _set("of course sure definitely probably clearly obviously most likely too also only just well ok okay")
 )
+
+# For free text
+ANDS = _set("and plus et und и")
+LETTER_JOINS = _set("o y e u")  # Spanish, Italian and Portuguese; as words between words
+GENERIC = _set("side sign colour color hand one ones thing object shape direction region area part half corner")
+FUNCTION = (
+    CARRIERS
+    | OPENINGS
+    | ANDS
+    | _set(
+        "in on at by with from to for of near next beside behind above below under over between inside outside against along "
+        "across around through into onto off up down while who whose that where"
+    )
+)
+# Words of one kind exclude each other. Most also describe a noun that follows: "red mug", "left hand".
+KINDS: dict[str, str] = {
+    word: words.split()[0]
+    for words in (
+        "red blue green yellow orange purple pink brown black white gray grey silver gold golden beige tan maroon navy teal "
+        "turquoise violet magenta cyan cream",
+        "rot blau grün gelb schwarz weiß rouge bleu vert jaune noir blanc rojo azul verde amarillo negro blanco",
+        "left right centre center middle",
+        "links rechts gauche droite izquierda derecha esquerda direita",
+        "top bottom",
+        "upper lower",
+        "up down",
+        "above below under",
+        "front behind back",
+        "inside outside",
+        "indoors outdoors",
+        "near far",
+        "nearer farther closer further",
+        "north south east west",
+        "true false",
+        "open closed shut",
+        "stop go yield",
+        "male female",
+        "man woman boy girl",
+        "day night",
+        "morning noon afternoon evening",
+        "spring summer autumn fall winter",
+        "sunny cloudy rainy snowy foggy",
+        "monday tuesday wednesday thursday friday saturday sunday",
+        "january february march april june july august september october november december",
+        "small medium big large huge tiny",
+        "short tall",
+        "short long",
+        "old new young",
+        "hot cold warm cool",
+        "wet dry",
+        "full empty",
+        "light dark bright pale",
+        "wooden metal plastic glass stone brick concrete leather paper ceramic",
+        "round square rectangular triangular oval circular",
+        "striped plain plaid checkered dotted",
+        "standing sitting lying walking running jumping",
+        "smiling frowning",
+        "happy sad angry",
+        "1st 2nd 3rd 4th 5th 6th last",
+        "same different",
+        "clean dirty",
+    )
+    for word in words.split()
+}
