@@ -11,11 +11,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sifthinker.scoring.numbers import SAME_UNIT
 from sifthinker.scoring.options import LABELLED, Options, options_of
 from sifthinker.scoring.reading import BRACKETS, Reading, decide, letters_in, numbers_in, polars_in, read
 from sifthinker.scoring.rivals import joins_by_letter, names_rival, share_at_most
 from sifthinker.scoring.text import fold
-from sifthinker.scoring.words import ALTERNATIVES, ANDS, ARTICLES, DENYING, FUNCTION, LINKS, NOT, OPENINGS, POLAR, POLARS, REMARKS
+from sifthinker.scoring.words import (
+    ALTERNATIVES,
+    ANDS,
+    ARTICLES,
+    DENYING,
+    FUNCTION,
+    LINKS,
+    NOT,
+    OPENINGS,
+    POLAR,
+    POLARS,
+    REMARKS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
         if stated == number and not same and _other_unit(said, right):
             return Verdict(0.0, "number", f"got {_short(said.key)}, another unit than {_short(right.key)}")
         return _verdict(same or stated == number, "number", str(stated or "no number"), number)
-    if said.key == right.key:
+    if said.key == right.key or _same_amount(said, right):
         return Verdict(1.0, "exact", f"{_short(right.key)} is the answer")
     if (labelled := LABELLED.fullmatch(right.text)) and labelled[1].isupper():
         option = Options.of([labelled[2]], {labelled[1]: 0})
@@ -89,10 +102,19 @@ def normalise(text: str) -> str:
     return read(text).key
 
 
+def _same_amount(said: Reading, right: Reading) -> bool:
+    """Whether both are one number of one unit, written in two ways: "£5", "5 pounds"."""
+    kinds = [[(item.kind, item.key) for item in (reading.items[i] for i in reading.words)] for reading in (said, right)]
+    measured = all([kind for kind, _ in each] == ["number", "unit"] for each in kinds)
+    return measured and kinds[0][0] == kinds[1][0] and not _other_unit(said, right)
+
+
 def _other_unit(said: Reading, right: Reading) -> bool:
     """Whether an answer gives the truth's number in another unit."""
-    units = {item.key for item in right.items if item.kind == "unit"}
-    given = {item.key for item in said.items if item.kind == "unit"}
+    units, given = (
+        {unit for item in reading.items if item.kind == "unit" for unit in SAME_UNIT.get(item.key, {item.key})}
+        for reading in (right, said)
+    )
     return bool(units) and bool(given) and not units & given
 
 
@@ -171,7 +193,7 @@ def _other_noun(said: Reading, right: Reading) -> bool:
     ours, theirs = ([reading.items[index] for index in reading.words] for reading in (said, right))
     if [item.kind for item in theirs] not in (["number", "word"], ["number", "unit"]):
         return False
-    return len(ours) == 2 and ours[0].key == theirs[0].key and ours[1].key != theirs[1].key
+    return len(ours) == 2 and ours[0].key == theirs[0].key and ours[1].key != theirs[1].key and not _same_amount(said, right)
 
 
 def _lists_others(said: Reading, right: Reading) -> bool:

@@ -13,6 +13,8 @@ from sifthinker.scoring.words import (
     ALTERNATIVES,
     ARTICLES,
     ASIDES,
+    ASKED,
+    ASSERTING,
     BOUNDS,
     CARRIERS,
     CJK_CUES,
@@ -30,6 +32,7 @@ from sifthinker.scoring.words import (
     NO_ANSWER,
     NOT,
     NOT_COUNTED,
+    OTHERS,
     PASSED_OVER,
     POINTERS,
     POLARS,
@@ -164,7 +167,12 @@ def _is_cue(listed: Sequence[Item], index: int) -> bool:
     after = listed[index + 1].key if index + 1 < len(listed) else ""
     if key in CJK_CUES:
         return True
-    if key in ("is", "would", "must", "should") and before in ("answer", "option", "choice"):
+    if key in ("is", "would", "must", "should"):
+        # "The answer to the question is"
+        back = next((listed[i].key for i in range(index - 1, max(-1, index - 6), -1) if listed[i].key not in ASKED), "")
+        if before in ("answer", "option", "choice") or back == "answer":
+            return True
+    if key in ("es", "ist", "est", "é", "è") and before in LABELS:
         return True
     return (key in ("answer", "answers") and after in (":", "-", "\n")) or (
         key in ("choose", "pick", "select") and before == "i"
@@ -254,13 +262,101 @@ def decide(reading: Reading, mentions: Iterable[Mention]) -> int | str | None:
             # What was considered before the final answer does not count, unless the text began by stating it.
             begun = [mention for mention in found if mention.alone and reading.clause[mention.start] == 0]
             found = [mention for mention in begun if not (mention.denied or mention.possible)] + after
+    found = _without_explanation(reading, found)
     named = {mention.value for mention in found if not mention.denied}
     if len(named) != 1 or named & {mention.value for mention in found if mention.denied}:
         return None
     return named.pop() if any(not (mention.denied or mention.possible) for mention in found) else None
 
 
-def numbers_in(reading: Reading) -> Iterator[Mention]:
+def _without_explanation(reading: Reading, found: list[Mention]) -> list[Mention]:
+    """Mentions but for those that only speak of another option after one was stated: "B. The red mug is on the table."
+
+    The first statement is that of the final-answer phrase, or else what the text begins with and says alone.
+    """
+    cue = reading.cue
+    last = reading.clause[cue] + 1 if cue is not None else 0
+    first = next((m for m in found if not (m.denied or m.possible) and reading.clause[m.start] <= last), None)
+    if first is None or not (first.alone or cue is not None):
+        return found
+    if cue is None and reading.items[first.start].kind == "number":
+        return found  # "4. 5 dogs are visible" counts twice
+    return [
+        mention
+        for mention in found
+        if mention.value == first.value
+        or mention.start <= first.start
+        or reading.clause[mention.start] == reading.clause[first.start]
+        or not _only_speaks_of(reading, mention)
+    ]
+
+
+def _only_speaks_of(reading: Reading, mention: Mention) -> bool:
+    """Whether an option describes what its clause tells something of: "the red mug is on the table", "the other is red"."""
+    if mention.alone or mention.possible:
+        return False
+    here = reading.clause[mention.start]
+    start, end = mention.start, mention.end
+    while start > max(0, mention.start - 12) and reading.clause[start - 1] == here:
+        start -= 1
+    while end < min(len(reading.items), mention.end + 12) and reading.clause[end] == here:
+        end += 1
+    before = [reading.items[index].key for index in range(start, mention.start)]
+    behind = [reading.items[index].key for index in range(mention.end, end)]
+    copula = next((index for index, key in enumerate(behind) if key in COPULAS), None)
+    right = copula is not None and copula + 1 < len(behind) and behind[copula + 1] == "right"
+    if right or any(key in ASSERTING or key in JOINS for key in before + behind[:1]) or ASSERTING & set(behind):
+        return False
+    if any(key in OTHERS for key in before):
+        return True
+    return bool(behind) and copula is not None and copula > 0 and not _carries(reading.items[mention.end])
+
+
+def numbers_in(reading: Reading) -> list[Mention]:
+    """Every number but those that lead to another one, the parts of a total and the numbers of a list's lines.
+
+    "No dogs" is zero where no number stands.
+    """
+    found = list(_numbers(reading))
+    lines = _line_numbers(reading)
+    if len(lines) > 1:
+        found = [mention for mention in found if mention.start not in lines]
+    return _without_parts(reading, found)
+
+
+def _line_numbers(reading: Reading) -> set[int]:
+    """The numbers of a list's lines, from 1 on."""
+    found = reading.items
+    lines: set[int] = set()
+    for index, item in enumerate(found):
+        if (
+            item.kind == "number"
+            and item.key == str(len(lines) + 1)
+            and (not index or found[index - 1].key == "\n")
+            and index + 2 < len(found)
+            and found[index + 1].key in (".", ")")
+            and found[index + 2].kind == "word"
+        ):
+            lines.add(index)
+    return lines
+
+
+def _without_parts(reading: Reading, found: list[Mention]) -> list[Mention]:
+    """Numbers without those that add up to the first or the last: "2 mugs, one red and one blue", "3 + 1 = 4"."""
+    values = [str(mention.value) for mention in found]
+    if len(found) < 3 or any(mention.denied for mention in found) or not all(v.isdigit() and len(v) < 10 for v in values):
+        return found
+    amounts = [int(value) for value in values]
+    first, last = found[0], found[-1]
+    unsure = any(mention.possible for mention in found)
+    if amounts[0] == sum(amounts[1:]) and not unsure and not any(mention.alone for mention in found[1:]):
+        return [first]
+    if amounts[-1] == sum(amounts[:-1]) and reading.items[last.start - 1].raw == "=":
+        return [last]
+    return found
+
+
+def _numbers(reading: Reading) -> Iterator[Mention]:
     """Every number; "no dogs" is zero where no number stands."""
     found = reading.items
     any_number = False
@@ -309,6 +405,7 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
     "There is no dog" and "Yes, there is no dog" hold a "no" that answers nothing.
     """
     found = reading.items
+    said = False
     for start, end in _clauses(reading):
         spoken = [index for index in range(start, end) if found[index].kind != "mark"]
         polar = [_polar(found, index) for index in spoken]
@@ -317,14 +414,23 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
             at += 1
         if at and not all(polar[later] or _carries(found[spoken[later]]) for later in range(at, len(spoken))):
             continue
+        if said and at < len(spoken) and polar[at] == "no" and _counts_none(found, spoken[at]):
+            continue  # "Yes. No dogs are on the bed."
         while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS):
             if polar[at]:
+                said = True
                 index = spoken[at]
                 # "Yes is wrong" denies the yes, "yes, it is not blocked" does not.
                 judged = index + 1 < end and found[index + 1].key in VERBS
                 denied = reading.denied[index] or (judged and _denied_after(reading, index + 1))
                 yield mention_at(reading, polar[at], index, index + 1)._replace(denied=denied)
             at += 1
+
+
+def _counts_none(found: Sequence[Item], index: int) -> bool:
+    """Whether a no belongs to a noun of which there is none: "no dogs are …"."""
+    after = found[index + 1 : index + 3]
+    return len(after) == 2 and after[0].kind == "word" and after[0].key not in CARRIERS and after[1].key in COPULAS
 
 
 def _polar(found: Sequence[Item], index: int) -> str:

@@ -35,8 +35,10 @@ INSTEAD = {
     ("opposite", "of"), ("opposite", "to"), ("contrary", "to"), ("impossible", "to"), ("rule", "out"), ("rules", "out"),
     ("ruled", "out"), ("ruling", "out"),
 }  # fmt: skip
-EXCLUDE = _set("exclude excludes excluded excluding eliminate eliminates eliminated eliminating reject rejects rejected discard "
-               "discarded dismiss dismissed")  # fmt: skip
+EXCLUDE = _set(
+    "exclude excludes excluded excluding eliminate eliminates eliminated eliminating reject rejects rejected discard discarded "
+    "dismiss dismissed"
+)
 WRONG = _set("wrong incorrect false impossible untrue mistaken inaccurate invalid falsch faux falso неверно 错误 错 不对")
 RIGHT = _set("right correct true accurate valid")
 FALSE = _set("false falsch faux falso untrue")  # answers of their own too: "true, false"
@@ -60,17 +62,21 @@ COPULAS = _set(
 SPANISH = _set("es está son hay fue era")  # verbs that "no" denies: "no es azul"
 LABELS = _set(
     "answer option options choice choices letter respuesta antwort réponse resposta risposta ответ antwoord svar cevap "
-    "opción option opção option"
+    "opción opção"
 )
+ASKED = _set("to the this your my our that above question problem of final")  # "the answer to the question is"
+# In a clause that holds one of these, an option is stated again rather than spoken of.
+ASSERTING = LABELS | _set("correct true also too equally both either as well one ones fits matches match same")
+OTHERS = _set("other others another")
 POINTERS = _set("point points object region box marker panel")  # "Point B" names one of the image's
 CJK_CUES = _set(
-    "答案 答案是 答案为 正确答案 正确答案是 正确选项是 正确选项为 最终答案 最终答案是 我选 我选择 故选 应选 因此选 所以选 答えは 答え 正解は 正解 "
-    "正答は 정답은 정답 답은 답"
+    "答案 答案是 答案为 正确答案 正确答案是 正确选项是 正确选项为 最终答案 最终答案是 我选 我选择 故选 应选 因此选 所以选 "
+    "答えは 答え 正解は 正解 正答は 정답은 정답 답은 답"
 )
 FILLERS = COPULAS | LABELS | ARTICLES | CJK_CUES | _set(
     "a i im id ill my this that these those they there here we answers options choices correct right final best true "
     "think believe choose chose pick picked select selected say said go going with will to by as of most likely probably "
-    "definitely clearly obviously also too sure well ok okay only just like given both one actually really "
+    "question definitely clearly obviously also too sure well ok okay only just like given both one actually really "
     "ones you your see sees seen shown which 选 选择 选项 是 です である 입니다 이다 "
     "la die der das richtige richtig correcta correcte correta corretta correct bonne"
 )  # fmt: skip
@@ -109,8 +115,8 @@ FUNCTION = (
     | OPENINGS
     | ANDS
     | _set(
-        "in on at by with from to for of near next beside behind above below under over between inside outside against along "
-        "across around through into onto off up down while who whose that where"
+        "in on at by with from to for of near next beside behind above below under over between inside outside against "
+        "along across around through into onto off up down while who whose that where"
     )
 )
 # Words of one kind exclude each other. Most also describe a noun that follows: "red mug", "left hand".
