@@ -150,7 +150,7 @@ def _contradiction(said: Reading, right: Reading) -> str:
     if ours[1] & theirs[0] - ours[0] or ours[0] & theirs[1] - theirs[0] or (ours[0] & ours[1] & theirs[0]):
         return "denies what the truth states, or states what it denies"
     keys, wanted = ({item.key for item in reading.items} for reading in (said, right))
-    for word in (*ALTERNATIVES, "either"):
+    for word in (*ALTERNATIVES, "either", "any"):
         if word in keys and word not in wanted:
             return f"offers alternatives: {_short(said.key)}"
     if (join := joins_by_letter(said)) and join not in wanted:

@@ -155,7 +155,7 @@ def _denies(item: Item, after: Item) -> bool:
     if item.key in NOT:
         return after.key not in ("only", "just", "merely")
     if item.key == "no":  # "no dogs" and "no B", but not "no it is" nor "no and yes"
-        spoken = after.key not in ASIDES or after.key in SPANISH or _is_capital(after)
+        spoken = (after.key not in ASIDES and not _is_symbol(after)) or after.key in SPANISH or _is_capital(after)
         return not item.part and after.kind != "mark" and spoken
     return item.kind == "number" and item.raw.lower() in ("none", "no")
 
@@ -416,7 +416,7 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
             continue
         if said and at < len(spoken) and polar[at] == "no" and _counts_none(found, spoken[at]):
             continue  # "Yes. No dogs are on the bed."
-        while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS):
+        while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS or _is_symbol(found[spoken[at]])):
             if polar[at]:
                 said = True
                 index = spoken[at]

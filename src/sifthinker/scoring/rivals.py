@@ -1,7 +1,7 @@
 """Free text that names the truth and something else beside it, so that one of the two would be right by chance.
 
-Without a lexicon "cat dog" cannot be told from "black cat", or "left right" from "left side". `words.KINDS` is a small one: which
-words exclude each other ("left", "right") and describe the noun behind them.
+Without a lexicon "cat dog" cannot be told from "black cat", or "left right" from "left side". `words.KINDS` is a small one:
+which words exclude each other ("left", "right") and describe the noun behind them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sifthinker.scoring.words import ANDS, ARTICLES, FUNCTION, GENERIC, JOINS, K
 def names_rival(said: Reading, truth: Sequence[str]) -> bool:
     """Whether an answer names another of the truth's kind beside it, or joins something to a word of it.
 
-    "Red blue mug", "man in red and blue shirt" and "on the left, on the right" do. "The red mug beside a blue plate" does not,
-    since other words stand between.
+    "Red blue mug", "man in red and blue shirt" and "on the left, on the right" do. "The red mug beside a blue plate" does
+    not, since other words stand between.
     """
     words = set(truth)
     kinds = {KINDS[word] for word in words if word in KINDS}
@@ -79,8 +79,8 @@ def share_at_most(said: Reading, kept: Sequence[str], truth: Sequence[str]) -> f
       not bare ("black cat" for "cat", "red mug" for "red"), nor is a phrase with an article or a preposition.
     - 1/3 where another noun follows a truth of one word: "a cat dog" is no cat. With the 2/3 of "a cat dog" for "dog" this
       makes both together worth no more than a guess at one.
-    - the share of right words where others stand before or between the words of a longer truth, which makes "tin striped mug"
-      for "tin mug" or "striped mug" worth no more than a guess at one.
+    - the share of right words where others stand before or between the words of a longer truth, which makes "tin beer mug"
+      for "tin mug" or "beer mug" worth no more than a guess at one.
     """
     if not kept or not truth or Counter(truth) - Counter(kept):
         return 1.0

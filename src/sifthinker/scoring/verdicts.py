@@ -30,6 +30,8 @@ from sifthinker.scoring.words import (
 )
 
 _LEADING = {":", "-", "(", "<", ";", ","}  # marks that a verdict may follow: "B: wrong", "B (wrong)"
+_PRONOUNS = frozenset(["it", "its", "that", "thats", "this", "which", "they", "theyre", "these", "those", "there"])
+_AROUND = _PRONOUNS | CONJUNCTIONS | JOINS | ADVERBS
 _LONGEST = 8  # items of a verdict
 
 Strength = Literal["no", "wrong"]
@@ -47,7 +49,7 @@ def rejected(items: Sequence[Item], clause: Sequence[int]) -> tuple[list[bool], 
     if prefixed:  # "❌ A\n✅ B"
         for index, end in zip(marks, [*marks[1:], len(items)], strict=True):
             if items[index].key in CROSSES:
-                _reject(items, wrong, range(index + 1, end))
+                _reject(items, wrong, range(index + 1, end), spare_no=True)
     done = index = 0
     while index < len(items):
         if items[index].key in CROSSES or items[index].key in TICKS:
@@ -62,15 +64,16 @@ def rejected(items: Sequence[Item], clause: Sequence[int]) -> tuple[list[bool], 
         end, strength = found
         start = index + 1 if items[index].kind == "mark" and items[index].key not in _LEADING else index
         subject = _subject(items, clause, start, done, joined=items[index].key in PLURAL or items[index].key not in COPULAS)
-        _reject(items, wrong if strength == "wrong" else refused, subject)
+        it = any(item.key in _PRONOUNS for item in items[max(0, start - 1) : end])
+        _reject(items, wrong if strength == "wrong" else refused, subject, spare_no=it)
         index = done = end
     return wrong, refused
 
 
-def _reject(items: Sequence[Item], rejected: list[bool], span: range) -> None:
+def _reject(items: Sequence[Item], rejected: list[bool], span: range, spare_no: bool = False) -> None:
+    """Mark items; `spare_no` where the verdict agrees with a no: "❌ No, it is not", "No, that is wrong"."""
     for index in span:
-        # "❌ No, it is not" and "No, that is wrong" say no twice.
-        if items[index].raw.lower() not in SAID_NO:
+        if not (spare_no and items[index].raw.lower() in SAID_NO):
             rejected[index] = True
 
 
@@ -163,29 +166,11 @@ def _subject(items: Sequence[Item], clause: Sequence[int], end: int, done: int, 
         if predicate and not pronoun:
             break
         lists |= item.key in JOINS
-        if item.kind != "mark" and item.key not in COPULAS and item.key not in _PRONOUNS:
+        if item.kind != "mark" and item.key not in COPULAS and item.key not in _AROUND:
             pronoun = False
             words += 1
         at -= 1
     return range(at, end) if words else range(end, end)
-
-
-_PRONOUNS = {
-    "it",
-    "its",
-    "that",
-    "thats",
-    "this",
-    "which",
-    "they",
-    "theyre",
-    "these",
-    "those",
-    "but",
-    "and",
-    "or",
-    "actually",
-}
 
 
 def _predicates(items: Sequence[Item], clause: Sequence[int], last: int, done: int) -> bool:

@@ -36,8 +36,8 @@ INSTEAD = {
     ("ruled", "out"), ("ruling", "out"),
 }  # fmt: skip
 EXCLUDE = _set(
-    "exclude excludes excluded excluding eliminate eliminates eliminated eliminating reject rejects rejected discard discarded "
-    "dismiss dismissed"
+    "exclude excludes excluded excluding eliminate eliminates eliminated eliminating reject rejects rejected discard "
+    "discarded dismiss dismissed"
 )
 WRONG = _set("wrong incorrect false impossible untrue mistaken inaccurate invalid falsch faux falso неверно 错误 错 不对")
 RIGHT = _set("right correct true accurate valid")
@@ -81,18 +81,15 @@ FILLERS = COPULAS | LABELS | ARTICLES | CJK_CUES | _set(
     "la die der das richtige richtig correcta correcte correta corretta correct bonne"
 )  # fmt: skip
 LINKS = JOINS | HEDGES | {"both"}
-CARRIERS = FILLERS | LINKS | NOT | CONJUNCTIONS
+QUANTIFIERS = _set("any all each every some")
+CARRIERS = FILLERS | LINKS | NOT | CONJUNCTIONS | QUANTIFIERS
 # What may stand before free text without being part of it
 OPENINGS = CONJUNCTIONS | _set(
     "it its this that these those they theyre is are was were there theres answer final correct my a i think believe says "
     "reads shows"
 )
 ASIDES = (
-    CARRIERS
-    | POLAR
-    | WRONG
-    | EXCLUDE
-    | _set("any all each every some rather than instead of other opposite far from rule ruled out")
+    CARRIERS | POLAR | WRONG | EXCLUDE | _set("rather than instead of other opposite far from rule ruled out")
 )  # beside the letter of an option
 DENIALS = NOT | WRONG | EXCLUDE
 DENYING = NOT | POLAR
