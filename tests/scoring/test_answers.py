@@ -23,6 +23,7 @@ ANIMALS = ("a cat", "a dog", "two dogs")
 COLOURS = ("red", "blue")
 SHADES = ("red", "dark red", "blue")
 LABELLED = ("A. red", "B. blue", "C. dark red")
+PAINTS = ("red", "blue", "green", "yellow")
 COUNTS = ("1", "2", "3", "4")
 YES_NO = ("yes", "no")
 NINES, EIGHTS = "9" * 400, "8" * 400
@@ -631,7 +632,13 @@ ROWS: dict[str, list[Row]] = {
         ("a silver car by a tree", "silver car", (), 2 / 3),  # 2·2/(4+2)
         ("car", "silver car", (), 2 / 3),
         ("a black cat", "cat", (), 2 / 3),
-        ("red blue green yellow", "red", (), 1 / 4),  # one word in four is right; F1 would be 2·1/(4+1)
+        ("black cat", "cat", (), 2 / 3),  # the colour describes the cat
+        ("red mug", "red", (), 2 / 3),
+        ("left side", "left", (), 2 / 3),
+        ("a red mug beside a blue plate", "red mug", (), 2 / 5),  # 2 words in 5 are right, less than half
+        ("a big silver car", "silver car", (), 2 / 3),  # 2 words in 3 are right; F1 would be 4/5
+        ("a cat dog", "dog", (), 2 / 3),
+        ("a cat dog", "cat", (), 1 / 3),  # what follows is the noun
         ("a man holding an umbrella", "man with an umbrella", (), 2 / 3),
         ("bus", "The silver car.", (), 0),
         ("", "The silver car.", (), 0),
@@ -669,6 +676,162 @@ ROWS: dict[str, list[Row]] = {
         ("three dogs", "two dogs and a cat", (), 0),
         ("no two dogs", "yes two dogs", (), 0),
         ("-", "+", (), 0),
+        ("blue is wrong", "blue", (), 0),
+        ("Is it blue? No.", "blue", (), 0),
+        ("no es azul", "azul", (), 0),
+        ("nicht blau", "blau", (), 0),
+        ("pas bleu", "bleu", (), 0),
+        ("ce n’est pas bleu", "bleu", (), 0),
+        ("не синий", "синий", (), 0),
+        ("não azul", "azul", (), 0),
+        ("niet blauw", "blauw", (), 0),
+        ("mavi değil", "mavi", (), 0),
+    ],
+    "two answers without a connective, each of which is the truth of one row": [
+        (said, truth, (), 0)
+        for said, truths in (
+            ("left right", ("left", "right")), ("the left right", ("left", "right")), ("left-right", ("left", "right")),
+            ("cat dog", ("cat", "dog")), ("apple banana", ("apple", "banana")), ("a cat a dog", ("cat", "dog")),
+            ("hot dog ice cream", ("hot dog", "ice cream")), ("true * false", ("true", "false")),
+            ("STOP GO", ("STOP", "GO")), ("10:30 11:30", ("10:30", "11:30")), ("blue''green", ("blue", "green")),
+            ("red blue green yellow", ("red", "yellow")), ("red blue mug", ("red mug", "blue mug")),
+            ("red mug blue mug", ("red mug", "blue mug")), ("tea and coffee cup", ("tea cup", "coffee cup")),
+            ("on the left, on the right", ("on the left", "on the right")),
+            ("man in red and blue shirt", ("man in red shirt", "man in blue shirt")),
+            ("man in red, blue shirt", ("man in red shirt", "man in blue shirt")),
+            ("sí, no", ("sí", "no")), ("oui, non", ("oui", "non")), ("oui ou non", ("oui", "non")),
+            ("oui et non", ("oui", "non")), ("ja nein", ("ja", "nein")), ("rojo o azul", ("rojo", "azul")),
+            ("rouge ou bleu", ("rouge", "bleu")), ("rouge et bleu", ("rouge", "bleu")),
+        )
+        for truth in truths
+    ],
+    "a verdict denies all of a list": [
+        *(
+            (said, "B", (), 0)
+            for said in (
+                "A, B and D are wrong", "B, C and D are incorrect.", "B, C or D would be wrong", "A, B, C are all incorrect",
+                "not B, C or D", "neither B, C nor D", "A, B and C can be ruled out", "A, B and C aren't right",
+                "Options A, B and C are wrong", "B, C and D: wrong",
+            )
+        ),
+        ("3, 4 and 5 are wrong", "3", (), 0),
+        *(("blue, green and yellow are wrong", "blue", choices, 0) for choices in ((), PAINTS)),
+        ("blue, green and yellow aren't correct", "blue", PAINTS, 0),
+        ("B. A, C and D are wrong.", "B", (), 1),
+        ("B; A, C and D are wrong.", "B", (), 1),
+        ("B is right, A and C are wrong", "B", (), 1),
+        ("A is wrong, B", "B", (), 1),
+        ("A is wrong, B is right", "B", (), 1),
+        ("Not A, B.", "B", (), 1),
+    ],
+    "a verdict denies what it stands beside": [
+        *(
+            (said, "B", (), 0)
+            for said in (
+                "B (wrong)", "B: wrong", "B - incorrect", "B [false]", "B (not correct)", "B, that is wrong.",
+                "B. That is incorrect.", "B? No.", "B? Nope", "B? Wrong.", "B (no)", "B: no", "incorrect: B",
+                "Wrong answer: B", "the wrong answer is B", "I exclude B", "B has been eliminated", "B ❌", "B ✗", "B 🚫",
+                "❌ B", "B: ❌", "B) ❌", "B – ❌", "B ❌ C ❌",
+            )
+        ),
+        ("4? No.", "4", (), 0),
+        ("4? No, it's not.", "4", (), 0),
+        ("4 (incorrect)", "4", (), 0),
+        ("4 ❌", "4", (), 0),
+        *(
+            (said, "blue", choices, 0)
+            for said in (
+                "Is it blue? No.", "blue: no", "wrong: blue", "blue (wrong)", "blue ❌", "blue is ruled out",
+                "blue is excluded", "eliminate blue", "rule out blue", "far from blue", "opposite of blue",
+                "impossible to be blue", "blue has been eliminated", "blue can be ruled out", "blue is out of the question",
+            )
+            for choices in ((), PAINTS)
+        ),
+        ("yes, nope", "yes", (), 0),
+        ("Yes... actually no", "yes", (), 0),
+        ("Yes, that is wrong", "yes", (), 0),
+        ("yes, or maybe not", "yes", (), 0),
+        ("yes ❌", "yes", (), 0),
+        ("❌ No", "no", (), 1),
+        ("No, that is wrong.", "no", (), 1),
+        ("Is it A? No, it is B.", "B", (), 1),
+        ("A: wrong\nB: right", "B", (), 1),
+        ("A: wrong\nB: right", "A", (), 0),
+        *((said, "A", (), 1) for said in ("A ✅ B ❌", "A ✔ B ✘", "✅ A\n❌ B", "B ❌\nA ✅")),
+        *((said, "B", (), 0) for said in ("A ✅ B ❌", "A ✔ B ✘", "✅ A\n❌ B", "B ❌\nA ✅")),
+        ("A ✔ B ✘", "red", COLOURS, 1),
+        ("A ✔ B ✘", "blue", COLOURS, 0),
+        ("red ❌ blue ✅", "blue", COLOURS, 1),
+        ("red ❌ blue ✅", "red", COLOURS, 0),
+    ],
+    "signs between letters join them": [
+        (said, truth, choices, 0)
+        for said in (
+            "A + B", "A ∨ B", "A ∪ B", "A ⊕ B", "A ≠ B", "A 👉 B", "A × B", "A ∧ B", "any of A, B", "all of A, B",
+            "I ∨ B ∨ A",
+        )
+        for truth, choices in (("A", ()), ("B", ()), ("blue", COLOURS), ("red", COLOURS))
+    ],
+    "an explanation may name another option, but not state it": [
+        ("The answer is B. The red mug is on the table.", "blue", COLOURS, 1),
+        ("The answer is B because the red mug is on the table.", "blue", COLOURS, 1),
+        ("The answer is B because A is red.", "blue", COLOURS, 0),  # A is stated to be red, which it is; left unread
+        ("B\n\nThe red mug is on the table.", "blue", COLOURS, 1),
+        ("blue\n\nExplanation: The other mug is red.", "blue", COLOURS, 1),
+        ("The answer is B. The red mug is on the table.", "red", COLOURS, 0),
+        ("The answer is B. The mug is red.", "blue", COLOURS, 0),
+        ("The answer is B. The red mug is also correct.", "blue", COLOURS, 0),
+        ("The answer is B. The red one is it.", "blue", COLOURS, 0),
+        ("B. The red mug.", "blue", COLOURS, 0),
+        ("B or the red mug is it", "blue", COLOURS, 0),
+    ],
+    "parts of a total and the numbers of a list's lines are not stated": [
+        ("3 + 1 = 4", "4", (), 1),
+        ("3 + 1 = 5", "5", (), 0),
+        ("4 + 5", "4", (), 0),
+        ("There are 2 mugs, one red and one blue.", "2", (), 1),
+        ("There are 5 animals: 3 dogs and 2 cats.", "5", (), 1),
+        ("There are 5 animals: 3 dogs and 2 cats.", "3", (), 0),
+        ("3, 1, 2", "3", (), 0),
+        ("The answer is 2, one on the left and one on the right.", "2", (), 1),
+        ("1. First, I look.\n2. Second, I count.\nAnswer: 2", "2", (), 1),
+        ("1. a dog\n2. a dog\n3. a dog\nSo there are **3** dogs.", "3", (), 1),
+        ("2, one", "2", (), 0),
+        ("2 or one red", "2", (), 0),
+    ],
+    "other languages and wordings": [
+        *(
+            (said, "B", (), 1)
+            for said in (
+                "La respuesta es B", "La respuesta correcta es (B).", "Die Antwort ist B", "Die richtige Antwort ist B",
+                "La réponse est B", "A resposta é B", "La risposta è B", "Ответ: B", "答えはB", "正解はBです。", "正解: B",
+                "정답은 B입니다", "故选B", "故选：B", "Of the four options, B is the best match.", "B rather than A",
+                "B instead of A", "Point B is closer to the camera.",
+            )
+        ),
+        ("A rather than B", "A", (), 1),
+        ("A rather than B", "B", (), 0),
+        ("Point B is not closer.", "B", (), 0),
+        ("四", "4", (), 1),
+        ("杯子是红色的。", "红色", ("红色", "蓝色"), 1),
+        ("是红色", "红色", ("红色", "蓝色"), 1),
+        ("不是红色", "红色", ("红色", "蓝色"), 0),
+        ("是红色或蓝色", "红色", ("红色", "蓝色"), 0),
+        ("The answer to the question is yes.", "yes", (), 1),
+        ("The answer to the question is yes.", "no", (), 0),
+        ("Nope", "no", (), 1),
+        ("Nope, it is not.", "no", (), 1),
+        ("Yep", "yes", (), 1),
+        ("Yeah", "yes", (), 1),
+        ("Yeah, no", "yes", (), 0),
+        ("Yes. No dogs are on the bed, only a cat.", "yes", (), 1),
+        ("5 inches", "5 in", (), 1),
+        ("5 kmh", "5 km/h", (), 1),
+        ("£5", "5 pounds", (), 1),
+        ("5 pounds", "£5", (), 1),
+        ("5 pounds", "5 kg", (), 0),
+        ("B", "table", ("1) chair", "2) table"), 1),
+        ("A", "table", ("1) chair", "2) table"), 0),
     ],
 }  # fmt: skip
 
@@ -804,6 +967,7 @@ CONNECTIVES = (
     "The answer is {}. The answer is {}.",
     "It is {}. It is {}.", "\\boxed{{{}}} \\boxed{{{}}}", "Answer: {}\nAnswer: {}", "({}) or ({})",
     "({}), ({})", "[{}] [{}]",
+    "{} ∨ {}", "{} ⊕ {}", "{} ≠ {}", "{} 👉 {}", "any of {}, {}", "{} + {}",
     "{}, {}, {}", "{}\u200b or {}", "{}、{}", "{}；{}", "not {}, not {}", "not {} or {}",
 )  # fmt: skip
 # Without choices these words may be one answer: "red vs blue" on a sign.
@@ -854,16 +1018,72 @@ def test_two_answers_joined_earn_nothing_without_choices(template: str, one: str
     "everything except {}", "neither {}", "not: {}",
      "not ({})", "The answer is not {}", "The answer isn’t {}.", "{} is wrong", "{} is not correct",
      "{} isn’t right", "maybe {}",
-     "{} or something", "cannot be {}", "something rather than {}", "something other than {}"],
+     "{} or something", "cannot be {}", "something rather than {}", "something other than {}",
+     "{} ❌", "❌ {}", "{}: ✗", "{} (wrong)", "{}: wrong", "{} - incorrect", "wrong: {}", "Wrong answer: {}",
+     "{} is ruled out", "I exclude {}", "the opposite of {}", "{}? Wrong."],
 )  # fmt: skip
 def test_what_is_denied_or_only_possible_earns_nothing(template: str) -> None:
     for choices in [c for c in CLOSED if c[0] != "sure"]:
         for choice, name in zip(choices, labels_of(choices), strict=True):
+            if template == "❌ {}" and choice == "no":
+                continue  # "❌ No, it is not" agrees
             assert judge(template.format(choice), choice, choices).score == 0, (choice, choices)
             if choices[0] != "C++":
                 assert judge(template.format(name), choice, choices).score == 0, (name, choices)
     for truth in ("B", "4", "yes", "no", "12.5"):
-        assert judge(template.format(truth), truth).score == 0, truth
+        assert (template, truth) == ("❌ {}", "no") or judge(template.format(truth), truth).score == 0, truth
+
+
+DENIED_LISTS = (
+    "{} and {} are wrong", "{}, {} and {} are incorrect.", "{} or {} would be wrong", "{}, {} and {} are not correct",
+    "{} and {} can be ruled out", "{}, {}, {} are all wrong", "{}, {} and {}: wrong", "not {}, {} or {}",
+    "neither {}, {} nor {}", "{} ❌ {} ❌", "❌ {}\n❌ {}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("template", DENIED_LISTS)
+@pytest.mark.parametrize(
+    ("names", "choices"),
+    [
+        (("B", "C", "D"), ()),
+        (("3", "4", "5"), ()),
+        (("cat", "dog", "horse"), ()),
+        (("blue", "green", "yellow"), PAINTS),
+        (("B", "C", "D"), PAINTS),
+        (("A", "C", "D"), PAINTS),
+    ],
+)
+def test_a_list_that_is_denied_earns_nothing(template: str, names: tuple[str, ...], choices: Sequence[str]) -> None:
+    for order in permutations(names):
+        said = template.format(*order)
+        for truth in names:
+            assert judge(said, truth, choices).score == 0, (said, truth)
+
+
+def test_a_verdict_beside_each_option_states_the_right_one() -> None:
+    for right, wrong in (("✅", "❌"), ("✔", "✘"), ("✓", "✗"), ("👍", "👎")):
+        for template in ("{0} {2} {1} {3}", "{1} {3} {0} {2}", "{0} {2}\n{1} {3}", "{2} {0}\n{3} {1}", "{0}: {2}\n{1}: {3}"):
+            for pair, choices in ((("A", "B"), COLOURS), (("B", "A"), ()), (("red", "blue"), COLOURS), (("4", "5"), ())):
+                said = template.format(*pair, right, wrong)
+                assert judge(said, pair[0], choices).score == 1, said
+                assert judge(said, pair[1], choices).score == 0, said
+
+
+@pytest.mark.parametrize("joint", [" ", "-", " - ", " * ", "/", " | ", ", ", "\n", " and ", " the "])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cat", "dog"),
+        ("left", "right"),
+        ("stop", "go"),
+        ("10:30", "11:30"),
+        ("red mug", "blue mug"),
+        ("ice cream", "hot dog"),
+    ],
+)
+def test_naming_two_answers_is_worth_no_more_than_a_guess(joint: str, one: str, other: str) -> None:
+    assert judge(one + joint + other, one).score == 0
+    assert judge(one + joint + other, other).score == 0
 
 
 @given(texts, st.sampled_from(CLOSED))
@@ -969,6 +1189,8 @@ def test_many_mutations_of_answers() -> None:
 PIECES = (
     "red ", "not ", "A ", "4, ", "1 234 ", "1,", "(", "((B))", "\\frac{", "\\boxed{B} ", "$B ", "<b", "<b>", "a.", "a'",
     "yes or ", "é", "no one ", "a b ",
+    "a/", "(a", "<a", "i(", "wrong ", "B? No. ", "is wrong, ", "a, ", "a and ", "A ❌ ", "that is wrong. ", "not a, ",
+    "no: ", "是",
 )  # fmt: skip
 
 

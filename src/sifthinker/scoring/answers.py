@@ -11,10 +11,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sifthinker.scoring.numbers import SAME_UNIT
 from sifthinker.scoring.options import LABELLED, Options, options_of
 from sifthinker.scoring.reading import BRACKETS, Reading, decide, letters_in, numbers_in, polars_in, read
+from sifthinker.scoring.rivals import joins_by_letter, names_rival, share_at_most
 from sifthinker.scoring.text import fold
-from sifthinker.scoring.words import ALTERNATIVES, DENYING, LINKS, NOT, OPENINGS, POLAR, REMARKS
+from sifthinker.scoring.words import (
+    ALTERNATIVES,
+    ANDS,
+    ARTICLES,
+    DENYING,
+    FUNCTION,
+    LINKS,
+    NOT,
+    OPENINGS,
+    POLAR,
+    POLARS,
+    REMARKS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +73,15 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
     if (letter := right.letter) is not None:
         stated = decide(said, letters_in(said))
         return _verdict(same or stated == letter, "choice", str(stated or "no letter"), letter)
-    if right.key in POLAR:
+    if (polar := POLARS.get(right.key)) is not None:
         stated = decide(said, polars_in(said))
-        return _verdict(same or stated == right.key, "yes_no", str(stated or "neither yes nor no"), right.key)
+        return _verdict(same or stated == polar, "yes_no", str(stated or "neither yes nor no"), polar)
     if (number := right.number) is not None:
         stated = decide(said, numbers_in(said))
         if stated == number and not same and _other_unit(said, right):
             return Verdict(0.0, "number", f"got {_short(said.key)}, another unit than {_short(right.key)}")
         return _verdict(same or stated == number, "number", str(stated or "no number"), number)
-    if said.key == right.key:
+    if said.key == right.key or _same_amount(said, right):
         return Verdict(1.0, "exact", f"{_short(right.key)} is the answer")
     if (labelled := LABELLED.fullmatch(right.text)) and labelled[1].isupper():
         option = Options.of([labelled[2]], {labelled[1]: 0})
@@ -88,10 +102,19 @@ def normalise(text: str) -> str:
     return read(text).key
 
 
+def _same_amount(said: Reading, right: Reading) -> bool:
+    """Whether both are one number of one unit, written in two ways: "£5", "5 pounds"."""
+    kinds = [[(item.kind, item.key) for item in (reading.items[i] for i in reading.words)] for reading in (said, right)]
+    measured = all([kind for kind, _ in each] == ["number", "unit"] for each in kinds)
+    return measured and kinds[0][0] == kinds[1][0] and not _other_unit(said, right)
+
+
 def _other_unit(said: Reading, right: Reading) -> bool:
     """Whether an answer gives the truth's number in another unit."""
-    units = {item.key for item in right.items if item.kind == "unit"}
-    given = {item.key for item in said.items if item.kind == "unit"}
+    units, given = (
+        {unit for item in reading.items if item.kind == "unit" for unit in SAME_UNIT.get(item.key, {item.key})}
+        for reading in (right, said)
+    )
     return bool(units) and bool(given) and not units & given
 
 
@@ -99,8 +122,8 @@ def _free_text(said: Reading, right: Reading) -> Verdict:
     """Token F1 of what an answer states; at most the share of its words that are right where that is below a half.
 
     F1 alone pays for guessing: of four guesses at one word one is right, and F1 would give 0.4, not 0.25. An answer that
-    denies what the truth states earns nothing, nor does one that offers alternatives, gives other numbers or another unit,
-    or says no for yes.
+    denies what the truth states earns nothing, nor does one that offers alternatives, names another of the truth's kind
+    beside it, gives other numbers or another unit, or says no for yes.
     """
     fault = _contradiction(said, right)
     if fault:
@@ -117,6 +140,7 @@ def _free_text(said: Reading, right: Reading) -> Verdict:
     score, precision = 2 * count / (got.total() + wanted.total()), count / got.total()
     if precision < 0.5:
         score = min(score, precision)
+    score = min(score, share_at_most(said, kept, truth))
     return Verdict(score, "token_f1", f"{count} words shared with {_short(right.key)}")
 
 
@@ -126,10 +150,12 @@ def _contradiction(said: Reading, right: Reading) -> str:
     if ours[1] & theirs[0] - ours[0] or ours[0] & theirs[1] - theirs[0] or (ours[0] & ours[1] & theirs[0]):
         return "denies what the truth states, or states what it denies"
     keys, wanted = ({item.key for item in reading.items} for reading in (said, right))
-    for word in (*ALTERNATIVES, "either"):
+    for word in (*ALTERNATIVES, "either", "any"):
         if word in keys and word not in wanted:
             return f"offers alternatives: {_short(said.key)}"
-    numbers, right_numbers = ({item.key for item in r.items if item.kind == "number"} for r in (said, right))
+    if (join := joins_by_letter(said)) and join not in wanted:
+        return f"offers alternatives: {_short(said.key)}"
+    numbers, right_numbers = (_figures(reading) for reading in (said, right))
     if right_numbers and numbers - right_numbers:
         return f"gives other numbers than {_short(right.key)}"
     if _other_unit(said, right) or _other_noun(said, right):
@@ -137,9 +163,14 @@ def _contradiction(said: Reading, right: Reading) -> str:
     first, right_first = (reading.items[0].key if reading.items else "" for reading in (said, right))
     if {first, right_first} == POLAR:
         return f"says {first}, not {right_first}"
-    if _lists_others(said, right):
+    if _lists_others(said, right) or names_rival(said, _opened(right, right.words)):
         return f"states another answer beside {_short(right.key)}"
     return ""
+
+
+def _figures(reading: Reading) -> set[str]:
+    """The numbers of a text, and its times, dates and codes."""
+    return {item.key for item in reading.items if item.kind == "number" or any(map(str.isdigit, item.key))}
 
 
 def _sides(reading: Reading) -> tuple[set[str], set[str]]:
@@ -149,8 +180,12 @@ def _sides(reading: Reading) -> tuple[set[str], set[str]]:
     for index in reading.words:
         key = reading.items[index].key
         if key not in DENYING:
-            (denied if reading.denied[index] else stated).add(key)
+            (denied if _denied(reading, index) else stated).add(key)
     return stated, denied
+
+
+def _denied(reading: Reading, index: int) -> bool:
+    return reading.denied[index] or reading.refused[index]
 
 
 def _other_noun(said: Reading, right: Reading) -> bool:
@@ -158,7 +193,7 @@ def _other_noun(said: Reading, right: Reading) -> bool:
     ours, theirs = ([reading.items[index] for index in reading.words] for reading in (said, right))
     if [item.kind for item in theirs] not in (["number", "word"], ["number", "unit"]):
         return False
-    return len(ours) == 2 and ours[0].key == theirs[0].key and ours[1].key != theirs[1].key
+    return len(ours) == 2 and ours[0].key == theirs[0].key and ours[1].key != theirs[1].key and not _same_amount(said, right)
 
 
 def _lists_others(said: Reading, right: Reading) -> bool:
@@ -171,15 +206,19 @@ def _lists_others(said: Reading, right: Reading) -> bool:
     counted = set(said.words)
     pieces: list[tuple[list[int], bool]] = [([], False)]  # and whether "and" leads to them
     for index, item in enumerate(said.items):
-        if item.key == "and" or item.key in BRACKETS or (index and said.clause[index] != said.clause[index - 1]):
-            pieces.append(([], item.key == "and"))
-        if index in counted and item.key != "and" and not said.denied[index]:
+        parted = index and said.clause[index] != said.clause[index - 1]
+        # "A cat a dog": an article behind a noun begins another.
+        article = item.key in ARTICLES or (item.key == "a" and index not in counted)
+        anew = article and index and index - 1 in counted and said.items[index - 1].key not in FUNCTION
+        if item.key in ANDS or item.key in BRACKETS or parted or anew:
+            pieces.append(([], item.key in ANDS))
+        if index in counted and item.key not in ANDS and not _denied(said, index):
             pieces[-1][0].append(index)
     stated = [
         (_without_opening([key for i in piece if (key := said.items[i].key) not in LINKS]), joined)
         for piece, joined in pieces
     ]
-    if "and" in words or not any(piece == truth for piece, _ in stated):
+    if words & ANDS or not any(piece == truth for piece, _ in stated):
         return False
     return any(
         (joined or len(piece) <= len(truth) + 1) and not words & set(piece) and set(piece) - REMARKS
@@ -189,10 +228,10 @@ def _lists_others(said: Reading, right: Reading) -> bool:
 
 def _stated_words(said: Reading, right: Reading) -> list[str]:
     """The words of an answer that count: without what it denies where the truth denies nothing, and said once."""
-    denies = any(right.denied)
+    denies = any(_denied(right, index) for index in range(len(right.items)))
     clauses: dict[int, list[str]] = {}
     for index in said.words:
-        if denies or not (said.denied[index] or said.items[index].key in NOT):
+        if denies or not (_denied(said, index) or said.items[index].key in NOT):
             clauses.setdefault(said.clause[index], []).append(said.items[index].key)
     flat = [key for clause in dict.fromkeys(map(tuple, clauses.values())) for key in clause]
     return flat if denies else _without_opening(flat)

@@ -16,6 +16,7 @@ _ONES = listed(
 )
 _TENS = {word: 10 * ten for ten, word in enumerate(listed("twenty thirty forty fifty sixty seventy eighty ninety"), 2)}
 _VALUES = {word: value for value, word in enumerate(_ONES)} | _TENS | {"none": 0}
+_VALUES |= {sign: value for value, sign in enumerate("一二三四五六七八九十", 1)} | {"两": 2, "零": 0}
 _SCALES = {"thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
 _NUMBER_WORDS = {*_VALUES, *_SCALES, "hundred", "dozen"}
 _PLACES = listed(
@@ -37,9 +38,29 @@ _UNITS = {
     "litres": "l", "liter": "l", "liters": "l", "second": "s", "seconds": "s", "sec": "s", "secs": "s", "minute": "min",
     "minutes": "min", "mins": "min", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "foot": "ft", "feet": "ft",
     "inch": "inch", "inches": "inch", "mile": "mi", "miles": "mi", "degrees": "°", "degree": "°", "deg": "°", "lbs": "lb",
+    "kmh": "km/h", "kph": "km/h", "pound": "pounds", "quid": "£",
 }  # fmt: skip
+# "5 pounds" is a weight or a sum.
+SAME_UNIT = {"pounds": frozenset({"pounds", "£", "lb"})}
 SYMBOLS = {"%", "‰", "°", "$", "€", "£", "¥", "₹", "₩", "₽", "¢"}  # units that a text may leave unsaid
-_MEASURES = {*_UNITS.values(), *SYMBOLS, "ml", "cl", "kmh", "mph", "km/h", "m/s", "°c", "°f", "lb", "oz", "yd", "pm", "am"}
+_MEASURES = {
+    "pounds",
+    *_UNITS.values(),
+    *SYMBOLS,
+    "ml",
+    "cl",
+    "kmh",
+    "mph",
+    "km/h",
+    "m/s",
+    "°c",
+    "°f",
+    "lb",
+    "oz",
+    "yd",
+    "pm",
+    "am",
+}
 
 
 class Item(NamedTuple):
@@ -63,7 +84,7 @@ def items(tokens: Sequence[Token]) -> list[Item]:
             token = tokens[position]
             position += 1
             if token.kind == "mark":
-                found.append(Item("mark", token.key))
+                found.append(Item("mark", token.key, token.raw))
             else:
                 found.append(Item("word", _ORDINALS.get(token.key, token.key), token.raw, token.part))
             continue
@@ -102,6 +123,12 @@ def _unit_at(tokens: Sequence[Token], position: int) -> tuple[str, int]:
             if ratio in _MEASURES:
                 return ratio, position + 3
         unit = _UNITS.get(token.key, token.key)
+        if (
+            unit == "in"
+            and token.kind == "word"
+            and all(later.kind == "mark" for later in tokens[position + 1 : position + 4])
+        ):
+            return "inch", position + 1  # at the end, where it is no preposition
         if token.kind == "glued" or (token.kind in ("word", "prefix") and not token.part and unit in _MEASURES):
             return unit, position + 1
     return "", position

@@ -30,6 +30,8 @@ LABELLED = re.compile(
     r"[(\[{<* ]*([A-Za-z]|\d{1,2}) ?(?:(?<=[A-Za-z])[)\]}>.:*]+|[)\]}>.:*]+(?!\d)|- )[ *]*(.*\S)", re.DOTALL
 )  # "A. red", "(a) red", "[A] red", "1) red", "A - red"
 _CHINESE_LABEL = re.compile(r"^(\w)、")
+# What is denied, doubted or joined is left out.
+_PREDICATE = re.compile(r"[^不没非无未别或和与跟及还可能吗]*?[是为選选](\w+?)的?")
 
 
 Pattern = list[tuple[str, bool]]  # words, each with whether a clause ends before it
@@ -130,6 +132,14 @@ class Options:
         _take(taken, found)
         found += letters_in(reading, self.lettered, taken)
         if self.polars:
+            # Where "no" is an option, "A: no" names two rather than refuses the first.
+            polars = set(self.polars.values())
+            found = [
+                mention_at(reading, mention.value, mention.start, mention.end, mention.possible, answered=True)
+                if mention.value in polars
+                else mention
+                for mention in found
+            ]
             found += [
                 mention._replace(value=self.polars.get(str(mention.value), mention.value)) for mention in polars_in(reading)
             ]
@@ -160,7 +170,17 @@ class Options:
                     yield mention_at(reading, index, words[at], words[last] + 1)
                     at = last
                     break
+            else:
+                if (named := self._predicated(listed[words[at]].key)) is not None:
+                    yield mention_at(reading, named, words[at], words[at] + 1)
             at += 1
+
+    def _predicated(self, run: str) -> int | None:
+        """The option that a run of Chinese calls something, in words that are not set apart: "杯子是红色的"."""
+        if run.isascii() or len(run) > 40 or (match := _PREDICATE.fullmatch(run)) is None:
+            return None
+        known = self.patterns.get(match[1], ())
+        return next((index for pattern, index in known if len(pattern) == 1), None)
 
 
 def _pattern(reading: Reading) -> Pattern:
@@ -198,9 +218,12 @@ def options_of(choices: tuple[str, ...]) -> Options:
     if all(labelled) and len(set(names)) == len(names):
         numbered = [str(number) for number in range(1, len(names) + 1)]
         if names == numbered or "".join(sorted(names)) in string.ascii_uppercase:  # in a row, in any order
-            options = Options.of(
-                [match[2] for match in labelled if match], {name: index for index, name in enumerate(names)}
-            )
+            labels = {name: index for index, name in enumerate(names)}
+            if "1" in labels:  # a letter names the option of that place
+                labels |= {
+                    string.ascii_uppercase[int(name) - 1]: index for index, name in enumerate(names) if int(name) <= 26
+                }
+            options = Options.of([match[2] for match in labelled if match], labels)
             for index, choice in enumerate(choices):
                 options.written.setdefault(canonical(choice), index)
             return options

@@ -8,17 +8,22 @@ from typing import NamedTuple
 
 from sifthinker.scoring.numbers import SYMBOLS, Item, items
 from sifthinker.scoring.text import BOX, canonical, fold, tokens
+from sifthinker.scoring.verdicts import rejected
 from sifthinker.scoring.words import (
     ALTERNATIVES,
     ARTICLES,
     ASIDES,
+    ASKED,
+    ASSERTING,
     BOUNDS,
     CARRIERS,
     CJK_CUES,
     CONJUNCTIONS,
     COPULAS,
+    CROSSES,
     DENIALS,
     EXCEPTING,
+    EXCLUDE,
     HEDGES,
     INSTEAD,
     JOINS,
@@ -27,15 +32,21 @@ from sifthinker.scoring.words import (
     NO_ANSWER,
     NOT,
     NOT_COUNTED,
+    OTHERS,
     PASSED_OVER,
-    POLAR,
+    POINTERS,
+    POLARS,
+    SPANISH,
+    TICKS,
     VERBS,
+    WRONG,
 )
 
 BRACKETS = {"(", ")", "<", ">"}
 LONGEST = 20_000  # characters; nobody answers a question with a longer text, which states nothing
 
 _NO_ITEM = Item("mark", "")
+_PASSIVE = COPULAS | {"been", "being"}  # "B is excluded" is about what precedes it
 
 
 @dataclass(slots=True)
@@ -48,6 +59,7 @@ class Reading:
     clause: list[int] = field(default_factory=list)
     denied: list[bool] = field(default_factory=list)
     possible: list[bool] = field(default_factory=list)
+    refused: list[bool] = field(default_factory=list)  # answered by no: "B? No."
     cue: int | None = None  # the last item of the first final-answer phrase
     key: str = ""
 
@@ -87,7 +99,7 @@ def read(text: str) -> Reading:
 
 def _parse(reading: Reading) -> None:
     """Find the clauses, and carry each "not" and "maybe" forward to the end of its own."""
-    denied = possible = far = False
+    denied = possible = far = wrongly = False
     clause, previous = 0, _NO_ITEM
     listed = reading.items
     for index, item in enumerate(listed):
@@ -99,9 +111,13 @@ def _parse(reading: Reading) -> None:
         elif item.kind == "mark" and item.key not in BRACKETS and item.key != "/":
             clause += 1
             # "Not: red" and "neither red, blue nor green" go on.
-            ends = not (item.key in (":", "-", "\n", BOX) and previous.key in NOT) and not (item.key == "," and far)
+            ends = not (
+                (item.key in (":", "-", "\n", BOX) and previous.key in NOT)
+                or (item.key in (":", "-") and wrongly)
+                or (item.key == "," and (far or (denied and _goes_on(listed, index))))
+            )
         if ends:
-            denied = possible = far = False
+            denied = possible = far = wrongly = False
         reading.clause.append(clause)
         reading.denied.append(denied)
         reading.possible.append(possible)
@@ -109,12 +125,29 @@ def _parse(reading: Reading) -> None:
             if item.key == BOX and reading.cue is None:
                 reading.cue = index
             continue
+        wrongly = (wrongly and item.key in LABELS) or (
+            item.key in WRONG and (not index or listed[index - 1].key not in (":", "-", "(", "<"))
+        )
         denied |= _denies(item, after) or excepting or (previous.key, item.key) in INSTEAD
+        denied |= wrongly and (after.key in (":", "-") or after.key in LABELS)
+        denied |= item.key in EXCLUDE and previous.key not in _PASSIVE
         far |= item.key == "neither"
         possible |= item.key in HEDGES and not (item.key == "could" and after.key != "be")
         if reading.cue is None and _is_cue(listed, index):
             reading.cue = index
         previous = item
+    wrong, reading.refused = rejected(listed, reading.clause)
+    reading.denied = [before or behind for before, behind in zip(reading.denied, wrong, strict=True)]
+
+
+def _goes_on(listed: Sequence[Item], comma: int) -> bool:
+    """Whether the list that a comma parts ends in "or": "not A, B or C" denies all three, "not A, B" only the first."""
+    for item in listed[comma + 1 : comma + 13]:
+        if item.key in ("or", "nor"):
+            return True
+        if (item.kind == "mark" and item.key != "," and item.key not in BRACKETS) or item.key in COPULAS | CONJUNCTIONS:
+            return False
+    return False
 
 
 def _denies(item: Item, after: Item) -> bool:
@@ -122,7 +155,8 @@ def _denies(item: Item, after: Item) -> bool:
     if item.key in NOT:
         return after.key not in ("only", "just", "merely")
     if item.key == "no":  # "no dogs" and "no B", but not "no it is" nor "no and yes"
-        return not item.part and after.kind != "mark" and (after.key not in ASIDES or _is_capital(after))
+        spoken = (after.key not in ASIDES and not _is_symbol(after)) or after.key in SPANISH or _is_capital(after)
+        return not item.part and after.kind != "mark" and spoken
     return item.kind == "number" and item.raw.lower() in ("none", "no")
 
 
@@ -133,7 +167,12 @@ def _is_cue(listed: Sequence[Item], index: int) -> bool:
     after = listed[index + 1].key if index + 1 < len(listed) else ""
     if key in CJK_CUES:
         return True
-    if key in ("is", "would", "must", "should") and before in ("answer", "option", "choice"):
+    if key in ("is", "would", "must", "should"):
+        # "The answer to the question is"
+        back = next((listed[i].key for i in range(index - 1, max(-1, index - 6), -1) if listed[i].key not in ASKED), "")
+        if before in ("answer", "option", "choice") or back == "answer":
+            return True
+    if key in ("es", "ist", "est", "é", "è") and before in LABELS:
         return True
     return (key in ("answer", "answers") and after in (":", "-", "\n")) or (
         key in ("choose", "pick", "select") and before == "i"
@@ -160,14 +199,25 @@ class Mention(NamedTuple):
     alone: bool = False
 
 
-def mention_at(reading: Reading, value: int | str, start: int, end: int, possible: bool = False) -> Mention:
+def mention_at(
+    reading: Reading, value: int | str, start: int, end: int, possible: bool = False, answered: bool = False
+) -> Mention:
+    """A mention of the items from start to end.
+
+    Args:
+        reading: the text.
+        value: what it names.
+        start: its first item.
+        end: behind its last.
+        possible: it is only possible, whatever the text says of it.
+        answered: a plain "no" beside it is an answer of its own and does not deny it.
+    """
     found = reading.items
     before = next((found[i].key for i in range(start - 1, max(-1, start - 4), -1) if not _passed_over(found[i])), "")
     after = next((found[i].key for i in range(end, min(len(found), end + 3)) if not _passed_over(found[i])), "")
     possible |= reading.possible[start] or before in ALTERNATIVES or after in ALTERNATIVES
-    return Mention(
-        value, start, end, reading.denied[start] or _denied_after(reading, end), possible, stands_alone(reading, start, end)
-    )
+    denied = reading.denied[start] or (reading.refused[start] and not answered) or _denied_after(reading, end)
+    return Mention(value, start, end, denied, possible, stands_alone(reading, start, end))
 
 
 def _passed_over(item: Item) -> bool:
@@ -212,13 +262,101 @@ def decide(reading: Reading, mentions: Iterable[Mention]) -> int | str | None:
             # What was considered before the final answer does not count, unless the text began by stating it.
             begun = [mention for mention in found if mention.alone and reading.clause[mention.start] == 0]
             found = [mention for mention in begun if not (mention.denied or mention.possible)] + after
+    found = _without_explanation(reading, found)
     named = {mention.value for mention in found if not mention.denied}
     if len(named) != 1 or named & {mention.value for mention in found if mention.denied}:
         return None
     return named.pop() if any(not (mention.denied or mention.possible) for mention in found) else None
 
 
-def numbers_in(reading: Reading) -> Iterator[Mention]:
+def _without_explanation(reading: Reading, found: list[Mention]) -> list[Mention]:
+    """Mentions but for those that only speak of another option after one was stated: "B. The red mug is on the table."
+
+    The first statement is that of the final-answer phrase, or else what the text begins with and says alone.
+    """
+    cue = reading.cue
+    last = reading.clause[cue] + 1 if cue is not None else 0
+    first = next((m for m in found if not (m.denied or m.possible) and reading.clause[m.start] <= last), None)
+    if first is None or not (first.alone or cue is not None):
+        return found
+    if cue is None and reading.items[first.start].kind == "number":
+        return found  # "4. 5 dogs are visible" counts twice
+    return [
+        mention
+        for mention in found
+        if mention.value == first.value
+        or mention.start <= first.start
+        or reading.clause[mention.start] == reading.clause[first.start]
+        or not _only_speaks_of(reading, mention)
+    ]
+
+
+def _only_speaks_of(reading: Reading, mention: Mention) -> bool:
+    """Whether an option describes what its clause tells something of: "the red mug is on the table", "the other is red"."""
+    if mention.alone or mention.possible:
+        return False
+    here = reading.clause[mention.start]
+    start, end = mention.start, mention.end
+    while start > max(0, mention.start - 12) and reading.clause[start - 1] == here:
+        start -= 1
+    while end < min(len(reading.items), mention.end + 12) and reading.clause[end] == here:
+        end += 1
+    before = [reading.items[index].key for index in range(start, mention.start)]
+    behind = [reading.items[index].key for index in range(mention.end, end)]
+    copula = next((index for index, key in enumerate(behind) if key in COPULAS), None)
+    right = copula is not None and copula + 1 < len(behind) and behind[copula + 1] == "right"
+    if right or any(key in ASSERTING or key in JOINS for key in before + behind[:1]) or ASSERTING & set(behind):
+        return False
+    if any(key in OTHERS for key in before):
+        return True
+    return bool(behind) and copula is not None and copula > 0 and not _carries(reading.items[mention.end])
+
+
+def numbers_in(reading: Reading) -> list[Mention]:
+    """Every number but those that lead to another one, the parts of a total and the numbers of a list's lines.
+
+    "No dogs" is zero where no number stands.
+    """
+    found = list(_numbers(reading))
+    lines = _line_numbers(reading)
+    if len(lines) > 1:
+        found = [mention for mention in found if mention.start not in lines]
+    return _without_parts(reading, found)
+
+
+def _line_numbers(reading: Reading) -> set[int]:
+    """The numbers of a list's lines, from 1 on."""
+    found = reading.items
+    lines: set[int] = set()
+    for index, item in enumerate(found):
+        if (
+            item.kind == "number"
+            and item.key == str(len(lines) + 1)
+            and (not index or found[index - 1].key == "\n")
+            and index + 2 < len(found)
+            and found[index + 1].key in (".", ")")
+            and found[index + 2].kind == "word"
+        ):
+            lines.add(index)
+    return lines
+
+
+def _without_parts(reading: Reading, found: list[Mention]) -> list[Mention]:
+    """Numbers without those that add up to the first or the last: "2 mugs, one red and one blue", "3 + 1 = 4"."""
+    values = [str(mention.value) for mention in found]
+    if len(found) < 3 or any(mention.denied for mention in found) or not all(v.isdigit() and len(v) < 10 for v in values):
+        return found
+    amounts = [int(value) for value in values]
+    first, last = found[0], found[-1]
+    unsure = any(mention.possible for mention in found)
+    if amounts[0] == sum(amounts[1:]) and not unsure and not any(mention.alone for mention in found[1:]):
+        return [first]
+    if amounts[-1] == sum(amounts[:-1]) and reading.items[last.start - 1].raw == "=":
+        return [last]
+    return found
+
+
+def _numbers(reading: Reading) -> Iterator[Mention]:
     """Every number; "no dogs" is zero where no number stands."""
     found = reading.items
     any_number = False
@@ -267,6 +405,7 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
     "There is no dog" and "Yes, there is no dog" hold a "no" that answers nothing.
     """
     found = reading.items
+    said = False
     for start, end in _clauses(reading):
         spoken = [index for index in range(start, end) if found[index].kind != "mark"]
         polar = [_polar(found, index) for index in spoken]
@@ -275,8 +414,11 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
             at += 1
         if at and not all(polar[later] or _carries(found[spoken[later]]) for later in range(at, len(spoken))):
             continue
-        while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS):
+        if said and at < len(spoken) and polar[at] == "no" and _counts_none(found, spoken[at]):
+            continue  # "Yes. No dogs are on the bed."
+        while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS or _is_symbol(found[spoken[at]])):
             if polar[at]:
+                said = True
                 index = spoken[at]
                 # "Yes is wrong" denies the yes, "yes, it is not blocked" does not.
                 judged = index + 1 < end and found[index + 1].key in VERBS
@@ -285,13 +427,19 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
             at += 1
 
 
+def _counts_none(found: Sequence[Item], index: int) -> bool:
+    """Whether a no belongs to a noun of which there is none: "no dogs are …"."""
+    after = found[index + 1 : index + 3]
+    return len(after) == 2 and after[0].kind == "word" and after[0].key not in CARRIERS and after[1].key in COPULAS
+
+
 def _polar(found: Sequence[Item], index: int) -> str:
     """Yes or no, where an item says it; "" elsewhere. "No one" says no, "no doubt" does not."""
     item = found[index]
     if item.kind == "number" and item.raw.lower() == "no":
         return "no"
     doubt = item.key == "no" and index + 1 < len(found) and found[index + 1].key in NO_ANSWER
-    return item.key if item.key in POLAR and not item.part and not doubt else ""
+    return POLARS.get(item.key, "") if not item.part and not doubt else ""
 
 
 def is_letter(item: Item) -> bool:
@@ -324,8 +472,11 @@ def letters_in(reading: Reading, named: Callable[[str], int | str] = str, taken:
         ]
         bare = all(found[i].key in JOINS for i in others)
         filled = all(found[i].key in ASIDES or (taken and taken[i]) for i in others)
+        labels = next((i for i in others if found[i].key in LABELS), end)
+        led = start > 0 and next((found[i].key for i in range(start - 1, -1, -1) if found[i].kind != "mark"), "") in LABELS
+        clause = _Clause(start, end, bare, filled, labels, led)
         for index in here:
-            if is_labelled(reading, index + 1, taken) or _stands_for_option(reading, index, start, end, bare, filled):
+            if is_labelled(reading, index + 1, taken) or _stands_for_option(reading, index, clause):
                 yield mention_at(reading, named(found[index].raw.upper()), index, index + 1)
             elif label and index + 2 < len(found) and found[index + 1].key == label and found[index + 2].kind != "mark":
                 # "A. red B. blue": the labels of a list
@@ -337,32 +488,74 @@ def is_labelled(reading: Reading, end: int, taken: Sequence[bool]) -> bool:
     return end + 1 < len(taken) and reading.items[end].kind == "mark" and taken[end + 1]
 
 
-def _stands_for_option(reading: Reading, index: int, start: int, end: int, bare: bool, filled: bool) -> bool:
-    """Whether a letter in the clause from start to end names an option."""
+class _Clause(NamedTuple):
+    """A clause that holds letters.
+
+    Args:
+        start: its first item.
+        end: behind its last.
+        bare: it holds nothing but letters, joins and signs.
+        filled: nothing but those and words that only carry them.
+        label: its first "answer", "option" or the like; `end` where it has none.
+        led: such a word precedes it: "Answer: a".
+    """
+
+    start: int
+    end: int
+    bare: bool
+    filled: bool
+    label: int
+    led: bool
+
+
+def _stands_for_option(reading: Reading, index: int, clause: _Clause) -> bool:
+    """Whether a letter names an option."""
     found = reading.items
-    before = found[index - 1] if index > start else Item("mark", "")
-    after = found[index + 1] if index + 1 < end else Item("mark", "")
+    start, end, bare, filled = clause.start, clause.end, clause.bare, clause.filled
+    before = found[index - 1] if index > start else _NO_ITEM
+    after = found[index + 1] if index + 1 < end else _NO_ITEM
     if before.key in ("(", "<") and after.key in (")", ">"):
         return True
     if index == start and after.key in (")", ">"):  # "b) red"
         return True
     letter = found[index].raw
-    last = after.kind == "mark" or _rest_is_marks(reading, index + 1, end)
-    pointed = before.key in LABELS or (last and before.key in COPULAS)
+    last = after.kind == "mark" or after.key in CROSSES | TICKS or _rest_is_marks(reading, index + 1, end)
+    pointed = before.key in LABELS or (last and before.key in COPULAS) or (letter.isupper() and before.key in POINTERS)
     if letter in ("a", "i"):
-        introduced = (
-            start > 0 and next((found[i].key for i in range(start - 1, -1, -1) if found[i].kind != "mark"), "") in LABELS
+        return last and (
+            (bare and (start == 0 or clause.led or index != start))
+            or (filled and clause.label < index)
+            or before.key in LABELS
         )
-        answered = filled and last and any(found[i].key in LABELS for i in range(start, index))
-        return (
-            (bare and last and (start == 0 or introduced or index != start)) or answered or (last and before.key in LABELS)
-        )
-    if letter in ("A", "I") and not last and not (after.key in COPULAS or after.key in JOINS or is_letter(after)):
+    if letter in ("A", "I") and not (
+        last
+        or after.key in COPULAS
+        or after.key in JOINS
+        or is_letter(after)
+        or _is_symbol(after)
+        or _contrasts(found, index)
+    ):
         # An article or a pronoun: "A dog", "I think".
         return False
     if letter == "I" and after.key in ("would", "must", "should", "can", "do", "did"):
         return False
-    return bare or pointed or (filled and letter.isupper())
+    return bare or pointed or (filled and letter.isupper()) or (letter.isupper() and _called_best(found, index, end))
+
+
+def _contrasts(found: Sequence[Item], index: int) -> bool:
+    """Whether "rather than" or "instead of" follows: "A rather than B"."""
+    return index + 2 < len(found) and (found[index + 1].key, found[index + 2].key) in INSTEAD
+
+
+def _called_best(found: Sequence[Item], index: int, end: int) -> bool:
+    """Whether a letter is called the best or the right one: "B is the best match"."""
+    at = index + 1
+    if at >= end or found[at].key not in COPULAS:
+        return False
+    at += 1
+    while at < end and (found[at].key in ARTICLES or found[at].key in ("clearly", "definitely", "likely", "most")):
+        at += 1
+    return at < end and found[at].key in ("best", "correct", "right")
 
 
 def _rest_is_marks(reading: Reading, start: int, end: int) -> bool:

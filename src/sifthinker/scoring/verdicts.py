@@ -1,0 +1,183 @@
+"""What a text says of its own statements: "A, C and D are wrong", "B (incorrect)", "4? No.", "B ❌"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sifthinker.scoring.numbers import Item
+from sifthinker.scoring.words import (
+    ADVERBS,
+    ARTICLES,
+    CONJUNCTIONS,
+    COPULAS,
+    CROSSES,
+    EXCLUDE,
+    FALSE,
+    HEDGES,
+    JOINS,
+    LABELS,
+    NOT,
+    NOT_BEHIND,
+    OUT,
+    PLURAL,
+    POINTERS,
+    POLARS,
+    RIGHT,
+    SAID_NO,
+    TICKS,
+    WRONG,
+)
+
+_LEADING = {":", "-", "(", "<", ";", ","}  # marks that a verdict may follow: "B: wrong", "B (wrong)"
+_PRONOUNS = frozenset(["it", "its", "that", "thats", "this", "which", "they", "theyre", "these", "those", "there"])
+_AROUND = _PRONOUNS | CONJUNCTIONS | JOINS | ADVERBS
+_LONGEST = 8  # items of a verdict
+
+Strength = Literal["no", "wrong"]
+
+
+def rejected(items: Sequence[Item], clause: Sequence[int]) -> tuple[list[bool], list[bool]]:
+    """Which items a verdict calls wrong, and which a plain "no" answers: "B? No.", "B: no".
+
+    A "no" is kept apart, since it answers a question of yes and no rather than denies it. Takes time linear in the text: no
+    verdict reaches back beyond the one before it.
+    """
+    wrong, refused = [False] * len(items), [False] * len(items)
+    marks = [index for index, item in enumerate(items) if item.key in CROSSES or item.key in TICKS]
+    prefixed = bool(marks) and all(item.kind == "mark" for item in items[: marks[0]])
+    if prefixed:  # "❌ A\n✅ B"
+        for index, end in zip(marks, [*marks[1:], len(items)], strict=True):
+            if items[index].key in CROSSES:
+                _reject(items, wrong, range(index + 1, end), spare_no=True)
+    done = index = 0
+    while index < len(items):
+        if items[index].key in CROSSES or items[index].key in TICKS:
+            if items[index].key in CROSSES and not prefixed:
+                _reject(items, wrong, _subject(items, clause, index, done, joined=False))
+            index = done = index + 1
+            continue
+        found = _verdict_at(items, clause, index)
+        if found is None:
+            index += 1
+            continue
+        end, strength = found
+        start = index + 1 if items[index].kind == "mark" and items[index].key not in _LEADING else index
+        subject = _subject(items, clause, start, done, joined=items[index].key in PLURAL or items[index].key not in COPULAS)
+        it = any(item.key in _PRONOUNS for item in items[max(0, start - 1) : end])
+        _reject(items, wrong if strength == "wrong" else refused, subject, spare_no=it)
+        index = done = end
+    return wrong, refused
+
+
+def _reject(items: Sequence[Item], rejected: list[bool], span: range, spare_no: bool = False) -> None:
+    """Mark items; `spare_no` where the verdict agrees with a no: "❌ No, it is not", "No, that is wrong"."""
+    for index in span:
+        if not (spare_no and items[index].raw.lower() in SAID_NO):
+            rejected[index] = True
+
+
+def _verdict_at(items: Sequence[Item], clause: Sequence[int], start: int) -> tuple[int, Strength] | None:
+    """Where a negative verdict that begins at an item ends, and how strong it is; None where none begins."""
+    at, copula = start, False
+    first = items[start]
+    opens = start == 0 or items[start - 1].kind == "mark"
+    asked = first.key == "?"
+    if first.kind == "mark":
+        if first.key not in _LEADING and not asked:
+            return None
+        at += 1
+        while at < min(len(items), start + 4) and items[at].kind == "mark":
+            at += 1
+    elif first.key not in COPULAS and first.key not in NOT and not opens and first.key not in NOT_BEHIND:
+        return None
+    limit = min(len(items), start + _LONGEST)
+    if first.key in NOT_BEHIND:
+        return start + 1, "wrong"
+    while at < limit and (items[at].key in COPULAS or items[at].key in ("been", "being")) and items[at].key not in NOT:
+        copula = True
+        at += 1
+    while at < limit and (items[at].key in ADVERBS or items[at].key in HEDGES or items[at].key in JOINS):
+        at += 1
+        while at < limit and items[at].key in ("be", "been", "being"):
+            at += 1
+    if at >= limit:
+        return None
+    key, after = items[at].key, items[at + 1].key if at + 1 < len(items) else ""
+    if copula and ((key, after) in OUT or key in EXCLUDE):
+        return at + 1, "wrong"
+    if copula or key in NOT or first.kind == "mark" or opens:
+        if key in WRONG and _ends(items, at + 1, LABELS) and (copula or start or not opens):
+            alone = not copula and first.key not in ("(", "<", "-", ":")
+            return None if key in FALSE and alone else (at + 1, "wrong")
+        if key in NOT:
+            known = at + 1
+            while known < limit and (items[known].key in ADVERBS or items[known].key in ARTICLES or items[known].key == "a"):
+                known += 1
+            if known < limit and (items[known].key in RIGHT or items[known].key in LABELS or items[known].key == "it"):
+                return (known + 1, "wrong") if _ends(items, known + 1, LABELS) else None
+            if _ends(items, at + 1, frozenset()) and start and key == "not":
+                return at + 1, "wrong"
+    if first.kind == "mark" and first.key != "," and POLARS.get(items[at].raw.lower()) == "no":
+        ended = at + 1 == len(items) or items[at + 1].kind == "mark"
+        return (at + 1, "no") if asked or ended else None
+    return None
+
+
+def _ends(items: Sequence[Item], at: int, also: frozenset[str]) -> bool:
+    """Whether a verdict may end before an item: nothing but marks, a join or a reason follows."""
+    if at >= len(items):
+        return True
+    item = items[at]
+    return item.kind == "mark" or item.key in CONJUNCTIONS or item.key in JOINS or item.key in also or item.key in POINTERS
+
+
+def _subject(items: Sequence[Item], clause: Sequence[int], end: int, done: int, joined: bool) -> range:
+    """What a verdict that begins at an item is about: what its clause says before it, and the list that this ends.
+
+    Where that is nothing, or "it", the subject is the clause before.
+    """
+    at = end
+    while at > done and items[at - 1].kind == "mark" and items[at - 1].key not in (")", ">"):
+        at -= 1
+    if at <= done:
+        return range(end, end)
+    here = clause[at - 1]
+    words = 0
+    lists = joined
+    pronoun = True
+    while at > done:
+        item = items[at - 1]
+        if clause[at - 1] != here:
+            if pronoun:  # "B. That is wrong."
+                here = clause[at - 1]
+                lists = joined
+            elif item.key == "," or items[at].key == ",":
+                if not lists or _predicates(items, clause, at - 1, done):
+                    break
+                here = clause[at - 1]
+            else:
+                break
+        predicate = (
+            item.key in COPULAS
+            or item.key in WRONG
+            or (item.key in RIGHT and at > 1 and (items[at - 2].key in COPULAS or items[at - 2].key == ":"))
+        )
+        if predicate and not pronoun:
+            break
+        lists |= item.key in JOINS
+        if item.kind != "mark" and item.key not in COPULAS and item.key not in _AROUND:
+            pronoun = False
+            words += 1
+        at -= 1
+    return range(at, end) if words else range(end, end)
+
+
+def _predicates(items: Sequence[Item], clause: Sequence[int], last: int, done: int) -> bool:
+    """Whether a clause that ends at an item is a statement of its own, not a member of a list."""
+    at = last
+    while at >= done and clause[at] == clause[last] and last - at < 12:
+        if items[at].key in COPULAS or items[at].key in CONJUNCTIONS:
+            return True
+        at -= 1
+    return last - at >= 12
