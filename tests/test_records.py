@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from sifthinker.errors import RecordError, SIFError
 from sifthinker.files import atomic_write, inside, read_jsonl, to_json, write_jsonl
-from sifthinker.records import Example, Record, find_placeholder, read_choices, read_examples, write_choices
+from sifthinker.records import (
+    Example,
+    Record,
+    as_number,
+    as_text,
+    as_whole,
+    find_placeholder,
+    read_choices,
+    read_examples,
+    write_choices,
+)
 from sifthinker.rewards import answer_reward
 from sifthinker.training.data import grpo_dataset
 
@@ -64,6 +74,17 @@ class TestRecord:
     def test_numbers_are_fine_as_ids_and_answers(self) -> None:
         record = Record.from_json({**ROW, "id": 7, "answer": 4})
         assert (record.id, record.answer) == ("7", "4")
+
+
+LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * LONG + "x", "1." + "1" * LONG + "x", "1e" + "1" * LONG + "x", " " * LONG + "x", "1" * LONG]
+)
+def test_long_digits_are_read_in_linear_time(text: str) -> None:
+    assert as_number(text) is None  # quadratic time would be minutes
+    assert as_whole(text) is None
 
 
 TOKENS = """

@@ -21,8 +21,9 @@ from sifthinker.files import inside, read_jsonl, to_json
 
 Box = tuple[float, float, float, float]
 
-_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
-_WHOLE = re.compile(r"\s*([-+]?\d{1,300})(?:\.0*)?\s*", re.ASCII)
+# Possessive, so that a long run of digits is read once.
+_NUMBER = re.compile(r"\s*+[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?\s*+", re.ASCII)
+_WHOLE = re.compile(r"\s*+([-+]?\d{1,300}+)(?:\.0*+)?\s*+", re.ASCII)
 
 # What may be a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>, [NAME].
 _MARKUP = re.compile(

@@ -20,6 +20,12 @@ FORMS = spoken(
 
 
 class TestQuestions:
+    @pytest.mark.parametrize("question", ["How many dogs " + "do " * 50_000, "How many dogs" + " can" * 50_000])
+    def test_a_long_one_is_refused_at_once(self, question: str) -> None:
+        with pytest.raises(RecordError, match="characters, wanted at most 1,000") as caught:
+            counted_category(question, FORMS, "t")
+        assert caught.value.code == "ambiguous_question"
+
     @pytest.mark.parametrize(
         ("question", "category"),
         [

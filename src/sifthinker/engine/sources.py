@@ -37,11 +37,11 @@ def read_source(
 ) -> Iterator[Record | Reject]:
     """Read records in file order.
 
-    Formats: `jsonl`, plain records (see `Record`), one on a line or in a JSON list; `table`, a CSV or Parquet file, a folder
-    that `datasets` saved, or `hf://owner/name:split`; `viscot`, VisCoT's metadata JSONL (`bboxs` in pixels, `width`,
-    `height`); `viscot-conversation`, VisCoT's conversation JSON, whose answers hold boxes as fractions of the padded square:
-    it states no image size, so it needs the images; `refcoco`, JSON lines of expressions; `coco`, COCO and LVIS instances as
-    counting questions; `tallyqa`, counting questions whose boxes come from COCO instances.
+    Formats: `jsonl`, plain records (see `Record`), one on a line or in a JSON list; `table`, a CSV, TSV or Parquet file, a
+    folder that `datasets` saved, or `hf://owner/name:split`; `viscot`, VisCoT's metadata JSONL (`bboxs` in pixels, `width`,
+    `height`); `viscot-conversation`, VisCoT's conversations, whose answers hold boxes as fractions of the padded square:
+    they state no image size, so they need the images; `refcoco`, JSON lines of expressions; `coco`, COCO and LVIS instances
+    as counting questions; `tallyqa`, counting questions whose boxes come from COCO instances.
 
     Args:
         path: the file, folder or name.
@@ -65,7 +65,9 @@ def read_source(
     if format == "auto":
         format = "table" if is_table(os.fspath(path)) else _guess(where)
     if format != "table" and (columns or box_form != "xyxy"):
-        raise ConfigError(f"{path} is read as {format}; columns and a box form are for tables (.csv, .parquet, datasets)")
+        raise ConfigError(
+            f"{path} is read as {format}; columns and a box form are for tables (.csv, .tsv, .parquet, datasets)"
+        )
     if format not in ("table", "jsonl") and box_space != "unit":
         raise ConfigError(f"{path} is read as {format}, which has a box space of its own; leave it out")
     root = Path(images) if images is not None else None
@@ -120,7 +122,9 @@ def _guess(path: Path) -> SourceFormat:
             return "tallyqa"
         return "jsonl"
     if isinstance(first, Reject):
-        wanted = "wanted JSON lines, a JSON list, a table (.csv, .parquet) or another --format"
+        wanted = (
+            "wanted JSON lines, a JSON list, a table (.csv, .tsv, .parquet; others with --format table) or another --format"
+        )
         try:
             read_json(path)
         except RecordError as error:

@@ -1,4 +1,4 @@
-"""Tables: CSV and Parquet files, saved and hub datasets, whose columns become the fields of plain records."""
+"""Tables: CSV, TSV and Parquet files, saved and hub datasets, whose columns become the fields of plain records."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -19,7 +20,7 @@ from sifthinker.engine.rows import FAULTS, encoding_name, encoding_of, numbers_o
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, sha256
 from sifthinker.images import BROKEN_IMAGE, what_is_wrong
-from sifthinker.records import Reject, as_text, as_whole, shown
+from sifthinker.records import REJECTS, Reject, as_text, as_whole, shown
 
 BoxForm = Literal["xyxy", "xywh"]
 Line = tuple[str, Any] | Reject  # where a row stands, and the row
@@ -29,14 +30,28 @@ HUB = "hf://"  # before the name of a Hugging Face dataset, with its split after
 # What a table's columns may be mapped to: the fields of a record that a table can hold, and the image's two sides.
 COLUMNS = ("id", "image", "question", "answer", "boxes", "dataset", "split", "depth", "choices", "family", "width", "height")
 
-# What pandas writes for an empty cell, and in CSV, where everything is text, also for an infinite number.
+# What pandas writes for an empty cell. In CSV, where everything is text, also what pandas reads as one and what programs
+# write for an infinite number.
 _EMPTY = frozenset(("", "nan", "NaN", "<NA>", "NaT"))
-_EMPTY_IN_CSV = _EMPTY | {"None", "null", "NULL", "inf", "-inf"}
+_EMPTY_IN_CSV = _EMPTY | {
+    *("None", "null", "NULL", "NA", "N/A", "n/a"),
+    *("-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "1.#INF", "-1.#INF"),
+    *(f"{sign}{word}" for sign in ("", "-", "+") for word in ("inf", "Inf", "INF", "infinity", "Infinity", "INFINITY")),
+}  # fmt: skip
+# What a spreadsheet writes for a formula that failed: #DIV/0!, #N/A, #NAME?, #WERT!, and LibreOffice's Err:502.
+_FAILED = re.compile(r"#(?:N/?A(?: N/A)?|NV|[A-Z][A-Z_/0-9]{1,20}[!?]|GETTING_DATA|ERROR|ERR)|Err:\d{3}")
 
 
 def is_table(name: str) -> bool:
     """A name that is read as a table where nothing else is said."""
-    return name.startswith(HUB) or name.lower().endswith((".csv", ".parquet")) or (Path(name) / "state.json").is_file()
+    return (
+        name.startswith(HUB)
+        or name.lower().endswith((".csv", ".tsv", ".parquet"))
+        or any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json"))
+    )
+
+
+_TEXT_TABLES = (".csv", ".tsv", ".tab", ".txt")
 
 
 def table(name: str, columns: Mapping[str, str], form: BoxForm, images: Path | None) -> Iterator[Line]:
@@ -60,8 +75,11 @@ def table(name: str, columns: Mapping[str, str], form: BoxForm, images: Path | N
     lacking = [ours for ours in ("image", "question", "answer", "boxes") if ours not in chosen]
     if absent or lacking:
         wrong = f"has no column {absent[0]!r}" if absent else f"says nowhere which column is the {lacking[0]}"
-        has = ", ".join(sorted(source.names)) or "no columns"
-        raise ConfigError(f"{name} {wrong}; it has {has}. Map them: columns: {{question: …, boxes: …}}")
+        has = ", ".join(sorted(source.names))[:600] or "no columns"
+        raise ConfigError(
+            f"{name} {wrong}; it has {has}. Map them with --columns question=…,boxes=… "
+            "(in a recipe: columns: {question: …, boxes: …})"
+        )
     twice = sorted(theirs for theirs in set(chosen.values()) if source.names.count(theirs) > 1)
     if twice:
         raise ConfigError(f"{name} has several columns {twice[0]!r}; rename all but one")
@@ -90,10 +108,13 @@ def _plain(
     """A row as a plain record: empty cells left out, texts and lists parsed."""
     values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
     for name, value in list(values.items()):
+        if isinstance(value, str) and _FAILED.fullmatch(value):
+            code = f"blank_{name}" if f"blank_{name}" in REJECTS else "bad_record"
+            raise RecordError(f"{place}: {name} is {value!r}, which a spreadsheet writes for a formula that failed", code)
         # A required field that is empty gets a message of its own; the record would only say that it is missing.
         if value is None or value != value or (isinstance(value, str) and value in empty):
             if name in ("question", "answer", "image"):
-                words = f"{name} is empty" + f" ({value!r} is what pandas writes for that)" * bool(value)
+                words = f"{name} is empty" + f" ({value!r} stands for an empty or infinite cell)" * bool(value)
                 raise RecordError(f"{place}: {words}; wanted a text", f"blank_{name}")
             del values[name]
     width, height = values.pop("width", None), values.pop("height", None)
@@ -118,8 +139,11 @@ _WRAPPERS = re.compile(
     r"(?:np|numpy|torch)\.|\b(?:array|tensor|float|float16|float32|float64|int|int32|int64)\s*(?=\()"
     r"|,\s*(?:dtype|device)\s*=\s*(?:'[^']*'|[\w.]+)"
 )
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?+"  # possessive: a long run of digits is read once
+_ITEM = re.compile(rf"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|{_NUMBER}(?=[\s,]|$)""", re.DOTALL)
+_BETWEEN = re.compile(r"\s*+,?\s*+")
+_ARRAY = re.compile(r"(?:np\.|numpy\.)?array\s*\(\s*")
+_DTYPE = re.compile(r"\s*(?:,\s*dtype\s*=[^()]*)?")
 
 
 def _boxes(cell: Any, form: BoxForm, column: str, place: str) -> list[list[float]]:
@@ -165,23 +189,29 @@ def _texts(text: str, column: str, place: str) -> list[Any]:
 
 def _quoted(text: str) -> list[str | float] | None:
     """['red', 'blue'], ("red", "blue"), array(['red'], dtype=object) and ['red' 'blue'], whose texts Python would join."""
-    array = re.fullmatch(r"(?:np\.|numpy\.)?array\s*\((.*?)(?:,\s*dtype\s*=\s*[^()]*)?\)", text, re.DOTALL)
-    listed = array[1].strip() if array else text
+    array = _ARRAY.match(text)
+    listed = text
+    if array and text.endswith(")"):
+        last = max(text.rfind(sign, array.end(), -1) for sign in "])")
+        if not _DTYPE.fullmatch(text, last + 1, len(text) - 1):
+            return None
+        listed = text[array.end() : last + 1]
     if listed[:1] + listed[-1:] not in ("[]", "()"):
         return None
     found: list[str | float] = []
-    rest = listed[1:-1].strip()
-    while rest:
-        item = _TEXT.match(rest) or re.match(rf"{_NUMBER}(?=[\s,]|$)", rest)
+    inner = listed[1:-1].strip()
+    position = 0
+    while position < len(inner):
+        item = _ITEM.match(inner, position)
         if item is None:
             return None
         try:
             found.append(ast.literal_eval(item[0]))
         except (ValueError, SyntaxError):
             return None
-        after = rest[item.end() :]
-        rest = re.sub(r"^\s*,?\s*", "", after)
-        if rest and rest == after:  # nothing between two items
+        between = _BETWEEN.match(inner, item.end())
+        position = between.end() if between else item.end()
+        if position == item.end() < len(inner):  # nothing between two items
             return None
     return found
 
@@ -249,13 +279,74 @@ class _Source:
 
 
 def _open(name: str) -> _Source:
-    if name.lower().endswith(".csv"):
+    if name.lower().endswith(_TEXT_TABLES):
         return _open_csv(Path(name))
     return _open_parquet(name) if name.lower().endswith(".parquet") else _open_dataset(name)
 
 
 _LONGEST_CELL = 2**31 - 1
+_EXCEL = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE | re.DOTALL)  # the line by which Excel learns the delimiter
 _LIMIT = threading.Lock()
+
+
+class _Lines:
+    """The lines of a CSV file, which remember those of the row being read.
+
+    Python's reader takes a quote that is never closed for a cell that holds the rest of the file, and text after a closing
+    quote for a part of the cell. Where that joins lines, rows would vanish in it.
+
+    Args:
+        lines: of the file.
+        number: of lines before them.
+    """
+
+    def __init__(self, lines: Iterable[str], number: int) -> None:
+        self.number = number
+        self._lines = iter(lines)
+        self._row: list[str] = []
+        self._is_past_end = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines, None)
+        if line is None:
+            self._is_past_end = True
+            raise StopIteration
+        self.number += 1
+        self._row.append(line)
+        return line
+
+    def begin_row(self) -> int:
+        """The number of the line with which the next row begins."""
+        self._row = []
+        return self.number + 1
+
+    def fault(self, row: Sequence[str], delimiter: str) -> str:
+        """Why the row just read may not be one, or ""."""
+        first = self.number - len(self._row) + 1
+        if self._is_past_end:  # a row that is whole ends without asking for another line
+            opened = self.number - len(_LINE_END.findall(row[-1].rstrip("\r\n")))
+            swallowed = self.number - opened
+            return (
+                f"a quote opened at line {opened} is never closed"
+                + f", so that the {swallowed} lines after it, to the end of the file, were read as part of its cell"
+                * (swallowed > 0)
+                + "; close it, or write a quote inside a cell twice"
+            )
+        if len(self._row) > 1:
+            try:
+                next(csv.reader(self._row, delimiter=delimiter, strict=True), None)
+            except csv.Error as error:
+                return (
+                    f"lines {first} to {self.number} were read as one row, whose quotes do not pair ({error}); close "
+                    f"the quote that opens at line {first}, or write a quote inside a cell twice"
+                )
+        return ""
+
+
+_LINE_END = re.compile("\r\n|\r|\n")
 
 
 def _open_csv(path: Path) -> _Source:
@@ -271,11 +362,15 @@ def _open_csv(path: Path) -> _Source:
             any("\udc80" <= letter <= "\udcff" for letter in cell) or ("\ufffd" in cell and not is_utf8)
         )
 
+    with opened() as stream:
+        first = _EXCEL.fullmatch(stream.readline(100))
+    skipped = 1 if first else 0
     # Spreadsheets write semicolons where the comma is the decimal sign, and tabs in UTF-16.
+    marks = first[1] if first else ",;\t" if path.suffix.lower() == ".csv" else "\t,;"
     headers: dict[str, list[str]] = {}
-    for mark in ",;\t":
+    for mark in marks:
         with opened() as stream, contextlib.suppress(csv.Error):
-            headers[mark] = next((row for row in csv.reader(stream, delimiter=mark) if row), [])
+            headers[mark] = next((row for row in csv.reader(islice(stream, skipped, None), delimiter=mark) if row), [])
     delimiter = max(headers, key=lambda mark: len(headers[mark]), default=",")
     names = [name.strip() for name in headers.get(delimiter, [])]
     if not all(map(is_text, names)):
@@ -283,25 +378,28 @@ def _open_csv(path: Path) -> _Source:
 
     def cells() -> Iterator[tuple[list[str], int] | str]:
         with opened() as stream:
-            reader = csv.reader(stream, delimiter=delimiter)
-            is_header, last = True, 0
+            lines = _Lines(islice(stream, skipped, None), skipped)
+            reader = csv.reader(lines, delimiter=delimiter)
+            is_header = True
             while True:
+                start = lines.begin_row()
                 try:
                     # The limit on cells is global to the process, so raise it only while reading a row.
                     with _LIMIT:
                         before = csv.field_size_limit(_LONGEST_CELL)
                         try:
                             row = next(reader, None)
+                            fault = lines.fault(row, delimiter) if row else ""
                         finally:
                             csv.field_size_limit(before)
                 except csv.Error as error:
-                    yield f"line {reader.line_num} cannot be read: {error}"
+                    yield f"line {lines.number} cannot be read: {error}"
                     continue
                 if row is None:
                     return
-                if row and not is_header:
-                    yield row, last + 1
-                is_header, last = is_header and not row, reader.line_num
+                if row and (fault or not is_header):
+                    yield fault or (row, start)
+                is_header = is_header and not row
 
     def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
         floats = _floated(cells(), names, columns)

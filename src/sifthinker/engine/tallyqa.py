@@ -186,6 +186,11 @@ def counted_category(question: str, forms: Spoken, place: str) -> Category:
     Raises:
         RecordError: `no_category`, it names none; `ambiguous_question`, it names one but does not clearly count it.
     """
+    if len(question) > _LONGEST_QUESTION:
+        raise RecordError(
+            f"{place}: the question has {len(question):,} characters, wanted at most {_LONGEST_QUESTION:,}",
+            "ambiguous_question",
+        )
     words = re.sub(r"[\s_]+", " ", question.replace("’", "'").replace("(s)", "s").lower()).strip()
     named = forms.pattern.search(words)
     if named is None:
@@ -206,6 +211,9 @@ def counted_category(question: str, forms: Spoken, place: str) -> Category:
         f"{place}: names {named[0]!r}, but does not clearly ask how many of them there are: {shown(question)}",
         "ambiguous_question",
     )
+
+
+_LONGEST_QUESTION = 1000  # the patterns above take quadratic time
 
 
 _IRREGULAR = {
