@@ -136,6 +136,9 @@ _LOOKED_AT = 1000  # lines that are no records may stand before the first that i
 
 
 def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space) -> Iterator[Record | Reject]:
+    others = "pixel or per_mille" if space == "unit" else "unit"
+    advice = f"read as {space}; say what they are with --box-space {others} (in a recipe: box_space)"
+
     def record(index: int, place: str, row: Any) -> Record:
         if isinstance(row, dict) and "boxes" in row:
             stated = row.get("size")
@@ -144,7 +147,7 @@ def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Spac
             size = (sides[0], sides[1]) if len(sides) == 2 and all(0 < side <= LONGEST_SIDE for side in sides) else None
             if size is None and space not in ("unit", "per_mille"):
                 size = image_size(inside(base, path_of(row, "image", place)))
-            boxes, notes = to_unit(row["boxes"], space, size, outside, place)
+            boxes, notes = to_unit(row["boxes"], space, size, outside, place, advice)
             if notes and isinstance(row.get("notes"), list | None):
                 row = {**row, "notes": [*(row.get("notes") or ()), *notes]}
             row = {**row, "boxes": boxes.tolist()}
