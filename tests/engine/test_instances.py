@@ -252,9 +252,9 @@ class TestOtherTools:
     @pytest.mark.parametrize(
         ("mode", "right"),
         # (20, 10, 50, 30): corners end at 50 of 100 pixels, corner and size at 70.
-        [({"bbox_mode": 0}, 0.5), ({"bbox_mode": "BoxMode.XYXY_ABS"}, 0.5),
-         ({"bbox_mode": "XYXY_ABS"}, 0.5),
-         ({"bbox_format": "xyxy"}, 0.5), ({"bbox_mode": 1}, 0.7), ({"bbox_mode": "XYWH_ABS"}, 0.7), ({"bbox_mode": None}, 0.7),
+        [({"bbox_mode": 0}, 0.5), ({"bbox_mode": "BoxMode.XYXY_ABS"}, 0.5), ({"bbox_mode": "XYXY_ABS"}, 0.5),
+         ({"bbox_format": "xyxy"}, 0.5), ({"bbox_mode": 1}, 0.7), ({"bbox_mode": "XYWH_ABS"}, 0.7),
+         ({"bbox_mode": None}, 0.7),
          ({}, 0.7)],
     )  # fmt: skip
     def test_the_form_of_a_box_is_what_it_says(self, tmp_path: Path, mode: dict[str, object], right: float) -> None:
