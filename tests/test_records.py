@@ -264,3 +264,10 @@ class TestFiles:
             list(read_jsonl(tmp_path / "f.jsonl"))
         with pytest.raises(RecordError, match="cannot read"):
             list(read_jsonl(tmp_path / "none.jsonl"))
+
+
+def test_a_path_that_cannot_be_used_is_told_in_short(tmp_path: Path) -> None:
+    with pytest.raises(RecordError) as caught:
+        inside(tmp_path, "x" * 9000)
+    assert caught.value.code == "bad_path"
+    assert len(str(caught.value)) < 250

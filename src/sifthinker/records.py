@@ -83,6 +83,17 @@ def find_placeholder(text: str) -> str | None:
     return None
 
 
+# What JPEG, PNG, GIF, WebP, TIFF and BMP begin with, in base64, and enough of it to be no path.
+_BASE64_IMAGE = re.compile(
+    r"\s*(?:data:|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-9A-Za-z+/]{4}AAAA)[A-Za-z0-9+/\s]{40})", re.I
+)
+
+
+def is_base64_image(text: str) -> bool:
+    """Whether a text that should name an image begins like an image itself: a `data:` address, or base64."""
+    return _BASE64_IMAGE.match(text) is not None
+
+
 # Letters and a symbol that show nothing, which Unicode does not count as blank: fillers of Korean, Khmer, Braille, and
 # selectors of how the letter before them looks.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | frozenset(map(chr, range(0xFE00, 0xFE10)))
@@ -237,6 +248,12 @@ class Record:
         if isinstance(choices, str) or not all(isinstance(choice, str) and not is_blank(choice) for choice in choices):
             raise RecordError(
                 f"{where}: choices is {shown(choices)}, wanted a list of texts that are not blank", "bad_record"
+            )
+        if is_base64_image(self.image):
+            raise RecordError(
+                f"{where}: image is {shown(self.image[:40])}, {len(self.image):,} characters of base64; wanted the path of "
+                "a file. Tables (CSV, Parquet) may hold images",
+                "bad_path",
             )
         if not isinstance(self.extra, Mapping):
             raise RecordError(f"{where}: extra is {shown(self.extra)}, wanted an object", "bad_record")

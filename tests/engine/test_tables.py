@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import csv
 import io
 import json
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -488,3 +490,58 @@ def test_long_cells_of_boxes_take_linear_time(cell: str) -> None:
 def test_long_cells_of_choices_take_linear_time(cell: str) -> None:
     with pytest.raises(RecordError, match="wanted a JSON list"):
         _texts(cell, "options", "t")
+
+
+class TestImagesAsText:
+    @pytest.mark.parametrize("head", ["data:image/png;base64,", "DATA:image/png;charset=x;base64,", "", "\n"])
+    @pytest.mark.parametrize("width", [0, 76])
+    def test_base64_is_decoded(self, tmp_path: Path, head: str, width: int) -> None:
+        text = base64.b64encode(png()).decode()
+        text = "\n".join(textwrap.wrap(text, width)) if width else text
+        rows = [{"image": head + text, "question": "q", "answer": "a", "boxes": BOX}]
+        (record,) = read_source(write_csv(tmp_path / "t.csv", rows), images=tmp_path / "kept")
+        assert (tmp_path / "kept" / record.image).read_bytes() == png()
+
+    @pytest.mark.parametrize(
+        ("cell", "code"),
+        [
+            ("data:image/png;base64,%%%", "broken_image"),
+            ("data:image/svg+xml,<svg/>", "broken_image"),
+            ("data:image/png;base64," + "QUJD" * 100, "broken_image"),
+            ("iVBORw0KGgo" + "A" * 60 + "!", "broken_image"),
+        ],
+    )
+    def test_what_is_no_image_is_a_short_reject(self, tmp_path: Path, cell: str, code: str) -> None:
+        rows = [{"image": cell, "question": "q", "answer": "a", "boxes": BOX}]
+        (reject,) = read_source(write_csv(tmp_path / "t.csv", rows), images=tmp_path / "kept")
+        assert reject.code == code
+        assert len(reject.reason) < 300 + len(str(tmp_path))
+
+    def test_without_a_folder_for_images(self, tmp_path: Path) -> None:
+        rows = [{"image": base64.b64encode(png()).decode(), "question": "q", "answer": "a", "boxes": BOX}]
+        (reject,) = read_source(write_csv(tmp_path / "t.csv", rows))
+        assert reject.code == "missing_image_root"
+
+    @pytest.mark.parametrize("image", ["/9j/" + "a" * 30 + ".jpg", "R0lGOD/a.gif", "data/a.png", "database.png"])
+    def test_paths_stay_paths(self, tmp_path: Path, image: str) -> None:
+        rows = [{"image": image, "question": "q", "answer": "a", "boxes": BOX}]
+        (record,) = read_source(write_csv(tmp_path / "t.csv", rows))
+        assert record.image == image
+
+
+def test_a_folder_of_several_splits_is_told_to_name_one(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(
+        ConfigError, match=r"d is a dataset of several splits \(train, test\); name one of them, such as .*d/train$"
+    ):
+        list(read_source(tmp_path / "d"))
+    (tmp_path / "e").mkdir()
+    with pytest.raises(RecordError, match="e: is a folder; wanted a file"):
+        list(read_source(tmp_path / "e"))
+
+
+def test_missing_columns_name_the_option_and_the_key_of_recipes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,ask,answer,boxes\n")
+    with pytest.raises(ConfigError, match=r"Map them with --columns question=…,boxes=… \(in a recipe: columns: "):
+        list(read_source(tmp_path / "t.csv"))

@@ -105,7 +105,11 @@ def read_instances(path: Path) -> Instances:
     for name in ("images", "annotations", "categories"):
         if not isinstance(found, Mapping) or not isinstance(found.get(name), list):
             got = shown(found) if not isinstance(found, Mapping) or name not in found else f"{name} {shown(found[name])}"
+            got = coco_relative(found[0] if isinstance(found, list) and found else found) or got
             raise RecordError(f"{path}: wanted COCO instances with a list of {name}, got {got}", "not_coco")
+    relative = coco_relative(found)
+    if relative:
+        raise RecordError(f"{path}: wanted COCO instances, got {relative}", "not_coco")
     rejects: list[Reject] = []
     categories, names = _categories(found["categories"], path.name, rejects)
     images, pictures = _images(found["images"], categories, path.name, rejects)
@@ -119,6 +123,30 @@ def read_instances(path: Path) -> Instances:
 
 
 _Meanings = dict[Id, set[Category | None]]
+
+
+def coco_relative(value: Any) -> str:
+    """What a file of COCO's family is that boxes no instances, in words; "" of any other.
+
+    Args:
+        value: the file's object, or the first item of its list.
+    """
+    if not isinstance(value, Mapping):
+        return ""
+    if {"image_id", "category_id", "score"} <= value.keys() or {"image_id", "caption"} == value.keys():
+        return "a list of COCO results (a model's output, without images and categories); name the instances_….json file"
+    annotations = value.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    if isinstance(first, Mapping) and "bbox" not in first:
+        if "segments_info" in first:
+            return "COCO panoptic segments; name the instances_….json file of the same images"
+        if "caption" in first:
+            return "COCO captions; name the instances_….json file of the same images"
+    if "images" in value and "annotations" not in value and ("categories" in value or "info" in value):
+        return "COCO image information without annotations, as published for the test images, which box nothing"
+    if "questions" in value and "info" in value:
+        return "VQA questions without boxes"
+    return ""
 
 
 def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[_Meanings, dict[Category, str]]:

@@ -91,6 +91,23 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
         is_first = False
 
 
+def list_or_lines(path: Path) -> Iterator[tuple[str, Any] | Reject]:
+    """As `rows`, of a file that is published as one JSON list and that some keep as JSON lines.
+
+    Raises:
+        RecordError: the file is missing, or is a JSON list that is broken or cannot be decoded.
+    """
+    try:
+        with open(path, encoding=encoding_of(path), errors="replace") as stream:
+            is_list = stream.read(1000).lstrip("\ufeff \r\n\t").startswith("[")
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+    if not is_list:
+        yield from rows(path)
+        return
+    yield from ((f"{path.name}[{index}]", row) for index, row in enumerate(read_json(path)))
+
+
 def _items(path: Path, encoding: str, first: str, is_broken: bool) -> list[Any] | None:
     """The items of a file that is one JSON list, or JSON objects one after another wherever their lines end, as `jq` and
     editors write them; None if its lines stand by themselves.

@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args
 
 from sifthinker.boxes import Space
 from sifthinker.engine import published
-from sifthinker.engine.instances import coco
+from sifthinker.engine.instances import coco, coco_relative
 from sifthinker.engine.rows import OutsideBoxes, path_of, read_json, records, rows, to_unit
 from sifthinker.engine.tables import COLUMNS, HUB, BoxForm, Line, is_table, table
 from sifthinker.engine.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
-from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole
+from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown
 
 __all__ = ["COLUMNS", "HUB", "BoxForm", "SourceFormat", "read_source"]
 
@@ -95,7 +95,7 @@ def read_source(
     for item in found:
         if isinstance(item, Record):
             if item.id in seen:
-                reason = f"{item.source}: id {item.id!r} stands at {seen[item.id]} already"
+                reason = f"{item.source}: id {shown(item.id)} stands at {seen[item.id]} already"
                 yield Reject(item.source, item.id, "duplicate_id", reason)
                 continue
             seen[item.id] = item.source
@@ -104,12 +104,19 @@ def read_source(
 
 def _guess(path: Path) -> SourceFormat:
     """By the keys of the first items that are JSON objects."""
+    if path.is_dir():
+        raise RecordError(
+            f"{path}: is a folder; wanted a file, or a folder that `Dataset.save_to_disk` wrote (with a state.json)",
+            "missing_file",
+        )
     first = None
     for item in islice(rows(path), _LOOKED_AT):
         row = None if isinstance(item, Reject) else item[1]
         first = item if first is None else first
         if not isinstance(row, dict):
             continue
+        if relative := coco_relative(row):
+            raise RecordError(f"{path}: this is {relative}", "not_coco")
         if "bboxs" in row:
             return "viscot"
         if "annotations" in row and "categories" in row:

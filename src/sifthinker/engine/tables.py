@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import csv
 import io
@@ -13,14 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
+from urllib.parse import unquote
 
 from PIL import Image
 
-from sifthinker.engine.rows import FAULTS, encoding_name, encoding_of, numbers_of, reject
+from sifthinker.engine.rows import FAULTS, encoding_name, encoding_of, numbers_of, read_json, reject
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, sha256
 from sifthinker.images import BROKEN_IMAGE, what_is_wrong
-from sifthinker.records import REJECTS, Reject, as_text, as_whole, shown
+from sifthinker.records import REJECTS, Reject, as_text, as_whole, is_base64_image, shown
 
 BoxForm = Literal["xyxy", "xywh"]
 Line = tuple[str, Any] | Reject  # where a row stands, and the row
@@ -222,6 +224,21 @@ def _parted(text: str) -> list[str] | None:
     return parts if len(kinds) == 1 and all(parts) and not text.startswith(("[", "{", "(")) else None
 
 
+def _decoded(text: str, place: str) -> bytes:
+    """The bytes of an image that a cell holds as a `data:` address or in base64."""
+    head, comma, body = text.partition(",") if text.lstrip()[:5].lower() == "data:" else ("", "", text)
+    try:
+        if head and (not comma or not head.rstrip().lower().endswith(";base64")):
+            raise ValueError("it is no base64")
+        return base64.b64decode("".join(unquote(body).split() if head else body.split()), validate=True)
+    except ValueError as error:
+        raise RecordError(
+            f"{place}: image is {shown(text[:60])}, {len(text):,} characters that cannot be decoded: {error}; wanted "
+            "base64, bytes or a path",
+            "broken_image",
+        ) from None
+
+
 def _image(cell: Any, folder: Path | None, place: str) -> str:
     """The image's path: as it stands, or of the file that the table's bytes are written to, named by content."""
     if isinstance(cell, Sequence) and not isinstance(cell, str | bytes):
@@ -233,6 +250,8 @@ def _image(cell: Any, folder: Path | None, place: str) -> str:
     data = cell.get("bytes") if isinstance(cell, Mapping) else cell
     if isinstance(cell, Mapping) and not data:
         data = cell.get("path")
+    if isinstance(data, str) and is_base64_image(data):
+        data = _decoded(data, place)
     if isinstance(data, str) and data.strip():
         return data.strip()
     if not isinstance(data, bytes) or not data:
@@ -490,6 +509,10 @@ def _open_parquet(name: str) -> _Source:
 
 def _open_dataset(name: str) -> _Source:
     """A dataset of the hub, or a folder that `Dataset.save_to_disk` wrote."""
+    splits = Path(name) / "dataset_dict.json"
+    if not name.startswith(HUB) and splits.is_file():
+        listed = read_json(splits)
+        raise _several_splits(name, listed.get("splits") if isinstance(listed, Mapping) else None)
     try:
         import datasets
     except ModuleNotFoundError:
@@ -506,7 +529,7 @@ def _open_dataset(name: str) -> _Source:
         raise RecordError(f"{name}: cannot open the dataset: {str(error).splitlines()[0]}", "missing_file") from None
     names: Any = dataset.column_names
     if isinstance(names, dict):
-        raise ConfigError(f"{name} has the splits {', '.join(names)}; name the folder of one of them")
+        raise _several_splits(name, names)
     for column, feature in (dataset.features or {}).items():
         stored = _undecoded(feature)
         if stored is not feature:
@@ -519,6 +542,12 @@ def _open_dataset(name: str) -> _Source:
             raise RecordError(f"{name}: cannot read on: {str(error).splitlines()[0]}", "missing_file") from None
 
     return _Source(names or list(next(iter(dataset), {})), rows)
+
+
+def _several_splits(name: str, splits: Any) -> ConfigError:
+    names = list(map(str, splits)) if isinstance(splits, Iterable) and not isinstance(splits, str) else []
+    example = f", such as {name.rstrip('/')}{':' if name.startswith(HUB) else '/'}{names[0]}" if names else ""
+    return ConfigError(f"{name} is a dataset of several splits ({', '.join(names)[:300]}); name one of them{example}")
 
 
 def _undecoded(feature: Any) -> Any:

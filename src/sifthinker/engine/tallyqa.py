@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.engine.instances import Category, Picture, counted, read_instances
-from sifthinker.engine.rows import FAULTS, OutsideBoxes, name_of, path_of, read_json, reject, text_of, whole_of
+from sifthinker.engine.rows import FAULTS, OutsideBoxes, list_or_lines, name_of, path_of, reject, text_of, whole_of
 from sifthinker.errors import RecordError
 from sifthinker.records import Record, Reject, shown
 
@@ -22,21 +22,26 @@ def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: Outs
     of it as the answer says; every other one is a reject that says why.
 
     Args:
-        path: TallyQA's JSON list: `image, question, answer, question_id, issimple, data_source`.
+        path: TallyQA's JSON list, or JSON lines: `image, question, answer, question_id, issimple, data_source`.
         instances: COCO instances that cover the images.
         root: image folder.
         outside: see `read_source`.
     """
     if instances is None:
         raise RecordError(f"{path}: TallyQA has no boxes; name COCO instances that cover its images", "no_instances")
-    asked = read_json(path)
-    if not isinstance(asked, list):
-        raise RecordError(f"{path}: wanted TallyQA's JSON list, got {shown(asked)}", "not_json")
+    asked = list(list_or_lines(path))
     boxed = read_instances(instances)
     forms = spoken(boxed.names)
-    pictures = _Pictures(boxed.pictures, instances.name, [row.get("image") for row in asked if isinstance(row, Mapping)])
-    for index, row in enumerate(asked):
-        place = f"{path.name}[{index}]"
+    pictures = _Pictures(
+        boxed.pictures,
+        instances.name,
+        [item[1].get("image") for item in asked if isinstance(item, tuple) and isinstance(item[1], Mapping)],
+    )
+    for index, item in enumerate(asked):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        place, row = item
         try:
             image, question = path_of(row, "image", place), text_of(row, "question", place)
             answer = whole_of(row, "answer", place)
@@ -135,7 +140,8 @@ _AFTER = re.compile(
 _OTHER_NUMBER = re.compile(
     r"\b(?:each|every|per|than|besides|except|excluding|apart|aside|missing|fits?|needed|usually|normally|if|more|fewer|less"
     r"|another|would|will|should|may|might|must|other than|in addition|not (?:including|counting)|how many\b.*\bhow many"
-    r"|(?:do|does|did)\b.*\b(?:seat|hold|carry|take|need|support|sleep|accommodate))\b"
+    r"|(?:do|does|did)\b.*\b(?:seat|hold|carry|take|need|support|sleep|accommodate|pull|tow)"
+    r"|(?:do|does|did)\b(?! (?:you|we|i|the (?:picture|image|photo|photograph|scene))\b).*\b(?:have|own|contain|consist))\b"
 )
 _POSSIBLE = re.compile(r"\b(?:can|could)\b(?!.*\b(?:see|seen|spot|spotted|count|counted|find|found|identify|identified)\b)")
 
@@ -204,6 +210,8 @@ def counted_category(question: str, forms: Spoken, place: str) -> Category:
             found = forms.pattern.match(words, start)
             if found and _AFTER.match(words, found.end()) and not _POSSIBLE.search(words, found.end()):
                 (category, *others) = sorted(forms.category[found[0]])
+                if category in _PARTS and _PARTS[category].search(words):
+                    break
                 # "the number of the bus" is on its front
                 if not others and (cue[0].startswith("how") or found[0] not in forms.singular):
                     return category
@@ -213,6 +221,19 @@ def counted_category(question: str, forms: Spoken, place: str) -> Category:
     )
 
 
+# Categories whose words also name parts of something else, and the words by which that is meant.
+_PARTS = {
+    "car": re.compile(
+        r"\b(?:trains?|trams?|trolleys?|streetcars?|subways?|metros?|monorails?|locomotives?|engine|railroads?|railways?|rails?"
+        r"|roller ?coasters?|ferris wheels?|cable|freight|passenger)\b"
+    ),
+    "bed": re.compile(r"\b(?:trucks?|pickups?|flowers?|gardens?)\b"),
+    "tie": re.compile(r"\b(?:trains?|tracks?|railroads?|railways?|rails?)\b"),
+    "chair": re.compile(r"\blifts?\b"),
+    "clock": re.compile(r"\bfaces?\b"),
+    "bowl": re.compile(r"\btoilets?\b"),
+    "bench": re.compile(r"\bpicnic tables?\b"),
+}
 _LONGEST_QUESTION = 1000  # the patterns above take quadratic time
 
 
