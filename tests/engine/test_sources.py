@@ -475,12 +475,14 @@ class TestSpaces:
     @pytest.mark.parametrize(
         ("space", "box", "words"),
         [
-            ("pixel", [0.1, 0.2, 0.6, 0.6], "looks like fractions of the image, wanted pixels; read as pixel; say what they are "
-             "with --box-space unit (in a recipe: box_space)"),
+            ("pixel", [0.1, 0.2, 0.6, 0.6],
+             "looks like fractions of the image, wanted pixels; read as pixel; "
+             "say what they are with --box-space unit (in a recipe: box_space)"),
             ("pixel", [0, 0, 1, 1], "looks like fractions"),
             ("per_mille", [0.1, 0.2, 0.6, 0.6], "looks like fractions of the image, wanted thousandths"),
-            ("unit", [0, 0, 60, 30], "looks like pixels or thousandths, wanted fractions from 0 to 1; read as unit; say what they "
-             "are with --box-space pixel or per_mille"),
+            ("unit", [0, 0, 60, 30],
+             "looks like pixels or thousandths, wanted fractions from 0 to 1; read as unit; "
+             "say what they are with --box-space pixel or per_mille"),
         ],
     )  # fmt: skip
     def test_another_space_is_refused(self, tmp_path: Path, space: Any, box: list[float], words: str) -> None:

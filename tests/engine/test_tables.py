@@ -90,6 +90,27 @@ class TestNumbers:
         assert "width is '100.5', wanted a whole number of pixels" in reject.reason
 
 
+class TestBooleans:
+    @pytest.mark.parametrize(
+        ("cells", "wanted"),
+        [
+            (["True", "False"], ["bad_record"] * 2),
+            (["TRUE", ""], ["bad_record", "blank_answer"]),
+            (["True", "red"], ["True", "red"]),  # a column of text
+            (["true", "false"], ["true", "false"]),
+        ],
+    )
+    def test_a_csv_column_of_them_is_judged_as_a_typed_one(
+        self, tmp_path: Path, cells: list[str], wanted: list[str]
+    ) -> None:
+        rows = [{"image": "a.jpg", "question": "q", "answer": cell, "boxes": BOX} for cell in cells]
+        assert answers(write_csv(tmp_path / "t.csv", rows)) == wanted
+        if wanted[0] == "bad_record":
+            columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+            columns["answer"] = [{"True": True, "TRUE": True, "False": False}.get(cell) for cell in cells]
+            assert answers(write_parquet(tmp_path / "t.parquet", columns)) == wanted
+
+
 class TestEmptyCells:
     @pytest.mark.parametrize(
         "cell",

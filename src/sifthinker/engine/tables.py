@@ -421,7 +421,7 @@ def _open_csv(path: Path) -> _Source:
                 is_header = is_header and not row
 
     def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
-        floats = _floated(cells(), names, columns)
+        floats, booleans = _typed(cells(), names, columns)
         for item in cells():
             if isinstance(item, str):
                 yield item
@@ -435,6 +435,8 @@ def _open_csv(path: Path) -> _Source:
                 values: dict[str, Any] = dict(zip(names, row, strict=False))
                 for name in floats & values.keys():
                     values[name] = float(values[name]) if values[name].strip() not in _EMPTY_IN_CSV else None
+                for name in booleans & values.keys():
+                    values[name] = _BOOLEANS.get(values[name].strip())
                 yield values
 
     return _Source(names, rows, _EMPTY_IN_CSV)
@@ -443,29 +445,43 @@ def _open_csv(path: Path) -> _Source:
 _FLOAT = re.compile(r"-?\d+\.\d+", re.ASCII)
 
 
-def _floated(cells: Iterator[tuple[list[str], int] | str], names: Sequence[str], columns: Sequence[str]) -> set[str]:
-    """The columns in which pandas turned whole numbers into floats (2 into 2.0).
+_BOOLEANS = {"True": True, "TRUE": True, "False": False, "FALSE": False}  # pandas; R and spreadsheets
 
-    pandas does so when a cell of the column is empty. A column of floats is therefore taken for one of these if it has an
-    empty cell, or if all its numbers are whole (the empty rows were dropped later). Any other column is left as it is: one
-    with other text, or with 2.1 beside 2.0 and no empty cell, such as versions.
+
+def _typed(
+    cells: Iterator[tuple[list[str], int] | str], names: Sequence[str], columns: Sequence[str]
+) -> tuple[set[str], set[str]]:
+    """The columns in which pandas turned whole numbers into floats (2 into 2.0), and the columns of booleans.
+
+    A column is one of booleans if all its cells that are not empty are: the same table saved with types says so too. pandas
+    turns whole numbers into floats when a cell of the column is empty. A column of floats is therefore taken for one of
+    these if it has an empty cell, or if all its numbers are whole (the empty rows were dropped later). Any other column is
+    left as it is: one with other text, or with 2.1 beside 2.0 and no empty cell, such as versions.
     """
     candidates = {name: [False, True] for name in columns if name in names}  # has an empty cell, all are whole
+    booleans = dict.fromkeys(candidates, False)  # has a boolean
     for item in cells:
-        if not candidates:
+        if not candidates and not booleans:
             break
         if isinstance(item, str):
             continue
-        values = dict(zip(names, item[0], strict=False))
+        values = {name: cell.strip() for name, cell in zip(names, item[0], strict=False)}
+        for name in list(booleans):
+            text = values.get(name, "")
+            if text in _BOOLEANS:
+                booleans[name] = True
+            elif text not in _EMPTY_IN_CSV:
+                del booleans[name]
         for name, state in list(candidates.items()):
-            text = values.get(name, "").strip()
+            text = values.get(name, "")
             if text in _EMPTY_IN_CSV:
                 state[0] = True
             elif not _FLOAT.fullmatch(text) or repr(float(text)) != text:
                 del candidates[name]
             elif not text.endswith(".0"):
                 state[1] = False
-    return {name for name, (has_empty, all_whole) in candidates.items() if has_empty or all_whole}
+    floats = {name for name, (has_empty, all_whole) in candidates.items() if has_empty or all_whole}
+    return floats, {name for name, has_one in booleans.items() if has_one}
 
 
 def _needs(package: str, what: str) -> ConfigError:

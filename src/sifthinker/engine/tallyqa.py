@@ -6,13 +6,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sifthinker.engine.instances import Category, Picture, counted, read_instances
 from sifthinker.engine.rows import FAULTS, OutsideBoxes, list_or_lines, name_of, path_of, reject, text_of, whole_of
 from sifthinker.errors import RecordError
 from sifthinker.records import Record, Reject, shown
+
+Item = TypeVar("Item")
+Parts = tuple[str, ...]  # the components of a path
 
 
 def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
@@ -72,13 +76,9 @@ class _Pictures:
 
     def __init__(self, pictures: Sequence[Picture], source: str, asked: Sequence[Any]) -> None:
         self._source = source
-        self._by_name: dict[str, list[tuple[tuple[str, ...], Picture]]] = defaultdict(list)
-        for picture in pictures:
-            parts = _parts(picture.file)
-            self._by_name[parts[-1]].append((parts, picture))
-        self._asked: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        for parts in {_parts(image) for image in asked if isinstance(image, str)}:
-            self._asked[parts[-1]].add(parts)
+        self._pictures: _Tails[Picture] = _Tails((_parts(picture.file), picture) for picture in pictures)
+        named = {_parts(image) for image in asked if isinstance(image, str)}
+        self._asked: _Tails[None] = _Tails((parts, None) for parts in sorted(named))
 
     def find(self, image: str, place: str) -> Picture:
         """The picture of an image that a question names.
@@ -87,30 +87,51 @@ class _Pictures:
             RecordError: there is none, or which one it is cannot be told.
         """
         parts = _parts(image)
-        named = self._by_name.get(parts[-1], [])
-        fitting = [item for item in named if item[0] == parts] or [item for item in named if _fit(item[0], parts)]
+        fitting = self._pictures.whole.get(parts) or list(islice(self._pictures.fitting(parts), 4))
         if not fitting:
-            others = f" (it has {named[0][1].file})" if named else ""
+            near = self._pictures.ending.get(parts[-1:])
+            others = f" (it has {near[0][1].file})" if near else ""
             raise RecordError(f"{place}: {self._source} has no image {image}{others}", "no_instances")
         if len(fitting) > 1:
             files = " and ".join(picture.file for _, picture in fitting[:3])
             raise RecordError(f"{place}: image {image} may be {files} of {self._source}", "ambiguous_image")
-        (found, picture), *_ = fitting
-        rivals = [other for other in self._asked[parts[-1]] if _fit(other, found) and not _fit(other, parts)]
-        if rivals and found != parts:
+        ((found, picture),) = fitting
+        rival = next((other for other, _ in self._asked.fitting(found) if not _fit(other, parts)), None)
+        if rival and found != parts:
             raise RecordError(
-                f"{place}: {picture.file} of {self._source} may be {image} or {'/'.join(min(rivals))}, which is "
-                "asked about too",
+                f"{place}: {picture.file} of {self._source} may be {image} or {'/'.join(rival)}, which is asked about too",
                 "ambiguous_image",
             )
         return picture
 
 
-def _parts(image: str) -> tuple[str, ...]:
+class _Tails(Generic[Item]):
+    """Paths by their tails, each with something of its own. Looking one up does not take longer when many end alike.
+
+    Args:
+        items: components of a path, and what goes with it.
+    """
+
+    def __init__(self, items: Iterable[tuple[Parts, Item]]) -> None:
+        self.whole: dict[Parts, list[tuple[Parts, Item]]] = defaultdict(list)
+        self.ending: dict[Parts, list[tuple[Parts, Item]]] = defaultdict(list)  # tail, not the whole → paths
+        for parts, item in items:
+            self.whole[parts].append((parts, item))
+            for start in range(1, len(parts)):
+                self.ending[parts[start:]].append((parts, item))
+
+    def fitting(self, parts: Parts) -> Iterator[tuple[Parts, Item]]:
+        """The paths of which this one is the tail, or which are its tail."""
+        for start in range(len(parts)):
+            yield from self.whole.get(parts[start:], ())
+        yield from self.ending.get(parts, ())
+
+
+def _parts(image: str) -> Parts:
     return tuple(part for part in image.replace("\\", "/").split("/") if part not in ("", ".")) or ("",)
 
 
-def _fit(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def _fit(one: Parts, other: Parts) -> bool:
     length = min(len(one), len(other))
     return one[-length:] == other[-length:]
 
