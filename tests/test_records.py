@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 
 from sifthinker.errors import RecordError, SIFError
 from sifthinker.files import atomic_write, inside, read_jsonl, to_json, write_jsonl
-from sifthinker.records import Example, Record, find_placeholder, read_choices, read_examples, write_choices
+from sifthinker.records import (
+    Example,
+    Record,
+    as_number,
+    as_text,
+    as_whole,
+    find_placeholder,
+    read_choices,
+    read_examples,
+    write_choices,
+)
 from sifthinker.rewards import answer_reward
 from sifthinker.training.data import grpo_dataset
 
@@ -55,6 +66,34 @@ class TestRecord:
         assert caught.value.code == code
         assert "f.jsonl:7" in str(caught.value)
 
+    @pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\xad", "\0", " \u200d\n", "\u2800", "\u3164", "\ufe0f"])
+    @pytest.mark.parametrize("field", ["id", "question", "answer", "choices"])
+    def test_what_nobody_can_see_is_blank(self, field: str, text: str) -> None:
+        with pytest.raises(RecordError) as caught:
+            Record.from_json({**ROW, field: ["b", text] if field == "choices" else text}, "f.jsonl:7")
+        assert caught.value.code == ("bad_record" if field == "choices" else f"blank_{field}")
+
+    @pytest.mark.parametrize("text", ["👩\u200d🚀", "❤\ufe0f", "می\u200cخواهم", "−", "$"])
+    def test_what_shows_is_text(self, text: str) -> None:
+        assert Record.from_json({**ROW, "answer": text}).answer == text
+
+    @pytest.mark.parametrize(
+        ("number", "text"),
+        [
+            (2.0, "2"), (-0.0, "0"), (2.5, "2.5"), (float(2**53), "9007199254740992"), (2.0**53 + 2, "9007199254740994"),
+            (1e16, "1e+16"), (Decimal("2.00"), "2"), (Decimal("9007199254740993"), "9007199254740993"),
+            (Decimal("2.50"), "2.5"),
+        ],
+    )  # fmt: skip
+    def test_whole_floats_have_no_point(self, number: float | Decimal, text: str) -> None:
+        assert as_text(number, "answer", "f.jsonl:7") == text
+
+    def test_a_boolean_is_told_what_its_field_wants(self) -> None:
+        with pytest.raises(RecordError, match=r'answer is true, wanted one text such as "yes" or "no"$'):
+            Record.from_json({**ROW, "answer": True})
+        with pytest.raises(RecordError, match=r"id is true, wanted one text$"):
+            Record.from_json({**ROW, "id": True})
+
     def test_missing_keys_are_named(self) -> None:
         with pytest.raises(RecordError, match="lacks image, boxes"):
             Record.from_json({"id": "a", "question": "q", "answer": "b"})
@@ -66,16 +105,29 @@ class TestRecord:
         assert (record.id, record.answer) == ("7", "4")
 
 
+LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * LONG + "x", "1." + "1" * LONG + "x", "1e" + "1" * LONG + "x", " " * LONG + "x", "1" * LONG]
+)
+def test_long_digits_are_read_in_linear_time(text: str) -> None:
+    assert as_number(text) is None  # quadratic time would be minutes
+    assert as_whole(text) is None
+
+
 TOKENS = """
     <image> <video> <audio> <Image> </image> <image1> <image/> <img> </img> <video_3> <__media__> <ImageHere> <IMG_CONTEXT>
     <|image_pad|> <|video_pad|> <|vision_start|> <|im_end|> <|endoftext|> <|eot_id|> <|image_1|> <|image> <turn|>
     <image_soft_token> <start_of_image> <global-img> <fake_token_around_image> <｜end▁of▁sentence｜>
     <s> </s> <eos> <pad> <end_of_turn> <end_of_utterance> <loc0012> <loc_12> <unused99> <box> </ref> <extra_id_0>
-    [IMG] [IMG_END] [INST] [/INST]
+    [IMG] [IMG_END] [INST] [/INST] [PAD] [CLS] [UNK] [MASK] [gMASK] [sMASK] [UNUSED_TOKEN_146] [unused12]
+    <row_1_col_1> <grounding> <sop> <eop> <eot> <eoa> <slice_start> <slice_end> <reserved_0>
 """
 ORDINARY = """
     I <3 you; a < b > c; a<b>c; 1 < 2 || 3 > 2; x <| y |> z; ||<>||; <>; <imagery>; <title>; <div>; <img src="a.png">; image
     [image]; [1]; [sic]; [NASA]; an image > a video; <image of a dog>; <h1>; <mouse-pad>; <imagine>; i<j, k>l; -> <-
+    ; <object>; <point>; <unit>; <row>; <phrase>; [A1]; [Mask]; [unused]
 """
 
 
@@ -88,6 +140,12 @@ class TestPlaceholders:
     @pytest.mark.parametrize("text", ["", *ORDINARY.split(";"), *(part * 5000 for part in ("<", "<a", "<|", "[A"))])
     def test_ordinary_text_is_left_alone(self, text: str) -> None:
         assert find_placeholder(text) is None
+
+    @pytest.mark.parametrize(
+        "text", ["<\u200b|im_end|>", "<|im_\u200bend|>", "<ima\u00adge>", "[IM\ufeffG]", "<|im_end|\u2060>"]
+    )
+    def test_invisible_letters_hide_no_token(self, text: str) -> None:
+        assert find_placeholder(f"a {text}") in ("<|im_end|>", "<image>", "[IMG]")
 
     @pytest.mark.parametrize("field", ["question", "answer", "choices"])
     def test_no_text_that_reaches_training_may_hold_one(self, field: str) -> None:
@@ -206,3 +264,10 @@ class TestFiles:
             list(read_jsonl(tmp_path / "f.jsonl"))
         with pytest.raises(RecordError, match="cannot read"):
             list(read_jsonl(tmp_path / "none.jsonl"))
+
+
+def test_a_path_that_cannot_be_used_is_told_in_short(tmp_path: Path) -> None:
+    with pytest.raises(RecordError) as caught:
+        inside(tmp_path, "x" * 9000)
+    assert caught.value.code == "bad_path"
+    assert len(str(caught.value)) < 250

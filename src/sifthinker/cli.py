@@ -284,7 +284,7 @@ def data_build(
     from sifthinker.engine.expansion import Expansion
     from sifthinker.engine.recipe import Left, fingerprint, read_recipe
     from sifthinker.errors import ConfigError
-    from sifthinker.files import read_jsonl
+    from sifthinker.files import atomic_write, read_jsonl
 
     recipe, options = _recipe(ctx, file, options)
     priced = options["prompt_price"] or options["completion_price"]
@@ -345,6 +345,12 @@ def data_build(
     if left.whole:
         for warning in recipe.excluded.warnings(row for _, row in read_jsonl(output / "rejects.jsonl")):
             click.echo(f"warning: {warning}", err=True)
+        unmatched = "".join(f"{line}\t{line.text}\n" for line in recipe.excluded.unmatched())
+        if unmatched:
+            atomic_write(output / "exclude_unmatched.txt", unmatched)
+            click.echo(f"  every line that matched no image: {output / 'exclude_unmatched.txt'}", err=True)
+        else:
+            (output / "exclude_unmatched.txt").unlink(missing_ok=True)
     click.echo(output)
     if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)

@@ -156,7 +156,8 @@ def inside(root: str | os.PathLike[str], relative: str) -> Path:
         path = (base / relative).resolve()
         path.is_file()  # names that are too long fail here
     except (OSError, ValueError, RuntimeError) as error:
-        raise RecordError(f"path {relative[:100]!r} cannot be used: {error}", "bad_path") from None
+        why = error.strerror if isinstance(error, OSError) else str(error)[:200]  # an OSError repeats the path
+        raise RecordError(f"path {relative[:100]!r} cannot be used: {why}", "bad_path") from None
     if not path.is_relative_to(base):
         raise RecordError(f"path {relative[:200]!r} leads outside {base}", "path_outside_root")
     return path

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import reprlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
@@ -21,29 +22,33 @@ from sifthinker.files import inside, read_jsonl, to_json
 
 Box = tuple[float, float, float, float]
 
-_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
-_WHOLE = re.compile(r"\s*([-+]?\d{1,300})(?:\.0*)?\s*", re.ASCII)
+# Possessive, so that a long run of digits is read once.
+_NUMBER = re.compile(r"\s*+[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?\s*+", re.ASCII)
+_MOST_DIGITS = 300  # of a whole number that is written out
+_WHOLE = re.compile(r"\s*+([-+]?\d{1,300}+)(?:\.0*+)?\s*+", re.ASCII)
 
-# What may be a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>, [NAME].
+# What may be a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>,
+# [NAME] or [NAME_1].
 _MARKUP = re.compile(
     r"<[|｜][^\s<>|｜]{1,64}[|｜]?>|<[^\s<>|｜]{1,64}[|｜]>"
     r"|</?(?P<name>[A-Za-z_][\w-]{0,63})(?: ?\d{1,3})? ?/?>"
-    r"|\[/?(?P<capitals>[A-Z][A-Z_]{1,31})\]"
+    r"|\[/?(?P<bracketed>[A-Za-z][A-Za-z_]{1,31}\d{0,4})\]"
 )
 # The words of a <name>: <image_soft_token>, <IMG_CONTEXT>, <ImageHere> and <video1> each have one that stands for a medium.
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MEDIA = re.compile(r"image|img|video|audio|vision|media", re.IGNORECASE)
 # Names in angle brackets: begin, end and padding of sequences, turns, image patches, boxes and places of Llama, Mistral,
-# Gemma, PaliGemma, Florence, Kosmos, InternVL, Qwen, MiniCPM, Idefics and LLaVA.
+# Gemma, PaliGemma, Florence, Kosmos, InternVL, Qwen, MiniCPM, Idefics, GLM and LLaVA.
 _CONTROL = re.compile(
     r"s|bos|eos|pad|unk|mask|sep|cls|unused\d+|start_of_turn|end_of_turn|end_of_utterance|im_(?:start|end|patch|col|row)"
-    r"|imgpad|imagepad|imageplaceholder|imagehere|ref|box|quad|slice|loc_?\d+|seg\d+|extra_id_\d+|patch_index_\d+"
-    r"|tool_call|tool_response",
+    r"|imgpad|imagepad|imageplaceholder|imagehere|ref|box|quad|slice(?:_(?:start|end))?|loc_?\d+|seg\d+|extra_id_\d+"
+    r"|patch_index_\d+|row_\d+_col_\d+|grounding|sop|eop|eot|eoa|eoh|reserved_\d+|tool_call|tool_response",
     re.IGNORECASE,
 )
-# Names in square brackets, which Mistral's tokenizers write in capitals.
+# Names in square brackets: Mistral's tokens in capitals, GLM's, BERT's and InternVL's.
 _BRACKETED = re.compile(
     r"IMG(?:_BREAK|_END)?|INST|(?:BEGIN_)?AUDIO|SYSTEM_PROMPT|TOOL_(?:CALLS|RESULTS|CONTENT)|AVAILABLE_TOOLS"
+    r"|[gs]?MASK|CLS|PAD|UNK|(?:UNUSED_TOKEN_|unused)\d+"
 )
 
 
@@ -57,16 +62,18 @@ def find_placeholder(text: str) -> str | None:
     Args:
         text: of any length; the time is linear in it.
     Returns:
-        The token as it stands in the text.
+        The token, without what is invisible in it.
     Example:
         >>> find_placeholder("![figure 3](<image>)")
         '<image>'
     Source: the added tokens of published tokenizers; LLaMA-Factory's `<image>`, `<video>` and `<audio>`.
     """
-    for found in _MARKUP.finditer(text):
-        name, capitals = found["name"], found["capitals"]
-        if capitals:
-            is_token = _BRACKETED.fullmatch(capitals) is not None
+    # A zero-width space makes no difference to a reader, and normalisers of tokenizers drop it.
+    visible = text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
+    for found in _MARKUP.finditer(visible):
+        name, bracketed = found["name"], found["bracketed"]
+        if bracketed:
+            is_token = _BRACKETED.fullmatch(bracketed) is not None
         elif name:
             is_token = _CONTROL.fullmatch(name) is not None or any(map(_MEDIA.fullmatch, _WORD.findall(name)))
         else:
@@ -74,6 +81,36 @@ def find_placeholder(text: str) -> str | None:
         if is_token:
             return found[0]
     return None
+
+
+# What JPEG, PNG, GIF, WebP, TIFF and BMP begin with, in base64, and enough of it to be no path.
+_BASE64_IMAGE = re.compile(
+    r"\s*(?:data:|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-9A-Za-z+/]{4}AAAA)[A-Za-z0-9+/\s]{40})", re.I
+)
+
+
+def is_base64_image(text: str) -> bool:
+    """Whether a text that should name an image begins like an image itself: a `data:` address, or base64."""
+    return _BASE64_IMAGE.match(text) is not None
+
+
+# Letters and a symbol that show nothing, which Unicode does not count as blank: fillers of Korean, Khmer, Braille, and
+# selectors of how the letter before them looks.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | frozenset(map(chr, range(0xFE00, 0xFE10)))
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: it is empty, or blanks, control and format characters alone.
+
+    Example:
+        >>> is_blank(" \\u200b"), is_blank("0")
+        (True, False)
+    Source: the Unicode categories Z, Cc and Cf.
+    """
+    return all(
+        letter in _INVISIBLE or unicodedata.category(letter)[0] == "Z" or unicodedata.category(letter) in ("Cc", "Cf")
+        for letter in text
+    )
 
 
 def shown(value: Any) -> str:
@@ -149,13 +186,14 @@ def as_text(value: Any, name: str, where: str) -> str:
         except ValueError:  # Python writes no integers of more than some thousand digits
             raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record") from None
     if isinstance(value, float | Decimal) and math.isfinite(value):
-        value = float(value)
-        # Beyond 2**53 a float stands for many whole numbers; its own notation says so.
-        return str(int(value)) if value == int(value) and abs(value) <= 2**53 else str(value)
+        if isinstance(value, Decimal) and value == value.to_integral_value() and value.adjusted() < _MOST_DIGITS:
+            return str(int(value))
+        # From 1e16 on a float's own notation says that it stands for many whole numbers.
+        return str(float(value) or 0.0).removesuffix(".0")
     if value is None or isinstance(value, float | Decimal):
         code = f"blank_{name}" if f"blank_{name}" in REJECTS else "blank_field"
         raise RecordError(f"{where}: {name} is {shown(value)}, which is no {name}; wanted a text", code)
-    hint = ' such as "yes" or "no"' if isinstance(value, bool) else ""
+    hint = ' such as "yes" or "no"' if isinstance(value, bool) and name == "answer" else ""
     raise RecordError(f"{where}: {name} is {shown(value)}, wanted one text{hint}", "bad_record")
 
 
@@ -201,15 +239,21 @@ class Record:
         where = self.source or f"record {str(self.id)[:100]!r}"
         for name in ("id", "image", "question", "answer", "dataset", "split"):
             value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str) or is_blank(value):
                 raise RecordError(f"{where}: {name} is {shown(value)}; wanted text that is not blank", f"blank_{name}")
         for name, value in (("family", self.family), ("depth", self.depth)):
             if not isinstance(value, str) and not (name == "depth" and value is None):
                 raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record")
         choices: Any = self.choices
-        if isinstance(choices, str) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        if isinstance(choices, str) or not all(isinstance(choice, str) and not is_blank(choice) for choice in choices):
             raise RecordError(
                 f"{where}: choices is {shown(choices)}, wanted a list of texts that are not blank", "bad_record"
+            )
+        if is_base64_image(self.image):
+            raise RecordError(
+                f"{where}: image is {shown(self.image[:40])}, {len(self.image):,} characters of base64; wanted the path of "
+                "a file. Tables (CSV, Parquet) may hold images",
+                "bad_path",
             )
         if not isinstance(self.extra, Mapping):
             raise RecordError(f"{where}: extra is {shown(self.extra)}, wanted an object", "bad_record")
@@ -221,7 +265,9 @@ class Record:
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text!a}", "bad_text") from None
+                raise RecordError(
+                    f"{where}: holds half a surrogate pair, which is no text: {text[:200]!a}", "bad_text"
+                ) from None
         for name, text in (("question", self.question), ("answer", self.answer), *(("choices", c) for c in self.choices)):
             placeholder = find_placeholder(text)
             if placeholder:
@@ -231,7 +277,7 @@ class Record:
                     "bad_text",
                 )
         if TAG.search(self.answer):
-            raise RecordError(f"{where}: the answer holds a tag of the chain format: {self.answer!r}", "tag_in_answer")
+            raise RecordError(f"{where}: the answer holds a tag of the chain format: {shown(self.answer)}", "tag_in_answer")
         object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))
         object.__setattr__(self, "choices", tuple(self.choices))
 

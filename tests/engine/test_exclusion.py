@@ -231,7 +231,7 @@ def test_lines_that_matched_nothing_are_told(tmp_path: Path) -> None:
         {"code": "missing_image", "reason": f"r:1: no such image, SHA-256 {OTHER}"},
     ]
     assert excluded.warnings(rejects) == [
-        f"exclude list {tmp_path / 'list.txt'}: 2 of 4 lines matched no image, the first: line 3 'foo.png'"
+        f"exclude list {tmp_path / 'list.txt'}: 2 of 4 lines matched no image: line 3 'foo.png', line 5 '{OTHER}  c.png'"
     ]
     excluded.find("foo.png")
     rejects[1]["code"] = "excluded"
@@ -285,7 +285,11 @@ def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:
     assert "1 accepted" in result.stderr
     assert [(row["id"], row["code"]) for row in rejects] == [("bench/b.png", "excluded"), ("bench/c.png", "excluded")]
     assert "list.txt:1" in rejects[0]["reason"]
-    assert "2 of 4 lines matched no image, the first: line 3 'foo.png'" in result.stderr
+    assert "2 of 4 lines matched no image: line 3 'foo.png', line " in result.stderr
+    listed = tmp_path / "list.txt"
+    unmatched = (tmp_path / "out" / "exclude_unmatched.txt").read_text()
+    assert unmatched == f"{listed}:3\tfoo.png\n{listed}:4\t{OTHER}\n"
+    assert "every line that matched no image: " in result.stderr
     (tmp_path / "list.txt").write_text(content[:40] + "\n")
     result = CliRunner().invoke(main, [str(word) for word in command])
     assert result.exit_code == 2
@@ -341,3 +345,41 @@ def test_mutated_lists(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_many_mutated_lists(tmp_path: Path) -> None:
     check_mutations(tmp_path, 25_000, 1)
+
+
+def test_every_line_that_matched_nothing_has_its_number(tmp_path: Path) -> None:
+    names = [f"{n}.png" for n in range(1, 21)]
+    excluded = listed(tmp_path, "\n".join(names))
+    for n in (1, 6, 8, 9, 20):  # 2 to 5, 7 and 10 to 19 are left
+        excluded.find(f"{n}.png")
+    (warning,) = excluded.warnings([])
+    assert warning.endswith(
+        "15 of 20 lines matched no image: line 2 '2.png', line 3 '3.png', line 4 '4.png'; also lines 5, 7, 10–19"
+    )
+    assert [line.number for line in excluded.unmatched()] == [2, 3, 4, 5, 7, *range(10, 20)]
+
+
+def test_many_numbers_keep_the_warning_short(tmp_path: Path) -> None:
+    excluded = listed(tmp_path, "\n".join(f"{n}.png" for n in range(1, 10_001)))
+    for n in range(2, 10_001, 2):
+        excluded.find(f"{n}.png")
+    (warning,) = excluded.warnings([])
+    assert "also lines 7, 9, 11, 13" in warning
+    assert warning.endswith(" more")
+    assert len(warning) < 700
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "# nothing yet\n", "[]"])
+def test_a_list_without_a_name_is_told(tmp_path: Path, text: str) -> None:
+    assert listed(tmp_path, text).warnings([]) == [f"exclude list {tmp_path / 'list.txt'} names no image and holds no hash"]
+
+
+@pytest.mark.parametrize(("line", "name"), [("#12.png", "#12.png"), ("#a b.JPG", "#a b.JPG"), ("##.webp", "##.webp")])
+def test_a_name_may_begin_with_the_sign_of_comments(tmp_path: Path, line: str, name: str) -> None:
+    excluded = listed(tmp_path, f"{line}\n")
+    assert excluded.find(f"bench/{name}") is not None
+
+
+@pytest.mark.parametrize("line", ["# 12.png", "#", "## a.png", "#TODO: more of them", "#\ta.png", "#bench/"])
+def test_comments(tmp_path: Path, line: str) -> None:
+    assert listed(tmp_path, f"{line}\na.png\n").names == {"a.png"}

@@ -156,7 +156,7 @@ class TestBadEntries:
             (entry("categories", id=3, name=" "), BOTH, ["blank_field"], "wanted what the category is called"),
             (entry("categories", name="cow"), BOTH, ["missing_key"], "lacks 'id'"),
             (entry("categories", id=1, name="cow"), CAT_ALONE,
-             ["duplicate_id", "bad_annotation"], "several categories: 'cow', 'dog'"),
+             ["duplicate_id", "bad_annotation"], "several categories: 'dog' and 'cow'"),
             (entry("categories", id=1), CAT_ALONE, ["missing_key", "bad_annotation"], "lacks 'name'"),
             (entry("categories", id="1", name="dog"), BOTH, [], ""),
         ],
@@ -228,3 +228,71 @@ def test_an_indented_file(tmp_path: Path) -> None:
     path.write_text(json.dumps(one_dog(), indent=2))
     (record,) = read_source(path)  # its form is seen as well
     assert (record.id, record.answer) == ("coco-a-dog", "1")
+
+
+class TestOtherTools:
+    @pytest.mark.parametrize(
+        "flag",
+        [
+            {"IsGroupOf": True}, {"isgroupof": 1}, {"is_group": "true"}, {"is_group_of": 1.0}, {"is_crowd": 1},
+            {"isCrowd": True},
+            {"crowd": "yes"}, {"ignored": 1}, {"attributes": {"is_crowd": True}}, {"extra": {"ignore": 1}},
+        ],
+    )  # fmt: skip
+    def test_a_group_is_not_one_object(self, tmp_path: Path, flag: dict[str, object]) -> None:
+        answers, rejects = read(tmp_path, changed(annotation(**flag)))
+        assert (answers.keys(), [reject.code for reject in rejects]) == (CAT_ALONE, ["crowd"])
+
+    @pytest.mark.parametrize(
+        "flag", [{"IsGroupOf": False}, {"is_group": 0}, {"attributes": {"occluded": True}}, {"extra": "x"}]
+    )
+    def test_one_object_is(self, tmp_path: Path, flag: dict[str, object]) -> None:
+        assert read(tmp_path, changed(annotation(**flag))) == ({"coco-a-dog": "2", "coco-b-cat": "1"}, [])
+
+    @pytest.mark.parametrize(
+        ("mode", "right"),
+        # (20, 10, 50, 30): corners end at 50 of 100 pixels, corner and size at 70.
+        [({"bbox_mode": 0}, 0.5), ({"bbox_mode": "BoxMode.XYXY_ABS"}, 0.5), ({"bbox_mode": "XYXY_ABS"}, 0.5),
+         ({"bbox_format": "xyxy"}, 0.5), ({"bbox_mode": 1}, 0.7), ({"bbox_mode": "XYWH_ABS"}, 0.7),
+         ({"bbox_mode": None}, 0.7),
+         ({}, 0.7)],
+    )  # fmt: skip
+    def test_the_form_of_a_box_is_what_it_says(self, tmp_path: Path, mode: dict[str, object], right: float) -> None:
+        value = one_dog()
+        value["annotations"][0] |= {"bbox": [20, 10, 50, 30], **mode}
+        (record,) = read_source(write(tmp_path / "i.json", value))
+        np.testing.assert_allclose(record.boxes, [[0.2, 0.2, right, 0.6 if right == 0.5 else 0.8]])
+
+    @pytest.mark.parametrize("mode", [2, 3, 4, "XYWHA_ABS", "cxcywh", True, [0]])
+    def test_another_form_spoils_the_count(self, tmp_path: Path, mode: object) -> None:
+        answers, rejects = read(tmp_path, changed(annotation(bbox_mode=mode)))
+        assert (answers.keys(), [reject.code for reject in rejects]) == (CAT_ALONE, ["bad_box", "bad_annotation"])
+        assert "wanted 0 (XYXY_ABS) or 1 (XYWH_ABS)" in rejects[0].reason
+
+    def test_fractions_are_no_pixels(self, tmp_path: Path) -> None:
+        value = one_dog()
+        value["annotations"][0]["bbox"] = [0.1, 0.2, 0.4, 0.4]
+        answers, (reject,) = read(tmp_path, value)
+        assert (answers, reject.code) == ({}, "bad_box")
+        assert "looks like fractions of the image, wanted pixels; multiply by the image's width and height" in reject.reason
+
+
+class TestManyOfOneId:
+    MANY = 20_000  # quadratic time would be minutes
+
+    def test_categories(self, tmp_path: Path) -> None:
+        value = one_dog()
+        value["categories"] = [{"id": 1, "name": f"c{n}"} for n in range(self.MANY)] + [{"id": 2, "name": "cat"}]
+        value["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": DOG}] * self.MANY
+        answers, rejects = read(tmp_path, value)
+        assert answers == {}
+        assert len(rejects) == self.MANY - 1 + self.MANY
+        assert max(len(reject.reason) for reject in rejects) < 200
+
+    def test_images(self, tmp_path: Path) -> None:
+        value = one_dog()
+        value["images"] = [{"id": 1, "file_name": f"{n}.jpg", "width": 9, "height": 9} for n in range(self.MANY)]
+        value["images"] += [{"id": 1, "file_name": "0.jpg", "width": 0, "height": 9}] * self.MANY
+        value["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": DOG}] * self.MANY
+        answers, rejects = read(tmp_path, value)
+        assert (answers, len(rejects)) == ({}, 2 * self.MANY)

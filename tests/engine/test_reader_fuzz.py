@@ -278,7 +278,7 @@ def spellings(names: list[Any], value: dict[str, Any]) -> set[str]:
 
 
 def csv_table(folder: Path, draw: random.Random) -> None:
-    """One item for every row."""
+    """One item for every row that Python's reader finds."""
     stream = io.StringIO()
     columns = list(TABLE[0])
     writer = csv.writer(stream)
@@ -291,7 +291,11 @@ def csv_table(folder: Path, draw: random.Random) -> None:
     found = read(path, box_space=draw.choice(("unit", "pixel")), box_form=draw.choice(("xyxy", "xywh")), images=folder)
     if found is not None and json.detect_encoding(path.read_bytes()[:4]) == "utf-8":
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as opened:
-            assert len(found) == sum(1 for row in csv.reader(opened) if row) - 1
+            reader = csv.reader(opened)
+            next((row for row in reader if row), None)
+            lines = reader.line_num
+            # A header that a stray quote joins with rows after it is a reject of its own.
+            assert len(found) - sum(1 for row in reader if row) in ((0, 1) if lines > 1 else (0,))
 
 
 def parquet_table(folder: Path, draw: random.Random) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -433,3 +434,84 @@ class TestWords:
             assert isinstance(found, Record)
         else:
             assert words in found.reason
+
+
+class TestOtherFilesOfCOCO:
+    @pytest.mark.parametrize("format", ["auto", "coco"])
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "a list of COCO results"),
+            (
+                {"images": [], "categories": [], "annotations": [{"image_id": 1, "segments_info": []}]},
+                "COCO panoptic segments",
+            ),
+            ({"images": [], "categories": [], "annotations": [{"image_id": 1, "caption": "a"}]}, "COCO captions"),
+            ({"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}, "COCO captions"),
+            ({"info": {}, "images": [{"id": 1}], "categories": []}, "COCO image information without annotations"),
+        ],
+    )
+    def test_are_named(self, tmp_path: Path, value: object, words: str, format: Any) -> None:
+        (tmp_path / "r.json").write_text(json.dumps(value))
+        with pytest.raises(RecordError, match=words) as caught:
+            list(read_source(tmp_path / "r.json", format=format))
+        assert caught.value.code == "not_coco"
+
+
+def test_conversations_may_be_json_lines(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "cot"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (100, 50)).save(folder / "i.jpg")
+    good = conversation("[0.1, 0.35, 0.6, 0.55]", "[10, 10, 60, 30]")
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join((json.dumps(good), "rubbish", json.dumps({**good, "question_id": 4}))))
+    found = list(read_source(path, images=tmp_path / "images"))
+    assert [getattr(item, "code", "") or item.id for item in found] == ["vsr-val-3", "not_json", "vsr-val-4"]
+
+
+class TestSpaces:
+    ROW = {"id": "a", "image": "i.png", "question": "q", "answer": "a", "size": [100, 50]}
+
+    @pytest.mark.parametrize(
+        ("space", "box", "words"),
+        [
+            ("pixel", [0.1, 0.2, 0.6, 0.6],
+             "looks like fractions of the image, wanted pixels; read as pixel; "
+             "say what they are with --box-space unit (in a recipe: box_space)"),
+            ("pixel", [0, 0, 1, 1], "looks like fractions"),
+            ("per_mille", [0.1, 0.2, 0.6, 0.6], "looks like fractions of the image, wanted thousandths"),
+            ("unit", [0, 0, 60, 30],
+             "looks like pixels or thousandths, wanted fractions from 0 to 1; read as unit; "
+             "say what they are with --box-space pixel or per_mille"),
+        ],
+    )  # fmt: skip
+    def test_another_space_is_refused(self, tmp_path: Path, space: Any, box: list[float], words: str) -> None:
+        (reject,) = read_source(write(tmp_path / "r.jsonl", [{**self.ROW, "boxes": [box]}]), box_space=space)
+        assert reject.code == "bad_box"
+        assert words in reject.reason
+
+    @pytest.mark.parametrize(
+        ("space", "size", "box", "wanted"),
+        [
+            ("pixel", [100, 50], [0.5, 0.5, 2, 1], [0.005, 0.01, 0.02, 0.02]),
+            ("pixel", [4, 2], [0, 0, 1, 1], [0, 0, 0.25, 0.5]),
+            ("unit", [100, 50], [0.5, 0.5, 1.2, 1], [0.5, 0.5, 1, 1]),
+        ],
+    )
+    def test_small_boxes_and_boxes_past_the_border_are_not(
+        self, tmp_path: Path, space: Any, size: list[int], box: list[float], wanted: list[float]
+    ) -> None:
+        (record,) = read_source(write(tmp_path / "r.jsonl", [{**self.ROW, "size": size, "boxes": [box]}]), box_space=space)
+        np.testing.assert_allclose(record.boxes, [wanted])
+
+    def test_published_forms_are_told_to_multiply(self, tmp_path: Path) -> None:
+        (reject,) = read_source(write(tmp_path / "v.jsonl", [{**VISCOT, "bboxs": [[0.1, 0.2, 0.6, 0.6]]}]))
+        assert reject.reason.endswith("wanted pixels; multiply by the image's width and height")
+
+
+def test_an_image_in_base64_is_a_short_reject(tmp_path: Path) -> None:
+    row = {"id": "a", "question": "q", "answer": "a", "boxes": [[0, 0, 1, 1]]}
+    images = ["data:image/png;base64," + "A" * 9000, "/9j/4AAQSkZJRg" + "A" * 9000]
+    found = list(read_source(write(tmp_path / "r.jsonl", [{**row, "id": image[:3], "image": image} for image in images])))
+    assert [item.code for item in found] == ["bad_path"] * 2
+    assert all("characters of base64; wanted the path of a file" in item.reason and len(item.reason) < 250 for item in found)

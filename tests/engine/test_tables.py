@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import csv
 import io
 import json
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -88,8 +90,50 @@ class TestNumbers:
         assert "width is '100.5', wanted a whole number of pixels" in reject.reason
 
 
+class TestBooleans:
+    @pytest.mark.parametrize(
+        ("cells", "wanted"),
+        [
+            (["True", "False"], ["bad_record"] * 2),
+            (["TRUE", ""], ["bad_record", "blank_answer"]),
+            (["True", "red"], ["True", "red"]),  # a column of text
+            (["true", "false"], ["true", "false"]),
+        ],
+    )
+    def test_a_csv_column_of_them_is_judged_as_a_typed_one(
+        self, tmp_path: Path, cells: list[str], wanted: list[str]
+    ) -> None:
+        rows = [{"image": "a.jpg", "question": "q", "answer": cell, "boxes": BOX} for cell in cells]
+        assert answers(write_csv(tmp_path / "t.csv", rows)) == wanted
+        if wanted[0] == "bad_record":
+            columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+            columns["answer"] = [{"True": True, "TRUE": True, "False": False}.get(cell) for cell in cells]
+            assert answers(write_parquet(tmp_path / "t.parquet", columns)) == wanted
+
+
 class TestEmptyCells:
-    @pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "<NA>", "NaT", "None", "null", "inf", "-inf"])
+    @pytest.mark.parametrize(
+        "cell",
+        [
+            "",
+            " ",
+            "nan",
+            "NaN",
+            "<NA>",
+            "NaT",
+            "None",
+            "null",
+            "inf",
+            "-inf",
+            "NA",
+            "N/A",
+            "n/a",
+            "Inf",
+            "-Infinity",
+            "-nan",
+            "1.#QNAN",
+        ],
+    )
     def test_are_no_answers_in_csv(self, tmp_path: Path, cell: str) -> None:
         rows = [{"image": "a.jpg", "question": "q", "answer": value, "boxes": BOX} for value in (cell, "red")]
         assert answers(write_csv(tmp_path / "t.csv", rows)) == ["blank_answer", "red"]
@@ -98,6 +142,20 @@ class TestEmptyCells:
     def test_in_a_typed_table_text_is_mostly_text(self, tmp_path: Path, cell: str, wanted: str) -> None:
         path = write_parquet(tmp_path / "t.parquet", {"image": ["a"], "question": ["q"], "answer": [cell], "boxes": [BOX]})
         assert answers(path) == [wanted]
+
+    @pytest.mark.parametrize(
+        "cell", ["#N/A", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NULL!", "#NUM!", "#WERT!", "#NOM?", "#NV", "Err:502"]
+    )
+    def test_failed_formulas_are_no_answers_in_any_table(self, tmp_path: Path, cell: str) -> None:
+        rows = [{"image": "a.jpg", "question": "q", "answer": value, "boxes": BOX} for value in (cell, "#1", "#hashtag!")]
+        assert answers(write_csv(tmp_path / "t.csv", rows)) == ["blank_answer", "#1", "#hashtag!"]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        assert answers(write_parquet(tmp_path / "t.parquet", columns)) == ["blank_answer", "#1", "#hashtag!"]
+
+    def test_a_failed_formula_elsewhere_is_named(self, tmp_path: Path) -> None:
+        row = {"image": "a.jpg", "question": "q", "answer": "red", "boxes": BOX, "choices": "#REF!"}
+        (found,) = read_source(write_csv(tmp_path / "t.csv", [row]))
+        assert found.reason.endswith("t.csv[0]: choices is '#REF!', which a spreadsheet writes for a formula that failed")
 
     @pytest.mark.parametrize("answer", ["nan", "Nan", "none", "inf"])
     def test_in_json_text_is_text(self, tmp_path: Path, answer: str) -> None:
@@ -351,3 +409,160 @@ def test_a_column_that_cannot_be_decoded_spoils_its_rows_alone(tmp_path: Path) -
         tmp_path / "t.parquet", {"image": ["a", "b"], "question": ["q"] * 2, "answer": answer, "boxes": [BOX] * 2}
     )
     assert answers(path) == ["a", "bad_record"]
+
+
+class TestQuotes:
+    HEAD = "image,question,answer,boxes"
+
+    def read(self, tmp_path: Path, *lines: str) -> list[Record | Reject]:
+        (tmp_path / "t.csv").write_text("\n".join((self.HEAD, *lines)) + "\n")
+        return list(read_source(tmp_path / "t.csv"))
+
+    def test_one_that_is_never_closed_is_named_with_the_lines_that_it_took(self, tmp_path: Path) -> None:
+        box = "0.1 0.2 0.3 0.6"
+        good, *rest = self.read(
+            tmp_path, f"a.jpg,q,red,{box}", f'a.jpg,"q,red,{box}', f"a.jpg,q3,red,{box}", f"a.jpg,q4,red,{box}"
+        )
+        assert isinstance(good, Record)
+        assert [item.code for item in rest] == ["bad_record"]
+        assert "a quote opened at line 3 is never closed, so that the 2 lines after it" in rest[0].reason
+
+    def test_it_may_open_after_another_cell_of_several_lines(self, tmp_path: Path) -> None:
+        (found,) = self.read(tmp_path, 'a.jpg,"two', 'lines","red', "a.jpg,q,red,0 0 1 1")
+        assert "a quote opened at line 3 is never closed, so that the 1 lines after it" in found.reason
+
+    def test_one_in_the_last_line_took_nothing(self, tmp_path: Path) -> None:
+        good, found = self.read(tmp_path, f'a.jpg,q,red,"{BOX}"', 'a.jpg,q,red,"0 0 1 1')
+        assert isinstance(good, Record)
+        assert "a quote opened at line 3 is never closed; close it" in found.reason
+
+    def test_one_that_the_next_rows_quote_closes(self, tmp_path: Path) -> None:
+        # Read leniently, lines 2 and 3 are one row of four cells.
+        found, good = self.read(tmp_path, 'a.jpg,"q,red,0 0 1 1', 'a.jpg,"q3",red,0 0 1 1', "a.jpg,q4,red,0 0 1 1")
+        assert "lines 2 to 3 were read as one row" in found.reason
+        assert isinstance(good, Record)
+
+    def test_cells_of_several_lines_and_doubled_quotes_are_fine(self, tmp_path: Path) -> None:
+        (record,) = self.read(tmp_path, 'a.jpg,"two ""big""', 'lines",red,0 0 1 1')
+        assert record.question == 'two "big"\nlines'
+
+    def test_a_header_that_is_not_closed_keeps_the_message_short(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text('image,question,"answer,boxes\n' + "a.jpg,q,a,0 0 1 1\n" * 1000)
+        with pytest.raises(ConfigError, match="--columns question=…,boxes=…") as caught:
+            list(read_source(tmp_path / "t.csv"))
+        assert len(str(caught.value)) < 1200
+
+
+class TestDelimiters:
+    @pytest.mark.parametrize(
+        ("name", "format"), [("t.tsv", "auto"), ("t.TSV", "table"), ("t.txt", "table"), ("t.tab", "table")]
+    )
+    def test_files_with_tabs(self, tmp_path: Path, name: str, format: Any) -> None:
+        (tmp_path / name).write_text("image\tquestion\tanswer\tboxes\na.jpg\tq, r; s\tred\t0.1,0.1,0.5,0.5\n")
+        (record,) = read_source(tmp_path / name, format=format)
+        assert (record.question, record.answer) == ("q, r; s", "red")
+
+    @pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+    def test_excels_line_names_the_delimiter(self, tmp_path: Path, first: str) -> None:
+        (tmp_path / "t.csv").write_text(
+            f"{first}\r\nimage;question;answer;boxes\r\na.jpg;a, b;red;0.1,0.1,0.5,0.5\r\na;b;c;d;e\r\n"
+        )
+        record, reject = read_source(tmp_path / "t.csv")
+        assert (record.question, record.answer) == ("a, b", "red")
+        assert "line 4 has 5 cells" in reject.reason
+
+    @pytest.mark.parametrize("mark", ["|", "\t", ","])
+    def test_whatever_it_is(self, tmp_path: Path, mark: str) -> None:
+        rows = ("image", "question", "answer", "boxes"), ("a.jpg", "q", "red", "0 0 1 1")
+        (tmp_path / "t.csv").write_text("\n".join((f"sep={mark}", *(mark.join(row) for row in rows))))
+        assert answers(tmp_path / "t.csv") == ["red"]
+
+
+LONG = 100_000
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "(" + "1" * LONG,
+        "1" * LONG + "x",
+        "(" * LONG,
+        "array(" * LONG,
+        ", dtype='" * LONG,
+        "(1)" * LONG,
+        "1." + "1" * LONG + "x",
+    ],
+)
+def test_long_cells_of_boxes_take_linear_time(cell: str) -> None:
+    # Quadratic time would be minutes.
+    with pytest.raises(RecordError, match="wanted boxes such as"):
+        _boxes(cell, "xyxy", "bbox", "t")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "array(" + ", dtype=a" * LONG + "x",
+        "array(" + ", dtype=a" * LONG + ")",
+        "[" + "'a' " * LONG + "x]",
+        "[" + "1" * LONG + "x]",
+    ],
+)
+def test_long_cells_of_choices_take_linear_time(cell: str) -> None:
+    with pytest.raises(RecordError, match="wanted a JSON list"):
+        _texts(cell, "options", "t")
+
+
+class TestImagesAsText:
+    @pytest.mark.parametrize("head", ["data:image/png;base64,", "DATA:image/png;charset=x;base64,", "", "\n"])
+    @pytest.mark.parametrize("width", [0, 76])
+    def test_base64_is_decoded(self, tmp_path: Path, head: str, width: int) -> None:
+        text = base64.b64encode(png()).decode()
+        text = "\n".join(textwrap.wrap(text, width)) if width else text
+        rows = [{"image": head + text, "question": "q", "answer": "a", "boxes": BOX}]
+        (record,) = read_source(write_csv(tmp_path / "t.csv", rows), images=tmp_path / "kept")
+        assert (tmp_path / "kept" / record.image).read_bytes() == png()
+
+    @pytest.mark.parametrize(
+        ("cell", "code"),
+        [
+            ("data:image/png;base64,%%%", "broken_image"),
+            ("data:image/svg+xml,<svg/>", "broken_image"),
+            ("data:image/png;base64," + "QUJD" * 100, "broken_image"),
+            ("iVBORw0KGgo" + "A" * 60 + "!", "broken_image"),
+        ],
+    )
+    def test_what_is_no_image_is_a_short_reject(self, tmp_path: Path, cell: str, code: str) -> None:
+        rows = [{"image": cell, "question": "q", "answer": "a", "boxes": BOX}]
+        (reject,) = read_source(write_csv(tmp_path / "t.csv", rows), images=tmp_path / "kept")
+        assert reject.code == code
+        assert len(reject.reason) < 300 + len(str(tmp_path))
+
+    def test_without_a_folder_for_images(self, tmp_path: Path) -> None:
+        rows = [{"image": base64.b64encode(png()).decode(), "question": "q", "answer": "a", "boxes": BOX}]
+        (reject,) = read_source(write_csv(tmp_path / "t.csv", rows))
+        assert reject.code == "missing_image_root"
+
+    @pytest.mark.parametrize("image", ["/9j/" + "a" * 30 + ".jpg", "R0lGOD/a.gif", "data/a.png", "database.png"])
+    def test_paths_stay_paths(self, tmp_path: Path, image: str) -> None:
+        rows = [{"image": image, "question": "q", "answer": "a", "boxes": BOX}]
+        (record,) = read_source(write_csv(tmp_path / "t.csv", rows))
+        assert record.image == image
+
+
+def test_a_folder_of_several_splits_is_told_to_name_one(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(
+        ConfigError, match=r"d is a dataset of several splits \(train, test\); name one of them, such as .*d/train$"
+    ):
+        list(read_source(tmp_path / "d"))
+    (tmp_path / "e").mkdir()
+    with pytest.raises(RecordError, match="e: is a folder; wanted a file"):
+        list(read_source(tmp_path / "e"))
+
+
+def test_missing_columns_name_the_option_and_the_key_of_recipes(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,ask,answer,boxes\n")
+    with pytest.raises(ConfigError, match=r"Map them with --columns question=…,boxes=… \(in a recipe: columns: "):
+        list(read_source(tmp_path / "t.csv"))

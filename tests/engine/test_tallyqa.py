@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ FORMS = spoken(
 
 
 class TestQuestions:
+    @pytest.mark.parametrize("question", ["How many dogs " + "do " * 50_000, "How many dogs" + " can" * 50_000])
+    def test_a_long_one_is_refused_at_once(self, question: str) -> None:
+        with pytest.raises(RecordError, match="characters, wanted at most 1,000") as caught:
+            counted_category(question, FORMS, "t")
+        assert caught.value.code == "ambiguous_question"
+
     @pytest.mark.parametrize(
         ("question", "category"),
         [
@@ -34,6 +41,9 @@ class TestQuestions:
             ("How many of the people are sitting?", "person"),
             ("What number of dogs are there?", "dog"),
             ("What is the number of dogs?", "dog"),
+            ("How many dogs do you have in the picture?", "dog"),
+            ("How many cars does the picture have?", "car"),
+            ("How many cars are on the road?", "car"),
             ("Count the dogs.", "dog"),
             ("Count all of the dogs", "dog"),
             ("In the picture, how many dogs are there?", "dog"),
@@ -75,6 +85,11 @@ class TestQuestions:
             "How many toy cars are there?",
             "How many rocking horses are there?",
             "How many dogs heads are there?",
+            "How many cars does the train have?",
+            "How many cars on the train?",
+            "How many cars are attached to the locomotive?",
+            "How many dogs does the man have?",
+            "How many beds do the trucks have?",
             # more than the category
             "How many dogs and cats are there?",
             "How many dogs or cats are there?",
@@ -187,3 +202,15 @@ def test_a_spoilt_count_is_no_answer(tmp_path: Path) -> None:
     boxed["annotations"].append({"image_id": 0, "category_id": 1, "bbox": []})
     (reject,) = ask(tmp_path, boxed, {"image": "a.jpg"})
     assert (reject.code, "i.json:annotations[1]: bbox is []" in reject.reason) == ("bad_annotation", True)
+
+
+def test_questions_may_be_json_lines(tmp_path: Path) -> None:
+    instances = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 20]}],
+    }
+    row = json.dumps({"image": "a.jpg", "question": "How many dogs?", "answer": 1, "question_id": 7, "issimple": True})
+    (tmp_path / "q.jsonl").write_text(f"{row}\nrubbish\n")
+    found = list(read_source(tmp_path / "q.jsonl", instances=write(tmp_path / "i.json", instances)))
+    assert [getattr(item, "code", "") or item.id for item in found] == ["tallyqa-7", "not_json"]

@@ -14,6 +14,7 @@ import os
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.images import BROKEN_IMAGE
+from sifthinker.records import shown
 
 _ENCODINGS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -45,7 +47,13 @@ _OTHER_HASH = re.compile(
 _ALGORITHMS = {32: "MD5", 40: "SHA-1", 56: "SHA-224", 96: "SHA-384", 128: "SHA-512"}
 # What stands around names and hashes: comments, the brackets of JSON, headings of certutil and PowerShell.
 _FRAME = re.compile(
-    r"""#.*|[\[\]]|[-\s]+|SHA-?256 hash of .*:|CertUtil: .*|"?Algorithm"?[\s,]+"?Hash"?.*|Algorithm\s+: \S+|Path\s+: .*""",
+    r"""#+(?:\s.*)?|[\[\]]|[-\s]+|SHA-?256 hash of .*:"""
+    r"""|CertUtil: .*|"?Algorithm"?[\s,]+"?Hash"?.*|Algorithm\s+: \S+|Path\s+: .*""",
+    re.IGNORECASE,
+)
+# `#12.png` is a name, `#bad pictures` a comment.
+_IMAGE_NAME = re.compile(
+    r".*\.(?:jpe?g|jpe|jfif|png|apng|webp|gif|bmp|dib|tiff?|jp2|jpx|avif|heic|heif|ppm|pgm|pbm|pnm|tga|ico|dds|qoi)[\"',]*",
     re.IGNORECASE,
 )
 _SPACED_HASH = re.compile(r"(?:[0-9a-f]{2} ){31}[0-9a-f]{2}", re.IGNORECASE)  # older certutils print bytes apart
@@ -99,7 +107,8 @@ class Excluded:
         self._longer: list[tuple[_Name, int]] = []
         self._tails: dict[int, dict[str, list[int]]] = {}  # number of components → tail of so many → its lines
         self._matched: set[int] = set()
-        self._empty: list[Path] = []
+        self._empty: list[Path] = []  # folders
+        self._lists: list[Path] = []
         for place in places:
             if place.is_dir():
                 found = list(_folder_hashes(place))
@@ -107,6 +116,7 @@ class Excluded:
                 if not found:
                     self._empty.append(place)
                 continue
+            self._lists.append(place)
             for line in _read_lines(place):
                 self._take(line)
 
@@ -157,22 +167,27 @@ class Excluded:
                 for digest in _SHA256.findall(row["reason"]):
                     self._matched.update(self._hashed.get(digest, ()))
         said = [f"exclude folder {place} holds no image" for place in self._empty]
-        of_place: dict[Path, list[int]] = {}
-        for index, line in enumerate(self._lines):
-            of_place.setdefault(line.place, []).append(index)
-        for place, indexes in of_place.items():
-            unmatched = [index for index in indexes if index not in self._matched]
-            if unmatched:
-                first = self._lines[unmatched[0]]
-                said.append(
-                    f"exclude list {place}: {len(unmatched):,} of {len(indexes):,} lines matched no image, the first: "
-                    f"line {first.number} {first.text[:200]!r}"
-                )
+        taken = Counter(line.place for line in self._lines)
+        said += [f"exclude list {place} names no image and holds no hash" for place in self._lists if not taken[place]]
+        unmatched: dict[Path, list[Line]] = {}
+        for line in self.unmatched():
+            unmatched.setdefault(line.place, []).append(line)
+        for place, lines in unmatched.items():
+            named = ", ".join(f"line {line.number} {shown(line.text)}" for line in lines[:_QUOTED])
+            others = _ranges([line.number for line in lines[_QUOTED:]])
+            said.append(
+                f"exclude list {place}: {len(lines):,} of {taken[place]:,} lines matched no image: {named}"
+                + f"; also {others}" * bool(others)
+            )
         return said
+
+    def unmatched(self) -> Iterator[Line]:
+        """The lines that named none of the images looked up so far; those with a hash once `warnings` has been called."""
+        return (line for index, line in enumerate(self._lines) if index not in self._matched)
 
     def _take(self, line: Line) -> None:
         text = line.text
-        if not text or _FRAME.fullmatch(text):
+        if not text or _FRAME.fullmatch(text) or (text.startswith("#") and not _IMAGE_NAME.fullmatch(text)):
             return
         if _SPACED_HASH.fullmatch(text):
             text = text.replace(" ", "")
@@ -223,6 +238,29 @@ class Excluded:
                 if len(parts) > count and (count > 1 or name.absolute):
                     tails.setdefault("/".join(parts[-count:]), []).append(index)
         return self._tails[count]
+
+
+_QUOTED = 3  # lines whose text a warning shows
+_LONGEST_RANGES = 300  # letters
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Line numbers in ascending order, as short as they go: "lines 3, 7, 9–12 and 40 more"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    words, length, left = [], 0, len(numbers)
+    for first, last in runs:
+        words.append(f"{first}" if first == last else f"{first}–{last}")
+        length += len(words[-1]) + 2
+        left -= last - first + 1
+        if length > _LONGEST_RANGES:
+            break
+    more = f" and {left:,} more" * (left > 0)
+    return f"line{'s' * (len(numbers) > 1)} {', '.join(words)}{more}" if numbers else ""
 
 
 def _read_lines(place: Path) -> Iterator[Line]:

@@ -18,12 +18,21 @@ from typing import Any
 from sifthinker.engine.rows import FAULTS, OutsideBoxes, field_of, read_json, reject, size_of, text_of, to_unit
 from sifthinker.errors import RecordError
 from sifthinker.files import inside
-from sifthinker.records import Record, Reject, as_number, shown
+from sifthinker.records import Record, Reject, as_number, as_whole, shown
 
 MOST_INSTANCES = 20  # counting questions about more objects than this teach nobody to look
 
 # "1", 1 and 1.0 are one id; "01" is another.
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.0+)?", re.ASCII)
+# Names of flags as `_plain_key` makes them: COCO's iscrowd and ignore, Open Images' IsGroupOf.
+_CROWD = frozenset(("iscrowd", "crowd", "ignore", "isignore", "ignored", "isignored", "isgroupof", "groupof", "isgroup"))
+# detectron2 states the form of a box, as BoxMode's number or name; other tools in words.
+_MODE = frozenset(("bboxmode", "boxmode", "bboxformat", "boxformat"))
+_MODES = {
+    **dict.fromkeys(("0", "xyxyabs", "xyxy", "pascalvoc"), "xyxy"),
+    **dict.fromkeys(("1", "xywhabs", "xywh", "coco"), "xywh"),
+}
+_MOST_OF_ONE_ID = 20  # categories of one id that are told apart; an id of more may stand for any category
 _YES_NO = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
 
 Id = int | str
@@ -96,7 +105,11 @@ def read_instances(path: Path) -> Instances:
     for name in ("images", "annotations", "categories"):
         if not isinstance(found, Mapping) or not isinstance(found.get(name), list):
             got = shown(found) if not isinstance(found, Mapping) or name not in found else f"{name} {shown(found[name])}"
+            got = coco_relative(found[0] if isinstance(found, list) and found else found) or got
             raise RecordError(f"{path}: wanted COCO instances with a list of {name}, got {got}", "not_coco")
+    relative = coco_relative(found)
+    if relative:
+        raise RecordError(f"{path}: wanted COCO instances, got {relative}", "not_coco")
     rejects: list[Reject] = []
     categories, names = _categories(found["categories"], path.name, rejects)
     images, pictures = _images(found["images"], categories, path.name, rejects)
@@ -109,12 +122,40 @@ def read_instances(path: Path) -> Instances:
     return Instances(pictures, names, rejects)
 
 
-def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[dict[Id, set[Category]], dict[Category, str]]:
+_Meanings = dict[Id, set[Category | None]]
+
+
+def coco_relative(value: Any) -> str:
+    """What a file of COCO's family is that boxes no instances, in words; "" of any other.
+
+    Args:
+        value: the file's object, or the first item of its list.
+    """
+    if not isinstance(value, Mapping):
+        return ""
+    if {"image_id", "category_id", "score"} <= value.keys() or {"image_id", "caption"} == value.keys():
+        return "a list of COCO results (a model's output, without images and categories); name the instances_….json file"
+    annotations = value.get("annotations")
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    if isinstance(first, Mapping) and "bbox" not in first:
+        if "segments_info" in first:
+            return "COCO panoptic segments; name the instances_….json file of the same images"
+        if "caption" in first:
+            return "COCO captions; name the instances_….json file of the same images"
+    if "images" in value and "annotations" not in value and ("categories" in value or "info" in value):
+        return "COCO image information without annotations, as published for the test images, which box nothing"
+    if "questions" in value and "info" in value:
+        return "VQA questions without boxes"
+    return ""
+
+
+def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[_Meanings, dict[Category, str]]:
     """id → categories that it may stand for, category → name.
 
-    An id stands for one category, unless it is used twice; "" is one whose entry cannot be used.
+    An id stands for one category, unless it is used twice; "" is one whose entry cannot be used, None any category.
     """
-    categories: dict[Id, set[Category]] = {}
+    categories: _Meanings = {}
+    first: dict[Id, str] = {}  # name
     names: dict[Category, str] = {}
     for index, entry in enumerate(entries):
         place = f"{file}:categories[{index}]"
@@ -125,24 +166,31 @@ def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[d
             if not _spoken(name):
                 raise RecordError(f"{place}: name is {shown(name)}, wanted what the category is called", "blank_field")
             known = categories.setdefault(key, set())
-            known.add(_spoken(name))
+            if None not in known:
+                known.add(_spoken(name))
+            if len(known) > _MOST_OF_ONE_ID:
+                categories[key] = known = {None}
             names.setdefault(_spoken(name), name)
-            if len(known) > 1:
-                others = ", ".join(repr(names.get(other, other)) for other in sorted(known))
-                raise RecordError(f"{place}: id {key!r} stands for several categories: {others}", "duplicate_id")
+            if len(known) > 1 or None in known:
+                before = f"{shown(first[key])} and {shown(name)}" if key in first else shown(name)
+                raise RecordError(f"{place}: id {shown(key)} stands for several categories: {before}", "duplicate_id")
+            first.setdefault(key, name)
         except FAULTS as error:
             if key is not None:
-                categories.setdefault(key, set()).add("")
+                known = categories.setdefault(key, set())
+                if None not in known:
+                    known.add("")
             rejects.append(reject(place, entry, error))
     return categories, names
 
 
 def _images(
-    entries: list[Any], categories: Mapping[Id, set[Category]], file: str, rejects: list[Reject]
+    entries: list[Any], categories: _Meanings, file: str, rejects: list[Reject]
 ) -> tuple[dict[Id, list[Picture]], list[Picture]]:
     """id → images that it may stand for, none where its entry cannot be used; and all images."""
     images: dict[Id, list[Picture]] = {}
     of_file: dict[str, list[Picture]] = {}
+    entered: dict[tuple[Id, str, tuple[int, int]], Picture] = {}
     bad: list[tuple[str, Id | None, str | None]] = []  # place, id and file of entries that cannot be used
     for index, entry in enumerate(entries):
         place, key, name = f"{file}:images[{index}]", None, None
@@ -154,8 +202,8 @@ def _images(
             for category in _not_exhaustive(entry, categories, place):
                 picture.spoil(category, "crowd", f"{place}: not_exhaustive_category_ids says that not all of them are boxed")
             same = of_file.setdefault(_normal(name), [])
-            twin = next((other for other in known if other in same and other.size == picture.size), None)
-            if twin is not None:  # the same entry again
+            twin = entered.setdefault((key, _normal(name), picture.size), picture)
+            if twin is not picture:  # the same entry again
                 twin.spoilt |= picture.spoilt
             else:
                 known.append(picture)
@@ -167,14 +215,19 @@ def _images(
         _ambiguous(known, f"are images of one id, {key!r}")
     for known in of_file.values():
         _ambiguous(known, f"are one file, {known[0].file}")
+    doubted: dict[tuple[str, Id], str] = {}  # id or file → the first entry of it that cannot be used
     for place, key, name in bad:
-        alike = [] if key is None else images.get(key, [])
-        for picture in alike + ([] if name is None else of_file.get(_normal(name), [])):
+        if key is not None:
+            doubted.setdefault(("id", key), place)
+        if name is not None:
+            doubted.setdefault(("file", _normal(name)), place)
+    for (what, value), place in doubted.items():
+        for picture in images.get(value, []) if what == "id" else of_file.get(str(value), []):
             picture.spoil(None, "ambiguous_image", f"{place}, which cannot be used, has the same id or file")
     return images, [picture for known in of_file.values() for picture in known]
 
 
-def _not_exhaustive(entry: Mapping[str, Any], categories: Mapping[Id, set[Category]], place: str) -> Iterator[Category]:
+def _not_exhaustive(entry: Mapping[str, Any], categories: _Meanings, place: str) -> Iterator[Category | None]:
     listed = entry.get("not_exhaustive_category_ids")
     if listed is not None and not isinstance(listed, list):
         raise RecordError(f"{place}: not_exhaustive_category_ids is {shown(listed)}, wanted a list of category ids")
@@ -184,8 +237,10 @@ def _not_exhaustive(entry: Mapping[str, Any], categories: Mapping[Id, set[Catego
 
 def _ambiguous(pictures: list[Picture], what: str) -> None:
     if len(pictures) > 1:
+        more = f" and {len(pictures) - 5:,} more" * (len(pictures) > 5)
+        reason = f"{' and '.join(other.place for other in pictures[:5])}{more} {what}"
         for picture in pictures:
-            picture.spoil(None, "ambiguous_image", f"{' and '.join(other.place for other in pictures[:5])} {what}")
+            picture.spoil(None, "ambiguous_image", reason)
 
 
 def _normal(name: str) -> str:
@@ -207,9 +262,7 @@ def _file_name(entry: Mapping[str, Any], place: str) -> str:
     )
 
 
-def _annotate(
-    annotation: Any, images: Mapping[Id, list[Picture]], categories: Mapping[Id, set[Category]], place: str
-) -> None:
+def _annotate(annotation: Any, images: Mapping[Id, list[Picture]], categories: _Meanings, place: str) -> None:
     """Add an annotation's box to its image; if it cannot be used, mark the counts that it might have changed.
 
     Raises:
@@ -220,24 +273,27 @@ def _annotate(
     if not pictures:
         why = "no usable entry of images has" if image in images else "no entry of images has"
         raise RecordError(f"{place}: image_id is {image!r}, which {why}", "bad_annotation")
-    named: set[Category] | None = None  # a category that is not stated may be any of the image's
+    named: set[Category | None] | None = None  # a category that is not stated may be any of the image's
     try:
         key = _id(field_of(annotation, "category_id", place), "category_id", place)
         named = categories.get(key, set())
         if not named - {""}:
             raise RecordError(f"{place}: category_id is {key!r}, which no usable entry of categories has", "bad_annotation")
-        if len(named) > 1:
+        if len(named) > 1 or None in named:
             raise RecordError(f"{place}: category_id {key!r} stands for several categories", "bad_annotation")
         if len(pictures) > 1:
             raise RecordError(f"{place}: image_id {image!r} stands for several images", "ambiguous_image")
-        crowd = any(_flag(annotation.get(name), name, place) for name in ("iscrowd", "ignore"))
+        crowd = _is_crowd(annotation, place)
         box = [] if crowd else _corners(annotation, place)
     except FAULTS as error:
-        for picture in pictures:
+        # Images that share an id are spoilt already, one by one.
+        for picture in pictures if len(pictures) == 1 else ():
             for category in [None] if named is None else named:
                 picture.spoil(category, "bad_annotation", f"{error}; a count without it may be wrong")
         raise
     (picture,), (category,) = pictures, named
+    if category is None:  # refused above
+        return
     found = picture.boxes.setdefault(category, [])
     if crowd:
         picture.spoil(category, "crowd", f"{place} is a crowd region, whose objects nobody counted")
@@ -245,14 +301,40 @@ def _annotate(
         found.append((box, place))
 
 
+def _is_crowd(annotation: Mapping[str, Any], place: str) -> bool:
+    """Whether an annotation boxes a group or is to be ignored, by COCO's `iscrowd` and what other tools call it."""
+    crowd = False
+    for row in (annotation, *(annotation.get(name) for name in ("attributes", "extra"))):  # CVAT's, CrowdHuman's
+        for name, value in row.items() if isinstance(row, Mapping) else ():
+            crowd |= _plain_key(name) in _CROWD and _flag(value, name, place)
+    return crowd
+
+
+def _plain_key(text: Any) -> str:
+    return re.sub(r"[\W_]+", "", str(text)[:80]).lower()
+
+
 def _corners(annotation: Any, place: str) -> list[float]:
-    """`bbox` (x, y, width, height) as x1, y1, x2, y2."""
+    """`bbox` (x, y, width, height, unless the annotation says otherwise) as x1, y1, x2, y2 in pixels."""
+    form = "xywh"
+    for name, value in annotation.items():
+        if _plain_key(name) in _MODE and value is not None:
+            number = as_whole(value)
+            stated_form = _plain_key(number if number is not None else value).removeprefix("boxmode")
+            found = None if isinstance(value, list | Mapping) else _MODES.get(stated_form)
+            if found is None:
+                raise RecordError(
+                    f"{place}: {name} is {shown(value)}, wanted 0 (XYXY_ABS) or 1 (XYWH_ABS): corners, or corner and size, "
+                    "in pixels",
+                    "bad_box",
+                )
+            form = found
     stated = field_of(annotation, "bbox", place, "[x, y, width, height]")
     numbers = [as_number(side) for side in stated] if isinstance(stated, list) else []
     if len(numbers) != 4 or None in numbers:
         raise RecordError(f"{place}: bbox is {shown(stated)}, wanted four numbers [x, y, width, height]", "bad_box")
-    x, y, width, height = (number for number in numbers if number is not None)
-    return [x, y, x + width, y + height]
+    x, y, right, bottom = (number for number in numbers if number is not None)
+    return [x, y, right, bottom] if form == "xyxy" else [x, y, x + right, y + bottom]
 
 
 def _id(value: Any, name: str, place: str) -> Id:
@@ -288,7 +370,7 @@ def coco(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Recor
     found = read_instances(path)
     yield from found.rejects
     stems = Counter(Path(picture.file).stem for picture in found.pictures)
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     for picture in found.pictures:
         stem = Path(picture.file).stem
         label = stem if stems[stem] == 1 else picture.file
@@ -303,13 +385,18 @@ def coco(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Recor
                 yield reject(place, {}, error)
 
 
-def _free(identity: str, taken: set[str]) -> str:
-    """The id, numbered where it is taken: image "a" with category "b-c" and image "a-b" with "c" give one."""
-    number, free = 1, identity
+def _free(identity: str, taken: dict[str, int]) -> str:
+    """The id, numbered where it is taken: image "a" with category "b-c" and image "a-b" with "c" give one.
+
+    Args:
+        identity: the id that is wanted.
+        taken: id → the last number that it was given.
+    """
+    free = identity
     while free in taken:
-        number += 1
-        free = f"{identity}-{number}"
-    taken.add(free)
+        taken[identity] += 1
+        free = f"{identity}-{taken[identity]}"
+    taken[free] = 1
     return free
 
 

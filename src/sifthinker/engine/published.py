@@ -13,10 +13,10 @@ from sifthinker.boxes import Boxes, convert
 from sifthinker.engine.rows import (
     OutsideBoxes,
     field_of,
+    list_or_lines,
     name_of,
     numbers_of,
     path_of,
-    read_json,
     records,
     rows,
     size_of,
@@ -55,11 +55,8 @@ def viscot(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Rec
 
 
 def viscot_conversations(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
-    found = read_json(path)
-    if not isinstance(found, list):
-        raise RecordError(f"{path}: wanted a JSON list of conversations, got {shown(found)}", "not_json")
-    lines = ((f"{path.name}[{index}]", row) for index, row in enumerate(found))
-    yield from records(lines, lambda index, place, row: _conversation(row, index, root, outside, place))
+    """Conversations, in a JSON list as published or one on a line."""
+    return records(list_or_lines(path), lambda index, place, row: _conversation(row, index, root, outside, place))
 
 
 def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes, place: str) -> Record:

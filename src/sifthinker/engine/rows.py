@@ -91,6 +91,23 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
         is_first = False
 
 
+def list_or_lines(path: Path) -> Iterator[tuple[str, Any] | Reject]:
+    """As `rows`, of a file that is published as one JSON list and that some keep as JSON lines.
+
+    Raises:
+        RecordError: the file is missing, or is a JSON list that is broken or cannot be decoded.
+    """
+    try:
+        with open(path, encoding=encoding_of(path), errors="replace") as stream:
+            is_list = stream.read(1000).lstrip("\ufeff \r\n\t").startswith("[")
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+    if not is_list:
+        yield from rows(path)
+        return
+    yield from ((f"{path.name}[{index}]", row) for index, row in enumerate(read_json(path)))
+
+
 def _items(path: Path, encoding: str, first: str, is_broken: bool) -> list[Any] | None:
     """The items of a file that is one JSON list, or JSON objects one after another wherever their lines end, as `jq` and
     editors write them; None if its lines stand by themselves.
@@ -273,14 +290,23 @@ def name_of(row: Any, names: tuple[str, ...], index: int) -> str:
 
 
 def to_unit(
-    boxes: Any, space: Space, size: tuple[int, int] | None, outside: OutsideBoxes, place: str
+    boxes: Any, space: Space, size: tuple[int, int] | None, outside: OutsideBoxes, place: str, advice: str = ""
 ) -> tuple[Boxes, tuple[str, ...]]:
     """Boxes of a record in unit coordinates, with a note for each that was clipped.
 
+    Args:
+        boxes: as the source has them.
+        space: in which they are said to be.
+        size: (width, height) of the image, for the spaces that need it.
+        outside: `clip` or `strict`.
+        place: for messages.
+        advice: what to do about boxes that look like another space's.
     Raises:
-        RecordError: none, degenerate, not numbers, wholly outside, or (strict) past the border.
+        RecordError: none, degenerate, not numbers, of another space by their looks, wholly outside, or (strict) past the
+            border.
     """
     array = numbers_of(boxes, place)
+    _check_space(array, space, size, place, advice)
     degenerate = (array[:, 0] >= array[:, 2]) | (array[:, 1] >= array[:, 3])
     if degenerate.any():
         worst = array[int(np.argmax(degenerate))].tolist()
@@ -304,6 +330,27 @@ def to_unit(
             raise RecordError(f"{place}: box {original} ends past the image ({image})", "box_outside")
         notes.append(f"{place}: box {original} ends past the image ({image}); clipped")
     return clipped, tuple(notes)
+
+
+# Both sides of an image that is no longer than this may be within 1 pixel.
+_FEW_PIXELS = 8
+
+
+def _check_space(array: Boxes, space: Space, size: tuple[int, int] | None, place: str, advice: str) -> None:
+    """Refuse boxes whose numbers are another space's: most would be clipped to the image or lie in one pixel of it."""
+    greatest = np.abs(array).max(axis=1)
+    if space in ("unit", "padded_square"):
+        wrong, looks, wanted = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
+    elif space == "per_mille" or size is None or max(size) > _FEW_PIXELS:
+        wanted = "thousandths from 0 to 1000" if space == "per_mille" else "pixels"
+        wrong, looks = greatest <= 1 + 1e-6, "fractions of the image"
+        advice = advice or "multiply by the image's width and height"
+    else:
+        return
+    if wrong.any():
+        worst = array[int(np.argmax(wrong))].tolist()
+        what_to_do = advice or "divide by the image's width and height"
+        raise RecordError(f"{place}: box {worst} looks like {looks}, wanted {wanted}; {what_to_do}", "bad_box")
 
 
 def numbers_of(boxes: Any, place: str) -> Boxes:

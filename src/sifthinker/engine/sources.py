@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args
 
 from sifthinker.boxes import Space
 from sifthinker.engine import published
-from sifthinker.engine.instances import coco
+from sifthinker.engine.instances import coco, coco_relative
 from sifthinker.engine.rows import OutsideBoxes, path_of, read_json, records, rows, to_unit
 from sifthinker.engine.tables import COLUMNS, HUB, BoxForm, Line, is_table, table
 from sifthinker.engine.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
-from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole
+from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown
 
 __all__ = ["COLUMNS", "HUB", "BoxForm", "SourceFormat", "read_source"]
 
@@ -37,11 +37,11 @@ def read_source(
 ) -> Iterator[Record | Reject]:
     """Read records in file order.
 
-    Formats: `jsonl`, plain records (see `Record`), one on a line or in a JSON list; `table`, a CSV or Parquet file, a folder
-    that `datasets` saved, or `hf://owner/name:split`; `viscot`, VisCoT's metadata JSONL (`bboxs` in pixels, `width`,
-    `height`); `viscot-conversation`, VisCoT's conversation JSON, whose answers hold boxes as fractions of the padded square:
-    it states no image size, so it needs the images; `refcoco`, JSON lines of expressions; `coco`, COCO and LVIS instances as
-    counting questions; `tallyqa`, counting questions whose boxes come from COCO instances.
+    Formats: `jsonl`, plain records (see `Record`), one on a line or in a JSON list; `table`, a CSV, TSV or Parquet file, a
+    folder that `datasets` saved, or `hf://owner/name:split`; `viscot`, VisCoT's metadata JSONL (`bboxs` in pixels, `width`,
+    `height`); `viscot-conversation`, VisCoT's conversations, whose answers hold boxes as fractions of the padded square:
+    they state no image size, so they need the images; `refcoco`, JSON lines of expressions; `coco`, COCO and LVIS instances
+    as counting questions; `tallyqa`, counting questions whose boxes come from COCO instances.
 
     Args:
         path: the file, folder or name.
@@ -65,7 +65,9 @@ def read_source(
     if format == "auto":
         format = "table" if is_table(os.fspath(path)) else _guess(where)
     if format != "table" and (columns or box_form != "xyxy"):
-        raise ConfigError(f"{path} is read as {format}; columns and a box form are for tables (.csv, .parquet, datasets)")
+        raise ConfigError(
+            f"{path} is read as {format}; columns and a box form are for tables (.csv, .tsv, .parquet, datasets)"
+        )
     if format not in ("table", "jsonl") and box_space != "unit":
         raise ConfigError(f"{path} is read as {format}, which has a box space of its own; leave it out")
     root = Path(images) if images is not None else None
@@ -93,7 +95,7 @@ def read_source(
     for item in found:
         if isinstance(item, Record):
             if item.id in seen:
-                reason = f"{item.source}: id {item.id!r} stands at {seen[item.id]} already"
+                reason = f"{item.source}: id {shown(item.id)} stands at {seen[item.id]} already"
                 yield Reject(item.source, item.id, "duplicate_id", reason)
                 continue
             seen[item.id] = item.source
@@ -102,12 +104,19 @@ def read_source(
 
 def _guess(path: Path) -> SourceFormat:
     """By the keys of the first items that are JSON objects."""
+    if path.is_dir():
+        raise RecordError(
+            f"{path}: is a folder; wanted a file, or a folder that `Dataset.save_to_disk` wrote (with a state.json)",
+            "missing_file",
+        )
     first = None
     for item in islice(rows(path), _LOOKED_AT):
         row = None if isinstance(item, Reject) else item[1]
         first = item if first is None else first
         if not isinstance(row, dict):
             continue
+        if relative := coco_relative(row):
+            raise RecordError(f"{path}: this is {relative}", "not_coco")
         if "bboxs" in row:
             return "viscot"
         if "annotations" in row and "categories" in row:
@@ -120,7 +129,9 @@ def _guess(path: Path) -> SourceFormat:
             return "tallyqa"
         return "jsonl"
     if isinstance(first, Reject):
-        wanted = "wanted JSON lines, a JSON list, a table (.csv, .parquet) or another --format"
+        wanted = (
+            "wanted JSON lines, a JSON list, a table (.csv, .tsv, .parquet; others with --format table) or another --format"
+        )
         try:
             read_json(path)
         except RecordError as error:
@@ -132,6 +143,9 @@ _LOOKED_AT = 1000  # lines that are no records may stand before the first that i
 
 
 def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space) -> Iterator[Record | Reject]:
+    others = "pixel or per_mille" if space == "unit" else "unit"
+    advice = f"read as {space}; say what they are with --box-space {others} (in a recipe: box_space)"
+
     def record(index: int, place: str, row: Any) -> Record:
         if isinstance(row, dict) and "boxes" in row:
             stated = row.get("size")
@@ -140,7 +154,7 @@ def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Spac
             size = (sides[0], sides[1]) if len(sides) == 2 and all(0 < side <= LONGEST_SIDE for side in sides) else None
             if size is None and space not in ("unit", "per_mille"):
                 size = image_size(inside(base, path_of(row, "image", place)))
-            boxes, notes = to_unit(row["boxes"], space, size, outside, place)
+            boxes, notes = to_unit(row["boxes"], space, size, outside, place, advice)
             if notes and isinstance(row.get("notes"), list | None):
                 row = {**row, "notes": [*(row.get("notes") or ()), *notes]}
             row = {**row, "boxes": boxes.tolist()}

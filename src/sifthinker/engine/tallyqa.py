@@ -6,13 +6,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sifthinker.engine.instances import Category, Picture, counted, read_instances
-from sifthinker.engine.rows import FAULTS, OutsideBoxes, name_of, path_of, read_json, reject, text_of, whole_of
+from sifthinker.engine.rows import FAULTS, OutsideBoxes, list_or_lines, name_of, path_of, reject, text_of, whole_of
 from sifthinker.errors import RecordError
 from sifthinker.records import Record, Reject, shown
+
+Item = TypeVar("Item")
+Parts = tuple[str, ...]  # the components of a path
 
 
 def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
@@ -22,21 +26,26 @@ def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: Outs
     of it as the answer says; every other one is a reject that says why.
 
     Args:
-        path: TallyQA's JSON list: `image, question, answer, question_id, issimple, data_source`.
+        path: TallyQA's JSON list, or JSON lines: `image, question, answer, question_id, issimple, data_source`.
         instances: COCO instances that cover the images.
         root: image folder.
         outside: see `read_source`.
     """
     if instances is None:
         raise RecordError(f"{path}: TallyQA has no boxes; name COCO instances that cover its images", "no_instances")
-    asked = read_json(path)
-    if not isinstance(asked, list):
-        raise RecordError(f"{path}: wanted TallyQA's JSON list, got {shown(asked)}", "not_json")
+    asked = list(list_or_lines(path))
     boxed = read_instances(instances)
     forms = spoken(boxed.names)
-    pictures = _Pictures(boxed.pictures, instances.name, [row.get("image") for row in asked if isinstance(row, Mapping)])
-    for index, row in enumerate(asked):
-        place = f"{path.name}[{index}]"
+    pictures = _Pictures(
+        boxed.pictures,
+        instances.name,
+        [item[1].get("image") for item in asked if isinstance(item, tuple) and isinstance(item[1], Mapping)],
+    )
+    for index, item in enumerate(asked):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        place, row = item
         try:
             image, question = path_of(row, "image", place), text_of(row, "question", place)
             answer = whole_of(row, "answer", place)
@@ -67,13 +76,9 @@ class _Pictures:
 
     def __init__(self, pictures: Sequence[Picture], source: str, asked: Sequence[Any]) -> None:
         self._source = source
-        self._by_name: dict[str, list[tuple[tuple[str, ...], Picture]]] = defaultdict(list)
-        for picture in pictures:
-            parts = _parts(picture.file)
-            self._by_name[parts[-1]].append((parts, picture))
-        self._asked: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        for parts in {_parts(image) for image in asked if isinstance(image, str)}:
-            self._asked[parts[-1]].add(parts)
+        self._pictures: _Tails[Picture] = _Tails((_parts(picture.file), picture) for picture in pictures)
+        named = {_parts(image) for image in asked if isinstance(image, str)}
+        self._asked: _Tails[None] = _Tails((parts, None) for parts in sorted(named))
 
     def find(self, image: str, place: str) -> Picture:
         """The picture of an image that a question names.
@@ -82,30 +87,51 @@ class _Pictures:
             RecordError: there is none, or which one it is cannot be told.
         """
         parts = _parts(image)
-        named = self._by_name.get(parts[-1], [])
-        fitting = [item for item in named if item[0] == parts] or [item for item in named if _fit(item[0], parts)]
+        fitting = self._pictures.whole.get(parts) or list(islice(self._pictures.fitting(parts), 4))
         if not fitting:
-            others = f" (it has {named[0][1].file})" if named else ""
+            near = self._pictures.ending.get(parts[-1:])
+            others = f" (it has {near[0][1].file})" if near else ""
             raise RecordError(f"{place}: {self._source} has no image {image}{others}", "no_instances")
         if len(fitting) > 1:
             files = " and ".join(picture.file for _, picture in fitting[:3])
             raise RecordError(f"{place}: image {image} may be {files} of {self._source}", "ambiguous_image")
-        (found, picture), *_ = fitting
-        rivals = [other for other in self._asked[parts[-1]] if _fit(other, found) and not _fit(other, parts)]
-        if rivals and found != parts:
+        ((found, picture),) = fitting
+        rival = next((other for other, _ in self._asked.fitting(found) if not _fit(other, parts)), None)
+        if rival and found != parts:
             raise RecordError(
-                f"{place}: {picture.file} of {self._source} may be {image} or {'/'.join(min(rivals))}, which is "
-                "asked about too",
+                f"{place}: {picture.file} of {self._source} may be {image} or {'/'.join(rival)}, which is asked about too",
                 "ambiguous_image",
             )
         return picture
 
 
-def _parts(image: str) -> tuple[str, ...]:
+class _Tails(Generic[Item]):
+    """Paths by their tails, each with something of its own. Looking one up does not take longer when many end alike.
+
+    Args:
+        items: components of a path, and what goes with it.
+    """
+
+    def __init__(self, items: Iterable[tuple[Parts, Item]]) -> None:
+        self.whole: dict[Parts, list[tuple[Parts, Item]]] = defaultdict(list)
+        self.ending: dict[Parts, list[tuple[Parts, Item]]] = defaultdict(list)  # tail, not the whole → paths
+        for parts, item in items:
+            self.whole[parts].append((parts, item))
+            for start in range(1, len(parts)):
+                self.ending[parts[start:]].append((parts, item))
+
+    def fitting(self, parts: Parts) -> Iterator[tuple[Parts, Item]]:
+        """The paths of which this one is the tail, or which are its tail."""
+        for start in range(len(parts)):
+            yield from self.whole.get(parts[start:], ())
+        yield from self.ending.get(parts, ())
+
+
+def _parts(image: str) -> Parts:
     return tuple(part for part in image.replace("\\", "/").split("/") if part not in ("", ".")) or ("",)
 
 
-def _fit(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def _fit(one: Parts, other: Parts) -> bool:
     length = min(len(one), len(other))
     return one[-length:] == other[-length:]
 
@@ -135,7 +161,8 @@ _AFTER = re.compile(
 _OTHER_NUMBER = re.compile(
     r"\b(?:each|every|per|than|besides|except|excluding|apart|aside|missing|fits?|needed|usually|normally|if|more|fewer|less"
     r"|another|would|will|should|may|might|must|other than|in addition|not (?:including|counting)|how many\b.*\bhow many"
-    r"|(?:do|does|did)\b.*\b(?:seat|hold|carry|take|need|support|sleep|accommodate))\b"
+    r"|(?:do|does|did)\b.*\b(?:seat|hold|carry|take|need|support|sleep|accommodate|pull|tow)"
+    r"|(?:do|does|did)\b(?! (?:you|we|i|the (?:picture|image|photo|photograph|scene))\b).*\b(?:have|own|contain|consist))\b"
 )
 _POSSIBLE = re.compile(r"\b(?:can|could)\b(?!.*\b(?:see|seen|spot|spotted|count|counted|find|found|identify|identified)\b)")
 
@@ -186,6 +213,11 @@ def counted_category(question: str, forms: Spoken, place: str) -> Category:
     Raises:
         RecordError: `no_category`, it names none; `ambiguous_question`, it names one but does not clearly count it.
     """
+    if len(question) > _LONGEST_QUESTION:
+        raise RecordError(
+            f"{place}: the question has {len(question):,} characters, wanted at most {_LONGEST_QUESTION:,}",
+            "ambiguous_question",
+        )
     words = re.sub(r"[\s_]+", " ", question.replace("’", "'").replace("(s)", "s").lower()).strip()
     named = forms.pattern.search(words)
     if named is None:
@@ -199,6 +231,8 @@ def counted_category(question: str, forms: Spoken, place: str) -> Category:
             found = forms.pattern.match(words, start)
             if found and _AFTER.match(words, found.end()) and not _POSSIBLE.search(words, found.end()):
                 (category, *others) = sorted(forms.category[found[0]])
+                if category in _PARTS and _PARTS[category].search(words):
+                    break
                 # "the number of the bus" is on its front
                 if not others and (cue[0].startswith("how") or found[0] not in forms.singular):
                     return category
@@ -206,6 +240,22 @@ def counted_category(question: str, forms: Spoken, place: str) -> Category:
         f"{place}: names {named[0]!r}, but does not clearly ask how many of them there are: {shown(question)}",
         "ambiguous_question",
     )
+
+
+# Categories whose words also name parts of something else, and the words by which that is meant.
+_PARTS = {
+    "car": re.compile(
+        r"\b(?:trains?|trams?|trolleys?|streetcars?|subways?|metros?|monorails?|locomotives?|engine|railroads?|railways?|rails?"
+        r"|roller ?coasters?|ferris wheels?|cable|freight|passenger)\b"
+    ),
+    "bed": re.compile(r"\b(?:trucks?|pickups?|flowers?|gardens?)\b"),
+    "tie": re.compile(r"\b(?:trains?|tracks?|railroads?|railways?|rails?)\b"),
+    "chair": re.compile(r"\blifts?\b"),
+    "clock": re.compile(r"\bfaces?\b"),
+    "bowl": re.compile(r"\btoilets?\b"),
+    "bench": re.compile(r"\bpicnic tables?\b"),
+}
+_LONGEST_QUESTION = 1000  # the patterns above take quadratic time
 
 
 _IRREGULAR = {
