@@ -252,6 +252,8 @@ class TestCommand:
             ({"sources": [{"file": "a", "columns": 5}]}, "columns must map"),
             ({"caps": 5}, "unknown key 'caps'; did you mean 'cap'"),
             ({"cap": "many"}, "cap must be a whole number"),
+            ({"cap": -1}, "cap must be a whole number"),
+            ({"sources": [{"file": "a", "max_boxes": True}]}, "max_boxes must be a positive whole number"),
             ({"exclude": 5}, "exclude a list of paths"),
         ],
     )
