@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
 from sifthinker.depth import DepthMap
 from sifthinker.evaluation.world import METRICS, Result
-from sifthinker.report import Card, Chart, run_page, thought_page, write_page, write_picture
+from sifthinker.report import Card, Chart, render_page, run_page, thought_page, write_page, write_picture
 from sifthinker.thinker import Thought
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
@@ -76,6 +77,11 @@ class TestThoughtPage:
         page = thought_page(thought(depth=False))
         assert len(Tags(page).named("image")) == 1
         assert "depth" not in page.split("</style>")[1].split("raw text")[0].replace("depth-", "")
+
+    def test_a_value_that_a_template_lacks_is_a_fault(self) -> None:
+        """Not an empty place in a page that nobody looks at twice."""
+        with pytest.raises(UndefinedError, match="cards"):
+            render_page("thought.html", title="a page without its cards")
 
     def test_photographs_are_bounded(self) -> None:
         large = Thought(
