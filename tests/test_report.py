@@ -10,8 +10,10 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from sifthinker.depth import DepthMap
+from sifthinker.evaluation.completions import Scored
 from sifthinker.evaluation.world import METRICS, Result
-from sifthinker.report import Card, Chart, render_page, run_page, thought_page, write_page, write_picture
+from sifthinker.report import Card, Chart, render_page, run_page, scored_page, thought_page, write_page, write_picture
+from sifthinker.rewards import Score, Scores
 from sifthinker.thinker import Thought
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
@@ -111,6 +113,35 @@ class TestPicture:
         picture = self.drawn(tmp_path, Card(Thought(text, image, None, text), truth="yes", correct=False))
         assert picture.width == 220 + 2 * 14
         assert picture.height < 1200
+
+
+class TestScoredPage:
+    def test_verdicts_rewards_and_target_boxes(self) -> None:
+        verdicts = [
+            Score(1.0, {"s": 1.0}),
+            Score(2 / 3, {"s": 2 / 3}, ("judged_token_f1",)),
+            Score(None, {}, ("no_verdict",)),
+        ]
+        area = Score(0.5)
+        text = CHAIN.format(words="seen", answer="yes")
+        boxes = np.array([[0.1, 0.2, 0.5, 0.8]])
+        scored = [
+            Scored(f"r{number}", text, "Is it?", "yes", boxes, None, (), Scores(area, verdict, area, Score(None)))
+            for number, verdict in enumerate(verdicts)
+        ]
+        page = scored_page(scored, title="t", total=9)
+        tags = Tags(page)
+        assert "3 of 9 completions" in page
+        assert "3 completions" in scored_page(scored, title="t", total=3)
+        answers = [tag["class"] for tag in tags.named("p") if (tag.get("class") or "").startswith("answer")]
+        assert answers == ["answer right", "answer wrong", "answer"]  # partly right is wrong, unjudged is neither
+        assert "format 0.50 · answer 0.67 (judged_token_f1) · grounding 0.50 · depth –" in page
+        assert "answer – (no_verdict)" in page
+        # Of 256 × 256 where there is no image; its step states a depth, of which RGB-only work knows nothing.
+        (dashed, *others) = [tag for tag in tags.named("rect") if "stroke-dasharray" in tag]
+        sides = [float(dashed[name] or 0) for name in ("x", "y", "width", "height")]
+        assert sides == pytest.approx([25.6, 51.2, 102.4, 153.6])
+        assert len(others) == 2
 
 
 class TestRunPage:
