@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,12 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
-from PIL import Image
+from PIL import Image, ImageFont
 
 from sifthinker.depth import DepthMap
 from sifthinker.evaluation.completions import Scored
 from sifthinker.evaluation.world import METRICS, Result
-from sifthinker.report import Card, Chart, render_page, run_page, scored_page, thought_page, write_page, write_picture
+from sifthinker.report import (
+    Card,
+    Chart,
+    _wrapped,
+    render_page,
+    run_page,
+    scored_page,
+    thought_page,
+    write_page,
+    write_picture,
+)
 from sifthinker.rewards import Score, Scores
 from sifthinker.thinker import Thought
 
@@ -89,7 +101,17 @@ class TestThoughtPage:
         large = Thought(
             "q", Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 4000, 3), dtype=np.uint8)), None, "x"
         )
-        assert len(thought_page(large)) < 1_500_000
+        page = thought_page(large)
+        assert len(page) < 1_500_000
+        (shown,) = Tags(page).named("image")
+        kind, _, data = (shown["href"] or "").partition(";base64,")
+        assert (kind, Image.open(io.BytesIO(base64.b64decode(data))).size) == ("data:image/jpeg", (640, 480))
+
+    def test_small_pictures_stay_exact(self) -> None:
+        (shown, _) = Tags(thought_page(thought())).named("image")
+        kind, _, data = (shown["href"] or "").partition(";base64,")
+        assert kind == "data:image/png"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == thought().image.tobytes()
 
 
 class TestPicture:
@@ -106,6 +128,18 @@ class TestPicture:
         assert red[0] > 100
         assert red[1] > 1.8 * red[0]
         assert both.height - rgb.height == 110 + 14
+        # Depths are written over depth alone: the rows of the title and of the RGB panel are the same.
+        above = (0, 0, rgb.width, 14 + 22 + 6 + 110)
+        assert rgb.crop(above).tobytes() == both.crop(above).tobytes()
+
+    @pytest.mark.parametrize("text", ["", "a few words that fit", "x" * 300, "a " + "longer" * 30 + " word", "漢字" * 40])
+    def test_lines_are_no_longer_than_asked_for(self, text: str) -> None:
+        font = ImageFont.load_default(13)
+        lines = _wrapped(text, font, 220, most=99)
+        assert max(map(font.getlength, lines)) <= 220
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        cut = _wrapped("word " * 300, font, 220, most=4)
+        assert (len(cut), cut[-1].endswith(" …")) == (4, True)
 
     @pytest.mark.parametrize("text", ["", "no chain", "x" * 3000, EVIL, "\n" * 50, "漢字 " * 400])
     def test_any_text_fits(self, tmp_path: Path, text: str) -> None:
