@@ -41,13 +41,17 @@ def test_trl(world_chains: Path, examples: list, tmp_path: Path) -> None:
     assert min(grounding_reward(completions, **columns)) >= 1
 
 
-def test_verl(world_chains: Path, examples: list, tmp_path: Path) -> None:
-    assert export(world_chains, tmp_path / "x", "verl") == 18
+def test_verl(world_chains: Path, tmp_path: Path) -> None:
+    shutil.copytree(world_chains, tmp_path / "val")
+    rows = (tmp_path / "val" / "examples.jsonl").read_text()
+    (tmp_path / "val" / "examples.jsonl").write_text(rows.replace('"split":"train"', '"split":"val"'))
+    examples = list(read_examples(tmp_path / "val"))
+    assert export(tmp_path / "val", tmp_path / "x", "verl") == 18
     found = datasets.load_dataset("parquet", data_files=str(tmp_path / "x" / "train.parquet"), split="train")
     row = found[3]
     assert row["prompt"][0]["content"].startswith("<image><image>The first image")
     assert row["images"][0]["bytes"] == Path(examples[3].images[0]).read_bytes()
-    assert (row["extra_info"]["index"], row["extra_info"]["split"]) == (examples[3].id, examples[3].split)
+    assert (row["extra_info"]["index"], row["extra_info"]["split"]) == (examples[3].id, "val")
     score = compute_score(row["data_source"], row["extra_info"]["chain"], row["reward_model"]["ground_truth"])
     assert score["format"] == score["answer"] == score["depth"] == 1
 
