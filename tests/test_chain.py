@@ -86,8 +86,10 @@ class TestRoundTrip:
         assert parse_chain(render_chain(chain, decimals=2)) == chain
         with pytest.raises(ChainError, match="no area"):
             render_chain(Chain((Step((Region((0, 0, 0.001, 1), 0),), "a"),), "b"), decimals=2)
-        with pytest.raises(ValueError, match="decimals"):
-            render_chain(chain, decimals=4)
+        assert '[0.00,0.00,0.50,1.00],"depth":0.250' in render_chain(chain, decimals=2, depth_decimals=3)
+        for decimals in ({"decimals": 4}, {"decimals": 0}, {"depth_decimals": 4}, {"depth_decimals": 0}):
+            with pytest.raises(ValueError, match="decimals"):
+                render_chain(chain, **decimals)
 
 
 class TestValues:
@@ -98,9 +100,12 @@ class TestValues:
         ("make", "code"),
         [
             (lambda: Region((0, 0, 1.2, 1), 0), "box_range"),
+            (lambda: Region((0, 0, 1), 0), "box_range"),
+            (lambda: Region((0, 0, 1, 1, 1), 0), "box_range"),
             (lambda: Region((0, 0, float("nan"), 1), 0), "box_range"),
             (lambda: Region((0.5, 0, 0.5004, 1), 0), "box_order"),
             (lambda: Region((0, 0, 1, 1), -0.1), "depth_range"),
+            (lambda: Region((0, 0, 1, 1), 1.1), "depth_range"),
             (lambda: Step((), "a"), "no_region"),
             (lambda: Step((Region((0, 0, 1, 1)),), " \n"), "blank_text"),
             (lambda: Step((Region((0, 0, 1, 1)),), "a</text>"), "nested_tag"),
@@ -112,6 +117,12 @@ class TestValues:
         with pytest.raises(ChainError) as caught:
             make()
         assert caught.value.code == code
+
+    def test_lists_become_tuples(self) -> None:
+        region = Region([0, 0, 1, 1], 0.5)
+        listed = Chain([Step([region], "a")], "b")
+        assert listed == Chain((Step((region,), "a"),), "b")
+        assert hash(listed) == hash(Chain((Step((region,), "a"),), "b"))
 
     def test_errors_travel_between_processes(self) -> None:
         error = pickle.loads(pickle.dumps(ChainError("no_step", 7, "empty")))
@@ -157,6 +168,7 @@ VERDICTS = [
     (with_box("{}"), "bad_box"),
     (with_box("[0,0,1,1.1]"), "box_range"),
     (with_box("[0,0,1,2]"), "box_range"),
+    (with_box("[1.5,0,1,1]"), "box_range"),
     (with_box(f"[0,0,1,{'9' * 5000}]"), "box_range"),
     (with_box("[0.5,0,0.5,1]"), "box_order"),
     (with_box("[0,0.9,1,0.1]"), "box_order"),
@@ -193,6 +205,7 @@ class TestVerdicts:
             GOOD.replace("><", ">\u2003\n<"),
             with_box("[0,0,1,1]"),
             with_box("[0.0,0.00,1.000,1]"),
+            *(with_area(f'[{{"bbox_2d":[0,0,1,1],"depth":{depth}}}]') for depth in ("0", "1", "1.000")),
             with_area(' [ { "depth" : 0.5 , "bbox_2d" : [ 0 , 0 , 1 , 1 ] } ] '),
             GOOD.replace("seen", "a < b & c > d <b>bold</b>"),
         ],
@@ -213,6 +226,8 @@ class TestVerdicts:
     def test_positions_point_into_the_text(self) -> None:
         text = GOOD.replace("</area>", "</area> then ")
         assert text[check_chain(text)[0].position :].startswith("then")
+        text = with_area("[0.1, x]")
+        assert text[check_chain(text)[0].position :].startswith("x]")
 
 
 class TestLenient:
@@ -223,6 +238,7 @@ class TestLenient:
     def test_words_belong_to_the_area_before_them(self) -> None:
         text = f"{AREA}<text>one</text>{AREA}{AREA}<text>three</text><text>stray</text>"
         assert [words for _, words in find_steps(text)] == ["one", "", "three"]
+        assert [words for _, words in find_steps(f"{AREA}</think><text>not of the area</text>")] == [""]
 
     def test_an_area_that_another_tag_breaks_is_none(self) -> None:
         assert find_regions("<area>[<text></area>") == []

@@ -347,8 +347,14 @@ class TestBadInput:
         assert "Traceback" not in result.output
 
     def test_overrides_are_pairs(self, tmp_path: Path) -> None:
-        assert sif("train", "sft", tmp_path / "c.yaml", "output", "x").exit_code == 2
-        assert sif("train", "sft", tmp_path / "c.yaml", "--output").exit_code == 2
+        for words, said in ((["output", "x"], "overrides are written --key value"), (["--output"], "--output has no value")):
+            result = sif("train", "sft", tmp_path / "c.yaml", *words)
+            assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+    def test_a_disk_that_is_full(self, cats: Path) -> None:
+        result = sif("data", "paths", cats, "-o", "/dev/full")
+        assert (result.exit_code, "/dev/full: cannot write: No space left on device" in result.stderr) == (2, True)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_a_read_only_folder(self, cats: Path, tmp_path: Path) -> None:

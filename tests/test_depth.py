@@ -301,9 +301,14 @@ class TestFiles:
             DepthMap.read(tmp_path / "d.npy")
 
     def test_the_callers_array_stays_its_own(self) -> None:
-        values = np.zeros((2, 2), dtype=np.float32)
-        DepthMap(values)
-        values[0, 0] = 1
+        for values, made in (
+            (np.zeros((2, 2), dtype=np.float32), DepthMap),
+            (np.zeros((2, 2), dtype=np.uint8), DepthMap.from_levels),
+        ):
+            depth = made(values)
+            values[0, 0] = 1
+            assert depth.values[0, 0] == 0
+            assert depth.mean([[0, 0, 1, 1]]) == [0]
 
     def test_size_without_pixels(self, tmp_path: Path, ramp: DepthMap) -> None:
         ramp.write(tmp_path / "d.png")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sifthinker.errors import RecordError, SIFError
-from sifthinker.files import atomic_write, inside, read_jsonl, to_json, write_jsonl
+from sifthinker.files import atomic_write, inside, read_jsonl, sweep, to_json, write_jsonl
 from sifthinker.records import (
     Example,
     Record,
@@ -253,6 +254,75 @@ class TestFiles:
         (tmp_path / "file").write_text("")
         with pytest.raises(SIFError, match="file"):
             atomic_write(tmp_path / "file" / "below", "x")
+
+    def test_a_link_stays_one(self, tmp_path: Path) -> None:
+        (tmp_path / "far").mkdir()
+        (tmp_path / "far" / "f").write_text("old")
+        (tmp_path / "link").symlink_to("far/f")
+        atomic_write(tmp_path / "link", "new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "far" / "f").read_text() == "new"
+
+    def test_a_pipe_is_written_to_as_it_is(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            atomic_write(tmp_path / "pipe", "words")
+            assert os.read(reader, 99) == b"words"
+        finally:
+            os.close(reader)
+        assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+        with pytest.raises(SIFError, match="cannot write"):
+            atomic_write(tmp_path, "a folder is none")
+
+    def test_others_may_read_what_is_written(self, tmp_path: Path) -> None:
+        """Temporary files are the writer's alone; datasets are not. The longest name that a file may have is fine."""
+        path = tmp_path / ("x" * 255)
+        atomic_write(path, "half a pair: \ud800")
+        assert path.stat().st_mode & 0o777 == 0o644
+        assert path.read_text() == "half a pair: ?"
+
+    def test_an_interrupted_write_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*paths: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("sifthinker.files.os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            atomic_write(tmp_path / "f", "x")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_only_unfinished_files_are_swept(self, tmp_path: Path) -> None:
+        for name in (".sif-abc-f", ".hidden", "f", "x.sif-f"):
+            (tmp_path / name).write_text("")
+        sweep(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "f", "x.sif-f"]
+
+    def test_a_folder_whose_name_only_begins_alike_is_outside(self, tmp_path: Path) -> None:
+        for name in ("root", "root-of-another"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "link").symlink_to("root")
+        assert inside(tmp_path / "link", "a/../b") == tmp_path / "root" / "b"  # roots may be links
+        for path in ("../root-of-another/f", str(tmp_path / "root-of-another")):
+            with pytest.raises(RecordError, match="leads outside") as caught:
+                inside(tmp_path / "root", path)
+            assert caught.value.code == "path_outside_root"
+
+    @pytest.mark.parametrize(
+        ("value", "text"), [("é", '"é"'), ("\ud800", '"\\ud800"'), ({"b": 1, "a": [1, 2]}, '{"b":1,"a":[1,2]}')]
+    )
+    def test_a_line_of_json(self, value: object, text: str) -> None:
+        assert to_json(value) == text
+        assert json.loads(to_json(value).encode()) == value
+        for number in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="JSON compliant"):
+                to_json([number])
+
+    @pytest.mark.parametrize("line", ["[" * 100_000, "{", "NaN x", '"\ud800', "1 2"])
+    def test_lines_that_are_no_json(self, tmp_path: Path, line: str) -> None:
+        (tmp_path / "f.jsonl").write_bytes(b"1\n" + line.encode("utf-8", "surrogatepass"))
+        with pytest.raises(RecordError, match=r"f\.jsonl:2: not a line of JSON") as caught:
+            list(read_jsonl(tmp_path / "f.jsonl"))
+        assert caught.value.code == "not_json"
 
     def test_windows_line_ends_and_blank_lines(self, tmp_path: Path) -> None:
         (tmp_path / "f.jsonl").write_bytes(b'{"a":1}\r\n\r\n{"a":2}\r\n')

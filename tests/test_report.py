@@ -1,16 +1,31 @@
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from jinja2 import UndefinedError
+from PIL import Image, ImageFont
 
 from sifthinker.depth import DepthMap
+from sifthinker.evaluation.completions import Scored
 from sifthinker.evaluation.world import METRICS, Result
-from sifthinker.report import Card, Chart, run_page, thought_page, write_page, write_picture
+from sifthinker.report import (
+    Card,
+    Chart,
+    _wrapped,
+    render_page,
+    run_page,
+    scored_page,
+    thought_page,
+    write_page,
+    write_picture,
+)
+from sifthinker.rewards import Score, Scores
 from sifthinker.thinker import Thought
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
@@ -77,11 +92,26 @@ class TestThoughtPage:
         assert len(Tags(page).named("image")) == 1
         assert "depth" not in page.split("</style>")[1].split("raw text")[0].replace("depth-", "")
 
+    def test_a_value_that_a_template_lacks_is_a_fault(self) -> None:
+        """Not an empty place in a page that nobody looks at twice."""
+        with pytest.raises(UndefinedError, match="cards"):
+            render_page("thought.html", title="a page without its cards")
+
     def test_photographs_are_bounded(self) -> None:
         large = Thought(
             "q", Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 4000, 3), dtype=np.uint8)), None, "x"
         )
-        assert len(thought_page(large)) < 1_500_000
+        page = thought_page(large)
+        assert len(page) < 1_500_000
+        (shown,) = Tags(page).named("image")
+        kind, _, data = (shown["href"] or "").partition(";base64,")
+        assert (kind, Image.open(io.BytesIO(base64.b64decode(data))).size) == ("data:image/jpeg", (640, 480))
+
+    def test_small_pictures_stay_exact(self) -> None:
+        (shown, _) = Tags(thought_page(thought())).named("image")
+        kind, _, data = (shown["href"] or "").partition(";base64,")
+        assert kind == "data:image/png"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == thought().image.tobytes()
 
 
 class TestPicture:
@@ -98,6 +128,18 @@ class TestPicture:
         assert red[0] > 100
         assert red[1] > 1.8 * red[0]
         assert both.height - rgb.height == 110 + 14
+        # Depths are written over depth alone: the rows of the title and of the RGB panel are the same.
+        above = (0, 0, rgb.width, 14 + 22 + 6 + 110)
+        assert rgb.crop(above).tobytes() == both.crop(above).tobytes()
+
+    @pytest.mark.parametrize("text", ["", "a few words that fit", "x" * 300, "a " + "longer" * 30 + " word", "漢字" * 40])
+    def test_lines_are_no_longer_than_asked_for(self, text: str) -> None:
+        font = ImageFont.load_default(13)
+        lines = _wrapped(text, font, 220, most=99)
+        assert max(map(font.getlength, lines)) <= 220
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        cut = _wrapped("word " * 300, font, 220, most=4)
+        assert (len(cut), cut[-1].endswith(" …")) == (4, True)
 
     @pytest.mark.parametrize("text", ["", "no chain", "x" * 3000, EVIL, "\n" * 50, "漢字 " * 400])
     def test_any_text_fits(self, tmp_path: Path, text: str) -> None:
@@ -105,6 +147,35 @@ class TestPicture:
         picture = self.drawn(tmp_path, Card(Thought(text, image, None, text), truth="yes", correct=False))
         assert picture.width == 220 + 2 * 14
         assert picture.height < 1200
+
+
+class TestScoredPage:
+    def test_verdicts_rewards_and_target_boxes(self) -> None:
+        verdicts = [
+            Score(1.0, {"s": 1.0}),
+            Score(2 / 3, {"s": 2 / 3}, ("judged_token_f1",)),
+            Score(None, {}, ("no_verdict",)),
+        ]
+        area = Score(0.5)
+        text = CHAIN.format(words="seen", answer="yes")
+        boxes = np.array([[0.1, 0.2, 0.5, 0.8]])
+        scored = [
+            Scored(f"r{number}", text, "Is it?", "yes", boxes, None, (), Scores(area, verdict, area, Score(None)))
+            for number, verdict in enumerate(verdicts)
+        ]
+        page = scored_page(scored, title="t", total=9)
+        tags = Tags(page)
+        assert "3 of 9 completions" in page
+        assert "3 completions" in scored_page(scored, title="t", total=3)
+        answers = [tag["class"] for tag in tags.named("p") if (tag.get("class") or "").startswith("answer")]
+        assert answers == ["answer right", "answer wrong", "answer"]  # partly right is wrong, unjudged is neither
+        assert "format 0.50 · answer 0.67 (judged_token_f1) · grounding 0.50 · depth –" in page
+        assert "answer – (no_verdict)" in page
+        # Of 256 × 256 where there is no image; its step states a depth, of which RGB-only work knows nothing.
+        (dashed, *others) = [tag for tag in tags.named("rect") if "stroke-dasharray" in tag]
+        sides = [float(dashed[name] or 0) for name in ("x", "y", "width", "height")]
+        assert sides == pytest.approx([25.6, 51.2, 102.4, 153.6])
+        assert len(others) == 2
 
 
 class TestRunPage:

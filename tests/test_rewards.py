@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import Chain, Region, Step, read_completion, render_chain
 from sifthinker.depth import DepthMap
+from sifthinker.endpoint import Endpoint
 from sifthinker.errors import BoxError, ConfigError, SIFError
+from sifthinker.judges import ModelJudge
 from sifthinker.rewards import (
     AnswerReward,
     GroundingReward,
     Ledger,
     Reference,
     answer_reward,
+    as_correction,
     completion_text,
     depth_reward,
     format_reward,
@@ -27,6 +30,8 @@ from sifthinker.rewards import (
     score_depth,
     score_grounding,
 )
+
+from .stand_in import serve
 
 HALF = DepthMap(np.full((10, 10), 0.5))
 
@@ -59,6 +64,7 @@ class TestGrounding:
             ([WHOLE, LEFT, RIGHT], 1, 0, 0),  # lost: no penalty below 0
             ([WHOLE], 0.5, 0.5, 0.5),  # never focused
             ([LEFT_TOP, WHOLE], 0.5, 0.5, 0.5),
+            ([[*WHOLE, *LEFT], LEFT], 0.5, 1, 1.5),  # the whole image and more is a focus: sets 1/2, pairs 1 of 2
         ],
     )
     def test_by_hand(self, areas: list, start: float, end: float, value: float) -> None:
@@ -116,6 +122,9 @@ class TestDepth:
         padded = chain(*[[whole]] * 20, [wrong])  # once: 1 of 2; every time: 20 of 21
         assert score_depth(read_completion(padded), HALF).value == pytest.approx(1 / 2)
         assert score_depth(read_completion(padded), HALF, repeats=True).value == pytest.approx(20 / 21)
+        # The first statement of a box counts, also within one area.
+        assert score_depth(read_completion(chain([whole, ((0, 0, 1, 1), 0.9)])), HALF).value == 1
+        assert score_depth(read_completion(chain([((0, 0, 1, 1), 0.9), whole])), HALF).value == 0
         listed = chain([whole] * 20 + [wrong])  # the same within one area
         assert score_depth(read_completion(listed), HALF).value == pytest.approx(1 / 2)
         assert score_depth(read_completion(listed), HALF, repeats=True).value == pytest.approx(20 / 21)
@@ -144,6 +153,18 @@ class TestTermsOfGrounding:
         columns = {"completions": [chain(RIGHT, LEFT)], "boxes": [[[0, 0, 0.5, 1]]]}
         assert grounding_reward(**columns) == [2]
         assert grounding_reward(**columns, correction="off") == grounding_reward(**columns, correction=False) == [1]
+
+    def test_corrections_by_name(self) -> None:
+        assert [as_correction(value) for value in ("own", "group", "off", True, False)] == [
+            "own",
+            "group",
+            "off",
+            "own",
+            "off",
+        ]
+        for value in ("Own", 1, 0, 1.0, None):
+            with pytest.raises(ConfigError, match="must be own, group or off"):
+                as_correction(value)
 
     def test_a_group_is_measured_against_its_others(self) -> None:
         # Starts: 0 (right half), 1 (left half), 1/2 (both halves: whole against half). Ends: 1, 1, 1/2.
@@ -197,6 +218,7 @@ class TestAnswer:
         [
             ("cat", None, 1),  # first visit: s alone
             ("cat", 0.25, 1.75),  # 1 + (1 − 0.25)
+            ("cat", 0.0, 2),  # a group that was wholly wrong is no first visit: 1 + (1 − 0)
             ("cat", 1.0, 1),
             ("dog", 0.25, 0),
             ("a black cat", 0.25, 2 / 3 + (2 / 3 - 0.25)),  # one word of two shared: F1 = 2·1 / (2 + 1)
@@ -207,7 +229,28 @@ class TestAnswer:
         assert found.value == pytest.approx(value)
 
     def test_no_answer(self) -> None:
-        assert score_answer(read_completion("<answer>cat"), "cat").reasons == ("no_answer",)
+        score = score_answer(read_completion("<answer>cat"), "cat")
+        assert (score.value, score.reasons) == (0, ("no_answer",))
+
+    def test_a_judge_that_fails_gives_no_score(self) -> None:
+        score = score_answer(read_completion(chain(LEFT)), "cat", previous=0.5, verdict=None)
+        assert (score.value, score.reasons) == (None, ("no_verdict",))
+
+    def test_a_judge_is_asked_about_answers_alone(self) -> None:
+        """No rule decides the first, the judge says 0.5; the second has no answer; of the third there is no verdict."""
+        said = ["a dark feline", None, "a moggy"]
+        completions = [chain(LEFT) if text is None else chain(LEFT, answer=text) for text in said]
+        completions[1] = completions[1].replace("</answer>", "")
+        with serve(lambda request, number: "?" if "moggy" in request["messages"][1]["content"] else "0.5") as (
+            url,
+            requests,
+        ):
+            reward = AnswerReward(judge=ModelJudge(Endpoint(url, "j", max_retries=0)))
+            found = reward(completions, id=["a"] * 3, answer=["black cat"] * 3, problem=["What is it?"] * 3)
+        assert found == [0.5, 0, None]
+        assert len(requests) == 2
+        assert all("What is it?" in request["messages"][1]["content"] for request in requests)
+        assert reward.ledger.to_json() == {"a": 0.25}  # (0.5 + 0) / 2: what was not judged does not count
 
     def test_the_ledger_remembers_the_group(self) -> None:
         reward = AnswerReward()
@@ -367,6 +410,12 @@ class TestTRLFunctions:
         assert grounding_reward(completions=forms, **columns) == [1, 1, 0]
         assert depth_reward(completions=forms, **columns) == [1, 1, None]
         assert format_reward(completions=forms) == [1, 1, 1]
+
+    def test_choices_may_be_a_column_of_any_kind(self) -> None:
+        for column in (["red\nblue"], np.array(["red\nblue"]), np.array([["red", "blue"]]), [["red", "blue"]]):
+            assert answer_reward([chain(LEFT, answer="B")], ["blue"], column) == [1], column
+        for column in (None, [], np.array([]), [""]):
+            assert answer_reward([chain(LEFT, answer="B")], ["blue"], column) == [0], column
 
     def test_an_empty_batch(self) -> None:
         assert format_reward([]) == answer_reward([], []) == grounding_reward([], []) == depth_reward([], []) == []

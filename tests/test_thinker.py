@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from PIL import Image
 
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError, ModelError
+from sifthinker.models import Completion, complete
+from sifthinker.prompts import user_prompt
 from sifthinker.thinker import Thinker, Thought
 
 pytest.importorskip("torch")
@@ -17,6 +21,7 @@ DEPTH = DepthMap(np.full((30, 40), 0.5))
 BROKEN = (
     '<think><area>[{"bbox_2d":[0,0,1,1],"depth":0.5}]</area><text>all</text><area>[{"bbox_2d":[0,0,1,1],"depth":0.5}]</area>'
 )
+GOOD = '<think><area>[{"bbox_2d":[0,0,1,1],"depth":0.5}]</area><text>all</text></think><answer>red</answer>'
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +34,18 @@ class TestThought:
         thought = Thought("q", IMAGE, DEPTH, BROKEN)
         assert [words for _, words in thought.steps] == ["all", ""]
         assert (thought.answer, thought.reading.problems[0].code) == (None, "missing_tag")
+
+    def test_depths_are_read_where_there_is_depth(self) -> None:
+        for text, depth in ((GOOD, DEPTH), (GOOD.replace(',"depth":0.5', ""), None)):
+            thought = Thought("q", IMAGE, depth, text)
+            assert (thought.reading.problems, len(thought.steps), thought.answer) == ((), 1, "red")
+            other = Thought("q", IMAGE, None if depth else DEPTH, text)
+            assert (other.reading.problems != (), other.steps) == (True, [])
+
+    def test_a_chain_whose_beginning_is_missing_is_broken(self) -> None:
+        """What a template opens was put back before; who leaves it out then has written no chain."""
+        thought = Thought("q", IMAGE, DEPTH, GOOD.removeprefix("<think>"))
+        assert thought.reading.problems[0].code == "missing_tag"
 
 
 class TestThinker:
@@ -43,19 +60,41 @@ class TestThinker:
     def test_running_out_of_tokens_is_told(self, thinker: Thinker) -> None:
         assert thinker.think(IMAGE, "Why?", DEPTH).complete is False
 
-    def test_rgb_only(self, thinker: Thinker) -> None:
-        assert thinker.think(IMAGE, "Why?").depth is None
+    def test_an_end_is_told(self, thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sifthinker.thinker.complete", lambda *given, **sampling: [Completion("red", True, 9, 2)])
+        thought = thinker.think(IMAGE, "Why?", DEPTH)
+        assert (thought.text, thought.complete) == ("red", True)
 
-    def test_image_placeholders_are_never_said(self, thinker: Thinker) -> None:
-        token = thinker.model.config.image_token_id
-        bias = thinker.model.get_output_embeddings()
-        original = bias.weight.detach().clone()
-        try:
-            bias.weight.data[token] = bias.weight.data.abs().sum(dim=0) * 100  # would win every step
-            thought = thinker.think(IMAGE, "Why?", DEPTH)
-        finally:
-            bias.weight.data.copy_(original)
-        assert "<image>" not in thought.text
+    @pytest.mark.parametrize("direct", [False, True])
+    @pytest.mark.parametrize("depth", [DEPTH, None])
+    def test_what_the_model_is_shown(
+        self, thinker: Thinker, monkeypatch: pytest.MonkeyPatch, depth: DepthMap | None, direct: bool
+    ) -> None:
+        shown: dict[str, Any] = {}
+
+        def watched(model: Any, processor: Any, talks: Any, images: Any, **sampling: Any) -> list[Completion]:
+            found = complete(model, processor, talks, images, **sampling)
+            shown.update(talks=talks, images=images, sampling=sampling, tokens=found[0].prompt_tokens)
+            return found
+
+        monkeypatch.setattr("sifthinker.thinker.complete", watched)
+        thought = thinker.think(IMAGE, "Why?", depth, direct=direct)
+        text = user_prompt("Why?", depth=depth is not None, direct=direct)
+        pictures = [IMAGE] if depth is None else [IMAGE, depth.view()]
+        assert shown["talks"] == [
+            [{"role": "user", "content": [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]}]
+        ]
+        assert [picture.tobytes() for picture in shown["images"][0]] == [picture.tobytes() for picture in pictures]
+        assert shown["sampling"] == {"max_new_tokens": 12}
+        # 16 tokens an image, two marks for begin and end of the turn and the words.
+        assert shown["tokens"] >= 16 * len(pictures) + len(thinker.processor.tokenizer(text)["input_ids"])
+        assert (thought.question, thought.depth, thought.direct) == ("Why?", depth, direct)
+
+    def test_the_time_of_a_batch_is_shared(self, thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = iter((10.0, 16.0))
+        monkeypatch.setattr("sifthinker.thinker.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        monkeypatch.setattr("sifthinker.thinker.complete", lambda *given, **sampling: [Completion("red", True, 9, 2)] * 3)
+        assert [thought.seconds for thought in thinker.think_all([(IMAGE, "Why?", DEPTH)] * 3)] == [2, 2, 2]
 
     @pytest.mark.parametrize("token", ["<image>", "</s>", "<pad>"])
     def test_questions_with_special_tokens_are_refused(self, thinker: Thinker, token: str) -> None:

@@ -183,8 +183,8 @@ def round_boxes(boxes: ArrayLike, decimals: int = 3) -> Boxes:
     unit = 10**decimals
     low = np.rint(array[:, :2] * unit)
     high = np.rint(array[:, 2:] * unit)
-    # A sliver takes the cell in which it begins; at the far border, the last.
-    low = np.where(low == high, np.minimum(np.floor(array[:, :2] * unit), unit - 1), low)
+    # A sliver takes the cell in which it begins.
+    low = np.where(low == high, np.floor(array[:, :2] * unit), low)
     high = np.maximum(high, low + 1)
     rounded: Boxes = np.concatenate([low, high], axis=1) / unit
     return rounded

@@ -261,7 +261,7 @@ def test_a_lookup_does_not_go_through_the_list(tmp_path: Path) -> None:
         assert excluded.find("bench/7.png") is not None
         assert excluded.find("bench/none.png") is None
         counts.append(len(touched))
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] > 0
 
 
 def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:

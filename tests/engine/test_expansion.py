@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,10 +33,6 @@ def covers(outer: tuple, inner: tuple) -> bool:
     return all(any(o[0] <= i[0] and o[1] <= i[1] and o[2] >= i[2] and o[3] >= i[3] for o in outer) for i in inner)
 
 
-def overlap(a: tuple, b: tuple) -> float:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
 def without_distractor(path: FocusPath) -> list:
     return [focus for focus in path if focus.kind != "distractor"]
 
@@ -54,22 +53,21 @@ class TestInvariants:
         assert all(a <= b + 1e-12 for a, b in itertools.pairwise(values))
         assert all(a.boxes != b.boxes for a, b in itertools.pairwise(path))
 
-    @given(boxes(), st.integers(0, 50))
-    def test_distractors_overlap_the_merged_region_nowhere(self, target: list, seed: int) -> None:
-        path = expand(record(target), seed=seed, settings=Expansion(distractor=1))
-        kinds = [focus.kind for focus in path]
-        if "distractor" not in kinds:
-            return
-        place = kinds.index("distractor")
-        assert place == 1
-        (distractor,) = path[place].boxes
-        assert 0 <= distractor[0] < distractor[2] <= 1
-        assert 0 <= distractor[1] < distractor[3] <= 1
-        assert all(overlap(distractor, box) == 0 for focus in path[place + 1 :] for box in focus.boxes)
-
-    @given(boxes(), st.integers(0, 5))
-    def test_the_same_seed_gives_the_same_path(self, target: list, seed: int) -> None:
-        assert expand(record(target), seed=seed) == expand(record(target), seed=seed)
+    def test_the_same_seed_gives_the_same_path_in_every_process(self) -> None:
+        code = (
+            "from sifthinker import Record, expand\n"
+            "boxes = ((0.4, 0.4, 0.5, 0.5), (0.6, 0.1, 0.7, 0.2))\n"
+            "for number in range(9): print(expand(Record(f'r{number}', 'i', 'q', 'a', boxes), seed=number))"
+        )
+        said = [
+            subprocess.run(
+                [sys.executable, "-c", code],
+                capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": str(number)},
+            ).stdout
+            for number in (1, 2)
+        ]  # fmt: skip
+        assert said[0] == said[1]
+        assert len(set(said[0].splitlines())) == 9
 
     def test_ids_and_seeds_move_the_path(self) -> None:
         target = [[0.4, 0.4, 0.5, 0.5]]
@@ -104,14 +102,67 @@ class TestByHand:
             scale = (distractor[2] - distractor[0]) / (merged[2] - merged[0])
             assert 0.69 < scale < 1.31
 
+    def test_sides_move_by_themselves_within_the_jitter(self) -> None:
+        # Alpha 0.3 ± 20 %: from 0.24 to 0.36 of the way, which is 0.4 for each side.
+        settings = Expansion(alpha=0.3, jitter=0.2, distractor=0)
+        moves = np.array(
+            [
+                np.abs(np.subtract(expand(record([[0.4, 0.4, 0.6, 0.6]], str(n)), settings=settings)[1].boxes[0], target))
+                for n in range(300)
+                for target in ([0.4, 0.4, 0.6, 0.6],)
+            ]
+        )
+        assert (moves.min(), moves.max()) == pytest.approx((0.24 * 0.4, 0.36 * 0.4), abs=0.001)
+        assert all(len({tuple(pair) for pair in moves[:, [a, b]]}) > 250 for a, b in itertools.combinations(range(4), 2))
+
     def test_distractor_off_leaves_the_rest_alone(self) -> None:
         target = [[0.1, 0.1, 0.2, 0.2]]
         assert tuple(without_distractor(expand(record(target)))) == expand(record(target), settings=Expansion(distractor=0))
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 0.9}, {"alpha": -0.1}, {"distractor": 2}, {"decimals": 1}, {"jitter": 1}])
+class TestDistractors:
+    """With margin 0 the merged region is the target itself."""
+
+    def drawn(self, target: list[float], count: int) -> np.ndarray:
+        """(N, 4) distractors of as many records as have one, in hundredths."""
+        settings = Expansion(distractor=1, decimals=2, margin=0)
+        paths = [expand(record([target], str(number)), settings=settings) for number in range(count)]
+        found = np.array([path[1].boxes[0] for path in paths if path[1].kind == "distractor"]).reshape(-1, 4)
+        return np.rint(found * 100).astype(int)
+
+    def test_they_stand_anywhere_beside_the_merged_region(self) -> None:
+        found = self.drawn([0.4, 0.3, 0.6, 0.5], 3000)
+        assert len(found) == 3000
+        (x1, y1, x2, y2), sizes = found.T, found[:, 2:] - found[:, :2]
+        beside = {"left": x2 <= 40, "right": x1 >= 60, "above": y2 <= 30, "below": y1 >= 50}
+        assert np.any(list(beside.values()), axis=0).all()
+        for side, there in beside.items():  # each on its own side alone, not in a corner
+            alone = there & ~np.any([other for name, other in beside.items() if name != side], axis=0)
+            assert alone.sum() > 100, side
+        # From border to border, and up to the region's own sides.
+        assert [x1.min(), y1.min(), x2.max(), y2.max()] == [0, 0, 100, 100]
+        assert [x2[x2 <= 40].max(), x1[x1 >= 60].min(), y2[y2 <= 30].max(), y1[y1 >= 50].min()] == [40, 60, 30, 50]
+        # 0.7 to 1.3 times 20 hundredths, both sides by the same number.
+        assert set(sizes[:, 0]) == set(range(14, 27))
+        assert (sizes[:, 0] == sizes[:, 1]).all()
+
+    def test_room_for_a_single_place_is_enough(self) -> None:
+        # One hundredth wide and as high as the picture: to its left there is one column.
+        found = self.drawn([0.01, 0, 0.02, 1], 3000)
+        assert {int(x) for x in found[:, 0]} == {0, *range(2, 100)}
+        assert 0.4 < len(found) / 3000 < 0.6  # the lower half of 0.7 to 1.3 is no higher than the picture
+
+    def test_without_room_there_is_none(self) -> None:
+        assert len(self.drawn([0.4, 0, 1, 1], 300)) == 0  # at least 0.42 wide, and 0.4 is left
+        assert len(self.drawn([0.25, 0.25, 0.75, 0.75], 300)) == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"alpha": 0.9}, {"alpha": -0.1}, {"distractor": 2}, {"decimals": 1}, {"jitter": 1}, {"jitter": -0.1}, {"margin": -0.1}],
+)
 def test_settings_out_of_range(settings: dict) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
         Expansion(**settings)
 
 

@@ -28,6 +28,7 @@ def test_trl(world_chains: Path, examples: list, tmp_path: Path) -> None:
     assert export(world_chains, tmp_path / "x", "trl") == 18
     found = datasets.load_from_disk(tmp_path / "x")
     assert found["id"] == [example.id for example in examples]
+    assert found["problem"] == [example.problem for example in examples]
     assert found[0]["completion"] == [{"role": "assistant", "content": examples[0].chain}]
     assert [image.size for image in found[0]["images"]] == [(64, 64), (64, 64)]
     from sifthinker import AnswerReward, depth_reward, format_reward, grounding_reward
@@ -40,12 +41,17 @@ def test_trl(world_chains: Path, examples: list, tmp_path: Path) -> None:
     assert min(grounding_reward(completions, **columns)) >= 1
 
 
-def test_verl(world_chains: Path, examples: list, tmp_path: Path) -> None:
-    assert export(world_chains, tmp_path / "x", "verl") == 18
+def test_verl(world_chains: Path, tmp_path: Path) -> None:
+    shutil.copytree(world_chains, tmp_path / "val")
+    rows = (tmp_path / "val" / "examples.jsonl").read_text()
+    (tmp_path / "val" / "examples.jsonl").write_text(rows.replace('"split":"train"', '"split":"val"'))
+    examples = list(read_examples(tmp_path / "val"))
+    assert export(tmp_path / "val", tmp_path / "x", "verl") == 18
     found = datasets.load_dataset("parquet", data_files=str(tmp_path / "x" / "train.parquet"), split="train")
     row = found[3]
     assert row["prompt"][0]["content"].startswith("<image><image>The first image")
     assert row["images"][0]["bytes"] == Path(examples[3].images[0]).read_bytes()
+    assert (row["extra_info"]["index"], row["extra_info"]["split"]) == (examples[3].id, "val")
     score = compute_score(row["data_source"], row["extra_info"]["chain"], row["reward_model"]["ground_truth"])
     assert score["format"] == score["answer"] == score["depth"] == 1
 
@@ -58,6 +64,7 @@ def test_hub(world_chains: Path, examples: list, tmp_path: Path) -> None:
     assert row["images"][0].size == (64, 64)
     assert row["depth"].mode.startswith("I")  # 16 bits
     assert json.loads(row["provenance"])["teacher"] == "scripted:3"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["data"]
 
 
 def test_llamafactory(world_chains: Path, examples: list, tmp_path: Path) -> None:
@@ -71,7 +78,8 @@ def test_llamafactory(world_chains: Path, examples: list, tmp_path: Path) -> Non
         asked, told = row[turns]
         assert (asked["from"], told["from"], told["value"]) == ("human", "gpt", example.chain)
         assert asked["value"].count("<image>") == len(row[images]) == 2
-        assert all((tmp_path / "x" / image).read_bytes() for image in row[images])
+        for image, ours in zip(row[images], example.images, strict=True):
+            assert (tmp_path / "x" / image).samefile(ours), "another name of the same file costs no disk"
 
 
 def test_the_command(world_chains: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import io
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,9 @@ def bytes_of(text: str, draw: random.Random) -> bytes:
     return bytes(data)
 
 
+taken: Counter[str] = Counter()  # files that were not refused as a whole, and records that were not rejected
+
+
 def read(path: Path, **options: Any) -> list[Record | Reject] | None:
     """All items, each of them sound; None where the file is refused as a whole."""
     found: list[Record | Reject] = []
@@ -149,6 +153,7 @@ def read(path: Path, **options: Any) -> list[Record | Reject] | None:
         assert not BUILT_IN.search(refused), refused
         return None
     records = [item for item in found if isinstance(item, Record)]
+    taken.update(files=1, records=len(records))
     assert len({record.id for record in records}) == len(records)
     for record in records:
         assert as_unit_boxes(record.boxes).shape == (len(record.boxes), 4)
@@ -366,11 +371,15 @@ def run(name: str, folder: Path, numbers: range) -> None:
     if name == "parquet":
         pytest.importorskip("pyarrow")
     Image.new("RGB", (100, 50)).save(folder / "a.jpg")
+    taken.clear()
     for number in numbers:
         try:
             FORMS[name](folder, random.Random(f"{name} {number}"))
         except Exception as error:
             raise AssertionError(f"{name}, number {number}: {type(error).__name__}: {error}") from error
+    # A reader that refused everything would pass all of the above.
+    assert taken["files"] > len(numbers) / 4
+    assert taken["records"] > len(numbers) / 4
 
 
 @pytest.mark.parametrize("name", FORMS)

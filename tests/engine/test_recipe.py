@@ -66,6 +66,29 @@ def test_a_cap_holds_for_each_dataset_and_goes_by_the_seed(folder: Path) -> None
     assert len(list(read_recipe(recipe(folder, cap=50)))) == 20
 
 
+@pytest.mark.parametrize(
+    ("first", "cap", "expected"),
+    [
+        ({}, None, 21),
+        ({"limit": 3}, None, 13),
+        ({"limit": 99}, None, 21),
+        ({"without": ["x"]}, None, None),  # how many pass is not known before they have been read
+        ({"datasets": ["d"]}, None, None),
+        ({"max_boxes": 5}, None, None),
+        ({}, 4, 9),  # four of each dataset, and the line that is no JSON
+        ({"without": ["d"]}, 4, 5),
+    ],
+)
+def test_how_many_are_expected(folder: Path, first: dict, cap: int | None, expected: int | None) -> None:
+    with open(folder / "one.jsonl", "a") as stream:
+        stream.write("rubbish\n")
+    left = Left()
+    made = recipe(folder, Source("one.jsonl", images="one", **first), Source("two.jsonl", images="two"), cap=cap)
+    found = list(read_recipe(made, left=left))
+    assert left.expected == expected
+    assert expected in (None, len(found))
+
+
 def test_filters_are_counted(folder: Path) -> None:
     write_jsonl(folder / "mixed.jsonl", [row(0), row(1, dataset="text"), row(2, boxes=[[0, 0, 1, 1], [0, 0, 0.5, 0.5]])])
     left = Left()
@@ -95,10 +118,13 @@ def test_the_same_content_twice_is_a_reject(folder: Path) -> None:
         row(0, id="other-image", image="1.png"),
         row(0, id="other-box", boxes=[[0.1, 0.1, 0.6, 0.5]]),
         row(0, id="gone", image="none.png"),
+        row(1, id="two-boxes", boxes=[[0, 0, 0.1, 0.1], [0.5, 0.5, 1, 1]]),
+        row(1, id="the-other-way-round", boxes=[[0.5, 0.5, 1, 1], [0, 0, 0.1, 0.1]]),
     ]
     write_jsonl(folder / "twice.jsonl", rows)
     found = list(read_recipe(recipe(folder, Source("twice.jsonl", images="one"))))
-    assert ids(found) == ["r0", "duplicate copy", "other-image", "other-box", "gone"]
+    names = ["r0", "duplicate copy", "other-image", "other-box", "gone", "two-boxes", "duplicate the-other-way-round"]
+    assert ids(found) == names
     assert isinstance(found[1], Reject)
     assert "as twice.jsonl:1" in found[1].reason
     again = list(read_recipe(recipe(folder, Source("one.jsonl", images="one"), Source("one.jsonl", images="one"))))
@@ -252,6 +278,8 @@ class TestCommand:
             ({"sources": [{"file": "a", "columns": 5}]}, "columns must map"),
             ({"caps": 5}, "unknown key 'caps'; did you mean 'cap'"),
             ({"cap": "many"}, "cap must be a whole number"),
+            ({"cap": -1}, "cap must be a whole number"),
+            ({"sources": [{"file": "a", "max_boxes": True}]}, "max_boxes must be a positive whole number"),
             ({"exclude": 5}, "exclude a list of paths"),
         ],
     )

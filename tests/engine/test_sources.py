@@ -78,20 +78,21 @@ class TestVisCoT:
         assert reject.code == "box_outside"
 
     @pytest.mark.parametrize(
-        "change",
+        ("change", "code"),
         [
-            {"question": None},
-            {"answer": None},
-            {"answer": True},
-            {"image": 5.5e300, "question": ["q"]},
-            {"width": float("inf")},
-            {"bboxs": [[0, 0, 10**400, 5]]},
-            {"question": "half \ud800"},
+            ({"question": None}, "blank_question"),
+            ({"answer": None}, "blank_answer"),
+            ({"answer": True}, "bad_record"),
+            ({"image": 5.5e300, "question": ["q"]}, "bad_record"),
+            ({"width": float("inf")}, "bad_record"),
+            ({"bboxs": [[0, 0, 10**400, 5]]}, "bad_box"),
+            ({"question": "half \ud800"}, "bad_text"),
         ],
     )
-    def test_values_of_the_wrong_kind_are_rejects(self, tmp_path: Path, change: dict) -> None:
+    def test_values_of_the_wrong_kind_are_rejects(self, tmp_path: Path, change: dict, code: str) -> None:
         (reject,) = read_source(write(tmp_path / "v.jsonl", [{**VISCOT, **change}]))
         assert isinstance(reject, Reject)
+        assert reject.code == code
 
     def test_long_first_lines_and_byte_order_marks(self, tmp_path: Path) -> None:
         row = {**VISCOT, "question": "q\u2028" + "x" * 100_000}
@@ -142,8 +143,7 @@ class TestVisCoT:
         path = tmp_path / "c.json"
         path.write_text(json.dumps([conversation(fractions, pixels, image), {"image": 5}]))
         first, second = read_source(path, images=tmp_path / "images")
-        assert first.code == code
-        assert second.code in ("missing_key", "bad_record")
+        assert (first.code, second.code) == (code, "bad_record")
 
 
 class TestPlain:

@@ -13,6 +13,7 @@ import pytest
 from sifthinker import depth as depth_module
 from sifthinker.depth import DepthMap, _Cache
 from sifthinker.evaluation.completions import score_file, summarise_scores
+from sifthinker.records import read_examples
 from sifthinker.rewards import Score, Scores
 
 CHAIN = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8],"depth":0.5}]</area><text>a</text></think><answer>cat</answer>'
@@ -52,3 +53,28 @@ def test_a_map_is_held_no_longer_than_it_is_used(tmp_path: Path, monkeypatch: py
     assert len(maps) == 20
     assert sum(depth.nbytes for depth in held) <= 3 * full
     assert len(held) <= math.ceil(3 * full / (50 * 50 * 4))
+
+
+def test_a_completion_is_held_against_its_example(world_chains: Path, tmp_path: Path) -> None:
+    example = next(read_examples(world_chains))
+    letter = "AB"[example.choices.index(example.answer)]  # right only where the example's choices are known
+    rows = [
+        {"id": example.id, "completion": f"<answer>{letter}</answer>", "answer": "something else"},
+        {"id": example.id, "completion": example.chain},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, gold = score_file(tmp_path / "rows.jsonl", world_chains)
+    assert (first.id, first.question, first.answer, first.images) == (
+        example.id, example.problem, example.answer, example.images,
+    )  # fmt: skip
+    assert first.scores.answer.value == 1
+    assert [getattr(gold.scores, name).value for name in ("format", "answer", "depth")] == [1, 1, 1]
+
+
+def test_a_completion_with_its_own_reference_is_named_by_its_place(tmp_path: Path) -> None:
+    row = {"completion": CHAIN, "answer": "cat", "boxes": [[0.1, 0.2, 0.6, 0.8]], "images": ["i.png"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": 7}) + "\n")
+    first, second = score_file(tmp_path / "rows.jsonl")
+    assert (first.id, second.id) == (f"{tmp_path / 'rows.jsonl'}:1", "7")
+    assert first.images == (str(tmp_path / "i.png"),)
+    assert first.scores.format.reasons == ("unknown_key",)  # without a depth map a stated depth is a fault

@@ -1,22 +1,35 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from sifthinker.cli import main
-from sifthinker.errors import ConfigError
+from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import write_jsonl
+from sifthinker.models import load_processor
+from sifthinker.rewards import REWARDS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from sifthinker.training.config import guess_stage, make_config  # noqa: E402
+from sifthinker.training.data import load_examples  # noqa: E402
 from sifthinker.training.grpo import DEFAULTS  # noqa: E402
-from sifthinker.training.plan import make_plan  # noqa: E402
+from sifthinker.training.plan import (  # noqa: E402
+    Plan,
+    _batch_problems,
+    make_plan,
+    report_problems,
+    reward_problems,
+    template_problems,
+    token_counts,
+)
 from sifthinker.training.sft import DEFAULTS as SFT_DEFAULTS  # noqa: E402
 from sifthinker.training.sft import sft_trainer  # noqa: E402
 
@@ -45,6 +58,39 @@ class TestFacts:
         assert memory["weights"] == pytest.approx(size)
         assert memory["optimizer (Adam)"] == pytest.approx(2 * size)
         assert memory["reference model"] == pytest.approx(size)
+
+    def test_what_grows_with_tokens_by_hand(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        # Eight completions of two prompts; two layers of width 64 with 170 inside, two heads of 32 for keys and values.
+        plan = planned(nano, world_chains, tmp_path, bf16=False)
+        prompt = int(plan.facts["longest prompt"].split()[0])
+        tokens, apart = 2 * (prompt + 4 * 256), 8 * (prompt + 256)
+        assert plan.facts["tokens at once"] == f"{tokens:,}, against {apart:,} without prefix sharing"
+        layer = 8 * 64 + 3 * 170
+        assert plan.memory_gib["activations"] == pytest.approx(tokens * (2 * 64 + 2 * layer) * 4 / 2**30)
+        assert plan.memory_gib["generation cache"] == pytest.approx(apart * 2 * 2 * 2 * 32 * 4 / 2**30)
+        saving = planned(nano, world_chains, tmp_path, bf16=False, activation_checkpointing=True).memory_gib
+        assert saving["activations"] == pytest.approx(tokens * (2 * 64 + layer) * 4 / 2**30)
+        # Two completions at once are half of a group: the prompt is computed for them again.
+        few = planned(nano, world_chains, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+        assert few.facts["tokens at once"].startswith(f"{prompt + 2 * 256:,}, ")
+        assert "reference model" not in planned(nano, world_chains, tmp_path, beta=0.0).memory_gib
+
+    def test_how_many_completions_fit(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        plan = planned(nano, world_chains, tmp_path, gpu=24.0)
+        fixed = plan.total_gib - plan.memory_gib["activations"]
+        fitting = int((24 - fixed) / (plan.memory_gib["activations"] / 8))
+        assert plan.facts["fits on 24 GiB"] == f"per_device_train_batch_size up to about {fitting} (now 8)"
+        nearly = planned(nano, world_chains, tmp_path, gpu=plan.total_gib * 0.999)
+        assert len(nearly.problems) == 1
+        assert planned(nano, world_chains, tmp_path, gpu=plan.total_gib * 1.001).problems == []
+
+    def test_the_longest_are_found_among_many(self, nano: Path, world_chains: Path) -> None:
+        examples, processor = load_examples(str(world_chains)), load_processor(nano)
+        assert len(examples) > 16
+        each = [token_counts([example], processor) for example in examples]
+        prompts, chains = token_counts(examples, processor)
+        assert (len(prompts), max(prompts)) == (16, max(prompt for (prompt,), _ in each))
+        assert (len(chains), max(chains)) == (16, max(chain for _, (chain,) in each))
 
     def test_adapters_train_less(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
@@ -119,9 +165,114 @@ class TestProblems:
             sft_trainer(config)
 
     def test_sft_that_would_cut_chains(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-        values = {"model": nano, "data": world_chains, "output": tmp_path / "run"}
-        config = make_config({**values, "training": {**SFT, "max_length": 100}}, "sft")
-        assert "would be cut off" in make_plan(config, "sft", SFT_DEFAULTS).problems[0]
+        def sft(length: int | None) -> Plan:
+            values = {"model": nano, "data": world_chains, "output": tmp_path / "run"}
+            return make_plan(make_config({**values, "training": {**SFT, "max_length": length}}, "sft"), "sft", SFT_DEFAULTS)
+
+        facts = sft(None).facts
+        longest = sum(int(facts[name].split()[0]) for name in ("longest prompt", "longest gold chain"))
+        assert sft(longest).problems == []
+        (problem,) = sft(longest - 1).problems
+        assert f"is below the longest example's {longest} tokens: chains would be cut off" in problem
+
+    @pytest.mark.parametrize(
+        ("numbers", "words"),
+        [
+            # completions at once, group, longest gold chain, most tokens, examples, prompts a step
+            ((8, 4, 100, 100, 18, 2), []),
+            ((8, 4, 101, 100, 18, 2), ["set it to at least 117"]),
+            ((2, 4, 100, 100, 18, 2), []),
+            ((6, 4, 100, 100, 18, 3), ["unevenly"]),
+            ((8, 4, 100, 100, 2, 2), []),
+            ((8, 4, 100, 100, 1, 2), ["the data has 1"]),
+        ],
+    )
+    def test_batches_by_hand(self, numbers: tuple[int, ...], words: list[str]) -> None:
+        found = _batch_problems(*numbers)
+        assert len(found) == len(words)
+        assert all(word in problem for word, problem in zip(words, found, strict=True))
+
+    @pytest.mark.parametrize(
+        ("training", "times"),
+        [
+            # Two prompts a step, of 18 examples.
+            ({"max_steps": 2}, "0.22"),
+            ({"max_steps": 4, "num_iterations": 2}, "0.22"),
+            ({"max_steps": 9}, "1"),
+            ({"max_steps": 10}, None),
+            ({"max_steps": -1, "num_train_epochs": 1}, "1"),
+            ({"max_steps": -1, "num_train_epochs": 2}, None),
+        ],
+    )
+    def test_a_progress_term_that_never_acts_is_noted(
+        self, nano: Path, world_chains: Path, tmp_path: Path, training: dict, times: str | None
+    ) -> None:
+        notes = planned(nano, world_chains, tmp_path, **training).notes
+        assert [note.partition(" times")[0] for note in notes] == ([f"each example is seen {times}"] if times else [])
+
+    @pytest.mark.parametrize("change", [{"rewards": {"answer": 0}}, {"reward_terms": {"progress": False}}])
+    def test_no_term_no_note(self, nano: Path, world_chains: Path, tmp_path: Path, change: dict) -> None:
+        values = {"model": nano, "data": world_chains, "output": tmp_path / "run", **change}
+        config = make_config({**values, "training": {**GRPO, "max_completion_length": 256}}, "grpo")
+        assert make_plan(config, "grpo", DEFAULTS).notes == []
+
+    def test_rewards_that_gold_chains_do_not_earn(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+        config = make_config({"model": nano, "data": world_chains, "output": tmp_path / "run"}, "grpo")
+        first, second = load_examples(str(world_chains), 2)
+        gold = {example.id: example.chain for example in (first, second)}
+        assert reward_problems([first, second], gold, config) == ([], [])
+        # One region of four or more is off: a share of 3/4 or more, and less than 1.
+        head, mark, tail = second.chain.rpartition('"depth":')
+        off = f"{head}{mark}0.999{tail[tail.index('}') :]}"
+        share = 1 - 1 / off.count("bbox_2d")
+        dead, weak = reward_problems([first, second], {**gold, second.id: off}, config)
+        assert (dead, [problem.partition(", less")[0] for problem in weak]) == (
+            [], [f"reward depth: a gold chain earns {share:.2f}"],
+        )  # fmt: skip
+        dead, weak = reward_problems([first, second], {**gold, second.id: "rubbish"}, config)
+        assert dead == []
+        assert [problem.partition(", less")[0].partition("earns ")[2] for problem in weak] == ["0.00"] * 4
+        dead, weak = reward_problems([first], {first.id: "rubbish"}, config)
+        assert [problem.partition(":")[0] for problem in dead] == [f"reward {name}" for name in REWARDS]
+        assert weak == []
+        flat = replace(first, depth=None)
+        _, weak = reward_problems([flat], {flat.id: re.sub(r',"depth":[\d.]+', "", flat.chain)}, config)
+        assert [problem.partition(" (")[0] for problem in weak] == ["reward depth: does not apply to this data"]
+
+    def test_an_example_that_is_broken_itself_is_not_the_templates_fault(self, world_chains: Path) -> None:
+        (example,) = load_examples(str(world_chains), 1)
+        assert "breaks the chain" in template_problems([example], {example.id: "rubbish"})[0]
+        broken = replace(example, messages=(example.messages[0], {"role": "assistant", "content": "rubbish"}))
+        assert template_problems([broken], {example.id: "rubbish"}) == []
+
+    def test_refusals_stop_a_run_and_problems_do_not(self, caplog: pytest.LogCaptureFixture) -> None:
+        report_problems(Plan({}, {}, ["a problem"], [], ["a note"]))
+        assert [record.getMessage() for record in caplog.records] == [
+            "before the first step: a note",
+            "before the first step: a problem",
+        ]
+        with pytest.raises(ConfigError, match=r"^a reason$"):
+            report_problems(Plan({}, {}, ["a reason", "a problem"], ["a reason"]))
+
+
+class TestData:
+    def test_what_is_missing_or_mixed_is_named(self, world_chains: Path, tmp_path: Path) -> None:
+        shutil.copytree(world_chains, tmp_path, dirs_exist_ok=True)
+        rows = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
+        cases: list[tuple[dict, str]] = [
+            ({"images": [rows[1]["images"][0], "images/none.png"]}, "missing_image"),
+            ({"depth": "depth/none.png"}, "missing_image"),
+            ({"depth": None, "images": rows[1]["images"][:1]}, "mixed_depth"),
+        ]
+        for change, code in cases:
+            write_jsonl(tmp_path / "examples.jsonl", [rows[0], {**rows[1], **change}, rows[2]])
+            assert len(load_examples(str(tmp_path), 1)) == 1  # what is not used may be missing
+            with pytest.raises(RecordError) as caught:
+                load_examples(str(tmp_path))
+            assert caught.value.code == code
+
+    def test_a_limit(self, world_chains: Path) -> None:
+        assert [len(load_examples(str(world_chains), limit)) for limit in (1, 5, 18, 99, None)] == [1, 5, 18, 18, 18]
 
 
 def test_the_command(nano: Path, world_chains: Path, tmp_path: Path) -> None:
@@ -142,6 +293,7 @@ def test_the_command(nano: Path, world_chains: Path, tmp_path: Path) -> None:
         ("c.yaml", "training: {num_generations: 4}", "grpo"),
         ("c.yaml", "rewards: {depth: 0}", "grpo"),
         ("c.yaml", "training: {max_length: 9}", "sft"),
+        ("grpo.yaml", "answers_only: true", "sft"),
         ("my-grpo.yaml", "training: {max_steps: 9}", "grpo"),
         ("c.yaml", "training: {max_steps: 9}", "sft"),
     ],
