@@ -626,6 +626,8 @@ class TestCodes:
             (np.array([[1000, 1000], [5000, 5000]]), "millimetres"),  # two walls
             (np.full((3, 3), 65534), "millimetres"),
             (np.array([[0.5, 1.5], [1, 2.5]]), "metres"),
+            (np.array([[0.01, 2, 3, 4]]), "metres"),  # a speck in front of the lens
+            (np.array([[65535, 65535], [6554, 6554]]), "inverse"),
             (scene(0, 64000, (65535, 3)), "inverse"),  # scaled to 16 bits
             (scene(0, 250, (255, 30)), "inverse"),
             (scene(0, 50, (0, 40)), "inverse"),  # clipped at the far end

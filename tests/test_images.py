@@ -226,6 +226,8 @@ def colours16(levels: Sequence[int], *, alpha: bool = False) -> bytes:
         (grey16([0, 4095], "PNG"), 4095, 16),
         (grey16([0, 4095], "TIFF"), 4095, 16),
         (grey16([0, 16383], "PNG"), 16383, 64),
+        (saved(Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 0, 4095)), "TIFF"), 4095, 16),
+        (saved(Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 0, 65535)), "TIFF"), None, 255),
         (colours16([0, 4095]), 3840, 15),  # Pillow keeps the upper byte: 15 × 256
         (colours16([0, 4095], alpha=True), 3840, 15),
         (grey16([0, 20000], "PNG"), None, 78),

@@ -69,12 +69,10 @@ def codes_at_the_top(seen: NDArray[Any], *, inverse: bool) -> Codes | None:
     while codes := _first_codes(numbers, counts, inverse):
         if not codes.certain:
             return found or codes
-        found = (
-            codes
-            if found is None
-            else codes._replace(values=found.values + codes.values, pixels=found.pixels + codes.pixels)
-        )
         numbers, counts = numbers[: -len(codes.values)], counts[: -len(codes.values)]
+        if found is not None:
+            codes = codes._replace(values=found.values + codes.values, pixels=found.pixels + codes.pixels)
+        found = codes
     return found
 
 
@@ -98,6 +96,8 @@ def _first_codes(numbers: NDArray[np.float64], counts: NDArray[np.intp], inverse
     for size in range(1, min(_MOST, len(numbers) - 1) + 1):
         group, nearest = numbers[-size:], float(numbers[-size - 1])
         gap, span = float(group[0]) - nearest, nearest - float(numbers[0])
+        if size > 1 and 2 * size > len(numbers):
+            break  # the many do not stand apart from the few
         known = {value for value in group.tolist() if value in _FILL_VALUES | _SENSOR_CODES}
         telling = {value for value in known if not (inverse and _is_type_end(value))}
         repeated = bool((counts[-size:] > 1).any())
@@ -109,7 +109,8 @@ def _first_codes(numbers: NDArray[np.float64], counts: NDArray[np.intp], inverse
         if telling and repeated and gap > span > 0:
             return codes
         # Two distances in all are a drawing, not a measurement: there is no range to stand apart from.
-        if doubtful is None and repeated and (gap > span / 4 if known else gap > span > 0):
+        apart = (telling or span > 0) and gap > (span / 4 if known else span)
+        if doubtful is None and repeated and apart:
             doubtful = codes._replace(certain=False)
     return doubtful
 

@@ -329,8 +329,8 @@ def _check_codes(seen: NDArray[Any], path: Path, *, inverse: bool) -> None:
         many = len(codes.values) > 1
         raise DepthError(
             f"the greatest value{'s are' if many else ' is'} {_listed(codes)}, the next {codes.nearest:g}; if "
-            f"{'they stand' if many else 'it stands'} for 'no reading', say so with {_as_holes(codes)}. If it is a real "
-            f"{'disparity' if inverse else 'distance'}, lower it in the file: nothing could be told apart below it"
+            f"{'they stand' if many else 'it stands'} for 'no reading', say so with {_as_holes(codes)}. If it is real, "
+            "such as a far plane, clip the file at a smaller number"
         )
     if codes is not None:
         _warn(

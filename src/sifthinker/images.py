@@ -21,6 +21,7 @@ MAX_IMAGE_PIXELS = 100_000_000
 _SIXTEEN_BITS = 65535
 # A photo whose values all lie below was taken with 10, 12 or 14 bits and never scaled to 16.
 _NOT_SCALED = 1 << 14
+_warned: set[str] = set()
 _BITS_PER_SAMPLE = 258  # a TIFF tag
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value for negatives
@@ -189,17 +190,14 @@ def _twelve_bits(image: Image.Image) -> bool:
     return image.format == "TIFF" and image.tag_v2.get(_BITS_PER_SAMPLE) == (12,)  # type: ignore[attr-defined]
 
 
-_warned: set[str] = set()
-
-
 def _warn_if_not_scaled(image: Image.Image, path: Path) -> None:
     """Log, once in a process, that a picture of 16 bits uses so few of them that it is nearly black."""
-    extrema = image.getextrema()
+    values = np.asarray(image)
     if image.mode.startswith("I"):
-        highest = int(extrema[1])  # type: ignore[arg-type]
+        highest = int(values.max())
     else:  # Pillow keeps the upper byte of colours
-        bands: list[list[int]] = np.reshape(extrema, (-1, 2)).tolist()
-        highest = max(band[1] for name, band in zip(image.getbands(), bands, strict=True) if name != "A") << 8
+        colours = [index for index, name in enumerate(image.getbands()) if name != "A"]
+        highest = int(np.atleast_3d(values)[..., colours].max()) << 8
     if 0 < highest < _NOT_SCALED and "not scaled" not in _warned:
         _warned.add("not scaled")
         logger.warning(
