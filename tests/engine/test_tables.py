@@ -455,7 +455,8 @@ class TestQuotes:
 
 class TestDelimiters:
     @pytest.mark.parametrize(
-        ("name", "format"), [("t.tsv", "auto"), ("t.TSV", "table"), ("t.txt", "table"), ("t.tab", "table")]
+        ("name", "format"),
+        [("t.tsv", "auto"), ("t.TSV", "table"), ("t.txt", "table"), ("t.tab", "table"), ("t.dat", "table"), ("t", "table")],
     )
     def test_files_with_tabs(self, tmp_path: Path, name: str, format: Any) -> None:
         (tmp_path / name).write_text("image\tquestion\tanswer\tboxes\na.jpg\tq, r; s\tred\t0.1,0.1,0.5,0.5\n")

@@ -214,3 +214,19 @@ def test_questions_may_be_json_lines(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text(f"{row}\nrubbish\n")
     found = list(read_source(tmp_path / "q.jsonl", instances=write(tmp_path / "i.json", instances)))
     assert [getattr(item, "code", "") or item.id for item in found] == ["tallyqa-7", "not_json"]
+
+
+def test_many_images_of_one_file_name_take_linear_time(tmp_path: Path) -> None:
+    many = 20_000  # frames of as many films; quadratic time would be minutes
+    files = [f"film{n}/0.jpg" for n in range(many)]
+    instances = {
+        "images": [{"id": n, "file_name": file, "width": 100, "height": 50} for n, file in enumerate(files)],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [{"image_id": n, "category_id": 1, "bbox": [10, 10, 50, 20]} for n in range(many)],
+    }
+    asked = [{"image": f"root/{file}", "question": "How many dogs?", "answer": 1, "question_id": n, "issimple": True}
+             for n, file in enumerate(files)]  # fmt: skip
+    (tmp_path / "q.json").write_text(json.dumps(asked))
+    (tmp_path / "i.json").write_text(json.dumps(instances))
+    found = list(read_source(tmp_path / "q.json", instances=tmp_path / "i.json"))
+    assert sum(isinstance(item, Record) for item in found) == many

@@ -6,6 +6,7 @@ listed twice, a category that is not boxed exhaustively) turns the question into
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 import urllib.parse
@@ -306,21 +307,22 @@ def _is_crowd(annotation: Mapping[str, Any], place: str) -> bool:
     crowd = False
     for row in (annotation, *(annotation.get(name) for name in ("attributes", "extra"))):  # CVAT's, CrowdHuman's
         for name, value in row.items() if isinstance(row, Mapping) else ():
-            crowd |= _plain_key(name) in _CROWD and _flag(value, name, place)
+            crowd |= _plain_key(str(name)) in _CROWD and _flag(value, name, place)
     return crowd
 
 
-def _plain_key(text: Any) -> str:
-    return re.sub(r"[\W_]+", "", str(text)[:80]).lower()
+@functools.lru_cache(maxsize=1024)  # a file's annotations have the same few keys
+def _plain_key(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text[:80]).lower()
 
 
 def _corners(annotation: Any, place: str) -> list[float]:
     """`bbox` (x, y, width, height, unless the annotation says otherwise) as x1, y1, x2, y2 in pixels."""
     form = "xywh"
     for name, value in annotation.items():
-        if _plain_key(name) in _MODE and value is not None:
+        if _plain_key(str(name)) in _MODE and value is not None:
             number = as_whole(value)
-            stated_form = _plain_key(number if number is not None else value).removeprefix("boxmode")
+            stated_form = _plain_key(str(value if number is None else number)[:80]).removeprefix("boxmode")
             found = None if isinstance(value, list | Mapping) else _MODES.get(stated_form)
             if found is None:
                 raise RecordError(

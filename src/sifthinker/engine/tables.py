@@ -298,9 +298,16 @@ class _Source:
 
 
 def _open(name: str) -> _Source:
+    path = Path(name)
     if name.lower().endswith(_TEXT_TABLES):
-        return _open_csv(Path(name))
-    return _open_parquet(name) if name.lower().endswith(".parquet") else _open_dataset(name)
+        return _open_csv(path)
+    if name.lower().endswith(".parquet"):
+        return _open_parquet(name)
+    if name.startswith(HUB) or not path.is_file():
+        return _open_dataset(name)
+    with open(path, "rb") as stream:  # a table by another name
+        is_parquet = stream.read(4) == b"PAR1"
+    return _open_parquet(name) if is_parquet else _open_csv(path)
 
 
 _LONGEST_CELL = 2**31 - 1
