@@ -712,6 +712,7 @@ ROWS: dict[str, list[Row]] = {
                 "A, B and D are wrong", "B, C and D are incorrect.", "B, C or D would be wrong", "A, B, C are all incorrect",
                 "not B, C or D", "neither B, C nor D", "A, B and C can be ruled out", "A, B and C aren't right",
                 "Options A, B and C are wrong", "B, C and D: wrong",
+                "B, C are wrong", "B, C: wrong",
             )
         ),
         ("3, 4 and 5 are wrong", "3", (), 0),
