@@ -712,6 +712,7 @@ ROWS: dict[str, list[Row]] = {
                 "A, B and D are wrong", "B, C and D are incorrect.", "B, C or D would be wrong", "A, B, C are all incorrect",
                 "not B, C or D", "neither B, C nor D", "A, B and C can be ruled out", "A, B and C aren't right",
                 "Options A, B and C are wrong", "B, C and D: wrong",
+                "B, C are wrong", "B, C: wrong",
             )
         ),
         ("3, 4 and 5 are wrong", "3", (), 0),
@@ -763,6 +764,18 @@ ROWS: dict[str, list[Row]] = {
         ("A ✔ B ✘", "blue", COLOURS, 0),
         ("red ❌ blue ✅", "blue", COLOURS, 1),
         ("red ❌ blue ✅", "red", COLOURS, 0),
+        ("red ✅", "red", (), 1),
+        ("B (A is wrong)", "B", (), 1),
+        ("The correct answer is B, since A, C and D are wrong.", "B", (), 1),
+        ("No, it's not.", "no", (), 1),
+        *(
+            (said, "B", (), 0)
+            for said in ("I doubt it's B", "B is out", "B no", "not correct: B", "≠ B", "¬B", "~~B~~", "<s>B</s>", "\\st{B}")
+        ),
+        ("~~B~~ A", "A", (), 1),
+        ("~~B~~ A", "B", (), 0),
+        ("~~blue~~ red", "blue", COLOURS, 0),
+        ("~~4~~ 5", "5", (), 1),
     ],
     "signs between letters join them": [
         (said, truth, choices, 0)
@@ -1190,7 +1203,7 @@ PIECES = (
     "red ", "not ", "A ", "4, ", "1 234 ", "1,", "(", "((B))", "\\frac{", "\\boxed{B} ", "$B ", "<b", "<b>", "a.", "a'",
     "yes or ", "é", "no one ", "a b ",
     "a/", "(a", "<a", "i(", "wrong ", "B? No. ", "is wrong, ", "a, ", "a and ", "A ❌ ", "that is wrong. ", "not a, ",
-    "no: ", "是",
+    "no: ", "是", "~~B", "<s>", "B no ", "is out ",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sifthinker.scoring.numbers import SAME_UNIT
 from sifthinker.scoring.options import LABELLED, Options, options_of
-from sifthinker.scoring.reading import BRACKETS, Reading, decide, letters_in, numbers_in, polars_in, read
+from sifthinker.scoring.reading import BRACKETS, Reading, decide, is_symbol, letters_in, numbers_in, polars_in, read
 from sifthinker.scoring.rivals import joins_by_letter, names_rival, share_at_most
 from sifthinker.scoring.text import fold
 from sifthinker.scoring.words import (
@@ -228,9 +228,12 @@ def _lists_others(said: Reading, right: Reading) -> bool:
 
 def _stated_words(said: Reading, right: Reading) -> list[str]:
     """The words of an answer that count: without what it denies where the truth denies nothing, and said once."""
+    symbols = any(is_symbol(item) for item in right.items)
     denies = any(_denied(right, index) for index in range(len(right.items)))
     clauses: dict[int, list[str]] = {}
     for index in said.words:
+        if is_symbol(said.items[index]) and not symbols:
+            continue
         if denies or not (_denied(said, index) or said.items[index].key in NOT):
             clauses.setdefault(said.clause[index], []).append(said.items[index].key)
     flat = [key for clause in dict.fromkeys(map(tuple, clauses.values())) for key in clause]

@@ -32,10 +32,12 @@ from sifthinker.scoring.words import (
     NO_ANSWER,
     NOT,
     NOT_COUNTED,
+    NOT_SIGNS,
     OTHERS,
     PASSED_OVER,
     POINTERS,
     POLARS,
+    RIGHT,
     SPANISH,
     TICKS,
     VERBS,
@@ -126,10 +128,15 @@ def _parse(reading: Reading) -> None:
                 reading.cue = index
             continue
         wrongly = (wrongly and item.key in LABELS) or (
-            item.key in WRONG and (not index or listed[index - 1].key not in (":", "-", "(", "<"))
+            (item.key in WRONG or (item.key in RIGHT and previous.key in NOT))
+            and (not index or listed[index - 1].key not in (":", "-", "(", "<"))
         )
         denied |= _denies(item, after) or excepting or (previous.key, item.key) in INSTEAD
         denied |= wrongly and (after.key in (":", "-") or after.key in LABELS)
+        denied |= item.key in ("doubt", "doubtful") and previous.key not in ("no", "without")
+        denied |= item.key in NOT_SIGNS and (
+            not index or clause != reading.clause[index - 1] or listed[index - 1].kind == "mark"
+        )
         denied |= item.key in EXCLUDE and previous.key not in _PASSIVE
         far |= item.key == "neither"
         possible |= item.key in HEDGES and not (item.key == "could" and after.key != "be")
@@ -155,7 +162,7 @@ def _denies(item: Item, after: Item) -> bool:
     if item.key in NOT:
         return after.key not in ("only", "just", "merely")
     if item.key == "no":  # "no dogs" and "no B", but not "no it is" nor "no and yes"
-        spoken = (after.key not in ASIDES and not _is_symbol(after)) or after.key in SPANISH or _is_capital(after)
+        spoken = (after.key not in ASIDES and not is_symbol(after)) or after.key in SPANISH or _is_capital(after)
         return not item.part and after.kind != "mark" and spoken
     return item.kind == "number" and item.raw.lower() in ("none", "no")
 
@@ -229,7 +236,7 @@ def _denied_after(reading: Reading, end: int) -> bool:
     verb = False
     for index in range(end, min(len(reading.items), end + 5)):
         key = reading.items[index].key
-        if reading.clause[index] != reading.clause[end - 1] or key in ALTERNATIVES:
+        if reading.clause[index] != reading.clause[end - 1] or key in ALTERNATIVES or key == "(":
             return False
         if (verb and key in DENIALS) or (key in NOT and key.endswith("nt")) or key == "cannot":
             return True
@@ -391,10 +398,10 @@ def _clauses(reading: Reading) -> Iterator[tuple[int, int]]:
 
 def _carries(item: Item) -> bool:
     """Whether a word only carries what stands beside it; the letter of an option does so for its yes or no."""
-    return not item.part and (item.key in CARRIERS or is_letter(item) or _is_symbol(item))
+    return not item.part and (item.key in CARRIERS or is_letter(item) or is_symbol(item))
 
 
-def _is_symbol(item: Item) -> bool:
+def is_symbol(item: Item) -> bool:
     """An emoji or another sign that is no word: "B ✅"."""
     return item.kind == "word" and len(item.key) == 1 and not item.key.isalnum()
 
@@ -416,7 +423,7 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
             continue
         if said and at < len(spoken) and polar[at] == "no" and _counts_none(found, spoken[at]):
             continue  # "Yes. No dogs are on the bed."
-        while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS or _is_symbol(found[spoken[at]])):
+        while at < len(spoken) and (polar[at] or found[spoken[at]].key in LINKS or is_symbol(found[spoken[at]])):
             if polar[at]:
                 said = True
                 index = spoken[at]
@@ -468,7 +475,7 @@ def letters_in(reading: Reading, named: Callable[[str], int | str] = str, taken:
             continue
         named_here = set(here)
         others = [
-            i for i in range(start, end) if found[i].kind != "mark" and i not in named_here and not _is_symbol(found[i])
+            i for i in range(start, end) if found[i].kind != "mark" and i not in named_here and not is_symbol(found[i])
         ]
         bare = all(found[i].key in JOINS for i in others)
         filled = all(found[i].key in ASIDES or (taken and taken[i]) for i in others)
@@ -532,7 +539,7 @@ def _stands_for_option(reading: Reading, index: int, clause: _Clause) -> bool:
         or after.key in COPULAS
         or after.key in JOINS
         or is_letter(after)
-        or _is_symbol(after)
+        or is_symbol(after)
         or _contrasts(found, index)
     ):
         # An article or a pronoun: "A dog", "I think".

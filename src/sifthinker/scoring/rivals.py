@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sifthinker.scoring.reading import BRACKETS, Reading
+from sifthinker.scoring.reading import BRACKETS, Reading, is_symbol
 from sifthinker.scoring.words import ANDS, ARTICLES, FUNCTION, GENERIC, JOINS, KINDS, LETTER_JOINS, REMARKS
 
 
@@ -32,7 +32,7 @@ def names_rival(said: Reading, truth: Sequence[str]) -> bool:
             (right if item.key in words else other).add(kind)
             if right & other:
                 return True
-        elif item.kind != "mark" and item.key not in words and item.key not in JOINS and not _is_article(item.key):
+        elif not (item.kind == "mark" or is_symbol(item) or item.key in words | JOINS or _is_article(item.key)):
             right.clear()
             other.clear()
     return not words & ANDS and any(words & {left} and not words & {behind} for left, behind in _joined(said, words))
@@ -96,7 +96,11 @@ def share_at_most(said: Reading, kept: Sequence[str], truth: Sequence[str]) -> f
     own = [position for position in range(len(kept)) if position not in others]
     described = all(
         kept[position] in GENERIC
-        or (kept[position] in KINDS if position < own[-1] else truth[-1] in KINDS and kept[position] not in KINDS)
+        or (
+            kept[position] in KINDS or kept[position].isdigit()
+            if position < own[-1]
+            else truth[-1] in KINDS and kept[position] not in KINDS
+        )
         for position in extra
     )
     bare = not any(item.key in FUNCTION or _is_article(item.key) for item in said.items)

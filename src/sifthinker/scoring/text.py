@@ -102,6 +102,9 @@ _MINUS = re.compile(r"(?<![^\n:(] )− (?=\d)")  # a minus sign set apart from i
 _FRACTION = re.compile(r"\\[dt]?frac ?\{ ?(\d{1,18}) ?\} ?\{ ?(\d{1,18}) ?\}")
 _DEGREES = re.compile(r"\^? ?\{? ?\\circ ?\}?")
 _BOXED = re.compile(r"\\f?box(?:ed)?(?![A-Za-z])")
+# Crossed out: "~~B~~ A" is A.
+_STRUCK = re.compile(r"~~[^~\n]+~~|<(s|del|strike)>[^<]*</\1>", re.IGNORECASE)
+_CANCELLED = re.compile(r"\\(?:sout|st|[bx]?cancel) ?\{[^{}]*\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+ ?(?=\{)")
 _ESCAPED = re.compile(r"\\(?=[^A-Za-z])")
 _MATHS = re.compile(r"\$\$?(?=[^\s$])([^$\n]*)(?<=\S)\$\$?(?!\d)")
@@ -115,8 +118,8 @@ _LINES = re.compile(r" ?\n[ \n]*")
 def canonical(text: str) -> str:
     """A text without what does not change its meaning; letters keep their case.
 
-    Invisible characters, composition, character widths, the shapes of quotation marks, dashes, blanks and digits, LaTeX
-    commands, and tags that are closed.
+    What is crossed out, invisible characters, composition, character widths, the shapes of quotation marks, dashes, blanks
+    and digits, LaTeX commands, and tags that are closed.
     """
     plain = text.translate(_VISIBLE)
     if not plain.isascii():
@@ -125,7 +128,10 @@ def canonical(text: str) -> str:
         plain = unicodedata.normalize("NFC", plain)
     else:
         plain = plain.replace("`", "'")
+    if "~~" in plain or "</" in plain:
+        plain = _STRUCK.sub(" ", plain)
     if "\\" in plain:
+        plain = _CANCELLED.sub(" ", plain)
         plain = _DEGREES.sub("°", _FRACTION.sub(r" \1/\2 ", plain))
         plain = _ESCAPED.sub("", _COMMAND.sub("", _BOXED.sub(BOX, plain)))
     if "$" in plain:

@@ -89,6 +89,8 @@ def _verdict_at(items: Sequence[Item], clause: Sequence[int], start: int) -> tup
         at += 1
         while at < min(len(items), start + 4) and items[at].kind == "mark":
             at += 1
+    elif start and first.key in SAID_NO and _named(items[start - 1]) and _ends(items, start + 1, frozenset()):
+        return start + 1, "no"  # "B no"
     elif first.key not in COPULAS and first.key not in NOT and not opens and first.key not in NOT_BEHIND:
         return None
     limit = min(len(items), start + _LONGEST)
@@ -104,6 +106,8 @@ def _verdict_at(items: Sequence[Item], clause: Sequence[int], start: int) -> tup
     if at >= limit:
         return None
     key, after = items[at].key, items[at + 1].key if at + 1 < len(items) else ""
+    if copula and key == "out" and _ends(items, at + 1, frozenset()):
+        return at + 1, "wrong"
     if copula and ((key, after) in OUT or key in EXCLUDE):
         return at + 1, "wrong"
     if copula or key in NOT or first.kind == "mark" or opens:
@@ -122,6 +126,12 @@ def _verdict_at(items: Sequence[Item], clause: Sequence[int], start: int) -> tup
         ended = at + 1 == len(items) or items[at + 1].kind == "mark"
         return (at + 1, "no") if asked or ended else None
     return None
+
+
+def _named(item: Item) -> bool:
+    return item.kind == "number" or (
+        item.kind == "word" and len(item.raw) == 1 and item.raw.isalpha() and item.raw.isupper()
+    )
 
 
 def _ends(items: Sequence[Item], at: int, also: frozenset[str]) -> bool:
@@ -146,8 +156,12 @@ def _subject(items: Sequence[Item], clause: Sequence[int], end: int, done: int, 
     words = 0
     lists = joined
     pronoun = True
+    depth = 0
     while at > done:
         item = items[at - 1]
+        depth += (item.key in (")", ">")) - (item.key in ("(", "<"))
+        if words and (depth < 0 or item.key in CONJUNCTIONS):
+            break  # "B (A is wrong)", "B, since A is wrong"
         if clause[at - 1] != here:
             if pronoun:  # "B. That is wrong."
                 here = clause[at - 1]
@@ -177,7 +191,9 @@ def _predicates(items: Sequence[Item], clause: Sequence[int], last: int, done: i
     """Whether a clause that ends at an item is a statement of its own, not a member of a list."""
     at = last
     while at >= done and clause[at] == clause[last] and last - at < 12:
-        if items[at].key in COPULAS or items[at].key in CONJUNCTIONS:
+        if items[at].key in COPULAS:
             return True
+        if items[at].key in CONJUNCTIONS:
+            return False
         at -= 1
     return last - at >= 12

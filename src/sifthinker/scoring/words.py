@@ -28,6 +28,7 @@ NOT = _set(
     "couldnt wont wouldnt shouldnt hasnt havent hadnt aint mustnt "
     "nicht kein keine keinen keiner pas не ни não nunca niet geen inte ikke nie jamais ليس bukan tidak không"
 )
+NOT_SIGNS = _set("≠ ¬")  # before what they deny; between two they join them
 NOT_BEHIND = _set("değil नहीं 아님 아니다 아닙니다 ではない じゃない ではありません")  # these deny what precedes them
 EXCEPTING = _set("anything everything all nothing any none anyone everyone")  # … but red
 INSTEAD = {
