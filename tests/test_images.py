@@ -42,6 +42,33 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(found), np.rot90(np.asarray(picture), -1))
 
 
+@pytest.mark.parametrize(
+    ("tag", "rows"),
+    [
+        (1, [[1, 2, 3], [4, 5, 6]]),
+        (2, [[3, 2, 1], [6, 5, 4]]),  # mirrored
+        (3, [[6, 5, 4], [3, 2, 1]]),  # upside down
+        (4, [[4, 5, 6], [1, 2, 3]]),
+        (5, [[1, 4], [2, 5], [3, 6]]),  # from here on the image lies on its side
+        (6, [[4, 1], [5, 2], [6, 3]]),
+        (7, [[6, 3], [5, 2], [4, 1]]),
+        (8, [[3, 6], [2, 5], [1, 4]]),
+    ],
+)
+def test_every_orientation(tmp_path: Path, tag: int, rows: list[list[int]]) -> None:
+    """As the EXIF standard numbers them; what is stored is 1 2 3 above 4 5 6."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    stored = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
+    Image.fromarray(np.repeat(stored[..., None], 3, axis=2)).save(tmp_path / "i.png", exif=exif)
+    found = images.load_image(tmp_path / "i.png")
+    assert np.asarray(found)[..., 0].tolist() == rows
+    assert images.image_size(tmp_path / "i.png") == found.size == (len(rows[0]), len(rows))
+    again, as_it_is = images.decode_image("i.png", (tmp_path / "i.png").read_bytes())
+    assert (again.tobytes(), as_it_is) == (found.tobytes(), tag == 1)  # a file that lies on its side is written anew
+    assert images.check_image(tmp_path / "i.png")[1]
+
+
 def test_a_truncated_photo(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
@@ -210,6 +237,22 @@ def test_trainers_may_see_something_else(tmp_path: Path) -> None:
         assert images.check_image(tmp_path / "i.tiff")[1], mode
     Image.new("RGBA", (3, 2), "red").save(tmp_path / "opaque.png")
     assert images.check_image(tmp_path / "opaque.png")[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "fine"),
+    [
+        ((1, 1), True),
+        ((10_000, 10_000), True),
+        ((10_000, 10_001), False),
+        ((0, 4), False),
+        ((4, 0), False),
+        ((-1, 4), False),
+    ],
+)
+def test_sizes_by_hand(size: tuple[int, int], fine: bool) -> None:
+    """From a pixel to a hundred million."""
+    assert (images.size_fault(size) == "") is fine
 
 
 def test_no_pixels_and_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
