@@ -23,12 +23,13 @@ def test_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_sixteen_bits_of_grey_become_eight(tmp_path: Path) -> None:
-    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    # 385 / 257 = 1.498 and 386 / 257 = 1.502.
+    levels = np.array([[0, 257, 385, 386, 128 * 257, 65535]], dtype=np.uint16)
     Image.fromarray(levels).save(tmp_path / "i.png")
-    assert np.asarray(images.load_image(tmp_path / "i.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert np.asarray(images.load_image(tmp_path / "i.png"))[0, :, 0].tolist() == [0, 1, 1, 2, 128, 255]
     for values in (np.array([[0.1, 0.9]], dtype=np.float32), np.array([[-1, 70000]], dtype=np.int32)):
         Image.fromarray(values).save(tmp_path / "i.tiff")
-        with pytest.raises(ImageError, match="what is white"):
+        with pytest.raises(ImageError, match=r"^\S+i\.tiff: with values from .* nobody knows what is white"):
             images.load_image(tmp_path / "i.tiff")
 
 
@@ -67,6 +68,8 @@ def test_every_orientation(tmp_path: Path, tag: int, rows: list[list[int]]) -> N
     again, as_it_is = images.decode_image("i.png", (tmp_path / "i.png").read_bytes())
     assert (again.tobytes(), as_it_is) == (found.tobytes(), tag == 1)  # a file that lies on its side is written anew
     assert images.check_image(tmp_path / "i.png")[1]
+    Image.fromarray(np.repeat(stored[..., None], 3, axis=2)).convert("RGBA").save(tmp_path / "i.png", exif=exif)
+    assert images.check_image(tmp_path / "i.png")[1]  # trainers turn it too
 
 
 def test_a_truncated_photo(tmp_path: Path) -> None:
@@ -194,6 +197,14 @@ def test_transparency_and_orientation_together(tmp_path: Path) -> None:
         (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "PNG"), [0, 255, 0], True),
         (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "WEBP", lossless=True), [0, 255, 0], True),
         (saved(Image.new("RGB", (16, 16), (128, 128, 128)), "JPEG"), [128] * 3, True),
+        # A camera's JPEG with a second picture behind it, which nobody shows.
+        (
+            saved(
+                Image.new("RGB", (16, 16), (128, 128, 128)), "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))]
+            ),
+            [128] * 3,
+            True,
+        ),
         (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "TIFF"), [0, 255, 0], False),  # browsers show none
         (saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "TIFF"), [255, 0, 0], False),
         (
