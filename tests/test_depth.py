@@ -47,6 +47,36 @@ class TestMap:
     def test_nan_behind_the_mask_does_not_matter(self) -> None:
         assert DepthMap([[0.5, np.nan]], [[True, False]]).mean([[0, 0, 1, 1]]) == pytest.approx([0.5])
 
+    def test_a_mask_without_holes_is_none(self) -> None:
+        depth = DepthMap([[0.5, 0.25]], [[True, True]])
+        assert depth.valid is None
+        assert depth.digest() == DepthMap([[0.5, 0.25]]).digest()
+
+    def test_maps_that_differ_have_different_digests(self) -> None:
+        """Files are named by them: shape, holes and kind of numbers count as well as the bytes."""
+        maps = [
+            DepthMap(np.zeros((2, 3))),
+            DepthMap(np.zeros((3, 2))),
+            DepthMap(np.zeros((2, 3)), np.eye(2, 3)),
+            DepthMap(np.zeros((2, 3)), 1 - np.eye(2, 3)),
+            DepthMap.from_levels(np.zeros((2, 3), dtype=np.uint8)),
+            DepthMap(np.full((2, 3), 0.1)),
+        ]
+        assert len({depth.digest() for depth in maps}) == len(maps)
+
+    def test_what_models_and_people_see_by_hand(self) -> None:
+        for depth in (
+            DepthMap([[0.0, 0.5, 1.0, 0.0]], [[True, True, True, False]]),
+            DepthMap([[0.0, 0.5, 1.0, 0.7]], [[True, True, True, False]]),
+        ):
+            # Near is dark, 0.5 × 255 = 127.5 is rounded to even, holes are white.
+            assert np.asarray(depth.view())[0].tolist() == [[0] * 3, [128] * 3, [255] * 3, [255] * 3]
+            # Near is red, far is blue, holes are black: the ends of Spectral_r.
+            seen = np.asarray(depth.coloured())[0].tolist()
+            assert (seen[0], seen[2], seen[3]) == ([158, 1, 66], [94, 79, 162], [0, 0, 0])
+        levels = DepthMap.from_levels(np.array([[0, 7, 255]], dtype=np.uint8))
+        assert np.asarray(levels.view())[0].tolist() == [[0] * 3, [7] * 3, [255] * 3]
+
     def test_values_cannot_be_changed_under_the_sums(self, ramp: DepthMap) -> None:
         with pytest.raises(ValueError, match="read-only"):
             ramp.values[0, 0] = 1
@@ -76,6 +106,16 @@ class TestMean:
         columns = DepthMap(np.tile(np.arange(100) / 100, (2, 1)))
         assert columns.mean([[0.57, 0, 0.58, 1]]) == pytest.approx([0.57])
         assert columns.mean([[0.06, 0, 0.07, 1]]) == pytest.approx([0.06])
+
+    def test_slivers_take_the_pixel_they_lie_in(self, ramp: DepthMap) -> None:
+        sides = [[0.2, 0, 0.2 + 1e-12, 1], [1 - 1e-12, 0, 1, 1], [0, 0, 1e-12, 1], [0, 1 - 1e-12, 1, 1]]
+        assert ramp.mean(sides) == pytest.approx([0.2, 0.9, 0, 0.45])
+
+    def test_a_large_map_does_not_overflow(self) -> None:
+        # 17,220,000 pixels of 255: more than 2³².
+        depth = DepthMap.from_levels(np.full((4200, 4100), 255, dtype=np.uint8))
+        assert depth.mean([[0, 0, 1, 1]]) == [1]
+        assert depth.full_nbytes == 4200 * 4100 + 4201 * 4101 * 8
 
     @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.tuples(*[st.integers(0, 999)] * 4), max_size=6))
     def test_equals_the_pixels(self, width: int, height: int, corners: list[tuple[int, ...]]) -> None:
@@ -421,7 +461,7 @@ class TestFilesOfOthers:
 
     def test_transparent_pixels_are_holes(self, tmp_path: Path) -> None:
         picture = Image.fromarray(np.array([[0, 51, 255]], dtype=np.uint8))
-        picture.putalpha(Image.fromarray(np.array([[0, 255, 255]], dtype=np.uint8)))
+        picture.putalpha(Image.fromarray(np.array([[0, 1, 255]], dtype=np.uint8)))
         picture.save(tmp_path / "la.png")
         assert DepthMap.read(tmp_path / "la.png", near="low").valid.tolist() == [[False, True, True]]
 
@@ -462,6 +502,16 @@ class TestFilesOfOthers:
             DepthMap.read(low)
         assert DepthMap.read(low, encoding="sif").values[0, 0] == pytest.approx(500 / 65535)
         assert "low.png: the values run from 500 to 8000" in caplog.text
+
+    @pytest.mark.parametrize(("high", "refused"), [(10921, True), (10922, False)])
+    def test_what_looks_like_distances(self, tmp_path: Path, high: int, refused: bool) -> None:
+        """Below a sixth of the range, 65535 / 6 = 10922.5."""
+        path = saved(tmp_path / "d.png", np.array([[0, high]], dtype=np.uint16))
+        if refused:
+            with pytest.raises(DepthError, match="looks like distances"):
+                DepthMap.read(path)
+        else:
+            assert DepthMap.read(path).values[0, 1] == pytest.approx(high / 65535)
 
     def test_our_own_files_are_marked(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         for number, depth in enumerate((DepthMap([[0.0, 0.1]]), DepthMap([[0.0, 0.1]], [[True, False]]))):

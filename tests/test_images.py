@@ -23,12 +23,13 @@ def test_any_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_sixteen_bits_of_grey_become_eight(tmp_path: Path) -> None:
-    levels = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    # 385 / 257 = 1.498 and 386 / 257 = 1.502.
+    levels = np.array([[0, 257, 385, 386, 128 * 257, 65535]], dtype=np.uint16)
     Image.fromarray(levels).save(tmp_path / "i.png")
-    assert np.asarray(images.load_image(tmp_path / "i.png"))[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert np.asarray(images.load_image(tmp_path / "i.png"))[0, :, 0].tolist() == [0, 1, 1, 2, 128, 255]
     for values in (np.array([[0.1, 0.9]], dtype=np.float32), np.array([[-1, 70000]], dtype=np.int32)):
         Image.fromarray(values).save(tmp_path / "i.tiff")
-        with pytest.raises(ImageError, match="what is white"):
+        with pytest.raises(ImageError, match=r"^\S+i\.tiff: with values from .* nobody knows what is white"):
             images.load_image(tmp_path / "i.tiff")
 
 
@@ -40,6 +41,35 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     found = images.load_image(tmp_path / "i.png")
     assert found.size == images.image_size(tmp_path / "i.png") == (2, 3)
     np.testing.assert_array_equal(np.asarray(found), np.rot90(np.asarray(picture), -1))
+
+
+@pytest.mark.parametrize(
+    ("tag", "rows"),
+    [
+        (1, [[1, 2, 3], [4, 5, 6]]),
+        (2, [[3, 2, 1], [6, 5, 4]]),  # mirrored
+        (3, [[6, 5, 4], [3, 2, 1]]),  # upside down
+        (4, [[4, 5, 6], [1, 2, 3]]),
+        (5, [[1, 4], [2, 5], [3, 6]]),  # from here on the image lies on its side
+        (6, [[4, 1], [5, 2], [6, 3]]),
+        (7, [[6, 3], [5, 2], [4, 1]]),
+        (8, [[3, 6], [2, 5], [1, 4]]),
+    ],
+)
+def test_every_orientation(tmp_path: Path, tag: int, rows: list[list[int]]) -> None:
+    """As the EXIF standard numbers them; what is stored is 1 2 3 above 4 5 6."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    stored = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
+    Image.fromarray(np.repeat(stored[..., None], 3, axis=2)).save(tmp_path / "i.png", exif=exif)
+    found = images.load_image(tmp_path / "i.png")
+    assert np.asarray(found)[..., 0].tolist() == rows
+    assert images.image_size(tmp_path / "i.png") == found.size == (len(rows[0]), len(rows))
+    again, as_it_is = images.decode_image("i.png", (tmp_path / "i.png").read_bytes())
+    assert (again.tobytes(), as_it_is) == (found.tobytes(), tag == 1)  # a file that lies on its side is written anew
+    assert images.check_image(tmp_path / "i.png")[1]
+    Image.fromarray(np.repeat(stored[..., None], 3, axis=2)).convert("RGBA").save(tmp_path / "i.png", exif=exif)
+    assert images.check_image(tmp_path / "i.png")[1]  # trainers turn it too
 
 
 def test_a_truncated_photo(tmp_path: Path) -> None:
@@ -167,6 +197,14 @@ def test_transparency_and_orientation_together(tmp_path: Path) -> None:
         (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "PNG"), [0, 255, 0], True),
         (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "WEBP", lossless=True), [0, 255, 0], True),
         (saved(Image.new("RGB", (16, 16), (128, 128, 128)), "JPEG"), [128] * 3, True),
+        # A camera's JPEG with a second picture behind it, which nobody shows.
+        (
+            saved(
+                Image.new("RGB", (16, 16), (128, 128, 128)), "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16))]
+            ),
+            [128] * 3,
+            True,
+        ),
         (saved(Image.new("RGB", (16, 16), (0, 255, 0)), "TIFF"), [0, 255, 0], False),  # browsers show none
         (saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "TIFF"), [255, 0, 0], False),
         (
@@ -275,6 +313,22 @@ def test_trainers_may_see_something_else(tmp_path: Path) -> None:
         assert images.check_image(tmp_path / "i.tiff")[1], mode
     Image.new("RGBA", (3, 2), "red").save(tmp_path / "opaque.png")
     assert images.check_image(tmp_path / "opaque.png")[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "fine"),
+    [
+        ((1, 1), True),
+        ((10_000, 10_000), True),
+        ((10_000, 10_001), False),
+        ((0, 4), False),
+        ((4, 0), False),
+        ((-1, 4), False),
+    ],
+)
+def test_sizes_by_hand(size: tuple[int, int], fine: bool) -> None:
+    """From a pixel to a hundred million."""
+    assert (images.size_fault(size) == "") is fine
 
 
 def test_no_pixels_and_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,27 @@ class TestLoading:
         with pytest.raises(ModelError, match="no processor for images and text"):
             load_processor(tmp_path)
 
+    def test_prompts_are_padded_on_the_left_whatever_a_tokenizer_was_saved_with(self, nano: Path, tmp_path: Path) -> None:
+        processor = load_processor(nano)
+        processor.tokenizer.padding_side = "right"
+        processor.save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_bytes((nano / "config.json").read_bytes())
+        assert load_processor(tmp_path).tokenizer.padding_side == "left"
+
+    def test_the_area_of_images_can_be_bounded(self, nano: Path, tmp_path: Path) -> None:
+        """For processors that resize by area, as Qwen-VL's does: 640 × 480 within 262,144 pixels is 588 × 420."""
+        qwen = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+        processor = load_processor(nano)
+        processor.image_processor = qwen.Qwen2VLImageProcessorPil()
+        processor.save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_bytes((nano / "config.json").read_bytes())
+        picture = Image.new("RGB", (640, 480))
+        areas = []
+        for most in (None, 262_144):
+            made = load_processor(tmp_path, max_pixels=most).image_processor
+            areas.append(int(made(images=[picture], return_tensors="pt")["image_grid_thw"][0].prod()) * 14 * 14)
+        assert areas == [644 * 476, 588 * 420]
+
     @pytest.mark.parametrize(
         ("name", "words"),
         [

@@ -50,13 +50,18 @@ class TestRecord:
             ({"id": None}, "blank_id"),
             ({"colour": "red"}, "unknown_key"),
             ({"answer": "<text>"}, "tag_in_answer"),
-            ({"question": "half \ud800"}, "bad_text"),
+            *(
+                ({field: "half \ud800"}, "bad_text")
+                for field in ("id", "image", "question", "answer", "dataset", "split", "family")
+            ),
+            ({"choices": ["b", "half \ud800"]}, "bad_text"),
             ({"depth": 5}, "bad_record"),
             ({"choices": "cat"}, "bad_record"),
             ({"choices": ["a", ""]}, "bad_record"),
             ({"size": ["a", "b"]}, "bad_record"),
             ({"size": [40, 20, 3]}, "bad_record"),
             ({"size": [0, 0]}, "bad_record"),
+            ({"size": [10**9 + 1, 1]}, "bad_record"),
             ({"extra": "x"}, "bad_record"),
             ({"boxes": [[0, 0, 10**400, 1]]}, "bad_box"),
         ],
@@ -94,6 +99,13 @@ class TestRecord:
             Record.from_json({**ROW, "answer": True})
         with pytest.raises(RecordError, match=r"id is true, wanted one text$"):
             Record.from_json({**ROW, "id": True})
+
+    def test_what_is_empty_is_not_written(self) -> None:
+        bare = {**ROW, "boxes": [[0.0, 0.0, 0.5, 1.0]], "dataset": "custom", "split": "train"}
+        assert Record.from_json(ROW).to_json() == bare
+        full = {**bare, "depth": "d.png", "choices": ("b", "c"), "family": "f", "size": (4, 2), "extra": {"k": 1}}
+        full |= {"notes": ("n",), "source": "f:1"}
+        assert Record.from_json(full).to_json() == full
 
     def test_missing_keys_are_named(self) -> None:
         with pytest.raises(RecordError, match="lacks image, boxes"):
@@ -187,6 +199,7 @@ class TestExamples:
             ({"images": ["../secret.png"]}, "path_outside_root"),
             ({"depth": "/etc/passwd"}, "path_outside_root"),
             ({"images": []}, "bad_images"),
+            ({"images": ["a.png"] * 3}, "bad_images"),
             ({"images": "a.png"}, "bad_images"),
             ({"messages": [{"role": "user", "content": "q"}]}, "bad_messages"),
             ({"messages": "hello"}, "bad_messages"),

@@ -94,8 +94,8 @@ class TestThoughtPage:
 
     def test_a_value_that_a_template_lacks_is_a_fault(self) -> None:
         """Not an empty place in a page that nobody looks at twice."""
-        with pytest.raises(UndefinedError, match="cards"):
-            render_page("thought.html", title="a page without its cards")
+        with pytest.raises(UndefinedError, match="'shown' is undefined"):
+            render_page("scored.html", title="t", cards=[])
 
     def test_photographs_are_bounded(self) -> None:
         large = Thought(

@@ -160,9 +160,10 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     assert met == set(REJECTS) | {f"teacher_{code}" for code in CHECKS}
 
 
-def test_a_reason_that_nobody_knows_is_a_fault() -> None:
+@pytest.mark.parametrize("code", ["because", "teacher", "typo", ""])
+def test_a_reason_that_nobody_knows_is_a_fault(code: str) -> None:
     with pytest.raises(KeyError, match="no reason code"):
-        Reject("f:1", "r", "because", "words")
+        Reject("f:1", "r", code, "words")
 
 
 def test_an_image_is_excluded_by_its_content_too(photo_folder: Path, tmp_path: Path) -> None:

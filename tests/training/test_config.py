@@ -35,6 +35,8 @@ class TestFiles:
             ("model: m\ndata: d\noutput: o\ntraining: {learning_rat: 1}\n", "did you mean 'learning_rate'"),
             ("model: m\ndata: d\noutput: o\nlora: {rank: 1}\n", "lora: unknown key 'rank'"),
             ("model: m\ndata: d\n", "lacks output"),
+            ("model: ''\ndata:\noutput: o\n", "lacks model, data"),
+            ("model: m\ndata: d\noutput: o\nanswers_only: maybe\n", "answers_only must be true or false, got 'maybe'"),
             ("model: [", "not YAML"),
             ("- a\n", "wanted keys and values"),
             ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training: wanted keys"),
@@ -87,6 +89,9 @@ class TestRewards:
         ({"freeze": 5}, "freeze must name"),
         ({"limit": "abc"}, "limit must be"),
         ({"limit": 0}, "limit must be"),
+        ({"limit": True}, "limit must be"),
+        ({"max_pixels": 2.5}, "max_pixels must be"),
+        ({"dtype": "float8"}, "dtype must be"),
         ({"dtype": "foo"}, "dtype must be"),
         ({"lora": {"r": "x"}}, "lora.r must be a whole number"),
         ({"prefix_sharing": "maybe"}, "auto or off"),
@@ -105,6 +110,41 @@ def test_values_of_the_wrong_kind(change: dict, words: str) -> None:
 def test_a_bare_no_is_no(tmp_path: Path) -> None:
     path = write(tmp_path, "model: m\ndata: d\noutput: o\ntraining: {save_strategy: no}\n")
     assert load_config(path, "sft").training["save_strategy"] == "no"
+
+
+def test_every_strategy_may_be_a_bare_no(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\ntraining: {eval_strategy: no, bf16: no}\n")
+    assert load_config(path, "sft").training == {"eval_strategy": "no", "bf16": False}
+
+
+def test_overrides_may_be_written_with_hyphens(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\n")
+    config = load_config(path, "sft", ["max-pixels=9", "save-steps=3", "lora.r=2", "freeze=[visual]"])
+    assert (config.max_pixels, config.training, config.lora, config.freeze) == (9, {"save_steps": 3}, Lora(2), ["visual"])
+
+
+def test_a_config_comes_before_our_defaults_and_they_before_trls(tmp_path: Path) -> None:
+    config = make_config({**BASE, "output": str(tmp_path), "training": {"logging_steps": 3, "bf16": False}}, "sft")
+    made = trainer_arguments(config, "sft", {"logging_steps": 10, "save_steps": 7})
+    assert (made.logging_steps, made.save_steps, made.output_dir) == (3, 7, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "attention"),
+    [
+        ({}, "eager"),
+        ({"dtype": "float64"}, None),
+        ({"attn_implementation": "sdpa"}, "sdpa"),
+        ({"dtype": "bfloat16"}, "eager"),
+    ],
+)
+def test_attention_on_a_cpu(monkeypatch: pytest.MonkeyPatch, change: dict, attention: str | None) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert make_config({**BASE, **change}, "sft").attention == attention
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert make_config({**BASE, **change}, "sft").attention == change.get("attn_implementation")
 
 
 def test_a_bare_off_is_off() -> None:
@@ -131,12 +171,23 @@ def test_what_trl_refuses_is_our_error(tmp_path: Path) -> None:
         ({"training": {"max_steps": "ten"}}, "training.max_steps must be a whole number"),
         ({"training": {"max_steps": 1.5}}, "training.max_steps must be a whole number"),
         ({"training": {"max_steps": True}}, "training.max_steps must be a whole number"),
-        ({"training": {"per_device_train_batch_size": 0}}, "must be at least 1"),
+        *(
+            ({"training": {name: 0}}, f"training.{name} must be at least 1")
+            for name in (
+                "per_device_train_batch_size",
+                "gradient_accumulation_steps",
+                "num_generations",
+                "max_completion_length",
+            )
+        ),
         ({"training": {"bf16": "maybe"}}, "training.bf16 must be true or false"),
         ({"training": {"hub_token": "hf_x"}}, "set HF_TOKEN"),
         ({"lora": {"r": 0}}, "r above 0"),
         ({"lora": {"r": 2.5}}, "lora.r must be a whole number"),
         ({"lora": {"dropout": 2}}, "dropout below 1"),
+        ({"lora": {"dropout": 1}}, "dropout below 1"),
+        ({"lora": {"r": -1}}, "lora.r must be a whole number, not below 0"),
+        ({"lora": {"alpha": True}}, "lora.alpha must be a whole number"),
         ({"lora": {"target": 5}}, "lora.target must name modules"),
         ({"muon_lr": float("nan")}, "muon_lr must be a positive number"),
         ({"rewards": {"depth": -1}}, "not below 0"),

@@ -78,6 +78,10 @@ def test_what_a_template_opens_belongs_to_the_chain(
         assert scores(gold.removeprefix("<think>"))["format_reward"] == 0
 
 
+def test_a_thought_that_a_template_closes_again_is_not_opened(templated: Callable[[tuple[str, str]], Path]) -> None:
+    assert opened_by_template(load_processor(templated(CLOSED))) == ""
+
+
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 @pytest.mark.parametrize("change", [STRIPS, CLOSED], ids=["strips", "closed"])
 def test_a_template_that_breaks_chains_is_refused_before_the_start(

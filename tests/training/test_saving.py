@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,7 @@ pytest.importorskip("trl")
 
 from safetensors import safe_open  # noqa: E402
 
+from sifthinker.errors import ConfigError  # noqa: E402
 from sifthinker.models import load_model, load_processor  # noqa: E402
 
 from .test_training import SFT  # noqa: E402
@@ -76,6 +79,31 @@ def test_an_adapter(nano: Path, world_chains: Path, tmp_path: Path, how: str) ->
         assert torch.allclose(value, expected, atol=1e-6), name
         moved += not torch.equal(value, start[name])
     assert moved == sum("lora_A" in name for name in trained) > 0
+
+
+@pytest.mark.parametrize(
+    ("zero", "fine"),
+    [
+        ({"stage": 3}, False),
+        ({"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}, False),
+        ({"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}, True),
+        ({"stage": 2}, True),
+    ],
+)
+def test_zero3_must_be_allowed_to_gather(zero: dict, fine: bool) -> None:
+    """Accelerate's own plugin holds the settings; DeepSpeed itself need not be installed to read them."""
+    from accelerate.utils import DeepSpeedPlugin
+
+    from sifthinker.training.runs import check_saving
+
+    sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+    plugin = DeepSpeedPlugin(hf_ds_config={"zero_optimization": zero, **dict.fromkeys(sizes, "auto")})
+    state = SimpleNamespace(deepspeed_plugin=plugin)
+    trainer = SimpleNamespace(is_deepspeed_enabled=True, accelerator=SimpleNamespace(state=state))
+    with nullcontext() if fine else pytest.raises(ConfigError, match="zero3_save_16bit_model: true"):
+        check_saving(trainer)
+    trainer.is_deepspeed_enabled = False
+    check_saving(trainer)
 
 
 @pytest.mark.parametrize("how", [ZERO3])
