@@ -193,6 +193,12 @@ def test_a_part_to_freeze_is_a_whole_name(nano: Path) -> None:
     assert all(parameter.requires_grad != (name in frozen) for name, parameter in model.named_parameters())
 
 
+def test_what_no_loss_can_reach_is_frozen_unasked(nano: Path) -> None:
+    frozen = freeze(load_model(nano))
+    assert frozen
+    assert all("vision_tower" in name and "post_layernorm" in name for name in frozen)
+
+
 class TestMerging:
     @pytest.fixture
     def adapter(self, nano: Path, tmp_path: Path) -> Path:

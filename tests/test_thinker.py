@@ -78,14 +78,15 @@ class TestThinker:
             return found
 
         monkeypatch.setattr("sifthinker.thinker.complete", watched)
-        thought = thinker.think(IMAGE, "Why?", depth, direct=direct)
+        brief = Thinker(thinker.model, thinker.processor, max_new_tokens=3)
+        thought = brief.think(IMAGE, "Why?", depth, direct=direct)
         text = user_prompt("Why?", depth=depth is not None, direct=direct)
         pictures = [IMAGE] if depth is None else [IMAGE, depth.view()]
         assert shown["talks"] == [
             [{"role": "user", "content": [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]}]
         ]
         assert [picture.tobytes() for picture in shown["images"][0]] == [picture.tobytes() for picture in pictures]
-        assert shown["sampling"] == {"max_new_tokens": 12}
+        assert shown["sampling"] == {"max_new_tokens": 3}
         # 16 tokens an image, two marks for begin and end of the turn and the words.
         assert shown["tokens"] >= 16 * len(pictures) + len(thinker.processor.tokenizer(text)["input_ids"])
         assert (thought.question, thought.depth, thought.direct) == ("Why?", depth, direct)

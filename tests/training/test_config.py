@@ -37,7 +37,10 @@ class TestFiles:
             ("model: m\ndata: d\n", "lacks output"),
             ("model: ''\ndata:\noutput: o\n", "lacks model, data"),
             ("model: m\ndata: d\noutput: o\nanswers_only: maybe\n", "answers_only must be true or false, got 'maybe'"),
-            ("model: [", "not YAML"),
+            *(
+                (text, "not YAML")
+                for text in ("model: [", "model: a: b", "\tmodel: m", "model: \x07", "model: *m", "model: !m m")
+            ),
             ("- a\n", "wanted keys and values"),
             ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training: wanted keys"),
             ("model: m\ndata: d\noutput: o\ntraining: {output_dir: x}\n", "named by `output`"),

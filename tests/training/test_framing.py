@@ -106,6 +106,17 @@ def test_a_template_that_breaks_chains_is_refused_before_the_start(
     assert (told.exit_code, "problem: the model's chat template breaks the chain" in told.stderr) == (2, True)
 
 
+def test_answers_alone_need_no_template_that_keeps_chains(
+    templated: Callable[[tuple[str, str]], Path], world_chains: Path, tmp_path: Path
+) -> None:
+    from sifthinker.training.plan import make_plan
+    from sifthinker.training.sft import DEFAULTS
+
+    values = {"model": templated(STRIPS), "data": world_chains, "output": tmp_path / "run", "training": SFT}
+    assert "breaks the chain" in make_plan(make_config(values, "sft"), "sft", DEFAULTS).refusals[0]
+    assert make_plan(make_config({**values, "answers_only": True}, "sft"), "sft", DEFAULTS).problems == []
+
+
 def test_a_thinker_puts_the_tag_back(templated: Callable[[tuple[str, str]], Path]) -> None:
     from PIL import Image
 

@@ -13,13 +13,15 @@ from sifthinker.cli import main
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import write_jsonl
 from sifthinker.models import load_processor
+from sifthinker.prompts import user_prompt
+from sifthinker.records import write_choices
 from sifthinker.rewards import REWARDS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from sifthinker.training.config import guess_stage, make_config  # noqa: E402
-from sifthinker.training.data import load_examples  # noqa: E402
+from sifthinker.training.data import grpo_dataset, load_examples, sft_dataset  # noqa: E402
 from sifthinker.training.grpo import DEFAULTS  # noqa: E402
 from sifthinker.training.plan import (  # noqa: E402
     Plan,
@@ -270,6 +272,31 @@ class TestData:
             with pytest.raises(RecordError) as caught:
                 load_examples(str(tmp_path))
             assert caught.value.code == code
+
+    @pytest.mark.parametrize("rgb_only", [False, True])
+    def test_answers_alone_are_asked_for_with_the_images_there_are(self, world_chains: Path, rgb_only: bool) -> None:
+        (example,) = load_examples(str(world_chains), 1)
+        if rgb_only:
+            example = replace(example, depth=None, images=example.images[:1])
+        (row,) = sft_dataset([example], answers_only=True)
+        text = user_prompt(example.problem, depth=not rgb_only, direct=True)
+        assert row["prompt"] == [{"role": "user", "content": text}]
+        assert row["completion"] == [{"role": "assistant", "content": example.answer}]
+        assert len(row["images"]) == 2 - rgb_only
+
+    def test_rewards_are_given_every_column(self, world_chains: Path) -> None:
+        (example,) = load_examples(str(world_chains), 1)
+        row = grpo_dataset([example]).with_format(None).remove_columns("images")[0]
+        assert row == {
+            "prompt": [dict(example.messages[0])],
+            "id": example.id,
+            "problem": example.problem,
+            "answer": example.answer,
+            "boxes": [list(box) for box in example.boxes],
+            "choices": write_choices(example.choices),
+            "depth": example.depth,
+        }
+        assert len(grpo_dataset([example])[0]["images"]) == 2
 
     def test_a_limit(self, world_chains: Path) -> None:
         assert [len(load_examples(str(world_chains), limit)) for limit in (1, 5, 18, 99, None)] == [1, 5, 18, 18, 18]
