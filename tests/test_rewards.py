@@ -423,3 +423,10 @@ class TestTRLFunctions:
     def test_completion_text(self) -> None:
         assert completion_text([]) == ""
         assert completion_text([{"role": "assistant", "content": None}]) == ""
+        parts = [
+            {"type": "text", "text": "a"},
+            {"type": "image"},
+            {"type": "text", "text": None},
+            {"type": "text", "text": "b"},
+        ]
+        assert completion_text([{"role": "assistant", "content": parts}, {"role": "tool"}]) == "ab"

@@ -273,6 +273,7 @@ class TestRejects:
         (photo_folder / "loop.png").symlink_to("loop.png")
         counts = engine(photo_folder).build(lambda: records(1, image), tmp_path / "out")
         assert counts.accepted == 0
+        assert counts.rejected.total() == 1
         assert set(counts.rejected) <= {"bad_path", "missing_image"}
 
     def test_the_sources_rejects_pass_through(self, photo_folder: Path, tmp_path: Path) -> None:

@@ -88,6 +88,42 @@ def test_the_same_run_goes_on_wherever_its_data_and_model_lie(model: Path, data:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"limit": 5}, "limit was None, now 5"),
+        ({"max_pixels": 9}, "max_pixels was None, now 9"),
+        ({"freeze": "visual"}, r"freeze was \[\], now \['visual'\]"),
+        ({"lora": {"r": 2}}, "lora was None, now"),
+        ({"rewards": {"depth": 0}}, "rewards was"),
+        ({"reward_terms": {"progress": False}}, "reward_terms was"),
+    ],
+)
+def test_what_makes_a_run_another_one(model: Path, data: Path, tmp_path: Path, change: dict, words: str) -> None:
+    from sifthinker.training.runs import claim
+
+    values = {"model": model, "data": data, "output": tmp_path / "run"}
+    assert claim(make_config(values, "grpo"), "grpo")
+    (tmp_path / "run" / "checkpoint-1").mkdir()
+    with pytest.raises(ConfigError, match=f"holds another run: {words}"):
+        claim(make_config({**values, **change}, "grpo"), "grpo")
+    assert claim(make_config({**values, "training": {"learning_rate": 1e-3}}, "grpo"), "grpo")  # may change on the way
+
+
+def test_a_path_may_be_written_in_another_way(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an older version kept no content to go by."""
+    from sifthinker.training.runs import claim
+
+    begun(model, data, tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())
+    del kept["content"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(kept))
+    monkeypatch.chdir(tmp_path)
+    assert claim(make_config({"model": "./model", "data": "data/", "output": "run"}, "sft"), "sft")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
         (lambda model, data: (data / "examples.jsonl").write_text('{"id": "b"}\n'), "data .* has changed since then"),
         (lambda model, data: (model / "model.safetensors").write_bytes(bytes(256_000)), "model .* has changed since then"),
     ],

@@ -89,6 +89,8 @@ class TestFacts:
     def test_the_longest_are_found_among_many(self, nano: Path, world_chains: Path) -> None:
         examples, processor = load_examples(str(world_chains)), load_processor(nano)
         assert len(examples) > 16
+        long = {"role": "user", "content": examples[-1].prompt + " Why?" * 50}
+        examples[-1] = replace(examples[-1], messages=(long, examples[-1].messages[1]))
         each = [token_counts([example], processor) for example in examples]
         prompts, chains = token_counts(examples, processor)
         assert (len(prompts), max(prompts)) == (16, max(prompt for (prompt,), _ in each))
