@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sifthinker import depth_files
+from sifthinker import depth_files, literals
 from sifthinker.cli import _DEPTH_ENCODINGS
 from sifthinker.depth import DepthMap, _Cache, agrees, cached_depth
 from sifthinker.depth_files import depth_file_size
@@ -574,7 +574,7 @@ class TestFilesOfOthers:
             DepthMap.read(saved(tmp_path / "d.npy", METRES), **options)
 
     def test_encodings_are_named_once(self) -> None:
-        assert get_args(depth_files.Encoding) == _DEPTH_ENCODINGS
+        assert get_args(literals.Encoding) == _DEPTH_ENCODINGS
         assert DepthMap.read.__doc__ is not None
         assert all(f"`{encoding}`" in DepthMap.read.__doc__ for encoding in _DEPTH_ENCODINGS)
 

@@ -13,19 +13,17 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sifthinker.boxes import Boxes, Denominator, as_unit_boxes, hierarchical_iou
+from sifthinker.boxes import Boxes, as_unit_boxes, hierarchical_iou
 from sifthinker.chain import Reading, Region, is_whole_image, read_completion, region_boxes
 from sifthinker.depth import DepthMap, agrees, cached_depth
 from sifthinker.errors import BoxError, ConfigError, RecordError
 from sifthinker.judges import ModelJudge, Question, Verdict, judge
+from sifthinker.literals import Correction, Denominator, RewardName
 from sifthinker.records import read_choices
 
-REWARDS = ("format", "answer", "grounding", "depth")  # the fields of `Scores`, in the order in which they are shown
+REWARDS: tuple[str, ...] = get_args(RewardName)  # the fields of `Scores`, in the order in which they are shown
 
 Completion = str | Sequence[Mapping[str, Any]]
-
-# What the grounding reward pays for correcting the focus; see `score_grounding`.
-Correction = Literal["own", "group", "off"]
 
 
 @dataclass(frozen=True, slots=True)

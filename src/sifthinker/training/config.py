@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
-from sifthinker.boxes import Denominator
 from sifthinker.errors import ConfigError
 from sifthinker.files import check_keys, read_yaml
-from sifthinker.rewards import REWARDS, Correction, as_correction
+from sifthinker.literals import Correction, Denominator
+from sifthinker.rewards import REWARDS, as_correction
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
