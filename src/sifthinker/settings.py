@@ -14,7 +14,6 @@ where, what was got and what was wanted, for all faults at once.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import os
 import types
@@ -321,7 +320,8 @@ def _read(value: Any, annotation: Any) -> Any:
     if kinds == {bool} and not isinstance(value, bool):
         raise PydanticCustomError("kind", "no switch")
     if isinstance(value, str) and not kinds & {str, Path} and value not in names and kinds & {int, float}:
-        return _number(value, float in kinds)
+        number = as_number(value)
+        return int(number) if isinstance(number, float) and number.is_integer() and float not in kinds else number
     if isinstance(value, os.PathLike) and Path not in kinds and str in kinds:
         return os.fspath(value)
     for leaf in found:
@@ -338,17 +338,16 @@ def _is_item(value: Any, annotation: Any) -> bool:
     """Whether one value, given for a list, can be its only item."""
     kinds = {leaf.kind for leaf in _leaves(annotation)}
     if isinstance(value, str) and not kinds & {str, Path, Literal}:
-        value = _number(value, True)
+        value = as_number(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return bool(kinds & {int, float})
     return isinstance(value, str | os.PathLike) and bool(kinds & {str, Path, Literal})
 
 
-def _number(text: str, fractions: bool) -> Any:
-    """The number that a text is, whole where fractions are not wanted and there is none; else the text."""
+def as_number(text: str) -> float | str:
+    """The number that a text is, as YAML 1.1 leaves 1e-5; else the text."""
     with contextlib.suppress(ValueError):
-        number = float(text)
-        return int(number) if number.is_integer() and not fractions else number
+        return float(text)
     return text
 
 
@@ -374,10 +373,18 @@ def _config_error(settings: type[Settings], error: ValidationError, values: Mapp
         faults.setdefault(fault.place, fault.words)
     lines = [f"{_spell(place)}: lacks {', '.join(names)}".removeprefix(": ") for place, names in missing.items()]
     lines += faults.values()
-    prefix = f"{where}: " if where else ""
-    return ConfigError(
-        f"{prefix}{lines[0]}" if len(lines) == 1 else f"{prefix}{len(lines)} faults" + "".join(f"\n  {x}" for x in lines)
-    )
+    return faults_error(where, lines)
+
+
+def faults_error(where: str, faults: Sequence[str]) -> ConfigError:
+    """One error of all that is wrong with settings.
+
+    Args:
+        where: their place, for instance a file; "" for none.
+        faults: what is wrong, at least one.
+    """
+    lines = faults[0] if len(faults) == 1 else f"{len(faults)} faults" + "".join(f"\n  {fault}" for fault in faults)
+    return ConfigError(f"{where}: {lines}" if where else lines)
 
 
 def _follow(settings: type[Settings], loc: Sequence[Any]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:
@@ -408,11 +415,7 @@ def _fault(found: Any, place: tuple[Any, ...], annotation: Any, rest: tuple[Any,
         return _Fault(place, f"{at}: {words}".removeprefix(": "))
     if value is None:
         return _Fault(place, f"{at} has no value; leave the key out, or write one")
-    hint = ""
-    names = [name for leaf in _leaves(annotation) for name in leaf.names]
-    if isinstance(value, str) and (near := difflib.get_close_matches(value, names, n=1)):
-        hint = f"; did you mean {near[0]!r}?"
-    return _Fault(place, f"{at} must be {_wanted(annotation)}, got {_shown(value)}{hint}".removeprefix(" "))
+    return _Fault(place, f"{at} must be {_wanted(annotation)}, got {_shown(value)}".removeprefix(" "))
 
 
 def _unknown(annotation: Any, key: Any) -> str:

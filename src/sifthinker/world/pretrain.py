@@ -23,7 +23,7 @@ from transformers import DynamicCache, Trainer, TrainingArguments
 from sifthinker.errors import ConfigError
 from sifthinker.models import load_model
 from sifthinker.prompts import user_prompt
-from sifthinker.training.config import TrainConfig
+from sifthinker.training.config import TrainSettings
 from sifthinker.training.runs import OurTrainer, claim_parts, is_finished, run
 from sifthinker.world.lessons import Course, lessons
 from sifthinker.world.nano import IMAGE_SIZE, PATCH_SIZE, build_model, build_processor
@@ -265,7 +265,7 @@ def _train(
     workers: int | None,
 ) -> None:
     on_cpu = not torch.accelerator.is_available()
-    config = TrainConfig(
+    config = TrainSettings(
         model="nano, random weights" if first == 0 else "nano, the part before",
         data="world, split base",
         output=str(output),
