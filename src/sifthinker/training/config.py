@@ -16,7 +16,7 @@ import yaml
 from sifthinker.boxes import Denominator
 from sifthinker.errors import ConfigError
 from sifthinker.files import check_keys, read_yaml
-from sifthinker.rewards import REWARDS, Correction, as_correction
+from sifthinker.scoring.rewards import REWARDS, Correction, as_correction
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
