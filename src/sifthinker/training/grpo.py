@@ -24,9 +24,9 @@ from sifthinker.chain import find_regions, is_whole_image, region_boxes
 from sifthinker.endpoint import Endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
-from sifthinker.judges import ModelJudge
 from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
-from sifthinker.rewards import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
+from sifthinker.scoring.judge import ModelJudge
+from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
 from sifthinker.training.config import JudgeSettings, Sharing, TrainSettings, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.plan import plan_run, report_problems
