@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from sifthinker.engine.sources import published
 from sifthinker.engine.sources.instances import coco, coco_relative
