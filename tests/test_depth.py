@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sifthinker import depth_files
+from sifthinker import depth_files, literals
 from sifthinker.cli.data import DEPTH_ENCODINGS
 from sifthinker.depth import DepthMap, agrees
 from sifthinker.depth_cache import DepthCache, cached_depth
@@ -575,7 +575,7 @@ class TestFilesOfOthers:
             DepthMap.read(saved(tmp_path / "d.npy", METRES), **options)
 
     def test_encodings_are_named_once(self) -> None:
-        assert get_args(depth_files.Encoding) == DEPTH_ENCODINGS
+        assert get_args(literals.Encoding) == DEPTH_ENCODINGS
         assert DepthMap.read.__doc__ is not None
         assert all(f"`{encoding}`" in DepthMap.read.__doc__ for encoding in DEPTH_ENCODINGS)
 

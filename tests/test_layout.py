@@ -18,8 +18,10 @@ ROOT = Path(sifthinker.__file__).parent
 # Each layer may import the ones above it and nothing below; modules of one layer may not import each other,
 # except those named together as one part.
 LAYERS = [
-    ["errors", "loops", "json_reply", "embedded"],
+    ["literals", "errors", "loops", "json_reply", "embedded"],
     ["files", "responses"],
+    ["settings"],
+    ["flags"],
     ["boxes", "images", "depth_codes"],
     ["depth_files"],
     ["depth", "chain"],

@@ -15,23 +15,15 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
-from sifthinker.boxes import Denominator
 from sifthinker.chain import Reading, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import ConfigError
+from sifthinker.literals import Correction, Denominator
 from sifthinker.records import read_choices
 from sifthinker.scoring.answers import Verdict
 from sifthinker.scoring.judge import ModelJudge, Question
-from sifthinker.scoring.rewards import (
-    Correction,
-    as_correction,
-    score_answer,
-    score_depth,
-    score_format,
-    score_grounding,
-    with_gain,
-)
+from sifthinker.scoring.rewards import as_correction, score_answer, score_depth, score_format, score_grounding, with_gain
 
 Completion = str | Sequence[Mapping[str, Any]]
 

@@ -6,22 +6,20 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from sifthinker.boxes import Space
 from sifthinker.engine.sources import published
 from sifthinker.engine.sources.instances import coco, coco_relative
-from sifthinker.engine.sources.rows import OutsideBoxes, path_of, read_json, records, rows, to_unit
-from sifthinker.engine.sources.tables import COLUMNS, HUB, BoxForm, Line, is_table, table
+from sifthinker.engine.sources.rows import path_of, read_json, records, rows, to_unit
+from sifthinker.engine.sources.tables import COLUMNS, HUB, Line, is_table, table
 from sifthinker.engine.sources.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
+from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown
 
-__all__ = ["COLUMNS", "HUB", "BoxForm", "SourceFormat", "read_source"]
-
-SourceFormat = Literal["auto", "jsonl", "table", "viscot", "viscot-conversation", "refcoco", "coco", "tallyqa"]
+__all__ = ["COLUMNS", "HUB", "read_source"]
 
 
 def read_source(

@@ -10,16 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from sifthinker.boxes import Boxes, Space, convert
+from sifthinker.boxes import Boxes, convert
 from sifthinker.errors import BoxError, ImageError, RecordError
 from sifthinker.files import inside
+from sifthinker.literals import OutsideBoxes, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_number, as_text, as_whole, shown
-
-OutsideBoxes = Literal["clip", "strict"]
 
 # What a line of somebody else's data can go wrong with; all of it becomes a reject. Readers check what they take with the
 # functions below, whose messages name the field; the built-in errors are a last resort.
