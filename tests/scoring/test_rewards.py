@@ -445,7 +445,9 @@ def test_a_completion_is_parsed_once_for_all_rewards(monkeypatch: pytest.MonkeyP
             super().__init__(text, *given)
 
     monkeypatch.setattr(chain_module, "_Scan", Watched)
-    texts = [render_chain(Chain((Step((Region(LEFT[0][0], 0.5),), f"Thing {number}."),), f"{number}")) for number in range(3)]
+    texts = [
+        render_chain(Chain((Step((Region(LEFT[0][0], 0.5),), f"Thing {number}."),), f"{number}")) for number in range(3)
+    ]
     columns: dict[str, Any] = {
         "id": ["a", "b", "c"],
         "answer": ["0", "1", "2"],
