@@ -74,7 +74,7 @@ def think(
     depth = _depth_for(image, picture, depth_source, DepthFiles(**files))
 
     quiet_libraries()
-    from sifthinker.show.report import Card, thought_page, write_page, write_picture
+    from sifthinker.show.report import write_thought
     from sifthinker.thinker import Thinker
 
     thinker = Thinker.load(model, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
@@ -91,10 +91,7 @@ def think(
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
-    if page.suffix.lower() == ".png":
-        write_picture(page, Card(thought))
-    else:
-        write_page(page, thought_page(thought, note=f"model {model}, depth {depth_source}"))
+    write_thought(page, thought, note=f"model {model}, depth {depth_source}")
     click.echo(page)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,15 +15,12 @@ from sifthinker.cli.terminal import (
     resumable,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 @click.command("train", context_settings={"ignore_unknown_options": True})
 @click.argument("stage", type=click.Choice(["sft", "grpo"]))
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
+def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     """Train a model as CONFIG, a YAML file, says; a run that was interrupted goes on from its newest checkpoint.
 
     Any key of the file can be overridden: `--output runs/b --training.learning_rate 1e-5`; a field of TRL's config needs no
@@ -31,15 +28,11 @@ def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     """
     quiet_libraries()
     from sifthinker.training.config import load_config
+    from sifthinker.training.stages import train
 
-    if stage == "sft":
-        from sifthinker.training.sft import train_sft as run
-    else:
-        from sifthinker.training.grpo import train_grpo as run
     settings = load_config(config, stage, list(_overrides(overrides)))
     with resumable():
-        run(settings)
-    click.echo(settings.output)
+        click.echo(train(settings, stage))
 
 
 @click.command("plan", context_settings={"ignore_unknown_options": True})
@@ -52,13 +45,10 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
     quiet_libraries()
     from sifthinker.training.config import guess_stage, load_config
     from sifthinker.training.plan import make_plan
+    from sifthinker.training.stages import defaults
 
     stage = stage or guess_stage(config)
-    if stage == "sft":
-        from sifthinker.training.sft import DEFAULTS
-    else:
-        from sifthinker.training.grpo import DEFAULTS
-    made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, DEFAULTS, gpu_gib=gpu_gib)
+    made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, defaults(stage), gpu_gib=gpu_gib)
     click.echo(f"stage: {stage}")
     for name, fact in made.facts.items():
         click.echo(f"{name}: {fact}")

@@ -153,6 +153,24 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
     atomic_write(path, page)
 
 
+def write_thought(path: str | os.PathLike[str], thought: Thought, *, note: str = "") -> None:
+    """Show a thought: as a page, or as one picture where the file's name ends in `.png`.
+
+    Args:
+        path: the file to write.
+        thought: what a model thought, or a chain of a dataset as a `Thought`.
+        note: a line above the steps; pictures have none.
+    Raises:
+        SIFError: the folder cannot be written.
+    Example:
+        >>> write_thought("chain.png", Thought("What is it?", image, None, text))  # doctest: +SKIP
+    """
+    if str(path).lower().endswith(".png"):
+        write_picture(path, Card(thought))
+    else:
+        write_page(path, thought_page(thought, note=note))
+
+
 def write_picture(path: str | os.PathLike[str], card: Card) -> None:
     """Write a thought as one PNG: a column a step, with its boxes over RGB and over depth and its words beneath.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sifthinker.chain import Region, find_steps
+from sifthinker.chain import Region, read_completion
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, make_folder, read_jsonl, to_json
 from sifthinker.images import load_image
@@ -114,7 +114,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
     for example in read_examples(where):
-        steps = find_steps(example.chain, depth=example.depth is not None)
+        steps = read_completion(example.chain, depth=example.depth is not None).steps
         yield {
             "code": "",
             "id": example.id,
