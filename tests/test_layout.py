@@ -21,7 +21,7 @@ LAYERS = [
     ["literals", "errors", "loops", "json_reply", "embedded"],
     ["files", "responses"],
     ["settings"],
-    ["flags"],
+    ["flags", "thinking"],
     ["boxes", "images", "depth_codes"],
     ["depth_files"],
     ["depth", "chain"],

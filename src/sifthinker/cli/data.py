@@ -18,8 +18,9 @@ from sifthinker.cli.terminal import (
     resumable,
     say_counts,
 )
-from sifthinker.engine.settings import BuildSettings, DepthFiles, Expansion, SourceSettings, TeacherSettings
+from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings, TeacherSettings
 from sifthinker.flags import Command, click_options
+from sifthinker.thinking import DepthFiles
 
 if TYPE_CHECKING:
     from sifthinker.engine.folder import Counts

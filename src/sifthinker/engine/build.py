@@ -20,7 +20,7 @@ from sifthinker.engine.compose import Composer
 from sifthinker.engine.estimators import DepthSource, ModelDepth, make_depth
 from sifthinker.engine.folder import FOLDERS, JOURNAL, OUTAGE, Counts, Journal, finished_counts, refuse_foreign
 from sifthinker.engine.recipe import Left, Recipe, fingerprint, read_recipe
-from sifthinker.engine.settings import BuildSettings, DepthFiles
+from sifthinker.engine.settings import BuildSettings
 from sifthinker.engine.teachers import LocalTeacher, Teacher, make_teacher
 from sifthinker.errors import BudgetError, ConfigError, EndpointError
 from sifthinker.files import atomic_write, make_folder, read_jsonl, sweep
@@ -28,6 +28,7 @@ from sifthinker.loops import run_coroutine, threads
 from sifthinker.prompts import PROMPT_VERSION
 from sifthinker.records import Example, Record, Reject
 from sifthinker.settings import plain
+from sifthinker.thinking import DepthFiles
 
 # A server that refuses one request may answer the next; one that has answered none is set up wrongly.
 _REFUSED = "teacher_refused_request"

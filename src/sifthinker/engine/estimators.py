@@ -13,12 +13,13 @@ from PIL import Image
 from sifthinker.depth import DepthMap
 from sifthinker.depth_files import check_options
 from sifthinker.engine.batches import Batches
-from sifthinker.engine.settings import BuildSettings, DepthFiles
+from sifthinker.engine.settings import BuildSettings
 from sifthinker.errors import DepthError, ModelError, RecordError, need
 from sifthinker.files import inside, sha256
 from sifthinker.literals import Encoding, Near
 from sifthinker.models import model_source
 from sifthinker.records import Record
+from sifthinker.thinking import DepthFiles
 
 # Tried in this order beside `street.jpg` when a record names no depth file.
 BESIDE = tuple(f".depth{suffix}" for suffix in (".png", ".npy", ".npz", ".tiff", ".tif", ".pfm"))
