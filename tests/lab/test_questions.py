@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sifthinker.chain import Chain, Region, Step, render_chain
-from sifthinker.engine.expansion import Expansion, expand
+from sifthinker.engine.expansion import expand
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.teachers import Task, check_reply
 from sifthinker.errors import ConfigError
 from sifthinker.lab.questions import (
