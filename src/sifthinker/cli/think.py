@@ -15,7 +15,7 @@ from sifthinker.engine.settings import DepthFiles
 from sifthinker.flags import Command, click_options
 
 
-@click.command("think", cls=Command)
+@click.command("think", short_help="Answer a question about an image", cls=Command)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
 @click.option("--model", help="Model folder or Hugging Face name [default: nano, which knows the embedded world].")
