@@ -13,7 +13,7 @@ from PIL import Image, ImageFont
 
 from sifthinker.depth import DepthMap
 from sifthinker.evaluation.completions import Scored
-from sifthinker.evaluation.world import METRICS, Result
+from sifthinker.evaluation.metrics import METRICS, Result
 from sifthinker.report import (
     Card,
     Chart,

@@ -1031,7 +1031,8 @@ def eval_world(
     _quiet_libraries()
     from dataclasses import asdict
 
-    from sifthinker.evaluation.world import evaluate, group_by, summarise
+    from sifthinker.evaluation.metrics import group_by, summarise
+    from sifthinker.evaluation.world import evaluate
     from sifthinker.files import atomic_write, make_folder
     from sifthinker.thinker import Thinker
 
@@ -1045,7 +1046,7 @@ def eval_world(
             split=split,
             seed=seed,
             size=size,
-            depth=not rgb_only,
+            rgb_only=rgb_only,
             direct=direct,
             batch_size=batch_size,
             progress=advance,
@@ -1053,8 +1054,8 @@ def eval_world(
     families = {family: summarise(of_family) for family, of_family in group_by(rows, lambda row: row.family).items()}
     for start in range(0, len(families), 3):
         _print_table(dict(list(families.items())[start : start + 3]))
-    _print_table({level: summarise(found) for level, found in group_by(rows, lambda row: row.level).items()})
-    known = group_by(rows, lambda row: "new combinations" if row.novel else "known combinations")
+    _print_table({level: summarise(found) for level, found in group_by(rows, lambda row: row.tags["level"]).items()})
+    known = group_by(rows, lambda row: f"{row.tags['combination']} combinations")
     _print_table({"all": results} | {name: summarise(found) for name, found in known.items()})
     if output:
         body = {"model": model, "split": split, "seed": seed, "size": size, "rgb_only": rgb_only, "direct": direct}
@@ -1069,7 +1070,7 @@ def _print_table(models: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sifthinker.evaluation.world import METRICS
+    from sifthinker.evaluation.metrics import METRICS
 
     table = Table(title="mean [95 % interval] (count)")
     table.add_column("metric")

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.evaluation.world import METRICS, Result, Row, families_above_chance, group_by, summarise
+from sifthinker.evaluation.metrics import METRICS, Result, Row, group_by, summarise
+from sifthinker.evaluation.world import families_above_chance
 from sifthinker.files import make_folder
 from sifthinker.report import Card, Chart, run_page, write_page, write_picture
 from sifthinker.rewards import REWARDS
 from sifthinker.study import ARMS, SHORT, Bar, Lab, Say, Schedule, refuse_foreign
 from sifthinker.thinker import Thought
 from sifthinker.training.progress import read_history
-from sifthinker.world.scenes import render, sample_scene
+from sifthinker.world.questions import scene_at
+from sifthinker.world.scenes import render
 
 # Titles of the demo's models and the arms they are.
 MODELS = {"base": "base", "after SFT": "chains", "after GRPO-SIF": "grpo-sif"}
@@ -122,12 +124,12 @@ def _curve(history: list[dict[str, Any]], key: str) -> list[tuple[float, float]]
 
 def _card(row: Row, title: str = "") -> Card:
     # Shown larger than the model saw it; boxes are fractions and do not change.
-    image, depth, _ = render(sample_scene(row.scene, row.level), 256)
+    image, depth, _ = render(scene_at(int(Path(row.image).stem), row.tags["level"]), 256)
     return Card(
         # Answers without steps are measured on nothing but the answer.
-        Thought(row.question, image, depth, row.text, direct=row.values["valid format"] is None),
+        Thought(row.question, image, depth, row.completion, direct=row.values["valid format"] is None),
         title=title,
-        truth=row.truth,
+        truth=row.answers[0],
         correct=bool(row.values["answer accuracy"]),
         boxes=row.boxes,
     )
