@@ -38,8 +38,9 @@ from sifthinker.engine.recipe import Recipe, Source, read_recipe
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import Attempt, OpenAITeacher, Task
 from sifthinker.files import write_jsonl
+from sifthinker.lab.questions import write_world
+from sifthinker.lab.teacher import ScriptedTeacher
 from sifthinker.records import Record
-from sifthinker.world.questions import ScriptedTeacher, write_world
 
 
 class Instant:

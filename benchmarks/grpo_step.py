@@ -26,7 +26,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from sifthinker.chain import Chain, Region, Step, render_chain
-from sifthinker.rewards import Reference, score_completion
+from sifthinker.scoring.rewards import Reference, score_completion
 from sifthinker.training.prefix import shared_generate, shared_log_probs
 
 IMAGE, VIDEO, START, END, PAD = 5, 6, 7, 8, 0

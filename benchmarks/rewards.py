@@ -19,7 +19,7 @@ import numpy as np
 
 from sifthinker.chain import Chain, Region, Step, render_chain
 from sifthinker.depth import DepthMap
-from sifthinker.rewards import Reference, score_completion
+from sifthinker.scoring.rewards import Reference, score_completion
 
 
 def main(count: int = 5_000, repeats: int = 5) -> None:

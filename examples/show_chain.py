@@ -11,7 +11,7 @@ from sifthinker.depth import DepthMap
 from sifthinker.errors import RecordError
 from sifthinker.images import load_image
 from sifthinker.records import read_examples
-from sifthinker.report import thought_page, write_page
+from sifthinker.show.report import thought_page, write_page
 from sifthinker.thinker import Thought
 
 

@@ -8,7 +8,7 @@ Loaded by ms-swift 4.6.0 and called as its GRPO trainer calls rewards: tests/tes
 
 from swift.rewards import ORM, orms
 
-from sifthinker.adapters import SwiftAnswer, SwiftDepth, SwiftFormat, SwiftGrounding
+from sifthinker.scoring.swift import SwiftAnswer, SwiftDepth, SwiftFormat, SwiftGrounding
 
 for name, reward in {"format": SwiftFormat, "answer": SwiftAnswer, "grounding": SwiftGrounding, "depth": SwiftDepth}.items():
     orms[f"sif_{name}"] = type(reward.__name__, (reward, ORM), {})

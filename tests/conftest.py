@@ -47,7 +47,7 @@ def photo_folder(tmp_path: Path) -> Path:
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano model folder with random weights, smaller than the shipped shape."""
     pytest.importorskip("transformers")
-    from sifthinker.world.nano import write_nano
+    from sifthinker.lab.nano import write_nano
 
     folder = tmp_path_factory.mktemp("nano")
     write_nano(folder, width=64, vision_layers=1, text_layers=2)
@@ -61,7 +61,8 @@ def world_chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sifthinker.engine.estimators import GivenDepth
     from sifthinker.engine.expansion import Expansion
     from sifthinker.engine.sources import read_source
-    from sifthinker.world.questions import ScriptedTeacher, write_world
+    from sifthinker.lab.questions import write_world
+    from sifthinker.lab.teacher import ScriptedTeacher
 
     folder = tmp_path_factory.mktemp("world")
     records = write_world(folder / "raw", 18)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import check_chain, parse_chain
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.depth import DepthMap
 from sifthinker.records import read_examples
 

@@ -33,7 +33,7 @@ class Missing(MetaPathFinder):
 MISSING, commands = json.loads(sys.argv[1])
 sys.meta_path.insert(0, Missing())
 from click.testing import CliRunner
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 for words in commands:
     done = CliRunner().invoke(main, words)
     error = None if isinstance(done.exception, SystemExit | None) else repr(done.exception)
@@ -146,10 +146,10 @@ def test_in_python_it_is_an_import_error_and_one_of_ours() -> None:
     "code",
     [
         "from sifthinker import Thinker; Thinker.load('nano')",
-        "from sifthinker.world.nano import build_processor; build_processor()",
+        "from sifthinker.lab.nano import build_processor; build_processor()",
         "import sifthinker.training.grpo",
         "import sifthinker.training.runs",
-        "import sifthinker.world.pretrain",
+        "import sifthinker.lab.pretrain",
     ],
 )
 def test_python_callers_get_the_same_message(code: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,25 +18,23 @@ ROOT = Path(sifthinker.__file__).parent
 # Each layer may import the ones above it and nothing below; modules of one layer may not import each other,
 # except those named together as one part.
 LAYERS = [
-    ["errors", "loops", "json_reply"],
+    ["literals", "errors", "loops", "json_reply", "embedded"],
     ["files", "responses"],
-    ["boxes", "images", "depth_codes", "journal"],
+    ["settings", "journal"],
+    ["flags"],
+    ["boxes", "images", "depth_codes"],
     ["depth_files"],
     ["depth", "chain"],
-    ["records"],
+    ["depth_cache", "records"],
     ["prompts", "endpoint", "decoding"],
     ["models"],
     ["fingerprint"],
     ["scoring"],
-    ["judges"],
-    ["rewards"],
-    ["adapters", "engine", "training", "thinker"],
-    ["world"],
+    ["thinker"],
     ["evaluation"],
-    ["report"],
-    ["viewer"],
-    ["study"],
-    ["demo"],
+    ["engine", "training"],
+    ["show"],
+    ["lab"],
     ["cli"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -74,6 +73,16 @@ def test_imports_run_one_way(path: Path) -> None:
         assert LEVEL[other] < LEVEL[here], f"{here} may not import {other}"
 
 
+def test_the_lab_is_one_room() -> None:
+    """Nothing outside lab/ and its command file imports it, and the registry alone knows where its weights lie."""
+    for path in MODULES:
+        here = path.relative_to(ROOT).as_posix()
+        if part_of(path) != "lab" and here != "cli/lab.py":
+            assert "lab" not in imported(path), here
+            if here != "embedded.py":
+                assert not re.search(r"lab[\"'/].*weights", path.read_text(encoding="utf-8")), here
+
+
 def test_engine_and_training_meet_in_files_alone() -> None:
     for path in MODULES:
         if part_of(path) in ("engine", "training"):
@@ -94,7 +103,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_the_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom sifthinker.cli import main\n"
+        "import sys\nfrom sifthinker.cli.main import main\n"
         "for line in (['--help'], ['data', 'build', '--help'], ['think', '--help']):\n"
         "    main(line, standalone_mode=False)\n"
         "print([m for m in ('torch','transformers','trl','datasets','numpy','scipy','PIL') if m in sys.modules])"
@@ -105,7 +114,7 @@ def test_the_help_loads_nothing_heavy() -> None:
 def test_the_ground_floor_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-        "import sifthinker.rewards, sifthinker.engine.build, sifthinker.world.questions, sifthinker.endpoint"
+        "import sifthinker.scoring.trl, sifthinker.engine.build, sifthinker.lab.teacher, sifthinker.endpoint"
     )
     run(code)
 

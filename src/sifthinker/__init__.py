@@ -38,20 +38,18 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         RecordError,
         SIFError,
     )
-    from sifthinker.judges import Verdict, judge
     from sifthinker.prompts import user_prompt
     from sifthinker.records import Example, Record, Reject, read_examples
-    from sifthinker.rewards import (
+    from sifthinker.scoring.answers import Verdict, judge
+    from sifthinker.scoring.rewards import Reference, Scores, score_completion
+    from sifthinker.scoring.trl import (
         AnswerReward,
         GroundingReward,
         Ledger,
-        Reference,
-        Scores,
         answer_reward,
         depth_reward,
         format_reward,
         grounding_reward,
-        score_completion,
     )
     from sifthinker.thinker import Thinker, Thought
 
@@ -70,12 +68,12 @@ _HOMES = {
     "engine.build": ("Engine",),
     "engine.expansion": ("Expansion", "Focus", "expand"),
     "engine.sources": ("read_source",),
-    "judges": ("Verdict", "judge"),
     "prompts": ("user_prompt",),
     "records": ("Example", "Record", "Reject", "read_examples"),
-    "rewards": (
-        "AnswerReward", "GroundingReward", "Ledger", "Reference", "Scores", "answer_reward", "depth_reward",
-        "format_reward", "grounding_reward", "score_completion",
+    "scoring.answers": ("Verdict", "judge"),
+    "scoring.rewards": ("Reference", "Scores", "score_completion"),
+    "scoring.trl": (
+        "AnswerReward", "GroundingReward", "Ledger", "answer_reward", "depth_reward", "format_reward", "grounding_reward",
     ),
     "thinker": ("Thinker", "Thought"),
 }  # fmt: skip

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.depth import DepthMap
-from sifthinker.engine.checks import FINDINGS, Stats, check_dataset, reject_counts
+from sifthinker.engine.checks import FINDINGS, check_dataset
+from sifthinker.engine.stats import Stats, reject_counts
 from sifthinker.files import write_jsonl
 
 

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.endpoint import Endpoint
-from sifthinker.engine.build import Counts, Engine
+from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
+from sifthinker.engine.folder import Counts
 from sifthinker.engine.teachers import OpenAITeacher
 from sifthinker.errors import BudgetError
 from sifthinker.files import write_jsonl
+from sifthinker.lab.questions import write_world
 from sifthinker.records import Record
-from sifthinker.world.questions import write_world
 
 from ..stand_in import focuses, serve, thoughts
 
@@ -132,7 +133,16 @@ def test_an_interruption_stops_a_build_that_waits_and_loses_nothing(photo_folder
         return thoughts(request, "cat")
 
     release = threading.Event()
-    command = [sys.executable, "-m", "sifthinker.cli", "data", "build", str(photo_folder / "records.jsonl"), "--model", "m"]
+    command = [
+        sys.executable,
+        "-m",
+        "sifthinker.cli.main",
+        "data",
+        "build",
+        str(photo_folder / "records.jsonl"),
+        "--model",
+        "m",
+    ]
     out = tmp_path / "out"
     with serve(answer) as (url, requests):
         process = subprocess.Popen(

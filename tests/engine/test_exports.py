@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sifthinker.adapters import compute_score
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.engine.exports import FORMS, export
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import read_jsonl, write_jsonl
 from sifthinker.records import read_examples
+from sifthinker.scoring.verl import compute_score
 
 datasets = pytest.importorskip("datasets")
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.depth import DepthMap
 from sifthinker.engine.recipe import Left, Recipe, Source, fingerprint, load_recipe, read_recipe
 from sifthinker.errors import ConfigError, RecordError

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.depth import DepthMap
-from sifthinker.engine import build
+from sifthinker.engine import compose
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
 from sifthinker.engine.recipe import Recipe, Source, read_recipe
@@ -154,7 +154,7 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
 
     # What the engine itself would have to get wrong.
     record = Record.from_json(GOOD)
-    monkeypatch.setattr(build, "check_chain", lambda chain, depth: ["wrong"])
+    monkeypatch.setattr(compose, "check_chain", lambda chain, depth: ["wrong"])
     (found,) = [asyncio.run(Engine(photo_folder, GivenDepth(), Teacher()).example(record, tmp_path / "o"))]
     met |= set(rejects([found]))
     assert met == set(REJECTS) | {f"teacher_{code}" for code in CHECKS}

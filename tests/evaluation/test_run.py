@@ -300,7 +300,7 @@ class TestCompletions:
         told = evaluate(EvalSettings(data=str(world_chains), completions=self.saved(tmp_path, *direct), direct=True))
         assert (list(told.results), told.results["answer accuracy"].mean) == (["answer accuracy"], 1)
         with pytest.raises(ConfigError, match="protocol was 'chain', now 'direct'"):
-            evaluate(asked.model_copy(update={"direct": True}))
+            evaluate(asked.replace(direct=True))
 
     def test_ids_that_are_missing_or_unknown_are_named(self, questions: Path, tmp_path: Path) -> None:
         rows = [{"id": f"q{n}", "completion": str(n)} for n in range(7)]
@@ -318,7 +318,7 @@ class TestCompletions:
         with pytest.raises(RecordError, match=r"saved.jsonl:1: wanted an object with `id`"):
             scored({"id": "q0"})
         assert len(scored(*rows, limit=2).rows) == 2
-        with pytest.raises(ValueError, match="model and completions"):
+        with pytest.raises(ConfigError, match="model and completions"):
             settings(questions, model="m", completions="c")
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from sifthinker.chain import check_chain
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.errors import ConfigError
 from sifthinker.models import load_processor, opened_by_template
 from sifthinker.records import read_examples

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from sifthinker.rewards import AnswerReward, GroundingReward
+from sifthinker.scoring.trl import AnswerReward, GroundingReward
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from ..test_rewards import LEFT, LEFT_TOP, RIGHT, WHOLE, chain  # noqa: E402
+from ..scoring.test_rewards import LEFT, LEFT_TOP, RIGHT, WHOLE, chain  # noqa: E402
 from .test_training import grpo_config  # noqa: E402
 
 

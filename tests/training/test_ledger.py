@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sifthinker.rewards import AnswerReward
+from sifthinker.scoring.trl import AnswerReward
 
 from ..stand_in import serve
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import write_jsonl
 from sifthinker.models import load_processor
 from sifthinker.prompts import user_prompt
 from sifthinker.records import write_choices
-from sifthinker.rewards import REWARDS
+from sifthinker.scoring.rewards import REWARDS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")

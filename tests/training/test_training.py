@@ -411,9 +411,10 @@ class TestRGBOnly:
         from sifthinker.engine.build import Engine
         from sifthinker.engine.estimators import NoDepth
         from sifthinker.engine.sources import read_source
+        from sifthinker.lab.questions import write_world
+        from sifthinker.lab.teacher import ScriptedTeacher
         from sifthinker.training.grpo import train_grpo
         from sifthinker.training.sft import train_sft
-        from sifthinker.world.questions import ScriptedTeacher, write_world
 
         records = write_world(tmp_path / "raw", 7)
         Engine(tmp_path / "raw", NoDepth(), ScriptedTeacher()).build(lambda: read_source(records), tmp_path / "rgb")

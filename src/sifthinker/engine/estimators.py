@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from sifthinker.depth import DepthMap
-from sifthinker.depth_files import Encoding, Near, check_options
+from sifthinker.depth_files import check_options
 from sifthinker.engine.batches import Batches
 from sifthinker.errors import DepthError, ModelError, RecordError, need
 from sifthinker.files import inside, sha256
+from sifthinker.literals import Encoding, Near
 from sifthinker.models import model_source
 from sifthinker.records import Record
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -147,3 +147,14 @@ def _distractor(merged: Boxes, settings: Expansion, draw: random.Random) -> Boxe
     y = top + int(along * (bottom - top + 1))
     box: Boxes = np.array([[x, y, x + width, y + height]]) / unit
     return box
+
+
+def path_row(record: Record, path: FocusPath) -> dict[str, Any]:
+    """A record's focus path as one JSON object: id, question, answer, boxes (unit xyxy), path (outermost focus first)."""
+    return {
+        "id": record.id,
+        "question": record.question,
+        "answer": record.answer,
+        "boxes": [list(box) for box in record.boxes],
+        "path": [{"kind": focus.kind, "boxes": [list(box) for box in focus.boxes]} for focus in path],
+    }

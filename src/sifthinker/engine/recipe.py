@@ -13,12 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from sifthinker.boxes import Space
 from sifthinker.engine.exclusion import Excluded
-from sifthinker.engine.rows import OutsideBoxes
-from sifthinker.engine.sources import HUB, BoxForm, SourceFormat, read_source
+from sifthinker.engine.sources import HUB, read_source
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import check_keys, inside, read_yaml, sha256
+from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.records import Record, Reject
 
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from PIL import Image, ImageDraw
@@ -20,14 +21,14 @@ from PIL import Image, ImageDraw
 from sifthinker.chain import TAG, Region
 from sifthinker.endpoint import Endpoint, Usage
 from sifthinker.engine.batches import Batches
-from sifthinker.errors import EndpointError
+from sifthinker.errors import ConfigError, EndpointError
 from sifthinker.json_reply import find_objects
-from sifthinker.judges import judge, normalise
 from sifthinker.loops import in_thread
 from sifthinker.models import complete, load_for_inference
 from sifthinker.prompts import TEACHER_SYSTEM, teacher_correction, teacher_focus, teacher_task
 from sifthinker.records import Record, find_placeholder
 from sifthinker.responses import Reply
+from sifthinker.scoring.answers import judge, normalise
 
 MAX_CORRECTIONS = 2
 MAX_WORDS = 120
@@ -56,6 +57,9 @@ ADVICE: dict[str, str] = {
 }
 
 _KEYS = ("thoughts", "answer")
+
+# The group of entry points under which packages offer teachers that need no settings: name → class.
+TEACHERS = "sifthinker.teachers"
 
 # In an answer that shares words with the true one, these leave it open or turn it round.
 _HEDGES = {
@@ -418,3 +422,26 @@ def _response_format(foci: int) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"type": "json_schema", "json_schema": {"name": "explanation", "schema": schema, "strict": True}}
+
+
+def offered_teachers() -> tuple[str, ...]:
+    """Names of the teachers that installed packages offer as entry points of the group `sifthinker.teachers`."""
+    return tuple(sorted({entry.name for entry in entry_points(group=TEACHERS)}))
+
+
+def offered_teacher(name: str) -> Teacher:
+    """A teacher that an installed package offers, see `offered_teachers`.
+
+    Raises:
+        ConfigError: no package offers one of this name, or what it offers cannot be loaded.
+    """
+    entry = next(iter(entry_points(group=TEACHERS, name=name)), None)
+    if entry is None:
+        raise ConfigError(
+            f"no teacher is called {name!r}; wanted openai, local, {', '.join(offered_teachers())}".rstrip(", ")
+        )
+    try:
+        found: Teacher = entry.load()()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the teacher {name!r} cannot be loaded: {error}") from None
+    return found

@@ -12,9 +12,9 @@ from sifthinker.boxes import hierarchical_iou
 from sifthinker.chain import region_boxes
 from sifthinker.evaluation.questions import Question
 from sifthinker.files import check_keys
-from sifthinker.judges import Verdict, judge
 from sifthinker.records import Box
-from sifthinker.rewards import score_depth, score_grounding
+from sifthinker.scoring.answers import Verdict, judge
+from sifthinker.scoring.rewards import score_depth, score_grounding
 from sifthinker.thinker import Thought
 
 METRICS: dict[str, str] = {

@@ -12,12 +12,13 @@ from typing import Any
 
 from PIL import Image
 
-from sifthinker.boxes import Space, convert
+from sifthinker.boxes import convert
 from sifthinker.depth import DepthMap
-from sifthinker.depth_files import Encoding, Near, check_options
+from sifthinker.depth_files import check_options
 from sifthinker.errors import BoxError, DepthError, RecordError
 from sifthinker.files import check_keys, inside, read_jsonl, sha256, to_json
 from sifthinker.images import image_size, load_image
+from sifthinker.literals import Encoding, Near, Space
 from sifthinker.records import (
     Box,
     Example,
