@@ -20,7 +20,7 @@ ROOT = Path(sifthinker.__file__).parent
 LAYERS = [
     ["literals", "errors", "loops", "json_reply", "embedded"],
     ["files", "responses"],
-    ["settings"],
+    ["settings", "journal"],
     ["flags"],
     ["boxes", "images", "depth_codes"],
     ["depth_files"],
@@ -28,6 +28,7 @@ LAYERS = [
     ["depth_cache", "records"],
     ["prompts", "endpoint", "decoding"],
     ["models"],
+    ["fingerprint"],
     ["scoring"],
     ["thinker"],
     ["evaluation"],

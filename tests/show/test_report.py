@@ -13,7 +13,7 @@ from PIL import Image, ImageFont
 
 from sifthinker.depth import DepthMap
 from sifthinker.evaluation.completions import Scored
-from sifthinker.lab.benchmark import METRICS, Result
+from sifthinker.evaluation.metrics import METRICS, Result
 from sifthinker.scoring.rewards import Score, Scores
 from sifthinker.show.report import (
     Card,

@@ -146,7 +146,7 @@ def world_study(output: Path, seeds: int, first_seed: int, arms: str | None, bas
 def demo(output: Path, short: bool, fresh: bool) -> None:
     """Scenes → chains → SFT → GRPO-SIF → evaluation → report, in minutes on a CPU."""
     quiet_libraries()
-    from sifthinker.lab.benchmark import METRICS
+    from sifthinker.evaluation.metrics import METRICS
     from sifthinker.lab.demo import run_demo
 
     with resumable():
@@ -189,8 +189,9 @@ def eval_world(
     quiet_libraries()
     from dataclasses import asdict
 
+    from sifthinker.evaluation.metrics import METRICS, group_by, summarise
     from sifthinker.files import atomic_write, make_folder
-    from sifthinker.lab.benchmark import METRICS, evaluate, group_by, summarise
+    from sifthinker.lab.benchmark import evaluate
     from sifthinker.thinker import Thinker
 
     if output:
@@ -203,7 +204,7 @@ def eval_world(
             split=split,
             seed=seed,
             size=size,
-            depth=not rgb_only,
+            rgb_only=rgb_only,
             direct=direct,
             batch_size=batch_size,
             progress=advance,
@@ -211,8 +212,10 @@ def eval_world(
     families = {family: summarise(of_family) for family, of_family in group_by(rows, lambda row: row.family).items()}
     for start in range(0, len(families), 3):
         print_metrics(dict(list(families.items())[start : start + 3]), METRICS)
-    print_metrics({level: summarise(found) for level, found in group_by(rows, lambda row: row.level).items()}, METRICS)
-    known = group_by(rows, lambda row: "new combinations" if row.novel else "known combinations")
+    print_metrics(
+        {level: summarise(found) for level, found in group_by(rows, lambda row: row.tags["level"]).items()}, METRICS
+    )
+    known = group_by(rows, lambda row: f"{row.tags['combination']} combinations")
     print_metrics({"all": results} | {name: summarise(found) for name, found in known.items()}, METRICS)
     if output:
         body = {"model": model, "split": split, "seed": seed, "size": size, "rgb_only": rgb_only, "direct": direct}
