@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from sifthinker.engine.folder import Counts
 
 
-@click.group()
+@click.group(short_help="Build, check and browse chains of thought")
 def data() -> None:
-    """Build chains of thought from questions with boxes."""
+    """Build chains of thought from questions with boxes; check, browse and export them."""
 
 
 # How FILE is read.
 _SOURCE = ("format", "columns", "instances", "box_form", "boxes", "box_space", "limit")
 
 
-@data.command("paths", cls=Command)
+@data.command("paths", short_help="Focus paths alone, without images or a teacher", cls=Command)
 @click.argument("file")
 @click_options(BuildSettings, {"Images and output": ["images", "output"]})
 @click_options(SourceSettings, {"How FILE is read": _SOURCE}, into="source")
@@ -78,7 +78,7 @@ def data_paths(
         sys.exit(FAILED)
 
 
-@data.command("build", cls=Command)
+@data.command("build", short_help="Questions with boxes → chains of thought", cls=Command)
 @click.argument("file")
 @click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
 @click_options(
@@ -175,7 +175,7 @@ def _keep_foreign_rejects(path: Path) -> None:
         )
 
 
-@data.command("check")
+@data.command("check", short_help="Check every line against its images and depths")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--no-files", is_flag=True, help="Do not open images and depth maps.")
 @click.option("--most", default=20, show_default=True, type=click.IntRange(min=1), help="Findings to show.")
@@ -217,7 +217,7 @@ def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) ->
         sys.exit(SOME_REJECTED)
 
 
-@data.command("show")
+@data.command("show", short_help="Pages to browse a dataset")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pages.")
 @click.option("--embed", is_flag=True, help="Put the images into the pages, so that the folder can be sent to somebody.")
@@ -231,7 +231,7 @@ def data_show(dataset: Path, output: Path, embed: bool) -> None:
     click.echo(output / "index.html")
 
 
-@data.command("stats")
+@data.command("stats", short_help="Counts and distributions")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Page with plots to write.")
 def data_stats(dataset: Path, output: Path | None) -> None:
@@ -267,7 +267,7 @@ def data_stats(dataset: Path, output: Path | None) -> None:
         click.echo(output)
 
 
-@data.command("export")
+@data.command("export", short_help="Files for TRL, LLaMA-Factory, verl or the hub")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--to", required=True, type=click.Choice(["trl", "llamafactory", "verl", "hf"]), help="Whose form.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to write.")

@@ -33,12 +33,12 @@ class _Evaluation(click.Group):
         return found
 
 
-@click.group("eval", cls=_Evaluation)
+@click.group("eval", cls=_Evaluation, short_help="Measure a model")
 def evaluation() -> None:
     """Measure a model."""
 
 
-@click.command("rewards")
+@click.command("rewards", short_help="Score completions by the rewards of GRPO-SIF")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset whose examples the completions' ids name.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write: completions with their boxes drawn.")

@@ -15,7 +15,7 @@ from sifthinker.flags import Command, click_options
 from sifthinker.thinking import DepthFiles, ThinkSettings
 
 
-@click.command("think", cls=Command)
+@click.command("think", short_help="Answer a question about an image", cls=Command)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
 @click_options(

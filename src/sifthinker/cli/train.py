@@ -16,7 +16,7 @@ from sifthinker.cli.terminal import (
 )
 
 
-@click.command("train", context_settings={"ignore_unknown_options": True})
+@click.command("train", short_help="Train a model: SFT or GRPO-SIF", context_settings={"ignore_unknown_options": True})
 @click.argument("stage", type=click.Choice(["sft", "grpo"]))
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
@@ -35,7 +35,9 @@ def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
         click.echo(train(settings, stage))
 
 
-@click.command("plan", context_settings={"ignore_unknown_options": True})
+@click.command(
+    "plan", short_help="What a run will need, and what is wrong with it", context_settings={"ignore_unknown_options": True}
+)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @click.option("--gpu", "gpu_gib", type=click.FloatRange(min=0, min_open=True), help="Memory of the GPU in GiB.")
@@ -63,12 +65,12 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
         sys.exit(FAILED)
 
 
-@click.group()
+@click.group(short_help="Merge adapters into models")
 def model() -> None:
     """Work on trained models."""
 
 
-@model.command("merge")
+@model.command("merge", short_help="Merge a LoRA adapter into its base model")
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--base", help="Base model [default: the one the adapter names].")

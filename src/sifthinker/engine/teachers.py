@@ -6,8 +6,6 @@ a number.
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from sifthinker.endpoint import Endpoint, Usage
 from sifthinker.engine.batches import Batches
 from sifthinker.engine.settings import TeacherSettings
 from sifthinker.errors import ConfigError, EndpointError
+from sifthinker.images import data_url
 from sifthinker.json_reply import find_objects
 from sifthinker.loops import in_thread
 from sifthinker.models import complete, load_for_inference
@@ -311,7 +310,7 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
 
     def _messages(self, task: Task, earlier: Sequence[Attempt]) -> list[dict[str, Any]]:
         def shown(image: Image.Image) -> dict[str, Any]:
-            return {"type": "image_url", "image_url": {"url": _data_url(image)}}
+            return {"type": "image_url", "image_url": {"url": data_url(image)}}
 
         return _conversation(task, earlier, self._max_side, shown, str)
 
@@ -405,12 +404,6 @@ def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
         corners = (x1 * (width - 1), y1 * (height - 1), x2 * (width - 1), y2 * (height - 1))
         pen.rectangle(corners, outline=(0, 255, 0), width=max(1, round(max(copy.size) / 200)))
     return copy
-
-
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _response_format(foci: int) -> dict[str, Any]:

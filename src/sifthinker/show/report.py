@@ -4,7 +4,6 @@ Text from models and data is always escaped."""
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from bisect import bisect_right
@@ -20,7 +19,7 @@ from sifthinker.chain import Region
 from sifthinker.depth_cache import cached_depth
 from sifthinker.evaluation.completions import Scored
 from sifthinker.files import atomic_write
-from sifthinker.images import load_image
+from sifthinker.images import data_url, load_image
 from sifthinker.scoring.rewards import REWARDS
 from sifthinker.thinker import Thought
 
@@ -256,8 +255,8 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "height": height,
         "line": max(width, height) / 160,
         "font": max(width, height) / 22,
-        "rgb": _data_url(thought.image),
-        "depth": None if thought.depth is None else _data_url(thought.depth.coloured()),
+        "rgb": data_url(thought.image, max_side=_LONGEST_SIDE),
+        "depth": None if thought.depth is None else data_url(thought.depth.coloured(), max_side=_LONGEST_SIDE),
         "steps": [
             {
                 "words": words,
@@ -312,20 +311,6 @@ def _chart(chart: Chart) -> dict[str, Any]:
         "y_low": y_low,
         "y_high": y_high,
     }
-
-
-def _data_url(image: Image.Image) -> str:
-    """An image inside a page. Small pictures stay exact; photographs become JPEG of a bounded size."""
-    small = max(image.size) <= 256
-    shown = image.copy()
-    shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    buffer = io.BytesIO()
-    if small:
-        shown.save(buffer, "PNG")
-    else:
-        shown.save(buffer, "JPEG", quality=88)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @lru_cache(maxsize=1)

@@ -19,9 +19,9 @@ from transformers.integrations import unset_hf_deepspeed_config
 from sifthinker import __version__
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.models import load_model, merge_adapter
 from sifthinker.training.config import Stage, TrainSettings
-from sifthinker.training.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.training.progress import HISTORY, quiet, write_history
 
 logger = logging.getLogger(__name__)
