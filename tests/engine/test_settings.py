@@ -193,7 +193,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("values", "words"),
         [
-            ({"budget": 1}, "budget needs teacher openai, prompt_price and completion_price"),
+            ({"budget": 1}, "budget needs teacher openai and its prices: prompt_price and completion_price"),
             ({"budget": 1, "teacher": "local", "prompt_price": 1}, "budget needs teacher openai"),
             ({"engine": "ray", "rpm": 5}, "rpm is shared among Ray's processes"),
             ({"alpha": 0.9}, "alpha 0.9 with jitter 0.2 moves a side past the border"),
