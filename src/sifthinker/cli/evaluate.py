@@ -61,13 +61,11 @@ class _Evaluation(click.Group):
 
 @click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True})
 def evaluation() -> None:
-    """Measure a model on a dataset of ours or a file of questions, with intervals, by dataset, split and family.
+    """Measure a model on a dataset or a file of questions.
 
     Writes a JSON file of every answer and a page that shows the wrong ones first. An interrupted evaluation goes on when the
-    command is repeated.
-
-    A file of questions has one JSON object a line: image, question, and what is known of answer (or answers), choices, boxes,
-    depth, id, dataset, split and family.
+    command is repeated. A file of questions has one JSON object a line: image, question, and what is known of answer (or
+    answers), choices, boxes, depth, id, dataset, split and family. A dataset named like a command is written ./world.
     """
 
 
@@ -132,7 +130,7 @@ def run_evaluation(
     print_metrics({"all": found.results}, METRICS)
     if found.errors:
         first = next(row for row in found.rows if row.error)
-        click.echo(f"{found.errors} questions could not be asked; the first, {first.id!r}: {first.error}", err=True)
+        click.echo(f"questions that could not be asked: {found.errors}; the first, {first.id!r}: {first.error}", err=True)
     if page is not None:
         write_page(page, evaluation_page(found, title=f"Evaluation: {output.stem}" if output else "Evaluation", most=most))
         click.echo(output)
@@ -170,8 +168,8 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
         print_metrics(columns, METRICS, title=name)
     for path, only in ((first, found.only_first), (second, found.only_second)):
         if only:
-            click.echo(f"{only} questions were asked in {path} alone; they are left out", err=True)
-    click.echo(f"{found.questions} questions in both", err=True)
+            click.echo(f"questions asked in {path} alone, left out here: {only}", err=True)
+    click.echo(f"questions asked in both: {found.questions}", err=True)
     if output:
         atomic_write(output, json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
         click.echo(output)

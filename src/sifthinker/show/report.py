@@ -170,7 +170,7 @@ def evaluation_page(evaluation: Evaluation, *, title: str = "Evaluation", most: 
     counts += [f"{len(errors)} could not be asked"] if errors else []
     order = "the wrong ones first, then those whose last boxes are farthest off"
     many = len(worst) < len(asked)
-    groups = {name: list(found.items()) for name, found in evaluation.groups.items() if len(found) > 1 or name == "dataset"}
+    groups = {name: list(found.items()) for name, found in evaluation.groups.items() if len(found) > 1}
     return render_page(
         "evaluation.html",
         title=title,
