@@ -288,9 +288,9 @@ class TestFlags:
         assert text.index("Options:") < text.index("Start:") < text.index("Course:")
         lines = {line.split("  ")[1]: " ".join(line.split()) for line in text.splitlines() if line.startswith("  -")}
         assert lines["-m, --model TEXT"] == "-m, --model TEXT What to start from. [required]"
-        assert lines["--steps INTEGER RANGE"] == "--steps INTEGER RANGE How many steps. [x>=1]"
-        assert lines["--rate FLOAT RANGE"].endswith("[default: (1/3); x>0]")
-        assert lines["--timeout FLOAT RANGE"].endswith("[default: 120.0; x>0]")
+        assert lines["--steps N"] == "--steps N How many steps. [x>=1]"
+        assert lines["--rate NUMBER"].endswith("[default: (1/3); x>0]")
+        assert lines["--timeout NUMBER"].endswith("[default: 120; x>0]")
         assert lines["--sharing [auto|off]"].endswith("[default: auto]")
         assert lines["--fresh"] == "--fresh Start over."
         assert lines["--columns OURS=THEIRS,…"] == "--columns OURS=THEIRS,…"

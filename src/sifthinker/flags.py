@@ -29,8 +29,8 @@ class Command(click.Command):
         """Write the options, those of no group first."""
         groups: dict[str, list[tuple[str, str]]] = {"": []}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):  # arguments stand in the usage
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
                 groups.setdefault(getattr(parameter, "group", ""), []).append(record)
         for title, records in groups.items():
             if records:
@@ -59,6 +59,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 _PAIRS = "OURS=THEIRS,…"
+_METAVARS = {Mapping: _PAIRS, int: "N", float: "NUMBER"}
 
 
 def click_options(
@@ -115,9 +116,11 @@ def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., A
         values |= {
             "type": _type(leaf),
             "multiple": multiple,
-            "metavar": flag.metavar or (_PAIRS if leaf.kind is Mapping else None),
+            "metavar": flag.metavar or _METAVARS.get(leaf.kind),
             "required": item.is_required(),
         }
+        if leaf.kind is float and isinstance(default, float) and default.is_integer():
+            default = int(default)  # people write 120, not 120.0
         if not item.is_required():
             values["default"] = default or None if leaf.kind is Mapping else default
         values["show_default"] = flag.default or default not in (None, "", (), {})

@@ -103,7 +103,7 @@ class Settings(BaseModel, metaclass=_OurErrors):
         values = read_yaml(path)
         for override in overrides:
             cls.override(values, override)
-        return cls.from_values({**values, **(given or {})}, where=str(path))
+        return cls.from_values({**cls.placed(values, Path(path)), **(given or {})}, where=str(path))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
@@ -149,6 +149,11 @@ class Settings(BaseModel, metaclass=_OurErrors):
     def locate(cls, path: Sequence[str]) -> Sequence[str]:
         """Where the value of an override goes: its own key, unless a subclass knows better."""
         return path
+
+    @classmethod
+    def placed(cls, values: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The values of a file at `path`; a subclass whose paths are relative to the file's folder says so here."""
+        return values
 
     def replace(self, **changes: Any) -> Self:
         """The same settings with other values of some fields, checked as new ones are."""

@@ -59,7 +59,7 @@ class _Evaluation(click.Group):
         self.format_commands(ctx, formatter)
 
 
-@click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True})
+@click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True}, short_help="Measure a model")
 def evaluation() -> None:
     """Measure a model on a dataset or a file of questions.
 
@@ -139,7 +139,7 @@ def run_evaluation(
         sys.exit(SOME_REJECTED)
 
 
-@evaluation.command("compare")
+@evaluation.command("compare", short_help="Differences of two evaluations")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file for the differences.")
@@ -160,9 +160,7 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
     for name, differences in parts.items():
         columns = {
             names[0]: {metric: of.first for metric, of in differences.items()},
-            second.stem if second.stem != first.stem else str(second): {
-                metric: of.second for metric, of in differences.items()
-            },
+            names[1]: {metric: of.second for metric, of in differences.items()},
             "difference": {metric: of.difference for metric, of in differences.items()},
         }
         print_metrics(columns, METRICS, title=name)
@@ -175,7 +173,7 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
         click.echo(output)
 
 
-@click.command("rewards")
+@click.command("rewards", short_help="Score completions by the rewards of GRPO-SIF")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset whose examples the completions' ids name.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write: completions with their boxes drawn.")

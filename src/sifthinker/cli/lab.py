@@ -18,12 +18,12 @@ from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.flags import Command, click_options
 
 
-@click.group()
+@click.group(short_help="The embedded world: scenes, questions, a tiny model")
 def world() -> None:
     """The embedded world: scenes, questions, and a model small enough for a CPU."""
 
 
-@world.command("build")
+@world.command("build", short_help="Render scenes and questions")
 @click.option("-n", "--count", default=1000, show_default=True, type=click.IntRange(min=1), help="Questions, one a scene.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
@@ -38,7 +38,7 @@ def world_build(count: int, output: Path, split: str, seed: int, size: int) -> N
     click.echo(records)
 
 
-@world.command("nano")
+@world.command("nano", short_help="An untrained nano model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
 def world_nano(output: Path, seed: int) -> None:
@@ -49,7 +49,7 @@ def world_nano(output: Path, seed: int) -> None:
     click.echo(output)
 
 
-@world.command("baselines")
+@world.command("baselines", short_help="Scores of guessing")
 @click.option("-n", "--count", default=1080, show_default=True, type=click.IntRange(min=1), help="Questions.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
@@ -69,7 +69,7 @@ def world_baselines(count: int, split: str, seed: int) -> None:
     Console().print(table)
 
 
-@world.command("pretrain")
+@world.command("pretrain", short_help="Train nano from random weights")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run and of the model.")
 @click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of all scenes.")
 @click.option("--batch-size", default=48, show_default=True, type=click.IntRange(min=1), help="Scenes a step.")
@@ -90,7 +90,7 @@ def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> No
     click.echo(output)
 
 
-@world.command("pack")
+@world.command("pack", short_help="Pack a nano model for the package")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--about", required=True, help="What the model is and how it was made: the opening of its card.")
@@ -107,7 +107,7 @@ def world_pack(model: Path, output: Path, about: str, questions: int, scenes: in
     click.echo(output)
 
 
-@world.command("study")
+@world.command("study", short_help="Measure what each part of the method does")
 @click.option("-o", "--output", default=Path("runs/study"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many seeds of every arm.")
 @click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
@@ -138,7 +138,7 @@ def world_study(output: Path, seeds: int, first_seed: int, arms: str | None, bas
     click.echo(page)
 
 
-@click.command("demo")
+@click.command("demo", short_help="Everything at once, in minutes, on a CPU")
 @click.option("-o", "--output", default=Path("runs/demo"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
@@ -154,7 +154,7 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     click.echo(report)
 
 
-@click.command("world", cls=Command)
+@click.command("world", cls=Command, short_help="The embedded world's questions")
 @click_options(EvalSettings, ("model", "output", "direct", "rgb_only"))
 @click.option(
     "-n",

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sifthinker.cli.data import depth_options
 from sifthinker.cli.terminal import (
     keep_inputs,
     quiet_libraries,
 )
+from sifthinker.engine.settings import DepthFiles
+from sifthinker.flags import Command, click_options
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.command("think")
+@click.command("think", short_help="Answer a question about an image", cls=Command)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
 @click.option("--model", help="Model folder or Hugging Face name [default: nano, which knows the embedded world].")
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     metavar="given|none|FILE|MODEL",
     help="The depth file beside the image, RGB only, a depth file, or a depth model. [default: the file if there is one]",
 )
-@depth_options
+@click_options(DepthFiles, {"Depth files": [*DepthFiles.model_fields]}, into="files")
 @click.option("--direct", is_flag=True, help="Ask for the answer alone, as of a model that knows no chains.")
 @click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Greatest area of an image, for models that resize by area.")
@@ -42,9 +40,7 @@ def think(
     question: str,
     model: str | None,
     depth_source: str | None,
-    depth_encoding: Any,
-    depth_near: Any,
-    depth_hole: tuple[float, ...],
+    files: dict[str, Any],
     direct: bool,
     max_new_tokens: int,
     max_pixels: int | None,
@@ -75,10 +71,10 @@ def think(
         depth_source = "given" if beside else "none"
         if depth_source == "none":
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
-    depth = _depth_for(image, picture, depth_source, (depth_encoding, depth_near, depth_hole))
+    depth = _depth_for(image, picture, depth_source, DepthFiles(**files))
 
     quiet_libraries()
-    from sifthinker.show.report import Card, thought_page, write_page, write_picture
+    from sifthinker.show.report import write_thought
     from sifthinker.thinker import Thinker
 
     thinker = Thinker.load(model, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
@@ -95,10 +91,7 @@ def think(
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
-    if page.suffix.lower() == ".png":
-        write_picture(page, Card(thought))
-    else:
-        write_page(page, thought_page(thought, note=f"model {model}, depth {depth_source}"))
+    write_thought(page, thought, note=f"model {model}, depth {depth_source}")
     click.echo(page)
 
 
@@ -121,9 +114,9 @@ def _embedded_model(image: Path) -> str:
     raise click.UsageError("name a model with --model")
 
 
-def _depth_for(image: Path, picture: Any, source: str, reading: tuple[Any, Any, tuple[float, ...]]) -> Any:
-    """The depth map that `sif think` was asked to use; None for RGB only. `reading` is what `GivenDepth` takes."""
-    from sifthinker.engine.estimators import GivenDepth, ModelDepth
+def _depth_for(image: Path, picture: Any, source: str, files: DepthFiles) -> Any:
+    """The depth map that `sif think` was asked to use; None for RGB only."""
+    from sifthinker.engine.estimators import ModelDepth, given_depth
     from sifthinker.records import Record
 
     if source == "none":
@@ -139,5 +132,5 @@ def _depth_for(image: Path, picture: Any, source: str, reading: tuple[Any, Any, 
     )
     root = image.parent if named is None else named.parent
     if source == "given" or named is not None:
-        return GivenDepth(*reading).depth(record, root, picture)
+        return given_depth(files).depth(record, root, picture)
     return ModelDepth(source).depth(record, root, picture)

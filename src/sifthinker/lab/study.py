@@ -19,8 +19,8 @@ import numpy as np
 from sifthinker import __version__
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth, NoDepth
-from sifthinker.engine.expansion import Expansion
 from sifthinker.engine.folder import Counts
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.errors import ConfigError
 from sifthinker.evaluation.metrics import METRICS, Row, bootstrap, group_by, paired_difference

@@ -68,12 +68,13 @@ def answer_reward(
     completions: Sequence[Completion],
     answer: Sequence[str],
     choices: Sequence[Sequence[str] | str] | None = None,
+    depth: Sequence[DepthMap | str | None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
     return [
-        score_answer(read_completion(completion_text(item)), answer[index], _choices_of(choices, index)).value
-        for index, item in enumerate(completions)
+        score_answer(reading, answer[index], _choices_of(choices, index)).value
+        for index, reading in enumerate(_readings(completions, depth))
     ]
 
 
@@ -108,9 +109,10 @@ class AnswerReward:
         answer: Sequence[str],
         choices: Sequence[Sequence[str] | str] | None = None,
         problem: Sequence[str] | None = None,
+        depth: Sequence[DepthMap | str | None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        readings = [read_completion(completion_text(item)) for item in completions]
+        readings = _readings(completions, depth)
         options = [_choices_of(choices, index) for index in range(len(readings))]
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
         if self.judge is not None:

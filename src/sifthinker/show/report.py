@@ -4,7 +4,6 @@ Text from models and data is always escaped."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import os
@@ -24,7 +23,7 @@ from sifthinker.evaluation.completions import Scored
 from sifthinker.evaluation.metrics import METRICS, Row
 from sifthinker.evaluation.run import Evaluation
 from sifthinker.files import atomic_write
-from sifthinker.images import load_image
+from sifthinker.images import data_url, load_image
 from sifthinker.scoring.rewards import REWARDS
 from sifthinker.thinker import Thought
 
@@ -231,6 +230,24 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
     atomic_write(path, page)
 
 
+def write_thought(path: str | os.PathLike[str], thought: Thought, *, note: str = "") -> None:
+    """Show a thought: as a page, or as one picture where the file's name ends in `.png`.
+
+    Args:
+        path: the file to write.
+        thought: what a model thought, or a chain of a dataset as a `Thought`.
+        note: a line above the steps; pictures have none.
+    Raises:
+        SIFError: the folder cannot be written.
+    Example:
+        >>> write_thought("chain.png", Thought("What is it?", image, None, text))  # doctest: +SKIP
+    """
+    if str(path).lower().endswith(".png"):
+        write_picture(path, Card(thought))
+    else:
+        write_page(path, thought_page(thought, note=note))
+
+
 def write_picture(path: str | os.PathLike[str], card: Card) -> None:
     """Write a thought as one PNG: a column a step, with its boxes over RGB and over depth and its words beneath.
 
@@ -316,8 +333,8 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "height": height,
         "line": max(width, height) / 160,
         "font": max(width, height) / 22,
-        "rgb": _data_url(thought.image),
-        "depth": None if thought.depth is None else _data_url(thought.depth.coloured()),
+        "rgb": data_url(thought.image, max_side=_LONGEST_SIDE),
+        "depth": None if thought.depth is None else data_url(thought.depth.coloured(), max_side=_LONGEST_SIDE),
         "steps": [
             {
                 "words": words,
@@ -372,20 +389,6 @@ def _chart(chart: Chart) -> dict[str, Any]:
         "y_low": y_low,
         "y_high": y_high,
     }
-
-
-def _data_url(image: Image.Image) -> str:
-    """An image inside a page. Small pictures stay exact; photographs become JPEG of a bounded size."""
-    small = max(image.size) <= 256
-    shown = image.copy()
-    shown.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    buffer = io.BytesIO()
-    if small:
-        shown.save(buffer, "PNG")
-    else:
-        shown.save(buffer, "JPEG", quality=88)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @lru_cache(maxsize=1)

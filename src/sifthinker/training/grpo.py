@@ -20,7 +20,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from sifthinker.boxes import set_iou
-from sifthinker.chain import find_regions, is_whole_image, region_boxes
+from sifthinker.chain import is_whole_image, read_completion, region_boxes
 from sifthinker.endpoint import Endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
@@ -197,7 +197,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
         steps, moved = [], []
         for text, depth in zip(texts, depths, strict=True):
-            areas = find_regions(text, depth=depth)
+            areas = read_completion(text, depth=depth, opened=False).areas
             steps.append(len(areas))
             focused = [area for area in areas if not is_whole_image(area)]
             if focused:

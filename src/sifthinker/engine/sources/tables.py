@@ -18,9 +18,9 @@ from urllib.parse import unquote
 
 from PIL import Image
 
-from sifthinker.engine.sources.rows import FAULTS, encoding_name, encoding_of, numbers_of, read_json, reject
+from sifthinker.engine.sources.rows import FAULTS, numbers_of, read_json, reject
 from sifthinker.errors import ConfigError, RecordError
-from sifthinker.files import atomic_write, sha256
+from sifthinker.files import atomic_write, encoding_name, encoding_of, sha256
 from sifthinker.images import BROKEN_IMAGE, what_is_wrong
 from sifthinker.literals import BoxForm
 from sifthinker.records import REJECTS, Reject, as_text, as_whole, is_base64_image, shown
