@@ -18,9 +18,9 @@ from contextlib import nullcontext
 import torch
 
 from sifthinker.decoding import attention_for_decoding, growing_cache
+from sifthinker.lab.questions import sample_questions, scene_of
 from sifthinker.models import load_for_inference
 from sifthinker.prompts import user_prompt
-from sifthinker.world.questions import sample_questions, scene_of
 
 
 def main() -> None:

@@ -48,7 +48,8 @@ def _peak(arm: str, folder: str) -> float:
 
 
 def _run(arm: str, folder: Path) -> None:
-    from sifthinker.depth import DepthMap, cached_depth
+    from sifthinker.depth import DepthMap
+    from sifthinker.depth_cache import cached_depth
     from sifthinker.evaluation.completions import score_file, summarise_scores
 
     paths = [str(folder / f"{number}.png") for number in range(COUNT)]

@@ -18,10 +18,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from sifthinker.lab.lessons import Course
+from sifthinker.lab.nano import build_model, build_processor
+from sifthinker.lab.pretrain import Lessons, collate, lesson_loss
 from sifthinker.training.prefix import block_mask
-from sifthinker.world.lessons import Course
-from sifthinker.world.nano import build_model, build_processor
-from sifthinker.world.pretrain import Lessons, collate, lesson_loss
 
 SCENES = 48
 ROWS = 24  # packed rows at once: more take longer, and the memory of a small machine

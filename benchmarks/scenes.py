@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from sifthinker.world.scenes import render, sample_scene
+from sifthinker.lab.scenes import render, sample_scene
 
 
 def main(count: int = 300, repeats: int = 5) -> None:

@@ -1,12 +1,12 @@
 """Score a completion as verl would: `python examples/verl_rewards.py`.
 
-In verl's config (0.9), reward.custom_reward_function.path is pkg://sifthinker.adapters and its name is compute_score.
+In verl's config (0.9), reward.custom_reward_function.path is pkg://sifthinker.scoring.verl and its name is compute_score.
 Each row's `reward_model.ground_truth` holds answer, boxes, and perhaps depth and choices.
 """
 
 from __future__ import annotations
 
-from sifthinker.adapters import compute_score
+from sifthinker.scoring.verl import compute_score
 
 COMPLETION = """<think>
 <area>[{"bbox_2d":[0.000,0.000,1.000,1.000]}]</area>

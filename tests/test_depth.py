@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sifthinker import depth_files
-from sifthinker.cli import _DEPTH_ENCODINGS
-from sifthinker.depth import DepthMap, _Cache, agrees, cached_depth
+from sifthinker import depth_files, literals
+from sifthinker.depth import DepthMap, agrees
+from sifthinker.depth_cache import DepthCache, cached_depth
 from sifthinker.depth_files import depth_file_size
 from sifthinker.errors import BoxError, DepthError
 
@@ -565,10 +565,9 @@ class TestFilesOfOthers:
         with pytest.raises(DepthError, match=words):
             DepthMap.read(saved(tmp_path / "d.npy", METRES), **options)
 
-    def test_encodings_are_named_once(self) -> None:
-        assert get_args(depth_files.Encoding) == _DEPTH_ENCODINGS
+    def test_every_encoding_is_documented(self) -> None:
         assert DepthMap.read.__doc__ is not None
-        assert all(f"`{encoding}`" in DepthMap.read.__doc__ for encoding in _DEPTH_ENCODINGS)
+        assert all(f"`{encoding}`" in DepthMap.read.__doc__ for encoding in get_args(literals.Encoding))
 
     @pytest.mark.parametrize("near", ["low", "high"])
     def test_round_trip(self, tmp_path: Path, near: str) -> None:
@@ -741,7 +740,7 @@ class TestCache:
     def test_bytes_are_bounded_and_tables_go_first(self, paths: list[str]) -> None:
         bare, full = 400, 400 + 11 * 11 * 8
         assert DepthMap(np.zeros((10, 10))).full_nbytes == full
-        cache = _Cache(full + 3 * bare)
+        cache = DepthCache(full + 3 * bare)
         maps = []
         for path in paths:
             maps.append(cache(path))
@@ -753,7 +752,7 @@ class TestCache:
         assert cache._bytes == full + 3 * bare
 
     def test_one_that_is_too_large_alone_is_kept_until_the_next(self, paths: list[str]) -> None:
-        cache = _Cache(100)
+        cache = DepthCache(100)
         first = cache(paths[0])
         assert cache(paths[0]) is first
         cache(paths[1])
@@ -774,7 +773,7 @@ class TestCache:
     def test_threads(self, paths: list[str]) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        cache = _Cache(2000)
+        cache = DepthCache(2000)
         with ThreadPoolExecutor(8) as pool:
             means = list(pool.map(lambda number: cache(paths[number % 6]).mean([[0, 0, 1, 1]])[0], range(300)))
         np.testing.assert_allclose(means, [number % 6 / 10 for number in range(300)], atol=1e-5)

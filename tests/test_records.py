@@ -25,7 +25,7 @@ from sifthinker.records import (
     read_examples,
     write_choices,
 )
-from sifthinker.rewards import answer_reward
+from sifthinker.scoring.trl import answer_reward
 from sifthinker.training.data import grpo_dataset
 
 ROW = {"id": "a", "image": "a.jpg", "question": "q?", "answer": "b", "boxes": [[0, 0, 0.5, 1]]}

@@ -25,8 +25,8 @@ GOOD = '<think><area>[{"bbox_2d":[0,0,1,1],"depth":0.5}]</area><text>all</text><
 
 
 @pytest.fixture(scope="module")
-def thinker(nano: Path) -> Thinker:
-    return Thinker.load(nano, device="cpu", max_new_tokens=12)
+def thinker(tiny_vlm: Path) -> Thinker:
+    return Thinker.load(tiny_vlm, device="cpu", max_new_tokens=12)
 
 
 class TestThought:
@@ -40,7 +40,7 @@ class TestThought:
             thought = Thought("q", IMAGE, depth, text)
             assert (thought.reading.problems, len(thought.steps), thought.answer) == ((), 1, "red")
             other = Thought("q", IMAGE, None if depth else DEPTH, text)
-            assert (other.reading.problems != (), other.steps) == (True, [])
+            assert (other.reading.problems != (), other.steps) == (True, ())
 
     def test_a_chain_whose_beginning_is_missing_is_broken(self) -> None:
         """What a template opens was put back before; who leaves it out then has written no chain."""
@@ -103,8 +103,8 @@ class TestThinker:
             thinker.think(IMAGE, f"What does {token} mean?", DEPTH)
         thinker.think(IMAGE, "Is a < b > c <think> or <b>?", DEPTH)
 
-    def test_half_precision_models_are_fed_their_own_kind(self, nano: Path) -> None:
-        Thinker.load(nano, device="cpu", dtype="bfloat16", max_new_tokens=2).think(IMAGE, "Why?", DEPTH)
+    def test_half_precision_models_are_fed_their_own_kind(self, tiny_vlm: Path) -> None:
+        Thinker.load(tiny_vlm, device="cpu", dtype="bfloat16", max_new_tokens=2).think(IMAGE, "Why?", DEPTH)
 
 
 def test_folders_that_are_no_models(tmp_path: Path) -> None:

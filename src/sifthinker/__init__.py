@@ -23,8 +23,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         render_chain,
     )
     from sifthinker.depth import DepthMap
-    from sifthinker.engine.build import Engine
-    from sifthinker.engine.expansion import Expansion, Focus, expand
+    from sifthinker.engine.build import Engine, build, build_async
+    from sifthinker.engine.expansion import Focus, expand
+    from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings
     from sifthinker.engine.sources import read_source
     from sifthinker.errors import (
         BoxError,
@@ -38,20 +39,18 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         RecordError,
         SIFError,
     )
-    from sifthinker.judges import Verdict, judge
     from sifthinker.prompts import user_prompt
     from sifthinker.records import Example, Record, Reject, read_examples
-    from sifthinker.rewards import (
+    from sifthinker.scoring.answers import Verdict, judge
+    from sifthinker.scoring.rewards import Reference, Scores, score_completion
+    from sifthinker.scoring.trl import (
         AnswerReward,
         GroundingReward,
         Ledger,
-        Reference,
-        Scores,
         answer_reward,
         depth_reward,
         format_reward,
         grounding_reward,
-        score_completion,
     )
     from sifthinker.thinker import Thinker, Thought
 
@@ -67,15 +66,16 @@ _HOMES = {
         "BoxError", "ChainError", "ConfigError", "DepthError", "EndpointError", "ImageError", "MissingExtraError",
         "ModelError", "RecordError", "SIFError",
     ),
-    "engine.build": ("Engine",),
-    "engine.expansion": ("Expansion", "Focus", "expand"),
+    "engine.build": ("Engine", "build", "build_async"),
+    "engine.expansion": ("Focus", "expand"),
+    "engine.settings": ("BuildSettings", "Expansion", "SourceSettings"),
     "engine.sources": ("read_source",),
-    "judges": ("Verdict", "judge"),
     "prompts": ("user_prompt",),
     "records": ("Example", "Record", "Reject", "read_examples"),
-    "rewards": (
-        "AnswerReward", "GroundingReward", "Ledger", "Reference", "Scores", "answer_reward", "depth_reward",
-        "format_reward", "grounding_reward", "score_completion",
+    "scoring.answers": ("Verdict", "judge"),
+    "scoring.rewards": ("Reference", "Scores", "score_completion"),
+    "scoring.trl": (
+        "AnswerReward", "GroundingReward", "Ledger", "answer_reward", "depth_reward", "format_reward", "grounding_reward",
     ),
     "thinker": ("Thinker", "Thought"),
 }  # fmt: skip
@@ -84,6 +84,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "AnswerReward",
     "BoxError",
+    "BuildSettings",
     "Chain",
     "ChainError",
     "ConfigError",
@@ -107,12 +108,15 @@ __all__ = [
     "Reject",
     "SIFError",
     "Scores",
+    "SourceSettings",
     "Step",
     "Thinker",
     "Thought",
     "Verdict",
     "__version__",
     "answer_reward",
+    "build",
+    "build_async",
     "check_chain",
     "convert",
     "depth_reward",

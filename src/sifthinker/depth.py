@@ -6,8 +6,6 @@ Inside sifthinker depth is relative: 0 is nearest, 1 is farthest. `depth_files` 
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -17,20 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
-from sifthinker.depth_files import (
-    HOLES_MARK,
-    LEVELS,
-    MARK,
-    ROUNDING,
-    Encoding,
-    Near,
-    grey_png,
-    read_depth,
-    relative,
-    spectral_colours,
-)
+from sifthinker.depth_files import HOLES_MARK, LEVELS, MARK, ROUNDING, grey_png, read_depth, relative, spectral_colours
 from sifthinker.errors import DepthError
 from sifthinker.files import atomic_write, sha256
+from sifthinker.literals import Encoding, Near
 
 _Sum = TypeVar("_Sum", np.float64, np.uint32, np.uint64)
 
@@ -38,7 +26,6 @@ _Sum = TypeVar("_Sum", np.float64, np.uint32, np.uint64)
 DEPTH_TOLERANCE = 0.1
 LEAST_DEPTH = 1 / 255
 
-MAX_CACHED_BYTES = 256 << 20
 
 _EIGHT_BIT: NDArray[np.float32] = (np.arange(256) / 255).astype(np.float32)
 
@@ -320,56 +307,6 @@ def dataset_depth(path: str | os.PathLike[str]) -> DepthMap:
         DepthError: the file is missing, broken or in another format.
     """
     return DepthMap.read(path, encoding="sif")
-
-
-class _Cache:
-    """The depth maps asked for last: at most so many bytes of maps with the tables of their means, tables dropped first."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        # The one asked for last at the end, each with the bytes it counts for: with and without its tables.
-        self._full: OrderedDict[str, tuple[DepthMap, int]] = OrderedDict()
-        self._bare: OrderedDict[str, tuple[DepthMap, int]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, path: str) -> DepthMap:
-        with self._lock:
-            found = self._take(path)
-        if found is None:
-            found = dataset_depth(path)
-        with self._lock:
-            self._take(path)  # of another thread
-            self._put(self._full, path, found, found.full_nbytes)
-            while self._bytes > self.most and len(self._full) > 1:
-                oldest, (other, size) = self._full.popitem(last=False)
-                self._bytes -= size
-                other.release()
-                self._put(self._bare, oldest, other, other.nbytes)
-            while self._bytes > self.most and self._bare:
-                self._bytes -= self._bare.popitem(last=False)[1][1]
-        return found
-
-    def _take(self, path: str) -> DepthMap | None:
-        for shelf in (self._full, self._bare):
-            if path in shelf:
-                found, size = shelf.pop(path)
-                self._bytes -= size
-                return found
-        return None
-
-    def _put(self, shelf: OrderedDict[str, tuple[DepthMap, int]], path: str, depth: DepthMap, size: int) -> None:
-        shelf[path] = depth, size
-        self._bytes += size
-
-
-_cache = _Cache(MAX_CACHED_BYTES)
-
-
-def cached_depth(path: str) -> DepthMap:
-    """`dataset_depth`, kept in memory for rewards that ask for a map again and again: 256 MiB of maps and their tables, or
-    the one asked for last if that alone is larger."""
-    return _cache(path)
 
 
 def _summed(values: NDArray[Any], dtype: type[_Sum]) -> NDArray[_Sum]:

@@ -207,11 +207,15 @@ def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> N
         ConfigError: an unknown key.
     """
     for key in values:
-        if key in names:
-            continue
-        near = difflib.get_close_matches(str(key), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(names)[:30])}"
-        raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+        if key not in names:
+            raise ConfigError(f"{where}: {unknown_key(key, names)}")
+
+
+def unknown_key(key: Any, names: Sequence[str]) -> str:
+    """What to say of a key that is not known: the nearest that is, else those there are."""
+    near = difflib.get_close_matches(str(key), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(names)[:30])}"
+    return f"unknown key {key!r}; {hint}"
 
 
 def inside(root: str | os.PathLike[str], relative: str) -> Path:

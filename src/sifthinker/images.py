@@ -277,3 +277,16 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         values = white - values
     # Rounded; Pillow would clip what is above 255.
     return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)).convert("RGB")
+
+
+def bears_mark(path: str | os.PathLike[str], mark: str) -> bool:
+    """Whether an image file holds a text chunk of this name; pictures that others saved again have lost it.
+
+    Raises:
+        ImageError: not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return mark in image.info
+    except BROKEN_IMAGE as error:
+        raise ImageError(f"{path}: not an image that can be read: {error}", "broken_image") from None

@@ -13,16 +13,9 @@ from typing import Any
 from PIL import Image
 
 from sifthinker.chain import TAG
+from sifthinker.embedded import EMBEDDED
 from sifthinker.errors import ModelError, need
 from sifthinker.files import make_folder
-
-# Names of the models that the package carries. A folder of such a name is written ./nano.
-EMBEDDED = {"nano": "knows the embedded world's objects, places and depths, and answers directly; has seen no chain"}
-
-
-def embedded_folder(name: str) -> Path:
-    """The folder of an embedded model, one of `EMBEDDED`."""
-    return Path(__file__).parent / "world" / "weights" / name
 
 
 def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = None) -> Any:
@@ -259,7 +252,7 @@ def model_source(name: str | os.PathLike[str]) -> str:
     """Where to load a name from. Paths are told from Hugging Face names by existing, or by how they are written."""
     text = os.fspath(name)
     if text in EMBEDDED:
-        return str(embedded_folder(text))
+        return str(EMBEDDED[text].folder)
     path = Path(text)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -267,9 +260,10 @@ def model_source(name: str | os.PathLike[str]) -> str:
         return text
     # A run that is not there yet, such as `runs/sft`, would be looked for on the hub for minutes.
     if path.exists() or text.startswith((".", "/", "~", "runs/")) or text.count("/") != 1:
+        carried = f", or one of the embedded {', '.join(EMBEDDED)}" if EMBEDDED else ""
         raise ModelError(
-            f"{text}: no such model folder; wanted a folder with config.json, a name like "
-            f"Qwen/Qwen2.5-VL-7B-Instruct, or one of the embedded {', '.join(EMBEDDED)}"
+            f"{text}: no such model folder; wanted a folder with config.json or a name like "
+            f"Qwen/Qwen2.5-VL-7B-Instruct{carried}"
         )
     return text
 

@@ -18,17 +18,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.endpoint import Endpoint
-from sifthinker.engine.build import Counts, Engine
+from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
+from sifthinker.engine.folder import Counts
 from sifthinker.engine.teachers import OpenAITeacher
 from sifthinker.errors import BudgetError
 from sifthinker.files import write_jsonl
 from sifthinker.records import Record
-from sifthinker.world.questions import write_world
 
+from ..small_data import write_records
 from ..stand_in import focuses, serve, thoughts
+
+ROOT = Path(__file__).parents[2]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -42,15 +45,15 @@ def records(count: int) -> Iterator[Record]:
 
 
 def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
-    source = write_world(tmp_path / "world", 1200)
-    options = [str(source), "--teacher", "scripted", "--decimals", "2", "-o"]
-    command = [sys.executable, "-m", "sifthinker.cli", "data", "build", *options]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    source = write_records(tmp_path / "raw", 1200)
+    command = [sys.executable, "-m", "tests.small_data", str(source)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=environment)
     out = tmp_path / "broken"
     draw = random.Random(0)
     kills = 0
     while kills < 20:
-        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL, env=environment)
         journal = out / "journal.jsonl"
         start = journal.stat().st_size if journal.exists() else 0
         # Some at once, most after it has gone on for a while: 1,200 lines are about 2.2 MB.
@@ -64,7 +67,7 @@ def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
         process.wait()
         kills += 1
     assert kills == 20, "the build was done before it was killed often enough"
-    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    subprocess.run([*command, str(out)], check=True, capture_output=True, env=environment)
     assert contents(out) == contents(tmp_path / "whole")
 
 
@@ -132,7 +135,16 @@ def test_an_interruption_stops_a_build_that_waits_and_loses_nothing(photo_folder
         return thoughts(request, "cat")
 
     release = threading.Event()
-    command = [sys.executable, "-m", "sifthinker.cli", "data", "build", str(photo_folder / "records.jsonl"), "--model", "m"]
+    command = [
+        sys.executable,
+        "-m",
+        "sifthinker.cli.main",
+        "data",
+        "build",
+        str(photo_folder / "records.jsonl"),
+        "--model",
+        "m",
+    ]
     out = tmp_path / "out"
     with serve(answer) as (url, requests):
         process = subprocess.Popen(

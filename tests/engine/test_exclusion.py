@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from sifthinker.cli import main
+from sifthinker.cli.main import main
 from sifthinker.engine import exclusion
 from sifthinker.engine.exclusion import Excluded
 from sifthinker.errors import ConfigError, RecordError, SIFError

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.engine.sources import read_source
-from sifthinker.engine.tables import _boxes, _texts
+from sifthinker.engine.sources.tables import _boxes, _texts
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.records import Record, Reject
 

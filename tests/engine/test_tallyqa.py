@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.engine.sources import read_source
-from sifthinker.engine.tallyqa import counted_category, spoken
+from sifthinker.engine.sources.tallyqa import counted_category, spoken
 from sifthinker.errors import RecordError
 from sifthinker.records import Record, Reject
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sifthinker import depth as depth_module
-from sifthinker.depth import DepthMap, _Cache
+from sifthinker import depth_cache
+from sifthinker.depth import DepthMap
+from sifthinker.depth_cache import DepthCache
 from sifthinker.evaluation.completions import score_file, summarise_scores
 from sifthinker.records import read_examples
-from sifthinker.rewards import Score, Scores
+from sifthinker.scoring.rewards import Score, Scores
 
 CHAIN = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8],"depth":0.5}]</area><text>a</text></think><answer>cat</answer>'
 
@@ -37,15 +38,15 @@ def test_a_map_is_held_no_longer_than_it_is_used(tmp_path: Path, monkeypatch: py
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     maps: list[weakref.ref[DepthMap]] = []
     full = DepthMap(np.zeros((50, 50))).full_nbytes
-    monkeypatch.setattr(depth_module, "_cache", _Cache(3 * full))
-    read = depth_module.dataset_depth
+    monkeypatch.setattr(depth_cache, "_cache", DepthCache(3 * full))
+    read = depth_cache.dataset_depth
 
     def watched(path: str) -> DepthMap:
         found = read(path)
         maps.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(depth_module, "dataset_depth", watched)
+    monkeypatch.setattr(depth_cache, "dataset_depth", watched)
     scored = list(score_file(tmp_path / "rows.jsonl"))
     assert [item.scores.depth.value for item in scored] == [1] * 20
     assert scored[0].depth == str(tmp_path / "0.png")
@@ -55,15 +56,15 @@ def test_a_map_is_held_no_longer_than_it_is_used(tmp_path: Path, monkeypatch: py
     assert len(held) <= math.ceil(3 * full / (50 * 50 * 4))
 
 
-def test_a_completion_is_held_against_its_example(world_chains: Path, tmp_path: Path) -> None:
-    example = next(read_examples(world_chains))
+def test_a_completion_is_held_against_its_example(chains: Path, tmp_path: Path) -> None:
+    example = next(read_examples(chains))
     letter = "AB"[example.choices.index(example.answer)]  # right only where the example's choices are known
     rows = [
         {"id": example.id, "completion": f"<answer>{letter}</answer>", "answer": "something else"},
         {"id": example.id, "completion": example.chain},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first, gold = score_file(tmp_path / "rows.jsonl", world_chains)
+    first, gold = score_file(tmp_path / "rows.jsonl", chains)
     assert (first.id, first.question, first.answer, first.images) == (
         example.id, example.problem, example.answer, example.images,
     )  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 import sifthinker
 from sifthinker.depth import DepthMap
 
-from ..test_rewards import LEFT, RIGHT, WHOLE, chain
+from ..scoring.test_rewards import LEFT, RIGHT, WHOLE, chain
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +77,7 @@ class Letters:  # one token a character
 folder = os.path.join(os.path.dirname(verl.__file__), "trainer", "config")
 with initialize_config_dir(folder, version_base=None):
     name = "reward.custom_reward_function"
-    config = compose("ppo_trainer", overrides=[f"{name}.path=pkg://sifthinker.adapters", f"{name}.name=compute_score"])
+    config = compose("ppo_trainer", overrides=[f"{name}.path=pkg://sifthinker.scoring.verl", f"{name}.name=compute_score"])
 async def score():
     manager = load_reward_manager(migrate_legacy_reward_impl(config), Letters())
     for text in completions:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sifthinker.judges import judge, normalise
+from sifthinker.scoring.answers import judge, normalise
 from sifthinker.scoring.reading import LONGEST
 from sifthinker.scoring.text import canonical, tokens
 from sifthinker.scoring.words import listed

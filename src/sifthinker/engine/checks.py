@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sifthinker.boxes import hierarchical_iou
-from sifthinker.chain import Region, check_chain, find_answer, find_regions, find_steps, read_completion, region_boxes
+from sifthinker.chain import Region, check_chain, find_answer, find_regions, read_completion, region_boxes
 from sifthinker.depth import DepthMap, dataset_depth
-from sifthinker.engine.rows import read_json
+from sifthinker.engine.sources.rows import read_json
+from sifthinker.engine.stats import Stats
 from sifthinker.errors import BoxError, DepthError, ImageError, RecordError, SIFError
-from sifthinker.files import inside, json_lines, read_jsonl
+from sifthinker.files import inside, json_lines
 from sifthinker.images import check_image
-from sifthinker.judges import judge
 from sifthinker.records import Example, examples_file, find_placeholder
-from sifthinker.rewards import score_depth
+from sifthinker.scoring.answers import judge
+from sifthinker.scoring.rewards import score_depth
 
 FINDINGS: dict[str, str] = {
     "not_json": "a line is not JSON",
@@ -61,103 +59,6 @@ class Finding:
     id: str
     code: str
     message: str
-
-
-@dataclass(slots=True)
-class Stats:
-    """What a dataset holds, gathered line by line.
-
-    Args:
-        examples: number of lines that could be read.
-        by_dataset: examples of each dataset.
-        by_family: of each family of questions, where known.
-        boxes: examples with so many target boxes.
-        steps: chains with so many steps.
-        areas: share of the image that a target box covers.
-        depths: stated depths of target regions.
-        words: words of a chain's texts.
-        sizes: images of each size.
-    """
-
-    examples: int = 0
-    by_dataset: Counter[str] = field(default_factory=Counter)
-    by_family: Counter[str] = field(default_factory=Counter)
-    boxes: Counter[int] = field(default_factory=Counter)
-    steps: Counter[int] = field(default_factory=Counter)
-    areas: list[float] = field(default_factory=list)
-    depths: list[float] = field(default_factory=list)
-    words: list[int] = field(default_factory=list)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-
-    def add(
-        self, dataset: str, family: str, boxes: Sequence[Sequence[float]], chain: str, size: tuple[int, int] | None
-    ) -> None:
-        """Take in one example."""
-        self.examples += 1
-        self.by_dataset[dataset] += 1
-        self.by_family[family or "unknown"] += 1
-        self.boxes[len(boxes)] += 1
-        self.areas += [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
-        steps = find_steps(chain, depth='"depth"' in chain)
-        self.steps[len(steps)] += 1
-        self.words.append(sum(len(text.split()) for _, text in steps))
-        if steps:
-            self.depths += [region.depth for region in steps[-1][0] if region.depth is not None]
-        if size is not None:
-            self.sizes[size] += 1
-
-    def tables(self, rejects: Counter[str]) -> dict[str, list[tuple[str, str]]]:
-        """Title → rows of (what, how many), for people."""
-
-        def counted(counter: Counter[Any], most: int = 20) -> list[tuple[str, str]]:
-            rows = [
-                (str(name), f"{number:,} ({number / counter.total():.1%})") for name, number in counter.most_common(most)
-            ]
-            rest = counter.total() - sum(number for _, number in counter.most_common(most))
-            return rows + ([("others", f"{rest:,}")] if rest else [])
-
-        def spread(values: list[float] | list[int], form: str) -> list[tuple[str, str]]:
-            if not values:
-                return []
-            quantiles = np.quantile(values, [0, 0.1, 0.5, 0.9, 1])
-            names = ("least", "10 %", "median", "90 %", "greatest")
-            return [(name, format(float(value), form)) for name, value in zip(names, quantiles, strict=True)]
-
-        found = {
-            f"{self.examples:,} examples by dataset": counted(self.by_dataset),
-            "families of questions": counted(self.by_family),
-            "target boxes an example": counted(self.boxes),
-            "steps a chain": counted(self.steps),
-            "words a chain": spread(self.words, ".0f"),
-            "share of the image in a target box": spread(self.areas, ".3f"),
-            "depth of a target region": spread(self.depths, ".3f"),
-            "image sizes": counted(self.sizes, 10),
-            "left out": counted(rejects),
-        }
-        return {title: rows for title, rows in found.items() if rows}
-
-    def histograms(self, bins: int = 24) -> dict[str, list[tuple[float, float]]]:
-        """Title → (middle of a bin, number in it)."""
-        series: dict[str, Sequence[float]] = {
-            "words a chain": self.words,
-            "share of the image in a target box": self.areas,
-            "depth of a target region": self.depths,
-        }
-        found = {}
-        for title, values in series.items():
-            if values:
-                numbers, edges = np.histogram(values, bins=bins)
-                middles = (edges[:-1] + edges[1:]) / 2
-                found[title] = list(zip(middles.tolist(), numbers.tolist(), strict=True))
-        return found
-
-
-def reject_counts(path: str | Path) -> Counter[str]:
-    """How many records a build left out, by reason code; none where the dataset has no file of them."""
-    file = Path(path) / "rejects.jsonl"
-    if not file.is_file():
-        return Counter()
-    return Counter(str(row.get("code")) if isinstance(row, dict) else "not_a_reject" for _, row in read_jsonl(file))
 
 
 def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None = None) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ Form = Literal["trl", "llamafactory", "verl", "hf"]
 FORMS: dict[Form, str] = {
     "trl": "datasets.load_from_disk(FOLDER): prompt, completion, images, and the columns of the rewards",
     "llamafactory": "dataset_dir and media_dir FOLDER, dataset sif: ShareGPT turns, described in dataset_info.json",
-    "verl": "data.train_files FOLDER/train.parquet, reward.custom_reward_function.path pkg://sifthinker.adapters",
+    "verl": "data.train_files FOLDER/train.parquet, reward.custom_reward_function.path pkg://sifthinker.scoring.verl",
     "hf": "datasets.load_dataset(FOLDER): every field of an example, images in the Parquet files",
 }
 

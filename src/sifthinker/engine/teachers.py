@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from PIL import Image, ImageDraw
@@ -18,18 +19,20 @@ from PIL import Image, ImageDraw
 from sifthinker.chain import TAG, Region
 from sifthinker.endpoint import Endpoint, Usage
 from sifthinker.engine.batches import Batches
-from sifthinker.errors import EndpointError
+from sifthinker.engine.settings import TeacherSettings
+from sifthinker.errors import ConfigError, EndpointError
 from sifthinker.images import data_url
 from sifthinker.json_reply import find_objects
-from sifthinker.judges import judge, normalise
 from sifthinker.loops import in_thread
 from sifthinker.models import complete, load_for_inference
 from sifthinker.prompts import TEACHER_SYSTEM, teacher_correction, teacher_focus, teacher_task
 from sifthinker.records import Record, find_placeholder
 from sifthinker.responses import Reply
+from sifthinker.scoring.answers import judge, normalise
 
 MAX_CORRECTIONS = 2
 MAX_WORDS = 120
+LOCAL_TOKENS = 1024  # longest reply of a teacher in this process, unless told otherwise
 
 CHECKS: dict[str, str] = {
     "not_json": "the reply does not hold the JSON object asked for",
@@ -55,6 +58,9 @@ ADVICE: dict[str, str] = {
 }
 
 _KEYS = ("thoughts", "answer")
+
+# The group of entry points under which packages offer teachers that need no settings: name → class.
+TEACHERS = "sifthinker.teachers"
 
 # In an answer that shares words with the true one, these leave it open or turn it round.
 _HEDGES = {
@@ -327,7 +333,7 @@ class LocalTeacher:
         model: str,
         *,
         max_side: int = 1024,
-        max_new_tokens: int = 1024,
+        max_new_tokens: int = LOCAL_TOKENS,
         batch_size: int = 8,
         device: str | None = None,
     ) -> None:
@@ -411,3 +417,60 @@ def _response_format(foci: int) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"type": "json_schema", "json_schema": {"name": "explanation", "schema": schema, "strict": True}}
+
+
+def make_teacher(settings: TeacherSettings) -> Teacher:
+    """The teacher that settings name: `openai`, `local`, or one that an installed package offers.
+
+    A package offers a teacher as an entry point of the group `sifthinker.teachers`: a name, and what is called without
+    arguments to make it.
+
+    Raises:
+        ConfigError: no such teacher, or it needs a model and the settings name none.
+    """
+    if settings.teacher not in ("openai", "local"):
+        return offered_teacher(settings.teacher)
+    if not settings.model:
+        raise ConfigError(f"teacher {settings.teacher} needs a model: say it with --model NAME (in a recipe: model)")
+    if settings.teacher == "local":
+        return LocalTeacher(
+            settings.model,
+            batch_size=settings.concurrency,
+            max_side=settings.max_side,
+            max_new_tokens=settings.max_tokens or LOCAL_TOKENS,
+        )
+    endpoint = Endpoint(
+        settings.base_url,
+        settings.model,
+        api_key_env=settings.api_key_env,
+        timeout_s=settings.timeout_s,
+        max_retries=settings.retries,
+        concurrency=settings.concurrency,
+        requests_per_minute=settings.rpm,
+        prompt_price=settings.prompt_price,
+        completion_price=settings.completion_price,
+    )
+    return OpenAITeacher(endpoint, max_side=settings.max_side, max_tokens=settings.max_tokens)
+
+
+def offered_teachers() -> tuple[str, ...]:
+    """Names of the teachers that installed packages offer as entry points of the group `sifthinker.teachers`."""
+    return tuple(sorted({entry.name for entry in entry_points(group=TEACHERS)}))
+
+
+def offered_teacher(name: str) -> Teacher:
+    """A teacher that an installed package offers, see `offered_teachers`.
+
+    Raises:
+        ConfigError: no package offers one of this name, or what it offers cannot be loaded.
+    """
+    entry = next(iter(entry_points(group=TEACHERS, name=name)), None)
+    if entry is None:
+        raise ConfigError(
+            f"no teacher is called {name!r}; wanted openai, local, {', '.join(offered_teachers())}".rstrip(", ")
+        )
+    try:
+        found: Teacher = entry.load()()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the teacher {name!r} cannot be loaded: {error}") from None
+    return found

@@ -16,7 +16,7 @@ from sifthinker.boxes import Boxes, as_boxes
 from sifthinker.errors import BoxError, DepthError, RecordError
 from sifthinker.files import read_jsonl
 from sifthinker.records import Example, read_examples
-from sifthinker.rewards import REWARDS, Score, Scores, reference_from, score_completion
+from sifthinker.scoring.rewards import REWARDS, Score, Scores, reference_from, score_completion
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,282 @@
+"""`sif data`: chains of thought from questions with boxes; datasets checked, shown, counted and exported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sifthinker.ask_settings import DepthFiles
+from sifthinker.cli.flags import Command, click_options
+from sifthinker.cli.terminal import (
+    FAILED,
+    SOME_REJECTED,
+    bar,
+    describe_usage,
+    keep_inputs,
+    quiet_libraries,
+    resumable,
+    say_counts,
+)
+from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings, TeacherSettings
+
+if TYPE_CHECKING:
+    from sifthinker.engine.folder import Counts
+
+
+@click.group(short_help="Build, check and browse chains of thought")
+def data() -> None:
+    """Build chains of thought from questions with boxes; check, browse and export them."""
+
+
+# How FILE is read.
+_SOURCE = ("format", "columns", "instances", "box_form", "boxes", "box_space", "limit")
+
+
+@data.command("paths", short_help="Focus paths alone, without images or a teacher", cls=Command)
+@click.argument("file")
+@click_options(BuildSettings, {"Images and output": ["images", "output"]})
+@click_options(SourceSettings, {"How FILE is read": _SOURCE}, into="source")
+@click_options(Expansion, {"Focus paths": ["alpha", "jitter", "distractor", "decimals", "margin"]}, into="expansion")
+@click_options(BuildSettings, {"Focus paths": ["seed"]}, into="choice")
+def data_paths(
+    file: str, given: dict[str, Any], source: dict[str, Any], expansion: dict[str, Any], choice: dict[str, Any]
+) -> None:
+    """Write the focus path of every record of FILE; images are not needed unless FILE states no sizes.
+
+    One JSON line a record: id, question, answer, boxes (fractions of the image), path. Records that cannot be read go to
+    OUTPUT's neighbour with .rejects.jsonl.
+    """
+    from sifthinker.engine.expansion import expand, path_row
+    from sifthinker.engine.folder import Counts
+    from sifthinker.engine.recipe import open_source
+    from sifthinker.files import write_jsonl
+    from sifthinker.records import Record
+
+    settings = _single(file, source, {**given, **expansion, **choice})
+    named = settings.output.with_suffix(".rejects.jsonl")
+    keep_inputs((settings.output, named), Path(file))
+    _keep_foreign_rejects(named)
+    counts, rows, rejects = Counts(), [], []
+    for item in open_source(settings.sources[0], settings.folder, given.get("images")):
+        if isinstance(item, Record):
+            counts.accepted += 1
+            counts.clipped += bool(item.notes)
+            rows.append(path_row(item, expand(item, seed=settings.seed, settings=settings.expansion)))
+            for note in item.notes:
+                rejects.append({"source": item.source, "id": item.id, "code": "clipped", "reason": note, "kept": True})
+        else:
+            counts.rejected[item.code] += 1
+            rejects.append({**item.to_json(), "kept": False})
+    write_jsonl(settings.output, rows)
+    write_jsonl(named, rejects)
+    say_counts(counts, rejects, named)
+    click.echo(settings.output)
+    if not counts.accepted:
+        sys.exit(FAILED)
+
+
+@data.command("build", short_help="Questions with boxes → chains of thought", cls=Command)
+@click.argument("file")
+@click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
+@click_options(
+    BuildSettings,
+    {
+        "": ["output", "images", "cap", "seed", "exclude", "fresh"],
+        "Depth": ["depth", *DepthFiles.model_fields],
+        "Focus paths": [*Expansion.model_fields],
+        "Teacher": [*TeacherSettings.model_fields, "budget"],
+        "Where the work is done": ["engine", "ray_address", "workers", "worker_gpus"],
+    },
+)
+@click_options(SourceSettings, {"How FILE is read, if it is no recipe": _SOURCE}, into="source")
+def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: dict[str, Any]) -> None:
+    """Build training examples from FILE: a file of records, a table, or a recipe of several sources (.yaml).
+
+    An interrupted build goes on when the command is repeated. Options given here come before the recipe's.
+    """
+    from sifthinker.engine.build import UNMATCHED, build
+    from sifthinker.engine.recipe import Left
+    from sifthinker.files import read_jsonl
+
+    settings = _recipe(file, source, given) if file.lower().endswith((".yaml", ".yml")) else _single(file, source, given)
+    output, left = settings.output, Left()
+    known = (output / "manifest.json").is_file() and not settings.fresh
+    with bar("chains", None) as advance, resumable():
+
+        def progress(counts: Counts) -> None:
+            words = f"{counts.accepted} accepted, {counts.rejected.total()} rejected, {counts.corrected} corrected"
+            advance(counts.done, f"{words}{describe_usage(counts.usage)}", left.expected)
+
+        counts = build(settings, progress=progress, left=left)
+    say_counts(counts, (row for _, row in read_jsonl(output / "rejects.jsonl")), output / "rejects.jsonl")
+    if known and counts.settled:
+        click.echo("  it was built before, and what was rejected then is not tried again; --fresh builds it anew", err=True)
+    if counts.usage.requests:
+        used = counts.usage
+        asked = f"{used.requests} requests, {used.retries} retries, {used.failures} failures"
+        click.echo(f"teacher: {asked}{describe_usage(used)}", err=True)
+    for title, found in (("filtered", left.filtered), ("over the cap", left.over_cap)):
+        for dataset, number in sorted(found.items()):
+            click.echo(f"  {number} of {dataset} {title}", err=True)
+    if left.whole and left.excluded is not None:
+        for warning in left.excluded.warnings():
+            click.echo(f"warning: {warning}", err=True)
+        if (output / UNMATCHED).is_file():
+            click.echo(f"  every line that matched no image: {output / UNMATCHED}", err=True)
+    click.echo(output)
+    if not counts.accepted or (counts.rejected and not allow_rejects):
+        sys.exit(SOME_REJECTED)
+
+
+def _single(file: str, source: dict[str, Any], given: dict[str, Any]) -> BuildSettings:
+    """Settings of a single file, which lies where the command is given."""
+    from sifthinker.engine.sources import HUB
+
+    stated = {"file": str(Path(file).absolute()) if Path(file).exists() else file, **source}
+    if "instances" in stated:
+        stated["instances"] = str(Path(stated["instances"]).absolute())
+    images = {} if file.startswith(HUB) else {"images": Path(file).parent}
+    return BuildSettings.from_values({"sources": [stated], **images, **given})
+
+
+def _recipe(file: str, source: dict[str, Any], given: dict[str, Any]) -> BuildSettings:
+    """A recipe's settings, but those of the command line where it says something; what is excluded, by either."""
+    from sifthinker.errors import ConfigError
+
+    if source:
+        raise ConfigError(f"--{next(iter(source)).replace('_', '-')} is for a single file; a recipe says it for each source")
+    excluded = given.pop("exclude", ())
+    settings = BuildSettings.from_yaml(file, given=given)
+    return settings.replace(exclude=(*settings.exclude, *excluded)) if excluded else settings
+
+
+def _keep_foreign_rejects(path: Path) -> None:
+    """Refuse to replace a file that `data paths` did not write: the name of its rejects is derived, not the user's choice.
+
+    Raises:
+        ConfigError: a line of it is no reject, or it cannot be read.
+    """
+    from sifthinker.errors import ConfigError, RecordError
+    from sifthinker.files import read_jsonl
+
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        rows = [row for _, row in read_jsonl(path)]
+    except RecordError:
+        rows = []
+    wanted = {"source", "id", "code", "reason", "kept"}
+    if not rows or not all(isinstance(row, dict) and wanted <= row.keys() for row in rows):
+        raise ConfigError(
+            f"{path} is where the rejects go, but it was not written by `sif data paths` and would be overwritten; move it, "
+            "or choose another -o"
+        )
+
+
+@data.command("check", short_help="Check every line against its images and depths")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--no-files", is_flag=True, help="Do not open images and depth maps.")
+@click.option("--most", default=20, show_default=True, type=click.IntRange(min=1), help="Findings to show.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSONL for all findings.")
+def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) -> None:
+    """Hold every line of DATASET against its images, its depths and itself.
+
+    DATASET is a folder or examples file of ours, whoever made it, or a JSON file of the paper's release. Exits with 3 when
+    something is wrong.
+    """
+    from collections import Counter
+    from dataclasses import asdict
+
+    from sifthinker.engine.checks import FINDINGS, Finding, check_dataset
+    from sifthinker.engine.stats import Stats
+    from sifthinker.files import write_jsonl
+
+    keep_inputs((output,), dataset)
+    stats, counts = Stats(), Counter[str]()
+    findings: list[Finding] = []
+    with bar("examples", None) as advance:
+        for finding in check_dataset(dataset, files=not no_files, stats=stats):
+            counts[finding.code] += 1
+            if output or len(findings) < most:
+                findings.append(finding)
+            advance(stats.examples)
+        advance(stats.examples)
+    for finding in findings[:most]:
+        click.echo(f"{finding.where}: {finding.code}: {finding.message}")
+    if counts.total() > most:
+        click.echo(f"and {counts.total() - most} more; -o FILE keeps them all")
+    if output:
+        write_jsonl(output, [asdict(finding) for finding in findings])
+        click.echo(output)
+    for code, number in counts.most_common():
+        click.echo(f"{number} × {code}: {FINDINGS.get(code, '')}", err=True)
+    click.echo(f"{stats.examples} examples, {counts.total()} findings", err=True)
+    if counts:
+        sys.exit(SOME_REJECTED)
+
+
+@data.command("show", short_help="Pages to browse a dataset")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pages.")
+@click.option("--embed", is_flag=True, help="Put the images into the pages, so that the folder can be sent to somebody.")
+def data_show(dataset: Path, output: Path, embed: bool) -> None:
+    """Make pages to look through DATASET: filters, every chain drawn step by step, what was left out and why."""
+    from sifthinker.show.viewer import write_viewer
+
+    with bar("examples", None) as advance:
+        examples, rejects = write_viewer(dataset, output, embed=embed, progress=advance)
+    click.echo(f"{examples:,} examples, {rejects:,} rejects", err=True)
+    click.echo(output / "index.html")
+
+
+@data.command("stats", short_help="Counts and distributions")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Page with plots to write.")
+def data_stats(dataset: Path, output: Path | None) -> None:
+    """Say what DATASET holds: counts, boxes, sizes, chain lengths, depths, and why records were left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sifthinker.engine.checks import check_dataset
+    from sifthinker.engine.stats import Stats, reject_counts
+    from sifthinker.errors import RecordError
+    from sifthinker.files import make_folder
+    from sifthinker.show.report import stats_page, write_page
+
+    if output:
+        keep_inputs((output,), dataset)
+        make_folder(output.parent)
+    stats = Stats()
+    with bar("examples", None) as advance:
+        for _ in check_dataset(dataset, stats=stats):
+            advance(stats.examples)
+        advance(stats.examples)
+    if not stats.examples:
+        raise RecordError(f"{dataset}: holds no example")
+    rejects = reject_counts(dataset)
+    console = Console()
+    for title, counted in stats.tables(rejects).items():
+        table = Table(title=title, show_header=False)
+        for name, number in counted:
+            table.add_row(name, number)
+        console.print(table)
+    if output:
+        write_page(output, stats_page(str(dataset), stats.tables(rejects), stats.histograms()))
+        click.echo(output)
+
+
+@data.command("export", short_help="Files for TRL, LLaMA-Factory, verl or the hub")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Choice(["trl", "llamafactory", "verl", "hf"]), help="Whose form.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to write.")
+def data_export(dataset: Path, to: Any, output: Path) -> None:
+    """Write DATASET in the form that TRL, LLaMA-Factory, verl or the Hugging Face hub loads."""
+    quiet_libraries()
+    from sifthinker.engine.exports import FORMS, export
+
+    count = export(dataset, output, to)
+    click.echo(f"{count} examples; open with {FORMS[to].replace('FOLDER', str(output))}", err=True)
+    click.echo(output)

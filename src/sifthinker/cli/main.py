@@ -1,0 +1,77 @@
+"""The `sif` command: which command lies in which file. A file is imported when its command is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from sifthinker import __version__
+from sifthinker.cli.terminal import FAILED
+from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
+
+# Command → (its file, its name there). A file that is not there takes its commands with it.
+_COMMANDS = {
+    "demo": ("lab", "demo"),
+    "data": ("data", "data"),
+    "train": ("train", "train_command"),
+    "plan": ("train", "plan"),
+    "model": ("train", "model"),
+    "think": ("think", "think"),
+    "eval": ("evaluate", "evaluation"),
+    "rewards": ("evaluate", "rewards"),
+    "world": ("lab", "world"),
+}
+
+
+class Sif(click.Group):
+    """Finds commands in their files; turns our errors into one line and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which people meet them."""
+        return [name for name, (file, _) in _COMMANDS.items() if find_spec(f"sifthinker.cli.{file}")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, its file imported."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        file, name = _COMMANDS[cmd_name]
+        found: click.Command = getattr(import_module(f"sifthinker.cli.{file}"), name)
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; errors end it with a message, an interruption with what to do next."""
+        try:
+            return super().invoke(ctx)
+        except SIFError as error:
+            click.echo(f"sif: {error}", err=True)
+            ctx.exit(FAILED)
+        except ModuleNotFoundError as error:
+            name = (error.name or "").partition(".")[0]
+            if name not in EXTRAS:
+                raise
+            click.echo(f"sif: {MissingExtraError('this command', name)}", err=True)
+            ctx.exit(FAILED)
+        except KeyboardInterrupt:
+            click.echo("\nsif: interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Sif, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sif")
+def main() -> None:
+    """Teach vision-language models to think with images.
+
+    \b
+    sif demo                 everything at once, in minutes, on a laptop
+    sif data build FILE      questions with boxes → chains of thought
+    sif train sft|grpo FILE  chains → a model that thinks with images
+    sif think IMAGE "…"      the model's steps, as a page
+    sif eval DATASET         how good is it?
+    """
+
+
+if __name__ == "__main__":
+    main()

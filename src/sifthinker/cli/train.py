@@ -1,0 +1,99 @@
+"""`sif train`, `sif plan` and `sif model`: chains → a model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sifthinker.cli.terminal import (
+    FAILED,
+    quiet_libraries,
+    resumable,
+)
+
+
+@click.command("train", short_help="Train a model: SFT or GRPO-SIF", context_settings={"ignore_unknown_options": True})
+@click.argument("stage", type=click.Choice(["sft", "grpo"]))
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
+    """Train a model as CONFIG, a YAML file, says; a run that was interrupted goes on from its newest checkpoint.
+
+    Any key of the file can be overridden: `--output runs/b --training.learning_rate 1e-5`; a field of TRL's config needs no
+    prefix: `--learning_rate 1e-5`.
+    """
+    quiet_libraries()
+    from sifthinker.training.config import load_config
+    from sifthinker.training.stages import train
+
+    settings = load_config(config, stage, list(_overrides(overrides)))
+    with resumable():
+        click.echo(train(settings, stage))
+
+
+@click.command(
+    "plan", short_help="What a run will need, and what is wrong with it", context_settings={"ignore_unknown_options": True}
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option("--gpu", "gpu_gib", type=click.FloatRange(min=0, min_open=True), help="Memory of the GPU in GiB.")
+@click.option("--stage", type=click.Choice(["sft", "grpo"]), help="[default: the one whose keys CONFIG has]")
+def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage: Any) -> None:
+    """Say what a run of CONFIG will do and need, and what is wrong with it, without loading weights."""
+    quiet_libraries()
+    from sifthinker.training.config import guess_stage, load_config
+    from sifthinker.training.plan import make_plan
+    from sifthinker.training.stages import defaults
+
+    stage = stage or guess_stage(config)
+    made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, defaults(stage), gpu_gib=gpu_gib)
+    click.echo(f"stage: {stage}")
+    for name, fact in made.facts.items():
+        click.echo(f"{name}: {fact}")
+    click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")
+    for name, gib in made.memory_gib.items():
+        click.echo(f"  {name}: {gib:.2f} GiB")
+    for note in made.notes:
+        click.echo(f"note: {note}", err=True)
+    for problem in made.problems:
+        click.echo(f"problem: {problem}", err=True)
+    if made.problems:
+        sys.exit(FAILED)
+
+
+@click.group(short_help="Merge adapters into models")
+def model() -> None:
+    """Work on trained models."""
+
+
+@model.command("merge", short_help="Merge a LoRA adapter into its base model")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@click.option("--base", help="Base model [default: the one the adapter names].")
+def model_merge(adapter: Path, output: Path, base: str | None) -> None:
+    """Merge a LoRA ADAPTER, for instance a checkpoint of a run, into its base model."""
+    quiet_libraries()
+    from sifthinker.models import merge_adapter
+
+    merge_adapter(adapter, output, base=base)
+    click.echo(output)
+
+
+def _overrides(words: tuple[str, ...]) -> Iterator[str]:
+    """`--key value` and `--key=value` as `key=value`."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            raise click.UsageError(f"got {word!r}; overrides are written --key value")
+        key = word[2:]
+        if "=" in key:
+            yield key
+            continue
+        value = next(rest, None)
+        if value is None:
+            raise click.UsageError(f"--{key} has no value")
+        yield f"{key}={value}"

@@ -1,0 +1,224 @@
+"""One record → one example: depth, focus path, teacher's words, checked chain."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sifthinker.chain import DECIMALS, Chain, Region, Step, check_chain, region_boxes, render_chain
+from sifthinker.depth import LEAST_DEPTH, DepthMap, agrees
+from sifthinker.engine.estimators import DepthSource
+from sifthinker.engine.expansion import FocusPath, expand
+from sifthinker.engine.settings import Expansion
+from sifthinker.engine.teachers import ADVICE, Explanation, Task, Teacher, explain
+from sifthinker.errors import ChainError, DepthError, ImageError, RecordError
+from sifthinker.files import atomic_write, inside, sha256
+from sifthinker.images import decode_image
+from sifthinker.loops import in_thread
+from sifthinker.prompts import PROMPT_VERSION, user_prompt
+from sifthinker.records import Example, Record, Reject
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """Turns a record into an example.
+
+    Args:
+        root: image root.
+        depth: where depth comes from.
+        teacher: who explains the focus paths.
+        expansion: settings of the reverse expansion; its decimals are also the chain's.
+        seed: random seed of the focus paths.
+        exclude: SHA-256 hashes of image files that must not be used.
+    """
+
+    root: Path
+    depth: DepthSource
+    teacher: Teacher
+    expansion: Expansion = field(default_factory=Expansion)
+    seed: int = 0
+    exclude: frozenset[str] = frozenset()
+
+    async def example(self, record: Record, out: Path) -> Example | Reject:
+        """One record's example, its images written below `out`, or the reject that says why not."""
+        # Files, decoding and PNGs in threads: most of that work runs beside the event loop.
+        prepared = await in_thread(self._prepare, record)
+        if isinstance(prepared, Reject):
+            return prepared
+        task = Task(record, prepared.foci, tuple(focus.kind for focus in prepared.path), lambda: prepared.image)
+        explanation = await explain(self.teacher, task)
+        return await in_thread(self._compose, prepared, explanation, out)
+
+    def _prepare(self, record: Record) -> _Prepared | Reject:
+        """Everything that comes before the teacher."""
+        try:
+            source = inside(self.root, record.image)
+            data = _read(source)
+            digest = sha256(data)
+            if digest in self.exclude:
+                raise RecordError(f"{record.image} has the content of an excluded image, SHA-256 {digest}", "excluded")
+            image, as_it_is = decode_image(source, data)
+            if record.size is not None and not _same_shape(record.size, image.size):
+                raise RecordError(
+                    f"the source says {record.size[0]}×{record.size[1]}, {record.image} is "
+                    f"{image.width}×{image.height}; is it the right image?",
+                    "size_mismatch",
+                )
+            depth = self.depth.depth(record, self.root, image)
+            depth = depth and depth.rounded()  # as the dataset will hold it, and rewards measure it
+            path = expand(record, seed=self.seed, settings=self.expansion)
+            foci, digits = _state_depths(path, depth, self.expansion.decimals)
+        except (RecordError, ImageError) as error:
+            return Reject(record.source, record.id, error.code, f"{record.source}: {error}")
+        except DepthError as error:
+            return Reject(record.source, record.id, "bad_depth", f"{record.source}: {error}")
+        if depth is not None:
+            depth.release()  # the teacher may take long
+        suffix = source.suffix.lower() if as_it_is else ".png"
+        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, foci, digits)
+
+    def _compose(self, prepared: _Prepared, explanation: Explanation, out: Path) -> Example | Reject:
+        """The example of an explained record; its images are written."""
+        record, depth = prepared.record, prepared.depth
+        attempts = tuple(attempt.to_json() for attempt in explanation.attempts)
+        if explanation.thoughts is None:
+            last = explanation.attempts[-1]
+            code = last.codes[0]
+            what = "" if code in ("endpoint", "refused_request") else "the teacher's reply cannot be used: "
+            reason = f"{record.source}: {what}{'; '.join(last.problems)}"
+            if code in ADVICE:
+                reason += f"; {ADVICE[code]}"
+            return Reject(record.source, record.id, f"teacher_{code}", reason, attempts)
+        try:
+            steps = tuple(Step(regions, text) for regions, text in zip(prepared.foci, explanation.thoughts, strict=True))
+            written = Chain(steps, record.answer)
+            chain = render_chain(written, decimals=self.expansion.decimals, depth_decimals=prepared.depth_decimals)
+            problems = check_chain(chain, depth=depth is not None)
+        except ChainError as error:
+            return Reject(record.source, record.id, "bad_chain", f"{record.source}: no chain can be made: {error}", attempts)
+        if problems:
+            reason = f"{record.source}: the composed chain is not valid: {problems[0]}"
+            return Reject(record.source, record.id, "bad_chain", reason, attempts)
+
+        images = [_keep_image(prepared, out / "images")]
+        truth: str | None = None
+        if depth is not None:
+            truth, view = _keep_depth(depth, out)
+            images.append(view)
+        return Example(
+            id=record.id,
+            dataset=record.dataset,
+            split=record.split,
+            problem=record.question,
+            answer=record.answer,
+            boxes=prepared.path[-1].boxes,
+            images=tuple(images),
+            messages=(
+                {"role": "user", "content": user_prompt(record.question, depth=depth is not None)},
+                {"role": "assistant", "content": chain},
+            ),
+            depth=truth,
+            choices=record.choices,
+            family=record.family,
+            provenance={
+                "source": record.source,
+                "image": record.image,
+                "image_sha256": prepared.digest,
+                "depth_source": self.depth.name,
+                "seed": self.seed,
+                "teacher": self.teacher.name,
+                "prompt_version": PROMPT_VERSION,
+                "attempts": len(attempts),
+                "notes": "\n".join(record.notes),
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A record with all that its chain is made of but words; `data` is its file's content, None where the file may not be
+    kept, see `decode_image`."""
+
+    record: Record
+    suffix: str
+    data: bytes | None
+    digest: str
+    image: Image.Image
+    depth: DepthMap | None
+    path: FocusPath
+    foci: tuple[tuple[Region, ...], ...]
+    depth_decimals: int
+
+
+def _state_depths(path: FocusPath, depth: DepthMap | None, decimals: int) -> tuple[tuple[tuple[Region, ...], ...], int]:
+    """The regions of a focus path with depths that earn the depth reward, and with how many decimals these are stated: as
+    few as boxes have, where that is exact enough.
+
+    Raises:
+        RecordError: a region has no depth at all (`depth_hole`), or one that 3 decimals cannot state (`depth_too_near`).
+    """
+    regions = [tuple(Region(box) for box in focus.boxes) for focus in path]
+    if depth is None:
+        return tuple(regions), decimals
+    truths = [depth.mean(region_boxes(area)) for area in regions]
+    if any(np.isnan(means).any() for means in truths):
+        raise RecordError("a region of the focus path has no depth at all (sensor holes)", "depth_hole")
+    for digits in range(decimals, DECIMALS + 1):
+        stated = [[round(max(mean, LEAST_DEPTH), digits) for mean in means.tolist()] for means in truths]
+        if all(agrees(depths, means).all() for depths, means in zip(stated, truths, strict=True)):
+            foci = (
+                tuple(Region(region.box, depth) for region, depth in zip(area, depths, strict=True))
+                for area, depths in zip(regions, stated, strict=True)
+            )
+            return tuple(foci), digits
+    raise RecordError(
+        f"a region of the focus path is so near that no depth with {DECIMALS} decimals is within a tenth of the true one, "
+        "so its chain would miss the depth reward",
+        "depth_too_near",
+    )
+
+
+def _same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
+    """Whether an image is the one of the stated size, or a scaled copy of it (to one pixel of rounding)."""
+    (stated_width, stated_height), (width, height) = stated, actual
+    return abs(stated_width * height - stated_height * width) <= max(*stated, *actual)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such image", "missing_image") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot read: {error.strerror}", "missing_image") from None
+
+
+def _keep_image(prepared: _Prepared, folder: Path) -> str:
+    """Keep the file of an image that looks the same everywhere; any other is written as PNG, see `decode_image`."""
+    target = folder / f"{prepared.digest[:24]}{prepared.suffix}"
+    if not target.is_file():
+        data = prepared.data
+        if data is None:
+            buffer = io.BytesIO()
+            prepared.image.save(buffer, "PNG")
+            data = buffer.getvalue()
+        atomic_write(target, data)
+    return f"images/{target.name}"
+
+
+def _keep_depth(depth: DepthMap, out: Path) -> tuple[str, str]:
+    """(exact map, picture for models), relative to the dataset; one file where 8 bits hold all of the map."""
+    name = f"{depth.digest()[:24]}.png"
+    truth = f"depth/{name}"
+    if not (out / truth).is_file():
+        depth.write(out / truth)
+    if depth.eight_bit:
+        return truth, truth
+    view = f"depth_view/{name}"
+    if not (out / view).is_file():
+        depth.write_view(out / view)
+    return truth, view

@@ -1,0 +1,251 @@
+"""A dataset folder while it is built: what it holds, its journal, and the guards around what is there already.
+
+A dataset folder holds
+
+    examples.jsonl   the samples, in the order of their records
+    rejects.jsonl    what was left out, each with its reason and every attempt
+    manifest.json    versions, settings, input hashes, counts
+    images/          RGB images, named by content
+    depth/           exact depth maps in our own format, for rewards
+    depth_view/      the same as 8-bit grey, the second image that models see; a map of 8-bit levels is that itself
+    usage.json       what a teacher that counts has used: requests, tokens, cost
+    journal.jsonl    while the build runs: finished records in the order in which they finished
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sifthinker.endpoint import Usage
+from sifthinker.errors import ConfigError
+from sifthinker.files import UNFINISHED, to_json
+from sifthinker.records import Example, Reject
+
+JOURNAL = "journal.jsonl"
+
+
+FOLDERS = ("images", "depth", "depth_view")
+
+
+_OURS = re.compile(rf"[0-9a-f]{{24}}(\.[^.]*)?|{re.escape(UNFINISHED)}.*")  # what files in them are called
+
+
+# Records whose teacher could not be reached are tried again when the build is repeated; every other reject is final.
+OUTAGE = "teacher_endpoint"
+
+
+@dataclass(slots=True)
+class Counts:
+    """How far a build is: records accepted, how many of these with clipped boxes, records rejected by reason code, records
+    whose teacher was corrected; and what the teacher used, interrupted runs included."""
+
+    accepted: int = 0
+    clipped: int = 0
+    corrected: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def done(self) -> int:
+        return self.accepted + self.rejected.total()
+
+    @property
+    def finished(self) -> int:
+        """Records that the same build, repeated, does not try again."""
+        return self.accepted + self.settled
+
+    @property
+    def settled(self) -> int:
+        """Records that are rejected for good: the same build, repeated, does not try them again."""
+        return self.rejected.total() - self.rejected[OUTAGE]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "accepted": self.accepted,
+            "clipped": self.clipped,
+            "corrected": self.corrected,
+            "rejected": dict(sorted(self.rejected.items())),
+        }
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse a folder that holds something of somebody else's where a build writes, or --fresh would delete."""
+    for name in ("manifest.json", JOURNAL):
+        try:
+            with open(out / name, "rb") as stream:
+                start = stream.read(4096)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{out / name}: cannot read: {error.strerror}") from None
+        if not start or b'"sifthinker"' in start:  # ours, be it whole or not
+            return
+        raise ConfigError(f"{out / name} is not of a build of ours; choose another folder")
+    theirs = [out / name for name in ("examples.jsonl", "rejects.jsonl", "usage.json") if (out / name).exists()]
+    theirs += [file for name in FOLDERS for file in (out / name).glob("*") if not _OURS.fullmatch(file.name)]
+    if theirs:
+        raise ConfigError(f"{theirs[0]} is not of a build of ours; choose another folder")
+
+
+def _clear(out: Path) -> None:
+    """Delete what a build wrote into a folder but its journal, and nothing else."""
+    # The manifest first: without it and with an empty journal, whatever else is left counts for nothing.
+    for name in ("manifest.json", "examples.jsonl", "rejects.jsonl", "usage.json"):
+        (out / name).unlink(missing_ok=True)
+    for folder in (out / name for name in FOLDERS):
+        for file in folder.glob("*"):
+            if _OURS.fullmatch(file.name):
+                file.unlink()
+        with contextlib.suppress(OSError):  # not there, or not empty
+            folder.rmdir()
+
+
+def _refuse_change(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{out} holds a build with other settings: "
+            + "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
+            + ". Choose another folder, or start over with --fresh"
+        )
+
+
+def finished_counts(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
+    """The counts of a finished build with these settings; None when there is none."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        raise ConfigError(f"{out / 'manifest.json'} cannot be read; start over with --fresh") from None
+    try:
+        counts = manifest.pop("counts")
+        found = Counts(counts["accepted"], counts["clipped"], counts["corrected"], Counter(counts["rejected"]))
+        with contextlib.suppress(FileNotFoundError):
+            totals = json.loads((out / "usage.json").read_text(encoding="utf-8"))
+            found.usage = Usage(**{name: value for name, value in totals.items() if name != "cost"})
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise ConfigError(f"{out / 'manifest.json'} is not whole; start over with --fresh") from None
+    _refuse_change(out, manifest, json.loads(to_json(recipe)))
+    if found.rejected[OUTAGE]:
+        return None
+    (out / JOURNAL).unlink(missing_ok=True)  # of a process that was killed after it wrote the manifest
+    if not all((out / f"{kind}s.jsonl").is_file() for kind in ("example", "reject")):
+        raise ConfigError(f"{out} lacks files that its manifest speaks of; start over with --fresh")
+    return found
+
+
+class Journal:
+    """Finished records in the order in which they finished: first line the settings, then `[index, kind, row, used]`, where
+    `used` is what the teacher used since the line before. A line of kind `usage` is of no record.
+
+    A line is complete when it ends in a newline; what a killed process left of a last line is cut off.
+    """
+
+    def __init__(self, path: Path, recipe: Mapping[str, Any], fresh: bool = False) -> None:
+        self.counts = Counts()
+        self.done: dict[int, int] = {}  # record index → offset of its line
+        self._path = path
+        self._recipe = recipe
+        self._fresh = fresh
+        self._stream: BinaryIO
+
+    def __enter__(self) -> Journal:
+        try:
+            self._stream = open(self._path, "a+b")
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot write: {error.strerror}") from None
+        self._lock()
+        if self._fresh:
+            self._stream.truncate(0)
+            _clear(self._path.parent)
+        self._stream.seek(0)
+        offset = 0
+        try:
+            for number, line in enumerate(self._stream):
+                if not line.endswith(b"\n"):
+                    break
+                if number == 0:
+                    _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._recipe)))
+                else:
+                    index, kind, row, used = json.loads(line)
+                    self.counts.usage.add(used)
+                    if kind != "usage" and (kind != "reject" or row["code"] != OUTAGE):
+                        self._count(index, offset, kind, row)
+                offset += len(line)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            self._stream.close()
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{self._path} is broken; start over with --fresh") from None
+        self._stream.truncate(offset)
+        self._stream.seek(0, 2)
+        if offset == 0:
+            self._append(self._recipe)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def _lock(self) -> None:
+        """Keep a second build out of the folder for as long as the journal is open."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._stream.close()
+            raise ConfigError(f"{self._path.parent}: another build is at work in this folder") from None
+
+    def add(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
+        kind = "example" if isinstance(result, Example) else "reject"
+        row = result.to_json()
+        offset = self._append([index, kind, row, used])
+        self.counts.usage.add(used)
+        self._count(index, offset, kind, row)
+
+    def add_usage(self, used: Mapping[str, int]) -> None:
+        if used:
+            self._append([None, "usage", {}, used])
+            self.counts.usage.add(used)
+
+    def write_out(self, out: Path) -> None:
+        """The journal's rows in the order of their records, in the dataset's two files."""
+        partial = {kind: out / f".{kind}s.jsonl" for kind in ("example", "reject")}
+        with (
+            open(partial["example"], "w", encoding="utf-8") as examples,
+            open(partial["reject"], "w", encoding="utf-8") as rejects,
+        ):
+            for index in sorted(self.done):
+                self._stream.seek(self.done[index])
+                _, kind, row, _ = json.loads(self._stream.readline())
+                (examples if kind == "example" else rejects).write(to_json(row) + "\n")
+        for kind, path in partial.items():
+            path.replace(out / f"{kind}s.jsonl")
+
+    def _append(self, value: Any) -> int:
+        offset = self._stream.seek(0, 2)
+        self._stream.write(to_json(value).encode() + b"\n")
+        self._stream.flush()
+        return offset
+
+    def _count(self, index: int, offset: int, kind: str, row: Mapping[str, Any]) -> None:
+        if index in self.done:
+            return
+        self.done[index] = offset
+        if kind == "example":
+            self.counts.accepted += 1
+            self.counts.clipped += bool(row["provenance"]["notes"])
+            self.counts.corrected += row["provenance"]["attempts"] > 1
+        else:
+            self.counts.rejected[row["code"]] += 1
+            self.counts.corrected += len(row["attempts"]) > 1

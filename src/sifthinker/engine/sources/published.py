@@ -1,0 +1,188 @@
+"""Readers of published datasets that state their boxes: VisCoT in both forms, RefCOCO-style lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sifthinker.boxes import Boxes, convert
+from sifthinker.engine.sources.rows import (
+    field_of,
+    list_or_lines,
+    name_of,
+    numbers_of,
+    path_of,
+    records,
+    rows,
+    size_of,
+    text_of,
+    to_unit,
+)
+from sifthinker.errors import RecordError
+from sifthinker.files import inside
+from sifthinker.images import image_size
+from sifthinker.literals import OutsideBoxes
+from sifthinker.records import Record, Reject, as_text, shown
+
+# A conversation file states each box twice; below this IoU the two contradict each other. Whole-pixel rounding of
+# boxes a few pixels wide alone goes down to about 0.4 in VisCoT's own files.
+_LEAST_AGREEMENT = 0.25
+
+
+def viscot(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
+    def record(index: int, place: str, row: Any) -> Record:
+        size = size_of(row, place)
+        boxes, notes = to_unit(field_of(row, "bboxs", place, "a list of pixel boxes"), "pixel", size, outside, place)
+        dataset, split = text_of(row, "dataset", place), text_of(row, "split", place)
+        return Record(
+            id=f"{dataset}-{split}-{index:06d}",
+            image=path_of(row, "image", place, root),
+            question=text_of(row, "question", place),
+            answer=text_of(row, "answer", place),
+            boxes=tuple(tuple(box) for box in boxes.tolist()),
+            dataset=dataset,
+            split=split,
+            size=size,
+            notes=notes,
+            source=place,
+        )
+
+    return records(rows(path), record)
+
+
+def viscot_conversations(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
+    """Conversations, in a JSON list as published or one on a line."""
+    return records(list_or_lines(path), lambda index, place, row: _conversation(row, index, root, outside, place))
+
+
+def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes, place: str) -> Record:
+    image, pixels = _image_and_box(field_of(row, "image", place, "a list of an image and its marked box"), place)
+    asked, square_box, told = _turns(field_of(row, "conversations", place, "a list of four turns"), place)
+    if root is None:
+        raise RecordError(
+            f"{place}: this form states no image size, which its boxes need; give the image folder with --images",
+            "missing_image_root",
+        )
+    size = image_size(inside(root, image))
+    square = convert(_one_box(square_box, "the second turn", place), source="padded_square", target="pixel", size=size)
+    _agree(square, pixels, size, place)
+    boxes, notes = to_unit(square, "pixel", size, outside, place)
+    dataset, split = text_of(row, "dataset", place), text_of(row, "split", place)
+    return Record(
+        id=f"{dataset}-{split}-{name_of(row, ('question_id',), index)}",
+        image=image,
+        question=_question(asked),
+        answer=told.strip(),
+        boxes=tuple(tuple(box) for box in boxes.tolist()),
+        dataset=dataset,
+        split=split,
+        size=size,
+        notes=notes,
+        source=place,
+    )
+
+
+def _image_and_box(images: Any, place: str) -> tuple[str, Boxes]:
+    """The image of a conversation and its pixel box, (1, 4).
+
+    Mixed files hold entries of LLaVA's form too, which have one image and no box.
+    """
+    if isinstance(images, str) or (isinstance(images, list) and len(images) == 1):
+        raise RecordError(
+            f"{place}: image is {shown(images)} alone: an entry without box; wanted [image, 'image###[x1, y1, x2, y2]']",
+            "no_box",
+        )
+    if not isinstance(images, list) or len(images) != 2 or not all(isinstance(name, str) for name in images):
+        raise RecordError(f"{place}: image is {shown(images)}, wanted [image, 'image###[x1, y1, x2, y2]']")
+    name, _, pixels = images[1].partition("###")
+    if name != images[0] or not pixels:
+        raise RecordError(
+            f"{place}: the second image is {shown(images[1])}, wanted {shown(images[0])} with its box, "
+            "'image###[x1, y1, x2, y2]'"
+        )
+    return name, _one_box(pixels, "the box of the second image", place, "bad_box")
+
+
+def _turns(turns: Any, place: str) -> tuple[str, str, str]:
+    """What a conversation says: question, box as fractions of the padded square, answer."""
+    if not isinstance(turns, list) or len(turns) != 4:
+        got = f"has {len(turns)} turns" if isinstance(turns, list) else f"is {shown(turns)}"
+        lacking = isinstance(turns, list) and len(turns) < 4
+        raise RecordError(
+            f"{place}: conversations {got}, wanted four: question, box, image, answer" + "; the answer is missing" * lacking,
+            "missing_key" if lacking else "bad_record",
+        )
+    for number, (turn, speaker) in enumerate(zip(turns, ("human", "gpt", "human", "gpt"), strict=True), 1):
+        if not isinstance(turn, Mapping) or turn.get("from", speaker) != speaker:
+            raise RecordError(f"{place}: turn {number} is {shown(turn)}, wanted one from {speaker!r} with a value")
+    said = [as_text(field_of(turn, "value", f"{place}: turn {number}"), "value", f"{place}: turn {number}")
+            for number, turn in enumerate(turns, 1)]  # fmt: skip
+    return said[0], said[1], said[3]
+
+
+def _one_box(text: str, what: str, place: str, code: str = "bad_record") -> Boxes:
+    """(1, 4) of a text such as "[0.1, 0.2, 0.6, 0.6]"."""
+    try:
+        box = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RecordError(f"{place}: {what} is {shown(text)}, wanted [x1, y1, x2, y2]", code) from None
+    return numbers_of([box], place)
+
+
+# VisCoT's own words, which ask for a box; ours ask for a chain.
+_VISCOT_REQUEST = "Please provide the bounding box coordinate of the region that can help you answer the question better."
+
+
+def _question(asked: str) -> str:
+    """Without the image's place, which stands first or last, and without the request. One anywhere else is no question."""
+    words = asked.strip()
+    words = words.removeprefix("<image>") if words.startswith("<image>") else words.removesuffix("<image>")
+    return words.strip().removesuffix(_VISCOT_REQUEST).strip()
+
+
+def _agree(square: Boxes, stated: Boxes, size: tuple[int, int], place: str) -> None:
+    """Hold the two boxes of a conversation against each other, each side within two pixels or a fair IoU."""
+    if np.abs(stated - square).max() <= 2 + 0.001 * max(size):
+        return
+    low, high = np.maximum(stated[0, :2], square[0, :2]), np.minimum(stated[0, 2:], square[0, 2:])
+    shared = float(np.clip(high - low, 0, None).prod())
+    areas = [float((box[0, 2:] - box[0, :2]).prod()) for box in (stated, square)]
+    if shared < _LEAST_AGREEMENT * (sum(areas) - shared):
+        raise RecordError(
+            f"{place}: its pixel box {stated[0].tolist()} and its padded-square box {np.round(square[0], 1).tolist()} (in "
+            f"pixels of an image of {size[0]}×{size[1]}) contradict each other; is this the right image?",
+            "boxes_disagree",
+        )
+
+
+def refcoco(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
+    """RefCOCO-style JSON lines: `img_path, expression, bbox` (pixels, x1 y1 x2 y2), `width, height`.
+
+    The answer repeats the expression; what there is to learn is the box. Train on such data with `rewards: {answer: 0}`.
+    """
+
+    def record(index: int, place: str, row: Any) -> Record:
+        size = size_of(row, place)
+        boxes, notes = to_unit([field_of(row, "bbox", place, "a pixel box")], "pixel", size, outside, place)
+        expression = text_of(row, "expression", place)
+        dataset = text_of(row, "dataset_name", place) if row.get("dataset_name") else path.stem
+        dataset = dataset.rstrip("/").rpartition("/")[2]
+        split = text_of(row, "split", place) if row.get("split") else "train"
+        return Record(
+            id=f"{dataset}-{split}-{name_of(row, ('sent_id',), index)}",
+            image=path_of(row, "img_path", place, root),
+            question=f'Where is "{expression}"?' if expression else "",
+            answer=expression,
+            boxes=tuple(tuple(box) for box in boxes.tolist()),
+            dataset=dataset,
+            split=split,
+            size=size,
+            notes=notes,
+            source=place,
+        )
+
+    return records(rows(path), record)

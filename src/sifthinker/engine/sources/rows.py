@@ -1,0 +1,340 @@
+"""What every reader of other people's data needs: lines, checked fields, boxes in unit coordinates, faults as rejects."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sifthinker.boxes import Boxes, convert
+from sifthinker.errors import BoxError, ImageError, RecordError
+from sifthinker.files import JsonLine, encoding_name, encoding_of, inside, json_lines
+from sifthinker.literals import OutsideBoxes, Space
+from sifthinker.records import LONGEST_SIDE, Record, Reject, as_number, as_text, as_whole, shown
+
+# What a line of somebody else's data can go wrong with; all of it becomes a reject. Readers check what they take with the
+# functions below, whose messages name the field; the built-in errors are a last resort.
+FAULTS = (RecordError, ImageError, BoxError, KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError)
+
+_BLANK = re.compile(r"\s*")
+
+
+# ------------------------------------------------------------------------------------------------------------- text
+
+
+def read_json(path: Path) -> Any:
+    """A file that is one JSON value.
+
+    Raises:
+        RecordError: missing, not text in UTF-8 or UTF-16, or not JSON.
+    """
+    encoding = encoding_of(path)
+    try:
+        return json.loads(path.read_text(encoding=encoding))
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: {_undecodable(encoding, error)}", "not_json") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: not JSON: {error}", "not_json") from None
+
+
+def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
+    """(place, value) of every JSON line, or of every item of a JSON list, or of JSON objects that span lines.
+
+    A line that is not JSON is a reject, and reading goes on.
+
+    Raises:
+        RecordError: the file is missing, or is a JSON list that breaks off.
+    """
+    is_first = True
+    for line in json_lines(path):
+        place = f"{path.name}:{line.number}"
+        items = _items(path, line) if is_first and line.text and (line.fault or isinstance(line.value, list)) else None
+        if items is not None:
+            yield from ((f"{path.name}[{index}]", item) for index, item in enumerate(items))
+            return
+        yield Reject(place, "", "not_json", f"{place}: {line.fault}") if line.fault else (place, line.value)
+        is_first = False
+
+
+def list_or_lines(path: Path) -> Iterator[tuple[str, Any] | Reject]:
+    """As `rows`, of a file that is published as one JSON list and that some keep as JSON lines.
+
+    Raises:
+        RecordError: the file is missing, or is a JSON list that is broken or cannot be decoded.
+    """
+    try:
+        with open(path, encoding=encoding_of(path), errors="replace") as stream:
+            is_list = stream.read(1000).lstrip("\ufeff \r\n\t").startswith("[")
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+    if not is_list:
+        yield from rows(path)
+        return
+    yield from ((f"{path.name}[{index}]", row) for index, row in enumerate(read_json(path)))
+
+
+def _items(path: Path, first: JsonLine) -> list[Any] | None:
+    """The items of a file that is one JSON list, or JSON objects one after another wherever their lines end, as `jq` and
+    editors write them; None if its lines stand by themselves.
+
+    Args:
+        path: the file.
+        first: its first line that is not blank.
+    Raises:
+        RecordError: it is one JSON value that is broken or breaks off.
+    """
+    opening = first.text.lstrip()[0]
+    if opening not in "[{":
+        return None
+    decoder = json.JSONDecoder()
+    found: list[Any] = []
+    encoding = encoding_of(path)
+    try:
+        text = path.read_text(encoding=encoding)
+        position = _after_blanks(text, 0)
+        while position < len(text):
+            value, end = decoder.raw_decode(text, position)
+            found.append(value)
+            position = _after_blanks(text, end)
+    except (ValueError, RecursionError) as error:
+        if opening == "{" or not first.fault or _has_lines(path):
+            return None
+        words = (
+            _undecodable(encoding, error)
+            if isinstance(error, UnicodeDecodeError)
+            else f"a JSON list that breaks off: {error}"
+        )
+        raise RecordError(f"{path}: {words}", "not_json") from None
+    if opening == "{":
+        return found
+    return found[0] if len(found) == 1 else None
+
+
+def _after_blanks(text: str, position: int) -> int:
+    blanks = _BLANK.match(text, position)
+    return blanks.end() if blanks else position
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether one of the lines after the first is a JSON object by itself; the last may be so in a list that breaks off."""
+    return any(isinstance(line.value, dict) for line, _ in pairwise(islice(json_lines(path), 1, 50)))
+
+
+def _undecodable(encoding: str, error: UnicodeDecodeError) -> str:
+    return f"not {encoding_name(encoding)} at byte {error.start}; save the file as UTF-8"
+
+
+# ----------------------------------------------------------------------------------------------------------- fields
+
+
+def records(lines: Iterable[tuple[str, Any] | Reject], make: Callable[[int, str, Any], Record]) -> Iterator[Record | Reject]:
+    """A record of every line, or the reject that says why not.
+
+    Args:
+        lines: (place, row), or rejects, which pass through.
+        make: number of the line from 0, rejects counted too, its place, its row → the record; may raise any of `FAULTS`.
+    """
+    for index, item in enumerate(lines):
+        if isinstance(item, Reject):
+            yield item
+            continue
+        place, row = item
+        try:
+            yield make(index, place, row)
+        except FAULTS as error:
+            yield reject(place, row, error)
+
+
+def field_of(row: Any, name: str, place: str, wanted: str = "") -> Any:
+    """A value that a row must have.
+
+    Args:
+        row: what should be a JSON object.
+        name: its key.
+        place: file and line, for messages.
+        wanted: what the value should be, for the message when the key is not there.
+    Raises:
+        RecordError: no object, or no such key.
+    """
+    if not isinstance(row, Mapping):
+        raise RecordError(f"{place}: wanted a JSON object, got {shown(row)}", "not_an_object")
+    if name not in row:
+        raise RecordError(f"{place}: lacks {name!r}{wanted and f' ({wanted})'}", "missing_key")
+    return row[name]
+
+
+def text_of(row: Any, name: str, place: str) -> str:
+    """A field of text, stripped; numbers are common in answers, null and NaN are no answers.
+
+    Raises:
+        RecordError: the key is missing, or its value is no text.
+    """
+    return as_text(field_of(row, name, place, "a text"), name, place).strip()
+
+
+def path_of(row: Any, name: str, place: str, root: Path | None = None) -> str:
+    """A field that names a file, as the row has it.
+
+    Raises:
+        RecordError: the key is missing, its value is no text, or it leads out of `root`.
+    """
+    value = field_of(row, name, place, "a path")
+    if not isinstance(value, str):
+        code = "blank_field" if value is None else "bad_record"
+        raise RecordError(f"{place}: {name} is {shown(value)}, wanted the path of an image", code)
+    if root is not None:
+        inside(root, value)
+    return value.strip()
+
+
+def whole_of(row: Any, name: str, place: str) -> int:
+    """A field that is a whole number; 640.0, "640" and "640.0" are 640.
+
+    Raises:
+        RecordError: the key is missing, or its value is no whole number.
+    """
+    value = field_of(row, name, place, "a whole number")
+    number = as_whole(value)
+    if number is None:
+        raise RecordError(f"{place}: {name} is {shown(value)}, wanted a whole number")
+    return number
+
+
+def size_of(row: Any, place: str) -> tuple[int, int]:
+    """(width, height) in pixels.
+
+    Raises:
+        RecordError: a side is missing, not a whole number, or not positive.
+    """
+    width, height = whole_of(row, "width", place), whole_of(row, "height", place)
+    if not (0 < width <= LONGEST_SIDE and 0 < height <= LONGEST_SIDE):
+        raise RecordError(f"{place}: width {shown(width)} and height {shown(height)} must be those of an image, in pixels")
+    return width, height
+
+
+def name_of(row: Any, names: tuple[str, ...], index: int) -> str:
+    """The first of these fields that names a row, or else its index: 7, 7.0 and "7" are one name."""
+    for name in names:
+        value = row.get(name)
+        number = as_whole(value)
+        if number is not None:
+            return str(number)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    return str(index)
+
+
+def to_unit(
+    boxes: Any, space: Space, size: tuple[int, int] | None, outside: OutsideBoxes, place: str, advice: str = ""
+) -> tuple[Boxes, tuple[str, ...]]:
+    """Boxes of a record in unit coordinates, with a note for each that was clipped.
+
+    Args:
+        boxes: as the source has them.
+        space: in which they are said to be.
+        size: (width, height) of the image, for the spaces that need it.
+        outside: `clip` or `strict`.
+        place: for messages.
+        advice: what to do about boxes that look like another space's.
+    Raises:
+        RecordError: none, degenerate, not numbers, of another space by their looks, wholly outside, or (strict) past the
+            border.
+    """
+    array = numbers_of(boxes, place)
+    _check_space(array, space, size, place, advice)
+    degenerate = (array[:, 0] >= array[:, 2]) | (array[:, 1] >= array[:, 3])
+    if degenerate.any():
+        worst = array[int(np.argmax(degenerate))].tolist()
+        raise RecordError(f"{place}: box {worst} has no area (x1 >= x2 or y1 >= y2)", "degenerate_box")
+    with np.errstate(over="ignore"):  # a side that overflows is clipped like any other past the border
+        unit = convert(array, source=space, target="unit", size=size)
+    clipped = np.clip(unit, 0, 1)
+    notes = []
+    image = f"width {size[0]}, height {size[1]}" if size else "0 to 1"
+    # A billionth is the noise of the division, not a box past the border.
+    for before, after, original in zip(unit, clipped, array.tolist(), strict=True):
+        if before[0] >= before[2] or before[1] >= before[3]:
+            raise RecordError(
+                f"{place}: box {original} has no area once it is divided by the image's size", "degenerate_box"
+            )
+        if after[0] >= after[2] or after[1] >= after[3]:
+            raise RecordError(f"{place}: box {original} lies wholly outside the image ({image})", "box_outside")
+        if np.abs(before - after).max() <= 1e-9:
+            continue
+        if outside == "strict":
+            raise RecordError(f"{place}: box {original} ends past the image ({image})", "box_outside")
+        notes.append(f"{place}: box {original} ends past the image ({image}); clipped")
+    return clipped, tuple(notes)
+
+
+# Both sides of an image that is no longer than this may be within 1 pixel.
+_FEW_PIXELS = 8
+
+
+def _check_space(array: Boxes, space: Space, size: tuple[int, int] | None, place: str, advice: str) -> None:
+    """Refuse boxes whose numbers are another space's: most would be clipped to the image or lie in one pixel of it."""
+    greatest = np.abs(array).max(axis=1)
+    if space in ("unit", "padded_square"):
+        wrong, looks, wanted = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
+    elif space == "per_mille" or size is None or max(size) > _FEW_PIXELS:
+        wanted = "thousandths from 0 to 1000" if space == "per_mille" else "pixels"
+        wrong, looks = greatest <= 1 + 1e-6, "fractions of the image"
+        advice = advice or "multiply by the image's width and height"
+    else:
+        return
+    if wrong.any():
+        worst = array[int(np.argmax(wrong))].tolist()
+        what_to_do = advice or "divide by the image's width and height"
+        raise RecordError(f"{place}: box {worst} looks like {looks}, wanted {wanted}; {what_to_do}", "bad_box")
+
+
+def numbers_of(boxes: Any, place: str) -> Boxes:
+    """Boxes of any space and form as numbers.
+
+    Args:
+        boxes: at least one list of four numbers, which may be written as text ("10").
+        place: for messages.
+    Returns:
+        (N, 4) float64, finite.
+    Raises:
+        RecordError: none, or not four finite numbers each; true and false are no numbers.
+    """
+    if isinstance(boxes, str | bytes | Mapping) or not isinstance(boxes, Iterable):
+        raise RecordError(f"{place}: boxes is {shown(boxes)}, wanted a list of [x1, y1, x2, y2]", "bad_box")
+    listed = list(boxes)
+    if not listed:
+        raise RecordError(f"{place}: boxes is empty; wanted at least one", "no_box")
+    found = [_four_numbers(box) for box in listed]
+    for box, numbers in zip(listed, found, strict=True):
+        if numbers is None:
+            hint = "; wrap a single box in a list" if isinstance(box, int | float) else ""
+            raise RecordError(f"{place}: box {shown(box)} is not four finite numbers{hint}", "bad_box")
+    return np.array(found, dtype=np.float64)
+
+
+def _four_numbers(box: Any) -> list[float] | None:
+    if isinstance(box, str | bytes | Mapping) or not isinstance(box, Iterable):
+        return None
+    numbers = [number for number in map(as_number, box) if number is not None]
+    return numbers if len(numbers) == len(list(box)) == 4 else None
+
+
+def reject(place: str, row: Any, error: Exception) -> Reject:
+    """What a fault in a row becomes; its reason begins with the place."""
+    value = row.get("id") or row.get("question_id") if isinstance(row, Mapping) else None
+    identity = str(value) if isinstance(value, str | int | float) else ""
+    if isinstance(error, RecordError | ImageError):
+        code = error.code
+    elif isinstance(error, BoxError):
+        code = "bad_box"
+    else:
+        code = "missing_key" if isinstance(error, KeyError | IndexError) else "bad_record"
+    words = f"lacks {error}" if isinstance(error, KeyError | IndexError) else str(error)
+    return Reject(place, identity, code, words if words.startswith(place) else f"{place}: {words}")

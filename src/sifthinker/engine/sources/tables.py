@@ -1,0 +1,584 @@
+"""Tables: CSV, TSV and Parquet files, saved and hub datasets, whose columns become the fields of plain records."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import contextlib
+import csv
+import io
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import unquote
+
+from PIL import Image
+
+from sifthinker.engine.sources.rows import FAULTS, numbers_of, read_json, reject
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import atomic_write, encoding_name, encoding_of, sha256
+from sifthinker.images import BROKEN_IMAGE, what_is_wrong
+from sifthinker.literals import BoxForm
+from sifthinker.records import REJECTS, Reject, as_text, as_whole, is_base64_image, shown
+
+Line = tuple[str, Any] | Reject  # where a row stands, and the row
+
+HUB = "hf://"  # before the name of a Hugging Face dataset, with its split after a colon
+
+# What a table's columns may be mapped to: the fields of a record that a table can hold, and the image's two sides.
+COLUMNS = ("id", "image", "question", "answer", "boxes", "dataset", "split", "depth", "choices", "family", "width", "height")
+
+# What pandas writes for an empty cell. In CSV, where everything is text, also what pandas reads as one and what programs
+# write for an infinite number.
+_EMPTY = frozenset(("", "nan", "NaN", "<NA>", "NaT"))
+_EMPTY_IN_CSV = _EMPTY | {
+    *("None", "null", "NULL", "NA", "N/A", "n/a"),
+    *("-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "1.#INF", "-1.#INF"),
+    *(f"{sign}{word}" for sign in ("", "-", "+") for word in ("inf", "Inf", "INF", "infinity", "Infinity", "INFINITY")),
+}  # fmt: skip
+# What a spreadsheet writes for a formula that failed: #DIV/0!, #N/A, #NAME?, #WERT!, and LibreOffice's Err:502.
+_FAILED = re.compile(r"#(?:N/?A(?: N/A)?|NV|[A-Z][A-Z_/0-9]{1,20}[!?]|GETTING_DATA|ERROR|ERR)|Err:\d{3}")
+
+
+def is_table(name: str) -> bool:
+    """A name that is read as a table where nothing else is said."""
+    return (
+        name.startswith(HUB)
+        or name.lower().endswith((".csv", ".tsv", ".parquet"))
+        or any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json"))
+    )
+
+
+_TEXT_TABLES = (".csv", ".tsv", ".tab", ".txt")
+
+
+def table(name: str, columns: Mapping[str, str], form: BoxForm, images: Path | None) -> Iterator[Line]:
+    """The rows of a table as plain records.
+
+    Args:
+        name: file, folder of `Dataset.save_to_disk`, or `hf://owner/name:split`.
+        columns: our name (one of `COLUMNS`) → the table's.
+        form: of its boxes.
+        images: folder for images stored inside the table.
+    Raises:
+        ConfigError: columns that the table lacks, or has twice; a package that is not installed.
+        RecordError: the table is missing or cannot be opened.
+    """
+    unknown = sorted(columns.keys() - set(COLUMNS))
+    if unknown:
+        raise ConfigError(f"column {unknown[0]!r} is none of a record's: {', '.join(COLUMNS)}")
+    source = _open(name)
+    chosen = {ours: columns.get(ours, ours) for ours in COLUMNS if ours in columns or ours in source.names}
+    absent = sorted({theirs for theirs in chosen.values() if theirs not in source.names})
+    lacking = [ours for ours in ("image", "question", "answer", "boxes") if ours not in chosen]
+    if absent or lacking:
+        wrong = f"has no column {absent[0]!r}" if absent else f"says nowhere which column is the {lacking[0]}"
+        has = ", ".join(sorted(source.names))[:600] or "no columns"
+        raise ConfigError(
+            f"{name} {wrong}; it has {has}. Map them with --columns question=…,boxes=… "
+            "(in a recipe: columns: {question: …, boxes: …})"
+        )
+    twice = sorted(theirs for theirs in set(chosen.values()) if source.names.count(theirs) > 1)
+    if twice:
+        raise ConfigError(f"{name} has several columns {twice[0]!r}; rename all but one")
+    stem = Path(name.removeprefix(HUB).partition(":")[0]).stem
+    for index, row in enumerate(source.rows(sorted(set(chosen.values())))):
+        place = f"{name}[{index}]"
+        identity = f"{stem}-{index:06d}"
+        try:
+            if isinstance(row, str):
+                raise RecordError(f"{place}: {row}")
+            values = {ours: row.get(theirs) for ours, theirs in chosen.items()}
+            yield place, _plain(values, chosen, form, images, {"id": identity, "dataset": stem}, source.empty, place)
+        except FAULTS as error:
+            yield reject(place, {"id": identity}, error)
+
+
+def _plain(
+    values: dict[str, Any],
+    columns: Mapping[str, str],
+    form: BoxForm,
+    images: Path | None,
+    defaults: Mapping[str, str],
+    empty: frozenset[str],
+    place: str,
+) -> dict[str, Any]:
+    """A row as a plain record: empty cells left out, texts and lists parsed."""
+    values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+    for name, value in list(values.items()):
+        if isinstance(value, str) and _FAILED.fullmatch(value):
+            code = f"blank_{name}" if f"blank_{name}" in REJECTS else "bad_record"
+            raise RecordError(f"{place}: {name} is {value!r}, which a spreadsheet writes for a formula that failed", code)
+        # A required field that is empty gets a message of its own; the record would only say that it is missing.
+        if value is None or value != value or (isinstance(value, str) and value in empty):
+            if name in ("question", "answer", "image"):
+                words = f"{name} is empty" + f" ({value!r} stands for an empty or infinite cell)" * bool(value)
+                raise RecordError(f"{place}: {words}; wanted a text", f"blank_{name}")
+            del values[name]
+    width, height = values.pop("width", None), values.pop("height", None)
+    if width is not None and height is not None:
+        for name, side in (("width", width), ("height", height)):
+            if as_whole(side) is None:
+                raise RecordError(f"{place}: {name} is {shown(side)}, wanted a whole number of pixels")
+        values["size"] = [as_whole(width), as_whole(height)]
+    values["boxes"] = _boxes(values.get("boxes", []), form, columns["boxes"], place)
+    if isinstance(values.get("choices"), str):
+        values["choices"] = _texts(values["choices"], columns["choices"], place)
+    for name in ("id", "question", "answer", "dataset", "split", "family"):
+        if name in values:
+            values[name] = as_text(values[name], name, place)
+    values["image"] = _image(values["image"], images, place)
+    return {**defaults, **values}
+
+
+# ------------------------------------------------------------------------------------------------------------ cells
+
+_WRAPPERS = re.compile(
+    r"(?:np|numpy|torch)\.|\b(?:array|tensor|float|float16|float32|float64|int|int32|int64)\s*(?=\()"
+    r"|,\s*(?:dtype|device)\s*=\s*(?:'[^']*'|[\w.]+)"
+)
+_NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?+"  # possessive: a long run of digits is read once
+_ITEM = re.compile(rf"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|{_NUMBER}(?=[\s,]|$)""", re.DOTALL)
+_BETWEEN = re.compile(r"\s*+,?\s*+")
+_ARRAY = re.compile(r"(?:np\.|numpy\.)?array\s*\(\s*")
+_DTYPE = re.compile(r"\s*(?:,\s*dtype\s*=[^()]*)?")
+
+
+def _boxes(cell: Any, form: BoxForm, column: str, place: str) -> list[list[float]]:
+    """Boxes of a cell: a list of four numbers or of several such, or a text that says the same in any usual notation."""
+    boxes = _numbers(cell, column, place) if isinstance(cell, str) else cell
+    if isinstance(boxes, Sequence) and len(boxes) and (isinstance(boxes[0], str) or not isinstance(boxes[0], Iterable)):
+        boxes = [boxes]
+    numbers = numbers_of(boxes, place)
+    if form == "xywh":
+        numbers[:, 2:] += numbers[:, :2]
+    return [list(map(float, box)) for box in numbers]
+
+
+def _numbers(text: str, column: str, place: str) -> Any:
+    """Boxes as JSON, Python, NumPy and people write them: [[…], […]], (…), array([…]), "1 2 3 4", "1,2,3,4;5,6,7,8"."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, list):
+            return found
+    # NumPy writes a number as np.float64(0.5): brackets around one number part nothing.
+    plain = re.sub(rf"\(\s*({_NUMBER})\s*\)", r" \1 ", _WRAPPERS.sub("", text))
+    if all(plain.count(opening) == plain.count(closing) for opening, closing in ("()", "[]")):
+        groups = re.findall(r"[^()\[\]]+", plain) if re.search(r"[(\[]", plain) else re.split(r"[;|\n]", plain)
+        # What stands between brackets are separators.
+        boxes = [re.split(r"[\s,]+", group.strip(" ,\t\r\n")) for group in groups if group.strip(" ,;|\t\r\n")]
+        if boxes and all(len(box) == 4 and all(re.fullmatch(_NUMBER, side) for side in box) for box in boxes):
+            return boxes
+    raise RecordError(
+        f"{place}: column {column!r} is {shown(text)}, wanted boxes such as [[10, 10, 60, 30]], four numbers each", "bad_box"
+    )
+
+
+def _texts(text: str, column: str, place: str) -> list[Any]:
+    """Choices as JSON, Python and NumPy write a list, or parted by semicolons, bars or line ends."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = _quoted(text) or _parted(text)
+    if isinstance(found, list):
+        return found
+    raise RecordError(f'{place}: column {column!r} is {shown(text)}, wanted a JSON list such as ["red", "blue"]')
+
+
+def _quoted(text: str) -> list[str | float] | None:
+    """['red', 'blue'], ("red", "blue"), array(['red'], dtype=object) and ['red' 'blue'], whose texts Python would join."""
+    array = _ARRAY.match(text)
+    listed = text
+    if array and text.endswith(")"):
+        last = max(text.rfind(sign, array.end(), -1) for sign in "])")
+        if not _DTYPE.fullmatch(text, last + 1, len(text) - 1):
+            return None
+        listed = text[array.end() : last + 1]
+    if listed[:1] + listed[-1:] not in ("[]", "()"):
+        return None
+    found: list[str | float] = []
+    inner = listed[1:-1].strip()
+    position = 0
+    while position < len(inner):
+        item = _ITEM.match(inner, position)
+        if item is None:
+            return None
+        try:
+            found.append(ast.literal_eval(item[0]))
+        except (ValueError, SyntaxError):
+            return None
+        between = _BETWEEN.match(inner, item.end())
+        position = between.end() if between else item.end()
+        if position == item.end() < len(inner):  # nothing between two items
+            return None
+    return found
+
+
+def _parted(text: str) -> list[str] | None:
+    parts = [part.strip() for part in re.split(r"[;|\n]", text)]
+    kinds = {sign for sign in ";|\n" if sign in text}
+    return parts if len(kinds) == 1 and all(parts) and not text.startswith(("[", "{", "(")) else None
+
+
+def _decoded(text: str, place: str) -> bytes:
+    """The bytes of an image that a cell holds as a `data:` address or in base64."""
+    head, comma, body = text.partition(",") if text.lstrip()[:5].lower() == "data:" else ("", "", text)
+    try:
+        if head and (not comma or not head.rstrip().lower().endswith(";base64")):
+            raise ValueError("it is no base64")
+        return base64.b64decode("".join(unquote(body).split() if head else body.split()), validate=True)
+    except ValueError as error:
+        raise RecordError(
+            f"{place}: image is {shown(text[:60])}, {len(text):,} characters that cannot be decoded: {error}; wanted "
+            "base64, bytes or a path",
+            "broken_image",
+        ) from None
+
+
+def _image(cell: Any, folder: Path | None, place: str) -> str:
+    """The image's path: as it stands, or of the file that the table's bytes are written to, named by content."""
+    if isinstance(cell, Sequence) and not isinstance(cell, str | bytes):
+        if len(cell) != 1:
+            raise RecordError(
+                f"{place}: image is a list of {len(cell)}, wanted one image", "bad_record" if cell else "missing_image"
+            )
+        return _image(cell[0], folder, place)
+    data = cell.get("bytes") if isinstance(cell, Mapping) else cell
+    if isinstance(cell, Mapping) and not data:
+        data = cell.get("path")
+    if isinstance(data, str) and is_base64_image(data):
+        data = _decoded(data, place)
+    if isinstance(data, str) and data.strip():
+        return data.strip()
+    if not isinstance(data, bytes) or not data:
+        got = (
+            f"an object with bytes {shown(cell.get('bytes'))} and path {shown(cell.get('path'))}"
+            if isinstance(cell, Mapping)
+            else shown(cell)
+        )
+        raise RecordError(f"{place}: image is {got}, wanted a path, an image's bytes, or {{bytes, path}}", "missing_image")
+    if folder is None:
+        raise RecordError(
+            f"{place}: the table holds its images; name a folder for them as the image root", "missing_image_root"
+        )
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            suffix = (opened.format or "png").lower()
+    except BROKEN_IMAGE as error:
+        raise RecordError(f"{place}: the image is broken: {what_is_wrong(error)}", "broken_image") from None
+    name = f"{sha256(data)[:24]}.{suffix}"
+    if not (folder / name).is_file():
+        atomic_write(folder / name, data)
+    return name
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+class _Source:
+    """An opened table.
+
+    Args:
+        names: of its columns.
+        rows: columns → its rows, a few at a time; a text in the place of a row says why it cannot be read.
+        empty: the texts that stand for an empty cell.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        rows: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]],
+        empty: frozenset[str] = _EMPTY,
+    ) -> None:
+        self.names, self.rows, self.empty = list(names), rows, empty
+
+
+def _open(name: str) -> _Source:
+    path = Path(name)
+    if name.lower().endswith(_TEXT_TABLES):
+        return _open_csv(path)
+    if name.lower().endswith(".parquet"):
+        return _open_parquet(name)
+    if name.startswith(HUB) or not path.is_file():
+        return _open_dataset(name)
+    with open(path, "rb") as stream:  # a table by another name
+        is_parquet = stream.read(4) == b"PAR1"
+    return _open_parquet(name) if is_parquet else _open_csv(path)
+
+
+_LONGEST_CELL = 2**31 - 1
+_EXCEL = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE | re.DOTALL)  # the line by which Excel learns the delimiter
+_LIMIT = threading.Lock()
+
+
+class _Lines:
+    """The lines of a CSV file, which remember those of the row being read.
+
+    Python's reader takes a quote that is never closed for a cell that holds the rest of the file, and text after a closing
+    quote for a part of the cell. Where that joins lines, rows would vanish in it.
+
+    Args:
+        lines: of the file.
+        number: of lines before them.
+    """
+
+    def __init__(self, lines: Iterable[str], number: int) -> None:
+        self.number = number
+        self._lines = iter(lines)
+        self._row: list[str] = []
+        self._is_past_end = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines, None)
+        if line is None:
+            self._is_past_end = True
+            raise StopIteration
+        self.number += 1
+        self._row.append(line)
+        return line
+
+    def begin_row(self) -> int:
+        """The number of the line with which the next row begins."""
+        self._row = []
+        return self.number + 1
+
+    def fault(self, row: Sequence[str], delimiter: str) -> str:
+        """Why the row just read may not be one, or ""."""
+        first = self.number - len(self._row) + 1
+        if self._is_past_end:  # a row that is whole ends without asking for another line
+            opened = self.number - len(_LINE_END.findall(row[-1].rstrip("\r\n")))
+            swallowed = self.number - opened
+            return (
+                f"a quote opened at line {opened} is never closed"
+                + f", so that the {swallowed} lines after it, to the end of the file, were read as part of its cell"
+                * (swallowed > 0)
+                + "; close it, or write a quote inside a cell twice"
+            )
+        if len(self._row) > 1:
+            try:
+                next(csv.reader(self._row, delimiter=delimiter, strict=True), None)
+            except csv.Error as error:
+                return (
+                    f"lines {first} to {self.number} were read as one row, whose quotes do not pair ({error}); close "
+                    f"the quote that opens at line {first}, or write a quote inside a cell twice"
+                )
+        return ""
+
+
+_LINE_END = re.compile("\r\n|\r|\n")
+
+
+def _open_csv(path: Path) -> _Source:
+    encoding = encoding_of(path)
+    is_utf8 = encoding.startswith("utf-8")
+
+    def opened() -> TextIO:
+        # Keep undecodable bytes recognisable, so that they spoil their own row only.
+        return open(path, newline="", encoding=encoding, errors="surrogateescape" if is_utf8 else "replace")
+
+    def is_text(cell: str) -> bool:
+        return cell.isascii() or not (
+            any("\udc80" <= letter <= "\udcff" for letter in cell) or ("\ufffd" in cell and not is_utf8)
+        )
+
+    with opened() as stream:
+        first = _EXCEL.fullmatch(stream.readline(100))
+    skipped = 1 if first else 0
+    # Spreadsheets write semicolons where the comma is the decimal sign, and tabs in UTF-16.
+    marks = first[1] if first else ",;\t" if path.suffix.lower() == ".csv" else "\t,;"
+    headers: dict[str, list[str]] = {}
+    for mark in marks:
+        with opened() as stream, contextlib.suppress(csv.Error):
+            headers[mark] = next((row for row in csv.reader(islice(stream, skipped, None), delimiter=mark) if row), [])
+    delimiter = max(headers, key=lambda mark: len(headers[mark]), default=",")
+    names = [name.strip() for name in headers.get(delimiter, [])]
+    if not all(map(is_text, names)):
+        raise RecordError(f"{path}: its header is not {encoding_name(encoding)}; save the file as UTF-8", "not_json")
+
+    def cells() -> Iterator[tuple[list[str], int] | str]:
+        with opened() as stream:
+            lines = _Lines(islice(stream, skipped, None), skipped)
+            reader = csv.reader(lines, delimiter=delimiter)
+            is_header = True
+            while True:
+                start = lines.begin_row()
+                try:
+                    # The limit on cells is global to the process, so raise it only while reading a row.
+                    with _LIMIT:
+                        before = csv.field_size_limit(_LONGEST_CELL)
+                        try:
+                            row = next(reader, None)
+                            fault = lines.fault(row, delimiter) if row else ""
+                        finally:
+                            csv.field_size_limit(before)
+                except csv.Error as error:
+                    yield f"line {lines.number} cannot be read: {error}"
+                    continue
+                if row is None:
+                    return
+                if row and (fault or not is_header):
+                    yield fault or (row, start)
+                is_header = is_header and not row
+
+    def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+        floats, booleans = _typed(cells(), names, columns)
+        for item in cells():
+            if isinstance(item, str):
+                yield item
+                continue
+            row, line = item
+            if len(row) > len(names):
+                yield f"line {line} has {len(row)} cells, but the header has {len(names)}; is a comma or quote not quoted?"
+            elif not all(map(is_text, row)):
+                yield f"line {line} is not {encoding_name(encoding)}; save the file as UTF-8"
+            else:
+                values: dict[str, Any] = dict(zip(names, row, strict=False))
+                for name in floats & values.keys():
+                    values[name] = float(values[name]) if values[name].strip() not in _EMPTY_IN_CSV else None
+                for name in booleans & values.keys():
+                    values[name] = _BOOLEANS.get(values[name].strip())
+                yield values
+
+    return _Source(names, rows, _EMPTY_IN_CSV)
+
+
+_FLOAT = re.compile(r"-?\d+\.\d+", re.ASCII)
+
+
+_BOOLEANS = {"True": True, "TRUE": True, "False": False, "FALSE": False}  # pandas; R and spreadsheets
+
+
+def _typed(
+    cells: Iterator[tuple[list[str], int] | str], names: Sequence[str], columns: Sequence[str]
+) -> tuple[set[str], set[str]]:
+    """The columns in which pandas turned whole numbers into floats (2 into 2.0), and the columns of booleans.
+
+    A column is one of booleans if all its cells that are not empty are: the same table saved with types says so too. pandas
+    turns whole numbers into floats when a cell of the column is empty. A column of floats is therefore taken for one of
+    these if it has an empty cell, or if all its numbers are whole (the empty rows were dropped later). Any other column is
+    left as it is: one with other text, or with 2.1 beside 2.0 and no empty cell, such as versions.
+    """
+    candidates = {name: [False, True] for name in columns if name in names}  # has an empty cell, all are whole
+    booleans = dict.fromkeys(candidates, False)  # has a boolean
+    for item in cells:
+        if not candidates and not booleans:
+            break
+        if isinstance(item, str):
+            continue
+        values = {name: cell.strip() for name, cell in zip(names, item[0], strict=False)}
+        for name in list(booleans):
+            text = values.get(name, "")
+            if text in _BOOLEANS:
+                booleans[name] = True
+            elif text not in _EMPTY_IN_CSV:
+                del booleans[name]
+        for name, state in list(candidates.items()):
+            text = values.get(name, "")
+            if text in _EMPTY_IN_CSV:
+                state[0] = True
+            elif not _FLOAT.fullmatch(text) or repr(float(text)) != text:
+                del candidates[name]
+            elif not text.endswith(".0"):
+                state[1] = False
+    floats = {name for name, (has_empty, all_whole) in candidates.items() if has_empty or all_whole}
+    return floats, {name for name, has_one in booleans.items() if has_one}
+
+
+def _needs(package: str, what: str) -> ConfigError:
+    return ConfigError(f"reading {what} needs {package}: pip install 'sifthinker[train]'")
+
+
+def _open_parquet(name: str) -> _Source:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise _needs("pyarrow", "Parquet") from None
+
+    try:
+        file = parquet.ParquetFile(name)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise RecordError(f"{name}: cannot read: {error}", "missing_file") from None
+
+    broken = (ValueError, OverflowError, pyarrow.ArrowException)
+
+    def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+        try:
+            for batch in file.iter_batches(batch_size=256):
+                chosen = batch.select(list(columns))
+                try:
+                    yield from chosen.to_pylist()
+                    continue
+                except broken:  # a row or several
+                    pass
+                for number in range(chosen.num_rows):
+                    try:
+                        (row,) = chosen.slice(number, 1).to_pylist()
+                    except broken as error:
+                        row = f"cannot be read: {error}"
+                    yield row
+        except (OSError, pyarrow.ArrowException) as error:
+            raise RecordError(f"{name}: cannot read on: {error}", "missing_file") from None
+
+    return _Source(file.schema_arrow.names, rows)
+
+
+def _open_dataset(name: str) -> _Source:
+    """A dataset of the hub, or a folder that `Dataset.save_to_disk` wrote."""
+    splits = Path(name) / "dataset_dict.json"
+    if not name.startswith(HUB) and splits.is_file():
+        listed = read_json(splits)
+        raise _several_splits(name, listed.get("splits") if isinstance(listed, Mapping) else None)
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise _needs("datasets", "a saved or hub dataset") from None
+
+    dataset: Any
+    try:
+        if name.startswith(HUB):
+            where, _, split = name.removeprefix(HUB).partition(":")
+            dataset = datasets.load_dataset(where, split=split or "train", streaming=True)
+        else:
+            dataset = datasets.load_from_disk(name)
+    except (OSError, ValueError, ConnectionError) as error:
+        raise RecordError(f"{name}: cannot open the dataset: {str(error).splitlines()[0]}", "missing_file") from None
+    names: Any = dataset.column_names
+    if isinstance(names, dict):
+        raise _several_splits(name, names)
+    for column, feature in (dataset.features or {}).items():
+        stored = _undecoded(feature)
+        if stored is not feature:
+            dataset = dataset.cast_column(column, stored)
+
+    def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+        try:
+            yield from dataset.select_columns(list(columns))
+        except (OSError, ValueError, ConnectionError) as error:
+            raise RecordError(f"{name}: cannot read on: {str(error).splitlines()[0]}", "missing_file") from None
+
+    return _Source(names or list(next(iter(dataset), {})), rows)
+
+
+def _several_splits(name: str, splits: Any) -> ConfigError:
+    names = list(map(str, splits)) if isinstance(splits, Iterable) and not isinstance(splits, str) else []
+    example = f", such as {name.rstrip('/')}{':' if name.startswith(HUB) else '/'}{names[0]}" if names else ""
+    return ConfigError(f"{name} is a dataset of several splits ({', '.join(names)[:300]}); name one of them{example}")
+
+
+def _undecoded(feature: Any) -> Any:
+    """A column of images, or of lists of them, as the bytes that are stored instead of decoded pictures."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
+        return datasets.List(datasets.Image(decode=False))
+    return feature

@@ -1,0 +1,300 @@
+"""The world benchmark: held-out scenes, greedy answers, the four quantities that the rewards look at.
+
+Beside it what knows nothing of the picture scores (`baselines`), and how well a model that has no chains yet finds things
+(`localise`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sifthinker.boxes import pairwise_iou, set_iou
+from sifthinker.chain import Region, find_regions
+from sifthinker.depth import DepthMap, agrees
+from sifthinker.evaluation.metrics import Result, Row, bootstrap, group_by, summarise
+from sifthinker.evaluation.questions import Question as Asked
+from sifthinker.evaluation.run import evaluate as evaluate_questions
+from sifthinker.evaluation.settings import EvalSettings
+from sifthinker.files import atomic_write, sha256
+from sifthinker.lab.lessons import LIST_QUESTION, locate_question, read_list, regions_of
+from sifthinker.lab.questions import Question, is_novel, sample_questions, scene_at, scene_of, world_record
+from sifthinker.lab.scenes import Scene, render
+from sifthinker.thinker import Thinker
+
+
+@dataclass(frozen=True, slots=True)
+class SceneQuestion(Asked):
+    """A question about a scene, which is rendered when it is asked.
+
+    Args:
+        scene: seed of the scene.
+        size: side of the picture in pixels.
+    """
+
+    scene: int = 0
+    size: int = 64
+
+    def load(self, *, depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
+        image, found, _ = render(scene_at(self.scene, self.tags["level"]), self.size)
+        return image, found if depth else None
+
+    def image_name(self, root: Path) -> str:
+        return str(self.image)
+
+    def depth_name(self, root: Path) -> str | None:
+        return str(self.depth)
+
+    def identity(self, root: Path) -> list[Any]:
+        return [self.id, self.question, list(self.answers), self.scene, dict(self.tags), self.size]
+
+
+def world_questions(count: int, *, split: str = "test", seed: int = 0, size: int = 64) -> Iterator[SceneQuestion]:
+    """Questions of the world, as many of each family and level. Their image names are the seeds of their scenes.
+
+    Args:
+        count: number of questions.
+        split: whose scenes; `test` never coincides with training.
+        seed: moves to other scenes.
+        size: side of the pictures in pixels.
+    """
+    for asked in sample_questions(count, split=split, seed=seed):
+        record = world_record(asked, image=f"{asked.scene}.png", split=split)
+        yield SceneQuestion(
+            id=record.id,
+            image=Path(record.image),
+            question=record.question,
+            answers=(record.answer,),
+            choices=record.choices,
+            boxes=record.boxes,
+            depth=Path(str(record.depth)),
+            dataset=record.dataset,
+            split=record.split,
+            family=record.family,
+            tags={"level": asked.level, "combination": "new" if is_novel(asked) else "known"},
+            scene=asked.scene,
+            size=size,
+        )
+
+
+def evaluate(
+    thinker: Thinker,
+    count: int,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    size: int = 64,
+    rgb_only: bool = False,
+    direct: bool = False,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Result], list[Row]]:
+    """Ask a model `count` questions of the world; see `evaluation.run.evaluate`.
+
+    Args:
+        thinker: the model; it answers greedily.
+        count: see `world_questions`.
+        split: see `world_questions`.
+        seed: see `world_questions`.
+        size: see `world_questions`.
+        rgb_only: show the model no depth.
+        direct: ask for the answer alone, without steps; nothing but the answer is measured then.
+        batch_size: questions at once.
+        progress: called with the number of questions done.
+    Returns:
+        (metric → result, one row a question).
+    """
+    settings = EvalSettings(data="world", rgb_only=rgb_only, direct=direct, batch_size=batch_size)
+    found = evaluate_questions(
+        settings,
+        questions=list(world_questions(count, split=split, seed=seed, size=size)),
+        thinker=thinker,
+        progress=None if progress is None else lambda done, _: progress(done),
+    )
+    return found.results, list(found.rows)
+
+
+def families_above_chance(rows: Sequence[Row], *, split: str = "test", seed: int = 0) -> set[str]:
+    """Families of questions in which a model is measurably better than guessing: its 95 % interval lies above.
+
+    Args:
+        rows: as `evaluate` gives them, whole.
+        split: see `evaluate`.
+        seed: see `evaluate`.
+    """
+    questions = sample_questions(len(rows), split=split, seed=seed)
+    guesses: dict[str, list[float]] = {}
+    for question in questions:
+        guesses.setdefault(question.family, []).append(1 / len(question.choices))
+    accuracies = {
+        family: summarise(found)["answer accuracy"] for family, found in group_by(rows, lambda r: r.family).items()
+    }
+    return {family for family, found in accuracies.items() if found.low > sum(guesses[family]) / len(guesses[family])}
+
+
+BASELINES = {
+    "guess": "any of the possible answers",
+    "always first": "the first of the possible answers",
+    "question only": "naive Bayes over the words of the question, from questions of the training split",
+}
+
+
+def baselines(
+    count: int, *, split: str = "test", seed: int = 0, learn_from: int = 5400
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """What is scored without looking: family → baseline of `BASELINES` → (accuracy, number of questions).
+
+    Args:
+        count: number of questions.
+        split: see `evaluate`.
+        seed: see `evaluate`.
+        learn_from: training questions that the question-only baseline sees.
+    """
+    learnt = _QuestionOnly(sample_questions(learn_from, split="train"))
+    scores: dict[str, dict[str, list[float]]] = {}
+    for question in sample_questions(count, split=split, seed=seed):
+        right = question.choices.index(question.answer)
+        found = (1 / len(question.choices), float(right == 0), float(learnt(question) == right))
+        for family in (question.family, "all"):
+            of_family = scores.setdefault(family, {name: [] for name in BASELINES})
+            for name, value in zip(BASELINES, found, strict=True):
+                of_family[name].append(value)
+    scores["all"] = scores.pop("all", {})  # last
+    return {
+        family: {name: (sum(values) / len(values), len(values)) for name, values in of_family.items()}
+        for family, of_family in scores.items()
+    }
+
+
+METRICS_FILE = "metrics.json"  # of an embedded model: what `card` measured
+
+
+def card(
+    model: str | Path, about: str, *, questions: int, scenes: int, progress: Callable[[str], None] = lambda text: None
+) -> None:
+    """Measure a nano model on the test split; write `metrics.json` and the model card `README.md` into its folder.
+
+    Args:
+        model: its folder.
+        about: what it is and how it was made.
+        questions: test questions it answers directly.
+        scenes: test scenes whose objects it is asked to find.
+        progress: told what is measured next.
+    """
+    folder = Path(model)
+    thinker = Thinker.load(folder, max_new_tokens=260)
+    progress("finding objects")
+    found = {"finds objects": localise(thinker, scenes)}
+    progress("answering")
+    found["answers directly"] = evaluate(thinker, questions, direct=True, batch_size=108)[0]
+    numbers = {title: {name: asdict(result) for name, result in results.items()} for title, results in found.items()}
+    body = {"questions": questions, "scenes": scenes, "split": "test", "seed": 0, "results": numbers}
+    atomic_write(folder / METRICS_FILE, json.dumps(body, indent=1) + "\n")
+    rows = [
+        f"| {title}: {name} | {result.mean:.3f} | {result.low:.3f} – {result.high:.3f} | {result.count} |"
+        for title, results in found.items()
+        for name, result in results.items()
+    ]
+    hashes = [f"| `{file.name}` | `{sha256(file.read_bytes())}` |" for file in sorted(folder.glob("*.safetensors"))]
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: image-text-to-text", "tags: [sifthinker]", "---", "",
+        f"# {folder.name}", "", about, "",
+        "Measured on the test split of the embedded world by `sifthinker.lab.benchmark.card`:", "",
+        "| | mean | 95 % interval | count |", "| --- | --- | --- | --- |", *rows, "",
+        "| file | SHA-256 |", "| --- | --- |", *hashes, "",
+    ]  # fmt: skip
+    atomic_write(folder / "README.md", "\n".join(lines))
+
+
+class _QuestionOnly:
+    """Naive Bayes from a question's words to the position of its right answer, one a family, with add-one smoothing."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self._slots: dict[str, Counter[int]] = {}
+        self._words: dict[tuple[str, int], Counter[str]] = {}
+        self._seen: set[str] = set()
+        for question in questions:
+            slot = question.choices.index(question.answer)
+            self._slots.setdefault(question.family, Counter())[slot] += 1
+            words = set(question.text.split())
+            self._words.setdefault((question.family, slot), Counter()).update(words)
+            self._seen |= words
+
+    def __call__(self, question: Question) -> int:
+        slots = self._slots.get(question.family, Counter())
+        words = set(question.text.split()) & self._seen
+
+        def score(slot: int) -> float:
+            known = self._words.get((question.family, slot), Counter())
+            times = slots[slot]
+            return math.log(times + 1) + sum(math.log((known[word] + 1) / (times + 2)) for word in words)
+
+        return max(range(len(question.choices)), key=score)
+
+
+_Thing = tuple[str, Region]  # name, place
+
+
+def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0, batch_size: int = 64) -> dict[str, Result]:
+    """How well a model that answers directly finds objects: each asked for by its name, and all of a scene listed.
+
+    Of either, IoU of each box with the true one and the share of stated depths within a tenth of the true mean in the true
+    box; of lists also the share of right names. Listed boxes are matched to objects one to one, so that the sum of IoUs is
+    greatest. What is missing, or listed without being there, counts 0.
+
+    Args:
+        thinker: the model.
+        count: number of scenes.
+        split: whose scenes.
+        seed: moves to other scenes.
+        batch_size: questions at once.
+    """
+    scenes = [scene_of(question) for question in sample_questions(count, split=split, seed=seed)]
+    there = [list(zip((thing.name for thing in scene.objects), regions_of(scene), strict=True)) for scene in scenes]
+
+    def replies(asked: Sequence[tuple[Scene, str]]) -> Iterator[str]:
+        tasks = [(scene.reference[0], question, scene.depth_reference) for scene, question in asked]
+        for start in range(0, len(tasks), batch_size):
+            yield from (thought.text for thought in thinker.think_all(tasks[start : start + batch_size], direct=True))
+
+    each = [(scene, thing) for scene, things in zip(scenes, there, strict=True) for thing in things]
+    named: list[tuple[_Thing | None, _Thing | None]] = []
+    for reply, (_, thing) in zip(replies([(s, locate_question([name])) for s, (name, _) in each]), each, strict=True):
+        areas = find_regions(f"<area>{reply}</area>")
+        named.append(((thing[0], areas[0][0]) if areas else None, thing))
+    lists = replies([(scene, LIST_QUESTION) for scene in scenes])
+    listed = [pair for reply, things in zip(lists, there, strict=True) for pair in _matched(read_list(reply), things)]
+
+    results = {}
+    for kind, pairs in (("named", named), ("listed", listed)):
+        both = [(found, true) if found and true else None for found, true in pairs]
+        results[f"{kind}: box IoU"] = [set_iou([p[0][1].box], [p[1][1].box]) if p else 0.0 for p in both]
+        results[f"{kind}: depth within 10 %"] = [float(p is not None and _near(p[0][1], p[1][1])) for p in both]
+    results["listed: name"] = [float(bool(found and true and found[0] == true[0])) for found, true in listed]
+    return {name: bootstrap(values) for name, values in results.items()}
+
+
+def _near(stated: Region, true: Region) -> bool:
+    if stated.depth is None or true.depth is None:
+        return False
+    return bool(agrees(stated.depth, true.depth))
+
+
+def _matched(found: Sequence[_Thing], there: Sequence[_Thing]) -> list[tuple[_Thing | None, _Thing | None]]:
+    """Pairs, one to one, whose sum of IoUs is greatest; what is left over on either side is paired with None."""
+    from scipy.optimize import linear_sum_assignment
+
+    if not found:
+        return [(None, thing) for thing in there]
+    overlaps = pairwise_iou([region.box for _, region in found], [region.box for _, region in there])
+    rows, columns = (chosen.tolist() for chosen in linear_sum_assignment(overlaps, maximize=True))
+    pairs: list[tuple[_Thing | None, _Thing | None]] = [(found[r], there[c]) for r, c in zip(rows, columns, strict=True)]
+    pairs += [(thing, None) for index, thing in enumerate(found) if index not in rows]
+    return pairs + [(None, thing) for index, thing in enumerate(there) if index not in columns]

@@ -1,0 +1,135 @@
+"""The whole loop at the size of a laptop: scenes → chains → SFT → GRPO-SIF → evaluation → report.
+
+Each stage is the same code that serves real data and real models; the arms are the study's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sifthinker.evaluation.metrics import METRICS, Result, Row, group_by, summarise
+from sifthinker.files import make_folder
+from sifthinker.lab.benchmark import families_above_chance
+from sifthinker.lab.questions import scene_at
+from sifthinker.lab.scenes import render
+from sifthinker.lab.study import ARMS, SHORT, Bar, Lab, Say, Schedule, refuse_foreign
+from sifthinker.scoring.rewards import REWARDS
+from sifthinker.show.report import Card, Chart, run_page, write_page, write_picture
+from sifthinker.thinker import Thought
+from sifthinker.training.progress import read_history
+
+# Titles of the demo's models and the arms they are.
+MODELS = {"base": "base", "after SFT": "chains", "after GRPO-SIF": "grpo-sif"}
+SIZE = Schedule()
+
+_SUMMARY = (
+    "The base is nano, a model of three million parameters that was taught what stands where in small scenes and how far "
+    "away, and that answers directly. It was shown {chains:,} chains of thought ({sft_steps} steps of SFT) and then "
+    "practised on {practised} of the questions ({grpo_steps} steps of GRPO-SIF, 8 tries a question). The numbers are "
+    "measured on {questions} questions about scenes that no model has seen, half of them about combinations of question, "
+    "colour and shape that were never asked in training. "
+    "Guessing would score about 0.38. The examples below are the first test question of each family. Beside this page, "
+    "right.png and wrong.png show a typical right answer and a typical wrong one: of each kind the answer with the median "
+    "final HIoU, the right one from the families of questions in which the model is above chance."
+)
+
+
+def run_demo(output: Path, *, short: bool, fresh: bool, bar: Bar, say: Say) -> tuple[Path, dict[str, dict[str, Result]]]:
+    """Run the demo, or go on with one that was interrupted.
+
+    Args:
+        output: folder of the run.
+        short: a few steps of everything.
+        fresh: start over.
+        bar: makes a progress bar: title, total → context of advance(done).
+        say: takes lines for the person who waits.
+    Returns:
+        The report's path, and model → metric → result.
+    Raises:
+        ConfigError: the folder holds another run, or files of somebody else's where ours would go.
+        SIFError: a stage failed.
+    """
+    make_folder(output)
+    report, right, wrong = (output / name for name in ("report.html", "right.png", "wrong.png"))
+    if not Lab.is_in(output):
+        refuse_foreign(output, (report.name, right.name, wrong.name))
+    if fresh:
+        Lab.clear(output)
+    lab = Lab(output, SHORT if short else SIZE, bar, say)
+    rows = {title: lab.run(ARMS[arm]) for title, arm in MODELS.items()}
+    write_page(report, _page(lab, rows))
+    answered = rows["after GRPO-SIF"]
+    known = families_above_chance(answered)
+    write_picture(right, _card(typical([row for row in answered if row.family in known], True) or answered[0]))
+    write_picture(wrong, _card(typical(answered, False) or answered[0]))
+    return report, {title: summarise(found) for title, found in rows.items()}
+
+
+def typical(rows: Sequence[Row], right: bool) -> Row | None:
+    """The answer with the median final HIoU among the right or the wrong ones: neither the best nor the luckiest. None where
+    there is none."""
+    found = [row for row in rows if bool(row.values["answer accuracy"]) is right]
+    found.sort(key=lambda row: (row.values["final HIoU"] or 0.0, row.id))
+    return found[len(found) // 2] if found else None
+
+
+def _page(lab: Lab, rows: dict[str, list[Row]]) -> str:
+    """The report: tables, curves, and the first test question of each family answered by each model."""
+    size = lab.schedule
+    sft, grpo = read_history(lab.folder / "sft-chains"), read_history(lab.folder / "grpo-grpo-sif")
+    charts = [
+        Chart("SFT: loss on the chains", {"loss": _curve(sft, "loss")}),
+        Chart("SFT: share of tokens foretold", {"accuracy": _curve(sft, "mean_token_accuracy")}),
+        Chart(
+            "GRPO-SIF: mean rewards of the tries",
+            {name: _curve(grpo, f"rewards/{name}_reward/mean") for name in REWARDS},
+        ),
+        Chart("GRPO-SIF: distance from the SFT model (KL)", {"kl": _curve(grpo, "kl")}),
+    ]
+    groups = []
+    for family, found in group_by(rows["base"], lambda row: row.family).items():
+        position = rows["base"].index(found[0])
+        cards = [_card(of_model[position], title) for title, of_model in rows.items()]
+        groups.append((f"{family}: {found[0].question}", cards))
+    by_family = {
+        title: {
+            family: summarise(found)["answer accuracy"]
+            for family, found in group_by(of_model, lambda row: row.family).items()
+        }
+        for title, of_model in rows.items()
+    }
+    summary = _SUMMARY.format(
+        chains=size.sft_steps * size.sft_batch,
+        sft_steps=size.sft_steps,
+        practised=size.grpo_questions,
+        grpo_steps=size.grpo_steps,
+        questions=size.test_questions,
+    )
+    return run_page(
+        title="SIFThinker demo",
+        summary=summary,
+        table={title: summarise(of_model) for title, of_model in rows.items()},
+        metrics=METRICS,
+        families=by_family,
+        charts=charts,
+        groups=groups,
+    )
+
+
+def _curve(history: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
+
+
+def _card(row: Row, title: str = "") -> Card:
+    # Shown larger than the model saw it; boxes are fractions and do not change.
+    image, depth, _ = render(scene_at(int(Path(row.image).stem), row.tags["level"]), 256)
+    return Card(
+        # Answers without steps are measured on nothing but the answer.
+        Thought(row.question, image, depth, row.completion, direct=row.values["valid format"] is None),
+        title=title,
+        truth=row.answers[0],
+        correct=bool(row.values["answer accuracy"]),
+        boxes=row.boxes,
+    )

@@ -1,0 +1,410 @@
+"""What people look at: self-contained HTML pages of a thought, a run, a study, and a thought as one picture.
+
+Text from models and data is always escaped."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sifthinker import __version__
+from sifthinker.chain import Region
+from sifthinker.depth_cache import cached_depth
+from sifthinker.errors import DepthError, ImageError
+from sifthinker.evaluation.completions import Scored
+from sifthinker.evaluation.metrics import METRICS, Row
+from sifthinker.evaluation.run import Evaluation
+from sifthinker.files import atomic_write
+from sifthinker.images import data_url, load_image
+from sifthinker.scoring.rewards import REWARDS
+from sifthinker.thinker import Thought
+
+_PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
+_LONGEST_SIDE = 640
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A thought with what is known about it.
+
+    Args:
+        thought: what to show.
+        title: heading.
+        truth: the right answer, "" where unknown.
+        correct: whether the answer was judged right; None where it was not judged.
+        boxes: target boxes, drawn dashed; none where unknown.
+        note: a line under the heading.
+    """
+
+    thought: Thought
+    title: str = ""
+    truth: str = ""
+    correct: bool | None = None
+    boxes: Sequence[Sequence[float]] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A line chart: name → points (x, y)."""
+
+    title: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    x_label: str = "step"
+
+
+def thought_page(thought: Thought, *, note: str = "") -> str:
+    """One thought as a page: each step's boxes over RGB and over depth, its words, the answer, the raw text."""
+    return render_page("thought.html", title=thought.question, cards=[_card(Card(thought, note=note), 0)])
+
+
+def run_page(
+    *,
+    title: str,
+    summary: str,
+    table: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, str],
+    families: Mapping[str, Mapping[str, Any]],
+    charts: Sequence[Chart],
+    groups: Sequence[tuple[str, Sequence[Card]]],
+) -> str:
+    """A run as a page.
+
+    Args:
+        title: heading.
+        summary: what the numbers mean, in plain words.
+        table: model → metric → `evaluation.metrics.Result`.
+        metrics: metric → what it is.
+        families: model → family of questions → accuracy, an `evaluation.metrics.Result`.
+        charts: curves.
+        groups: (heading, cards shown side by side).
+    """
+    numbered = iter(range(10**6))
+    return render_page(
+        "run.html",
+        title=title,
+        summary=summary,
+        table=table,
+        metrics=metrics,
+        families=families,
+        charts=[_chart(chart) for chart in charts],
+        groups=[(heading, [_card(card, next(numbered)) for card in cards]) for heading, cards in groups],
+    )
+
+
+def stats_page(
+    title: str,
+    tables: Mapping[str, Sequence[tuple[str, str]]],
+    histograms: Mapping[str, Sequence[tuple[float, float]]],
+) -> str:
+    """What a dataset holds, as a page.
+
+    Args:
+        title: heading.
+        tables: title → rows of (what, how many).
+        histograms: title → (middle of a bin, number in it).
+    """
+    charts = [_chart(Chart(name, {"examples": points}, x_label="")) for name, points in histograms.items()]
+    return render_page("stats.html", title=title, tables=tables, charts=charts)
+
+
+def study_page(study: Mapping[str, Any], metrics: Mapping[str, str], references: Sequence[str]) -> str:
+    """A study as a page.
+
+    Args:
+        study: see `study.summarise_study`.
+        metrics: metric → what it is.
+        references: arms that the others are compared with.
+    """
+    return render_page("study.html", title="Study", study=study, metrics=metrics, references=references)
+
+
+def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
+    """Scored completions as a page: each with its rewards, reasons and boxes, over its images where there are any."""
+    cards = []
+    for number, item in enumerate(scored):
+        image = load_image(item.images[0]) if item.images else Image.new("RGB", (256, 256), (90, 90, 90))
+        parts = []
+        for name in REWARDS:
+            score = getattr(item.scores, name)
+            value = "–" if score.value is None else f"{score.value:.2f}"
+            parts.append(f"{name} {value}" + (f" ({', '.join(score.reasons)})" if score.reasons else ""))
+        depth = None if item.depth is None else cached_depth(item.depth)
+        thought = Thought(item.question, image, depth, item.text)
+        answered = item.scores.answer.parts.get("s")
+        correct = None if answered is None else answered == 1
+        card = Card(thought, item.id, truth=item.answer, correct=correct, boxes=item.boxes.tolist(), note=" · ".join(parts))
+        cards.append(_card(card, number))
+    shown = f"{len(scored)} of {total} completions" if len(scored) < total else f"{total} completions"
+    return render_page("scored.html", title=title, shown=shown, cards=cards)
+
+
+_MOST_GROUPS = 60  # of a kind on a page
+_MOST_ERRORS = 20
+
+
+def evaluation_page(evaluation: Evaluation, *, title: str = "Evaluation", most: int = 60) -> str:
+    """An evaluation as a page: its metrics, by group too, and its answers, the worst first, drawn.
+
+    Args:
+        evaluation: finished; images are drawn where it holds its questions, as `evaluate` gives it.
+        title: heading.
+        most: answers on the page.
+    """
+    asked = [row for row in evaluation.rows if not row.error]
+    errors = [row for row in evaluation.rows if row.error]
+    wrong = sum(row.values["answer accuracy"] == 0 for row in asked)
+    worst = sorted(asked, key=_success)[:most]  # sorting is stable: equally bad ones in the order of the questions
+    known = [row for row in asked if row.values["answer accuracy"] is not None]
+    counts = [f"{len(evaluation.rows)} questions"]
+    counts += [f"{wrong} of {len(known)} answered wrongly"] if known else []
+    counts += [f"{len(errors)} could not be asked"] if errors else []
+    order = "the wrong ones first, then those whose last boxes are farthest off"
+    many = len(worst) < len(asked)
+    groups = {name: list(found.items()) for name, found in evaluation.groups.items() if len(found) > 1}
+    return render_page(
+        "evaluation.html",
+        title=title,
+        summary=f"{evaluation.settings.get('model') or evaluation.settings.get('completions') or 'A model'}: "
+        + ", ".join(counts)
+        + ".",
+        metrics=METRICS,
+        results=evaluation.results,
+        groups={name: found[:_MOST_GROUPS] for name, found in groups.items()},
+        more={name: max(0, len(found) - _MOST_GROUPS) for name, found in groups.items()},
+        errors=errors[:_MOST_ERRORS],
+        error_count=len(errors),
+        shown=f"{len(worst)} of {len(asked)} answers, {order}." if many else f"All {len(asked)} answers, {order}.",
+        cards=[_card(_row_card(row, evaluation), number) for number, row in enumerate(worst)],
+        settings={name: value for name, value in evaluation.settings.items() if value is not None},
+    )
+
+
+def _success(row: Row) -> tuple[float, ...]:
+    """How well a question was answered, for sorting; what cannot be measured counts as well done."""
+    values = (row.values[name] for name in ("answer accuracy", "final HIoU", "valid format", "depth consistency"))
+    return tuple(1.0 if value is None else value for value in values)
+
+
+def _row_card(row: Row, evaluation: Evaluation) -> Card:
+    image, depth = Image.new("RGB", (256, 256), (90, 90, 90)), None
+    question = evaluation.questions.get(row.id)
+    if question is not None:
+        # Files may have gone since they were asked about.
+        with contextlib.suppress(ImageError, DepthError):
+            image, depth = question.load(depth=row.depth is not None)
+    about = [name for name in (row.dataset, row.family) if name]
+    about += [f"{name} {value:.2f}" for name, value in row.values.items() if value is not None and name != "answer accuracy"]
+    right = row.values["answer accuracy"]
+    return Card(
+        Thought(
+            row.question,
+            image,
+            depth,
+            row.completion,
+            complete=row.complete,
+            direct=evaluation.settings.get("protocol") == "direct",
+        ),
+        title=row.id,
+        truth=" / ".join(row.answers),
+        correct=None if right is None else right == 1,
+        boxes=row.boxes,
+        note=" · ".join(about) or " ",
+    )
+
+
+def write_page(path: str | os.PathLike[str], page: str) -> None:
+    """Write a page atomically.
+
+    Raises:
+        SIFError: the folder cannot be written.
+    """
+    atomic_write(path, page)
+
+
+def write_thought(path: str | os.PathLike[str], thought: Thought, *, note: str = "") -> None:
+    """Show a thought: as a page, or as one picture where the file's name ends in `.png`.
+
+    Args:
+        path: the file to write.
+        thought: what a model thought, or a chain of a dataset as a `Thought`.
+        note: a line above the steps; pictures have none.
+    Raises:
+        SIFError: the folder cannot be written.
+    Example:
+        >>> write_thought("chain.png", Thought("What is it?", image, None, text))  # doctest: +SKIP
+    """
+    if str(path).lower().endswith(".png"):
+        write_picture(path, Card(thought))
+    else:
+        write_page(path, thought_page(thought, note=note))
+
+
+def write_picture(path: str | os.PathLike[str], card: Card) -> None:
+    """Write a thought as one PNG: a column a step, with its boxes over RGB and over depth and its words beneath.
+
+    Raises:
+        SIFError: the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    _picture(card).save(buffer, "PNG")
+    atomic_write(path, buffer.getvalue())
+
+
+def _picture(card: Card, *, side: int = 220, gap: int = 14) -> Image.Image:
+    thought = card.thought
+    width, height = thought.image.size
+    scale = side / max(width, height)
+    shown = (max(1, round(width * scale)), max(1, round(height * scale)))
+    layers = [thought.image] + ([thought.depth.coloured()] if thought.depth is not None else [])
+    layers = [layer.resize(shown, Image.Resampling.LANCZOS) for layer in layers]
+    font, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    steps = thought.steps or [((), thought.text)]
+    words = [_wrapped(text, small, side) for _, text in steps]
+    across = gap + len(steps) * (side + gap)
+    title = _wrapped(thought.question, font, across - 2 * gap)
+    judged = {True: " (correct)", False: f" (wrong: {card.truth})", None: ""}[card.correct]
+    ending = _wrapped(f"Answer: {thought.answer or '(none)'}{judged}", font, across - 2 * gap)
+    top = gap + 22 * len(title) + 6
+    below = top + len(layers) * (shown[1] + gap)
+    down = below + 18 * max(map(len, words)) + 8 + 22 * len(ending) + gap
+    picture = Image.new("RGB", (across, down), "white")
+    draw = ImageDraw.Draw(picture)
+    draw.multiline_text((gap, gap), "\n".join(title), "black", font, spacing=6)
+    for column, (regions, _) in enumerate(steps):
+        left = gap + column * (side + gap)
+        for row, layer in enumerate(layers):
+            panel = layer.copy()
+            pen = ImageDraw.Draw(panel)
+            for index, region in enumerate(regions):
+                x1, y1, x2, y2 = (v * n for v, n in zip(region.box, shown * 2, strict=True))
+                colour = _PALETTE[index % len(_PALETTE)]
+                pen.rectangle((x1, y1, max(x1 + 1, x2 - 1), max(y1 + 1, y2 - 1)), outline=colour, width=3)
+                if row and region.depth is not None:
+                    pen.text((x1 + 5, y1 + 3), f"{region.depth:.2f}", colour, small, stroke_width=2, stroke_fill="white")
+            picture.paste(panel, (left, top + row * (shown[1] + gap)))
+        draw.multiline_text((left, below), "\n".join(words[column]), "black", small, spacing=5)
+    draw.multiline_text((gap, below + 18 * max(map(len, words)) + 8), "\n".join(ending), "black", font, spacing=6)
+    return picture
+
+
+def _wrapped(text: str, font: Any, width: int, most: int = 12) -> list[str]:
+    """Text in lines of at most `width` pixels; words that are longer are cut, and so is what `most` lines do not hold."""
+    lines = [""]
+    for word in text[:2000].split():  # more than that never fits
+        while font.getlength(word) > width:
+            keep = max(1, bisect_right(range(1, len(word)), width, key=lambda n: font.getlength(word[:n])))
+            lines.append(word[:keep])
+            word = word[keep:]
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line] or [""]
+    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " …"]
+
+
+def _card(card: Card, number: int) -> dict[str, Any]:
+    thought = card.thought
+    width, height = thought.image.size
+    return {
+        "number": number,
+        "title": card.title,
+        "note": card.note,
+        "titled": bool(card.title and card.note),
+        "truth": card.truth,
+        "correct": card.correct,
+        "question": thought.question,
+        "answer": thought.answer,
+        "text": thought.text,
+        "complete": thought.complete,
+        "direct": thought.direct,
+        "problems": [] if thought.direct else [str(problem) for problem in thought.reading.problems],
+        "width": width,
+        "height": height,
+        "line": max(width, height) / 160,
+        "font": max(width, height) / 22,
+        "rgb": data_url(thought.image, max_side=_LONGEST_SIDE),
+        "depth": None if thought.depth is None else data_url(thought.depth.coloured(), max_side=_LONGEST_SIDE),
+        "steps": [
+            {
+                "words": words,
+                "boxes": [_rectangle(region, index, width, height) for index, region in enumerate(regions)],
+            }
+            for regions, words in thought.steps
+        ],
+        "targets": [
+            {"x": x1 * width, "y": y1 * height, "width": (x2 - x1) * width, "height": (y2 - y1) * height}
+            for x1, y1, x2, y2 in card.boxes
+        ],
+    }
+
+
+def _rectangle(region: Region, index: int, width: int, height: int) -> dict[str, Any]:
+    x1, y1, x2, y2 = region.box
+    return {
+        "x": x1 * width,
+        "y": y1 * height,
+        "width": (x2 - x1) * width,
+        "height": (y2 - y1) * height,
+        "colour": _PALETTE[index % len(_PALETTE)],
+        "depth": region.depth,
+    }
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    """Points in a 360 by 160 drawing with its scale; series without points are left out."""
+    width, height = 360, 160
+    kept = {name: list(points) for name, points in chart.series.items() if points}
+    everything = [point for points in kept.values() for point in points]
+    if not everything:
+        return {"title": chart.title, "x_label": chart.x_label, "lines": [], "width": width, "height": height}
+    xs, ys = [x for x, _ in everything], [y for _, y in everything]
+    x_low, x_high, y_low, y_high = min(xs), max(xs), min(0.0, *ys), max(ys)
+    x_span, y_span = (x_high - x_low) or 1, (y_high - y_low) or 1
+    lines = []
+    for index, (name, points) in enumerate(kept.items()):
+        path = " ".join(
+            f"{(x - x_low) / x_span * width:.1f},{height - (y - y_low) / y_span * height:.1f}" for x, y in points
+        )
+        colour = _PALETTE[index % len(_PALETTE)]
+        lines.append({"name": name, "points": path, "colour": colour, "last": points[-1][1]})
+    return {
+        "title": chart.title,
+        "x_label": chart.x_label,
+        "lines": lines,
+        "width": width,
+        "height": height,
+        "x_low": x_low,
+        "x_high": x_high,
+        "y_low": y_low,
+        "y_high": y_high,
+    }
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("sifthinker.show"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A template of the package with its values, all of them escaped."""
+    page: str = _environment().get_template(template).render(version=__version__, **values)
+    return page

@@ -1,0 +1,176 @@
+"""A dataset as pages to look through: a folder that any browser opens from disk, with no server and nothing from the net.
+
+index.html   the page, its style and its script (`show.js`)
+index.js     what the filters need of every example and reject, one short row each
+part-N.js    `PER_PART` examples or rejects in full, read when one of them is looked at
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sifthinker.chain import Region, read_completion
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import atomic_write, make_folder, read_jsonl, to_json
+from sifthinker.images import data_url, load_image
+from sifthinker.records import examples_file, read_examples
+from sifthinker.show.report import render_page
+
+PER_PART = 200
+_EMBEDDED_SIDE = 512
+# How the files of our pages begin and end, in this version and in those before it. Other files may quote what ours hold.
+_MARKS = {
+    "index.html": re.compile(
+        rb'<!doctype html>\s*<html lang="en">.*'
+        rb'<script src="show\.js"></script>\s*<script src="index\.js"></script>\s*</body>\s*</html>\s*\Z',
+        re.DOTALL,
+    ),
+    "index.js": re.compile(rb'sif\.index\(\{"title":'),
+    "show.js": re.compile(rb'"use strict";\s*(?://[^\n]*\n\s*)*const sif = \('),
+}
+_PART = re.compile(r"part-[0-9]+\.js")
+_PART_MARK = re.compile(rb"sif\.part\([0-9]+,")
+_BYTES = 1 << 16
+_SEARCHED = 160  # characters of a question that the list shows and the search box sees
+
+
+def write_viewer(
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    embed: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[int, int]:
+    """Write the pages of a dataset.
+
+    Args:
+        dataset: folder or examples file, of any origin, in our form.
+        out: folder to write; pages of ours in it are replaced. Unless images are embedded it must stay where it is in
+            relation to the dataset.
+        embed: put the images into the pages, at most 512 pixels wide and high, so that the folder can be sent to somebody.
+        progress: called with the number of examples and rejects that are done.
+    Returns:
+        Number of examples and of rejects.
+    Raises:
+        ConfigError: the folder holds a file of somebody else's where a page would go; nothing is written or deleted.
+        RecordError: no dataset, or a line that is no example: `sif data check` names them all.
+        ImageError: an image cannot be read (only with `embed`).
+        SIFError: the folder cannot be written.
+    """
+    where = examples_file(dataset)
+    _refuse_foreign(Path(out))
+    folder = make_folder(out)
+    for old in _parts(folder):
+        old.unlink()
+    rows: list[list[Any]] = []
+    entries = itertools.chain(_examples(where, folder, embed), _rejects(where.parent / "rejects.jsonl"))
+    for number in itertools.count():
+        part = list(itertools.islice(entries, PER_PART))
+        if not part:
+            break
+        for item in part:
+            question = item["question"][:_SEARCHED]
+            rows.append([item["code"], item["dataset"], item["family"], len(item["steps"]), question])
+        if progress:
+            progress(len(rows))
+        atomic_write(folder / f"part-{number}.js", f"sif.part({number}, {_script_json(part)});\n")
+    index = {"title": where.parent.name, "perPart": PER_PART, "rows": rows}
+    atomic_write(folder / "index.js", f"sif.index({_script_json(index)});\n")
+    atomic_write(folder / "show.js", (files("sifthinker.show") / "templates" / "show.js").read_text(encoding="utf-8"))
+    atomic_write(folder / "index.html", render_page("show.html", title=where.parent.name))
+    rejects = sum(bool(row[0]) for row in rows)
+    return len(rows) - rejects, rejects
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("part-*.js") if _PART.fullmatch(path.name))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds a file of somebody else's where one of ours would go, or would be deleted."""
+    for path, mark in [
+        *((folder / name, mark) for name, mark in _MARKS.items()),
+        *((p, _PART_MARK) for p in _parts(folder)),
+    ]:
+        try:
+            with open(path, "rb") as stream:
+                ours = mark.match(stream.read(_BYTES))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read: {error.strerror}; choose another folder") from None
+        if not ours:
+            raise ConfigError(f"{path} is not a page of `sif data show` and would be overwritten; choose another folder")
+
+
+def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
+    for example in read_examples(where):
+        steps = read_completion(example.chain, depth=example.depth is not None).steps
+        yield {
+            "code": "",
+            "id": example.id,
+            "dataset": example.dataset,
+            "family": example.family,
+            "question": example.problem,
+            "answer": example.answer,
+            "choices": list(example.choices),
+            "targets": [list(box) for box in example.boxes],
+            "images": [_shown(image, out, embed) for image in example.images],
+            "steps": [_step(regions, words) for regions, words in steps],
+            "chain": example.chain,
+            "facts": {
+                "split": example.split,
+                **{key: str(value) for key, value in example.provenance.items() if value not in ("", None)},
+            },
+        }
+
+
+def _step(regions: tuple[Region, ...], words: str) -> dict[str, Any]:
+    return {"words": words, "regions": [{"box": list(region.box), "depth": region.depth} for region in regions]}
+
+
+def _rejects(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for number, row in read_jsonl(path):
+        try:
+            entry = {
+                "code": str(row["code"]),
+                "id": str(row["id"]),
+                "question": str(row["id"] or row["source"]),
+                "reason": str(row["reason"]),
+                "attempts": [
+                    {"reply": str(attempt["reply"]), "problems": [str(problem) for problem in attempt["problems"]]}
+                    for attempt in row.get("attempts") or []
+                ],
+                "facts": {"source": str(row["source"])},
+            }
+        except (KeyError, TypeError):
+            raise RecordError(f"{path}:{number}: not a reject as a build writes it") from None
+        yield {"dataset": "", "family": "", "steps": [], **entry}
+
+
+def _shown(image: str, out: Path, embed: bool) -> str:
+    return data_url(load_image(image), max_side=_EMBEDDED_SIDE) if embed else _address(image, out)
+
+
+def _address(image: str, out: Path) -> str:
+    """The image's address as the page sees it."""
+    try:
+        relative = os.path.relpath(Path(image).resolve(), out.resolve())
+    except ValueError:  # on Windows, another drive
+        return Path(image).resolve().as_uri()
+    return quote(relative.replace(os.sep, "/"))
+
+
+def _script_json(value: Any) -> str:
+    """JSON that is safe wherever a script may stand: no tag can begin in it, and no old browser sees a line end."""
+    text = to_json(value).replace("<", "\\u003c")
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
