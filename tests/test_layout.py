@@ -78,7 +78,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_the_lab_is_one_room() -> None:
-    """Nothing outside lab/, its command file and its tests imports it, and the registry alone knows where its weights lie."""
+    """Nothing but its command file and its tests imports it, and the registry alone knows where its weights lie."""
     for path in MODULES:
         here = path.relative_to(ROOT).as_posix()
         if part_of(path) != "lab" and here != "cli/lab.py":
