@@ -33,8 +33,8 @@ from sifthinker.depth import DepthMap
 from sifthinker.endpoint import Endpoint
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
-from sifthinker.engine.expansion import Expansion
-from sifthinker.engine.recipe import Recipe, Source, read_recipe
+from sifthinker.engine.recipe import Recipe, read_recipe
+from sifthinker.engine.settings import BuildSettings, Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import Attempt, OpenAITeacher, Task
 from sifthinker.files import write_jsonl
@@ -183,7 +183,8 @@ def exclude(count: int = 5_000) -> None:
             for size, seconds in taken.items():
                 lines = (f"val/{n}.jpg\n/data/coco/val/{n}.jpg\n" for n in range(size // 2))
                 (root / "list.txt").write_text("".join(lines))
-                recipe = Recipe([Source("records.jsonl")], root, root, exclude=[root / "list.txt"])
+                settings = {"sources": ["records.jsonl"], "folder": root, "images": root, "exclude": root / "list.txt"}
+                recipe = Recipe(BuildSettings.from_values({**settings, "output": "out"}))
                 assert recipe.excluded.find("train/none.jpg") is None  # the list is read and indexed
                 started = time.process_time()
                 assert sum(isinstance(item, Record) for item in read_recipe(recipe)) == count

@@ -2,25 +2,34 @@
 
     python benchmarks/grpo_step.py                 # the shape of docs/performance.md
     python benchmarks/grpo_step.py --sweep         # over prompt length, group size and completion length
-    python benchmarks/grpo_step.py --device cuda --dtype bfloat16 --width 2048 --layers 36 --image 512
+    python benchmarks/grpo_step.py --device cuda --dtype bfloat16 --shape qwen2.5-vl-3b --image 512 --prompt 750 \\
+        --completion 256 1024 --checkpointing on off --attention sdpa flex_attention --update-only --agreement
 
 Without sharing is TRL's own computation of log-probabilities and transformers' own generate on the padded batch. Both
 sides alternate, and ratios are medians of pairs, so that a machine whose speed drifts does not decide the outcome. The
 bound is the ratio of the numbers of tokens that go through the language model.
+
+`--attention` is that of the sharing side. The other side attends with `sdpa`, as a model does that is loaded without a
+choice, unless `--attention eager` chooses for both. A side that runs out of memory is
+measured with half as many rows in a forward pass, and again, as one would train then; the numbers say how many rows. On a
+GPU the images' part of an update is also measured alone; `--image 0` is an update without images.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+import traceback
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers
+import trl
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
@@ -32,28 +41,66 @@ from sifthinker.training.prefix import shared_generate, shared_log_probs
 IMAGE, VIDEO, START, END, PAD = 5, 6, 7, 8, 0
 
 
-def build(width: int, layers: int, vocabulary: int, seed: int = 0) -> Any:
-    """A random Qwen2.5-VL with TRL's fused head."""
-    torch.manual_seed(seed)
+SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "qwen2.5-vl-3b": (
+        {
+            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+            "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True, "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 128000, "use_sliding_window": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+        },
+        {
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048, "num_heads": 16,
+            "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+    )
+}  # fmt: skip
+
+
+def small_shape(width: int, layers: int, vocabulary: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The architecture at another size."""
     heads = max(2, width // 128)
     third = width // heads // 2
+    text = {
+        "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": width * 4, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2), "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "mrope_section": [third // 4, third * 3 // 8, third * 3 // 8],
+        },
+    }  # fmt: skip
+    vision = {
+        "depth": max(2, layers // 2), "hidden_size": width // 2, "intermediate_size": width, "out_hidden_size": width,
+        "num_heads": max(2, width // 128), "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    return text, vision
+
+
+def build(shape: tuple[dict[str, Any], dict[str, Any]], device: str, dtype: torch.dtype, seed: int = 0) -> Any:
+    """A random Qwen2.5-VL with TRL's fused head, made where it runs and in its precision."""
+    torch.manual_seed(seed)
     config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": width * 4, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2), "tie_word_embeddings": True,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [third // 4, third * 3 // 8, third * 3 // 8],
-            },
-        },
-        vision_config={
-            "depth": max(2, layers // 2), "hidden_size": width // 2, "intermediate_size": width, "out_hidden_size": width,
-            "num_heads": max(2, width // 128), "fullatt_block_indexes": [1],
-        },
+        text_config=shape[0], vision_config=shape[1], tie_word_embeddings=True,
         image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
     )  # fmt: skip
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # as transformers loads weights: what must stay in single precision does
+    try:
+        with torch.device(device):
+            model = Qwen2_5_VLForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(default)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-    return model
+    return model.train()
+
+
+def attend(model: Any, attention: str) -> None:
+    """Let a model attend by one implementation; the vision tower by torch's attention where that is `flex_attention`.
+
+    Set in the configuration, past transformers' check: it refuses `flex_attention` for Qwen-VL, and need not for the part
+    that takes a prepared mask.
+    """
+    model.config.text_config._attn_implementation = attention
+    model.config.vision_config._attn_implementation = "sdpa" if attention == "flex_attention" else attention
 
 
 def batch(
@@ -66,18 +113,21 @@ def batch(
     device: str,
     dtype: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """`prompts` prompts with two square images each, repeated over their groups, and random completions."""
+    """`prompts` prompts with two square images each, repeated over their groups, and random completions.
+
+    No images where their side is 0.
+    """
     draw = torch.Generator().manual_seed(0)
-    side = image // 14 // 2 * 2
+    side = round(image / 28) * 2  # as the processor rounds
     per_image = side * side // 4
     rows, pixels, grids = [], [], []
     for _ in range(prompts):
-        words = prompt_length - 2 * (per_image + 2)
+        words = prompt_length - 2 * (per_image + 2) if image else prompt_length
         if words < 2:
             raise SystemExit(f"two images of {image} pixels are {2 * per_image} tokens; --prompt must be longer")
         text = torch.randint(10, vocabulary, (words,), generator=draw)
         pictures = [torch.tensor([START] + [IMAGE] * per_image + [END])] * 2
-        row = torch.cat([text[:1], *pictures, text[1:]])
+        row = torch.cat([text[:1], *pictures, text[1:]]) if image else text
         shown = torch.randn(2 * side * side, 3 * 2 * 14 * 14, generator=draw)
         rows += [row] * group
         pixels += [shown] * group
@@ -85,6 +135,8 @@ def batch(
     prompt_ids = torch.stack(rows)
     completions = torch.randint(10, vocabulary, (prompts * group, completion_length), generator=draw)
     input_ids = torch.cat([prompt_ids, completions], dim=1).to(device)
+    if not image:
+        return input_ids, torch.ones_like(input_ids), {}
     vision = {
         "pixel_values": torch.cat(pixels).to(device, dtype),
         "image_grid_thw": torch.tensor(grids, device=device),
@@ -95,11 +147,29 @@ def batch(
 
 
 class Sides:
-    """The parts of a step, each with and without sharing."""
+    """The parts of a step, each with and without sharing.
 
-    def __init__(self, model: Any, data: tuple[torch.Tensor, torch.Tensor, dict[str, Any]], completion_length: int) -> None:
+    Args:
+        model: from `build`.
+        optimizer: of its parameters.
+        data: from `batch`.
+        completion_length: tokens.
+        attention: of the sides without and with sharing.
+        groups: prompts.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        data: tuple[torch.Tensor, torch.Tensor, dict[str, Any]],
+        completion_length: int,
+        attention: tuple[str, str] = ("sdpa", "sdpa"),
+        groups: int = 1,
+    ) -> None:
         self.model, (self.ids, self.mask, self.vision), self.keep = model, data, completion_length
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+        self.optimizer, self.attention, self.groups = optimizer, attention, groups
+        self.rows = [len(self.ids), len(self.ids)]  # in a forward pass, without and with sharing
         self.advantages = torch.randn(len(self.ids), 1, device=self.ids.device)
         self.config = GenerationConfig(
             max_new_tokens=completion_length, min_new_tokens=completion_length, do_sample=True, pad_token_id=PAD,
@@ -110,32 +180,64 @@ class Sides:
         self._stock = GRPOTrainer._get_per_token_logps_and_entropies.__wrapped__
         self._trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
 
-    def log_probs(self, sharing: bool) -> torch.Tensor:
+    def prepare(self, sharing: bool) -> None:
+        attend(self.model, self.attention[sharing])
+
+    def log_probs(self, sharing: bool, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Of the completions in rows start..stop, each row with its two images."""
+        stop = len(self.ids) if stop is None else stop
+        ids, mask = self.ids[start:stop], self.mask[start:stop]
+        vision: dict[str, Any] = {}
+        if self.vision:
+            vision = {
+                "pixel_values": self.pixels(start, stop),
+                "image_grid_thw": self.vision["image_grid_thw"][2 * start : 2 * stop],
+                "num_images": self.vision["num_images"][start:stop],
+                "mm_token_type_ids": self.vision["mm_token_type_ids"][start:stop],
+            }
         if sharing:
-            return shared_log_probs(self.model, self.ids, self.mask, self.keep, vision=self.vision)[0]
-        found: torch.Tensor = self._stock(
-            self._trainer, self.model, self.ids, self.mask, self.keep, compute_entropy=True, **self.vision
-        )[0]
+            return shared_log_probs(self.model, ids, mask, self.keep, vision=vision)[0]
+        found: torch.Tensor = self._stock(self._trainer, self.model, ids, mask, self.keep, compute_entropy=True, **vision)[0]
         return found
 
+    def pixels(self, start: int, stop: int) -> torch.Tensor:
+        """Patches of the images in rows start..stop."""
+        found: torch.Tensor = self.vision["pixel_values"]
+        patches = len(found) // len(self.ids)
+        return found[start * patches : stop * patches]
+
+    def images(self, sharing: bool) -> None:
+        """The vision tower alone, forwards and backwards: images of every row, or of one row a group."""
+        rows = self.groups if sharing else len(self.ids)
+        step = min(rows, self.rows[sharing])
+        for start in range(0, rows, step):
+            grids = self.vision["image_grid_thw"][2 * start : 2 * (start + step)]
+            self.model.model.visual(self.pixels(start, start + step), grid_thw=grids).pooler_output.sum().backward()
+        self.optimizer.zero_grad()
+
     def update(self, sharing: bool) -> None:
-        loss = -(self.log_probs(sharing) * self.advantages).mean()
-        loss.backward()
+        rows, weights = self.rows[sharing], self.advantages / self.advantages.numel() / self.keep
+        for start in range(0, len(self.ids), rows):
+            found = self.log_probs(sharing, start, start + rows)
+            (-(found * weights[start : start + rows]).sum()).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def reference(self, sharing: bool) -> None:
         with torch.no_grad():
-            self.log_probs(sharing)
+            for start in range(0, len(self.ids), self.rows[sharing]):
+                self.log_probs(sharing, start, start + self.rows[sharing])
 
     def rollout(self, sharing: bool) -> None:
         ids, mask = self.ids[:, : -self.keep], self.mask[:, : -self.keep]
-        vision = {**self.vision, "mm_token_type_ids": self.vision["mm_token_type_ids"][:, : -self.keep]}
+        vision = dict(self.vision)
+        if vision:
+            vision["mm_token_type_ids"] = vision["mm_token_type_ids"][:, : -self.keep]
         self.model.eval()
         if sharing:
             shared_generate(self.model, ids, mask, vision=vision, generation_config=self.config)
         else:
-            vision.pop("num_images")
+            vision.pop("num_images", None)
             with torch.no_grad():
                 self.model.model.rope_deltas = None
                 self.model.generate(input_ids=ids, attention_mask=mask, generation_config=self.config, **vision)
@@ -149,51 +251,160 @@ class Sides:
         self.update(sharing)
 
 
-def seconds(work: Callable[[], None], device: str) -> float:
-    if device != "cpu":
+def timed(sides: Sides, part: str, sharing: bool) -> tuple[float, float]:
+    """Seconds of one part of a step, and the most GiB that were allocated on the GPU meanwhile (0 on a CPU)."""
+    cuda = sides.ids.is_cuda
+    sides.prepare(sharing)
+    if cuda:
         torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    work()
-    if device != "cpu":
+    getattr(sides, part)(sharing)
+    if cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
 
 
-def compare(work: Callable[[bool], None], repeats: int, device: str) -> tuple[float, float, float]:
-    """Median seconds without and with sharing, and the median ratio of pairs."""
-    work(False), work(True)
-    pairs = [(seconds(lambda: work(False), device), seconds(lambda: work(True), device)) for _ in range(repeats)]
-    without, shared = (statistics.median(side) for side in zip(*pairs, strict=True))
-    return without, shared, statistics.median(a / b for a, b in pairs)
+def fitting(sides: Sides, part: str, sharing: bool) -> float:
+    """Seconds of a first time, compilation included, with as many rows in a forward pass as there is memory for."""
+    while True:
+        try:
+            return timed(sides, part, sharing)[0]
+        except torch.OutOfMemoryError:
+            if sides.rows[sharing] == 1:
+                raise
+        # Outside `except`: the error holds the frames, and they hold the tensors.
+        sides.rows[sharing] = -(-sides.rows[sharing] // 2)
+        release(sides)
 
 
-def measure(options: argparse.Namespace, prompt: int, group: int, completion: int) -> dict[str, Any]:
-    dtype = getattr(torch, options.dtype)
-    model = build(options.width, options.layers, options.vocabulary).to(options.device, dtype).train()
-    data = batch(options.prompts, group, prompt, completion, options.image, options.vocabulary, options.device, dtype)
-    sides = Sides(model, data, completion)
+def release(sides: Sides) -> None:
+    sides.optimizer.zero_grad()
+    sides.model.train()
+    gc.collect()
+    if sides.ids.is_cuda:
+        torch.cuda.empty_cache()
+
+
+def compare(sides: Sides, part: str, repeats: int) -> dict[str, Any]:
+    """Median seconds without and with sharing, the median ratio of pairs, and what memory each took."""
+    first = [fitting(sides, part, sharing) for sharing in (False, True)]
+    release(sides)
+    if sides.ids.is_cuda and part in ("update", "images"):
+        for sharing in (False, True):  # shapes seen a second time may be compiled anew
+            timed(sides, part, sharing)
+    pairs = [(timed(sides, part, False), timed(sides, part, True)) for _ in range(repeats)]
+    found: dict[str, Any] = {}
+    for number, name in enumerate(("without", "shared")):
+        found[f"{name}_s"] = statistics.median(pair[number][0] for pair in pairs)
+        if sides.ids.is_cuda:
+            found[f"{name}_peak_gib"] = max(pair[number][1] for pair in pairs)
+            found[f"{name}_first_s"] = first[number]
+            found[f"{name}_rows"] = sides.rows[number]
+    found["ratio"] = statistics.median(a[0] / b[0] for a, b in pairs)
+    return found
+
+
+def measure(
+    options: argparse.Namespace,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    shape: tuple[int, int, int],
+    attention: str,
+    checkpointing: str,
+) -> dict[str, Any]:
+    prompt, group, completion = shape
+    if checkpointing == "on":
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.activation_checkpointing_disable()
+    data = batch_of(options, model, shape)
+    plain = "eager" if attention == "eager" else "sdpa"
+    sides = Sides(model, optimizer, data, completion, (plain, attention), options.prompts)
     bound = (prompt + completion) * group / (prompt - 1 + group * completion)
     row: dict[str, Any] = {"prompt": prompt, "group": group, "completion": completion, "bound": bound}
-    parts = ("update", "rollout", "step") if not options.update_only else ("update",)
+    row |= {"attention": attention, "checkpointing": checkpointing}
+    images = ["images"] if options.image and options.device != "cpu" else []
+    parts = ["update", *images, *([] if options.update_only else ["rollout", "step"])]
     for part in parts:
-        without, shared, ratio = compare(getattr(sides, part), options.repeats, options.device)
-        row[part] = {"without_s": without, "shared_s": shared, "ratio": ratio}
-        if options.device != "cpu":
-            for name, sharing in (("without", False), ("shared", True)):
-                torch.cuda.reset_peak_memory_stats()
-                getattr(sides, part)(sharing)
-                row[part][f"{name}_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        try:
+            row[part] = compare(sides, part, options.repeats)
+        except Exception:  # noqa: BLE001 - one part that fails, for memory say, is a result beside the others
+            row[part] = {"failed": traceback.format_exc()}
+        release(sides)
     return row
+
+
+def batch_of(
+    options: argparse.Namespace, model: Any, shape: tuple[int, int, int]
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    prompt, group, completion = shape
+    vocabulary = model.config.get_text_config().vocab_size
+    return batch(options.prompts, group, prompt, completion, options.image, vocabulary, options.device, model.dtype)
+
+
+def agreement(options: argparse.Namespace, model: Any, layout: Any, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Differences of log-probabilities between the sides, and of each from single precision on the same weights."""
+    optimizer = torch.optim.AdamW(model.parameters())
+    exact = build(layout, options.device, torch.float32)
+    exact.load_state_dict(model.state_dict())
+    rows = -(-shape[1] // 4)
+
+    def found(of: Any, sharing: bool, attention: str) -> torch.Tensor:
+        sides = Sides(of, optimizer, batch_of(options, model, shape), shape[2], (attention, attention))
+        sides.prepare(sharing)
+        step = len(sides.ids) if sharing else rows
+        with torch.no_grad():
+            parts = [sides.log_probs(sharing, a, a + step) for a in range(0, len(sides.ids), step)]
+        return torch.cat(parts).float()
+
+    def apart(a: torch.Tensor, b: torch.Tensor) -> dict[str, float]:
+        difference = (a - b).abs()
+        return {"max": difference.max().item(), "mean": difference.mean().item()}
+
+    truth, exactly_shared = found(exact, False, "sdpa"), found(exact, True, "sdpa")
+    del exact
+    gc.collect()
+    stock = found(model, False, "sdpa")
+    result: dict[str, Any] = {
+        "log_probs": {"mean": truth.mean().item(), "std": truth.std().item()},
+        "float32: shared and stock": apart(exactly_shared, truth),
+        f"stock in {options.dtype} and float32": apart(stock, truth),
+    }
+    for attention in options.attention:
+        try:
+            shared = found(model, True, attention)
+        except Exception:  # noqa: BLE001 - recorded beside the others
+            result[f"shared, {attention}"] = {"failed": traceback.format_exc()}
+            continue
+        result[f"shared, {attention}, and stock"] = apart(shared, stock)
+        result[f"shared, {attention}, in {options.dtype} and float32"] = apart(shared, truth)
+    return result
 
 
 def show(row: dict[str, Any]) -> None:
     shape = f"prompt {row['prompt']:5d}  G {row['group']:2d}  completion {row['completion']:4d}  bound ×{row['bound']:.2f}"
-    parts = [
-        f"{part} ×{row[part]['ratio']:.2f} ({row[part]['ratio'] / row['bound']:.0%} of the bound)"
-        for part in ("update", "rollout", "step")
-        if part in row
-    ]
+    parts = []
+    for part in ("update", "images", "rollout", "step"):
+        found = row.get(part, {})
+        if "failed" in found:
+            parts.append(f"{part} failed: {found['failed'].strip().splitlines()[-1]}")
+        elif found:
+            share = "" if part == "images" else f" ({found['ratio'] / row['bound']:.0%} of the bound)"
+            parts.append(f"{part} ×{found['ratio']:.2f}{share}")
+        if "shared_peak_gib" in found:
+            parts += [
+                f"{name} {found[f'{name}_s']:.2f} s, {found[f'{name}_peak_gib']:.1f} GiB, {found[f'{name}_rows']} rows"
+                for name in ("without", "shared")
+            ]
+    if row["attention"] != "sdpa" or row["checkpointing"] == "on":
+        parts.append(f"{row['attention']}, checkpointing {row['checkpointing']}")
     print("  ".join([shape, *parts]), flush=True)
+
+
+def versions(device: str) -> dict[str, str]:
+    name = "cpu" if device == "cpu" else torch.cuda.get_device_name()
+    return {"device": name, "torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__}
 
 
 def main() -> None:
@@ -201,30 +412,53 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1, help="groups in a batch")
     parser.add_argument("--prompt", type=int, default=566, help="tokens of a prompt, two images included")
     parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--completion", type=int, default=200)
-    parser.add_argument("--image", type=int, default=448, help="side of the images in pixels")
+    parser.add_argument("--completion", type=int, nargs="+", default=[200])
+    parser.add_argument("--image", type=int, default=448, help="side of the images in pixels; 0 for none")
+    parser.add_argument("--shape", choices=SHAPES, help="a published model's, instead of width, layers and vocabulary")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument(
+        "--attention", nargs="+", default=["sdpa"],
+        choices=["sdpa", "eager", "flex_attention"], help="of the sharing side",
+    )  # fmt: skip
+    parser.add_argument("--checkpointing", nargs="+", default=["off"], choices=["on", "off"], help="gradient checkpointing")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--update-only", action="store_true")
+    parser.add_argument("--agreement", action="store_true", help="compare log-probabilities at the first shape, first")
     parser.add_argument("--json", help="file to write the numbers to")
     options = parser.parse_args()
-    shapes = [(options.prompt, options.group, options.completion)]
+    first = options.completion[0]
+    shapes = [(options.prompt, options.group, completion) for completion in options.completion]
     if options.sweep:
-        shapes += [(p, options.group, options.completion) for p in (540, 1100, 2200)]
-        shapes += [(options.prompt, g, options.completion) for g in (2, 4, 16)]
+        shapes += [(p, options.group, first) for p in (540, 1100, 2200)]
+        shapes += [(options.prompt, g, first) for g in (2, 4, 16)]
         shapes += [(options.prompt, options.group, c) for c in (25, 100, 800)]
-    rows = []
-    for shape in dict.fromkeys(shapes):
-        rows.append(measure(options, *shape))
-        show(rows[-1])
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as stream:
-            json.dump({"options": vars(options), "rows": rows}, stream, indent=1)
+    layout = SHAPES[options.shape] if options.shape else small_shape(options.width, options.layers, options.vocabulary)
+    model = build(layout, options.device, getattr(torch, options.dtype))
+    numbers: dict[str, Any] = {"versions": versions(options.device), "options": vars(options), "rows": []}
+
+    def keep() -> None:
+        if options.json:
+            with open(options.json, "w", encoding="utf-8") as stream:
+                json.dump(numbers, stream, indent=1)
+
+    if options.agreement:
+        numbers["agreement"] = agreement(options, model, layout, shapes[0])
+        print(json.dumps(numbers["agreement"], indent=1), flush=True)
+        keep()
+    # Trainer's own default on a GPU is the fused optimizer.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=options.device != "cpu")
+    for attention in options.attention:
+        for checkpointing in options.checkpointing:
+            for shape in dict.fromkeys(shapes):
+                row = measure(options, model, optimizer, shape, attention, checkpointing)
+                numbers["rows"].append(row)
+                show(row)
+                keep()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 swift rlhf --rlhf_type grpo --external_plugins examples/swift_plugin.py \\
     --reward_funcs sif_format sif_answer sif_grounding sif_depth …
 
-Loaded by ms-swift 4.6.0 and called as its GRPO trainer calls rewards: tests/test_adapters.py, `-m integration`.
+Loaded by ms-swift 4.6.0 and called as its GRPO trainer calls rewards: tests/integration, `-m integration`.
 """
 
 from swift.rewards import ORM, orms

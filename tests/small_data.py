@@ -19,7 +19,7 @@ from PIL import Image
 from sifthinker.depth import DepthMap
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import DepthSource, GivenDepth
-from sifthinker.engine.expansion import Expansion
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import Attempt, Task
 from sifthinker.errors import ConfigError

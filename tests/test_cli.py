@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -355,3 +357,24 @@ def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatc
     result = sif("data", "build", cats, "-o", cats.parent / "out", "--model", "m")
     assert result.exit_code == 130
     assert "goes on where this one stopped" in result.stderr
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Context]]:
+    """Every command by its name, with the context that its help is made in."""
+    context = click.Context(command, info_name=" ".join(path), terminal_width=110, max_content_width=110)
+    yield " ".join(path), context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from commands(found, *path, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "context"), list(commands(main, "sif")), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_the_help_of_a_command_fits_a_screen_or_is_grouped(name: str, context: click.Context) -> None:
+    shown = context.get_help()
+    headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert len(shown.splitlines()) <= 40 or len(headings) >= 4, shown
+    assert "..." not in shown.replace("[ARGS]...", "").replace("[OVERRIDES]...", ""), "a summary is cut off"

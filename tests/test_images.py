@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -343,3 +344,19 @@ def test_no_pixels_and_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "i.ico").write_bytes(data)
     with pytest.raises(ImageError, match="64×64"), pytest.warns(UserWarning, match="expected size"):
         images.load_image(tmp_path / "i.ico")
+
+
+def test_a_data_url_is_exact_when_small_and_bounded_when_large() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 512, 3), dtype=np.uint8))
+
+    def decoded(image: Image.Image, max_side: int | None) -> tuple[str, Image.Image]:
+        kind, _, data = images.data_url(image, max_side=max_side).partition(";base64,")
+        return kind, Image.open(io.BytesIO(base64.b64decode(data)))
+
+    small = noise.crop((0, 0, 256, 100))
+    kind, found = decoded(small, 640)  # not enlarged
+    assert (kind, found.size, found.tobytes()) == ("data:image/png", (256, 100), small.tobytes())
+    for max_side, size in ((None, (512, 300)), (512, (512, 300)), (400, (400, 234))):
+        kind, found = decoded(noise, max_side)
+        assert (kind, found.size) == ("data:image/jpeg", size)
+    assert noise.size == (512, 300)  # ours is left as it was

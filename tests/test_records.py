@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import threading
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sifthinker.errors import RecordError, SIFError
-from sifthinker.files import atomic_write, inside, read_jsonl, sweep, to_json, write_jsonl
+from sifthinker.files import atomic_write, inside, json_lines, read_jsonl, sweep, to_json, write_jsonl
 from sifthinker.records import (
     Example,
     Record,
@@ -330,16 +332,46 @@ class TestFiles:
             with pytest.raises(ValueError, match="JSON compliant"):
                 to_json([number])
 
-    @pytest.mark.parametrize("line", ["[" * 100_000, "{", "NaN x", '"\ud800', "1 2"])
-    def test_lines_that_are_no_json(self, tmp_path: Path, line: str) -> None:
+    @pytest.mark.parametrize(
+        ("line", "fault"),
+        [(text, "not a line of JSON: ") for text in ("[" * 100_000, "{", "NaN x", "1 2")]
+        + [('"\ud800', "not UTF-8; save the file as UTF-8")],
+    )
+    def test_lines_that_are_no_json(self, tmp_path: Path, line: str, fault: str) -> None:
         (tmp_path / "f.jsonl").write_bytes(b"1\n" + line.encode("utf-8", "surrogatepass"))
-        with pytest.raises(RecordError, match=r"f\.jsonl:2: not a line of JSON") as caught:
+        with pytest.raises(RecordError, match=rf"f\.jsonl:2: {fault}") as caught:
             list(read_jsonl(tmp_path / "f.jsonl"))
         assert caught.value.code == "not_json"
 
     def test_windows_line_ends_and_blank_lines(self, tmp_path: Path) -> None:
         (tmp_path / "f.jsonl").write_bytes(b'{"a":1}\r\n\r\n{"a":2}\r\n')
         assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, {"a": 1}), (3, {"a": 2})]
+
+    def test_reading_goes_on_after_a_line_that_is_no_json(self, tmp_path: Path) -> None:
+        """Lines 2 and 5 are broken, 3 is blank; 4 begins with the mark of a file that was joined to this one."""
+        (tmp_path / "f.jsonl").write_bytes(b'\xef\xbb\xbf{"a":1}\n{"a":\n  \n\xef\xbb\xbf{"a":"\xc3\xa9"}\n"\xe9"\nNaN\n')
+        found = list(json_lines(tmp_path / "f.jsonl"))
+        assert [(line.number, line.value) for line in found[:-1]] == [(1, {"a": 1}), (2, None), (4, {"a": "é"}), (5, None)]
+        assert (found[-1].number, math.isnan(found[-1].value)) == (6, True)
+        assert [line.fault.partition(":")[0] for line in found] == [
+            "", "not a line of JSON", "", "not UTF-8; save the file as UTF-8", "",
+        ]  # fmt: skip
+        assert [line.text for line in found[1:4]] == ['{"a":\n', '{"a":"é"}\n', ""]
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+    def test_what_editors_of_other_systems_save(self, tmp_path: Path, encoding: str) -> None:
+        """U+0A85 holds the byte of a newline, U+2028 is a line end to some."""
+        (tmp_path / "f.jsonl").write_text('{"a":"\u0a85\u2028"}\r\n\r\n[2]\r\n', encoding=encoding, newline="")
+        assert list(read_jsonl(tmp_path / "f.jsonl")) == [(1, {"a": "\u0a85\u2028"}), (3, [2])]
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+    def test_a_pipe_is_read_once(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=(b'{"a":1}\n{"a":2}\n',))
+        writer.start()
+        assert list(read_jsonl(pipe)) == [(1, {"a": 1}), (2, {"a": 2})]
+        writer.join()
 
     def test_a_broken_line_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "f.jsonl").write_text('{"a":1}\n{"a":\n')

@@ -40,7 +40,7 @@ class TestThought:
             thought = Thought("q", IMAGE, depth, text)
             assert (thought.reading.problems, len(thought.steps), thought.answer) == ((), 1, "red")
             other = Thought("q", IMAGE, None if depth else DEPTH, text)
-            assert (other.reading.problems != (), other.steps) == (True, [])
+            assert (other.reading.problems != (), other.steps) == (True, ())
 
     def test_a_chain_whose_beginning_is_missing_is_broken(self) -> None:
         """What a template opens was put back before; who leaves it out then has written no chain."""

@@ -23,8 +23,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         render_chain,
     )
     from sifthinker.depth import DepthMap
-    from sifthinker.engine.build import Engine
-    from sifthinker.engine.expansion import Expansion, Focus, expand
+    from sifthinker.engine.build import Engine, build, build_async
+    from sifthinker.engine.expansion import Focus, expand
+    from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings
     from sifthinker.engine.sources import read_source
     from sifthinker.errors import (
         BoxError,
@@ -65,8 +66,9 @@ _HOMES = {
         "BoxError", "ChainError", "ConfigError", "DepthError", "EndpointError", "ImageError", "MissingExtraError",
         "ModelError", "RecordError", "SIFError",
     ),
-    "engine.build": ("Engine",),
-    "engine.expansion": ("Expansion", "Focus", "expand"),
+    "engine.build": ("Engine", "build", "build_async"),
+    "engine.expansion": ("Focus", "expand"),
+    "engine.settings": ("BuildSettings", "Expansion", "SourceSettings"),
     "engine.sources": ("read_source",),
     "prompts": ("user_prompt",),
     "records": ("Example", "Record", "Reject", "read_examples"),
@@ -82,6 +84,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "AnswerReward",
     "BoxError",
+    "BuildSettings",
     "Chain",
     "ChainError",
     "ConfigError",
@@ -105,12 +108,15 @@ __all__ = [
     "Reject",
     "SIFError",
     "Scores",
+    "SourceSettings",
     "Step",
     "Thinker",
     "Thought",
     "Verdict",
     "__version__",
     "answer_reward",
+    "build",
+    "build_async",
     "check_chain",
     "convert",
     "depth_reward",

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sifthinker.errors import BoxError
+from sifthinker.literals import Denominator, Space
 
 Boxes = NDArray[np.float64]
-Space = Literal["unit", "pixel", "per_mille", "resized", "padded_square"]
-Denominator = Literal["max", "min"]
 
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 

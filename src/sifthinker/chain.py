@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -213,17 +214,24 @@ class Reading:
 
     Args:
         problems: as `check_chain` gives them; empty for a valid chain.
-        areas: as `find_regions` gives them.
+        steps: (regions, words) as `find_steps` gives them.
         answer: as `find_answer` gives it.
     """
 
     problems: tuple[Problem, ...]
-    areas: tuple[tuple[Region, ...], ...]
+    steps: tuple[tuple[tuple[Region, ...], str], ...]
     answer: str | None
+
+    @property
+    def areas(self) -> tuple[tuple[Region, ...], ...]:
+        """The regions of each step, as `find_regions` gives them."""
+        return tuple(regions for regions, _ in self.steps)
 
 
 def read_completion(text: str, *, depth: bool = True, opened: bool | None = None) -> Reading:
-    """Read a completion once, for everything that scores or shows it. Never raises.
+    """Read a completion, for everything that scores or shows it. Never raises.
+
+    The last few hundred readings are kept, so that four rewards, a trainer's logs and a page parse a completion once.
 
     A completion is a chain as a chat template frames it. Some templates write `<think>` themselves, so that the completion
     begins after it. A decoder may leave end tokens such as `<|im_end|>` behind the chain, or a byte order mark before it.
@@ -243,10 +251,19 @@ def read_completion(text: str, *, depth: bool = True, opened: bool | None = None
     if opened is None:
         first = TAG.search(text)
         opened = first is not None and first[0] == "<area>"
+    read = _read_cached if len(text) <= _LONGEST_KEPT else _read
+    return read(text, depth, opened)
+
+
+def _read(text: str, depth: bool, opened: bool) -> Reading:
     scan = _Scan(text[: _end_of_words(text)], depth, opened)
     if not scan.problems:
-        return Reading((), tuple(step.regions for step in scan.steps), scan.answer)
-    return Reading(tuple(scan.problems), tuple(find_regions(text, depth=depth)), find_answer(text))
+        return Reading((), tuple((step.regions, step.text) for step in scan.steps), scan.answer)
+    return Reading(tuple(scan.problems), tuple(find_steps(text, depth=depth)), find_answer(text))
+
+
+_LONGEST_KEPT = 1 << 16  # characters of a text whose reading is kept; a chain of 2,048 tokens has some 6,000
+_read_cached = lru_cache(maxsize=512)(_read)
 
 
 def _end_of_words(text: str) -> int:

@@ -15,20 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
-from sifthinker.depth_files import (
-    HOLES_MARK,
-    LEVELS,
-    MARK,
-    ROUNDING,
-    Encoding,
-    Near,
-    grey_png,
-    read_depth,
-    relative,
-    spectral_colours,
-)
+from sifthinker.depth_files import HOLES_MARK, LEVELS, MARK, ROUNDING, grey_png, read_depth, relative, spectral_colours
 from sifthinker.errors import DepthError
 from sifthinker.files import atomic_write, sha256
+from sifthinker.literals import Encoding, Near
 
 _Sum = TypeVar("_Sum", np.float64, np.uint32, np.uint64)
 

@@ -26,11 +26,10 @@ from PIL import Image
 from sifthinker.depth_codes import Codes, codes_at_the_top, zero_disparity
 from sifthinker.errors import DepthError
 from sifthinker.images import BROKEN_IMAGE, format_fault, size_fault, what_is_wrong
+from sifthinker.literals import Encoding, Near
 
 logger = logging.getLogger(__name__)
 
-Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "metres", "millimetres", "inverse"]
-Near = Literal["low", "high"]
 
 # PNG text chunks of our own files: what they hold is depth, near at the low end; level 0 stands for "no depth here".
 MARK = {"sifthinker:depth": "near low"}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import yaml
 
@@ -92,23 +94,90 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any]) -> None:
     atomic_write(path, "".join(to_json(row) + "\n" for row in rows))
 
 
-def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (line number from 1, value) of every line that is not blank; Windows line ends are fine.
+class JsonLine(NamedTuple):
+    """A line of a JSONL file that is not blank.
+
+    Args:
+        number: of the line, from 1; blank lines are counted.
+        text: the line; "" when it cannot be decoded.
+        value: what it holds; None when it is not JSON.
+        fault: why it is not JSON, without the place; "" when it is.
+    """
+
+    number: int
+    text: str
+    value: Any
+    fault: str = ""
+
+
+def json_lines(path: str | os.PathLike[str]) -> Iterator[JsonLine]:
+    """Every line of a JSONL file that is not blank, whether it is JSON or not.
+
+    UTF-8, or UTF-16 or UTF-32 by byte order mark or zero bytes. Windows line ends are fine, and so is a byte order mark in
+    front of any line, as files that were joined have it. NaN and Infinity are numbers, as they are to Python.
 
     Raises:
-        RecordError: the file is missing or a line is not JSON.
+        RecordError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:  # once: a pipe cannot be read twice
+            encoding = json.detect_encoding(stream.peek(4)[:4])
+            for number, text in enumerate(_decoded(stream, encoding), 1):
+                if text is None:
+                    yield JsonLine(number, "", None, f"not {encoding_name(encoding)}; save the file as UTF-8")
+                elif text.strip():
+                    try:
+                        line = JsonLine(number, text, json.loads(text))
+                    except (ValueError, RecursionError) as error:
+                        line = JsonLine(number, text, None, f"not a line of JSON: {error}")
+                    yield line
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+
+
+def _decoded(stream: IO[bytes], encoding: str) -> Iterator[str | None]:
+    """Lines of text; None in place of one that cannot be decoded."""
+    if encoding.startswith("utf-8"):
+        for line in stream:
+            try:
+                yield line.removeprefix(codecs.BOM_UTF8).decode()
+            except UnicodeDecodeError:
+                yield None
+        return
+    # Zero bytes surround a newline in these, so that lines exist only after decoding.
+    with io.TextIOWrapper(stream, encoding, errors="replace", newline="\n") as decoded:
+        for text in decoded:
+            yield None if "\ufffd" in text else text
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    """Yield (line number from 1, value) of every line of `json_lines`.
+
+    Raises:
+        RecordError: the file cannot be read, or a line is not JSON.
+    """
+    for line in json_lines(path):
+        if line.fault:
+            raise RecordError(f"{path}:{line.number}: {line.fault}", "not_json")
+        yield line.number, line.value
+
+
+def encoding_of(path: str | os.PathLike[str]) -> str:
+    """The encoding of a text file by its first bytes: UTF-8, or UTF-16 or UTF-32 by byte order mark or zero bytes.
+
+    Raises:
+        RecordError: the file cannot be read.
     """
     try:
         with open(path, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise RecordError(f"{path}:{number}: not a line of JSON: {error}", "not_json") from None
+            return json.detect_encoding(stream.read(4))
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+
+
+def encoding_name(encoding: str) -> str:
+    """What people call an encoding of `encoding_of`."""
+    return "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -138,11 +207,15 @@ def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> N
         ConfigError: an unknown key.
     """
     for key in values:
-        if key in names:
-            continue
-        near = difflib.get_close_matches(str(key), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(names)[:30])}"
-        raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+        if key not in names:
+            raise ConfigError(f"{where}: {unknown_key(key, names)}")
+
+
+def unknown_key(key: Any, names: Sequence[str]) -> str:
+    """What to say of a key that is not known: the nearest that is, else those there are."""
+    near = difflib.get_close_matches(str(key), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(names)[:30])}"
+    return f"unknown key {key!r}; {hint}"
 
 
 def inside(root: str | os.PathLike[str], relative: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 import os
@@ -29,6 +30,8 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value for negatives
 _COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 # Modes that convert to RGB in one way only.
 _PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "LAB")
+_EXACT_SIDE = 256  # pictures of no more pixels a side are small as they are; JPEG would blur boxes drawn into them
+_JPEG_QUALITY = 90
 # What Pillow's decoders raise on broken files; which of them depends on the format.
 BROKEN_IMAGE = (
     OSError, ValueError, SyntaxError, EOFError, RuntimeError, NotImplementedError, Image.DecompressionBombError,
@@ -105,6 +108,25 @@ def format_fault(image: Image.Image) -> str:
 def what_is_wrong(error: BaseException) -> str:
     """Pillow's words, without those that name an object in memory."""
     return "no picture of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
+def data_url(image: Image.Image, *, max_side: int | None = None) -> str:
+    """An image as text, for a page or a request: exact up to 256 pixels a side (PNG), larger ones as JPEG.
+
+    Args:
+        image: RGB or grey.
+        max_side: shrink a larger image to this longest side in pixels; None keeps its size.
+    Example:
+        >>> data_url(Image.new("RGB", (64, 48)))[:22]
+        'data:image/png;base64,'
+    """
+    if max_side is not None and max(image.size) > max_side:
+        image = image.copy()
+        image.thumbnail((max_side, max_side))
+    kind, options = ("png", {}) if max(image.size) <= _EXACT_SIDE else ("jpeg", {"quality": _JPEG_QUALITY})
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 class _Loaded(NamedTuple):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from string import ascii_uppercase
 
 from sifthinker.chain import Region, render_regions
 
@@ -40,6 +42,25 @@ def user_prompt(question: str, *, depth: bool = True, direct: bool = False) -> s
     """
     task = (DIRECT_DEPTH if depth else DIRECT_RGB) if direct else (TASK_DEPTH if depth else TASK_RGB)
     return f"{task}\nQuestion: {question.strip()}"
+
+
+_LABEL = re.compile(r"\(?[A-Za-z0-9][).:]")  # "(A) red", "A. red"
+
+
+def with_choices(question: str, choices: Sequence[str]) -> str:
+    """A question with its possible answers under it, a letter before each; as they are where they have labels of their own.
+
+    Example:
+        >>> print(with_choices("Which is nearer?", ["the cup", "the vase"]))
+        Which is nearer?
+        (A) the cup
+        (B) the vase
+    """
+    labelled = all(_LABEL.match(choice) for choice in choices) or len(choices) > len(ascii_uppercase)
+    lines = (
+        choices if labelled else [f"({letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
+    )
+    return "\n".join([question.strip(), *lines])
 
 
 TEACHER_SYSTEM = (

@@ -563,11 +563,24 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
         yield replace(example, images=images, depth=depth)
 
 
-def _as_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
+def as_unit_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
+    """Unit boxes of a file as tuples; none are fine.
+
+    Args:
+        boxes: (N, 4) unit xyxy.
+        where: file and line, for messages.
+    Raises:
+        RecordError: boxes that are none, or not fractions of the image.
+    """
     try:
         array = as_unit_boxes(boxes)
     except BoxError as error:
         raise RecordError(f"{where}: {error}", "bad_box") from None
-    if not len(array):
-        raise RecordError(f"{where}: boxes is empty; wanted at least one", "no_box")
     return tuple(tuple(row) for row in array.tolist())
+
+
+def _as_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
+    found = as_unit_tuples(boxes, where)
+    if not found:
+        raise RecordError(f"{where}: boxes is empty; wanted at least one", "no_box")
+    return found

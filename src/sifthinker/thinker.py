@@ -6,12 +6,11 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
-from sifthinker.chain import Reading, Region, find_steps, read_completion
+from sifthinker.chain import Reading, Region, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError
 from sifthinker.models import complete, load_for_inference, opened_by_template, special_tokens
@@ -40,9 +39,9 @@ class Thought:
     complete: bool = True
     direct: bool = False
 
-    @cached_property
+    @property
     def reading(self) -> Reading:
-        """Problems, areas and answer, parsed once."""
+        """Problems, steps and answer."""
         return read_completion(self.text, depth=self.depth is not None, opened=False)
 
     @property
@@ -50,10 +49,10 @@ class Thought:
         """The answer, or None when there is none to be read. Of a direct one, what comes after any reasoning."""
         return (self.text.rpartition("</think>")[2].strip() or None) if self.direct else self.reading.answer
 
-    @cached_property
-    def steps(self) -> list[tuple[tuple[Region, ...], str]]:
+    @property
+    def steps(self) -> tuple[tuple[tuple[Region, ...], str], ...]:
         """(regions, words) of every step that can be read, also from a text that is no valid chain."""
-        return find_steps(self.text, depth=self.depth is not None)
+        return self.reading.steps
 
 
 class Thinker:

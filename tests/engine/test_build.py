@@ -19,8 +19,8 @@ from sifthinker.depth import DepthMap
 from sifthinker.engine.build import FIRST_FAILURES, OUTAGES_IN_A_ROW, Engine
 from sifthinker.engine.checks import check_dataset
 from sifthinker.engine.estimators import DepthSource, GivenDepth, NoDepth
-from sifthinker.engine.expansion import Expansion
 from sifthinker.engine.folder import Counts
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.teachers import Attempt, Task
 from sifthinker.errors import ConfigError, EndpointError, RecordError
 from sifthinker.records import Record, Reject, read_examples

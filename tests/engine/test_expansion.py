@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sifthinker.boxes import hierarchical_iou, round_boxes
-from sifthinker.engine.expansion import Expansion, FocusPath, expand
+from sifthinker.engine.expansion import FocusPath, expand
+from sifthinker.engine.settings import Expansion
 from sifthinker.errors import ConfigError
 from sifthinker.records import Record
 
@@ -171,5 +172,5 @@ def test_a_margin_moves_every_side_as_far() -> None:
     path = expand(record([[0.01, 0.4, 0.5, 0.6]]), settings=Expansion(margin=0.02, distractor=0))
     assert [focus.kind for focus in path] == ["whole", "expanded", "target"]
     assert path[1].boxes == ((0.0, 0.38, 0.52, 0.62),)
-    with pytest.raises(ConfigError, match="margin must be a fraction"):
+    with pytest.raises(ConfigError, match="margin must be a number, not below 0 and not above 1, got 3"):
         Expansion(margin=3)

@@ -13,8 +13,8 @@ import pytest
 from sifthinker.endpoint import Endpoint
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
-from sifthinker.engine.expansion import Expansion
 from sifthinker.engine.ray import Cluster
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import OpenAITeacher
 from sifthinker.errors import BudgetError, ConfigError, EndpointError

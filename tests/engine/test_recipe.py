@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ from PIL import Image
 
 from sifthinker.cli.main import main
 from sifthinker.depth import DepthMap
-from sifthinker.engine.recipe import Left, Recipe, Source, fingerprint, load_recipe, read_recipe
+from sifthinker.engine.recipe import Left, Recipe, fingerprint, read_recipe
+from sifthinker.engine.settings import BuildSettings, SourceSettings
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import sha256, write_jsonl
 from sifthinker.records import Record, Reject, read_examples
@@ -43,9 +44,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def recipe(folder: Path, *sources: Source, **change: object) -> Recipe:
-    both = sources or (Source("one.jsonl", images="one"), Source("two.jsonl", images="two"))
-    return Recipe(both, folder, folder / "images", **change)
+def source(file: str, **change: Any) -> SourceSettings:
+    return SourceSettings(file=file, **change)
+
+
+def recipe(folder: Path, *sources: SourceSettings, **change: Any) -> Recipe:
+    both = sources or (source("one.jsonl", images="one"), source("two.jsonl", images="two"))
+    return Recipe(BuildSettings(sources=both, folder=folder, images=folder / "images", output=folder / "out", **change))
 
 
 def ids(items: object) -> list[str]:
@@ -87,7 +92,7 @@ def test_how_many_are_expected(folder: Path, first: dict, cap: int | None, expec
     with open(folder / "one.jsonl", "a") as stream:
         stream.write("rubbish\n")
     left = Left()
-    made = recipe(folder, Source("one.jsonl", images="one", **first), Source("two.jsonl", images="two"), cap=cap)
+    made = recipe(folder, source("one.jsonl", images="one", **first), source("two.jsonl", images="two"), cap=cap)
     found = list(read_recipe(made, left=left))
     assert left.expected == expected
     assert expected in (None, len(found))
@@ -96,21 +101,21 @@ def test_how_many_are_expected(folder: Path, first: dict, cap: int | None, expec
 def test_filters_are_counted(folder: Path) -> None:
     write_jsonl(folder / "mixed.jsonl", [row(0), row(1, dataset="text"), row(2, boxes=[[0, 0, 1, 1], [0, 0, 0.5, 0.5]])])
     left = Left()
-    source = Source("mixed.jsonl", images="one", without=["text"], max_boxes=1)
-    assert ids(read_recipe(recipe(folder, source), left=left)) == ["r0"]
+    mixed = source("mixed.jsonl", images="one", without=["text"], max_boxes=1)
+    assert ids(read_recipe(recipe(folder, mixed), left=left)) == ["r0"]
     assert left.filtered == {"text": 1, "d": 1}
-    assert ids(read_recipe(recipe(folder, Source("mixed.jsonl", images="one", datasets=["text"])))) == ["r1"]
-    named = list(read_recipe(recipe(folder, Source("mixed.jsonl", images="one", dataset="mine", split="val", limit=2))))
+    assert ids(read_recipe(recipe(folder, source("mixed.jsonl", images="one", datasets=["text"])))) == ["r1"]
+    named = list(read_recipe(recipe(folder, source("mixed.jsonl", images="one", dataset="mine", split="val", limit=2))))
     assert [(record.dataset, record.split) for record in named] == [("mine", "val")] * 2
 
 
 def test_sources_that_number_alike(folder: Path) -> None:
     write_jsonl(folder / "more.jsonl", [row(n) for n in range(5, 8)])
-    more = Source("more.jsonl", images="two")
-    assert ids(read_recipe(recipe(folder, Source("one.jsonl", images="one"), more)))[10:] == [
+    more = source("more.jsonl", images="two")
+    assert ids(read_recipe(recipe(folder, source("one.jsonl", images="one"), more)))[10:] == [
         f"duplicate_id r{n}" for n in range(5, 8)
     ]
-    apart = recipe(folder, Source("one.jsonl", images="one"), replace(more, id_prefix="b-"))
+    apart = recipe(folder, source("one.jsonl", images="one"), more.replace(id_prefix="b-"))
     assert ids(read_recipe(apart))[10:] == [f"b-r{n}" for n in range(5, 8)]
 
 
@@ -126,12 +131,12 @@ def test_the_same_content_twice_is_a_reject(folder: Path) -> None:
         row(1, id="the-other-way-round", boxes=[[0.5, 0.5, 1, 1], [0, 0, 0.1, 0.1]]),
     ]
     write_jsonl(folder / "twice.jsonl", rows)
-    found = list(read_recipe(recipe(folder, Source("twice.jsonl", images="one"))))
+    found = list(read_recipe(recipe(folder, source("twice.jsonl", images="one"))))
     names = ["r0", "duplicate copy", "other-image", "other-box", "gone", "two-boxes", "duplicate the-other-way-round"]
     assert ids(found) == names
     assert isinstance(found[1], Reject)
     assert "as twice.jsonl:1" in found[1].reason
-    again = list(read_recipe(recipe(folder, Source("one.jsonl", images="one"), Source("one.jsonl", images="one"))))
+    again = list(read_recipe(recipe(folder, source("one.jsonl", images="one"), source("one.jsonl", images="one"))))
     assert ids(again)[10:] == [f"duplicate_id r{n}" for n in range(10)]
 
 
@@ -149,7 +154,7 @@ def test_excluded_images_by_the_path_that_the_source_wrote(folder: Path) -> None
     (folder / "images" / "one" / "val").mkdir()
     write_jsonl(folder / "val.jsonl", [row(n, image=f"val/{n}.png") for n in range(3)])
     (folder / "list.txt").write_text("elsewhere/val/1.png\r\none\\val\\2.png\r\n", newline="")
-    made = recipe(folder, Source("val.jsonl", images="one"), exclude=[folder / "list.txt"])
+    made = recipe(folder, source("val.jsonl", images="one"), exclude=[folder / "list.txt"])
     assert ids(read_recipe(made)) == ["r0", "excluded r1", "excluded r2"]
 
 
@@ -164,7 +169,7 @@ def test_every_file_counts_in_the_fingerprint(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / name).mkdir()
         write_jsonl(folder / name / "d.jsonl", [row(0)])
-    both = recipe(folder, Source(str(folder / "a" / "d.jsonl")), Source(str(folder / "b" / "d.jsonl")))
+    both = recipe(folder, source(str(folder / "a" / "d.jsonl")), source(str(folder / "b" / "d.jsonl")))
     before = fingerprint(both)
     assert len(before["inputs"]) == 2
     assert str(folder) not in str(before["inputs"])
@@ -179,7 +184,7 @@ def test_every_file_counts_in_the_fingerprint(folder: Path) -> None:
         (folder / "list.txt").write_text(text)
         assert fingerprint(recipe(folder, exclude=[folder / "list.txt"]))["exclude"] not in (before, None)
     with pytest.raises(RecordError, match=r"none\.jsonl: cannot read"):
-        fingerprint(recipe(folder, Source("none.jsonl")))
+        fingerprint(recipe(folder, source("none.jsonl")))
 
 
 def sif(*words: object) -> Result:
@@ -273,32 +278,32 @@ class TestCommand:
         assert (result.exit_code, "--depth-encoding inverse" in result.stderr) == (2, True)
         path.write_text(json.dumps({**json.loads(path.read_text()), "depth_hole": "none"}))
         result = sif("data", "build", path, "-o", tmp_path / "bad")
-        assert (result.exit_code, "depth_hole: 'none' is not a valid float" in result.stderr) == (2, True)
+        assert (result.exit_code, "depth_hole must be a list of numbers, got 'none'" in result.stderr) == (2, True)
 
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"sources": [{"file": "a", "images": None}]}, r"sources\[0\]: images must be text"),
-            ({"sources": [{"file": "a", "instances": 5}]}, "instances must be text"),
+            ({"sources": [{"file": "a", "images": None}]}, r"sources\[0\]\.images has no value"),
+            ({"sources": [{"file": "a", "instances": 5}]}, "instances must be text, got 5"),
             ({"sources": [{"file": "a", "dataset": 2024}]}, "dataset must be text, got 2024"),
-            ({"sources": []}, "wanted a list of `sources`"),
-            ({"sources": [{}]}, r"sources\[0\]: wanted a file"),
+            ({"sources": []}, "sources: nothing to build from"),
+            ({"sources": [{}]}, r"sources\[0\]: lacks file"),
             ({"sources": [{"file": "a", "imags": "b"}]}, "unknown key 'imags'; did you mean 'images'"),
             ({"sources": [{"file": "a", "format": "xml"}]}, "format must be one of"),
-            ({"sources": [{"file": "a", "limit": 0}]}, "limit must be a positive whole number"),
-            ({"sources": [{"file": "a", "columns": 5}]}, "columns must map"),
+            ({"sources": [{"file": "a", "limit": 0}]}, "limit must be a positive whole number, got 0"),
+            ({"sources": [{"file": "a", "columns": 5}]}, "columns must be keys and values, got 5"),
             ({"caps": 5}, "unknown key 'caps'; did you mean 'cap'"),
-            ({"cap": "many"}, "cap must be a whole number"),
-            ({"cap": -1}, "cap must be a whole number"),
+            ({"cap": "many"}, "cap must be a positive whole number, got 'many'"),
+            ({"cap": -1}, "cap must be a positive whole number, got -1"),
             ({"sources": [{"file": "a", "max_boxes": True}]}, "max_boxes must be a positive whole number"),
-            ({"exclude": 5}, "exclude a list of paths"),
+            ({"exclude": 5}, "exclude must be a list of paths, got 5"),
         ],
     )
     def test_faults_are_named(self, tmp_path: Path, change: dict, words: str) -> None:
         path = tmp_path / "r.yaml"
         path.write_text(json.dumps({"sources": ["a.jsonl"], **change}))
         with pytest.raises(ConfigError, match=words):
-            load_recipe(path, [])
+            Recipe(BuildSettings.from_yaml(path, given={"output": "out"}))
 
     def test_a_dataset_of_the_hub_needs_a_folder_for_its_images(self, tmp_path: Path) -> None:
         result = sif("data", "build", "hf://owner/name:train", "-o", tmp_path / "out", "--model", "m")
@@ -309,7 +314,7 @@ class TestCommand:
         path = self.blocks(tmp_path, url, concurrency="many")
         result = sif("data", "build", path, "-o", tmp_path / "out")
         assert result.exit_code == 2
-        assert "concurrency: 'many' is not a valid integer" in result.stderr
+        assert "concurrency must be a positive whole number, got 'many'" in result.stderr
         for change in ({"alpha": None}, {"depth": None}):
             path.write_text(json.dumps({**json.loads(path.read_text()), "concurrency": 2, **change}))
             result = sif("data", "build", path, "-o", tmp_path / "out")
@@ -318,7 +323,7 @@ class TestCommand:
 
 def test_the_papers_recipe_is_read() -> None:
     path = Path(__file__).parents[2] / "configs" / "sif50k.yaml"
-    made = load_recipe(path, ["depth"])
+    made = BuildSettings.from_yaml(path, given={"output": "out"})
     assert made.cap == 10_000
     files = " ".join(source.file for source in made.sources)
     assert "tallyqa" in files

@@ -16,7 +16,8 @@ from sifthinker.depth import DepthMap
 from sifthinker.engine import compose
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
-from sifthinker.engine.recipe import Recipe, Source, read_recipe
+from sifthinker.engine.recipe import Recipe, read_recipe
+from sifthinker.engine.settings import BuildSettings
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import CHECKS, Attempt, Task
 from sifthinker.errors import EndpointError
@@ -107,7 +108,15 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     source = photo_folder / "records.jsonl"
     source.write_text("\n".join(lines))
     (tmp_path / "exclude.txt").write_text("kept-out.png\n")
-    recipe = Recipe([Source("records.jsonl")], photo_folder, photo_folder, exclude=[tmp_path / "exclude.txt"])
+    recipe = Recipe(
+        BuildSettings(
+            sources=["records.jsonl"],
+            folder=photo_folder,
+            images=photo_folder,
+            output="out",
+            exclude=[tmp_path / "exclude.txt"],
+        )
+    )
     out = tmp_path / "out"
     counts = Engine(photo_folder, GivenDepth(), Teacher()).build(lambda: read_recipe(recipe), out)
     assert counts.accepted == 1
@@ -170,6 +179,10 @@ def test_an_image_is_excluded_by_its_content_too(photo_folder: Path, tmp_path: P
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "renamed.png").write_bytes((photo_folder / "cat.png").read_bytes())
     write_jsonl(photo_folder / "records.jsonl", [GOOD])
-    recipe = Recipe([Source("records.jsonl")], photo_folder, photo_folder, exclude=[tmp_path / "bench"])
+    recipe = Recipe(
+        BuildSettings(
+            sources=["records.jsonl"], folder=photo_folder, images=photo_folder, output="out", exclude=[tmp_path / "bench"]
+        )
+    )
     engine = Engine(photo_folder, GivenDepth(), Teacher(), exclude=recipe.excluded.hashes)
     assert dict(engine.build(lambda: read_recipe(recipe), tmp_path / "out").rejected) == {"excluded": 1}

@@ -208,7 +208,7 @@ class TestOpenAI:
         content = requests[0]["messages"][1]["content"]
         assert "What colour is the mug?" in content[0]["text"]
         assert '"depth":0.300' in content[3]["text"]
-        picture = content[4]["image_url"]["url"].removeprefix("data:image/jpeg;base64,")
+        picture = content[4]["image_url"]["url"].removeprefix("data:image/png;base64,")
         assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (40, 40)
         schema = requests[0]["response_format"]["json_schema"]["schema"]
         assert schema["properties"]["thoughts"]["minItems"] == 2

@@ -23,7 +23,7 @@ def world_chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder of 18 world examples, two of each family."""
     from sifthinker.engine.build import Engine
     from sifthinker.engine.estimators import GivenDepth
-    from sifthinker.engine.expansion import Expansion
+    from sifthinker.engine.settings import Expansion
     from sifthinker.engine.sources import read_source
     from sifthinker.lab.questions import write_world
     from sifthinker.lab.teacher import ScriptedTeacher

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sifthinker.chain import Chain, Region, Step, render_chain
-from sifthinker.engine.expansion import Expansion, expand
+from sifthinker.engine.expansion import expand
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.teachers import Task, check_reply
 from sifthinker.errors import ConfigError
 from sifthinker.lab.questions import (
@@ -234,8 +235,8 @@ class TestFolder:
     def test_files_of_somebody_else_are_not_written_over(self, tmp_path: Path) -> None:
         write_world(tmp_path / "other", 2)
         scene = sorted((tmp_path / "other" / "images").glob("*[0-9].png"))[0]
-        for first in ({"source": "photos.jsonl:1"}, {"id": "mine", "image": "a.png"}, [1], "text"):
-            (tmp_path / "records.jsonl").write_text(f'{json.dumps(first)}\n{{"source": "world:1"}}\n')
+        for first in ('{"source": "photos.jsonl:1"}', '{"id": "mine", "image": "a.png"}', "[1]", '"text"', "notes"):
+            (tmp_path / "records.jsonl").write_text(f'{first}\n{{"source": "world:1"}}\n')
             with pytest.raises(ConfigError, match=r"records\.jsonl is not of the embedded world"):
                 write_world(tmp_path, 2)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "records.jsonl"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.errors import ConfigError
-from sifthinker.lab.benchmark import METRICS, Row
+from sifthinker.evaluation.metrics import METRICS, Row
 from sifthinker.lab.study import ARMS, REFERENCES, SHORT, Lab, Schedule, _read_rows, run_study, summarise_study
 from sifthinker.show.report import study_page
 
@@ -164,7 +164,7 @@ def test_an_unknown_arm(tmp_path: Path) -> None:
 
 def row(question: str, accuracy: float, family: str = "side") -> Row:
     values: dict[str, float | None] = {**dict.fromkeys(METRICS), "answer accuracy": accuracy}
-    return Row(question, 0, "easy", family, False, "q", "t", (), "", values)
+    return Row(question, "world", "test", family, {}, "q", ("t",), (), (), "1.png", None, "", values=values)
 
 
 def rows(*accuracies: float) -> list[Row]:
@@ -180,9 +180,15 @@ def test_measurements_from_before_the_first_hiou_are_read(tmp_path: Path) -> Non
         "final HIoU": 0.75,
         "correction gain": 0.5,
     }
-    measured = dataclasses.replace(row("a", 1), values=old).to_json()
+    measured = {
+        "id": "a", "scene": 7, "level": "easy", "family": "side", "novel": True, "question": "q", "truth": "t",
+        "boxes": [[0, 0, 1, 1]], "text": "c", "values": old,
+    }  # fmt: skip
     (tmp_path / "eval-chains.json").write_text(json.dumps({"arm": "chains", "rows": [measured]}))
-    assert _read_rows(tmp_path, "chains")[0].values["first HIoU"] == 0.25
+    found = _read_rows(tmp_path, "chains")[0]
+    assert found.values["first HIoU"] == 0.25
+    assert (found.answers, found.completion, found.image) == (("t",), "c", "7.png")
+    assert found.tags == {"level": "easy", "combination": "new"}
 
 
 def test_the_spread_between_seeds_by_hand() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sifthinker import chain as chain_module
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import Chain, Region, Step, read_completion, render_chain
 from sifthinker.depth import DepthMap
@@ -432,3 +434,26 @@ class TestTRLFunctions:
             {"type": "text", "text": "b"},
         ]
         assert completion_text([{"role": "assistant", "content": parts}, {"role": "tool"}]) == "ab"
+
+
+def test_a_completion_is_parsed_once_for_all_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    class Watched(chain_module._Scan):
+        def __init__(self, text: str, *given: Any) -> None:
+            parsed.append(text)
+            super().__init__(text, *given)
+
+    monkeypatch.setattr(chain_module, "_Scan", Watched)
+    texts = [
+        render_chain(Chain((Step((Region(LEFT[0][0], 0.5),), f"Thing {number}."),), f"{number}")) for number in range(3)
+    ]
+    columns: dict[str, Any] = {
+        "id": ["a", "b", "c"],
+        "answer": ["0", "1", "2"],
+        "boxes": [[LEFT[0][0]]] * 3,
+        "depth": [DepthMap(np.full((4, 4), 0.5))] * 3,
+    }
+    for reward in (format_reward, AnswerReward(), answer_reward, GroundingReward(), depth_reward):
+        assert reward([[{"role": "assistant", "content": text}] for text in texts], **columns) != [0, 0, 0]
+    assert sorted(parsed) == sorted(texts)

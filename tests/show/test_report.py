@@ -5,7 +5,6 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from PIL import Image, ImageFont
 
 from sifthinker.depth import DepthMap
 from sifthinker.evaluation.completions import Scored
+from sifthinker.evaluation.metrics import Result
 from sifthinker.scoring.rewards import Score, Scores
 from sifthinker.show.report import (
     Card,
@@ -32,15 +32,6 @@ EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
 CHAIN = (
     '<think><area>[{{"bbox_2d":[0.1,0.2,0.5,0.6],"depth":0.25}}]</area><text>{words}</text></think><answer>{answer}</answer>'
 )
-
-
-class Result(NamedTuple):
-    """What a page shows of a metric."""
-
-    mean: float
-    count: int
-    low: float
-    high: float
 
 
 class Tags(HTMLParser):

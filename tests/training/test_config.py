@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from sifthinker.errors import ConfigError
-from sifthinker.training.config import Lora, RewardTerms, load_config, make_config, to_plain, trainer_arguments
+from sifthinker.training.config import Lora, RewardTerms, TrainSettings, load_config, make_config, trainer_arguments
 
 pytest.importorskip("trl")
 
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*-*.yaml"))
 BASE = {"model": "m", "data": "d", "output": "o"}
 
 
@@ -24,7 +25,7 @@ class TestFiles:
             tmp_path, "model: m\ndata: d\noutput: o\nlora: {r: 64, alpha: 128}\nfreeze: visual\ntraining: {max_steps: 5}\n"
         )
         config = load_config(path, "sft", ["learning_rate=1e-5", "lora.dropout=0.05", "output=p", "training.max_steps=7"])
-        assert config.lora == Lora(64, 128, 0.05)
+        assert config.lora == Lora(r=64, alpha=128, dropout=0.05)
         assert (config.output, list(config.freeze)) == ("p", ["visual"])
         assert dict(config.training) == {"max_steps": 7, "learning_rate": 1e-5}
 
@@ -42,7 +43,7 @@ class TestFiles:
                 for text in ("model: [", "model: a: b", "\tmodel: m", "model: \x07", "model: *m", "model: !m m")
             ),
             ("- a\n", "wanted keys and values"),
-            ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training: wanted keys"),
+            ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training must be keys and values, got 5"),
             ("model: m\ndata: d\noutput: o\ntraining: {output_dir: x}\n", "named by `output`"),
             ("model: m\ndata: d\noutput: o\nrewards: {format: 1}\n", "rewards belongs to GRPO-SIF; an SFT run has none"),
         ],
@@ -65,13 +66,14 @@ class TestFiles:
 class TestRewards:
     def test_a_weight_of_zero_leaves_a_reward_out(self) -> None:
         config = make_config({**BASE, "rewards": {"depth": 0, "answer": 0.5}}, "grpo")
-        assert config.rewards == {"format": 1.0, "answer": 0.5, "grounding": 1.0}
+        assert config.weights == {"format": 1.0, "answer": 0.5, "grounding": 1.0}
+        assert config.replace(limit=5).weights == make_config(config.to_dict(), "grpo").weights == config.weights
 
     def test_terms_are_all_there_unless_taken_away(self) -> None:
         assert make_config(BASE, "grpo").reward_terms == RewardTerms(progress=True, correction="own", denominator="max")
         found = make_config({**BASE, "reward_terms": {"correction": False}}, "grpo")
         assert found.reward_terms == RewardTerms(correction="off")
-        assert make_config(to_plain(found), "grpo") == found
+        assert make_config(found.to_dict(), "grpo") == found
 
     @pytest.mark.parametrize(
         ("rewards", "words"),
@@ -89,16 +91,16 @@ class TestRewards:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"freeze": 5}, "freeze must name"),
+        ({"freeze": 5}, "freeze must be a list of text, got 5"),
         ({"limit": "abc"}, "limit must be"),
         ({"limit": 0}, "limit must be"),
         ({"limit": True}, "limit must be"),
         ({"max_pixels": 2.5}, "max_pixels must be"),
-        ({"dtype": "float8"}, "dtype must be"),
+        ({"dtype": "float8"}, r"dtype must be one of auto, float32, .*, got 'float8'"),
         ({"dtype": "foo"}, "dtype must be"),
-        ({"lora": {"r": "x"}}, "lora.r must be a whole number"),
+        ({"lora": {"r": "x"}}, r"lora\.r must be a positive whole number, got 'x'"),
         ({"prefix_sharing": "maybe"}, "auto or off"),
-        ({"judge": {"model": "m"}}, "judge: missing"),
+        ({"judge": {"model": "m"}}, "judge: lacks base_url"),
         ({"answers_only": True}, "answers_only belongs to SFT"),
         ({"reward_terms": {"progress": 1}}, "reward_terms.progress must be true or false, got 1"),
         ({"reward_terms": {"denominator": "mean"}}, "denominator must be max or min, got 'mean'"),
@@ -123,7 +125,7 @@ def test_every_strategy_may_be_a_bare_no(tmp_path: Path) -> None:
 def test_overrides_may_be_written_with_hyphens(tmp_path: Path) -> None:
     path = write(tmp_path, "model: m\ndata: d\noutput: o\n")
     config = load_config(path, "sft", ["max-pixels=9", "save-steps=3", "lora.r=2", "freeze=[visual]"])
-    assert (config.max_pixels, config.training, config.lora, config.freeze) == (9, {"save_steps": 3}, Lora(2), ["visual"])
+    assert (config.max_pixels, config.training, config.lora, config.freeze) == (9, {"save_steps": 3}, Lora(r=2), ("visual",))
 
 
 def test_a_config_comes_before_our_defaults_and_they_before_trls(tmp_path: Path) -> None:
@@ -185,20 +187,20 @@ def test_what_trl_refuses_is_our_error(tmp_path: Path) -> None:
         ),
         ({"training": {"bf16": "maybe"}}, "training.bf16 must be true or false"),
         ({"training": {"hub_token": "hf_x"}}, "set HF_TOKEN"),
-        ({"lora": {"r": 0}}, "r above 0"),
-        ({"lora": {"r": 2.5}}, "lora.r must be a whole number"),
-        ({"lora": {"dropout": 2}}, "dropout below 1"),
-        ({"lora": {"dropout": 1}}, "dropout below 1"),
-        ({"lora": {"r": -1}}, "lora.r must be a whole number, not below 0"),
+        ({"lora": {"r": 0}}, r"lora\.r must be a positive whole number, got 0"),
+        ({"lora": {"r": 2.5}}, r"lora\.r must be a positive whole number, got 2.5"),
+        ({"lora": {"dropout": 2}}, "dropout must be a number, not below 0 and below 1, got 2"),
+        ({"lora": {"dropout": 1}}, "dropout must be a number, not below 0 and below 1, got 1"),
+        ({"lora": {"alpha": -1}}, r"lora\.alpha must be a whole number, not below 0, got -1"),
         ({"lora": {"alpha": True}}, "lora.alpha must be a whole number"),
-        ({"lora": {"target": 5}}, "lora.target must name modules"),
+        ({"lora": {"target": 5}}, "lora.target must be text or a list of text, got 5"),
         ({"muon_lr": float("nan")}, "muon_lr must be a positive number"),
         ({"rewards": {"depth": -1}}, "not below 0"),
         ({"rewards": {"depth": float("nan")}}, "not below 0"),
         ({"judge": {"base_url": "nonsense", "model": "q"}}, "must begin with http"),
         (
             {"judge": {"base_url": "http://x/v1", "model": "q", "timeout_s": -1}},
-            "timeout_s must be a number, not below 0",
+            "timeout_s must be a positive number, got -1",
         ),
     ],
 )
@@ -216,3 +218,77 @@ def test_numbers_may_be_written_as_yaml_reads_text(tmp_path: Path) -> None:
     assert (config.muon_lr, dict(config.training)) == (1e-3, {"learning_rate": 1e-5, "max_steps": 100, "temperature": 1.0})
     assert isinstance(config.training["max_steps"], int)
     assert config.reward_terms == RewardTerms()
+
+
+def test_a_dropout_that_yaml_takes_for_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\nlora: {dropout: 5e-2}\n")
+    assert load_config(path, "sft").lora == Lora(dropout=0.05)
+    assert load_config(path, "sft", ["lora.dropout=1e-1"]).lora == Lora(dropout=0.1)
+
+
+def test_a_folder_with_a_number_for_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: 2024\noutput: o\n")
+    config = load_config(path, "sft", ["output=2025"])
+    assert (config.data, config.output) == ("2024", "2025")
+
+
+def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\nlimit: 0\nlora: {rank: 1}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: 3 faults") as caught:
+        load_config(path, "sft")
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        "lacks data, output",
+        "limit must be a positive whole number, got 0",
+        "lora: unknown key 'rank'; known are alpha, dropout, r, target",
+    ]
+    path = write(
+        tmp_path, "model: m\ndata: d\noutput: o\njudge: {base_url: 'http://x', model: j}\ntraining: {bf16: 3, max_step: 1}\n"
+    )
+    with pytest.raises(ConfigError, match=r"c\.yaml: 3 faults") as caught:
+        load_config(path, "sft")
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        "judge belongs to GRPO-SIF; an SFT run has none",
+        "training.bf16 must be true or false, got 3",
+        "training: unknown key 'max_step'; did you mean 'max_steps'?",
+    ]
+
+
+def test_settings_made_in_python_are_checked_before_they_reach_trl() -> None:
+    made = TrainSettings(model="m", data="d", output="o", training={"learning_rat": 1})
+    with pytest.raises(ConfigError, match=r"^training: unknown key 'learning_rat'; did you mean 'learning_rate'"):
+        trainer_arguments(made, "sft", {})
+    with pytest.raises(ConfigError, match=r"^prefix_sharing belongs to GRPO-SIF"):
+        trainer_arguments(TrainSettings(model="m", data="d", output="o", prefix_sharing="auto"), "sft", {})
+
+
+def test_runs_of_earlier_versions_have_the_same_identity() -> None:
+    """What version 0.1 wrote into run.json for these settings."""
+    values = {
+        **BASE, "limit": 5, "dtype": "bfloat16", "freeze": "visual",
+        "lora": {"r": 4, "dropout": 0.05, "target": ["q_proj", "v_proj"]}, "rewards": {"depth": 0, "answer": 0.5},
+        "reward_terms": {"correction": False}, "judge": {"base_url": "http://x/v1", "model": "q"}, "prefix_sharing": False,
+        "training": {"learning_rate": "1e-5", "max_steps": "1e2", "save_strategy": False},
+    }  # fmt: skip
+    assert make_config(values, "grpo").identity() == {
+        "model": "m", "data": "d", "output": "o", "limit": 5, "dtype": "bfloat16", "freeze": ["visual"],
+        "lora": {"r": 4, "alpha": 16, "dropout": 0.05, "target": ["q_proj", "v_proj"]},
+        "rewards": {"format": 1.0, "answer": 0.5, "grounding": 1.0},
+        "reward_terms": {"progress": True, "correction": "off", "denominator": "max", "depth_repeats": False},
+        "judge": {
+            "base_url": "http://x/v1", "model": "q", "api_key_env": "OPENAI_API_KEY", "timeout_s": 30.0, "retries": 3,
+            "concurrency": 32, "cache": None,
+        },
+        "prefix_sharing": "off", "answers_only": False,
+        "training": {"learning_rate": 1e-05, "max_steps": 100, "save_strategy": "no"},
+    }  # fmt: skip
+    assert make_config(BASE, "sft").identity() == {
+        **BASE, "dtype": "float32", "freeze": [], "rewards": dict.fromkeys(("format", "answer", "grounding", "depth"), 1.0),
+        "reward_terms": {"progress": True, "correction": "own", "denominator": "max", "depth_repeats": False},
+        "prefix_sharing": "auto", "answers_only": False, "training": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_is_read(path: Path) -> None:
+    made = load_config(path, "grpo" if "grpo" in path.stem else "sft")
+    assert TrainSettings.from_values(made.to_dict()) == made

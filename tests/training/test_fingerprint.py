@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from sifthinker import fingerprint
 from sifthinker.errors import ConfigError
-from sifthinker.training import fingerprint
+from sifthinker.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.training.config import make_config
-from sifthinker.training.fingerprint import data_fingerprint, model_fingerprint
 
 pytest.importorskip("trl")
 

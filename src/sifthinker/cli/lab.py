@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from sifthinker.cli.evaluate import run_evaluation
 from sifthinker.cli.terminal import (
     bar,
     print_metrics,
     quiet_libraries,
     resumable,
 )
+from sifthinker.evaluation.settings import EvalSettings
+from sifthinker.flags import Command, click_options
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.group()
+@click.group(short_help="The embedded world: scenes, questions, a tiny model")
 def world() -> None:
     """The embedded world: scenes, questions, and a model small enough for a CPU."""
 
 
-@world.command("build")
+@world.command("build", short_help="Render scenes and questions")
 @click.option("-n", "--count", default=1000, show_default=True, type=click.IntRange(min=1), help="Questions, one a scene.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
@@ -39,7 +38,7 @@ def world_build(count: int, output: Path, split: str, seed: int, size: int) -> N
     click.echo(records)
 
 
-@world.command("nano")
+@world.command("nano", short_help="An untrained nano model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
 def world_nano(output: Path, seed: int) -> None:
@@ -50,7 +49,7 @@ def world_nano(output: Path, seed: int) -> None:
     click.echo(output)
 
 
-@world.command("baselines")
+@world.command("baselines", short_help="Scores of guessing")
 @click.option("-n", "--count", default=1080, show_default=True, type=click.IntRange(min=1), help="Questions.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
@@ -70,7 +69,7 @@ def world_baselines(count: int, split: str, seed: int) -> None:
     Console().print(table)
 
 
-@world.command("pretrain")
+@world.command("pretrain", short_help="Train nano from random weights")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run and of the model.")
 @click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of all scenes.")
 @click.option("--batch-size", default=48, show_default=True, type=click.IntRange(min=1), help="Scenes a step.")
@@ -91,7 +90,7 @@ def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> No
     click.echo(output)
 
 
-@world.command("pack")
+@world.command("pack", short_help="Pack a nano model for the package")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--about", required=True, help="What the model is and how it was made: the opening of its card.")
@@ -108,7 +107,7 @@ def world_pack(model: Path, output: Path, about: str, questions: int, scenes: in
     click.echo(output)
 
 
-@world.command("study")
+@world.command("study", short_help="Measure what each part of the method does")
 @click.option("-o", "--output", default=Path("runs/study"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many seeds of every arm.")
 @click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
@@ -139,14 +138,14 @@ def world_study(output: Path, seeds: int, first_seed: int, arms: str | None, bas
     click.echo(page)
 
 
-@click.command("demo")
+@click.command("demo", short_help="Everything at once, in minutes, on a CPU")
 @click.option("-o", "--output", default=Path("runs/demo"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 def demo(output: Path, short: bool, fresh: bool) -> None:
     """Scenes → chains → SFT → GRPO-SIF → evaluation → report, in minutes on a CPU."""
     quiet_libraries()
-    from sifthinker.lab.benchmark import METRICS
+    from sifthinker.evaluation.metrics import METRICS
     from sifthinker.lab.demo import run_demo
 
     with resumable():
@@ -155,8 +154,8 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     click.echo(report)
 
 
-@click.command("world")
-@click.option("--model", required=True, help="Model folder or Hugging Face name.")
+@click.command("world", cls=Command, short_help="The embedded world's questions")
+@click_options(EvalSettings, ("model", "output", "direct", "rgb_only"))
 @click.option(
     "-n",
     "--count",
@@ -166,58 +165,29 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     help="Questions, in turn of each family and level.",
 )
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the scenes.")
 @click.option("--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Side of the pictures in pixels.")
-@click.option("--rgb-only", is_flag=True, help="Show the model no depth.")
-@click.option("--direct", is_flag=True, help="Ask for answers without steps, as of a model that knows no chains.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1))
-@click.option("--max-new-tokens", default=400, show_default=True, type=click.IntRange(min=1))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON to write: results and every completion.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Questions at once.")
+@click.option(
+    "--max-new-tokens", default=400, show_default=True, type=click.IntRange(min=1), help="Longest answer, in tokens."
+)
+@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 def eval_world(
-    model: str,
+    given: dict[str, Any],
     count: int,
     split: str,
     seed: int,
     size: int,
-    rgb_only: bool,
-    direct: bool,
     batch_size: int,
     max_new_tokens: int,
-    output: Path | None,
+    fresh: bool,
 ) -> None:
     """Ask a model questions about held-out scenes of the embedded world: every metric, by family, with intervals."""
-    quiet_libraries()
-    from dataclasses import asdict
+    if "model" not in given:
+        raise click.UsageError("name a model with --model")
+    from sifthinker.lab.benchmark import world_questions
 
-    from sifthinker.files import atomic_write, make_folder
-    from sifthinker.lab.benchmark import METRICS, evaluate, group_by, summarise
-    from sifthinker.thinker import Thinker
-
-    if output:
-        make_folder(output.parent)
-    thinker = Thinker.load(model, max_new_tokens=max_new_tokens)
-    with bar("questions", count) as advance:
-        results, rows = evaluate(
-            thinker,
-            count,
-            split=split,
-            seed=seed,
-            size=size,
-            depth=not rgb_only,
-            direct=direct,
-            batch_size=batch_size,
-            progress=advance,
-        )
-    families = {family: summarise(of_family) for family, of_family in group_by(rows, lambda row: row.family).items()}
-    for start in range(0, len(families), 3):
-        print_metrics(dict(list(families.items())[start : start + 3]), METRICS)
-    print_metrics({level: summarise(found) for level, found in group_by(rows, lambda row: row.level).items()}, METRICS)
-    known = group_by(rows, lambda row: "new combinations" if row.novel else "known combinations")
-    print_metrics({"all": results} | {name: summarise(found) for name, found in known.items()}, METRICS)
-    if output:
-        body = {"model": model, "split": split, "seed": seed, "size": size, "rgb_only": rgb_only, "direct": direct}
-        body |= {"results": {name: asdict(result) for name, result in results.items()}}
-        body |= {"families": {f: {name: asdict(r) for name, r in found.items()} for f, found in families.items()}}
-        body |= {"rows": [row.to_json() for row in rows]}
-        atomic_write(output, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
-        click.echo(output)
+    data = f"world, split {split}, seed {seed}, size {size}"
+    settings = EvalSettings(**{"data": data, "batch_size": batch_size, "max_new_tokens": max_new_tokens, **given})
+    questions = list(world_questions(count, split=split, seed=seed, size=size))
+    run_evaluation(settings, questions=questions, fresh=fresh)

@@ -16,7 +16,7 @@ from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 _COMMANDS = {
     "demo": ("lab", "demo"),
     "data": ("data", "data"),
-    "train": ("train", "train"),
+    "train": ("train", "train_command"),
     "plan": ("train", "plan"),
     "model": ("train", "model"),
     "think": ("think", "think"),

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sifthinker.cli.data import depth_options
+from sifthinker.ask_settings import DepthFiles, ThinkSettings
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
     keep_inputs,
     quiet_libraries,
 )
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.command("think")
+@click.command("think", short_help="Answer a question about an image", cls=Command)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
-@click.option("--model", help="Model folder or Hugging Face name [default: the embedded model, where there is one].")
-@click.option(
-    "--depth",
-    "depth_source",
-    metavar="given|none|FILE|MODEL",
-    help="The depth file beside the image, RGB only, a depth file, or a depth model. [default: the file if there is one]",
+@click_options(
+    ThinkSettings,
+    {
+        "": ["model", "direct", "output"],
+        "Depth": ["depth", *DepthFiles.model_fields],
+        "The model": ["max_new_tokens", "max_pixels", "dtype"],
+    },
 )
-@depth_options
-@click.option("--direct", is_flag=True, help="Ask for the answer alone, as of a model that knows no chains.")
-@click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Greatest area of an image, for models that resize by area.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Page to write, or with the ending .png one picture [default: IMAGE's name .thought.html].",
-)
-def think(
-    image: Path,
-    question: str,
-    model: str | None,
-    depth_source: str | None,
-    depth_encoding: Any,
-    depth_near: Any,
-    depth_hole: tuple[float, ...],
-    direct: bool,
-    max_new_tokens: int,
-    max_pixels: int | None,
-    output: Path | None,
-) -> None:
+def think(image: Path, question: str, given: dict[str, Any]) -> None:
     """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
 
     Without --model the embedded model answers, where the package has one, and directly: it knows the scenes of `sif world
@@ -60,14 +37,15 @@ def think(
 
     if not question.strip():
         raise click.UsageError("the question is blank")
-    page = output or Path(f"{image.stem}.thought.html")
-    keep_inputs((page,), image, *([Path(depth_source)] if depth_source else []))
+    settings = ThinkSettings.from_values(given)
+    page = settings.output or Path(f"{image.stem}.thought.html")
+    keep_inputs((page,), image, *([Path(settings.depth)] if settings.depth else []))
     make_folder(page.parent)  # before minutes are spent on what could not be written
     if page.is_dir():
         raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
     picture = load_image(image)
-    if model is None:
-        model, direct = _embedded_model(image), True
+    model, direct = (settings.model, settings.direct) if settings.model else (_embedded_model(image), True)
+    depth_source = settings.depth
     if depth_source is None:
         from sifthinker.engine.estimators import BESIDE
 
@@ -75,13 +53,15 @@ def think(
         depth_source = "given" if beside else "none"
         if depth_source == "none":
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
-    depth = _depth_for(image, picture, depth_source, (depth_encoding, depth_near, depth_hole))
+    depth = _depth_for(image, picture, depth_source, settings)
 
     quiet_libraries()
-    from sifthinker.show.report import Card, thought_page, write_page, write_picture
+    from sifthinker.show.report import write_thought
     from sifthinker.thinker import Thinker
 
-    thinker = Thinker.load(model, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
+    thinker = Thinker.load(
+        model, dtype=settings.dtype, max_pixels=settings.max_pixels, max_new_tokens=settings.max_new_tokens
+    )
     thought = thinker.think(picture, question, depth, direct=direct)
     for number, (regions, words) in enumerate(thought.steps, 1):
         places = "; ".join(
@@ -95,10 +75,7 @@ def think(
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
-    if page.suffix.lower() == ".png":
-        write_picture(page, Card(thought))
-    else:
-        write_page(page, thought_page(thought, note=f"model {model}, depth {depth_source}"))
+    write_thought(page, thought, note=f"model {model}, depth {depth_source}")
     click.echo(page)
 
 
@@ -124,9 +101,9 @@ def _embedded_model(image: Path) -> str:
     )
 
 
-def _depth_for(image: Path, picture: Any, source: str, reading: tuple[Any, Any, tuple[float, ...]]) -> Any:
-    """The depth map that `sif think` was asked to use; None for RGB only. `reading` is what `GivenDepth` takes."""
-    from sifthinker.engine.estimators import GivenDepth, ModelDepth
+def _depth_for(image: Path, picture: Any, source: str, files: DepthFiles) -> Any:
+    """The depth map that `sif think` was asked to use; None for RGB only."""
+    from sifthinker.engine.estimators import ModelDepth, given_depth
     from sifthinker.records import Record
 
     if source == "none":
@@ -142,5 +119,5 @@ def _depth_for(image: Path, picture: Any, source: str, reading: tuple[Any, Any, 
     )
     root = image.parent if named is None else named.parent
     if source == "given" or named is not None:
-        return GivenDepth(*reading).depth(record, root, picture)
+        return given_depth(files).depth(record, root, picture)
     return ModelDepth(source).depth(record, root, picture)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,15 +15,12 @@ from sifthinker.cli.terminal import (
     resumable,
 )
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.command("train", context_settings={"ignore_unknown_options": True})
+@click.command("train", short_help="Train a model: SFT or GRPO-SIF", context_settings={"ignore_unknown_options": True})
 @click.argument("stage", type=click.Choice(["sft", "grpo"]))
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
+def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     """Train a model as CONFIG, a YAML file, says; a run that was interrupted goes on from its newest checkpoint.
 
     Any key of the file can be overridden: `--output runs/b --training.learning_rate 1e-5`; a field of TRL's config needs no
@@ -31,18 +28,16 @@ def train(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     """
     quiet_libraries()
     from sifthinker.training.config import load_config
+    from sifthinker.training.stages import train
 
-    if stage == "sft":
-        from sifthinker.training.sft import train_sft as run
-    else:
-        from sifthinker.training.grpo import train_grpo as run
     settings = load_config(config, stage, list(_overrides(overrides)))
     with resumable():
-        run(settings)
-    click.echo(settings.output)
+        click.echo(train(settings, stage))
 
 
-@click.command("plan", context_settings={"ignore_unknown_options": True})
+@click.command(
+    "plan", short_help="What a run will need, and what is wrong with it", context_settings={"ignore_unknown_options": True}
+)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @click.option("--gpu", "gpu_gib", type=click.FloatRange(min=0, min_open=True), help="Memory of the GPU in GiB.")
@@ -52,13 +47,10 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
     quiet_libraries()
     from sifthinker.training.config import guess_stage, load_config
     from sifthinker.training.plan import make_plan
+    from sifthinker.training.stages import defaults
 
     stage = stage or guess_stage(config)
-    if stage == "sft":
-        from sifthinker.training.sft import DEFAULTS
-    else:
-        from sifthinker.training.grpo import DEFAULTS
-    made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, DEFAULTS, gpu_gib=gpu_gib)
+    made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, defaults(stage), gpu_gib=gpu_gib)
     click.echo(f"stage: {stage}")
     for name, fact in made.facts.items():
         click.echo(f"{name}: {fact}")
@@ -73,12 +65,12 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
         sys.exit(FAILED)
 
 
-@click.group()
+@click.group(short_help="Merge adapters into models")
 def model() -> None:
     """Work on trained models."""
 
 
-@model.command("merge")
+@model.command("merge", short_help="Merge a LoRA adapter into its base model")
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--base", help="Base model [default: the one the adapter names].")

@@ -8,23 +8,27 @@ import copy
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sifthinker import __version__
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.endpoint import Usage
 from sifthinker.engine.compose import Composer
-from sifthinker.engine.estimators import ModelDepth
+from sifthinker.engine.estimators import DepthSource, ModelDepth, make_depth
 from sifthinker.engine.folder import FOLDERS, JOURNAL, OUTAGE, Counts, Journal, finished_counts, refuse_foreign
-from sifthinker.engine.teachers import LocalTeacher
+from sifthinker.engine.recipe import Left, Recipe, fingerprint, read_recipe
+from sifthinker.engine.settings import BuildSettings
+from sifthinker.engine.teachers import LocalTeacher, Teacher, make_teacher
 from sifthinker.errors import BudgetError, ConfigError, EndpointError
-from sifthinker.files import atomic_write, make_folder, sweep
+from sifthinker.files import atomic_write, make_folder, read_jsonl, sweep
 from sifthinker.loops import run_coroutine, threads
 from sifthinker.prompts import PROMPT_VERSION
 from sifthinker.records import Example, Record, Reject
+from sifthinker.settings import plain
 
 # A server that refuses one request may answer the next; one that has answered none is set up wrongly.
 _REFUSED = "teacher_refused_request"
@@ -41,6 +45,131 @@ Progress = Callable[["Counts"], None]
 
 # Works on the records of a feed and hands their results to it; `work_here` or `cluster.Cluster`.
 Runner = Callable[["Engine", "Feed", Path], None]
+
+
+def build(
+    settings: BuildSettings,
+    *,
+    records: Iterable[Record | Mapping[str, Any]] | None = None,
+    teacher: Teacher | None = None,
+    depth: DepthSource | None = None,
+    progress: Progress | None = None,
+    left: Left | None = None,
+) -> Counts:
+    """Build a dataset folder, or go on with one that was interrupted.
+
+    Args:
+        settings: what to build from, and how.
+        records: what to build from in place of the settings' sources: records, or plain ones as in JSON, boxes unit xyxy,
+            with their images below `settings.images`.
+        teacher: who explains the focus paths; the settings' by default.
+        depth: where depth comes from; the settings' by default.
+        progress: called after every record.
+        left: counts what is left out on purpose.
+    Returns:
+        How many records came through, interrupted runs included.
+    Raises:
+        ConfigError: settings that contradict each other, or another build in the folder; see `Engine.build`.
+        RecordError, BudgetError, EndpointError, SIFError: see `Engine.build`.
+    Example:
+        >>> settings = BuildSettings(images="photos", output="chains", depth="none", teacher="local", model="a/model")
+        >>> row = {"id": "1", "image": "cat.png", "question": "What is it?", "answer": "cat", "boxes": [[0, 0, 0.5, 1]]}
+        >>> build(settings, records=[row]).accepted
+        1
+    """
+    left = Left() if left is None else left
+    engine, recipe, identity = _composed(settings, records, teacher, depth)
+    counts = engine.build(
+        lambda: read_recipe(recipe, left=left),
+        settings.output,
+        **identity,
+        fresh=settings.fresh,
+        progress=progress,
+        budget=settings.budget,
+        runner=_runner(settings),
+    )
+    _write_unmatched(settings.output, left)
+    return counts
+
+
+async def build_async(
+    settings: BuildSettings,
+    *,
+    records: Iterable[Record | Mapping[str, Any]] | None = None,
+    teacher: Teacher | None = None,
+    depth: DepthSource | None = None,
+    progress: Progress | None = None,
+    left: Left | None = None,
+) -> Counts:
+    """`build` for callers with an event loop, which goes on while the teacher is waited for.
+
+    Raises:
+        ConfigError: as `build`, and for the engine `ray`, which works in processes of its own.
+        RecordError, BudgetError, EndpointError, SIFError: see `build`.
+    """
+    if settings.engine != "local":
+        raise ConfigError(f"build_async works in this process alone, got engine {settings.engine!r}; call build")
+    left = Left() if left is None else left
+    engine, recipe, identity = _composed(settings, records, teacher, depth)
+    counts = await engine.build_async(
+        lambda: read_recipe(recipe, left=left),
+        settings.output,
+        **identity,
+        fresh=settings.fresh,
+        progress=progress,
+        budget=settings.budget,
+    )
+    _write_unmatched(settings.output, left)
+    return counts
+
+
+def _composed(
+    settings: BuildSettings,
+    records: Iterable[Record | Mapping[str, Any]] | None,
+    teacher: Teacher | None,
+    depth: DepthSource | None,
+) -> tuple[Engine, Recipe, dict[str, Any]]:
+    """(engine, what it reads, what else tells this build from another, as the arguments `inputs` and `options`)."""
+    recipe = Recipe(settings, None if records is None else list(records))
+    if teacher is None:
+        # Each of Ray's processes has a teacher of its own, which keeps to its share.
+        share = settings.rpm / settings.workers if settings.engine == "ray" and settings.rpm and settings.workers else None
+        teacher = make_teacher(settings if share is None else settings.replace(rpm=share))
+    engine = Engine(
+        root=recipe.images,
+        depth=make_depth(settings, cache=settings.output.absolute() / ".depth_cache") if depth is None else depth,
+        teacher=teacher,
+        expansion=settings.expansion,
+        seed=settings.seed,
+        concurrency=settings.concurrency,
+        exclude=recipe.excluded.hashes,
+    )
+    reading = {name: plain(getattr(settings, name)) for name in DepthFiles.model_fields}
+    options = reading | fingerprint(recipe)
+    return engine, recipe, {"inputs": options.pop("inputs"), "options": options}
+
+
+def _runner(settings: BuildSettings) -> Runner:
+    if settings.engine == "local":
+        return work_here
+    from sifthinker.engine.ray import Cluster
+
+    return Cluster(settings.ray_address, settings.workers, settings.worker_gpus)
+
+
+UNMATCHED = "exclude_unmatched.txt"  # in a dataset's folder: lines of exclude lists that named none of its images
+
+
+def _write_unmatched(out: Path, left: Left) -> None:
+    """List the lines of exclude lists that matched nothing, where everything has been read."""
+    if not left.whole or left.excluded is None:
+        return
+    left.excluded.match((row for _, row in read_jsonl(out / "rejects.jsonl")))
+    unmatched = "".join(f"{line}\t{line.text}\n" for line in left.excluded.unmatched())
+    if unmatched:
+        atomic_write(out / UNMATCHED, unmatched)
+    else:
+        (out / UNMATCHED).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +252,12 @@ class Engine(Composer):
         budget: float | None,
     ) -> Iterator[tuple[Feed | None, Counts]]:
         """The open dataset folder: (what is still to be done, None where nothing is; the counts, which grow with it)."""
-        recipe = {
+        identity = {
             "sifthinker": __version__,
             "prompt_version": PROMPT_VERSION,
             "images": str(self.root),
             "seed": self.seed,
-            "expansion": asdict(self.expansion),
+            "expansion": self.expansion.to_dict(),
             "depth": self.depth.name,
             "teacher": self.teacher.name,
             "inputs": dict(inputs or {}),
@@ -138,7 +267,7 @@ class Engine(Composer):
         if root == out.resolve() or any(root.is_relative_to((out / name).resolve()) for name in FOLDERS):
             raise ConfigError(f"the image folder {self.root} is where {out} would have its own files; choose another folder")
         refuse_foreign(out)
-        finished = None if fresh else finished_counts(out, recipe)
+        finished = None if fresh else finished_counts(out, identity)
         if finished is not None:
             if progress:
                 progress(finished)
@@ -147,7 +276,7 @@ class Engine(Composer):
         source = iter(items())
         first = list(itertools.islice(source, 1))  # a source that cannot be read leaves the folder as it is
         make_folder(out)
-        with Journal(out / JOURNAL, recipe, fresh) as journal:
+        with Journal(out / JOURNAL, identity, fresh) as journal:
             for folder in (out, *(out / name for name in FOLDERS)):
                 sweep(folder)
             usage = journal.counts.usage
@@ -187,7 +316,7 @@ class Engine(Composer):
                 stopped.attempts,
                 stopped.kind,
             )
-        manifest = {**recipe, "counts": journal.counts.to_json()}
+        manifest = {**identity, "counts": journal.counts.to_json()}
         atomic_write(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         if not journal.counts.rejected[OUTAGE]:
             (out / JOURNAL).unlink()

@@ -6,7 +6,6 @@ Two forms are known: ours (`examples.jsonl`), and the layout of the paper's rele
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from sifthinker.depth import DepthMap, dataset_depth
 from sifthinker.engine.sources.rows import read_json
 from sifthinker.engine.stats import Stats
 from sifthinker.errors import BoxError, DepthError, ImageError, RecordError, SIFError
-from sifthinker.files import inside
+from sifthinker.files import inside, json_lines
 from sifthinker.images import check_image
 from sifthinker.records import Example, examples_file, find_placeholder
 from sifthinker.scoring.answers import judge
@@ -79,26 +78,21 @@ def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None =
         return
     where = examples_file(where)
     seen: dict[str, str] = {}
-    with open(where, "rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            place = f"{where.name}:{number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield Finding(place, "", "not_json", str(error))
-                continue
-            try:
-                example = Example.from_json(row, place)
-            except RecordError as error:
-                code = error.code if error.code in FINDINGS else "not_an_example"
-                yield Finding(place, str(row.get("id", "")) if isinstance(row, dict) else "", code, str(error))
-                continue
-            if example.id in seen:
-                yield Finding(place, example.id, "duplicate_id", f"stands at {seen[example.id]} already")
-            seen.setdefault(example.id, place)
-            yield from _check_example(example, where.parent, place, files, stats)
+    for number, _, row, fault in json_lines(where):
+        place = f"{where.name}:{number}"
+        if fault:
+            yield Finding(place, "", "not_json", fault)
+            continue
+        try:
+            example = Example.from_json(row, place)
+        except RecordError as error:
+            code = error.code if error.code in FINDINGS else "not_an_example"
+            yield Finding(place, str(row.get("id", "")) if isinstance(row, dict) else "", code, str(error))
+            continue
+        if example.id in seen:
+            yield Finding(place, example.id, "duplicate_id", f"stands at {seen[example.id]} already")
+        seen.setdefault(example.id, place)
+        yield from _check_example(example, where.parent, place, files, stats)
 
 
 def _check_example(example: Example, folder: Path, place: str, files: bool, stats: Stats) -> Iterator[Finding]:

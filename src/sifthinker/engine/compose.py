@@ -12,7 +12,8 @@ from PIL import Image
 from sifthinker.chain import DECIMALS, Chain, Region, Step, check_chain, region_boxes, render_chain
 from sifthinker.depth import LEAST_DEPTH, DepthMap, agrees
 from sifthinker.engine.estimators import DepthSource
-from sifthinker.engine.expansion import Expansion, FocusPath, expand
+from sifthinker.engine.expansion import FocusPath, expand
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.teachers import ADVICE, Explanation, Task, Teacher, explain
 from sifthinker.errors import ChainError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, sha256

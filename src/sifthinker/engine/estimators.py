@@ -10,11 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.depth import DepthMap
-from sifthinker.depth_files import Encoding, Near, check_options
+from sifthinker.depth_files import check_options
 from sifthinker.engine.batches import Batches
+from sifthinker.engine.settings import BuildSettings
 from sifthinker.errors import DepthError, ModelError, RecordError, need
 from sifthinker.files import inside, sha256
+from sifthinker.literals import Encoding, Near
 from sifthinker.models import model_source
 from sifthinker.records import Record
 
@@ -196,3 +199,29 @@ class ModelDepth:
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
             self._loaded = processor, model.to(device).eval()
         return self._loaded
+
+
+def make_depth(settings: BuildSettings, *, cache: str | os.PathLike[str] | None = None) -> DepthSource:
+    """The depth source that settings name.
+
+    Args:
+        settings: `depth`, and how depth files are read.
+        cache: folder for the maps of a depth model.
+    Raises:
+        DepthError: settings that no depth file can be read by.
+        ModelError: there is no such depth model.
+    """
+    if settings.depth == "none":
+        return NoDepth()
+    if settings.depth == "given":
+        return given_depth(settings)
+    return ModelDepth(settings.depth, cache=cache)
+
+
+def given_depth(settings: DepthFiles) -> GivenDepth:
+    """Depth files, read as settings say.
+
+    Raises:
+        DepthError: settings that no file can be read by.
+    """
+    return GivenDepth(settings.depth_encoding, settings.depth_near, settings.depth_hole)

@@ -156,8 +156,8 @@ class Excluded:
         self._matched.update(found)
         return self._lines[min(found)] if found else None
 
-    def warnings(self, rejects: Iterable[Mapping[str, Any]]) -> list[str]:
-        """What a user should know once every image has been looked up.
+    def match(self, rejects: Iterable[Mapping[str, Any]]) -> None:
+        """Take note of the lines by whose hash images were excluded.
 
         Args:
             rejects: rows of a build's `rejects.jsonl`; those that were excluded by content state the hash.
@@ -166,6 +166,14 @@ class Excluded:
             if row["code"] == "excluded":
                 for digest in _SHA256.findall(row["reason"]):
                     self._matched.update(self._hashed.get(digest, ()))
+
+    def warnings(self, rejects: Iterable[Mapping[str, Any]] = ()) -> list[str]:
+        """What a user should know once every image has been looked up.
+
+        Args:
+            rejects: see `match`, which is done first.
+        """
+        self.match(rejects)
         said = [f"exclude folder {place} holds no image" for place in self._empty]
         taken = Counter(line.place for line in self._lines)
         said += [f"exclude list {place} names no image and holds no hash" for place in self._lists if not taken[place]]
@@ -182,7 +190,7 @@ class Excluded:
         return said
 
     def unmatched(self) -> Iterator[Line]:
-        """The lines that named none of the images looked up so far; those with a hash once `warnings` has been called."""
+        """The lines that named none of the images looked up so far; those with a hash once `match` has been called."""
         return (line for index, line in enumerate(self._lines) if index not in self._matched)
 
     def _take(self, line: Line) -> None:

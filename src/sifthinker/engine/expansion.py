@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sifthinker.boxes import WHOLE_IMAGE, Boxes, round_boxes, union_box
-from sifthinker.errors import ConfigError
+from sifthinker.engine.settings import Expansion
 from sifthinker.records import Box, Record
 
 FocusKind = Literal["whole", "distractor", "merged", "expanded", "target"]
@@ -28,37 +28,6 @@ class Focus:
 
 
 FocusPath = tuple[Focus, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Expansion:
-    """Settings of the reverse expansion.
-
-    Args:
-        alpha: the fraction of its way to the border that each side moves.
-        jitter: `alpha` is multiplied by a number within 1 ± jitter, drawn for each side.
-        distractor: probability of a distractor.
-        decimals: digits of the coordinates, 2 or 3.
-        margin: each side moves so far instead, a fraction of the picture; the paper's release moves them one pixel.
-    Raises:
-        ConfigError: a value out of range.
-    """
-
-    alpha: float = 1 / 3
-    jitter: float = 0.2
-    distractor: float = 0.5
-    decimals: int = 3
-    margin: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha * (1 + self.jitter) <= 1 or not 0 <= self.jitter < 1:
-            raise ConfigError(f"alpha {self.alpha} with jitter {self.jitter} moves a side past the border")
-        if not 0 <= self.distractor <= 1:
-            raise ConfigError(f"distractor must be a probability, got {self.distractor}")
-        if self.margin is not None and not 0 <= self.margin <= 1:
-            raise ConfigError(f"margin must be a fraction of the picture, got {self.margin}")
-        if self.decimals not in (2, 3):
-            raise ConfigError(f"decimals must be 2 or 3, got {self.decimals}")
 
 
 def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None) -> FocusPath:

@@ -1,8 +1,7 @@
-"""Recipes: several sources in one YAML file, with filters, a cap for each dataset, duplicates found and images kept out."""
+"""What a build reads: its sources with filters, a cap for each dataset, duplicates found and images kept out."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import heapq
 import os
@@ -10,78 +9,51 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from sifthinker.boxes import Space
 from sifthinker.engine.exclusion import Excluded
-from sifthinker.engine.sources import HUB, BoxForm, SourceFormat, read_source
-from sifthinker.engine.sources.rows import OutsideBoxes
+from sifthinker.engine.settings import BuildSettings, SourceSettings
+from sifthinker.engine.sources import HUB, read_rows, read_source
 from sifthinker.errors import ConfigError, RecordError
-from sifthinker.files import check_keys, inside, read_yaml, sha256
+from sifthinker.files import inside, sha256, to_json
 from sifthinker.records import Record, Reject
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One file, folder or hub dataset of a recipe; see `sources.read_source` for what the fields mean.
-
-    Args:
-        file: relative to the recipe's folder, or `hf://owner/name:split`.
-        images: image folder of this source, relative to the recipe's `images`.
-        format: of the file.
-        columns: of a table.
-        box_space: of plain records and tables.
-        box_form: of a table.
-        boxes: `clip` or `strict`.
-        instances: COCO instances, relative to the recipe's folder.
-        dataset: what to call its records; the file's own names by default.
-        split: what split to call its records; the file's own by default.
-        datasets: keep the records of these datasets alone.
-        without: leave out the records of these datasets.
-        max_boxes: leave out records with more boxes.
-        limit: read the first so many records.
-        id_prefix: put before the ids of its records, for sources that number theirs alike.
-    """
-
-    file: str
-    images: str = "."
-    format: SourceFormat = "auto"
-    columns: Mapping[str, str] = field(default_factory=dict)
-    box_space: Space = "unit"
-    box_form: BoxForm = "xyxy"
-    boxes: OutsideBoxes = "clip"
-    instances: str | None = None
-    dataset: str | None = None
-    split: str | None = None
-    datasets: Sequence[str] = ()
-    without: Sequence[str] = ()
-    max_boxes: int | None = None
-    limit: int | None = None
-    id_prefix: str = ""
+IN_MEMORY = "records"  # what the manifest calls records that come from no file
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a dataset is made of.
+    """The records of a build, not yet read.
 
     Args:
-        sources: in order.
-        folder: of the recipe file.
-        images: image root; every source's images lie below it.
-        cap: most records of each dataset, chosen at random by `seed`.
-        seed: of the choice, and of the focus paths.
-        exclude: images that must not be used: lists of names or SHA-256 hashes, or folders of images; see `exclusion`.
-        settings: everything else in the file: options of the build by their names.
+        settings: sources, cap, seed, and images that must not be used.
+        records: what is read in place of the settings' sources: records, or plain records as in JSON.
+    Raises:
+        ConfigError: there is nothing to read, or two kinds of it, or no folder for images.
     """
 
-    sources: Sequence[Source]
-    folder: Path
-    images: Path
-    cap: int | None = None
-    seed: int = 0
-    exclude: Sequence[Path] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: BuildSettings
+    records: Sequence[Record | Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        sources = self.settings.sources
+        if self.records is None and not sources:
+            raise ConfigError("sources: nothing to build from; name at least one file, or give records")
+        if self.records is not None and sources:
+            raise ConfigError("sources: records were given, so that no source is read; leave the sources out")
+        if self.settings.images is None:
+            for source in sources:
+                if source.file.startswith(HUB):
+                    raise ConfigError(
+                        f"{source.file}: a dataset of the hub needs --images FOLDER (images), where its images are kept"
+                    )
+
+    @property
+    def images(self) -> Path:
+        """The folder that every image lies in."""
+        return self.settings.image_root
 
     @cached_property
     def excluded(self) -> Excluded:
@@ -90,7 +62,7 @@ class Recipe:
         Raises:
             RecordError, ConfigError: see `exclusion.Excluded`.
         """
-        return Excluded(self.exclude, self.images)
+        return Excluded(self.settings.exclude, self.images)
 
 
 @dataclass(slots=True)
@@ -102,73 +74,14 @@ class Left:
         over_cap: records that were over the cap of their dataset.
         expected: how many records and rejects will come; None where that is not known before they have.
         whole: whether the recipe was read to its end.
+        excluded: the images that were kept out; None before the recipe is read.
     """
 
     filtered: Counter[str] = field(default_factory=Counter)
     over_cap: Counter[str] = field(default_factory=Counter)
     expected: int | None = None
     whole: bool = False
-
-
-def load_recipe(path: str | os.PathLike[str], settings: Sequence[str]) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        path: YAML file.
-        settings: names of the build's options that a recipe may set.
-    Raises:
-        ConfigError: missing, not YAML, an unknown key, or a value of the wrong kind; says where.
-    """
-    where = Path(path)
-    values = read_yaml(where)
-    if not isinstance(values.get("sources"), list) or not values["sources"]:
-        raise ConfigError(f"{where}: wanted a list of `sources`")
-    check_keys(values, ["sources", "images", "cap", "seed", "exclude", *settings], str(where))
-    sources = [_source(entry, f"{where}: sources[{index}]") for index, entry in enumerate(values["sources"])]
-    for name in ("cap", "seed"):
-        value = values.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise ConfigError(f"{where}: {name} must be a whole number, got {value!r}")
-    exclude = values.get("exclude") or []
-    exclude = [exclude] if isinstance(exclude, str) else exclude
-    images = values.get("images", ".")
-    if not isinstance(images, str) or not isinstance(exclude, list) or not all(isinstance(e, str) for e in exclude):
-        raise ConfigError(f"{where}: images must be a path and exclude a list of paths")
-    return Recipe(
-        sources=sources,
-        folder=where.parent,
-        images=where.parent / images,
-        cap=values.get("cap"),
-        seed=values.get("seed", 0),
-        exclude=[where.parent / entry for entry in exclude],
-        settings={name: values[name] for name in settings if name in values},
-    )
-
-
-def _source(entry: Any, where: str) -> Source:
-    if isinstance(entry, str):
-        return Source(entry)
-    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
-        raise ConfigError(f"{where}: wanted a file, or keys and values with `file`")
-    check_keys(entry, [item.name for item in dataclasses.fields(Source)], where)
-    for name, kind in (("format", SourceFormat), ("box_space", Space), ("box_form", BoxForm), ("boxes", OutsideBoxes)):
-        if name in entry and entry[name] not in get_args(kind):
-            raise ConfigError(f"{where}: {name} must be one of {', '.join(get_args(kind))}, got {entry[name]!r}")
-    for name in ("images", "instances", "dataset", "split", "id_prefix"):
-        optional = name in ("instances", "dataset", "split")
-        if name in entry and not (isinstance(entry[name], str) or (optional and entry[name] is None)):
-            raise ConfigError(f"{where}: {name} must be text, got {entry[name]!r}")
-    for name in ("datasets", "without"):
-        if isinstance(entry.get(name), str):
-            entry = {**entry, name: [entry[name]]}
-        if not isinstance(entry.get(name, []), list):
-            raise ConfigError(f"{where}: {name} must be a list of datasets, got {entry[name]!r}")
-    for name in ("max_boxes", "limit"):
-        if name in entry and (not isinstance(entry[name], int) or isinstance(entry[name], bool) or entry[name] < 1):
-            raise ConfigError(f"{where}: {name} must be a positive whole number, got {entry[name]!r}")
-    if not isinstance(entry.get("columns", {}), dict):
-        raise ConfigError(f"{where}: columns must map our names to the table's, got {entry['columns']!r}")
-    return Source(**entry)
+    excluded: Excluded | None = None
 
 
 def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record | Reject]:
@@ -183,6 +96,7 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
         RecordError: a source is missing or of no known form.
     """
     left = left if left is not None else Left()
+    left.excluded = recipe.excluded
     chosen = _within_cap(recipe, left)
     if chosen is None:
         left.expected = _count_lines(recipe)
@@ -220,25 +134,37 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
     left.whole = True
 
 
+def open_source(source: SourceSettings, folder: Path, images: Path | None) -> Iterator[Record | Reject]:
+    """What a source's file holds, its filters not yet applied.
+
+    Args:
+        source: its settings.
+        folder: where its paths start.
+        images: image root; see `sources.read_source`.
+    Raises:
+        RecordError, ConfigError: see `sources.read_source`.
+    """
+    found = read_source(
+        source.file if source.file.startswith(HUB) else str(folder / source.file),
+        images=images,
+        format=source.format,
+        outside=source.boxes,
+        box_space=source.box_space,
+        box_form=source.box_form,
+        columns=source.columns,
+        instances=None if source.instances is None else folder / source.instances,
+    )
+    return islice(found, source.limit)
+
+
 def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
     """Every record of every source that passes its filters, with its image's path as the source writes it."""
-    for source in recipe.sources:
-        file = source.file if source.file.startswith(HUB) else str(recipe.folder / source.file)
-        images = recipe.images / source.images
-        for count, item in enumerate(
-            read_source(
-                file,
-                images=images,
-                format=source.format,
-                outside=source.boxes,
-                box_space=source.box_space,
-                box_form=source.box_form,
-                columns=source.columns,
-                instances=None if source.instances is None else recipe.folder / source.instances,
-            )
-        ):
-            if source.limit is not None and count >= source.limit:
-                break
+    if recipe.records is not None:
+        for item in read_rows(recipe.records, recipe.images, IN_MEMORY):
+            yield item, "" if isinstance(item, Reject) else item.image
+        return
+    for source in recipe.settings.sources:
+        for item in open_source(source, recipe.settings.folder, recipe.images / source.images):
             if isinstance(item, Reject):
                 yield item, ""
                 continue
@@ -262,7 +188,8 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
 
     The sources are read once for this; no more than `cap` numbers a dataset are held.
     """
-    if recipe.cap is None:
+    cap = recipe.settings.cap
+    if cap is None:
         return None
     heaps: dict[str, list[tuple[int, int]]] = {}
     position: Counter[str] = Counter()
@@ -273,10 +200,10 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
             continue
         index = position[item.dataset]
         position[item.dataset] += 1
-        digest = hashlib.sha256(f"{recipe.seed}\0{item.dataset}\0{item.id}".encode()).digest()
+        digest = hashlib.sha256(f"{recipe.settings.seed}\0{item.dataset}\0{item.id}".encode()).digest()
         entry = (-int.from_bytes(digest[:8], "big"), -index)
         heap = heaps.setdefault(item.dataset, [])
-        if len(heap) < recipe.cap:
+        if len(heap) < cap:
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
@@ -287,9 +214,11 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
 
 def _count_lines(recipe: Recipe) -> int | None:
     """How many lines the sources have, if all are files of lines whose filters let everything through."""
+    if recipe.records is not None:
+        return len(recipe.records)
     total = 0
-    for source in recipe.sources:
-        path = recipe.folder / source.file
+    for source in recipe.settings.sources:
+        path = recipe.settings.folder / source.file
         if path.suffix != ".jsonl" or source.datasets or source.without or source.max_boxes:
             return None
         try:
@@ -311,8 +240,10 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     sources: list[dict[str, Any]] = []
     inputs: dict[str, str] = {}
     files: dict[str, str] = {}  # name in the manifest → as the recipe writes it
-    for source in recipe.sources:
-        stated = dataclasses.asdict(source)
+    if recipe.records is not None:
+        inputs[IN_MEMORY] = _records_hash(recipe.records)
+    for source in recipe.settings.sources:
+        stated = source.to_dict()
         sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [], "")})
         for key, file in (("file", source.file), ("instances", source.instances)):
             if file is not None and not file.startswith(HUB):
@@ -322,14 +253,26 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
                     name += "'"
                 files[name] = file
                 sources[-1][key] = name
-                inputs[name] = _content_hash(recipe.folder / file)
+                inputs[name] = _content_hash(recipe.settings.folder / file)
     listed = sorted(recipe.excluded.names | recipe.excluded.hashes)
     return {
         "sources": sources,
         "inputs": inputs,
-        "cap": recipe.cap,
+        "cap": recipe.settings.cap,
         "exclude": sha256("\n".join(listed).encode()) if listed else None,
     }
+
+
+def _records_hash(records: Sequence[Record | Mapping[str, Any]]) -> str:
+    """Of what records say; one that is no JSON counts by how Python writes it, and is a reject later."""
+    digest = hashlib.sha256()
+    for record in records:
+        stated = record.to_json() if isinstance(record, Record) else record
+        try:
+            digest.update(to_json(stated).encode() + b"\n")
+        except (TypeError, ValueError):
+            digest.update(repr(stated).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _content_hash(path: Path) -> str:

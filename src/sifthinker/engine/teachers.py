@@ -6,8 +6,6 @@ a number.
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -21,7 +19,9 @@ from PIL import Image, ImageDraw
 from sifthinker.chain import TAG, Region
 from sifthinker.endpoint import Endpoint, Usage
 from sifthinker.engine.batches import Batches
+from sifthinker.engine.settings import TeacherSettings
 from sifthinker.errors import ConfigError, EndpointError
+from sifthinker.images import data_url
 from sifthinker.json_reply import find_objects
 from sifthinker.loops import in_thread
 from sifthinker.models import complete, load_for_inference
@@ -32,6 +32,7 @@ from sifthinker.scoring.answers import judge, normalise
 
 MAX_CORRECTIONS = 2
 MAX_WORDS = 120
+LOCAL_TOKENS = 1024  # longest reply of a teacher in this process, unless told otherwise
 
 CHECKS: dict[str, str] = {
     "not_json": "the reply does not hold the JSON object asked for",
@@ -309,7 +310,7 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
 
     def _messages(self, task: Task, earlier: Sequence[Attempt]) -> list[dict[str, Any]]:
         def shown(image: Image.Image) -> dict[str, Any]:
-            return {"type": "image_url", "image_url": {"url": _data_url(image)}}
+            return {"type": "image_url", "image_url": {"url": data_url(image)}}
 
         return _conversation(task, earlier, self._max_side, shown, str)
 
@@ -332,7 +333,7 @@ class LocalTeacher:
         model: str,
         *,
         max_side: int = 1024,
-        max_new_tokens: int = 1024,
+        max_new_tokens: int = LOCAL_TOKENS,
         batch_size: int = 8,
         device: str | None = None,
     ) -> None:
@@ -405,12 +406,6 @@ def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
     return copy
 
 
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _response_format(foci: int) -> dict[str, Any]:
     schema = {
         "type": "object",
@@ -422,6 +417,40 @@ def _response_format(foci: int) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"type": "json_schema", "json_schema": {"name": "explanation", "schema": schema, "strict": True}}
+
+
+def make_teacher(settings: TeacherSettings) -> Teacher:
+    """The teacher that settings name: `openai`, `local`, or one that an installed package offers.
+
+    A package offers a teacher as an entry point of the group `sifthinker.teachers`: a name, and what is called without
+    arguments to make it.
+
+    Raises:
+        ConfigError: no such teacher, or it needs a model and the settings name none.
+    """
+    if settings.teacher not in ("openai", "local"):
+        return offered_teacher(settings.teacher)
+    if not settings.model:
+        raise ConfigError(f"teacher {settings.teacher} needs a model: say it with --model NAME (in a recipe: model)")
+    if settings.teacher == "local":
+        return LocalTeacher(
+            settings.model,
+            batch_size=settings.concurrency,
+            max_side=settings.max_side,
+            max_new_tokens=settings.max_tokens or LOCAL_TOKENS,
+        )
+    endpoint = Endpoint(
+        settings.base_url,
+        settings.model,
+        api_key_env=settings.api_key_env,
+        timeout_s=settings.timeout_s,
+        max_retries=settings.retries,
+        concurrency=settings.concurrency,
+        requests_per_minute=settings.rpm,
+        prompt_price=settings.prompt_price,
+        completion_price=settings.completion_price,
+    )
+    return OpenAITeacher(endpoint, max_side=settings.max_side, max_tokens=settings.max_tokens)
 
 
 def offered_teachers() -> tuple[str, ...]:

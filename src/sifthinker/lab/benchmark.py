@@ -14,56 +14,74 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from PIL import Image
 
-from sifthinker.boxes import hierarchical_iou, pairwise_iou, set_iou
-from sifthinker.chain import Region, find_regions, region_boxes
-from sifthinker.depth import agrees
+from sifthinker.boxes import pairwise_iou, set_iou
+from sifthinker.chain import Region, find_regions
+from sifthinker.depth import DepthMap, agrees
+from sifthinker.evaluation.metrics import Result, Row, bootstrap, group_by, summarise
+from sifthinker.evaluation.questions import Question as Asked
+from sifthinker.evaluation.run import evaluate as evaluate_questions
+from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.files import atomic_write, sha256
 from sifthinker.lab.lessons import LIST_QUESTION, locate_question, read_list, regions_of
-from sifthinker.lab.questions import Question, is_novel, sample_questions, scene_of, world_record
+from sifthinker.lab.questions import Question, is_novel, sample_questions, scene_at, scene_of, world_record
 from sifthinker.lab.scenes import Scene, render
-from sifthinker.scoring.answers import judge
-from sifthinker.scoring.rewards import score_depth, score_grounding
-from sifthinker.thinker import Thinker, Thought
-
-METRICS: dict[str, str] = {
-    "answer accuracy": "judged answers; an answer that cannot be read is wrong",
-    "final HIoU": "hierarchical IoU of the last area with the target boxes; 0 without a readable area",
-    "first HIoU": "hierarchical IoU of the first area that is not the whole image; chains with an area",
-    "correction gain": "final HIoU minus that of the first area that is not the whole image; chains with an area",
-    "depth consistency": "share of stated depths within a tenth of the truth; chains with an area",
-    "valid format": "completions that are valid chains",
-}
+from sifthinker.thinker import Thinker
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One metric: mean, number of completions it is over, and a 95 % bootstrap interval of the mean."""
+class SceneQuestion(Asked):
+    """A question about a scene, which is rendered when it is asked.
 
-    mean: float
-    count: int
-    low: float
-    high: float
+    Args:
+        scene: seed of the scene.
+        size: side of the picture in pixels.
+    """
+
+    scene: int = 0
+    size: int = 64
+
+    def load(self, *, depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
+        image, found, _ = render(scene_at(self.scene, self.tags["level"]), self.size)
+        return image, found if depth else None
+
+    def image_name(self, root: Path) -> str:
+        return str(self.image)
+
+    def depth_name(self, root: Path) -> str | None:
+        return str(self.depth)
+
+    def identity(self, root: Path) -> list[Any]:
+        return [self.id, self.question, list(self.answers), self.scene, dict(self.tags), self.size]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One question of the benchmark and what the model made of it."""
+def world_questions(count: int, *, split: str = "test", seed: int = 0, size: int = 64) -> Iterator[SceneQuestion]:
+    """Questions of the world, as many of each family and level. Their image names are the seeds of their scenes.
 
-    id: str
-    scene: int
-    level: str
-    family: str
-    novel: bool
-    question: str
-    truth: str
-    boxes: tuple[tuple[float, ...], ...]
-    text: str
-    values: dict[str, float | None]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    Args:
+        count: number of questions.
+        split: whose scenes; `test` never coincides with training.
+        seed: moves to other scenes.
+        size: side of the pictures in pixels.
+    """
+    for asked in sample_questions(count, split=split, seed=seed):
+        record = world_record(asked, image=f"{asked.scene}.png", split=split)
+        yield SceneQuestion(
+            id=record.id,
+            image=Path(record.image),
+            question=record.question,
+            answers=(record.answer,),
+            choices=record.choices,
+            boxes=record.boxes,
+            depth=Path(str(record.depth)),
+            dataset=record.dataset,
+            split=record.split,
+            family=record.family,
+            tags={"level": asked.level, "combination": "new" if is_novel(asked) else "known"},
+            scene=asked.scene,
+            size=size,
+        )
 
 
 def evaluate(
@@ -73,100 +91,34 @@ def evaluate(
     split: str = "test",
     seed: int = 0,
     size: int = 64,
-    depth: bool = True,
+    rgb_only: bool = False,
     direct: bool = False,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Result], list[Row]]:
-    """Ask a model `count` questions of the world, as many of each family and level.
+    """Ask a model `count` questions of the world; see `evaluation.run.evaluate`.
 
     Args:
         thinker: the model; it answers greedily.
-        count: number of questions.
-        split: whose scenes; `test` never coincides with training.
-        seed: moves to other scenes.
-        size: side of the pictures in pixels.
-        depth: whether the model sees the depth image; False for RGB-only models.
+        count: see `world_questions`.
+        split: see `world_questions`.
+        seed: see `world_questions`.
+        size: see `world_questions`.
+        rgb_only: show the model no depth.
         direct: ask for the answer alone, without steps; nothing but the answer is measured then.
         batch_size: questions at once.
         progress: called with the number of questions done.
     Returns:
         (metric → result, one row a question).
     """
-    asked = list(sample_questions(count, split=split, seed=seed))
-    rows: list[Row] = []
-    for start in range(0, len(asked), batch_size):
-        batch = asked[start : start + batch_size]
-        records = [world_record(question, image=f"{question.scene}.png", split=split) for question in batch]
-        tasks = []
-        for question in batch:
-            image, truth, _ = render(scene_of(question), size)
-            tasks.append((image, question.text, truth if depth else None))
-        for record, question, thought in zip(records, batch, thinker.think_all(tasks, direct=direct), strict=True):
-            rows.append(
-                Row(
-                    id=record.id,
-                    scene=question.scene,
-                    level=question.level,
-                    family=question.family,
-                    novel=is_novel(question),
-                    question=record.question,
-                    truth=record.answer,
-                    boxes=record.boxes,
-                    text=thought.text,
-                    values=measure(thought, record.answer, record.boxes, record.choices),
-                )
-            )
-        if progress:
-            progress(len(rows))
-    return summarise(rows), rows
-
-
-def measure(
-    thought: Thought, truth: str, boxes: Sequence[Sequence[float]], choices: Sequence[str] = ()
-) -> dict[str, float | None]:
-    """The metrics of one thought; None where one does not apply."""
-    answer = 0.0 if thought.answer is None else float(judge(thought.answer, truth, choices).score == 1)
-    if thought.direct:
-        return {**dict.fromkeys(METRICS), "answer accuracy": answer}
-    reading = thought.reading
-    depth = score_depth(reading, thought.depth)
-    grounded = score_grounding(reading, boxes)
-    return {
-        "answer accuracy": answer,
-        "final HIoU": hierarchical_iou(region_boxes(reading.areas[-1]), boxes) if reading.areas else 0.0,
-        "first HIoU": grounded.parts["start"] if reading.areas else None,
-        "correction gain": grounded.parts.get("gain"),
-        "depth consistency": depth.value if reading.areas else None,
-        "valid format": float(not reading.problems),
-    }
-
-
-def summarise(rows: Sequence[Row], *, resamples: int = 1000) -> dict[str, Result]:
-    """Mean, count and percentile bootstrap interval of every metric; a metric without values is left out."""
-    results = {}
-    for name in METRICS:
-        values = [value for row in rows if (value := row.values[name]) is not None]
-        if values:
-            results[name] = bootstrap(values, resamples)
-    return results
-
-
-def bootstrap(values: Sequence[float], resamples: int = 1000) -> Result:
-    """Mean, count and percentile bootstrap interval of one value or more; the same for the same values."""
-    array = np.array(values, dtype=np.float64)
-    draw = np.random.default_rng(0)
-    means = draw.choice(array, (resamples, len(array))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Result(float(array.mean()), len(array), float(low), float(high))
-
-
-def group_by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
-    """Rows by family, level, or whatever `key` says, in order of appearance."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
+    settings = EvalSettings(data="world", rgb_only=rgb_only, direct=direct, batch_size=batch_size)
+    found = evaluate_questions(
+        settings,
+        questions=list(world_questions(count, split=split, seed=seed, size=size)),
+        thinker=thinker,
+        progress=None if progress is None else lambda done, _: progress(done),
+    )
+    return found.results, list(found.rows)
 
 
 def families_above_chance(rows: Sequence[Row], *, split: str = "test", seed: int = 0) -> set[str]:

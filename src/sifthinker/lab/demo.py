@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sifthinker.evaluation.metrics import METRICS, Result, Row, group_by, summarise
 from sifthinker.files import make_folder
-from sifthinker.lab.benchmark import METRICS, Result, Row, families_above_chance, group_by, summarise
-from sifthinker.lab.scenes import render, sample_scene
+from sifthinker.lab.benchmark import families_above_chance
+from sifthinker.lab.questions import scene_at
+from sifthinker.lab.scenes import render
 from sifthinker.lab.study import ARMS, SHORT, Bar, Lab, Say, Schedule, refuse_foreign
 from sifthinker.scoring.rewards import REWARDS
 from sifthinker.show.report import Card, Chart, run_page, write_page, write_picture
@@ -122,12 +124,12 @@ def _curve(history: list[dict[str, Any]], key: str) -> list[tuple[float, float]]
 
 def _card(row: Row, title: str = "") -> Card:
     # Shown larger than the model saw it; boxes are fractions and do not change.
-    image, depth, _ = render(sample_scene(row.scene, row.level), 256)
+    image, depth, _ = render(scene_at(int(Path(row.image).stem), row.tags["level"]), 256)
     return Card(
         # Answers without steps are measured on nothing but the answer.
-        Thought(row.question, image, depth, row.text, direct=row.values["valid format"] is None),
+        Thought(row.question, image, depth, row.completion, direct=row.values["valid format"] is None),
         title=title,
-        truth=row.truth,
+        truth=row.answers[0],
         correct=bool(row.values["answer accuracy"]),
         boxes=row.boxes,
     )

@@ -27,7 +27,7 @@ from sifthinker.lab.questions import SPLITS, scene_at
 from sifthinker.lab.scenes import LEVELS
 from sifthinker.models import load_model
 from sifthinker.prompts import user_prompt
-from sifthinker.training.config import TrainConfig
+from sifthinker.training.config import TrainSettings
 from sifthinker.training.runs import OurTrainer, claim_parts, is_finished, run
 
 
@@ -265,7 +265,7 @@ def _train(
     workers: int | None,
 ) -> None:
     on_cpu = not torch.accelerator.is_available()
-    config = TrainConfig(
+    config = TrainSettings(
         model="nano, random weights" if first == 0 else "nano, the part before",
         data="world, split base",
         output=str(output),

@@ -7,7 +7,7 @@ combinations: what a family asks about an object of some colour and shape is ask
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from sifthinker.boxes import round_boxes
-from sifthinker.errors import ConfigError, ImageError
-from sifthinker.files import make_folder, write_jsonl
+from sifthinker.errors import ConfigError, ImageError, RecordError
+from sifthinker.files import json_lines, make_folder, write_jsonl
 from sifthinker.lab.scenes import (
     COLOURS,
     LEVELS,
@@ -533,14 +533,13 @@ def write_world(
 
 def _is_worlds(records: Path) -> bool:
     """Whether a records file may be written over: it is the world's, or there is none."""
-    try:
-        with open(records, "rb") as stream:
-            first = stream.readline()
-        return not first or str(json.loads(first).get("source")).startswith("world:")
-    except FileNotFoundError:
+    if not os.path.exists(records):
         return True
-    except (OSError, ValueError, AttributeError):
+    try:
+        first = next(json_lines(records), None)
+    except RecordError:  # not ours to read
         return False
+    return first is None or (isinstance(first.value, dict) and str(first.value.get("source")).startswith("world:"))
 
 
 def _older_scenes(folder: Path, scenes: set[int]) -> list[Path]:

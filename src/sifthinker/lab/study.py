@@ -19,19 +19,20 @@ import numpy as np
 from sifthinker import __version__
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth, NoDepth
-from sifthinker.engine.expansion import Expansion
 from sifthinker.engine.folder import Counts
+from sifthinker.engine.settings import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.errors import ConfigError
+from sifthinker.evaluation.metrics import METRICS, Row, bootstrap, group_by, paired_difference
 from sifthinker.files import atomic_write, make_folder, to_json
-from sifthinker.lab.benchmark import METRICS, Row, bootstrap, evaluate, group_by
+from sifthinker.fingerprint import model_fingerprint
+from sifthinker.lab.benchmark import evaluate
 from sifthinker.lab.questions import DECIMALS, write_world
 from sifthinker.lab.scenes import REFERENCE_SIZE
 from sifthinker.lab.teacher import ScriptedTeacher
 from sifthinker.show.report import study_page, write_page
 from sifthinker.thinker import Thinker
 from sifthinker.training.config import make_config
-from sifthinker.training.fingerprint import model_fingerprint
 
 Bar = Callable[[str, "int | None"], AbstractContextManager[Callable[..., None]]]
 Say = Callable[[str], None]
@@ -216,7 +217,7 @@ class Lab:
                 thinker,
                 count,
                 direct=arm.direct,
-                depth=arm.data != "rgb",
+                rgb_only=arm.data == "rgb",
                 batch_size=108,
                 progress=advance,
             )
@@ -426,12 +427,27 @@ def _read_rows(folder: Path, arm: str) -> list[Row] | None:
     path = folder / _measurement(arm)
     if not path.is_file():
         return None
-    rows = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-    for row in rows:
-        # Measured before the first HIoU was a metric of its own: it is the final one less the gain.
-        final, gain = row.values["final HIoU"], row.values["correction gain"]
-        row.values.setdefault("first HIoU", None if final is None or gain is None else final - gain)
-    return rows
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [Row.from_json(row if "completion" in row else _of_older(row), str(path)) for row in rows]
+
+
+def _of_older(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that was measured before evaluation knew of anything but the world."""
+    values = dict(row["values"])
+    final, gain = values["final HIoU"], values["correction gain"]
+    values.setdefault("first HIoU", None if final is None or gain is None else final - gain)
+    groups = {"level": row["level"], "combination": "new" if row["novel"] else "known"}
+    kept = {key: row[key] for key in ("id", "family", "question", "boxes")}
+    asked: dict[str, Any] = {
+        "dataset": "world",
+        "split": "test",
+        "tags": groups,
+        "prompt": "",
+        "choices": [],
+        "depth": None,
+    }
+    told = {"answers": [row["truth"]], "image": f"{row['scene']}.png", "completion": row["text"], "problems": []}
+    return {**kept, **asked, **told, "values": values}
 
 
 def _marker(schedule: Schedule, base: str, seed: int) -> dict[str, Any]:
@@ -516,9 +532,9 @@ def _differences(mine: Mapping[int, Sequence[Row]], theirs: Mapping[int, Sequenc
     differences = {}
     for metric in METRICS:
         ours, others = (_by_question((arm[seed] for seed in seeds), metric) for arm in (mine, theirs))
-        both = [ours[question] - others[question] for question in ours if question in others]
-        if both:
-            differences[metric] = asdict(bootstrap(both))
+        difference = paired_difference(ours, others)
+        if difference:
+            differences[metric] = asdict(difference)
     return differences
 
 

@@ -13,19 +13,16 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sifthinker.boxes import Boxes, Denominator, as_unit_boxes, hierarchical_iou
+from sifthinker.boxes import Boxes, as_unit_boxes, hierarchical_iou
 from sifthinker.chain import Reading, Region, is_whole_image, read_completion, region_boxes
 from sifthinker.depth import DepthMap, agrees
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import BoxError, ConfigError, RecordError
+from sifthinker.literals import Correction, Denominator, RewardName
 from sifthinker.records import read_choices
 from sifthinker.scoring.answers import Verdict, judge
 
-REWARDS = ("format", "answer", "grounding", "depth")  # the fields of `Scores`, in the order in which they are shown
-
-
-# What the grounding reward pays for correcting the focus; see `score_grounding`.
-Correction = Literal["own", "group", "off"]
+REWARDS: tuple[str, ...] = get_args(RewardName)  # the fields of `Scores`, in the order in which they are shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,23 +15,15 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
-from sifthinker.boxes import Denominator
 from sifthinker.chain import Reading, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import ConfigError
+from sifthinker.literals import Correction, Denominator
 from sifthinker.records import read_choices
 from sifthinker.scoring.answers import Verdict
 from sifthinker.scoring.judge import ModelJudge, Question
-from sifthinker.scoring.rewards import (
-    Correction,
-    as_correction,
-    score_answer,
-    score_depth,
-    score_format,
-    score_grounding,
-    with_gain,
-)
+from sifthinker.scoring.rewards import as_correction, score_answer, score_depth, score_format, score_grounding, with_gain
 
 Completion = str | Sequence[Mapping[str, Any]]
 
@@ -76,12 +68,13 @@ def answer_reward(
     completions: Sequence[Completion],
     answer: Sequence[str],
     choices: Sequence[Sequence[str] | str] | None = None,
+    depth: Sequence[DepthMap | str | None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
     return [
-        score_answer(read_completion(completion_text(item)), answer[index], _choices_of(choices, index)).value
-        for index, item in enumerate(completions)
+        score_answer(reading, answer[index], _choices_of(choices, index)).value
+        for index, reading in enumerate(_readings(completions, depth))
     ]
 
 
@@ -116,9 +109,10 @@ class AnswerReward:
         answer: Sequence[str],
         choices: Sequence[Sequence[str] | str] | None = None,
         problem: Sequence[str] | None = None,
+        depth: Sequence[DepthMap | str | None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        readings = [read_completion(completion_text(item)) for item in completions]
+        readings = _readings(completions, depth)
         options = [_choices_of(choices, index) for index in range(len(readings))]
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
         if self.judge is not None:

@@ -7,8 +7,6 @@ part-N.js    `PER_PART` examples or rejects in full, read when one of them is lo
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 import os
 import re
@@ -18,10 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sifthinker.chain import Region, find_steps
+from sifthinker.chain import Region, read_completion
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, make_folder, read_jsonl, to_json
-from sifthinker.images import load_image
+from sifthinker.images import data_url, load_image
 from sifthinker.records import examples_file, read_examples
 from sifthinker.show.report import render_page
 
@@ -114,7 +112,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
     for example in read_examples(where):
-        steps = find_steps(example.chain, depth=example.depth is not None)
+        steps = read_completion(example.chain, depth=example.depth is not None).steps
         yield {
             "code": "",
             "id": example.id,
@@ -124,7 +122,7 @@ def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
             "answer": example.answer,
             "choices": list(example.choices),
             "targets": [list(box) for box in example.boxes],
-            "images": [_embedded(image) if embed else _address(image, out) for image in example.images],
+            "images": [_shown(image, out, embed) for image in example.images],
             "steps": [_step(regions, words) for regions, words in steps],
             "chain": example.chain,
             "facts": {
@@ -159,6 +157,10 @@ def _rejects(path: Path) -> Iterator[dict[str, Any]]:
         yield {"dataset": "", "family": "", "steps": [], **entry}
 
 
+def _shown(image: str, out: Path, embed: bool) -> str:
+    return data_url(load_image(image), max_side=_EMBEDDED_SIDE) if embed else _address(image, out)
+
+
 def _address(image: str, out: Path) -> str:
     """The image's address as the page sees it."""
     try:
@@ -166,14 +168,6 @@ def _address(image: str, out: Path) -> str:
     except ValueError:  # on Windows, another drive
         return Path(image).resolve().as_uri()
     return quote(relative.replace(os.sep, "/"))
-
-
-def _embedded(image: str) -> str:
-    picture = load_image(image)
-    picture.thumbnail((_EMBEDDED_SIDE, _EMBEDDED_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _script_json(value: Any) -> str:

@@ -1,116 +1,138 @@
-"""Training configs: a YAML file with our few keys, and under `training` any field of TRL's own config."""
+"""Settings of a training run: our few keys, and under `training` any field of TRL's own config."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
-import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from sifthinker.boxes import Denominator
 from sifthinker.errors import ConfigError
-from sifthinker.files import check_keys, read_yaml
-from sifthinker.scoring.rewards import REWARDS, Correction, as_correction
+from sifthinker.files import read_yaml, unknown_key
+from sifthinker.literals import Correction, Denominator, Dtype, RewardName
+from sifthinker.settings import Settings, as_number, faults_error
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
 
 _GRPO_ONLY = ("rewards", "reward_terms", "judge", "prefix_sharing")
-_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+# A folder called 2024 may be written without quotes.
+_Name = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 
 
-@dataclass(frozen=True, slots=True)
-class Lora:
+class Lora(Settings):
     """LoRA settings, as PEFT's `LoraConfig` has them."""
 
-    r: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    target: str | Sequence[str] = "all-linear"
+    r: PositiveInt = 8
+    """Rank of the adapters."""
+    alpha: NonNegativeInt = 16
+    """Scale of the adapters, times `r`."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapters' inputs that is left out while training."""
+    target: str | tuple[str, ...] = "all-linear"
+    """Names of the modules that get adapters, or `all-linear`."""
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeConfig:
-    """A served model that judges free-text answers; see `endpoint.Endpoint` for what the fields mean.
-
-    Verdicts are kept in `cache`, by default the folder `verdicts` of the run.
-    """
+class JudgeSettings(Settings):
+    """A served model that judges free-text answers; see `endpoint.Endpoint` for what the fields mean."""
 
     base_url: str
+    """Address of an OpenAI-compatible server."""
     model: str
+    """The judge's name on its server."""
     api_key_env: str = "OPENAI_API_KEY"
-    timeout_s: float = 30.0
-    retries: int = 3
-    concurrency: int = 32
+    """Variable that holds the key."""
+    timeout_s: PositiveFloat = 30.0
+    """Seconds for one request."""
+    retries: NonNegativeInt = 3
+    """Further tries of a failed request."""
+    concurrency: PositiveInt = 32
+    """Requests under way at once."""
     cache: str | None = None
+    """Folder of the verdicts; the folder `verdicts` of the run by default."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
 
 
-@dataclass(frozen=True, slots=True)
-class RewardTerms:
-    """Terms of the rewards, for ablations: GRPO-SIF has all of them.
-
-    Args:
-        progress: the answer reward counts how much better an answer is than its group was the last time.
-        correction: how the grounding reward pays for correcting the focus: `own`, the paper's; `group`, measured from where
-            the group's other completions start; or `off`; see `rewards.score_grounding`.
-        denominator: of the box-level IoU, `max` or, as in the paper's release, `min`; see `boxes.paired_iou`.
-        depth_repeats: the depth reward counts areas that repeat their predecessor, as the paper does.
-    """
+class RewardTerms(Settings):
+    """Terms of the rewards, for ablations: GRPO-SIF has all of them."""
 
     progress: bool = True
-    correction: Correction = "own"
+    """The answer reward counts how much better an answer is than its group was the last time."""
+    correction: Annotated[Correction, BeforeValidator(lambda value: "own" if value is True else value)] = "own"
+    """How the grounding reward pays for correcting the focus: `own`, the paper's; `group`, measured from where the group's
+    other completions start; or `off`; see `rewards.score_grounding`."""
     denominator: Denominator = "max"
+    """Of the box-level IoU, `max` or, as in the paper's release, `min`; see `boxes.paired_iou`."""
     depth_repeats: bool = False
+    """The depth reward counts areas that repeat their predecessor, as the paper does."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """One training run.
+_ALL_REWARDS: Mapping[RewardName, float] = dict.fromkeys(get_args(RewardName), 1.0)
 
-    Args:
-        model: model folder or Hugging Face name to start from.
-        data: dataset folder or examples file.
-        output: folder for checkpoints, the final model and the history.
-        limit: use the first so many examples; None for all.
-        dtype: of the weights, a torch dtype's name or `auto`.
-        max_pixels: greatest area of an image, for processors that resize by area.
-        attn_implementation: transformers' name of an attention, for instance `flash_attention_2`, `flex_attention` or
-            `eager`; None leaves the choice to transformers, but see `attention`.
-        freeze: parts of parameter names that stay as they are, for instance `visual`.
-        lora: LoRA settings; None trains every parameter that is not frozen.
-        muon_lr: train the matrices inside the model with Muon at this learning rate, all else with AdamW at
-            `training.learning_rate`; None trains everything as `training.optim` says. For small models trained in full.
-        rewards: GRPO-SIF alone: weight of each reward, 1 where none is given; a weight of 0 leaves it out.
-        reward_terms: GRPO-SIF alone: terms of the rewards.
-        judge: GRPO-SIF alone: a served model for answers that rules cannot decide; None leaves them to rules.
-        prefix_sharing: GRPO-SIF alone: `auto` computes each prompt once for its group where the model allows it;
-            `off` never does.
-        answers_only: SFT alone: learn the answers without chains, asked for directly; what chains are compared with.
-        training: fields of TRL's SFTConfig or GRPOConfig.
+
+class TrainSettings(Settings):
+    """One training run, of either stage.
+
+    Example:
+        >>> run = TrainSettings(model="nano", data="runs/chains", output="runs/sft", training={"max_steps": 100})
+        >>> run.for_stage("sft").training
+        {'max_steps': 100}
     """
 
-    model: str
-    data: str
-    output: str
-    limit: int | None = None
-    dtype: str = "float32"
-    max_pixels: int | None = None
+    model: _Name
+    """Model folder or Hugging Face name to start from."""
+    data: _Name
+    """Dataset folder or examples file."""
+    output: _Name
+    """Folder for checkpoints, the final model and the history."""
+    limit: PositiveInt | None = None
+    """Use only the first examples, this many."""
+    dtype: Dtype = "float32"
+    """Of the weights: a torch dtype's name or `auto`."""
+    max_pixels: PositiveInt | None = None
+    """Greatest area of an image, for processors that resize by area."""
     attn_implementation: str | None = None
-    freeze: Sequence[str] = ()
+    """transformers' name of an attention, for instance `flash_attention_2`, `flex_attention` or `eager`. By default the
+    choice is transformers', but see `attention`."""
+    freeze: tuple[str, ...] = ()
+    """Parts of parameter names that stay as they are, for instance `visual`."""
     lora: Lora | None = None
-    muon_lr: float | None = None
-    rewards: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(REWARDS, 1.0))
+    """LoRA settings; without them every parameter is trained that is not frozen."""
+    muon_lr: PositiveFloat | None = None
+    """Train the matrices inside the model with Muon at this learning rate, all else with AdamW at `training.learning_rate`;
+    without it everything is trained as `training.optim` says. For small models trained in full."""
+    rewards: Mapping[RewardName, NonNegativeFloat] = Field(default_factory=lambda: dict(_ALL_REWARDS))
+    """GRPO-SIF alone: weight of each reward, 1 where none is given; a weight of 0 leaves it out."""
     reward_terms: RewardTerms = RewardTerms()
-    judge: JudgeConfig | None = None
+    """GRPO-SIF alone: terms of the rewards."""
+    judge: JudgeSettings | None = None
+    """GRPO-SIF alone: a served model for answers that rules cannot decide; without one they are left to rules."""
     prefix_sharing: Sharing = "auto"
+    """GRPO-SIF alone: `auto` computes each prompt once for its group where the model allows it; `off` never does."""
     answers_only: bool = False
-    training: Mapping[str, Any] = field(default_factory=dict)
+    """SFT alone: learn the answers without chains, asked for directly; what chains are compared with."""
+    training: Mapping[str, Any] = {}
+    """Fields of TRL's SFTConfig or GRPOConfig."""
 
     @property
     def attention(self) -> str | None:
@@ -126,8 +148,65 @@ class TrainConfig:
             return self.attn_implementation
         return "eager"
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the rewards that count."""
+        return {name: weight for name, weight in self.rewards.items() if weight}
 
-def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[str] = ()) -> TrainConfig:
+    def for_stage(self, stage: Stage, *, where: str = "") -> Self:
+        """The settings as a trainer of this stage takes them: `training` checked, text that is a number made one.
+
+        TRL's config itself takes anything and fails later.
+
+        Args:
+            stage: whose fields `training` may hold, and whose of ours may be said.
+            where: what to call the settings' place in messages, for instance the file.
+        Raises:
+            ConfigError: settings of the other stage, or a field of TRL's that there is not, or of another kind; all of them.
+        """
+        training = dict(self.training)
+        faults = [*self._of_the_other(stage), *_training_faults(training, stage)]
+        if faults:
+            raise faults_error(where, faults)
+        return self if training == self.training else self.replace(training=training)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values; what is None is left out. `from_values` reads them again."""
+        return {name: value for name, value in super().to_dict().items() if value is not None}
+
+    def identity(self) -> dict[str, Any]:
+        """What `run.json` keeps, which tells whose run a folder holds. Runs of earlier versions have the same keys and
+        values, and go on."""
+        return {**self.to_dict(), "rewards": self.weights}
+
+    @classmethod
+    def locate(cls, path: Sequence[str]) -> Sequence[str]:
+        """A field of TRL's needs no prefix: `learning_rate=1e-5`."""
+        return path if len(path) > 1 or path[0] in cls.model_fields else ["training", *path]
+
+    @field_validator("rewards")
+    @classmethod
+    def _every_reward(cls, value: Mapping[RewardName, float]) -> dict[RewardName, float]:
+        if value and not any({**_ALL_REWARDS, **value}.values()):
+            raise ValueError("every reward has weight 0; nothing would be learnt")
+        return {**_ALL_REWARDS, **value}
+
+    @model_validator(mode="after")
+    def _one_way_to_train(self) -> Self:
+        if self.muon_lr is not None and self.lora is not None:
+            raise ValueError("muon_lr is for full training; adapters train with training.optim")
+        return self
+
+    def _of_the_other(self, stage: Stage) -> Iterator[str]:
+        if stage == "grpo" and self.answers_only:
+            yield "answers_only belongs to SFT"
+        if stage == "sft":
+            for name in _GRPO_ONLY:
+                if name in self.model_fields_set:
+                    yield f"{name} belongs to GRPO-SIF; an SFT run has none"
+
+
+def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[str] = ()) -> TrainSettings:
     """Read a config file and apply overrides.
 
     Args:
@@ -138,10 +217,16 @@ def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[
     Raises:
         ConfigError: no such file, not YAML, an unknown or missing key, or a value of the wrong kind.
     """
-    values = read_yaml(path)
-    for override in overrides:
-        _override(values, override)
-    return make_config(values, stage, where=str(path))
+    return TrainSettings.from_yaml(path, overrides).for_stage(stage, where=str(path))
+
+
+def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config") -> TrainSettings:
+    """Checked settings of a stage from plain values.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong kind; says where.
+    """
+    return TrainSettings.from_values(values, where=where).for_stage(stage, where=where)
 
 
 def guess_stage(path: str | os.PathLike[str]) -> Stage:
@@ -161,121 +246,36 @@ def guess_stage(path: str | os.PathLike[str]) -> Stage:
     return "grpo" if "grpo" in Path(path).name else "sft"
 
 
-def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config") -> TrainConfig:
-    """A checked config from plain values.
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value of the wrong kind; says where.
-    """
-    check_keys(values, _names(TrainConfig), where)
-    missing = [name for name in ("model", "data", "output") if not values.get(name)]
-    if missing:
-        raise ConfigError(f"{where}: lacks {', '.join(missing)}")
-    checked = dict(values)
-    for name in ("model", "data", "output"):
-        checked[name] = str(checked[name])
-    if checked.get("reward_terms", 0) is None:
-        del checked["reward_terms"]
-    if "muon_lr" in checked:
-        checked["muon_lr"] = _number(checked["muon_lr"])
-    for name, kind in (("lora", Lora), ("judge", JudgeConfig), ("reward_terms", RewardTerms)):
-        if checked.get(name) is not None:
-            check_keys(_mapping(checked[name], f"{where}: {name}"), _names(kind), f"{where}: {name}")
-            try:
-                checked[name] = kind(**checked[name])
-            except TypeError as error:
-                raise ConfigError(f"{where}: {name}: {str(error).partition('() ')[2]}") from None
-            for item in dataclasses.fields(kind):
-                value, default = getattr(checked[name], item.name), item.default
-                if isinstance(default, bool):
-                    if not isinstance(value, bool):
-                        raise ConfigError(f"{where}: {name}.{item.name} must be true or false, got {value!r}")
-                elif isinstance(default, int) and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                    raise ConfigError(f"{where}: {name}.{item.name} must be a whole number, not below 0, got {value!r}")
-                elif isinstance(default, float) and not (_is_number(value) and value >= 0):
-                    raise ConfigError(f"{where}: {name}.{item.name} must be a number, not below 0, got {value!r}")
-    if isinstance(checked.get("freeze"), str):
-        checked["freeze"] = [checked["freeze"]]
-    freeze = checked.setdefault("freeze", [])
-    if not isinstance(freeze, list) or not all(isinstance(part, str) for part in freeze):
-        raise ConfigError(f"{where}: freeze must name parts of the model, got {freeze!r}")
-    for name in ("limit", "max_pixels"):
-        value = checked.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f"{where}: {name} must be a positive whole number, got {value!r}")
-    lora = checked.get("lora")
-    if lora is not None:
-        target = lora.target
-        if not lora.r or lora.dropout >= 1:
-            raise ConfigError(f"{where}: lora wants r above 0 and dropout below 1, got {lora.r!r} and {lora.dropout!r}")
-        names = [target] if isinstance(target, str) else target
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise ConfigError(f"{where}: lora.target must name modules, got {target!r}")
-    judge = checked.get("judge")
-    if judge is not None and not str(judge.base_url).startswith(("http://", "https://")):
-        raise ConfigError(f"{where}: judge.base_url must begin with http:// or https://, got {judge.base_url!r}")
-    rate = checked.get("muon_lr")
-    if rate is not None and not (_is_number(rate) and rate > 0):
-        raise ConfigError(f"{where}: muon_lr must be a positive number, got {rate!r}")
-    if rate is not None and checked.get("lora") is not None:
-        raise ConfigError(f"{where}: muon_lr is for full training; adapters train with training.optim")
-    if checked.get("dtype", "auto") not in _DTYPES:
-        raise ConfigError(f"{where}: dtype must be one of {', '.join(_DTYPES)}, got {checked['dtype']!r}")
-    if stage == "sft":
-        for name in _GRPO_ONLY:
-            if name in checked:
-                raise ConfigError(f"{where}: {name} belongs to GRPO-SIF; an SFT run has none")
-    elif checked.get("answers_only"):
-        raise ConfigError(f"{where}: answers_only belongs to SFT")
-    if not isinstance(checked.get("answers_only", False), bool):
-        raise ConfigError(f"{where}: answers_only must be true or false, got {checked['answers_only']!r}")
-    if "reward_terms" in checked:
-        terms = checked["reward_terms"]
-        if terms.denominator not in get_args(Denominator):
-            raise ConfigError(f"{where}: reward_terms.denominator must be max or min, got {terms.denominator!r}")
-        try:
-            checked["reward_terms"] = dataclasses.replace(terms, correction=as_correction(terms.correction))
-        except ConfigError as error:
-            raise ConfigError(f"{where}: reward_terms.{error}") from None
-    if "rewards" in checked:
-        _mapping(checked["rewards"], f"{where}: rewards")
-        check_keys(checked["rewards"], REWARDS, f"{where}: rewards")
-        for name, weight in checked["rewards"].items():
-            if not (_is_number(weight) and weight >= 0):
-                raise ConfigError(f"{where}: rewards: the weight of {name} must be a number, not below 0, got {weight!r}")
-        weights = {**dict.fromkeys(REWARDS, 1.0), **checked["rewards"]}
-        checked["rewards"] = {name: float(weight) for name, weight in weights.items() if weight}
-        if not checked["rewards"]:
-            raise ConfigError(f"{where}: every reward has weight 0; nothing would be learnt")
-    if checked.get("prefix_sharing") is False:  # YAML reads a bare `off` as false
-        checked["prefix_sharing"] = "off"
-    if checked.get("prefix_sharing", "auto") not in get_args(Sharing):
-        raise ConfigError(f"{where}: prefix_sharing must be auto or off, got {checked['prefix_sharing']!r}")
-    checked["training"] = dict(_mapping(checked.get("training") or {}, f"{where}: training"))
-    for name, value in checked["training"].items():
-        if name.endswith("_strategy") and value is False:  # YAML reads a bare `no` as false
-            checked["training"][name] = "no"
-    if "output_dir" in checked["training"]:
-        raise ConfigError(f"{where}: training.output_dir: the folder is named by `output`")
-    if "hub_token" in checked["training"]:
-        raise ConfigError(f"{where}: training.hub_token: a config is kept beside the model; set HF_TOKEN in the environment")
-    check_keys(checked["training"], _names(trainer_config(stage)), f"{where}: training")
-    _check_training(checked["training"], stage, where)
-    return TrainConfig(**checked)
+# Fields of TRL's that are said elsewhere.
+_ELSEWHERE = {
+    "output_dir": "the folder is named by `output`",
+    "hub_token": "a config is kept beside the model; set HF_TOKEN in the environment",
+    "reward_weights": "weights are named under `rewards`",
+}
+_AT_LEAST_ONE = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_completion_length",
+)  # fmt: skip
+_KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 
-def _check_training(values: dict[str, Any], stage: Stage, where: str) -> None:
-    """Numbers and switches of TRL's config, which itself takes anything and fails later; text that is a number becomes one.
-
-    Raises:
-        ConfigError: a value of another kind than its field's.
-    """
-    hints = get_type_hints(trainer_config(stage))
+def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
+    """What is wrong with fields for TRL's config. Text that is a number becomes one in `values`, a bare `no` a name."""
+    hints, names = get_type_hints(trainer_config(stage)), _names(trainer_config(stage))
     for name in values:
+        if name in _ELSEWHERE:
+            yield f"training.{name}: {_ELSEWHERE[name]}"
+            continue
+        if name not in names:
+            yield f"training: {unknown_key(name, names)}"
+            continue
+        if name.endswith("_strategy") and values[name] is False:  # YAML reads a bare `no` as false
+            values[name] = "no"
         kinds = set(get_args(hints[name]) or (hints[name],))
         if not kinds <= {bool, int, float, type(None)}:
             continue
-        value = _number(values[name])
+        value = values[name]
+        if isinstance(value, str):
+            value = as_number(value)
         if isinstance(value, float) and value.is_integer() and float not in kinds:
             value = int(value)
         values[name] = value
@@ -287,32 +287,9 @@ def _check_training(values: dict[str, Any], stage: Stage, where: str) -> None:
         )
         if not fits:
             wanted = next(words for kind, words in _KINDS.items() if kind in kinds)
-            raise ConfigError(f"{where}: training.{name} must be {wanted}, got {value!r}")
-    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_completion_length"):
-        if values.get(name) is not None and values[name] < 1:
-            raise ConfigError(f"{where}: training.{name} must be at least 1, got {values[name]!r}")
-
-
-_KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
-
-
-def _number(value: Any) -> Any:
-    """A number that was written as text, as YAML reads 1e-5; everything else as it is."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def to_plain(config: TrainConfig) -> dict[str, Any]:
-    """A config as plain values that `make_config` reads again."""
-    values = dataclasses.asdict(config)
-    values["freeze"] = list(config.freeze)
-    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items() if value is not None}
+            yield f"training.{name} must be {wanted}, got {value!r}"
+        elif name in _AT_LEAST_ONE and value is not None and value < 1:
+            yield f"training.{name} must be at least 1, got {value!r}"
 
 
 def trainer_config(stage: Stage) -> type[Any]:
@@ -323,7 +300,7 @@ def trainer_config(stage: Stage) -> type[Any]:
     return chosen
 
 
-def trainer_arguments(config: TrainConfig, stage: Stage, defaults: Mapping[str, Any]) -> Any:
+def trainer_arguments(config: TrainSettings, stage: Stage, defaults: Mapping[str, Any]) -> Any:
     """TRL's config of a run.
 
     Args:
@@ -331,7 +308,7 @@ def trainer_arguments(config: TrainConfig, stage: Stage, defaults: Mapping[str, 
         stage: its trainer.
         defaults: ours, where the config says nothing.
     Raises:
-        ConfigError: TRL refuses the values.
+        ConfigError: the settings are of another stage, or TRL refuses the values.
     """
     import torch
 
@@ -339,37 +316,12 @@ def trainer_arguments(config: TrainConfig, stage: Stage, defaults: Mapping[str, 
     # Without an accelerator Trainer refuses bf16 unless told that the CPU is meant, and pinning memory only warns.
     # Recomputing activations saves GPU memory; on a CPU it costs time and saves nothing that is short.
     machine = {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu, "activation_checkpointing": not on_cpu}
+    said = config.for_stage(stage).training
     try:
-        return trainer_config(stage)(output_dir=config.output, **{**machine, **defaults, **config.training})
+        return trainer_config(stage)(output_dir=config.output, **{**machine, **defaults, **said})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"training: {error}") from None
 
 
 def _names(cls: type[Any]) -> list[str]:
     return [item.name for item in dataclasses.fields(cls) if item.init]
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: wanted keys and values, got {value!r}")
-    return value
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r}: wanted key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {error}") from None
-    value = _number(value)
-    path = key.replace("-", "_").split(".")
-    if len(path) == 1 and path[0] not in _names(TrainConfig):
-        path = ["training", *path]
-    at = values
-    for part in path[:-1]:
-        if not isinstance(at.get(part), dict):
-            at[part] = {}
-        at = at[part]
-    at[path[-1]] = value

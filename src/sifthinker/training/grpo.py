@@ -20,14 +20,14 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from sifthinker.boxes import set_iou
-from sifthinker.chain import find_regions, is_whole_image, region_boxes
+from sifthinker.chain import is_whole_image, read_completion, region_boxes
 from sifthinker.endpoint import Endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
-from sifthinker.training.config import JudgeConfig, Sharing, TrainConfig, trainer_arguments
+from sifthinker.training.config import JudgeSettings, Sharing, TrainSettings, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
@@ -197,7 +197,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
         steps, moved = [], []
         for text, depth in zip(texts, depths, strict=True):
-            areas = find_regions(text, depth=depth)
+            areas = read_completion(text, depth=depth, opened=False).areas
             steps.append(len(areas))
             focused = [area for area in areas if not is_whole_image(area)]
             if focused:
@@ -241,16 +241,17 @@ def without_gaps(rewards: torch.Tensor, group: int) -> torch.Tensor:
     return torch.where(grouped.isnan(), grouped.nanmean(dim=1, keepdim=True), grouped).view_as(rewards)
 
 
-def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
+def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     """A trainer for a run, not yet started.
 
     Raises:
         ConfigError, ModelError, RecordError: what is wrong with the config, the model or the data.
         SIFError: the output folder cannot be written.
     """
+    config = config.for_stage("grpo")
     make_folder(config.output)
     examples = load_examples(config.data, config.limit)
-    weights = dict(config.rewards)
+    weights = config.weights
     if examples[0].depth is None:
         # RGB-only data has no depth to be right about.
         weights.pop("depth", None)
@@ -265,8 +266,6 @@ def grpo_trainer(config: TrainConfig) -> SIFGRPOTrainer:
         "depth": _named(partial(depth_reward, repeats=terms.depth_repeats), "depth_reward"),
     }
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
-    if "reward_weights" in config.training:
-        raise ConfigError("training.reward_weights: weights are named under `rewards`")
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
     if config.training.get("use_vllm"):
@@ -299,7 +298,7 @@ def _named(reward: Any, name: str) -> Any:
     return reward
 
 
-def _judge(settings: JudgeConfig, output: str) -> ModelJudge:
+def _judge(settings: JudgeSettings, output: str) -> ModelJudge:
     endpoint = Endpoint(
         settings.base_url,
         settings.model,
@@ -311,13 +310,14 @@ def _judge(settings: JudgeConfig, output: str) -> ModelJudge:
     return ModelJudge(endpoint, cache=settings.cache or Path(output) / "verdicts")
 
 
-def train_grpo(config: TrainConfig) -> SIFGRPOTrainer | None:
+def train_grpo(config: TrainSettings) -> SIFGRPOTrainer | None:
     """Run GRPO-SIF, see `runs.run`; returns the finished trainer, None where the run had been finished before.
 
     Raises:
         ConfigError: the output folder holds another run, see `runs.claim`.
         ConfigError, ModelError, RecordError: see `grpo_trainer`.
     """
+    config = config.for_stage("grpo")
     if not claim(config, "grpo"):
         return None
     trainer = grpo_trainer(config)

@@ -18,7 +18,7 @@ from sifthinker.images import load_image
 from sifthinker.models import load_processor, model_source, special_tokens
 from sifthinker.records import Example
 from sifthinker.scoring.rewards import reference_from, score_completion
-from sifthinker.training.config import Stage, TrainConfig, trainer_arguments
+from sifthinker.training.config import Stage, TrainSettings, trainer_arguments
 from sifthinker.training.data import gold_completion, load_examples
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Plan:
         return sum(self.memory_gib.values())
 
 
-def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gpu_gib: float | None = None) -> Plan:
+def make_plan(config: TrainSettings, stage: Stage, defaults: dict[str, Any], *, gpu_gib: float | None = None) -> Plan:
     """Work a run out without loading weights.
 
     Args:
@@ -70,7 +70,7 @@ def make_plan(config: TrainConfig, stage: Stage, defaults: dict[str, Any], *, gp
 
 
 def plan_run(
-    config: TrainConfig,
+    config: TrainSettings,
     stage: Stage,
     arguments: Any,
     examples: Sequence[Example],
@@ -186,7 +186,7 @@ def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> l
 
 
 def reward_problems(
-    examples: Sequence[Example], gold: Mapping[str, str], config: TrainConfig
+    examples: Sequence[Example], gold: Mapping[str, str], config: TrainSettings
 ) -> tuple[list[str], list[str]]:
     """What a dry run on gold chains finds: (rewards that no gold chain earns, rewards that some do not earn in full).
 
@@ -199,11 +199,11 @@ def reward_problems(
     earned: dict[str, list[float]] = {}
     for example in examples:
         scores = score_completion(gold[example.id], reference_from(asdict(example)), opened=False)
-        for name in config.rewards:
+        for name in config.weights:
             value = getattr(scores, name).value
             if value is not None:
                 earned.setdefault(name, []).append(value)
-    for name in config.rewards:
+    for name in config.weights:
         values = earned.get(name)
         if not values:
             weak.append(f"reward {name}: does not apply to this data (no depth?); leave it out with rewards.{name}=0")
@@ -217,9 +217,9 @@ def reward_problems(
     return dead, weak
 
 
-def _visit_notes(config: TrainConfig, arguments: Any, examples: int) -> list[str]:
+def _visit_notes(config: TrainSettings, arguments: Any, examples: int) -> list[str]:
     """Whether the answer reward's progress term can act: it compares with the last time that a sample was seen."""
-    if "answer" not in config.rewards or not config.reward_terms.progress:
+    if "answer" not in config.weights or not config.reward_terms.progress:
         return []
     completions = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     prompts = completions / arguments.num_generations / arguments.num_iterations  # a step
@@ -250,7 +250,7 @@ def _batch_problems(rows: int, group: int, gold: int, most: int, examples: int, 
 
 
 def estimate_memory(
-    config: TrainConfig, stage: Stage, arguments: Any, *, rows: int, tokens: int, length: int
+    config: TrainSettings, stage: Stage, arguments: Any, *, rows: int, tokens: int, length: int
 ) -> dict[str, float]:
     """GiB a process: weights, gradients, optimizer, activations, and for GRPO the generation's cache and the reference.
 

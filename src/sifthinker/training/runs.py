@@ -19,9 +19,9 @@ from transformers.integrations import unset_hf_deepspeed_config
 from sifthinker import __version__
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.models import load_model, merge_adapter
-from sifthinker.training.config import Stage, TrainConfig, to_plain
-from sifthinker.training.fingerprint import data_fingerprint, model_fingerprint
+from sifthinker.training.config import Stage, TrainSettings
 from sifthinker.training.progress import HISTORY, quiet, write_history
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class OurTrainer:
         model.load_state_dict(restored.state_dict())
 
 
-def lora_config(config: TrainConfig) -> Any:
+def lora_config(config: TrainSettings) -> Any:
     """PEFT's config of the run, or None for full training."""
     if config.lora is None:
         return None
@@ -129,7 +129,7 @@ class _StopAfterStep(TrainerCallback):  # type: ignore[misc]
 class _Cards(TrainerCallback):  # type: ignore[misc]
     """A model card in every checkpoint."""
 
-    def __init__(self, config: TrainConfig, title: str) -> None:
+    def __init__(self, config: TrainSettings, title: str) -> None:
         self._config, self._title = config, title
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -138,7 +138,7 @@ class _Cards(TrainerCallback):  # type: ignore[misc]
             atomic_write(folder / "README.md", model_card(self._config, self._title, state.log_history))
 
 
-def run(trainer: Any, config: TrainConfig, title: str) -> None:
+def run(trainer: Any, config: TrainSettings, title: str) -> None:
     """Train, or go on from the newest checkpoint in the output folder; write the model, its processor and the history.
 
     Args:
@@ -188,7 +188,7 @@ def check_saving(trainer: Any) -> None:
         )
 
 
-def save_model(trainer: Any, config: TrainConfig) -> None:
+def save_model(trainer: Any, config: TrainSettings) -> None:
     """Write the finished model and its processor into the run's folder; every process of the run must call it.
 
     Weights that are spread over processes are gathered on the first. An adapter is written to the folder `adapter` and
@@ -228,14 +228,14 @@ def _gathered(trainer: Any) -> dict[str, Any] | None:
     return None
 
 
-def model_card(config: TrainConfig, title: str, history: Sequence[Mapping[str, Any]]) -> str:
+def model_card(config: TrainSettings, title: str, history: Sequence[Mapping[str, Any]]) -> str:
     """The README of a finished model: what it was made from and how, and the last numbers of its training."""
     last: dict[str, float] = {}
     for entry in history:
         last |= {key: value for key, value in entry.items() if isinstance(value, int | float)}
     shown = ("loss", "reward", "kl", "mean_token_accuracy", *(key for key in last if key.startswith(("rewards/", "chain/"))))
     numbers = "\n".join(f"| {key} | {last[key]:.4g} |" for key in shown if key in last)
-    settings = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+    settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\nbase_model: {json.dumps(config.model)}\n"
         f"tags: [sifthinker, {title.lower()}]\n---\n\n"
@@ -252,7 +252,7 @@ def is_finished(output: str | Path) -> bool:
     return (Path(output) / FINISHED).is_file()
 
 
-def claim(config: TrainConfig, stage: Stage) -> bool:
+def claim(config: TrainSettings, stage: Stage) -> bool:
     """Take the output folder for a run, before anything is loaded.
 
     Data and a local start model are compared by content, see `fingerprint`: a dataset that was rebuilt at the same path is
@@ -267,7 +267,7 @@ def claim(config: TrainConfig, stage: Stage) -> bool:
     """
     folder = make_folder(config.output)
     content = {"model": model_fingerprint(config.model), "data": data_fingerprint(config.data)}
-    ours = json.loads(json.dumps({"stage": stage, **to_plain(config), "content": content}, default=str))
+    ours = json.loads(json.dumps({"stage": stage, **config.identity(), "content": content}, default=str))
     theirs = _held(folder)
     checkpoints = _checkpoints(folder)
     if theirs is None and not checkpoints:

@@ -9,7 +9,7 @@ from trl import SFTTrainer
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
-from sifthinker.training.config import TrainConfig, trainer_arguments
+from sifthinker.training.config import TrainSettings, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
@@ -26,7 +26,7 @@ class SIFSFTTrainer(OurTrainer, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer that resumes vision-language models with their weights."""
 
 
-def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
+def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     """A trainer for a run, not yet started.
 
     Raises:
@@ -54,13 +54,14 @@ def sft_trainer(config: TrainConfig) -> SIFSFTTrainer:
     return trainer
 
 
-def train_sft(config: TrainConfig) -> SIFSFTTrainer | None:
+def train_sft(config: TrainSettings) -> SIFSFTTrainer | None:
     """Run SFT, see `runs.run`; returns the finished trainer, None where the run had been finished before.
 
     Raises:
         ConfigError: the output folder holds another run, see `runs.claim`.
         ConfigError, ModelError, RecordError: see `sft_trainer`.
     """
+    config = config.for_stage("sft")
     if not claim(config, "sft"):
         return None
     trainer = sft_trainer(config)

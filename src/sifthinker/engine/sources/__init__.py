@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from sifthinker.boxes import Space
 from sifthinker.engine.sources import published
 from sifthinker.engine.sources.instances import coco, coco_relative
-from sifthinker.engine.sources.rows import OutsideBoxes, path_of, read_json, records, rows, to_unit
-from sifthinker.engine.sources.tables import COLUMNS, HUB, BoxForm, Line, is_table, table
+from sifthinker.engine.sources.rows import path_of, read_json, records, rows, to_unit
+from sifthinker.engine.sources.tables import COLUMNS, HUB, Line, is_table, table
 from sifthinker.engine.sources.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
+from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown
 
-__all__ = ["COLUMNS", "HUB", "BoxForm", "SourceFormat", "read_source"]
-
-SourceFormat = Literal["auto", "jsonl", "table", "viscot", "viscot-conversation", "refcoco", "coco", "tallyqa"]
+__all__ = ["COLUMNS", "HUB", "read_rows", "read_source"]
 
 
 def read_source(
@@ -100,6 +99,30 @@ def read_source(
                 continue
             seen[item.id] = item.source
         yield item
+
+
+def read_rows(
+    rows: Iterable[Record | Mapping[str, Any]], images: str | os.PathLike[str], name: str = "records"
+) -> Iterator[Record | Reject]:
+    """Read records that are in memory, in their order.
+
+    Args:
+        rows: records, or plain ones as a line of JSON holds them, boxes unit xyxy: see `Record`.
+        images: image root.
+        name: what to call the place of a row, which has a number from 1 beside it.
+    Yields:
+        A record, or a reject that says where and why. Records are passed on as they are.
+    Example:
+        >>> row = {"id": "1", "image": "cat.png", "question": "What?", "answer": "cat", "boxes": [[0, 0, 1, 1]]}
+        >>> next(read_rows([row], "photos")).answer
+        'cat'
+    """
+    for number, row in enumerate(rows, 1):
+        place = f"{name}:{number}"
+        if isinstance(row, Record):
+            yield row if row.source else replace(row, source=place)
+        else:
+            yield from _plain(iter([(place, dict(row) if isinstance(row, Mapping) else row)]), Path(images), "clip", "unit")
 
 
 def _guess(path: Path) -> SourceFormat:

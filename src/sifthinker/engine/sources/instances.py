@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sifthinker.engine.sources.rows import FAULTS, OutsideBoxes, field_of, read_json, reject, size_of, text_of, to_unit
+from sifthinker.engine.sources.rows import FAULTS, field_of, read_json, reject, size_of, text_of, to_unit
 from sifthinker.errors import RecordError
 from sifthinker.files import inside
+from sifthinker.literals import OutsideBoxes
 from sifthinker.records import Record, Reject, as_number, as_whole, shown
 
 MOST_INSTANCES = 20  # counting questions about more objects than this teach nobody to look

@@ -11,7 +11,6 @@ import numpy as np
 
 from sifthinker.boxes import Boxes, convert
 from sifthinker.engine.sources.rows import (
-    OutsideBoxes,
     field_of,
     list_or_lines,
     name_of,
@@ -26,6 +25,7 @@ from sifthinker.engine.sources.rows import (
 from sifthinker.errors import RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
+from sifthinker.literals import OutsideBoxes
 from sifthinker.records import Record, Reject, as_text, shown
 
 # A conversation file states each box twice; below this IoU the two contradict each other. Whole-pixel rounding of

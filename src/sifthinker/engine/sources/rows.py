@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from sifthinker.boxes import Boxes, Space, convert
+from sifthinker.boxes import Boxes, convert
 from sifthinker.errors import BoxError, ImageError, RecordError
-from sifthinker.files import inside
+from sifthinker.files import JsonLine, encoding_name, encoding_of, inside, json_lines
+from sifthinker.literals import OutsideBoxes, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_number, as_text, as_whole, shown
-
-OutsideBoxes = Literal["clip", "strict"]
 
 # What a line of somebody else's data can go wrong with; all of it becomes a reject. Readers check what they take with the
 # functions below, whose messages name the field; the built-in errors are a last resort.
@@ -29,19 +25,6 @@ _BLANK = re.compile(r"\s*")
 
 
 # ------------------------------------------------------------------------------------------------------------- text
-
-
-def encoding_of(path: Path) -> str:
-    """The encoding of a text file by its first bytes: UTF-8, or UTF-16 or UTF-32 by byte order mark or zero bytes.
-
-    Raises:
-        RecordError: the file cannot be read.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return json.detect_encoding(stream.read(4))
-    except OSError as error:
-        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
 
 
 def read_json(path: Path) -> Any:
@@ -56,9 +39,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
     except UnicodeDecodeError as error:
-        raise RecordError(
-            f"{path}: not {encoding_name(encoding)} at byte {error.start}; save the file as UTF-8", "not_json"
-        ) from None
+        raise RecordError(f"{path}: {_undecodable(encoding, error)}", "not_json") from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not JSON: {error}", "not_json") from None
 
@@ -71,23 +52,14 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
     Raises:
         RecordError: the file is missing, or is a JSON list that breaks off.
     """
-    encoding, is_first = encoding_of(path), True
-    for number, line in _lines(path, encoding):
-        place = f"{path.name}:{number}"
-        if line is None:
-            yield Reject(place, "", "not_json", f"{place}: not {encoding_name(encoding)}; save the file as UTF-8")
-        elif line.strip():
-            try:
-                value, fault = json.loads(line), ""
-            except (ValueError, RecursionError) as error:
-                value, fault = None, f"{place}: not a line of JSON: {error}"
-            items = _items(path, encoding, line, bool(fault)) if is_first and (fault or isinstance(value, list)) else None
-            if items is not None:
-                yield from ((f"{path.name}[{index}]", item) for index, item in enumerate(items))
-                return
-            yield Reject(place, "", "not_json", fault) if fault else (place, value)
-        else:
-            continue
+    is_first = True
+    for line in json_lines(path):
+        place = f"{path.name}:{line.number}"
+        items = _items(path, line) if is_first and line.text and (line.fault or isinstance(line.value, list)) else None
+        if items is not None:
+            yield from ((f"{path.name}[{index}]", item) for index, item in enumerate(items))
+            return
+        yield Reject(place, "", "not_json", f"{place}: {line.fault}") if line.fault else (place, line.value)
         is_first = False
 
 
@@ -108,22 +80,22 @@ def list_or_lines(path: Path) -> Iterator[tuple[str, Any] | Reject]:
     yield from ((f"{path.name}[{index}]", row) for index, row in enumerate(read_json(path)))
 
 
-def _items(path: Path, encoding: str, first: str, is_broken: bool) -> list[Any] | None:
+def _items(path: Path, first: JsonLine) -> list[Any] | None:
     """The items of a file that is one JSON list, or JSON objects one after another wherever their lines end, as `jq` and
     editors write them; None if its lines stand by themselves.
 
     Args:
         path: the file.
-        encoding: of the file.
         first: its first line that is not blank.
-        is_broken: whether that line is no JSON by itself.
     Raises:
         RecordError: it is one JSON value that is broken or breaks off.
     """
-    if first.lstrip()[0] not in "[{":
+    opening = first.text.lstrip()[0]
+    if opening not in "[{":
         return None
     decoder = json.JSONDecoder()
     found: list[Any] = []
+    encoding = encoding_of(path)
     try:
         text = path.read_text(encoding=encoding)
         position = _after_blanks(text, 0)
@@ -132,7 +104,7 @@ def _items(path: Path, encoding: str, first: str, is_broken: bool) -> list[Any] 
             found.append(value)
             position = _after_blanks(text, end)
     except (ValueError, RecursionError) as error:
-        if first.lstrip().startswith("{") or not is_broken or _has_lines(path, encoding):
+        if opening == "{" or not first.fault or _has_lines(path):
             return None
         words = (
             _undecodable(encoding, error)
@@ -140,7 +112,7 @@ def _items(path: Path, encoding: str, first: str, is_broken: bool) -> list[Any] 
             else f"a JSON list that breaks off: {error}"
         )
         raise RecordError(f"{path}: {words}", "not_json") from None
-    if first.lstrip().startswith("{"):
+    if opening == "{":
         return found
     return found[0] if len(found) == 1 else None
 
@@ -150,39 +122,9 @@ def _after_blanks(text: str, position: int) -> int:
     return blanks.end() if blanks else position
 
 
-def _has_lines(path: Path, encoding: str) -> bool:
+def _has_lines(path: Path) -> bool:
     """Whether one of the lines after the first is a JSON object by itself; the last may be so in a list that breaks off."""
-    lines = (line for _, line in _lines(path, encoding) if line is None or line.strip())
-    for line, _ in pairwise(islice(lines, 1, 50)):
-        with contextlib.suppress(ValueError, RecursionError):
-            if line is not None and isinstance(json.loads(line), dict):
-                return True
-    return False
-
-
-def _lines(path: Path, encoding: str) -> Iterator[tuple[int, str | None]]:
-    """(number from 1, line); None in place of a line that cannot be decoded."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stream = stack.enter_context(open(path, "rb"))
-        except OSError as error:
-            raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
-        if encoding.startswith("utf-8"):
-            for number, line in enumerate(stream, 1):
-                try:
-                    yield number, line.removeprefix(codecs.BOM_UTF8).decode()
-                except UnicodeDecodeError:
-                    yield number, None
-            return
-        # Zero bytes surround a newline in these, so that lines exist only after decoding.
-        decoded = stack.enter_context(io.TextIOWrapper(stream, encoding, errors="replace", newline="\n"))
-        for number, text in enumerate(decoded, 1):
-            yield number, None if "\ufffd" in text else text
-
-
-def encoding_name(encoding: str) -> str:
-    """What people call an encoding of `encoding_of`."""
-    return "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+    return any(isinstance(line.value, dict) for line, _ in pairwise(islice(json_lines(path), 1, 50)))
 
 
 def _undecodable(encoding: str, error: UnicodeDecodeError) -> str:

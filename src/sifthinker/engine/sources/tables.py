@@ -13,18 +13,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 from urllib.parse import unquote
 
 from PIL import Image
 
-from sifthinker.engine.sources.rows import FAULTS, encoding_name, encoding_of, numbers_of, read_json, reject
+from sifthinker.engine.sources.rows import FAULTS, numbers_of, read_json, reject
 from sifthinker.errors import ConfigError, RecordError
-from sifthinker.files import atomic_write, sha256
+from sifthinker.files import atomic_write, encoding_name, encoding_of, sha256
 from sifthinker.images import BROKEN_IMAGE, what_is_wrong
+from sifthinker.literals import BoxForm
 from sifthinker.records import REJECTS, Reject, as_text, as_whole, is_base64_image, shown
 
-BoxForm = Literal["xyxy", "xywh"]
 Line = tuple[str, Any] | Reject  # where a row stands, and the row
 
 HUB = "hf://"  # before the name of a Hugging Face dataset, with its split after a colon

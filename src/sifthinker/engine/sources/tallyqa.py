@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sifthinker.engine.sources.instances import Category, Picture, counted, read_instances
-from sifthinker.engine.sources.rows import FAULTS, OutsideBoxes, list_or_lines, name_of, path_of, reject, text_of, whole_of
+from sifthinker.engine.sources.rows import FAULTS, list_or_lines, name_of, path_of, reject, text_of, whole_of
 from sifthinker.errors import RecordError
+from sifthinker.literals import OutsideBoxes
 from sifthinker.records import Record, Reject, shown
 
 Item = TypeVar("Item")

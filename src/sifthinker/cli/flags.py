@@ -1,0 +1,162 @@
+"""The command line's face of settings: click options made from the fields of a `Settings` class.
+
+    @main.command(cls=Command)
+    @click_options(BuildSettings, {"Depth": ["depth", "depth_near"], "": ["seed"]})
+    def build(given: dict[str, Any]) -> None: ...
+
+Flag, kind, bounds, default and help come from the field; `given` holds what the user gave and nothing else, so that no
+default of a flag overrules what a file says.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from click.core import ParameterSource
+from pydantic.fields import FieldInfo
+
+from sifthinker.settings import Flag, Leaf, Settings, leaves
+
+
+class Command(click.Command):
+    """A command whose help shows the options of each group under its heading."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, those of no group first."""
+        groups: dict[str, list[tuple[str, str]]] = {"": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", ""), []).append(record)
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title or "Options"):
+                    formatter.write_dl(records)
+
+
+class _Option(click.Option):
+    """An option that knows the heading it stands under."""
+
+    def __init__(self, *arguments: Any, group: str, **values: Any) -> None:
+        super().__init__(*arguments, **values)
+        self.group = group
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """`ours=theirs,…` as a mapping.
+
+    Raises:
+        click.BadParameter: something else.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    if not all(key.strip() and item.strip() for key, _, item in pairs):
+        raise click.BadParameter(f"{text!r}: wanted {_PAIRS} with commas between")
+    return {key.strip(): item.strip() for key, _, item in pairs}
+
+
+_PAIRS = "OURS=THEIRS,…"
+_METAVARS = {Mapping: _PAIRS, int: "N", float: "NUMBER"}
+
+
+def click_options(
+    settings: type[Settings], fields: Mapping[str, Iterable[str]] | Iterable[str] | None = None, *, into: str = "given"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that gives a command the options of settings.
+
+    Args:
+        settings: whose fields.
+        fields: names of the fields that become options, in this order; or such names by the heading that `Command` shows
+            above them, "" for plain `Options`. By default all but sections and lists of sections, which no flag can say.
+        into: the argument of the command that takes what the user gave: field → value.
+    Raises:
+        KeyError: settings without such a field.
+    """
+    if fields is None:
+        fields = [name for name, item in settings.model_fields.items() if _kind(item) is not None]
+    groups = fields if isinstance(fields, Mapping) else {"": fields}
+    names = [(name, title) for title, members in groups.items() for name in members]
+    options = [(name, _option(name, settings.model_fields[name], title)) for name, title in names]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def called(*arguments: Any, **values: Any) -> Any:
+            context = click.get_current_context()
+            found = {name: values.pop(name) for name, _ in options}
+            given = {
+                name: value
+                for name, value in found.items()
+                if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+            }
+            return function(*arguments, **{into: given}, **values)
+
+        for _, option in reversed(options):
+            called = option(called)
+        return called
+
+    return decorate
+
+
+def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    flag = next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
+    names = flag.names or (f"--{name.replace('_', '-')}",)
+    found = _kind(item)
+    if found is None:
+        raise KeyError(f"{name} has a kind that no flag can say")
+    leaf, multiple = found
+    default = item.get_default(call_default_factory=True, validated_data={}) if not item.is_required() else None
+    values: dict[str, Any] = {"help": " ".join((item.description or "").partition("\n\n")[0].split()), "group": group}
+    if leaf.kind is bool:
+        names = (*names[:-1], f"{names[-1]}/--no-{names[-1].removeprefix('--')}") if default else names
+        values |= {"is_flag": True, "default": bool(default)}
+    else:
+        values |= {
+            "type": _type(leaf),
+            "multiple": multiple,
+            "metavar": flag.metavar or _METAVARS.get(leaf.kind),
+            "required": item.is_required(),
+        }
+        if leaf.kind is float and isinstance(default, float) and default.is_integer():
+            default = int(default)  # people write 120, not 120.0
+        if not item.is_required():
+            values["default"] = default or None if leaf.kind is Mapping else default
+        values["show_default"] = flag.default or default not in (None, "", (), {})
+    return click.option(name, *names, cls=_Option, **values)
+
+
+def _kind(item: FieldInfo) -> tuple[Leaf, bool] | None:
+    """What one value of the flag is, and whether there may be several; None where no flag can say it."""
+    found = leaves(item)
+    if found[0].kind is Sequence:
+        (leaf,) = leaves(FieldInfo(annotation=found[0].of))
+        return None if _is_section(leaf) else (leaf, True)
+    return None if _is_section(found[0]) else (found[0], False)
+
+
+def _is_section(leaf: Leaf) -> bool:
+    return isinstance(leaf.kind, type) and issubclass(leaf.kind, Settings)
+
+
+def _type(leaf: Leaf) -> Any:
+    if leaf.kind is Literal:
+        return click.Choice([str(name) for name in leaf.names])
+    if leaf.kind is Mapping:
+        return _pairs
+    if leaf.kind is Path:
+        return click.Path(path_type=Path)
+    if leaf.kind in (int, float):
+        limits = {
+            key: getattr(limit, key) for limit in leaf.limits for key in ("gt", "ge", "lt", "le") if hasattr(limit, key)
+        }
+        low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+        if leaf.kind is int:  # whole numbers above 0 are those from 1
+            low = low + ("gt" in limits) if low is not None else None
+            high = high - ("lt" in limits) if high is not None else None
+            return click.IntRange(low, high) if limits else click.INT
+        if limits:
+            return click.FloatRange(low, high, min_open="gt" in limits, max_open="lt" in limits)
+        return click.FLOAT
+    return click.STRING

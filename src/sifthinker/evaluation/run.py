@@ -1,0 +1,465 @@
+"""An evaluation from its questions to its file: resumable, the same rows however often it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sifthinker import __version__
+from sifthinker.chain import TAG
+from sifthinker.depth import DepthMap
+from sifthinker.errors import ConfigError, DepthError, ImageError, ModelError, RecordError
+from sifthinker.evaluation.metrics import Result, Row, all_groups, measure, summarise
+from sifthinker.evaluation.questions import DepthReading, Question, identity_of, questions_root, read_questions
+from sifthinker.evaluation.settings import EvalSettings
+from sifthinker.files import atomic_write, make_folder, read_jsonl, sha256, to_json
+from sifthinker.fingerprint import model_fingerprint
+from sifthinker.journal import Journal, check_same
+from sifthinker.loops import in_thread
+from sifthinker.prompts import PROMPT_VERSION, user_prompt, with_choices
+from sifthinker.records import as_text
+from sifthinker.thinker import Thinker, Thought
+
+Progress = Callable[[int, int], None]
+
+# An evaluation that could ask none of so many questions is set up wrongly: another image folder, another kind of model.
+FIRST_FAILURES = 10
+_MOST_NAMED = 5  # ids in a message
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model made of questions, finished.
+
+    Args:
+        settings: all that makes it another one: model, questions, protocol, versions.
+        rows: one a question, in order.
+        questions: what was asked, by id; empty where the evaluation was read from its file.
+        known: whether it had been finished before and nothing was asked.
+    """
+
+    settings: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    questions: Mapping[str, Question] = field(default_factory=dict)
+    known: bool = False
+
+    @cached_property
+    def results(self) -> dict[str, Result]:
+        """Metric → result, over every row."""
+        return summarise(self.rows)
+
+    @cached_property
+    def groups(self) -> dict[str, dict[str, dict[str, Result]]]:
+        """What is grouped (dataset, split, family, tags) → group → metric → result."""
+        return {
+            name: {group: summarise(rows) for group, rows in found.items()} for name, found in all_groups(self.rows).items()
+        }
+
+    @property
+    def errors(self) -> int:
+        """How many questions could not be asked; no metric counts them."""
+        return sum(bool(row.error) for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Settings, counts, results, results by group, rows; plain values."""
+        return {
+            "settings": dict(self.settings),
+            "questions": len(self.rows),
+            "errors": self.errors,
+            "results": {name: asdict(result) for name, result in self.results.items()},
+            "groups": {
+                name: {
+                    group: {metric: asdict(result) for metric, result in of_group.items()}
+                    for group, of_group in found.items()
+                }
+                for name, found in self.groups.items()
+            },
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON file, whole or not at all.
+
+        Raises:
+            SIFError: the folder cannot be written.
+        """
+        atomic_write(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Evaluation:
+        """An evaluation from its file.
+
+        Raises:
+            ConfigError: no such file, or not one that `write` wrote.
+        """
+        try:
+            body = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
+        except ValueError:
+            raise ConfigError(f"{path}: not JSON; wanted the file of an evaluation, see `sif eval`") from None
+        try:
+            return cls(body["settings"], tuple(Row.from_json(row, str(path)) for row in body["rows"]), known=True)
+        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise ConfigError(f"{path}: not an evaluation of this version ({error}); evaluate again with --fresh") from None
+
+
+def evaluate(
+    settings: EvalSettings,
+    *,
+    questions: Sequence[Question] | None = None,
+    thinker: Thinker | None = None,
+    progress: Progress | None = None,
+    fresh: bool = False,
+) -> Evaluation:
+    """Ask a model questions and measure its answers, or go on with an evaluation that was interrupted.
+
+    Answers are greedy. With `settings.output`, each batch is kept in a journal beside it as soon as it is answered; whatever
+    is there is not asked again. Batches are the same whether the evaluation was interrupted or not, so are rows: what
+    shares a batch can change a model's last digits. A finished evaluation is read from its file.
+
+    A question that cannot be asked, for instance because its image is broken, is a row with its error.
+
+    Args:
+        settings: what and how.
+        questions: asked instead of those in `settings.data`, which then is no more than their name.
+        thinker: asked instead of `settings.model`, which then is no more than its name.
+        progress: called with the number of questions done and of all.
+        fresh: start over, even if the file is there.
+    Raises:
+        ConfigError: neither a model nor completions; the file holds another evaluation or something else; or another process
+            is at work on it.
+        RecordError: what is wrong with the questions or the saved completions.
+        ModelError: the model cannot be loaded, or none of the first questions could be asked.
+        SIFError: the file cannot be written.
+    Example:
+        >>> found = evaluate(EvalSettings(data="dataset", model="runs/sft", output="sft.json"))  # doctest: +SKIP
+        >>> found.results["answer accuracy"].mean, found.errors  # doctest: +SKIP
+        (0.71, 0)
+    """
+    with _Run(settings, questions, thinker, progress, fresh) as run:
+        for batch in run.left():
+            run.take(run.ask(batch))
+        return run.finish()
+
+
+async def evaluate_async(
+    settings: EvalSettings,
+    *,
+    questions: Sequence[Question] | None = None,
+    thinker: Thinker | None = None,
+    progress: Progress | None = None,
+    fresh: bool = False,
+) -> Evaluation:
+    """`evaluate` for callers with an event loop, which goes on while the model thinks."""
+    run = await in_thread(_Run, settings, questions, thinker, progress, fresh)
+    with run:
+        for batch in run.left():
+            run.take(await in_thread(run.ask, batch))
+        return run.finish()
+
+
+def ask(
+    thinker: Thinker,
+    batch: Sequence[Question],
+    root: Path = Path(),
+    *,
+    direct: bool = False,
+    rgb_only: bool = False,
+    show_choices: bool = False,
+) -> list[Row]:
+    """Ask a model one batch of questions, greedily; a question that cannot be asked is a row with its error.
+
+    Args:
+        thinker: the model.
+        batch: at least one question.
+        root: folder that the names of images in rows are relative to.
+        direct: see `EvalSettings`.
+        rgb_only: see `EvalSettings`.
+        show_choices: see `EvalSettings`.
+    Returns:
+        One row a question, in order.
+    """
+    rows: dict[int, Row] = {}
+    tasks: dict[int, tuple[Image.Image, str, DepthMap | None]] = {}
+    for index, question in enumerate(batch):
+        text = with_choices(question.question, question.choices) if show_choices else question.question
+        try:
+            image, depth = question.load(depth=not rgb_only)
+        except (ImageError, DepthError) as error:
+            rows[index] = _row(question, root, user_prompt(text, depth=_has_depth(question, rgb_only), direct=direct), error)
+        else:
+            tasks[index] = image, text, depth
+    thoughts: dict[int, Thought | ValueError] = {}
+    if tasks:
+        try:
+            thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), direct=direct), strict=True)
+        except ValueError:
+            # One that the model's processor or tokenizer refuses; which one shows when they are asked one by one.
+            for index, task in tasks.items():
+                try:
+                    (thoughts[index],) = thinker.think_all([task], direct=direct)
+                except ValueError as error:
+                    thoughts[index] = error
+    for index, thought in thoughts.items():
+        _, text, depth = tasks[index]
+        rows[index] = _row(batch[index], root, user_prompt(text, depth=depth is not None, direct=direct), thought)
+    return [rows[index] for index in range(len(batch))]
+
+
+def _has_depth(question: Question, rgb_only: bool) -> bool:
+    return question.depth is not None and not rgb_only
+
+
+def _row(question: Question, root: Path, prompt: str, outcome: Thought | Exception) -> Row:
+    asked = Row(
+        id=question.id,
+        dataset=question.dataset,
+        split=question.split,
+        family=question.family,
+        tags=dict(question.tags),
+        question=question.question,
+        answers=question.answers,
+        choices=question.choices,
+        boxes=question.boxes,
+        image=question.image_name(root),
+        depth=question.depth_name(root),
+        prompt=prompt,
+    )
+    if isinstance(outcome, Exception):
+        return replace(asked, error=str(outcome) or type(outcome).__name__)
+    values, verdict = measure(outcome, question)
+    return replace(
+        asked,
+        depth=None if outcome.depth is None else asked.depth,
+        completion=outcome.text,
+        complete=outcome.complete,
+        answer=outcome.answer,
+        verdict=None if verdict is None else asdict(verdict),
+        problems=() if outcome.direct else tuple(dict.fromkeys(problem.code for problem in outcome.reading.problems)),
+        values=values,
+    )
+
+
+class _Run:
+    """An evaluation under way. As a context it holds its journal, where it has an output and is not finished."""
+
+    def __init__(
+        self,
+        settings: EvalSettings,
+        questions: Sequence[Question] | None,
+        thinker: Thinker | None,
+        progress: Progress | None,
+        fresh: bool,
+    ) -> None:
+        if settings.model is None and settings.completions is None and thinker is None:
+            raise ConfigError("nobody answers: name a model, or a file of saved completions")
+        if settings.output is not None and Path(settings.output).suffix.lower() in (".html", ".jsonl"):
+            raise ConfigError(f"output {settings.output}: wanted a JSON file, such as results.json")
+        self.settings = settings
+        if questions is None:
+            reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
+            self.questions = read_questions(
+                settings.data,
+                limit=settings.limit,
+                images=settings.images,
+                box_space=settings.box_space,
+                reading=reading,
+            )
+        else:
+            self.questions = list(questions)[: settings.limit]
+            twice = [name for name, times in Counter(question.id for question in self.questions).items() if times > 1]
+            if twice or not self.questions:
+                raise RecordError(f"the id {twice[0]!r} is there twice" if twice else "there is no question", "duplicate_id")
+        self.root = questions_root(settings.data, settings.images)
+        self.identity = self._identity()
+        self.rows: list[Row] = []
+        self._thinker = thinker
+        self._progress = progress
+        self._fresh = fresh
+        self._held: list[list[Row]] = []  # not yet in the journal: nothing was answered so far
+        self._saved = (
+            None if settings.completions is None else _completions(settings.completions, self.questions, settings.limit)
+        )
+        self.output = None if settings.output is None else Path(settings.output)
+        self._finished = self._read_finished()
+        self._journal: Journal | None = None
+        if self.output is not None and self._finished is None:
+            make_folder(self.output.parent)
+            if self._saved is None:
+                self._journal = Journal(journal_path(self.output), self.identity, fresh=fresh)
+
+    def _identity(self) -> dict[str, Any]:
+        asked = self.settings
+        found: dict[str, Any] = {
+            "sifthinker": __version__,
+            "data": asked.data,
+            "questions": identity_of(self.questions, self.root),
+        }
+        how = {"limit": asked.limit, "protocol": "direct" if asked.direct else "chain", "rgb_only": asked.rgb_only}
+        if asked.completions is not None:
+            saved = sha256(_bytes(asked.completions))
+            return {**found, **how, "completions": asked.completions, "completions_sha256": saved}
+        return {
+            **found,
+            "prompt_version": PROMPT_VERSION,
+            "model": asked.model,
+            "weights": None if asked.model is None else model_fingerprint(asked.model),
+            **how,
+            **asked.model_dump(include={"show_choices", "batch_size", "max_new_tokens", "max_pixels", "dtype"}),
+        }
+
+    def _read_finished(self) -> Evaluation | None:
+        if self.output is None or not self.output.exists():
+            return None
+        found = Evaluation.read(self.output)  # somebody else's file is refused here
+        if self._fresh:
+            return None
+        check_same(str(self.output), _comparable(found.settings), _comparable(self.identity))
+        return replace(found, questions=self._by_id())
+
+    def _by_id(self) -> dict[str, Question]:
+        return {question.id: question for question in self.questions}
+
+    def __enter__(self) -> _Run:
+        if self._journal is not None:
+            self._journal.__enter__()
+            try:
+                if self._fresh and self.output is not None:
+                    self.output.unlink(missing_ok=True)  # or, interrupted, the old file would pass for the new one
+                self._finished = self._read_finished()  # by another process, meanwhile
+                if self._finished is None:
+                    self._resume(self._journal)
+            except BaseException:
+                self._journal.__exit__()
+                raise
+        if self._progress:
+            self._progress(len(self.rows), len(self.questions))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._journal is not None:
+            self._journal.__exit__()
+
+    def _resume(self, journal: Journal) -> None:
+        try:
+            self.rows = [Row.from_json(row) for batch in journal.lines for row in batch]
+        except (TypeError, KeyError, AttributeError, ConfigError):
+            raise ConfigError(f"{journal_path(Path(str(self.output)))} is broken; start over with --fresh") from None
+
+    def left(self) -> Iterator[list[Question]]:
+        """The batches that are still to be asked."""
+        if self._finished is not None:
+            return
+        size = self.settings.batch_size
+        for start in range(len(self.rows), len(self.questions), size):
+            yield self.questions[start : start + size]
+
+    def ask(self, batch: Sequence[Question]) -> list[Row]:
+        """One batch; loads the model when it is first needed."""
+        if self._saved is not None:
+            return [self._score(question, self._saved[question.id]) for question in batch]
+        if self._thinker is None:
+            asked = self.settings
+            assert asked.model is not None
+            self._thinker = Thinker.load(
+                asked.model, dtype=asked.dtype, max_pixels=asked.max_pixels, max_new_tokens=asked.max_new_tokens
+            )
+        how = {name: getattr(self.settings, name) for name in ("direct", "rgb_only", "show_choices")}
+        return ask(self._thinker, batch, self.root, **how)
+
+    def _score(self, question: Question, completion: str) -> Row:
+        direct = self.settings.direct
+        first = TAG.search(completion)
+        if not direct and first is not None and first[0] == "<area>":
+            completion = "<think>" + completion  # opened by a chat template, and not kept
+        try:
+            image, depth = question.load(depth=not self.settings.rgb_only)
+        except (ImageError, DepthError) as error:
+            return _row(question, self.root, "", error)
+        return _row(question, self.root, "", Thought(question.question, image, depth, completion, direct=direct))
+
+    def take(self, rows: list[Row]) -> None:
+        """Take in what one batch came to."""
+        self.rows += rows
+        self._held.append(rows)
+        if all(row.error for row in self.rows):
+            if len(self.rows) >= min(FIRST_FAILURES, len(self.questions)):
+                raise ModelError(
+                    f"none of the first {len(self.rows)} questions could be asked; the first, {self.rows[0].id!r}: "
+                    f"{self.rows[0].error}"
+                )
+        else:
+            if self._journal is not None:
+                for held in self._held:
+                    self._journal.add([row.to_json() for row in held])
+            self._held.clear()
+        if self._progress:
+            self._progress(len(self.rows), len(self.questions))
+
+    def finish(self) -> Evaluation:
+        """The finished evaluation, written to its file."""
+        if self._finished is not None:
+            if self._journal is not None:
+                self._journal.delete()
+            return self._finished
+        found = Evaluation(self.identity, tuple(self.rows), self._by_id())
+        if self.output is not None:
+            found.write(self.output)
+        if self._journal is not None:
+            self._journal.delete()
+        return found
+
+
+def journal_path(output: Path) -> Path:
+    """Where an evaluation that is not finished keeps what is answered: beside its file."""
+    return output.with_name(f"{output.name}.journal.jsonl")
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without where things lie, which content stands for: a dataset or a model that was moved is the same."""
+    found = dict(json.loads(to_json(dict(settings))))
+    aside = ["data", "completions", *(["model"] if found.get("weights") is not None else [])]
+    return {key: value for key, value in found.items() if key not in aside}
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+
+
+def _completions(path: str, questions: Sequence[Question], limit: int | None) -> dict[str, str]:
+    """Question id → saved completion; where the questions were limited, of others too.
+
+    Raises:
+        RecordError: a malformed line, an id that is there twice or that no question has, or a question without completion.
+    """
+    found: dict[str, str] = {}
+    ids = {question.id for question in questions}
+    unknown = []
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        if not isinstance(row, dict) or not isinstance(row.get("completion"), str) or row.get("id") is None:
+            raise RecordError(f"{where}: wanted an object with `id` and the text `completion`")
+        name = as_text(row["id"], "id", where)
+        if name in found:
+            raise RecordError(f"{where}: the id {name!r} was there before; wanted one completion a question", "duplicate_id")
+        found[name] = row["completion"]
+        if name not in ids and limit is None:
+            unknown.append(name)
+    missing = [question.id for question in questions if question.id not in found]
+    for names, what in ((unknown, "are of no question"), (missing, "have no completion")):
+        if names:
+            listed = ", ".join(map(repr, names[:_MOST_NAMED])) + (", …" if len(names) > _MOST_NAMED else "")
+            raise RecordError(f"{path}: {len(names)} ids {what}: {listed}")
+    return found

@@ -1,0 +1,45 @@
+"""Settings of an evaluation: which questions, who answers them, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import PositiveInt, model_validator
+
+from sifthinker.ask_settings import AskSettings, DepthFiles
+from sifthinker.literals import Space
+from sifthinker.settings import Flag
+
+
+class EvalSettings(AskSettings, DepthFiles):
+    """One evaluation.
+
+    Example:
+        >>> EvalSettings(data="questions.jsonl", model="nano", direct=True, limit=100).max_new_tokens
+        1024
+    """
+
+    data: str
+    """Dataset folder, its examples file, or a file of questions (JSON lines or a JSON list)."""
+    completions: str | None = None
+    """JSON lines of saved completions (`id`, `completion`) to score instead of asking a model."""
+    output: Annotated[str | None, Flag("-o", "--output", metavar="FILE.json")] = None
+    """JSON file for the results and every completion."""
+    images: str | None = None
+    """Folder for the image and depth paths in a file of questions; the file's own folder by default."""
+    limit: PositiveInt | None = None
+    """Ask only the first N questions."""
+    rgb_only: bool = False
+    """Show the model no depth."""
+    show_choices: bool = False
+    """Write the choices of a question under it, as (A) …, (B) …"""
+    batch_size: PositiveInt = 8
+    """Questions at once."""
+    box_space: Space = "unit"
+    """Coordinates of the boxes in a file of questions."""
+
+    @model_validator(mode="after")
+    def _one_who_answers(self) -> Self:
+        if self.model is not None and self.completions is not None:
+            raise ValueError("model and completions are both given; either a model is asked or saved completions are scored")
+        return self

@@ -1,0 +1,125 @@
+"""What a long run has finished, line by line, so that a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sifthinker.errors import ConfigError
+from sifthinker.files import make_folder, to_json
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class Journal:
+    """A file of JSON lines: first what makes the run another one, then whatever `add` was given.
+
+    A line is complete when it ends in a newline; what a killed process left of a last line is cut off. While it is open, no
+    other process can open it.
+
+    Args:
+        path: the file.
+        header: what makes the run another one, plain JSON values.
+        fresh: forget what the file holds.
+
+    Attributes:
+        lines: what was added before, in order.
+
+    Example:
+        >>> with Journal("run.jsonl", {"model": "nano"}) as journal:  # doctest: +SKIP
+        ...     for item in items[len(journal.lines) :]:
+        ...         journal.add(work(item))
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any], *, fresh: bool = False) -> None:
+        self.lines: list[Any] = []
+        self._path = path
+        self._header = json.loads(to_json(header))
+        self._fresh = fresh
+        self._stream: BinaryIO
+
+    def __enter__(self) -> Journal:
+        """
+        Raises:
+            ConfigError: the file is another run's, is broken, is open in another process, or cannot be written.
+        """
+        make_folder(self._path.parent)
+        try:
+            self._stream = open(self._path, "a+b")
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot write: {error.strerror}") from None
+        try:
+            self._lock()
+            if self._fresh:
+                self._stream.truncate(0)
+            self._stream.seek(0)
+            offset = self._read()
+        except BaseException:
+            self._stream.close()
+            raise
+        self._stream.truncate(offset)
+        if offset == 0:
+            self._append(self._header)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def add(self, line: Any) -> None:
+        """Append a line, JSON values; it is with the operating system when this returns."""
+        self._append(line)
+
+    def delete(self) -> None:
+        """Delete the file: the run is finished."""
+        self._path.unlink(missing_ok=True)
+
+    def _read(self) -> int:
+        """Fill `lines`; returns where the last complete line ends."""
+        offset = 0
+        for number, line in enumerate(self._stream):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                value = json.loads(line)
+            except ValueError:
+                raise ConfigError(f"{self._path}:{number + 1}: not a line of JSON; delete the file to start over") from None
+            if number:
+                self.lines.append(value)
+            else:
+                check_same(f"{self._path}", value, self._header)
+            offset += len(line)
+        return offset
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{self._path}: another process is at work on this run") from None
+
+    def _append(self, value: Any) -> None:
+        self._stream.write(to_json(value).encode() + b"\n")
+        self._stream.flush()
+
+
+def check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
+    """See that a file is of the same run.
+
+    Raises:
+        ConfigError: it is of another; names the first value that differs, was and is.
+    """
+    if theirs == ours:
+        return
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"{where} is not of a run of ours; name another output")
+    key = next(key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key))
+    was, now = theirs.get(key), ours.get(key)
+    hashes = all(isinstance(value, str) and _HASH.fullmatch(value) for value in (was, now))
+    differs = "are not the same" if hashes else f"was {was!r}, now {now!r}"
+    raise ConfigError(f"{where} is of another run: {key} {differs}; name another output, or start over with --fresh")

@@ -1,0 +1,184 @@
+"""Questions that are read, and those that are refused with their place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.depth import DepthMap
+from sifthinker.errors import DepthError, ImageError, RecordError
+from sifthinker.evaluation.questions import DepthReading, Question, identity_of, read_questions
+from sifthinker.records import read_examples
+
+PLAIN: dict[str, Any] = {"image": "cat.png", "question": "What is it?"}
+
+
+def write(folder: Path, *rows: Any, name: str = "q.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def one(folder: Path, **changes: Any) -> Question:
+    return read_questions(write(folder, {**PLAIN, **changes}))[0]
+
+
+def test_a_dataset_of_ours(chains: Path) -> None:
+    examples = list(read_examples(chains))
+    questions = read_questions(chains)
+    assert [question.id for question in questions] == [example.id for example in examples]
+    first, example = questions[0], examples[0]
+    assert (first.question, first.answers, first.choices, first.boxes) == (
+        example.problem, (example.answer,), example.choices, example.boxes,
+    )  # fmt: skip
+    assert (first.dataset, first.split, first.family) == (example.dataset, example.split, example.family)
+    image, depth = first.load()
+    assert image.size == depth.size
+    assert first.load(depth=False)[1] is None
+    assert first.image_name(chains) == json.loads((chains / "examples.jsonl").open().readline())["images"][0]
+    assert len(read_questions(chains / "examples.jsonl", limit=5)) == 5
+
+
+def test_a_plain_question_knows_no_more_than_it_states(photo_folder: Path) -> None:
+    found = one(photo_folder)
+    assert (found.id, found.question, found.answers, found.choices, found.boxes) == ("1", "What is it?", (), (), ())
+    assert (found.depth, found.dataset, found.split, found.family, found.tags) == (None, "", "", "", {})
+    assert found.load()[0].size == (40, 20)
+    assert found.image_name(photo_folder) == "cat.png"
+
+
+def test_a_plain_question_with_everything(photo_folder: Path) -> None:
+    found = one(
+        photo_folder, id=7, answers=["cat", 2.0], choices=["cat", "dog"], boxes=[[10, 5, 20, 15]], box_space="pixel",
+        depth="cat.depth.png", dataset="d", split="test", family="f", tags={"kind": "easy"}, extra={"x": 1},
+    )  # fmt: skip
+    assert (found.id, found.answers, found.choices) == ("7", ("cat", "2"), ("cat", "dog"))
+    assert found.boxes == ((0.25, 0.25, 0.5, 0.75),)  # of 40 by 20 pixels
+    assert (found.dataset, found.split, found.family, found.tags) == ("d", "test", "f", {"kind": "easy"})
+    assert found.load()[1].size == (40, 20)
+    assert one(photo_folder, boxes=[[0, 0, 500, 1000]], box_space="per_mille").boxes == ((0, 0, 0.5, 1),)
+    stated = one(photo_folder, image="missing.png", boxes=[[0, 0, 5, 5]], box_space="pixel", size=[10, 10])
+    assert stated.boxes == ((0, 0, 0.5, 0.5),)  # the size is stated, so that no image is needed
+    path = write(photo_folder, {**PLAIN, "boxes": [[0, 0, 20, 20]]})
+    assert read_questions(path, box_space="pixel")[0].boxes == ((0, 0, 0.5, 1),)
+
+
+def test_a_json_list_and_a_folder_of_images(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("q") / "q.json"
+    path.write_text(json.dumps([PLAIN, {**PLAIN, "answer": "cat"}], indent=1))
+    first, second = read_questions(path, images=photo_folder)
+    assert (first.id, second.id, second.answers) == ("1", "2", ("cat",))
+    assert first.load()[0].size == (40, 20)
+    assert first.image_name(photo_folder) == "cat.png"
+
+
+def test_records_are_questions(photo_folder: Path) -> None:
+    row = {"id": "a", **PLAIN, "answer": "cat", "boxes": [[0, 0, 1, 1]], "dataset": "d", "source": "s:1", "notes": ["n"]}
+    assert one(photo_folder, **row).answers == ("cat",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": None}, "lacks image"),
+        ({"question": None}, "lacks question"),
+        ({"question": " "}, "question is ' '"),
+        ({"question": "<image>\nWhat is it?"}, "holds <image>.*leave it out"),
+        ({"question": "\ud800"}, "surrogate"),
+        ({"questoin": "x"}, "unknown key 'questoin'; did you mean 'question'"),
+        ({"answer": "a", "answers": ["a"]}, "both answer and answers"),
+        ({"answer": ["a", "b"]}, "Several right answers go under 'answers'"),
+        ({"answer": True}, "answer is true"),
+        ({"answers": "a"}, "wanted a list of right answers"),
+        ({"answers": [""]}, "answers is ''"),
+        ({"choices": {"a": 1}}, "choices must be a list"),
+        ({"boxes": [[0, 0, 2, 1]]}, "outside the image"),
+        ({"boxes": [0, 0, 1, 1]}, "wrap a single box"),
+        ({"boxes": [[0, 0, 1, 1]], "box_space": "yards"}, "unknown box space 'yards'"),
+        ({"boxes": [[0, 0, 9, 9]], "box_space": "pixel", "size": [0, 4]}, "wanted .width, height."),
+        ({"boxes": [[0, 0, 99, 9]], "box_space": "pixel"}, "outside the image"),
+        ({"image": "../cat.png"}, "leads outside"),
+        ({"image": "/etc/passwd"}, "leads outside"),
+        ({"depth": "../cat.png"}, "depth: path .* leads outside"),
+        ({"image": "data:image/png;base64,AAAA"}, "base64"),
+        ({"tags": ["a"]}, "wanted an object"),
+        ({"family": {"a": 1}}, "family is an object"),
+    ],
+)
+def test_a_broken_line_is_an_error_with_its_place(photo_folder: Path, change: dict[str, Any], message: str) -> None:
+    path = write(photo_folder, PLAIN, {**PLAIN, **change})
+    with pytest.raises(RecordError, match=message) as caught:
+        read_questions(path)
+    assert f"{path}:2" in str(caught.value)
+
+
+def test_what_is_no_question_is_refused(photo_folder: Path) -> None:
+    with pytest.raises(RecordError, match="wanted a JSON object, got 3"):
+        read_questions(write(photo_folder, 3))
+    with pytest.raises(RecordError, match=r"q.jsonl:2: the id 'a' was there before, at .*q.jsonl:1"):
+        read_questions(write(photo_folder, {"id": "a", **PLAIN}, {"id": "a", **PLAIN}))
+    with pytest.raises(RecordError, match="holds no question"):
+        read_questions(write(photo_folder))
+    with pytest.raises(RecordError, match="cannot read"):
+        read_questions(photo_folder / "none.jsonl")
+    with pytest.raises(RecordError, match="no such examples file"):
+        read_questions(photo_folder)
+    (photo_folder / "torn.json").write_text('[{"image": "cat.png"')
+    with pytest.raises(RecordError, match="begins as a JSON list"):
+        read_questions(photo_folder / "torn.json")
+
+
+def test_what_cannot_be_loaded_is_said_when_it_is_loaded(photo_folder: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone.png"):
+        one(photo_folder, image="gone.png").load()
+    DepthMap(np.zeros((5, 5))).write(photo_folder / "small.png")
+    small = one(photo_folder, depth="small.png")
+    with pytest.raises(DepthError, match=r"the depth file is 5×5, its image 40×20"):
+        small.load()
+    assert small.load(depth=False)[0].size == (40, 20)
+
+
+def test_depth_files_of_others_are_read_as_told(photo_folder: Path) -> None:
+    levels = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (20, 1))
+    Image.fromarray(levels).save(photo_folder / "grey.png")
+    path = write(photo_folder, {**PLAIN, "depth": "grey.png"})
+    near_high = read_questions(path, reading=DepthReading("grey8", "high"))[0].load()[1]
+    assert near_high.values[0, 0] == 1
+    assert near_high.values[0, -1] == 0
+    with pytest.raises(DepthError, match="near"):
+        read_questions(path)[0].load()
+    with pytest.raises(DepthError, match="unknown depth encoding"):
+        DepthReading("colour")  # type: ignore[arg-type]
+
+
+def test_images_in_memory(ramp: DepthMap) -> None:
+    image = Image.new("RGB", (10, 10))
+    question = Question("a", image, "What?", depth=ramp)
+    assert question.load() == (image, ramp)
+    assert (question.image_name(Path()), question.depth_name(Path())) == ("", "")
+    assert question.load(depth=False) == (image, None)
+    with pytest.raises(RecordError, match="answers is 'red', wanted several"):
+        Question("a", image, "What?", answers="red")  # type: ignore[arg-type]
+
+
+def test_other_questions_have_another_identity(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = write(photo_folder, {**PLAIN, "answer": "cat"}, {**PLAIN, "answer": "dog"})
+    questions = read_questions(path)
+    same = identity_of(questions, photo_folder)
+    assert same == identity_of(read_questions(path), photo_folder)
+    assert same != identity_of(questions[::-1], photo_folder)
+    assert same != identity_of(questions[:1], photo_folder)
+    changed = write(photo_folder, {**PLAIN, "answer": "cat"}, {**PLAIN, "answer": "cow"})
+    assert same != identity_of(read_questions(changed), photo_folder)
+    # A folder that was moved holds the same questions; an image of another size under its name is another one.
+    moved = tmp_path_factory.mktemp("moved")
+    (moved / "cat.png").write_bytes((photo_folder / "cat.png").read_bytes())
+    write(moved, {**PLAIN, "answer": "cat"}, {**PLAIN, "answer": "dog"})
+    assert same == identity_of(read_questions(moved / "q.jsonl"), moved)
+    Image.new("RGB", (400, 20)).save(moved / "cat.png")
+    assert same != identity_of(read_questions(moved / "q.jsonl"), moved)
