@@ -23,6 +23,9 @@ from sifthinker.engine.teachers import Attempt, LocalTeacher, OpenAITeacher, Tas
 from sifthinker.files import write_jsonl
 from sifthinker.records import read_examples
 
+from ..small_data import write_records
+from ..stand_in import explain, serve
+
 PARTS = ("examples.jsonl", "rejects.jsonl", "manifest.json")
 
 
@@ -63,27 +66,28 @@ def sif(*words: object) -> Any:
 
 class TestThreeFaces:
     def test_yaml_command_line_and_python_make_the_same_dataset(self, tmp_path: Path) -> None:
-        world = tmp_path / "w"
-        assert sif("world", "build", "-n", 9, "-o", world).exit_code == 0
-        (world / "list.txt").write_text("nothing.png\n")
-        recipe = {"teacher": "scripted", "decimals": 2, "distractor": 1, "seed": 3, "cap": 8, "exclude": "list.txt"}
-        stated = {**recipe, "sources": [{"file": "records.jsonl", "limit": 9, "boxes": "strict"}]}
-        (world / "recipe.yaml").write_text(yaml.safe_dump(stated))
-        words = "--teacher scripted --decimals 2 --distractor 1 --seed 3 --cap 8 --limit 9 --boxes strict --exclude"
-        file = world / "records.jsonl"
-        assert sif("data", "build", world / "recipe.yaml", "-o", tmp_path / "yaml").exit_code == 0
-        assert sif("data", "build", file, "-o", tmp_path / "flags", *words.split(), world / "list.txt").exit_code == 0
-        settings = BuildSettings(
-            sources=(SourceSettings(file=str(file), limit=9, boxes="strict"),),
-            output=tmp_path / "python",
-            teacher="scripted",
-            decimals=2,
-            distractor=1,
-            seed=3,
-            cap=8,
-            exclude=(world / "list.txt",),
-        )
-        assert build(settings).accepted == 8
+        file = write_records(tmp_path / "raw", 9)
+        (file.parent / "list.txt").write_text("nothing.png\n")
+        with serve(explain) as (url, _):
+            recipe = {"base_url": url, "model": "vlm", "decimals": 2, "distractor": 1, "seed": 3, "cap": 8}
+            stated = {**recipe, "exclude": "list.txt", "sources": [{"file": file.name, "limit": 9, "boxes": "strict"}]}
+            (file.parent / "recipe.yaml").write_text(yaml.safe_dump(stated))
+            words = f"--base-url {url} --model vlm --decimals 2 --distractor 1 --seed 3 --cap 8 --limit 9 --boxes strict"
+            excluded = ["--exclude", file.parent / "list.txt"]
+            assert sif("data", "build", file.parent / "recipe.yaml", "-o", tmp_path / "yaml").exit_code == 0
+            assert sif("data", "build", file, "-o", tmp_path / "flags", *words.split(), *excluded).exit_code == 0
+            settings = BuildSettings(
+                sources=(SourceSettings(file=str(file), limit=9, boxes="strict"),),
+                output=tmp_path / "python",
+                base_url=url,
+                model="vlm",
+                decimals=2,
+                distractor=1,
+                seed=3,
+                cap=8,
+                exclude=(file.parent / "list.txt",),
+            )
+            assert build(settings).accepted == 8
         for name in (*PARTS, "exclude_unmatched.txt"):
             assert len({(tmp_path / face / name).read_bytes() for face in ("yaml", "flags", "python")}) == 1, name
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
     SOME_REJECTED,
     bar,
@@ -22,7 +23,6 @@ from sifthinker.cli.terminal import (
     resumable,
 )
 from sifthinker.evaluation.settings import EvalSettings
-from sifthinker.flags import Command, click_options
 
 if TYPE_CHECKING:
     from sifthinker.evaluation.completions import Scored
@@ -65,7 +65,7 @@ def evaluation() -> None:
 
     Writes a JSON file of every answer and a page that shows the wrong ones first. An interrupted evaluation goes on when the
     command is repeated. A file of questions has one JSON object a line: image, question, and what is known of answer (or
-    answers), choices, boxes, depth, id, dataset, split and family. A dataset named like a command is written ./world.
+    answers), choices, boxes, depth, id, dataset, split and family. A dataset named like a command is written ./compare.
     """
 
 
