@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sifthinker.errors import ConfigError, RecordError  # noqa: E402
 from sifthinker.evaluation.run import evaluate  # noqa: E402
 from sifthinker.evaluation.settings import EvalSettings  # noqa: E402
 from sifthinker.models import load_model  # noqa: E402
-from sifthinker.thinker import Thought  # noqa: E402
+from sifthinker.thinker import Thinker, Thought  # noqa: E402
 from sifthinker.training.config import make_config  # noqa: E402
 from sifthinker.training.held_out import HeldOut  # noqa: E402
 from sifthinker.training.progress import LOGGED, read_history  # noqa: E402
@@ -26,6 +27,7 @@ from .test_saving import run_sharded  # noqa: E402
 from .test_training import GRPO, SFT  # noqa: E402
 
 ASKED = {"eval_limit": 5, "eval_max_new_tokens": 8}
+NO_QUESTIONS = {"eval_data": None, "eval_limit": None, "eval_max_new_tokens": None}
 OFTEN = {"eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1, "per_device_eval_batch_size": 2}
 
 
@@ -164,18 +166,28 @@ def test_a_metric_that_no_answer_has_makes_no_model_the_best(nano: Path, world_c
 
 
 def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
-    nano: Path, world_chains: Path, tmp_path: Path
+    nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained("sft", nano, world_chains, tmp_path / "direct", OFTEN, answers_only=True)
     assert "eval_answer_accuracy" in evaluations(tmp_path / "direct")[-1]
     assert "eval_valid_format" not in evaluations(tmp_path / "direct")[-1]
+    # What it learns from has no depth, so it is shown none of the questions' either.
     rows = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
-    for row in rows:
-        row["depth"], row["images"] = None, [str(world_chains / row["images"][0])][:1]
     (tmp_path / "rgb").mkdir()
-    (tmp_path / "rgb" / "images").symlink_to(world_chains / "images")
-    for row in rows:
-        row["images"] = [f"images/{Path(row['images'][0]).name}"]
+    (tmp_path / "rgb" / "examples.jsonl").write_text(
+        "".join(json.dumps({**row, "depth": None, "images": row["images"][:1]}) + "\n" for row in rows)
+    )
+    shutil.copytree(world_chains / "images", tmp_path / "rgb" / "images")
+    seen: list[bool] = []
+
+    def asked(self: Thinker, tasks: Any, **how: Any) -> Any:
+        seen.extend(depth is not None for _, _, depth in tasks)
+        return think_all(self, tasks, **how)
+
+    think_all = Thinker.think_all
+    monkeypatch.setattr(Thinker, "think_all", asked)
+    trained("sft", nano, tmp_path / "rgb", tmp_path / "rgb-run", OFTEN, eval_data=world_chains)
+    assert seen == [False] * 5
 
 
 @pytest.mark.parametrize(
@@ -183,7 +195,7 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
     [
         ({"eval_data": None, "eval_limit": 3}, "eval_limit needs eval_data"),
         (
-            {"eval_data": None, "eval_limit": None, "eval_max_new_tokens": None, "training": {"eval_strategy": "steps"}},
+            {**NO_QUESTIONS, "training": {"eval_strategy": "steps"}},
             "training.eval_strategy: name the questions to ask with eval_data",
         ),
         (
@@ -228,7 +240,7 @@ def test_processes_share_the_questions(nano: Path, world_chains: Path, tmp_path:
         **ASKED, "training": {**SFT, **OFTEN, "save_strategy": "no"},
     }  # fmt: skip
     done = run_sharded(values, tmp_path, "fsdp2")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     (found,) = evaluations(tmp_path / "run")
     assert found["eval_questions"] == 5
     how = EvalSettings(data=str(world_chains), model=str(tmp_path / "run"), limit=5, batch_size=2, max_new_tokens=8)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate.utils import gather_object
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers import TrainerCallback
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
@@ -95,8 +95,13 @@ def _generating(trainer: Any) -> Any:
             DistributedBackend(trainer.accelerator).summon_full_params(trainer.model_wrapped, recurse=False),
         ):
             model.eval()
-            spread = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-            yield model, {"synced_gpus": True} if spread else {}
+            if not isinstance(model, FSDPModule):
+                yield model, {}
+                return
+            # Generating encodes images outside the model's `forward`, at which alone FSDP2 gathers weights.
+            if "generate" not in vars(model):
+                register_fsdp_forward_method(model, "generate")
+            yield model, {"synced_gpus": True}
     finally:
         tokenizer.padding_side = side
         trainer.model.train(training)
