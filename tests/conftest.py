@@ -12,6 +12,8 @@ from PIL import Image
 
 from sifthinker.depth import DepthMap
 
+from .small_data import build_chains, write_records
+
 # Timings are measured in benchmarks/, not here: machines are shared, and a first call imports.
 settings.register_profile("default", deadline=None)
 # In CI the same examples every time; elsewhere new ones, so that developers find what is left to find.
@@ -44,29 +46,19 @@ def photo_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nano model folder with random weights, smaller than the shipped shape."""
+def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a vision-language model with random weights and its processor, see `tiny_vlm.py`."""
     pytest.importorskip("transformers")
-    from sifthinker.lab.nano import write_nano
+    from .tiny_vlm import write_tiny_vlm
 
-    folder = tmp_path_factory.mktemp("nano")
-    write_nano(folder, width=64, vision_layers=1, text_layers=2)
+    folder = tmp_path_factory.mktemp("tiny_vlm")
+    write_tiny_vlm(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def world_chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset folder of 18 world examples, two of each family."""
-    from sifthinker.engine.build import Engine
-    from sifthinker.engine.estimators import GivenDepth
-    from sifthinker.engine.settings import Expansion
-    from sifthinker.engine.sources import read_source
-    from sifthinker.lab.questions import write_world
-    from sifthinker.lab.teacher import ScriptedTeacher
-
-    folder = tmp_path_factory.mktemp("world")
-    records = write_world(folder / "raw", 18)
-    engine = Engine(folder / "raw", GivenDepth(), ScriptedTeacher(), Expansion(decimals=2))
-    counts = engine.build(lambda: read_source(records), folder / "chains")
-    assert counts.accepted == 18
+def chains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of 18 examples about blocks, six of each family, see `small_data.py`."""
+    folder = tmp_path_factory.mktemp("blocks")
+    assert build_chains(write_records(folder / "raw", 18), folder / "chains") == 18
     return folder / "chains"

@@ -79,6 +79,12 @@ def focuses(request: dict[str, Any]) -> int:
     return sum(part["type"] == "image_url" for part in request["messages"][1]["content"])
 
 
+def explain(request: dict[str, Any], number: int) -> str:
+    """A teacher that passes every check, whatever it is asked: `serve(explain)`."""
+    told = request["messages"][1]["content"][0]["text"]
+    return thoughts(request, told.split("True answer: ")[1].split("\n")[0])
+
+
 def thoughts(request: dict[str, Any], answer: str) -> str:
     """A reply that passes every check."""
     return json.dumps({"thoughts": [f"I look at part {n + 1}." for n in range(focuses(request))], "answer": answer})

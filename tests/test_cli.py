@@ -20,7 +20,8 @@ from sifthinker.cli.main import main
 from sifthinker.depth import DepthMap
 from sifthinker.records import read_examples
 
-from .stand_in import serve, thoughts
+from .small_data import write_records
+from .stand_in import explain, serve
 
 KEY = "planted-secret-key"
 
@@ -49,14 +50,7 @@ def cats(photo_folder: Path) -> Path:
 def teacher(monkeypatch: pytest.MonkeyPatch):
     """A stand-in teacher; yields the options that point at it."""
     monkeypatch.setenv("SIF_TEST_KEY", KEY)
-    answers = {"What is it?": "cat"}
-
-    def answer(request: dict, number: int) -> str:
-        told = request["messages"][1]["content"][0]["text"]
-        truth = told.split("True answer: ")[1].split("\n")[0]
-        return thoughts(request, answers.get(told, truth))
-
-    with serve(answer) as (url, requests):
+    with serve(explain) as (url, requests):
         yield ["--base-url", url, "--model", "vlm", "--api-key-env", "SIF_TEST_KEY"], requests
 
 
@@ -177,9 +171,8 @@ class TestBuild:
         [
             (["--teacher", "openai"], "--model NAME"),
             (["--model", "m", "--base-url", "localhost"], "http://"),
-            (["--teacher", "scripted"], "not of the embedded world"),
-            (["--teacher", "scripted", "--alpha", "2"], "past the border"),
-            (["--teacher", "scripted", "--images", "/none"], "no such image folder"),
+            (["--model", "m", "--alpha", "2"], "past the border"),
+            (["--model", "m", "--images", "/none"], "no such image folder"),
         ],
     )
     def test_misuse(self, cats: Path, tmp_path: Path, options: list[str], words: str) -> None:
@@ -194,7 +187,7 @@ class TestBuild:
         assert (result.exit_code, "cannot make the folder" in result.stderr) == (2, True)
 
     def test_no_such_file(self, tmp_path: Path) -> None:
-        result = sif("data", "build", tmp_path / "none.jsonl", "-o", tmp_path / "out", "--teacher", "scripted")
+        result = sif("data", "build", tmp_path / "none.jsonl", "-o", tmp_path / "out", "--model", "m")
         assert (result.exit_code, "cannot read" in result.stderr) == (2, True)
 
 
@@ -215,33 +208,23 @@ def _change(root: Path, **fields: object) -> None:
     write_rows(root / "records.jsonl", [{**lines(root / "records.jsonl")[0], **fields}])
 
 
-class TestWorldToModel:
-    def test_world_chains_training_thinking_and_measuring(self, nano: Path, tmp_path: Path) -> None:
+class TestRecordsToModel:
+    def test_chains_training_and_thinking(self, tiny_vlm: Path, tmp_path: Path, teacher) -> None:
         pytest.importorskip("trl")
-        world, chains, run = tmp_path / "world", tmp_path / "chains", tmp_path / "run"
-        assert sif("world", "build", "-n", 7, "-o", world).exit_code == 0
-        result = sif("data", "build", world / "records.jsonl", "-o", chains, "--teacher", "scripted", "--decimals", 2)
+        out, run = tmp_path / "chains", tmp_path / "run"
+        records = write_records(tmp_path / "raw", 7)
+        result = sif("data", "build", records, "-o", out, "--decimals", 2, *teacher[0])
         assert result.exit_code == 0, result.output
         config = tmp_path / "sft.yaml"
-        config.write_text(f"model: {nano}\ndata: {chains}\noutput: nowhere\ntraining:\n  save_strategy: 'no'\n")
+        config.write_text(f"model: {tiny_vlm}\ndata: {out}\noutput: nowhere\ntraining:\n  save_strategy: 'no'\n")
         result = sif("train", "sft", config, "--output", run, "--max_steps=1", "--per-device-train-batch-size", 2)
         assert result.exit_code == 0, result.output
         assert result.stdout.strip() == str(run)
-        image = sorted((world / "images").glob("*[0-9].png"))[0]
+        image = tmp_path / "raw" / "images" / "0.png"
         result = sif("think", image, "What is nearest?", "--model", run, "--max-new-tokens", 5, "-o", tmp_path / "p.html")
         assert result.exit_code == 0, result.output
         assert "answer: (none)" in result.stdout
         assert "What is nearest?" in (tmp_path / "p.html").read_text()
-        result = sif("eval", "world", "--model", run, "-n", 2, "--max-new-tokens", 5, "-o", tmp_path / "e.json")
-        assert result.exit_code == 0, result.output
-        saved = json.loads((tmp_path / "e.json").read_text())
-        assert saved["results"]["valid format"]["count"] == len(saved["rows"]) == 2
-        assert "final HIoU" in result.stdout
-
-    def test_an_untrained_nano(self, tmp_path: Path) -> None:
-        pytest.importorskip("torch")
-        assert sif("world", "nano", "-o", tmp_path / "nano").exit_code == 0
-        assert (tmp_path / "nano" / "model.safetensors").is_file()
 
 
 CHAIN = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8]}]</area><text>a</text></think><answer>cat</answer>'
@@ -272,13 +255,13 @@ class TestInputs:
 
 
 class TestRewards:
-    def test_completions_of_a_dataset(self, world_chains: Path, tmp_path: Path) -> None:
+    def test_completions_of_a_dataset(self, chains: Path, tmp_path: Path) -> None:
         rows = []
-        for number, example in enumerate(read_examples(world_chains)):
+        for number, example in enumerate(read_examples(chains)):
             text = example.chain if number % 2 else "I <script>do</script> not know"
             rows.append({"id": example.id, "completion": text})
         file = write_rows(tmp_path / "completions.jsonl", rows)
-        result = sif("rewards", file, "--data", world_chains, "-o", tmp_path / "page.html", "--most", 5)
+        result = sif("rewards", file, "--data", chains, "-o", tmp_path / "page.html", "--most", 5)
         assert result.exit_code == 0, result.output
         table = " ".join(result.stdout.split())
         assert "18 completions" in table
@@ -313,10 +296,10 @@ class TestRewards:
         assert words in result.stderr
         assert "c.jsonl:1" in result.stderr
 
-    def test_an_empty_file_and_an_unknown_id(self, world_chains: Path, tmp_path: Path) -> None:
+    def test_an_empty_file_and_an_unknown_id(self, chains: Path, tmp_path: Path) -> None:
         result = sif("rewards", write_rows(tmp_path / "c.jsonl", []))
         assert (result.exit_code, "holds no completion" in result.stderr) == (2, True)
-        result = sif("rewards", write_rows(tmp_path / "c.jsonl", [{"id": "x", "completion": ""}]), "--data", world_chains)
+        result = sif("rewards", write_rows(tmp_path / "c.jsonl", [{"id": "x", "completion": ""}]), "--data", chains)
         assert (result.exit_code, "no example 'x'" in result.stderr) == (2, True)
 
 
@@ -329,7 +312,6 @@ class TestBadInput:
             (["think", "cat.png", "q", "--model", "empty"], "no config.json"),
             (["think", "cat.png", "q", "--model", "m/m", "--depth", "small.png"], "8×8, its image 40×20"),
             (["think", "bare.png", "q", "--model", "m/m", "--depth", "given"], "--depth none"),
-            (["eval", "world", "--model", "empty"], "no config.json"),
             (["train", "sft", "bad.yaml"], "did you mean 'learning_rate'"),
             (["train", "grpo", "none.yaml"], "cannot read"),
         ],
@@ -372,7 +354,7 @@ def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build.Engine, "build", interrupt)
-    result = sif("data", "build", cats, "-o", cats.parent / "out", "--teacher", "scripted")
+    result = sif("data", "build", cats, "-o", cats.parent / "out", "--model", "m")
     assert result.exit_code == 130
     assert "goes on where this one stopped" in result.stderr
 

@@ -17,6 +17,8 @@ import sifthinker
 from sifthinker.errors import EXTRAS, MissingExtraError, SIFError, need
 from sifthinker.files import write_jsonl
 
+from .stand_in import explain, serve
+
 ROOT = Path(sifthinker.__file__).parent
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -41,22 +43,18 @@ for words in commands:
 """
 
 MODEL = {
-    "think": ["think", "cat.png", "What is it?", "--depth", "none"],
-    "eval": ["eval", "world", "--model", "nano", "-n", "1"],
-    "local teacher": ["data", "build", "r.jsonl", "-o", "a", "--depth", "none", "--teacher", "local", "--model", "nano"],
+    "think": ["think", "cat.png", "What is it?", "--depth", "none", "--model", "./model"],
+    "local teacher": ["data", "build", "r.jsonl", "-o", "a", "--depth", "none", "--teacher", "local", "--model", "m"],
     "depth model": ["data", "build", "r.jsonl", "-o", "b", "--depth", "./model", "--model", "m"],
-    "nano": ["world", "nano", "-o", "c"],
-    "pack": ["world", "pack", "./model", "-o", "d", "--about", "x"],
     "merge": ["model", "merge", "adapter", "-o", "e"],
 }
 TRAIN = {
     "sft": ["train", "sft", "sft.yaml"],
     "grpo": ["train", "grpo", "grpo.yaml"],
     "plan": ["plan", "sft.yaml"],
-    "pretrain": ["world", "pretrain", "-o", "f"],
-    "demo": ["demo", "-o", "g"],
-    "study": ["world", "study", "-o", "h"],
 }
+# Commands whose users need all of `train`, whichever part of it is missing first.
+WHOLE = {*TRAIN, "merge", "pretrain", "demo", "study"}
 TABLES = {f"export {form}": ["data", "export", ".", "--to", form, "-o", f"i-{form}"] for form in ("trl", "verl", "hf")}
 COMMANDS = {
     "torch": {**MODEL, **TRAIN},
@@ -86,47 +84,50 @@ def folder(photo_folder: Path) -> Path:
     for name in ("model", "adapter", "saved"):
         (photo_folder / name).mkdir()
     (photo_folder / "model" / "config.json").write_text("{}")
-    (photo_folder / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "nano"}')
+    (photo_folder / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "./model"}')
     (photo_folder / "adapter" / "adapter_model.safetensors").write_bytes(b"")
     (photo_folder / "saved" / "state.json").write_text("{}")
     (photo_folder / "x.parquet").write_bytes(b"PAR1")
-    (photo_folder / "sft.yaml").write_text("model: nano\ndata: .\noutput: run\n")
-    (photo_folder / "grpo.yaml").write_text("model: nano\ndata: .\noutput: run\n")
+    (photo_folder / "sft.yaml").write_text("model: ./model\ndata: .\noutput: run\n")
+    (photo_folder / "grpo.yaml").write_text("model: ./model\ndata: .\noutput: run\n")
     return photo_folder
 
 
 @pytest.mark.parametrize("missing", COMMANDS)
 def test_every_command_names_the_extra_in_one_line(folder: Path, missing: str) -> None:
-    commands = COMMANDS[missing]
+    assert_extra_is_named(folder, missing, COMMANDS[missing])
+
+
+def assert_extra_is_named(folder: Path, missing: str, commands: dict[str, list[str]]) -> None:
+    """Every command, by its name, ends with one line that says how to install what is missing, and writes nothing."""
     before = {path.name for path in folder.iterdir()}
     for name, (status, stderr, _) in zip(commands, run(folder, [missing], list(commands.values())), strict=True):
         last = stderr.strip().splitlines()[-1]
         assert status == 2, (name, stderr)
         assert last.startswith("sif: "), (name, stderr)
         assert missing in last, (name, stderr)
-        # Whoever trains needs all of it, whichever part is missing first.
-        extra = "train" if name in {**TRAIN, "merge": ""} else EXTRAS[missing]
+        extra = "train" if name in WHOLE else EXTRAS[missing]
         assert last.endswith(f"pip install 'sifthinker[{extra}]'"), (name, last)
         assert "Traceback" not in stderr
     # A build that waits for its first record has begun its folder; nothing else has written anything.
     assert {path.name for path in folder.iterdir()} - before <= {"a", "b"}
 
 
-def test_the_core_needs_no_extra(folder: Path, world_chains: Path) -> None:
+def test_the_core_needs_no_extra(folder: Path) -> None:
     (folder / "t.csv").write_text('image,question,answer,boxes\ncat.png,What is it?,cat,"[[0.1,0.2,0.6,0.8]]"\n')
     commands = [
         ["--help"],
         ["data", "paths", "r.jsonl", "-o", "o.jsonl"],
         ["data", "paths", "t.csv", "-o", "t.jsonl"],
-        ["world", "build", "-n", "3", "-o", "w"],
-        ["data", "build", "w/records.jsonl", "-o", "chains", "--teacher", "scripted", "--decimals", "2"],
+        ["data", "build", "r.jsonl", "-o", "chains", "--model", "vlm", "--base-url"],
         ["data", "check", "chains"],
         ["data", "stats", "chains"],
         ["data", "show", "chains", "-o", "pages"],
         ["data", "export", "chains", "--to", "llamafactory", "-o", "exported"],
-        ["world", "baselines", "-n", "9"],
     ]
-    found = run(folder, sorted(EXTRAS), commands)
+    with serve(explain) as (url, _):
+        commands[3].append(url)
+        found = run(folder, sorted(EXTRAS), commands)
     assert [(words, status, stderr) for words, (status, stderr, _) in zip(commands, found, strict=True) if status] == []
 
 
@@ -145,14 +146,17 @@ def test_in_python_it_is_an_import_error_and_one_of_ours() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "from sifthinker import Thinker; Thinker.load('nano')",
-        "from sifthinker.lab.nano import build_processor; build_processor()",
+        "from sifthinker import Thinker; Thinker.load('owner/name')",
         "import sifthinker.training.grpo",
         "import sifthinker.training.runs",
-        "import sifthinker.lab.pretrain",
     ],
 )
 def test_python_callers_get_the_same_message(code: str) -> None:
+    assert_torch_is_named(code)
+
+
+def assert_torch_is_named(code: str) -> None:
+    """Where torch is not installed, a line of Python ends with how to install it."""
     script = f"import sys; sys.modules['torch'] = None\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -14,6 +14,7 @@ import pytest
 import sifthinker
 
 ROOT = Path(sifthinker.__file__).parent
+TESTS = Path(__file__).parent
 
 # Each layer may import the ones above it and nothing below; modules of one layer may not import each other,
 # except those named together as one part.
@@ -21,7 +22,7 @@ LAYERS = [
     ["literals", "errors", "loops", "json_reply", "embedded"],
     ["files", "responses"],
     ["settings", "journal"],
-    ["flags"],
+    ["ask_settings"],
     ["boxes", "images", "depth_codes"],
     ["depth_files"],
     ["depth", "chain"],
@@ -63,7 +64,13 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__
 
 
 def test_every_module_has_a_layer() -> None:
-    assert {part_of(path) for path in MODULES} == set(LEVEL)
+    assert {part_of(path) for path in MODULES} | {"lab"} == set(LEVEL)
+
+
+def test_the_lab_and_its_command_file_come_and_go_together() -> None:
+    lab = "lab" in {part_of(path) for path in MODULES}
+    assert lab == (ROOT / "cli" / "lab.py").is_file()
+    assert lab == (TESTS / "lab" / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -74,13 +81,15 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_the_lab_is_one_room() -> None:
-    """Nothing outside lab/ and its command file imports it, and the registry alone knows where its weights lie."""
+    """Only lab/, its command file and its tests import it; only the registry knows where its weights lie."""
     for path in MODULES:
         here = path.relative_to(ROOT).as_posix()
         if part_of(path) != "lab" and here != "cli/lab.py":
             assert "lab" not in imported(path), here
             if here != "embedded.py":
                 assert not re.search(r"lab[\"'/].*weights", path.read_text(encoding="utf-8")), here
+    for path in TESTS.rglob("*.py"):
+        assert "lab" not in imported(path) or path.is_relative_to(TESTS / "lab"), path
 
 
 def test_engine_and_training_meet_in_files_alone() -> None:
@@ -114,7 +123,7 @@ def test_the_help_loads_nothing_heavy() -> None:
 def test_the_ground_floor_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-        "import sifthinker.scoring.trl, sifthinker.engine.build, sifthinker.lab.teacher, sifthinker.endpoint"
+        "import sifthinker.scoring.trl, sifthinker.engine.build, sifthinker.engine.teachers, sifthinker.endpoint"
     )
     run(code)
 

@@ -31,8 +31,8 @@ MATRIX = r".*language_model.*layers\.0\.mlp\.down_proj"
 
 
 @pytest.fixture(scope="module")
-def loaded(nano: Path) -> tuple[Any, Any]:
-    return load_for_inference(nano, device="cpu")
+def loaded(tiny_vlm: Path) -> tuple[Any, Any]:
+    return load_for_inference(tiny_vlm, device="cpu")
 
 
 @contextmanager
@@ -107,8 +107,8 @@ class TestComplete:
             (found,) = complete(model, processor, *asked("What?"), max_new_tokens=5)
         assert model.config.image_token_id not in written[0][0, found.prompt_tokens :]
 
-    def test_pixels_are_of_the_models_kind(self, nano: Path) -> None:
-        model, processor = load_for_inference(nano, device="cpu", dtype="bfloat16")
+    def test_pixels_are_of_the_models_kind(self, tiny_vlm: Path) -> None:
+        model, processor = load_for_inference(tiny_vlm, device="cpu", dtype="bfloat16")
         seen = []
         model.model.vision_tower.register_forward_pre_hook(
             lambda module, given, named: seen.append(named.get("pixel_values", given[0] if given else None).dtype),
@@ -119,16 +119,16 @@ class TestComplete:
 
 
 class TestLoading:
-    def test_weights_are_safetensors_alone(self, nano: Path, tmp_path: Path) -> None:
-        shutil.copytree(nano, tmp_path / "model")
-        torch.save(load_model(nano).state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    def test_weights_are_safetensors_alone(self, tiny_vlm: Path, tmp_path: Path) -> None:
+        shutil.copytree(tiny_vlm, tmp_path / "model")
+        torch.save(load_model(tiny_vlm).state_dict(), tmp_path / "model" / "pytorch_model.bin")
         assert load_model(tmp_path / "model")
         (tmp_path / "model" / "model.safetensors").unlink()
         with pytest.raises(ModelError, match="cannot load the model"):
             load_model(tmp_path / "model")
 
-    def test_a_language_model_has_no_processor_for_images(self, nano: Path, tmp_path: Path) -> None:
-        load_processor(nano).tokenizer.save_pretrained(tmp_path)
+    def test_a_language_model_has_no_processor_for_images(self, tiny_vlm: Path, tmp_path: Path) -> None:
+        load_processor(tiny_vlm).tokenizer.save_pretrained(tmp_path)
         settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
         del settings["processor_class"]
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -136,20 +136,22 @@ class TestLoading:
         with pytest.raises(ModelError, match="no processor for images and text"):
             load_processor(tmp_path)
 
-    def test_prompts_are_padded_on_the_left_whatever_a_tokenizer_was_saved_with(self, nano: Path, tmp_path: Path) -> None:
-        processor = load_processor(nano)
+    def test_prompts_are_padded_on_the_left_whatever_a_tokenizer_was_saved_with(
+        self, tiny_vlm: Path, tmp_path: Path
+    ) -> None:
+        processor = load_processor(tiny_vlm)
         processor.tokenizer.padding_side = "right"
         processor.save_pretrained(tmp_path)
-        (tmp_path / "config.json").write_bytes((nano / "config.json").read_bytes())
+        (tmp_path / "config.json").write_bytes((tiny_vlm / "config.json").read_bytes())
         assert load_processor(tmp_path).tokenizer.padding_side == "left"
 
-    def test_the_area_of_images_can_be_bounded(self, nano: Path, tmp_path: Path) -> None:
+    def test_the_area_of_images_can_be_bounded(self, tiny_vlm: Path, tmp_path: Path) -> None:
         """For processors that resize by area, as Qwen-VL's does: 640 × 480 within 262,144 pixels is 588 × 420."""
         qwen = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
-        processor = load_processor(nano)
+        processor = load_processor(tiny_vlm)
         processor.image_processor = qwen.Qwen2VLImageProcessorPil()
         processor.save_pretrained(tmp_path)
-        (tmp_path / "config.json").write_bytes((nano / "config.json").read_bytes())
+        (tmp_path / "config.json").write_bytes((tiny_vlm / "config.json").read_bytes())
         picture = Image.new("RGB", (640, 480))
         areas = []
         for most in (None, 262_144):
@@ -184,8 +186,8 @@ class TestLoading:
         assert model_source("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
-def test_a_part_to_freeze_is_a_whole_name(nano: Path) -> None:
-    model = load_model(nano)
+def test_a_part_to_freeze_is_a_whole_name(tiny_vlm: Path) -> None:
+    model = load_model(tiny_vlm)
     with pytest.raises(ModelError, match="no parameter has 'vision' in its path"):
         freeze(model, ("vision",))
     frozen = freeze(model, ("vision_tower",))
@@ -193,18 +195,18 @@ def test_a_part_to_freeze_is_a_whole_name(nano: Path) -> None:
     assert all(parameter.requires_grad != (name in frozen) for name, parameter in model.named_parameters())
 
 
-def test_what_no_loss_can_reach_is_frozen_unasked(nano: Path) -> None:
-    frozen = freeze(load_model(nano))
+def test_what_no_loss_can_reach_is_frozen_unasked(tiny_vlm: Path) -> None:
+    frozen = freeze(load_model(tiny_vlm))
     assert frozen
     assert all("vision_tower" in name and "post_layernorm" in name for name in frozen)
 
 
 class TestMerging:
     @pytest.fixture
-    def adapter(self, nano: Path, tmp_path: Path) -> Path:
+    def adapter(self, tiny_vlm: Path, tmp_path: Path) -> Path:
         """An adapter that adds 1 to one matrix, whose base is no longer where it was."""
         peft = pytest.importorskip("peft")
-        model = peft.get_peft_model(load_model(nano), peft.LoraConfig(r=1, lora_alpha=1, target_modules=MATRIX))
+        model = peft.get_peft_model(load_model(tiny_vlm), peft.LoraConfig(r=1, lora_alpha=1, target_modules=MATRIX))
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 torch.nn.init.ones_(parameter)
@@ -214,20 +216,20 @@ class TestMerging:
         (folder / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "./gone"}))
         return folder
 
-    def test_into_another_base(self, nano: Path, adapter: Path, tmp_path: Path) -> None:
+    def test_into_another_base(self, tiny_vlm: Path, adapter: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="gone: no such model folder"):
             merge_adapter(adapter, tmp_path / "none")
-        merge_adapter(adapter, tmp_path / "merged", base=str(nano))
-        before, after = (dict(load_model(folder).named_parameters()) for folder in (nano, tmp_path / "merged"))
+        merge_adapter(adapter, tmp_path / "merged", base=str(tiny_vlm))
+        before, after = (dict(load_model(folder).named_parameters()) for folder in (tiny_vlm, tmp_path / "merged"))
         (moved,) = (name for name in before if not torch.equal(before[name], after[name]))
         assert moved.endswith("layers.0.mlp.down_proj.weight")
         torch.testing.assert_close(after[moved], before[moved] + 1)
 
-    def test_its_own_processor_is_kept(self, nano: Path, adapter: Path, tmp_path: Path) -> None:
-        processor = load_processor(nano)
+    def test_its_own_processor_is_kept(self, tiny_vlm: Path, adapter: Path, tmp_path: Path) -> None:
+        processor = load_processor(tiny_vlm)
         processor.chat_template = "changed"
         processor.save_pretrained(adapter)
-        merge_adapter(adapter, tmp_path / "merged", base=str(nano))
+        merge_adapter(adapter, tmp_path / "merged", base=str(tiny_vlm))
         assert load_processor(tmp_path / "merged").chat_template == "changed"
 
     def test_half_an_adapter(self, adapter: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ GOOD = '<think><area>[{"bbox_2d":[0,0,1,1],"depth":0.5}]</area><text>all</text><
 
 
 @pytest.fixture(scope="module")
-def thinker(nano: Path) -> Thinker:
-    return Thinker.load(nano, device="cpu", max_new_tokens=12)
+def thinker(tiny_vlm: Path) -> Thinker:
+    return Thinker.load(tiny_vlm, device="cpu", max_new_tokens=12)
 
 
 class TestThought:
@@ -103,8 +103,8 @@ class TestThinker:
             thinker.think(IMAGE, f"What does {token} mean?", DEPTH)
         thinker.think(IMAGE, "Is a < b > c <think> or <b>?", DEPTH)
 
-    def test_half_precision_models_are_fed_their_own_kind(self, nano: Path) -> None:
-        Thinker.load(nano, device="cpu", dtype="bfloat16", max_new_tokens=2).think(IMAGE, "Why?", DEPTH)
+    def test_half_precision_models_are_fed_their_own_kind(self, tiny_vlm: Path) -> None:
+        Thinker.load(tiny_vlm, device="cpu", dtype="bfloat16", max_new_tokens=2).think(IMAGE, "Why?", DEPTH)
 
 
 def test_folders_that_are_no_models(tmp_path: Path) -> None:

@@ -26,3 +26,6 @@ RewardName = Literal["format", "answer", "grounding", "depth"]
 Denominator = Literal["max", "min"]
 # What the grounding reward pays for correcting the focus; see `rewards.score_grounding`.
 Correction = Literal["own", "group", "off"]
+
+# Of a model's weights: a torch dtype's name, or the checkpoint's own.
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]

@@ -22,8 +22,8 @@ from sifthinker.files import write_jsonl
 
 
 @pytest.fixture
-def dataset(world_chains: Path, tmp_path: Path) -> Path:
-    shutil.copytree(world_chains, tmp_path / "d")
+def dataset(chains: Path, tmp_path: Path) -> Path:
+    shutil.copytree(chains, tmp_path / "d")
     return tmp_path / "d"
 
 
@@ -47,7 +47,7 @@ def test_what_the_engine_built_is_right(dataset: Path) -> None:
     assert stats.examples == 18
     assert stats.sizes == {(64, 64): 18}
     assert sum(stats.boxes.values()) == 18
-    assert set(stats.by_family.values()) == {2}
+    assert stats.by_family == {"nearer": 6, "side": 6, "count": 6}
 
 
 def last_area(row: dict, old: str, new: str) -> None:
@@ -65,7 +65,7 @@ def last_area(row: dict, old: str, new: str) -> None:
         (lambda row: row.update(images=[]), "bad_images"),
         (lambda row: row.update(boxes=[[0, 0, 2, 1]]), "bad_box"),
         (lambda row: row.update(boxes=[]), "no_box"),
-        (lambda row: row.update(id="world-train-0-nearer"), "duplicate_id"),
+        (lambda row: row.update(id="blocks-0-0"), "duplicate_id"),
         (lambda row: row.update(depth="../../x.png"), "path"),
         (lambda row: row["images"].__setitem__(0, "images/none.png"), "missing_image"),
         # Its last area gone, the one before it is the last.
@@ -79,7 +79,7 @@ def last_area(row: dict, old: str, new: str) -> None:
     ],
 )
 def test_one_thing_wrong(dataset: Path, change: Callable[[dict], object], found: str) -> None:
-    assert [row["answer"] for row in rows(dataset)[:2]] == ["purple ball", "left"]
+    assert [row["answer"] for row in rows(dataset)[:2]] == ["red block", "left"]
     spoil(dataset, change)
     assert codes(dataset) == found.split()
     assert set(found.split()) <= set(FINDINGS)

@@ -26,10 +26,12 @@ from sifthinker.engine.folder import Counts
 from sifthinker.engine.teachers import OpenAITeacher
 from sifthinker.errors import BudgetError
 from sifthinker.files import write_jsonl
-from sifthinker.lab.questions import write_world
 from sifthinker.records import Record
 
+from ..small_data import write_records
 from ..stand_in import focuses, serve, thoughts
+
+ROOT = Path(__file__).parents[2]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -43,15 +45,15 @@ def records(count: int) -> Iterator[Record]:
 
 
 def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
-    source = write_world(tmp_path / "world", 1200)
-    options = [str(source), "--teacher", "scripted", "--decimals", "2", "-o"]
-    command = [sys.executable, "-m", "sifthinker.cli", "data", "build", *options]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    source = write_records(tmp_path / "raw", 1200)
+    command = [sys.executable, "-m", "tests.small_data", str(source)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, env=environment)
     out = tmp_path / "broken"
     draw = random.Random(0)
     kills = 0
     while kills < 20:
-        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL, env=environment)
         journal = out / "journal.jsonl"
         start = journal.stat().st_size if journal.exists() else 0
         # Some at once, most after it has gone on for a while: 1,200 lines are about 2.2 MB.
@@ -65,7 +67,7 @@ def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
         process.wait()
         kills += 1
     assert kills == 20, "the build was done before it was killed often enough"
-    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    subprocess.run([*command, str(out)], check=True, capture_output=True, env=environment)
     assert contents(out) == contents(tmp_path / "whole")
 
 

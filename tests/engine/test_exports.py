@@ -20,12 +20,12 @@ datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture
-def examples(world_chains: Path) -> list:
-    return list(read_examples(world_chains))
+def examples(chains: Path) -> list:
+    return list(read_examples(chains))
 
 
-def test_trl(world_chains: Path, examples: list, tmp_path: Path) -> None:
-    assert export(world_chains, tmp_path / "x", "trl") == 18
+def test_trl(chains: Path, examples: list, tmp_path: Path) -> None:
+    assert export(chains, tmp_path / "x", "trl") == 18
     found = datasets.load_from_disk(tmp_path / "x")
     assert found["id"] == [example.id for example in examples]
     assert found["problem"] == [example.problem for example in examples]
@@ -41,8 +41,8 @@ def test_trl(world_chains: Path, examples: list, tmp_path: Path) -> None:
     assert min(grounding_reward(completions, **columns)) >= 1
 
 
-def test_verl(world_chains: Path, tmp_path: Path) -> None:
-    shutil.copytree(world_chains, tmp_path / "val")
+def test_verl(chains: Path, tmp_path: Path) -> None:
+    shutil.copytree(chains, tmp_path / "val")
     rows = (tmp_path / "val" / "examples.jsonl").read_text()
     (tmp_path / "val" / "examples.jsonl").write_text(rows.replace('"split":"train"', '"split":"val"'))
     examples = list(read_examples(tmp_path / "val"))
@@ -56,20 +56,20 @@ def test_verl(world_chains: Path, tmp_path: Path) -> None:
     assert score["format"] == score["answer"] == score["depth"] == 1
 
 
-def test_hub(world_chains: Path, examples: list, tmp_path: Path) -> None:
-    assert export(world_chains, tmp_path / "x", "hf") == 18
+def test_hub(chains: Path, examples: list, tmp_path: Path) -> None:
+    assert export(chains, tmp_path / "x", "hf") == 18
     found = datasets.load_dataset(str(tmp_path / "x"), split="train")
     row = found[5]
     assert row["messages"][1]["content"] == examples[5].chain
     assert row["images"][0].size == (64, 64)
     assert row["depth"].mode.startswith("I")  # 16 bits
-    assert json.loads(row["provenance"])["teacher"] == "scripted:3"
+    assert json.loads(row["provenance"])["teacher"] == "blocks:1"
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["data"]
 
 
-def test_llamafactory(world_chains: Path, examples: list, tmp_path: Path) -> None:
+def test_llamafactory(chains: Path, examples: list, tmp_path: Path) -> None:
     """Its documented ShareGPT layout: turns from human and gpt, as many <image> as images, files below media_dir."""
-    assert export(world_chains, tmp_path / "x", "llamafactory") == 18
+    assert export(chains, tmp_path / "x", "llamafactory") == 18
     described = json.loads((tmp_path / "x" / "dataset_info.json").read_text())["sif"]
     assert described["formatting"] == "sharegpt"
     turns, images = described["columns"]["messages"], described["columns"]["images"]
@@ -82,27 +82,27 @@ def test_llamafactory(world_chains: Path, examples: list, tmp_path: Path) -> Non
             assert (tmp_path / "x" / image).samefile(ours), "another name of the same file costs no disk"
 
 
-def test_the_command(world_chains: Path, tmp_path: Path) -> None:
+def test_the_command(chains: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "x")
-    result = CliRunner().invoke(main, ["data", "export", str(world_chains), "--to", "llamafactory", "-o", out])
+    result = CliRunner().invoke(main, ["data", "export", str(chains), "--to", "llamafactory", "-o", out])
     assert result.exit_code == 0, result.output
     assert "18 examples" in result.stderr
     assert FORMS["llamafactory"].replace("FOLDER", out) in result.stderr
 
 
-def test_misuse(world_chains: Path, tmp_path: Path) -> None:
+def test_misuse(chains: Path, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine").write_text("")
     with pytest.raises(ConfigError, match="not empty"):
-        export(world_chains, tmp_path / "x", "trl")
+        export(chains, tmp_path / "x", "trl")
     (tmp_path / "examples.jsonl").write_text("")
     with pytest.raises(RecordError, match="holds no example"):
         export(tmp_path, tmp_path / "y", "trl")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_missing_image_is_named_and_nothing_is_left(world_chains: Path, tmp_path: Path, form: str) -> None:
-    shutil.copytree(world_chains, tmp_path / "chains")
+def test_a_missing_image_is_named_and_nothing_is_left(chains: Path, tmp_path: Path, form: str) -> None:
+    shutil.copytree(chains, tmp_path / "chains")
     gone = sorted((tmp_path / "chains" / "images").iterdir())[-1]
     content = gone.read_bytes()
     gone.unlink()
@@ -110,16 +110,16 @@ def test_a_missing_image_is_named_and_nothing_is_left(world_chains: Path, tmp_pa
         export(tmp_path / "chains", tmp_path / "out", form)
     assert list((tmp_path / "out").iterdir()) == []
     gone.write_bytes(content)
-    assert export(tmp_path / "chains", tmp_path / "out", form) == len(list(read_examples(world_chains)))
+    assert export(tmp_path / "chains", tmp_path / "out", form) == len(list(read_examples(chains)))
 
 
-def test_images_of_one_name_stay_apart(world_chains: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_stay_apart(chains: Path, tmp_path: Path) -> None:
     rows = []
-    for number, (_, row) in zip((1, 2), read_jsonl(world_chains / "examples.jsonl"), strict=False):
+    for number, (_, row) in zip((1, 2), read_jsonl(chains / "examples.jsonl"), strict=False):
         places = [f"{number}/{folder}/same.png" for folder in ("images", "depth")]
         for image, place in zip(row["images"], places, strict=True):
             (tmp_path / "d" / place).parent.mkdir(parents=True)
-            shutil.copyfile(world_chains / image, tmp_path / "d" / place)
+            shutil.copyfile(chains / image, tmp_path / "d" / place)
         rows.append({**row, "images": places, "depth": places[1]})
     write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
     export(tmp_path / "d", tmp_path / "out", "llamafactory")

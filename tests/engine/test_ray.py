@@ -18,10 +18,9 @@ from sifthinker.engine.settings import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import OpenAITeacher
 from sifthinker.errors import BudgetError, ConfigError, EndpointError
-from sifthinker.lab.questions import write_world
-from sifthinker.lab.teacher import ScriptedTeacher
 from sifthinker.records import Record, Reject
 
+from ..small_data import BlockTeacher, write_records
 from ..stand_in import serve, thoughts
 
 
@@ -41,21 +40,22 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_same_dataset_comes_out(tmp_path: Path) -> None:
-    source = write_world(tmp_path / "world", 90)
-    (tmp_path / "world/images/2.png").unlink(missing_ok=True)
+    source = write_records(tmp_path / "raw", 90)
+    (tmp_path / "raw/images/2.png").unlink()
     with open(source, "a") as stream:
         stream.write("rubbish\n")
-    engine = Engine(tmp_path / "world", GivenDepth(), ScriptedTeacher(), Expansion(decimals=2))
+    engine = Engine(tmp_path / "raw", GivenDepth(), BlockTeacher(), Expansion(decimals=2))
     here = engine.build(lambda: read_source(source), tmp_path / "here")
     there = engine.build(lambda: read_source(source), tmp_path / "there", runner=Cluster(workers=2, batch=16))
     assert here == there
-    assert here.rejected["not_json"] == 1
+    assert here.rejected == {"missing_image": 1, "not_json": 1}
+    assert here.accepted == 89
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 
 def test_an_interrupted_build_goes_on_there(tmp_path: Path) -> None:
-    source = write_world(tmp_path / "world", 40)
-    engine = Engine(tmp_path / "world", GivenDepth(), ScriptedTeacher(), Expansion(decimals=2))
+    source = write_records(tmp_path / "raw", 40)
+    engine = Engine(tmp_path / "raw", GivenDepth(), BlockTeacher(), Expansion(decimals=2))
     engine.build(lambda: read_source(source), tmp_path / "whole")
 
     def half(counts: object) -> None:
@@ -92,12 +92,12 @@ def test_costs_of_the_workers_are_added_up_and_bounded(photo_folder: Path, tmp_p
 
 
 def test_what_a_worker_refuses_is_told(photo_folder: Path, tmp_path: Path) -> None:
-    """The scripted teacher knows no records but the world's; parts of a build that was killed are not worked on again."""
+    """The blocks' teacher knows no other records; parts of a build that was killed are not worked on again."""
     (tmp_path / "out" / ".waiting").mkdir(parents=True)
     (tmp_path / "out" / ".waiting" / "000009.jsonl").write_text("rubbish")
     record = Record("r", "cat.png", "What?", "cat", ((0.1, 0.2, 0.5, 0.6),))
-    with pytest.raises(ConfigError, match="scripted teacher knows no other"):
-        Engine(photo_folder, GivenDepth(), ScriptedTeacher()).build(
+    with pytest.raises(ConfigError, match="their teacher knows no other"):
+        Engine(photo_folder, GivenDepth(), BlockTeacher()).build(
             lambda: iter([record]), tmp_path / "out", runner=Cluster(workers=1)
         )
 
@@ -134,7 +134,7 @@ def test_a_cluster_that_is_not_there(photo_folder: Path, tmp_path: Path) -> None
     import ray
 
     ray.shutdown()
-    engine = Engine(photo_folder, GivenDepth(), ScriptedTeacher())
+    engine = Engine(photo_folder, GivenDepth(), BlockTeacher())
     record = Record("r", "cat.png", "What?", "cat", ((0.1, 0.2, 0.5, 0.6),))
     with pytest.raises(ConfigError, match="cannot be used"):
         engine.build(lambda: iter([record]), tmp_path / "out", runner=Cluster("127.0.0.1:9"))

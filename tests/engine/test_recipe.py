@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from sifthinker.engine.settings import BuildSettings, SourceSettings
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import sha256, write_jsonl
 from sifthinker.records import Record, Reject, read_examples
+
+from ..small_data import write_records
+from ..stand_in import explain, serve
 
 
 def row(number: int, **change: object) -> dict:
@@ -188,12 +192,19 @@ def sif(*words: object) -> Result:
 
 
 class TestCommand:
-    def world(self, tmp_path: Path, **recipe: object) -> Path:
+    @pytest.fixture
+    def url(self) -> Iterator[str]:
+        """Of a teacher that explains anything."""
+        with serve(explain) as (url, _):
+            yield url
+
+    def blocks(self, tmp_path: Path, url: str, **recipe: object) -> Path:
         for seed in (0, 1):
-            assert sif("world", "build", "-n", 9, "--seed", seed, "-o", tmp_path / "w" / str(seed)).exit_code == 0
+            write_records(tmp_path / "w" / str(seed), 9, seed=seed)
         values = {
             "images": "w",
-            "teacher": "scripted",
+            "base_url": url,
+            "model": "vlm",
             "decimals": 2,
             "sources": [
                 {"file": "w/0/records.jsonl", "images": "0"},
@@ -205,8 +216,8 @@ class TestCommand:
         path.write_text(json.dumps(values))  # JSON is YAML
         return path
 
-    def test_it_builds_from_a_recipe_and_refuses_a_changed_one(self, tmp_path: Path) -> None:
-        path = self.world(tmp_path, cap=5)
+    def test_it_builds_from_a_recipe_and_refuses_a_changed_one(self, tmp_path: Path, url: str) -> None:
+        path = self.blocks(tmp_path, url, cap=5)
         result = sif("data", "build", path, "-o", tmp_path / "out")
         assert result.exit_code == 0, result.output
         assert "4 of second over the cap" in result.stderr
@@ -222,8 +233,8 @@ class TestCommand:
         assert "cap was 5, now 6" in result.stderr
         assert "--fresh" in result.stderr
 
-    def test_images_of_a_benchmark_stay_out(self, tmp_path: Path) -> None:
-        path = self.world(tmp_path)
+    def test_images_of_a_benchmark_stay_out(self, tmp_path: Path, url: str) -> None:
+        path = self.blocks(tmp_path, url)
         (tmp_path / "bench").mkdir()
         first = sorted((tmp_path / "w" / "0" / "images").glob("*[0-9].png"))[0]
         (tmp_path / "bench" / "other-name.png").write_bytes(first.read_bytes())
@@ -232,8 +243,8 @@ class TestCommand:
         (reject,) = (json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
         assert reject["code"] == "excluded"
 
-    def test_options_come_before_the_recipe(self, tmp_path: Path) -> None:
-        path = self.world(tmp_path, depth="none", distractor=0)
+    def test_options_come_before_the_recipe(self, tmp_path: Path, url: str) -> None:
+        path = self.blocks(tmp_path, url, depth="none", distractor=0)
         result = sif("data", "build", path, "-o", tmp_path / "out", "--distractor", 1)
         assert result.exit_code == 0, result.output
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -242,8 +253,8 @@ class TestCommand:
         assert "--box-form is for a single file" in result.stderr
 
     @pytest.mark.parametrize("hole", [10000, [10000, -1]])
-    def test_how_depth_files_are_read(self, tmp_path: Path, hole: object) -> None:
-        path = self.world(tmp_path, depth_encoding="metres", depth_hole=hole)
+    def test_how_depth_files_are_read(self, tmp_path: Path, url: str, hole: object) -> None:
+        path = self.blocks(tmp_path, url, depth_encoding="metres", depth_hole=hole)
         for file in (tmp_path / "w").rglob("*.depth.png"):
             metres = (DepthMap.read(file).values * 8).astype(np.float32)
             metres[0, 0] = 10000
@@ -295,12 +306,12 @@ class TestCommand:
             Recipe(BuildSettings.from_yaml(path, given={"output": "out"}))
 
     def test_a_dataset_of_the_hub_needs_a_folder_for_its_images(self, tmp_path: Path) -> None:
-        result = sif("data", "build", "hf://owner/name:train", "-o", tmp_path / "out", "--teacher", "scripted")
+        result = sif("data", "build", "hf://owner/name:train", "-o", tmp_path / "out", "--model", "m")
         assert result.exit_code == 2
         assert "needs --images FOLDER" in result.stderr
 
-    def test_settings_of_the_wrong_kind(self, tmp_path: Path) -> None:
-        path = self.world(tmp_path, concurrency="many")
+    def test_settings_of_the_wrong_kind(self, tmp_path: Path, url: str) -> None:
+        path = self.blocks(tmp_path, url, concurrency="many")
         result = sif("data", "build", path, "-o", tmp_path / "out")
         assert result.exit_code == 2
         assert "concurrency must be a positive whole number, got 'many'" in result.stderr

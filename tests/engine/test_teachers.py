@@ -257,9 +257,9 @@ def test_outlines_are_drawn_on_a_copy() -> None:
 
 
 class TestLocal:
-    def test_a_model_is_asked_in_its_own_words(self, nano: Path) -> None:
+    def test_a_model_is_asked_in_its_own_words(self, tiny_vlm: Path) -> None:
         """A random model writes no JSON; what matters is that it was shown every focus and corrected."""
-        teacher = LocalTeacher(str(nano), max_new_tokens=8, device="cpu")
+        teacher = LocalTeacher(str(tiny_vlm), max_new_tokens=8, device="cpu")
         explanation = asyncio.run(explain(teacher, TASK))
         assert explanation.thoughts is None
         assert [attempt.codes for attempt in explanation.attempts] == [("cut_off",)] * 3
@@ -268,7 +268,7 @@ class TestLocal:
         # Two focuses of 64 image tokens in every prompt, and longer ones with each correction.
         assert used.prompt_tokens > 3 * 128 + 300
 
-    def test_tasks_share_batches(self, nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_tasks_share_batches(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from sifthinker.engine import teachers
         from sifthinker.models import Completion
 
@@ -282,7 +282,7 @@ class TestLocal:
             return [Completion(reply("a", "b"), True, 10, 5) for _ in conversations]
 
         monkeypatch.setattr(teachers, "complete", complete)
-        teacher = pickle.loads(pickle.dumps(LocalTeacher(str(nano), batch_size=3)))
+        teacher = pickle.loads(pickle.dumps(LocalTeacher(str(tiny_vlm), batch_size=3)))
 
         async def go() -> list[Any]:
             return await asyncio.gather(*(explain(teacher, TASK) for _ in range(7)))
@@ -291,8 +291,8 @@ class TestLocal:
         assert sum(asked) == 7
         assert max(asked) <= 3
 
-    def test_its_own_reply_may_spell_the_placeholder(self, nano: Path) -> None:
-        teacher = LocalTeacher(str(nano), max_new_tokens=4, device="cpu")
+    def test_its_own_reply_may_spell_the_placeholder(self, tiny_vlm: Path) -> None:
+        teacher = LocalTeacher(str(tiny_vlm), max_new_tokens=4, device="cpu")
         said = asyncio.run(teacher.reply(TASK, [Attempt("I see <image>.", ("no JSON",), ("not_json",))]))
         assert said.code == "cut_off"
 
@@ -301,8 +301,8 @@ class TestLocal:
             asyncio.run(explain(LocalTeacher(str(tmp_path)), TASK))
 
 
-def test_a_server_of_others(nano: Path) -> None:
-    """`transformers serve` with a random nano: it must understand our requests, and we its replies."""
+def test_a_server_of_others(tiny_vlm: Path) -> None:
+    """`transformers serve` with a tiny random model: it must understand our requests, and we its replies."""
     pytest.importorskip("fastapi")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -312,7 +312,7 @@ def test_a_server_of_others(nano: Path) -> None:
         "-m",
         "transformers.cli.transformers",
         "serve",
-        str(nano),
+        str(tiny_vlm),
         "--port",
         str(port),
         "--device",
@@ -320,7 +320,7 @@ def test_a_server_of_others(nano: Path) -> None:
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", str(nano), timeout_s=120, max_retries=60, backoff_s=0.01)
+            endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", str(tiny_vlm), timeout_s=120, max_retries=60, backoff_s=0.01)
 
             async def go() -> Any:
                 async with OpenAITeacher(endpoint, max_tokens=16) as teacher:

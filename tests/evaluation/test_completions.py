@@ -56,15 +56,15 @@ def test_a_map_is_held_no_longer_than_it_is_used(tmp_path: Path, monkeypatch: py
     assert len(held) <= math.ceil(3 * full / (50 * 50 * 4))
 
 
-def test_a_completion_is_held_against_its_example(world_chains: Path, tmp_path: Path) -> None:
-    example = next(read_examples(world_chains))
+def test_a_completion_is_held_against_its_example(chains: Path, tmp_path: Path) -> None:
+    example = next(read_examples(chains))
     letter = "AB"[example.choices.index(example.answer)]  # right only where the example's choices are known
     rows = [
         {"id": example.id, "completion": f"<answer>{letter}</answer>", "answer": "something else"},
         {"id": example.id, "completion": example.chain},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first, gold = score_file(tmp_path / "rows.jsonl", world_chains)
+    first, gold = score_file(tmp_path / "rows.jsonl", chains)
     assert (first.id, first.question, first.answer, first.images) == (
         example.id, example.problem, example.answer, example.images,
     )  # fmt: skip

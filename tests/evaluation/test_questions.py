@@ -28,9 +28,9 @@ def one(folder: Path, **changes: Any) -> Question:
     return read_questions(write(folder, {**PLAIN, **changes}))[0]
 
 
-def test_a_dataset_of_ours(world_chains: Path) -> None:
-    examples = list(read_examples(world_chains))
-    questions = read_questions(world_chains)
+def test_a_dataset_of_ours(chains: Path) -> None:
+    examples = list(read_examples(chains))
+    questions = read_questions(chains)
     assert [question.id for question in questions] == [example.id for example in examples]
     first, example = questions[0], examples[0]
     assert (first.question, first.answers, first.choices, first.boxes) == (
@@ -40,8 +40,8 @@ def test_a_dataset_of_ours(world_chains: Path) -> None:
     image, depth = first.load()
     assert image.size == depth.size
     assert first.load(depth=False)[1] is None
-    assert first.image_name(world_chains) == json.loads((world_chains / "examples.jsonl").open().readline())["images"][0]
-    assert len(read_questions(world_chains / "examples.jsonl", limit=5)) == 5
+    assert first.image_name(chains) == json.loads((chains / "examples.jsonl").open().readline())["images"][0]
+    assert len(read_questions(chains / "examples.jsonl", limit=5)) == 5
 
 
 def test_a_plain_question_knows_no_more_than_it_states(photo_folder: Path) -> None:

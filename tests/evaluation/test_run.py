@@ -170,13 +170,13 @@ def test_changed_questions_are_another_evaluation(questions: Path, tmp_path: Pat
         evaluate(settings(questions, output=str(output)), thinker=Answering())
 
 
-def test_the_weights_count_and_not_where_they_lie(nano: Path, questions: Path, tmp_path: Path) -> None:
+def test_the_weights_count_and_not_where_they_lie(tiny_vlm: Path, questions: Path, tmp_path: Path) -> None:
     import shutil
 
     how = {"output": str(tmp_path / "e.json"), "max_new_tokens": 2, "limit": 2}
-    evaluate(settings(questions, model=str(nano), **how))
+    evaluate(settings(questions, model=str(tiny_vlm), **how))
     moved = tmp_path / "moved"
-    shutil.copytree(nano, moved)
+    shutil.copytree(tiny_vlm, moved)
     assert evaluate(settings(questions, model=str(moved), **how)).known
     weights = moved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
@@ -284,20 +284,20 @@ class TestCompletions:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(path)
 
-    def test_they_are_scored_as_the_model_would_be(self, world_chains: Path, tmp_path: Path) -> None:
-        examples = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
+    def test_they_are_scored_as_the_model_would_be(self, chains: Path, tmp_path: Path) -> None:
+        examples = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
         rows = [{"id": row["id"], "completion": row["messages"][1]["content"]} for row in examples]
         # A chat template may have opened the chain.
         rows[0]["completion"] = rows[0]["completion"].removeprefix("<think>").lstrip()
         output = tmp_path / "e.json"
-        asked = EvalSettings(data=str(world_chains), completions=self.saved(tmp_path, *rows), output=str(output))
+        asked = EvalSettings(data=str(chains), completions=self.saved(tmp_path, *rows), output=str(output))
         found = evaluate(asked)
         for name in ("answer accuracy", "valid format", "depth consistency", "final HIoU"):
             assert found.results[name].mean == pytest.approx(1), name
             assert found.results[name].count == 18
         assert evaluate(asked).known
         direct = [{"id": row["id"], "completion": row["answer"]} for row in examples]
-        told = evaluate(EvalSettings(data=str(world_chains), completions=self.saved(tmp_path, *direct), direct=True))
+        told = evaluate(EvalSettings(data=str(chains), completions=self.saved(tmp_path, *direct), direct=True))
         assert (list(told.results), told.results["answer accuracy"].mean) == (["answer accuracy"], 1)
         with pytest.raises(ConfigError, match="protocol was 'chain', now 'direct'"):
             evaluate(asked.replace(direct=True))
@@ -338,11 +338,11 @@ evaluate(settings, progress=progress)
 """
 
 
-def test_a_killed_process_leaves_what_it_had_answered(nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_what_it_had_answered(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    how = {"data": str(world_chains), "model": str(nano), "batch_size": 2, "max_new_tokens": 6}
+    how = {"data": str(chains), "model": str(tiny_vlm), "batch_size": 2, "max_new_tokens": 6}
     whole = evaluate(EvalSettings(**how, output=str(tmp_path / "whole.json")))
-    command = [sys.executable, "-c", KILLED, str(world_chains), str(nano), str(tmp_path / "cut.json")]
+    command = [sys.executable, "-c", KILLED, str(chains), str(tiny_vlm), str(tmp_path / "cut.json")]
     done = subprocess.run(command, env=os.environ, capture_output=True, check=False)
     assert done.returncode == -9, done.stderr
     asked: list[int] = []
@@ -350,4 +350,4 @@ def test_a_killed_process_leaves_what_it_had_answered(nano: Path, world_chains: 
     assert asked[0] == 4
     assert cut.rows == whole.rows
     assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
-    assert read_questions(world_chains)[0].id == cut.rows[0].id
+    assert read_questions(chains)[0].id == cut.rows[0].id

@@ -41,6 +41,11 @@ class TestFiles:
             for result in results.values():
                 assert f"| {result['mean']:.3f} | {result['low']:.3f} – {result['high']:.3f} | {result['count']} |" in text
 
+    def test_a_run_knows_which_weights_it_began_with(self, name: str) -> None:
+        from sifthinker.training.fingerprint import model_fingerprint
+
+        assert model_fingerprint(name) == model_fingerprint(EMBEDDED[name].folder) is not None
+
     def test_it_trains_in_single_precision(self, name: str) -> None:
         from sifthinker.models import load_model
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageFont
 
 from sifthinker.depth import DepthMap
 from sifthinker.evaluation.completions import Scored
-from sifthinker.evaluation.metrics import METRICS, Result
+from sifthinker.evaluation.metrics import Result
 from sifthinker.scoring.rewards import Score, Scores
 from sifthinker.show.report import (
     Card,
@@ -185,7 +185,7 @@ class TestRunPage:
             title="Run",
             summary="What it means.",
             table={"before": {}, "after": {"final HIoU": result}},
-            metrics=METRICS,
+            metrics={"final HIoU": "of the last area"},
             families={"before": {"side": result}, "after": {"side": result}},
             charts=[
                 Chart("loss", {"loss": [(1, 2.0), (2, 1.0)]}),

@@ -22,10 +22,10 @@ EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.tit
 
 
 @pytest.fixture(scope="module")
-def dataset(world_chains: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world's chains many times over, one with a hostile question and thought, and rejects, one of them hostile."""
+def dataset(chains: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chains many times over, one with a hostile question and thought, and rejects, one of them hostile."""
     folder = tmp_path_factory.mktemp("shown") / "chains"
-    shutil.copytree(world_chains, folder)
+    shutil.copytree(chains, folder)
     rows = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
     copies = [{**row, "id": f"{row['id']}-{n}"} for n in range(PER_PART // len(rows) + 1) for row in rows]
     thought = copies[1]["messages"][1]["content"].replace("<text>", f"<text>{EVIL.replace('<', '‹')} 2 < 3 ", 1)
@@ -112,7 +112,7 @@ def test_filters_pages_and_the_list(dataset: Path, tmp_path: Path, page: Any) ->
     assert page.locator("#count").inner_text() == f"{total} of {total}"
     assert page.locator("#list button").count() == 50  # never all of them
     page.select_option("#family", "count")
-    assert page.locator("#count").inner_text().startswith(f"{examples // 9:,} of")
+    assert page.locator("#count").inner_text().startswith(f"{examples // 3:,} of")
     page.fill("#search", "how MANY")
     assert page.locator("#list button").count() > 0
     page.fill("#search", "no such words")

@@ -33,12 +33,12 @@ CLOSED = (OPENS[0], "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% end
 
 
 @pytest.fixture
-def templated(nano: Path, tmp_path: Path) -> Callable[[tuple[str, str]], Path]:
+def templated(tiny_vlm: Path, tmp_path: Path) -> Callable[[tuple[str, str]], Path]:
     """A copy of the tiny model whose chat template has one part replaced."""
 
     def copy(change: tuple[str, str]) -> Path:
         folder = tmp_path / "templated"
-        shutil.copytree(nano, folder)
+        shutil.copytree(tiny_vlm, folder)
         template = folder / "chat_template.jinja"
         text = template.read_text()
         assert change[0] in text
@@ -50,18 +50,18 @@ def templated(nano: Path, tmp_path: Path) -> Callable[[tuple[str, str]], Path]:
 
 @pytest.mark.parametrize(("change", "opened"), [(OPENS, "<think>"), (OPENS_LINE, "<think>\n"), (OPENS[:1] * 2, "")])
 def test_what_a_template_opens_belongs_to_the_chain(
-    templated: Callable[[tuple[str, str]], Path], world_chains: Path, tmp_path: Path, change: tuple[str, str], opened: str
+    templated: Callable[[tuple[str, str]], Path], chains: Path, tmp_path: Path, change: tuple[str, str], opened: str
 ) -> None:
     from sifthinker.training.grpo import grpo_trainer
 
     model = templated(change)
     processor = load_processor(model)
     assert opened_by_template(processor) == opened
-    example = next(read_examples(world_chains))
+    example = next(read_examples(chains))
     gold = gold_completion(example, processor)
     assert check_chain(gold) == []
 
-    config = make_config({"model": model, "data": world_chains, "output": tmp_path / "run", "training": GRPO}, "grpo")
+    config = make_config({"model": model, "data": chains, "output": tmp_path / "run", "training": GRPO}, "grpo")
     trainer = grpo_trainer(config)  # the gold chain earns its rewards, so that the run may begin
 
     def scores(text: str) -> dict[str, float]:
@@ -85,7 +85,7 @@ def test_a_thought_that_a_template_closes_again_is_not_opened(templated: Callabl
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 @pytest.mark.parametrize("change", [STRIPS, CLOSED], ids=["strips", "closed"])
 def test_a_template_that_breaks_chains_is_refused_before_the_start(
-    templated: Callable[[tuple[str, str]], Path], world_chains: Path, tmp_path: Path, change: tuple[str, str], stage: str
+    templated: Callable[[tuple[str, str]], Path], chains: Path, tmp_path: Path, change: tuple[str, str], stage: str
 ) -> None:
     from sifthinker.training.grpo import grpo_trainer
     from sifthinker.training.sft import sft_trainer
@@ -93,7 +93,7 @@ def test_a_template_that_breaks_chains_is_refused_before_the_start(
     training = {**GRPO, "max_completion_length": 260} if stage == "grpo" else SFT
     values = {
         "model": str(templated(change)),
-        "data": str(world_chains),
+        "data": str(chains),
         "output": str(tmp_path / "run"),
         "training": training,
     }
@@ -107,12 +107,12 @@ def test_a_template_that_breaks_chains_is_refused_before_the_start(
 
 
 def test_answers_alone_need_no_template_that_keeps_chains(
-    templated: Callable[[tuple[str, str]], Path], world_chains: Path, tmp_path: Path
+    templated: Callable[[tuple[str, str]], Path], chains: Path, tmp_path: Path
 ) -> None:
     from sifthinker.training.plan import make_plan
     from sifthinker.training.sft import DEFAULTS
 
-    values = {"model": templated(STRIPS), "data": world_chains, "output": tmp_path / "run", "training": SFT}
+    values = {"model": templated(STRIPS), "data": chains, "output": tmp_path / "run", "training": SFT}
     assert "breaks the chain" in make_plan(make_config(values, "sft"), "sft", DEFAULTS).refusals[0]
     assert make_plan(make_config({**values, "answers_only": True}, "sft"), "sft", DEFAULTS).problems == []
 

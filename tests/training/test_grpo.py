@@ -19,14 +19,14 @@ from .test_training import grpo_config  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def trainer(nano: Path, world_chains: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def trainer(tiny_vlm: Path, chains: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from sifthinker.training.grpo import grpo_trainer
 
     training = {"num_generations": 4, "num_generations_eval": 2}
-    return grpo_trainer(grpo_config(nano, world_chains, tmp_path_factory.mktemp("run"), training=training))
+    return grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path_factory.mktemp("run"), training=training))
 
 
-def test_the_terms_of_a_config_reach_the_rewards(nano: Path, world_chains: Path, tmp_path: Path, trainer: Any) -> None:
+def test_the_terms_of_a_config_reach_the_rewards(tiny_vlm: Path, chains: Path, tmp_path: Path, trainer: Any) -> None:
     from sifthinker.training.grpo import grpo_trainer
 
     def terms(trainer: Any) -> tuple[bool, str, str, dict[str, Any]]:
@@ -40,7 +40,7 @@ def test_the_terms_of_a_config_reach_the_rewards(nano: Path, world_chains: Path,
 
     assert terms(trainer) == (True, "own", "max", {"opened": False, "repeats": False})
     chosen = {"progress": False, "correction": "group", "denominator": "min", "depth_repeats": True}
-    other = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", reward_terms=chosen))
+    other = grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", reward_terms=chosen))
     assert terms(other) == (False, "group", "min", {"opened": False, "repeats": True})
 
 
@@ -82,13 +82,13 @@ def test_gaps_are_filled_within_groups(
 
 
 def test_served_models_are_kept_from_writing_placeholders(
-    nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM takes no list of suppressed tokens; a bias does the same. It need not be installed for what it would be given."""
     from sifthinker.training import grpo
 
     monkeypatch.setattr(grpo, "SIFGRPOTrainer", lambda **given: SimpleNamespace(**given))
-    made = grpo.grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", training={"use_vllm": True}))
+    made = grpo.grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", training={"use_vllm": True}))
     token = made.model.config.image_token_id
     assert made.args.generation_kwargs == {"logit_bias": {token: -100.0}}
 

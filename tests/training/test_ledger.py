@@ -54,11 +54,11 @@ def test_two_processes_keep_one_ledger(tmp_path: Path) -> None:
     assert zero[2] == one[2] == {"shared": 1.0, "own-0": 0.0, "own-1": 0.0}
 
 
-def test_a_run_on_two_processes(nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_a_run_on_two_processes(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     """Data-parallel on the CPU, as `torchrun` and `accelerate launch` start it: each process has one of two groups."""
     config = tmp_path / "c.yaml"
     training = "{max_steps: 2, per_device_train_batch_size: 4, num_generations: 4, max_completion_length: 16, save_steps: 1}"
-    config.write_text(f"model: {nano}\ndata: {world_chains}\noutput: {tmp_path / 'run'}\ntraining: {training}\n")
+    config.write_text(f"model: {tiny_vlm}\ndata: {chains}\noutput: {tmp_path / 'run'}\ntraining: {training}\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "sifthinker.cli", "train", "grpo", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,7 +88,7 @@ class TestGaps:
 
 
 def test_a_run_whose_judge_fails_half_the_time_finishes_and_says_so(
-    nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sifthinker.training import grpo
     from sifthinker.training.progress import read_history
@@ -116,7 +116,7 @@ def test_a_run_whose_judge_fails_half_the_time_finishes_and_says_so(
 
     with serve(moody) as (url, _):
         judge = {"base_url": url, "model": "j", "timeout_s": 0.2, "retries": 0, "concurrency": 1}
-        trainer = grpo.train_grpo(grpo_config(nano, world_chains, tmp_path / "run", judge=judge))
+        trainer = grpo.train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "run", judge=judge))
     entries = [entry for entry in read_history(tmp_path / "run") if "reward" in entry]
     assert len(entries) == 2
     counts = trainer.answer_reward.judge.counts

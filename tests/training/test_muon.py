@@ -17,10 +17,10 @@ from sifthinker.training.muon import MuonAdamW, build_muon  # noqa: E402
 from .test_training import sft_config, unmoved, weights  # noqa: E402
 
 
-def test_matrices_go_with_muon_and_all_else_with_adamw(nano: Path) -> None:
+def test_matrices_go_with_muon_and_all_else_with_adamw(tiny_vlm: Path) -> None:
     from sifthinker.models import load_model
 
-    model = load_model(nano, dtype="float32")
+    model = load_model(tiny_vlm, dtype="float32")
     optimizer = build_muon(model, muon_lr=0.3, lr=0.01)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     by_rate: dict[float, set[str]] = {0.3: set(), 0.01: set()}
@@ -65,19 +65,19 @@ def test_schedulers_reach_both_and_states_come_back() -> None:
 
 
 def test_every_parameter_moves_and_a_resumed_run_equals_an_uninterrupted_one(
-    nano: Path, world_chains: Path, tmp_path: Path
+    tiny_vlm: Path, chains: Path, tmp_path: Path
 ) -> None:
     from sifthinker.training.sft import sft_trainer, train_sft
 
     keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
-    trainer = sft_trainer(sft_config(nano, world_chains, tmp_path / "moving", muon_lr=0.01))
+    trainer = sft_trainer(sft_config(tiny_vlm, chains, tmp_path / "moving", muon_lr=0.01))
     before = weights(trainer.model)
     trainer.train()
     assert unmoved(before, trainer.model) == []
-    whole = train_sft(sft_config(nano, world_chains, tmp_path / "whole", muon_lr=0.01, training=keep))
+    whole = train_sft(sft_config(tiny_vlm, chains, tmp_path / "whole", muon_lr=0.01, training=keep))
     (tmp_path / "cut").mkdir()
     (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "cut" / "checkpoint-2")
-    resumed = train_sft(sft_config(nano, world_chains, tmp_path / "cut", muon_lr=0.01, training=keep))
+    resumed = train_sft(sft_config(tiny_vlm, chains, tmp_path / "cut", muon_lr=0.01, training=keep))
     assert resumed.state.global_step == 4
     for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5), name

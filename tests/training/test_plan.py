@@ -38,56 +38,56 @@ from sifthinker.training.sft import sft_trainer  # noqa: E402
 from .test_training import GRPO, SFT  # noqa: E402
 
 
-def planned(nano: Path, data: Path, tmp_path: Path, gpu: float | None = None, **training: object):
+def planned(tiny_vlm: Path, data: Path, tmp_path: Path, gpu: float | None = None, **training: object):
     settings = {**GRPO, "max_completion_length": 256, **training}
-    config = make_config({"model": nano, "data": data, "output": tmp_path / "run", "training": settings}, "grpo")
+    config = make_config({"model": tiny_vlm, "data": data, "output": tmp_path / "run", "training": settings}, "grpo")
     return make_plan(config, "grpo", DEFAULTS, gpu_gib=gpu)
 
 
 class TestFacts:
-    def test_a_sound_run_has_no_problem(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-        plan = planned(nano, world_chains, tmp_path)
+    def test_a_sound_run_has_no_problem(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        plan = planned(tiny_vlm, chains, tmp_path)
         assert plan.problems == []
         assert plan.facts["a step"].startswith("2 prompts × 4 completions")
         # 32 image tokens, the task as one token, the question's dozen.
         assert 40 < int(plan.facts["longest prompt"].split()[0]) < 70
 
-    def test_weights_are_counted_exactly(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_weights_are_counted_exactly(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.models import load_model
 
-        size = sum(p.numel() for p in load_model(nano).parameters()) * 4 / 2**30
-        memory = planned(nano, world_chains, tmp_path).memory_gib
+        size = sum(p.numel() for p in load_model(tiny_vlm).parameters()) * 4 / 2**30
+        memory = planned(tiny_vlm, chains, tmp_path).memory_gib
         assert memory["weights"] == pytest.approx(size)
         assert memory["optimizer (Adam)"] == pytest.approx(2 * size)
         assert memory["reference model"] == pytest.approx(size)
 
-    def test_what_grows_with_tokens_by_hand(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_what_grows_with_tokens_by_hand(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         # Eight completions of two prompts; two layers of width 64 with 170 inside, two heads of 32 for keys and values.
-        plan = planned(nano, world_chains, tmp_path, bf16=False)
+        plan = planned(tiny_vlm, chains, tmp_path, bf16=False)
         prompt = int(plan.facts["longest prompt"].split()[0])
         tokens, apart = 2 * (prompt + 4 * 256), 8 * (prompt + 256)
         assert plan.facts["tokens at once"] == f"{tokens:,}, against {apart:,} without prefix sharing"
         layer = 8 * 64 + 3 * 170
         assert plan.memory_gib["activations"] == pytest.approx(tokens * (2 * 64 + 2 * layer) * 4 / 2**30)
         assert plan.memory_gib["generation cache"] == pytest.approx(apart * 2 * 2 * 2 * 32 * 4 / 2**30)
-        saving = planned(nano, world_chains, tmp_path, bf16=False, activation_checkpointing=True).memory_gib
+        saving = planned(tiny_vlm, chains, tmp_path, bf16=False, activation_checkpointing=True).memory_gib
         assert saving["activations"] == pytest.approx(tokens * (2 * 64 + layer) * 4 / 2**30)
         # Two completions at once are half of a group: the prompt is computed for them again.
-        few = planned(nano, world_chains, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+        few = planned(tiny_vlm, chains, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
         assert few.facts["tokens at once"].startswith(f"{prompt + 2 * 256:,}, ")
-        assert "reference model" not in planned(nano, world_chains, tmp_path, beta=0.0).memory_gib
+        assert "reference model" not in planned(tiny_vlm, chains, tmp_path, beta=0.0).memory_gib
 
-    def test_how_many_completions_fit(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-        plan = planned(nano, world_chains, tmp_path, gpu=24.0)
+    def test_how_many_completions_fit(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        plan = planned(tiny_vlm, chains, tmp_path, gpu=24.0)
         fixed = plan.total_gib - plan.memory_gib["activations"]
         fitting = int((24 - fixed) / (plan.memory_gib["activations"] / 8))
         assert plan.facts["fits on 24 GiB"] == f"per_device_train_batch_size up to about {fitting} (now 8)"
-        nearly = planned(nano, world_chains, tmp_path, gpu=plan.total_gib * 0.999)
+        nearly = planned(tiny_vlm, chains, tmp_path, gpu=plan.total_gib * 0.999)
         assert len(nearly.problems) == 1
-        assert planned(nano, world_chains, tmp_path, gpu=plan.total_gib * 1.001).problems == []
+        assert planned(tiny_vlm, chains, tmp_path, gpu=plan.total_gib * 1.001).problems == []
 
-    def test_the_longest_are_found_among_many(self, nano: Path, world_chains: Path) -> None:
-        examples, processor = load_examples(str(world_chains)), load_processor(nano)
+    def test_the_longest_are_found_among_many(self, tiny_vlm: Path, chains: Path) -> None:
+        examples, processor = load_examples(str(chains)), load_processor(tiny_vlm)
         assert len(examples) > 16
         long = {"role": "user", "content": examples[-1].prompt + " Why?" * 50}
         examples[-1] = replace(examples[-1], messages=(long, examples[-1].messages[1]))
@@ -96,12 +96,12 @@ class TestFacts:
         assert (len(prompts), max(prompts)) == (16, max(prompt for (prompt,), _ in each))
         assert (len(chains), max(chains)) == (16, max(chain for _, (chain,) in each))
 
-    def test_adapters_train_less(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_adapters_train_less(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
 
         values = {
-            "model": nano,
-            "data": world_chains,
+            "model": tiny_vlm,
+            "data": chains,
             "output": tmp_path / "run",
             "lora": {"r": 2},
             "freeze": ["vision_tower"],
@@ -112,11 +112,11 @@ class TestFacts:
         assert memory["gradients"] == pytest.approx(trained * 4 / 2**30)
         assert "reference model" not in memory
 
-    def test_sharing_needs_fewer_tokens(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-        values = {"model": nano, "data": world_chains, "output": tmp_path / "run"}
+    def test_sharing_needs_fewer_tokens(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run"}
         config = make_config({**values, "prefix_sharing": "off", "training": {**GRPO, "max_completion_length": 256}}, "grpo")
         without = make_plan(config, "grpo", DEFAULTS).memory_gib["activations"]
-        assert planned(nano, world_chains, tmp_path).memory_gib["activations"] < without
+        assert planned(tiny_vlm, chains, tmp_path).memory_gib["activations"] < without
 
 
 class TestProblems:
@@ -129,48 +129,48 @@ class TestProblems:
         ],
     )
     def test_each_comes_with_a_remedy(
-        self, nano: Path, world_chains: Path, tmp_path: Path, training: dict, words: str
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, training: dict, words: str
     ) -> None:
-        problems = planned(nano, world_chains, tmp_path, **training).problems
+        problems = planned(tiny_vlm, chains, tmp_path, **training).problems
         assert any(words in problem for problem in problems)
 
-    def test_a_gpu_that_is_too_small(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-        assert planned(nano, world_chains, tmp_path, gpu=24.0).problems == []
-        assert "lower per_device_train_batch_size" in planned(nano, world_chains, tmp_path, gpu=0.001).problems[0]
+    def test_a_gpu_that_is_too_small(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        assert planned(tiny_vlm, chains, tmp_path, gpu=24.0).problems == []
+        assert "lower per_device_train_batch_size" in planned(tiny_vlm, chains, tmp_path, gpu=0.001).problems[0]
 
-    def test_dead_rewards(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-        rows = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
+    def test_dead_rewards(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
         for row in rows:
             row["answer"] = row["choices"] = "nothing of the sort"
         (tmp_path / "wrong").mkdir()
         for name in ("images", "depth", "depth_view"):
             (tmp_path / "wrong" / name).mkdir()
-            for file in (world_chains / name).iterdir():
+            for file in (chains / name).iterdir():
                 (tmp_path / "wrong" / name / file.name).write_bytes(file.read_bytes())
         write_jsonl(tmp_path / "wrong" / "examples.jsonl", rows)
-        problems = planned(nano, tmp_path / "wrong", tmp_path).problems
+        problems = planned(tiny_vlm, tmp_path / "wrong", tmp_path).problems
         assert any("reward answer: even the gold chains earn 0" in problem for problem in problems)
 
     @pytest.mark.parametrize("part", [0, 1])
-    def test_special_tokens_of_the_model_in_a_text(self, nano: Path, world_chains: Path, tmp_path: Path, part: int) -> None:
-        shutil.copytree(world_chains, tmp_path / "d")
-        rows = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
-        # nano's end token; an ordinary text in angle brackets is none.
+    def test_special_tokens_of_the_model_in_a_text(self, tiny_vlm: Path, chains: Path, tmp_path: Path, part: int) -> None:
+        shutil.copytree(chains, tmp_path / "d")
+        rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
+        # The model's end token; an ordinary text in angle brackets is none.
         rows[3]["messages"][part]["content"] = rows[3]["messages"][part]["content"].replace("the", "the </s>", 1)
         rows[4]["messages"][0]["content"] += " a < b > c <3"
         write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
-        (problem,) = [p for p in planned(nano, tmp_path / "d", tmp_path).problems if "special token" in p]
+        (problem,) = [p for p in planned(tiny_vlm, tmp_path / "d", tmp_path).problems if "special token" in p]
         assert (
             f"1 examples hold a special token of this model in their text, the first {rows[3]['id']!r} with '</s>'"
             in problem
         )
-        config = make_config({"model": nano, "data": tmp_path / "d", "output": tmp_path / "run", "training": SFT}, "sft")
+        config = make_config({"model": tiny_vlm, "data": tmp_path / "d", "output": tmp_path / "run", "training": SFT}, "sft")
         with pytest.raises(ConfigError, match="special token"):
             sft_trainer(config)
 
-    def test_sft_that_would_cut_chains(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_sft_that_would_cut_chains(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         def sft(length: int | None) -> Plan:
-            values = {"model": nano, "data": world_chains, "output": tmp_path / "run"}
+            values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run"}
             return make_plan(make_config({**values, "training": {**SFT, "max_length": length}}, "sft"), "sft", SFT_DEFAULTS)
 
         facts = sft(None).facts
@@ -209,20 +209,20 @@ class TestProblems:
         ],
     )
     def test_a_progress_term_that_never_acts_is_noted(
-        self, nano: Path, world_chains: Path, tmp_path: Path, training: dict, times: str | None
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, training: dict, times: str | None
     ) -> None:
-        notes = planned(nano, world_chains, tmp_path, **training).notes
+        notes = planned(tiny_vlm, chains, tmp_path, **training).notes
         assert [note.partition(" times")[0] for note in notes] == ([f"each example is seen {times}"] if times else [])
 
     @pytest.mark.parametrize("change", [{"rewards": {"answer": 0}}, {"reward_terms": {"progress": False}}])
-    def test_no_term_no_note(self, nano: Path, world_chains: Path, tmp_path: Path, change: dict) -> None:
-        values = {"model": nano, "data": world_chains, "output": tmp_path / "run", **change}
+    def test_no_term_no_note(self, tiny_vlm: Path, chains: Path, tmp_path: Path, change: dict) -> None:
+        values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run", **change}
         config = make_config({**values, "training": {**GRPO, "max_completion_length": 256}}, "grpo")
         assert make_plan(config, "grpo", DEFAULTS).notes == []
 
-    def test_rewards_that_gold_chains_do_not_earn(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-        config = make_config({"model": nano, "data": world_chains, "output": tmp_path / "run"}, "grpo")
-        first, second = load_examples(str(world_chains), 2)
+    def test_rewards_that_gold_chains_do_not_earn(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        config = make_config({"model": tiny_vlm, "data": chains, "output": tmp_path / "run"}, "grpo")
+        first, second = load_examples(str(chains), 2)
         gold = {example.id: example.chain for example in (first, second)}
         assert reward_problems([first, second], gold, config) == ([], [])
         # One region of four or more is off: a share of 3/4 or more, and less than 1.
@@ -243,8 +243,8 @@ class TestProblems:
         _, weak = reward_problems([flat], {flat.id: re.sub(r',"depth":[\d.]+', "", flat.chain)}, config)
         assert [problem.partition(" (")[0] for problem in weak] == ["reward depth: does not apply to this data"]
 
-    def test_an_example_that_is_broken_itself_is_not_the_templates_fault(self, world_chains: Path) -> None:
-        (example,) = load_examples(str(world_chains), 1)
+    def test_an_example_that_is_broken_itself_is_not_the_templates_fault(self, chains: Path) -> None:
+        (example,) = load_examples(str(chains), 1)
         assert "breaks the chain" in template_problems([example], {example.id: "rubbish"})[0]
         broken = replace(example, messages=(example.messages[0], {"role": "assistant", "content": "rubbish"}))
         assert template_problems([broken], {example.id: "rubbish"}) == []
@@ -260,9 +260,9 @@ class TestProblems:
 
 
 class TestData:
-    def test_what_is_missing_or_mixed_is_named(self, world_chains: Path, tmp_path: Path) -> None:
-        shutil.copytree(world_chains, tmp_path, dirs_exist_ok=True)
-        rows = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
+    def test_what_is_missing_or_mixed_is_named(self, chains: Path, tmp_path: Path) -> None:
+        shutil.copytree(chains, tmp_path, dirs_exist_ok=True)
+        rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
         cases: list[tuple[dict, str]] = [
             ({"images": [rows[1]["images"][0], "images/none.png"]}, "missing_image"),
             ({"depth": "depth/none.png"}, "missing_image"),
@@ -276,8 +276,8 @@ class TestData:
             assert caught.value.code == code
 
     @pytest.mark.parametrize("rgb_only", [False, True])
-    def test_answers_alone_are_asked_for_with_the_images_there_are(self, world_chains: Path, rgb_only: bool) -> None:
-        (example,) = load_examples(str(world_chains), 1)
+    def test_answers_alone_are_asked_for_with_the_images_there_are(self, chains: Path, rgb_only: bool) -> None:
+        (example,) = load_examples(str(chains), 1)
         if rgb_only:
             example = replace(example, depth=None, images=example.images[:1])
         (row,) = sft_dataset([example], answers_only=True)
@@ -286,8 +286,8 @@ class TestData:
         assert row["completion"] == [{"role": "assistant", "content": example.answer}]
         assert len(row["images"]) == 2 - rgb_only
 
-    def test_rewards_are_given_every_column(self, world_chains: Path) -> None:
-        (example,) = load_examples(str(world_chains), 1)
+    def test_rewards_are_given_every_column(self, chains: Path) -> None:
+        (example,) = load_examples(str(chains), 1)
         row = grpo_dataset([example]).with_format(None).remove_columns("images")[0]
         assert row == {
             "prompt": [dict(example.messages[0])],
@@ -300,13 +300,13 @@ class TestData:
         }
         assert len(grpo_dataset([example])[0]["images"]) == 2
 
-    def test_a_limit(self, world_chains: Path) -> None:
-        assert [len(load_examples(str(world_chains), limit)) for limit in (1, 5, 18, 99, None)] == [1, 5, 18, 18, 18]
+    def test_a_limit(self, chains: Path) -> None:
+        assert [len(load_examples(str(chains), limit)) for limit in (1, 5, 18, 99, None)] == [1, 5, 18, 18, 18]
 
 
-def test_the_command(nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_the_command(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text(f"model: {nano}\ndata: {world_chains}\noutput: o\ntraining: {{num_generations: 4}}\n")
+    path.write_text(f"model: {tiny_vlm}\ndata: {chains}\noutput: o\ntraining: {{num_generations: 4}}\n")
     words = ["plan", str(path), "--gpu", "24", "--max_completion_length", "300"]
     good = CliRunner().invoke(main, [*words, "--per_device_train_batch_size", "8"])
     assert good.exit_code == 0, good.output
@@ -332,12 +332,12 @@ def test_the_stage_is_the_one_whose_keys_a_config_has(tmp_path: Path, name: str,
     assert guess_stage(tmp_path / name) == stage
 
 
-def test_merging_a_checkpoint(nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_merging_a_checkpoint(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     from sifthinker.models import load_model
     from sifthinker.training.sft import train_sft
 
     training = {**SFT, "save_strategy": "steps", "save_steps": 2}
-    values = {"model": nano, "data": world_chains, "output": tmp_path / "run", "lora": {"r": 2}, "training": training}
+    values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run", "lora": {"r": 2}, "training": training}
     train_sft(make_config(values, "sft"))
     adapter = tmp_path / "run" / "checkpoint-2"
     assert (adapter / "adapter_model.safetensors").is_file()
@@ -346,5 +346,5 @@ def test_merging_a_checkpoint(nano: Path, world_chains: Path, tmp_path: Path) ->
     merged, finished = load_model(tmp_path / "merged"), load_model(tmp_path / "run")
     for (name, a), (_, b) in zip(merged.named_parameters(), finished.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
-    result = CliRunner().invoke(main, ["model", "merge", str(nano), "-o", str(tmp_path / "x")])
+    result = CliRunner().invoke(main, ["model", "merge", str(tiny_vlm), "-o", str(tmp_path / "x")])
     assert (result.exit_code, "holds no adapter" in result.stderr) == (2, True)

@@ -48,12 +48,12 @@ def run_sharded(values: dict, folder: Path, how: str, *, gathers: bool = True) -
 
 
 @pytest.mark.parametrize("how", ["fsdp2", ZERO3])
-def test_a_full_model(nano: Path, world_chains: Path, tmp_path: Path, how: str) -> None:
-    values = {"model": str(nano), "data": str(world_chains), "output": str(tmp_path / "run"), "training": SFT}
+def test_a_full_model(tiny_vlm: Path, chains: Path, tmp_path: Path, how: str) -> None:
+    values = {"model": str(tiny_vlm), "data": str(chains), "output": str(tmp_path / "run"), "training": SFT}
     done = run_sharded(values, tmp_path, how)
     assert done.returncode == 0, done.stderr[-3000:]
     trained = torch.load(tmp_path / "trained.pt", weights_only=True)
-    saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", nano))
+    saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", tiny_vlm))
     assert saved.keys() == trained.keys()
     for name, value in trained.items():
         assert torch.equal(saved[name], value), name
@@ -64,12 +64,12 @@ def test_a_full_model(nano: Path, world_chains: Path, tmp_path: Path, how: str) 
 
 
 @pytest.mark.parametrize("how", ["fsdp2", ZERO3])
-def test_an_adapter(nano: Path, world_chains: Path, tmp_path: Path, how: str) -> None:
-    values = {"model": str(nano), "data": str(world_chains), "output": str(tmp_path / "run"), "lora": {"r": 2, "alpha": 4}}
+def test_an_adapter(tiny_vlm: Path, chains: Path, tmp_path: Path, how: str) -> None:
+    values = {"model": str(tiny_vlm), "data": str(chains), "output": str(tmp_path / "run"), "lora": {"r": 2, "alpha": 4}}
     done = run_sharded({**values, "training": {**SFT, "learning_rate": 1e-1}}, tmp_path, how)
     assert done.returncode == 0, done.stderr[-3000:]
     trained = torch.load(tmp_path / "trained.pt", weights_only=True)
-    saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", nano))
+    saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", tiny_vlm))
     moved = 0
     for name, value in saved.items():
         # W + (α / r) B A, the adapter's matrices under PEFT's names.
@@ -108,9 +108,9 @@ def test_zero3_must_be_allowed_to_gather(zero: dict, fine: bool) -> None:
 
 @pytest.mark.parametrize("how", [ZERO3])
 def test_weights_that_may_not_be_gathered_are_refused_at_the_start(
-    nano: Path, world_chains: Path, tmp_path: Path, how: str
+    tiny_vlm: Path, chains: Path, tmp_path: Path, how: str
 ) -> None:
-    values = {"model": str(nano), "data": str(world_chains), "output": str(tmp_path / "run"), "training": SFT}
+    values = {"model": str(tiny_vlm), "data": str(chains), "output": str(tmp_path / "run"), "training": SFT}
     done = run_sharded(values, tmp_path, how, gathers=False)
     assert "zero3_save_16bit_model: true" in done.stderr
     assert not (tmp_path / "run" / "history.jsonl").exists()

@@ -33,10 +33,10 @@ def test_accelerate_reads_its_configs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_it_takes_a_step(path: Path, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_it_takes_a_step(path: Path, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     stage = "grpo" if "grpo" in path.stem else "sft"
     shipped: dict[str, Any] = yaml.safe_load(path.read_text())
-    overrides = [f"model={nano}", f"data={world_chains}", f"output={tmp_path / 'run'}", "max_steps=1", "save_strategy=no"]
+    overrides = [f"model={tiny_vlm}", f"data={chains}", f"output={tmp_path / 'run'}", "max_steps=1", "save_strategy=no"]
     if stage == "grpo":
         overrides.append("max_completion_length=12")
     if shipped.get("freeze"):

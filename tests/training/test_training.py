@@ -11,6 +11,8 @@ import pytest
 from sifthinker.errors import ConfigError, ModelError, RecordError, SIFError
 from sifthinker.training.config import make_config
 
+from ..small_data import build_chains, write_records
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
@@ -48,72 +50,72 @@ def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestSFT:
-    def test_every_trainable_parameter_moves(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_every_trainable_parameter_moves(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.sft import sft_trainer
 
-        trainer = sft_trainer(sft_config(nano, world_chains, tmp_path / "run"))
+        trainer = sft_trainer(sft_config(tiny_vlm, chains, tmp_path / "run"))
         before = weights(trainer.model)
         assert not any("post_layernorm" in name for name in before)  # LLaVA never reads it
         trainer.train()
         assert unmoved(before, trainer.model) == []
 
-    def test_the_attention_is_chosen(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_the_attention_is_chosen(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.sft import sft_trainer
 
         for named, expected in (("sdpa", "sdpa"), (None, "sdpa" if torch.accelerator.is_available() else "eager")):
-            config = sft_config(nano, world_chains, tmp_path / "run", attn_implementation=named)
+            config = sft_config(tiny_vlm, chains, tmp_path / "run", attn_implementation=named)
             assert sft_trainer(config).model.config._attn_implementation == expected
         with pytest.raises(ModelError, match="nonsense"):
-            sft_trainer(sft_config(nano, world_chains, tmp_path / "run", attn_implementation="nonsense"))
+            sft_trainer(sft_config(tiny_vlm, chains, tmp_path / "run", attn_implementation="nonsense"))
 
-    def test_the_loss_falls_on_the_chain_alone(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_the_loss_falls_on_the_chain_alone(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.records import read_examples
         from sifthinker.training.sft import sft_trainer
 
-        trainer = sft_trainer(sft_config(nano, world_chains, tmp_path / "run"))
+        trainer = sft_trainer(sft_config(tiny_vlm, chains, tmp_path / "run"))
         batch = trainer.data_collator([trainer.train_dataset[0]])
         kept = batch["input_ids"][0][batch["labels"][0] != -100]
-        example = next(read_examples(world_chains))
+        example = next(read_examples(chains))
         assert trainer.processing_class.tokenizer.decode(kept) == example.chain + "</s>"
         assert batch["pixel_values"].shape[0] == 2
 
-    def test_answers_alone_are_asked_for_directly(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_answers_alone_are_asked_for_directly(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.prompts import user_prompt
         from sifthinker.records import read_examples
         from sifthinker.training.sft import sft_trainer
 
-        trainer = sft_trainer(sft_config(nano, world_chains, tmp_path / "run", answers_only=True))
+        trainer = sft_trainer(sft_config(tiny_vlm, chains, tmp_path / "run", answers_only=True))
         batch = trainer.data_collator([trainer.train_dataset[0]])
-        example = next(read_examples(world_chains))
+        example = next(read_examples(chains))
         tokenizer = trainer.processing_class.tokenizer
         assert tokenizer.decode(batch["input_ids"][0][batch["labels"][0] != -100]) == example.answer + "</s>"
         assert user_prompt(example.problem, direct=True) in tokenizer.decode(batch["input_ids"][0])
 
-    def test_lora_is_merged_into_a_model_that_loads(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_lora_is_merged_into_a_model_that_loads(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.models import load_model, load_processor
         from sifthinker.training.sft import train_sft
 
-        trainer = train_sft(sft_config(nano, world_chains, tmp_path / "run", lora={"r": 2}, freeze=["vision_tower"]))
+        trainer = train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", lora={"r": 2}, freeze=["vision_tower"]))
         assert type(trainer.model).__name__.startswith("PeftModel")
-        merged, base = load_model(tmp_path / "run"), load_model(nano)
+        merged, base = load_model(tmp_path / "run"), load_model(tiny_vlm)
         load_processor(tmp_path / "run")
         different = [n for n, p in merged.named_parameters() if not p.equal(dict(base.named_parameters())[n])]
         assert different
         assert not any("lora" in name or "vision_tower" in name for name in different)
         assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) >= 1
         card = (tmp_path / "run" / "README.md").read_text()
-        assert f"SFT of `{nano}`" in card
+        assert f"SFT of `{tiny_vlm}`" in card
         assert "lora:" in card
 
-    def test_a_resumed_run_equals_an_uninterrupted_one(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.sft import train_sft
 
         keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
-        whole = train_sft(sft_config(nano, world_chains, tmp_path / "whole", training=keep))
+        whole = train_sft(sft_config(tiny_vlm, chains, tmp_path / "whole", training=keep))
         # The same schedule, killed after step 2: what is left is the checkpoint.
         (tmp_path / "cut").mkdir()
         (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "cut" / "checkpoint-2")
-        resumed = train_sft(sft_config(nano, world_chains, tmp_path / "cut", training=keep))
+        resumed = train_sft(sft_config(tiny_vlm, chains, tmp_path / "cut", training=keep))
         assert resumed.state.global_step == 4
         losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, resumed)]
         assert losses[0] == pytest.approx(losses[1], abs=1e-6)
@@ -121,7 +123,7 @@ class TestSFT:
             assert torch.allclose(a, b, atol=1e-6), name
 
     def test_an_interruption_ends_with_a_checkpoint_to_go_on_from(
-        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from transformers import TrainerCallback
 
@@ -144,40 +146,40 @@ class TestSFT:
         with monkeypatch.context() as patch:
             patch.setattr(sft, "sft_trainer", with_signal)
             with pytest.raises(KeyboardInterrupt):
-                sft.train_sft(sft_config(nano, world_chains, tmp_path / "cut", training=keep))
+                sft.train_sft(sft_config(tiny_vlm, chains, tmp_path / "cut", training=keep))
         assert signal.getsignal(signal.SIGINT) is before
         assert (tmp_path / "cut" / "checkpoint-2").is_dir()
         assert not (tmp_path / "cut" / "config.json").exists()
-        resumed = sft.train_sft(sft_config(nano, world_chains, tmp_path / "cut", training=keep))
-        whole = sft.train_sft(sft_config(nano, world_chains, tmp_path / "whole", training=keep))
+        resumed = sft.train_sft(sft_config(tiny_vlm, chains, tmp_path / "cut", training=keep))
+        whole = sft.train_sft(sft_config(tiny_vlm, chains, tmp_path / "whole", training=keep))
         for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
             assert torch.allclose(a, b, atol=1e-6), name
 
     def test_a_checkpoint_that_was_being_written_is_passed_over(
-        self, nano: Path, world_chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         from sifthinker.training.sft import train_sft
 
         keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "logging_steps": 1}
-        whole = train_sft(sft_config(nano, world_chains, tmp_path / "run", training=keep))
+        whole = train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", training=keep))
         for name in ("finished.json", "checkpoint-4/trainer_state.json"):
             (tmp_path / "run" / name).unlink()
         (tmp_path / "run" / "checkpoint-4" / "model.safetensors").write_bytes(b"half of it")
-        resumed = train_sft(sft_config(nano, world_chains, tmp_path / "run", training=keep))
+        resumed = train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", training=keep))
         assert "checkpoint-4 is not whole" in caplog.text
         assert resumed.state.global_step == 4
         for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
             assert torch.allclose(a, b, atol=1e-6), name
 
     def test_what_is_finished_is_not_trained_again(
-        self, nano: Path, world_chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         from sifthinker.training.runs import claim
         from sifthinker.training.sft import train_sft
 
         def config(**training: object) -> object:
             keep = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
-            return sft_config(nano, world_chains, tmp_path / "run", training={**keep, **training})
+            return sft_config(tiny_vlm, chains, tmp_path / "run", training={**keep, **training})
 
         train_sft(config())
         weights = (tmp_path / "run" / "model.safetensors").read_bytes()
@@ -195,25 +197,25 @@ class TestSFT:
         assert train_sft(config(max_steps=3)).state.global_step == 3
         assert (tmp_path / "run" / "model.safetensors").read_bytes() != weights
 
-    def test_epochs_after_a_run_of_a_few_steps(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_epochs_after_a_run_of_a_few_steps(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.sft import train_sft
 
         keep = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 4}
-        train_sft(sft_config(nano, world_chains, tmp_path / "run", limit=12, training={**keep, "max_steps": 2}))
+        train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", limit=12, training={**keep, "max_steps": 2}))
         epoch = {**keep, "num_train_epochs": 1, "max_steps": -1}
-        assert train_sft(sft_config(nano, world_chains, tmp_path / "run", limit=12, training=epoch)).state.global_step == 3
+        assert train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", limit=12, training=epoch)).state.global_step == 3
         (tmp_path / "run" / "finished.json").unlink()
-        assert train_sft(sft_config(nano, world_chains, tmp_path / "run", limit=12, training=epoch)).state.global_step == 3
+        assert train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", limit=12, training=epoch)).state.global_step == 3
 
-    def test_another_runs_folder_is_refused(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_another_runs_folder_is_refused(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import train_grpo
         from sifthinker.training.sft import train_sft
 
-        train_sft(sft_config(nano, world_chains, tmp_path / "run", training={"max_steps": 1}))
+        train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", training={"max_steps": 1}))
         with pytest.raises(ConfigError, match="holds another run: answers_only was False, now True"):
-            train_sft(sft_config(nano, world_chains, tmp_path / "run", answers_only=True))
+            train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", answers_only=True))
         with pytest.raises(ConfigError, match="holds another run: "):
-            train_grpo(grpo_config(nano, world_chains, tmp_path / "run"))
+            train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "run"))
 
     def test_an_output_that_cannot_be_written_is_told_before_anything_is_loaded(self, tmp_path: Path) -> None:
         from sifthinker.training.sft import sft_trainer
@@ -225,21 +227,21 @@ class TestSFT:
 
 class TestGRPO:
     def test_every_trainable_parameter_moves(
-        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         uneven(monkeypatch)
         from sifthinker.training.grpo import grpo_trainer
 
-        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        trainer = grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run"))
         before = weights(trainer.model)
         trainer.train()
         assert unmoved(before, trainer.model) == []
 
-    def test_the_four_rewards_are_logged(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_the_four_rewards_are_logged(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import train_grpo
         from sifthinker.training.progress import read_history
 
-        train_grpo(grpo_config(nano, world_chains, tmp_path / "run"))
+        train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "run"))
         entry = read_history(tmp_path / "run")[0]
         for name in ("format", "answer", "grounding", "depth"):
             assert entry[f"rewards/{name}_reward/mean"] == 0
@@ -249,20 +251,20 @@ class TestGRPO:
         assert (tmp_path / "run" / "config.json").is_file()
 
     def test_sampled_chains_are_kept_as_the_rewards_command_reads_them(
-        self, nano: Path, world_chains: Path, tmp_path: Path
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path
     ) -> None:
         from sifthinker.evaluation.completions import score_file
         from sifthinker.training.grpo import SAMPLES, train_grpo
 
-        train_grpo(grpo_config(nano, world_chains, tmp_path / "run"))
+        train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "run"))
         files = sorted((tmp_path / "run" / SAMPLES).iterdir())
         assert [file.name for file in files] == ["step-000000.jsonl", "step-000001.jsonl"]
-        assert len(list(score_file(files[0], world_chains))) == 8
+        assert len(list(score_file(files[0], chains))) == 8
 
-    def test_image_tokens_are_never_sampled(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_image_tokens_are_never_sampled(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
 
-        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        trainer = grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run"))
         assert trainer.generation_config.suppress_tokens == [trainer.model.config.image_token_id]
         trainer.model.config.video_token_id = 7
         again = type(trainer)(
@@ -275,44 +277,44 @@ class TestGRPO:
         assert again.generation_config.suppress_tokens == sorted([7, trainer.model.config.image_token_id])
 
     def test_the_ledger_is_saved_and_restored(
-        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         uneven(monkeypatch)
         from sifthinker.training.grpo import LEDGER, train_grpo
 
         keep = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-        whole = train_grpo(grpo_config(nano, world_chains, tmp_path / "whole", training=keep))
+        whole = train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "whole", training=keep))
         saved = json.loads((tmp_path / "whole" / "checkpoint-2" / LEDGER).read_text())
         assert "GRPO-SIF of" in (tmp_path / "whole" / "checkpoint-2" / "README.md").read_text()
         assert len(saved) == 4  # two prompts a step
         (tmp_path / "cut").mkdir()
         (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "cut" / "checkpoint-2")
-        resumed = train_grpo(grpo_config(nano, world_chains, tmp_path / "cut", training=keep))
+        resumed = train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "cut", training=keep))
         assert resumed.answer_reward.ledger.to_json() == whole.answer_reward.ledger.to_json()
         assert len(resumed.answer_reward.ledger.to_json()) == 8
         ours, theirs = ([e["reward"] for e in t.state.log_history if "reward" in e] for t in (whole, resumed))
         assert ours == pytest.approx(theirs, abs=1e-6)
 
-    def test_a_checkpoint_without_a_ledger_is_refused(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_a_checkpoint_without_a_ledger_is_refused(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
 
-        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        trainer = grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run"))
         with pytest.raises(ConfigError, match="no ledger"):
             trainer.train(resume_from_checkpoint=str(tmp_path))
 
-    def test_batches_that_do_not_hold_groups_are_refused(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_batches_that_do_not_hold_groups_are_refused(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
 
         with pytest.raises(ConfigError, match="training: "):
-            grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", training={"per_device_train_batch_size": 3}))
+            grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", training={"per_device_train_batch_size": 3}))
 
-    def test_weights_are_named_under_rewards(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_weights_are_named_under_rewards(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
 
         with pytest.raises(ConfigError, match="named under `rewards`"):
-            grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run", training={"reward_weights": [1, 1, 1, 1]}))
+            grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", training={"reward_weights": [1, 1, 1, 1]}))
         trainer = grpo_trainer(
-            grpo_config(nano, world_chains, tmp_path / "run", rewards={"grounding": 2, "answer": 0, "depth": 0})
+            grpo_config(tiny_vlm, chains, tmp_path / "run", rewards={"grounding": 2, "answer": 0, "depth": 0})
         )
         assert trainer.reward_func_names == ["format_reward", "grounding_reward"]
         assert trainer.reward_weights.tolist() == [1, 2]
@@ -340,13 +342,13 @@ def test_a_log_file_gets_a_line_a_log() -> None:
 class TestSharing:
     """Whole runs with and without sharing: prompts prefilled and scored once, or G times."""
 
-    def losses(self, nano: Path, data: Path, output: Path, sharing: str, **training: object) -> tuple[list, dict]:
+    def losses(self, tiny_vlm: Path, data: Path, output: Path, sharing: str, **training: object) -> tuple[list, dict]:
         from sifthinker.training.grpo import grpo_trainer
 
         # Plain gradient descent: Adam would turn rounding in gradients that are zero in truth into whole steps.
         settings = {"max_steps": 5, "optim": "sgd", "learning_rate": 0.3, **training}
         # Double precision: in single, rounding flips a sampled token now and then, and the runs part ways.
-        config = grpo_config(nano, data, output, prefix_sharing=sharing, dtype="float64", training=settings)
+        config = grpo_config(tiny_vlm, data, output, prefix_sharing=sharing, dtype="float64", training=settings)
         trainer = grpo_trainer(config)
         assert trainer.shares_prefixes == (sharing == "auto")
         trainer.train()
@@ -364,11 +366,11 @@ class TestSharing:
         ],
     )
     def test_five_steps_lose_the_same(
-        self, nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict
     ) -> None:
         uneven(monkeypatch)
-        on, on_weights = self.losses(nano, world_chains, tmp_path / "on", "auto", **training)
-        off, off_weights = self.losses(nano, world_chains, tmp_path / "off", "off", **training)
+        on, on_weights = self.losses(tiny_vlm, chains, tmp_path / "on", "auto", **training)
+        off, off_weights = self.losses(tiny_vlm, chains, tmp_path / "off", "off", **training)
         assert len(on) == 5
         assert any(abs(loss) > 1e-4 for loss, *_ in on)
         for ours, theirs in zip(on, off, strict=True):
@@ -376,10 +378,10 @@ class TestSharing:
         for name, value in on_weights.items():
             assert torch.allclose(value, off_weights[name], atol=2e-5), name
 
-    def test_groups_stay_whole(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_groups_stay_whole(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
 
-        trainer = grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        trainer = grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run"))
         batch = {"prompt_ids": torch.arange(12), "advantages": torch.arange(12) * 2, "n": list(range(12)), "k": None}
         shuffled = trainer._shuffle_groups({**batch, "total": torch.tensor(3)})
         assert sorted(shuffled["n"]) == list(range(12))
@@ -392,8 +394,8 @@ class TestSharing:
 
     def test_what_cannot_be_shared_is_said(
         self,
-        nano: Path,
-        world_chains: Path,
+        tiny_vlm: Path,
+        chains: Path,
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
@@ -401,36 +403,31 @@ class TestSharing:
         from sifthinker.training import grpo
 
         monkeypatch.setattr(grpo, "why_not_shared", lambda model: "architecture 'x' is not among llava")
-        trainer = grpo.grpo_trainer(grpo_config(nano, world_chains, tmp_path / "run"))
+        trainer = grpo.grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run"))
         assert trainer.shares_prefixes is False
         assert "architecture 'x'" in caplog.text
 
 
 class TestRGBOnly:
-    def test_both_stages_without_depth(self, nano: Path, tmp_path: Path) -> None:
-        from sifthinker.engine.build import Engine
+    def test_both_stages_without_depth(self, tiny_vlm: Path, tmp_path: Path) -> None:
         from sifthinker.engine.estimators import NoDepth
-        from sifthinker.engine.sources import read_source
-        from sifthinker.lab.questions import write_world
-        from sifthinker.lab.teacher import ScriptedTeacher
         from sifthinker.training.grpo import train_grpo
         from sifthinker.training.sft import train_sft
 
-        records = write_world(tmp_path / "raw", 7)
-        Engine(tmp_path / "raw", NoDepth(), ScriptedTeacher()).build(lambda: read_source(records), tmp_path / "rgb")
-        train_sft(sft_config(nano, tmp_path / "rgb", tmp_path / "sft"))
+        assert build_chains(write_records(tmp_path / "raw", 7), tmp_path / "rgb", depth=NoDepth()) == 7
+        train_sft(sft_config(tiny_vlm, tmp_path / "rgb", tmp_path / "sft"))
         trainer = train_grpo(grpo_config(tmp_path / "sft", tmp_path / "rgb", tmp_path / "grpo"))
         assert trainer.reward_func_names == ["format_reward", "answer_reward", "grounding_reward"]
 
 
 class TestMisuse:
-    def test_data_and_models_that_are_none(self, nano: Path, world_chains: Path, tmp_path: Path) -> None:
+    def test_data_and_models_that_are_none(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.sft import sft_trainer
 
         with pytest.raises(ModelError, match=r"config\.json"):
-            sft_trainer(sft_config(tmp_path, world_chains, tmp_path / "run"))
+            sft_trainer(sft_config(tmp_path, chains, tmp_path / "run"))
         with pytest.raises(ModelError, match="no such model folder"):
-            sft_trainer(sft_config(tmp_path / "none", world_chains, tmp_path / "run"))
+            sft_trainer(sft_config(tmp_path / "none", chains, tmp_path / "run"))
         (tmp_path / "examples.jsonl").write_text("")
         with pytest.raises(RecordError, match="holds no example"):
-            sft_trainer(sft_config(nano, tmp_path, tmp_path / "run"))
+            sft_trainer(sft_config(tiny_vlm, tmp_path, tmp_path / "run"))

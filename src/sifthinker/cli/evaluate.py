@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
     SOME_REJECTED,
     bar,
@@ -22,7 +23,6 @@ from sifthinker.cli.terminal import (
     resumable,
 )
 from sifthinker.evaluation.settings import EvalSettings
-from sifthinker.flags import Command, click_options
 
 if TYPE_CHECKING:
     from sifthinker.evaluation.completions import Scored

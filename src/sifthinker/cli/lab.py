@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sifthinker.cli.evaluate import run_evaluation
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
     bar,
     print_metrics,
@@ -15,7 +16,6 @@ from sifthinker.cli.terminal import (
     resumable,
 )
 from sifthinker.evaluation.settings import EvalSettings
-from sifthinker.flags import Command, click_options
 
 
 @click.group(short_help="The embedded world: scenes, questions, a tiny model")

@@ -7,45 +7,26 @@ from typing import Any
 
 import click
 
+from sifthinker.ask_settings import DepthFiles, ThinkSettings
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
     keep_inputs,
     quiet_libraries,
 )
-from sifthinker.engine.settings import DepthFiles
-from sifthinker.flags import Command, click_options
 
 
 @click.command("think", short_help="Answer a question about an image", cls=Command)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
-@click.option("--model", help="Model folder or Hugging Face name [default: nano, which knows the embedded world].")
-@click.option(
-    "--depth",
-    "depth_source",
-    metavar="given|none|FILE|MODEL",
-    help="The depth file beside the image, RGB only, a depth file, or a depth model. [default: the file if there is one]",
+@click_options(
+    ThinkSettings,
+    {
+        "": ["model", "direct", "output"],
+        "Depth": ["depth", *DepthFiles.model_fields],
+        "The model": ["max_new_tokens", "max_pixels", "dtype"],
+    },
 )
-@click_options(DepthFiles, {"Depth files": [*DepthFiles.model_fields]}, into="files")
-@click.option("--direct", is_flag=True, help="Ask for the answer alone, as of a model that knows no chains.")
-@click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(min=1))
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Greatest area of an image, for models that resize by area.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Page to write, or with the ending .png one picture [default: IMAGE's name .thought.html].",
-)
-def think(
-    image: Path,
-    question: str,
-    model: str | None,
-    depth_source: str | None,
-    files: dict[str, Any],
-    direct: bool,
-    max_new_tokens: int,
-    max_pixels: int | None,
-    output: Path | None,
-) -> None:
+def think(image: Path, question: str, given: dict[str, Any]) -> None:
     """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
 
     Without --model the embedded nano answers, directly: it knows the scenes of `sif world build` and nothing else, and has
@@ -56,14 +37,15 @@ def think(
 
     if not question.strip():
         raise click.UsageError("the question is blank")
-    page = output or Path(f"{image.stem}.thought.html")
-    keep_inputs((page,), image, *([Path(depth_source)] if depth_source else []))
+    settings = ThinkSettings.from_values(given)
+    page = settings.output or Path(f"{image.stem}.thought.html")
+    keep_inputs((page,), image, *([Path(settings.depth)] if settings.depth else []))
     make_folder(page.parent)  # before minutes are spent on what could not be written
     if page.is_dir():
         raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
     picture = load_image(image)
-    if model is None:
-        model, direct = _embedded_model(image), True
+    model, direct = (settings.model, settings.direct) if settings.model else (_embedded_model(image), True)
+    depth_source = settings.depth
     if depth_source is None:
         from sifthinker.engine.estimators import BESIDE
 
@@ -71,13 +53,15 @@ def think(
         depth_source = "given" if beside else "none"
         if depth_source == "none":
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
-    depth = _depth_for(image, picture, depth_source, DepthFiles(**files))
+    depth = _depth_for(image, picture, depth_source, settings)
 
     quiet_libraries()
     from sifthinker.show.report import write_thought
     from sifthinker.thinker import Thinker
 
-    thinker = Thinker.load(model, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
+    thinker = Thinker.load(
+        model, dtype=settings.dtype, max_pixels=settings.max_pixels, max_new_tokens=settings.max_new_tokens
+    )
     thought = thinker.think(picture, question, depth, direct=direct)
     for number, (regions, words) in enumerate(thought.steps, 1):
         places = "; ".join(

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker import __version__
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.endpoint import Usage
 from sifthinker.engine.compose import Composer
 from sifthinker.engine.estimators import DepthSource, ModelDepth, make_depth
 from sifthinker.engine.folder import FOLDERS, JOURNAL, OUTAGE, Counts, Journal, finished_counts, refuse_foreign
 from sifthinker.engine.recipe import Left, Recipe, fingerprint, read_recipe
-from sifthinker.engine.settings import BuildSettings, DepthFiles
+from sifthinker.engine.settings import BuildSettings
 from sifthinker.engine.teachers import LocalTeacher, Teacher, make_teacher
 from sifthinker.errors import BudgetError, ConfigError, EndpointError
 from sifthinker.files import atomic_write, make_folder, read_jsonl, sweep

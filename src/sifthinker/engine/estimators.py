@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.depth import DepthMap
 from sifthinker.depth_files import check_options
 from sifthinker.engine.batches import Batches
-from sifthinker.engine.settings import BuildSettings, DepthFiles
+from sifthinker.engine.settings import BuildSettings
 from sifthinker.errors import DepthError, ModelError, RecordError, need
 from sifthinker.files import inside, sha256
 from sifthinker.literals import Encoding, Near

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from sifthinker.literals import BoxForm, Encoding, Near, OutsideBoxes, SourceFormat, Space
+from sifthinker.ask_settings import DepthFiles
+from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.settings import Flag, Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -38,18 +39,6 @@ class Expansion(Settings):
         if self.alpha * (1 + self.jitter) > 1:
             raise ValueError(f"alpha {self.alpha:g} with jitter {self.jitter:g} moves a side past the border")
         return self
-
-
-class DepthFiles(Settings):
-    """How depth files are read, see `DepthMap.read`."""
-
-    depth_encoding: Encoding = "auto"
-    """What the numbers in depth files are: depth in [0, 1] (sif, grey8, spectral, npy), distances in any unit (metres,
-    millimetres), or disparity or inverse depth in any unit (inverse)."""
-    depth_near: Near | None = None
-    """Which end of the numbers is near."""
-    depth_hole: Annotated[tuple[float, ...], Flag(metavar="NUMBER")] = ()
-    """A number in depth files that stands for "no reading", such as 10000 or -1. Repeatable."""
 
 
 class TeacherSettings(Settings):

@@ -22,12 +22,11 @@ from pydantic import (
 
 from sifthinker.errors import ConfigError
 from sifthinker.files import read_yaml, unknown_key
-from sifthinker.literals import Correction, Denominator, RewardName
+from sifthinker.literals import Correction, Denominator, Dtype, RewardName
 from sifthinker.settings import Settings, as_number, faults_error
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 EVAL_STEPS = 100  # between evaluations, where there is `eval_data` and nothing else is said
 
