@@ -22,7 +22,7 @@ LAYERS = [
     ["literals", "errors", "loops", "json_reply", "embedded"],
     ["files", "responses"],
     ["settings", "journal"],
-    ["flags", "thinking"],
+    ["ask_settings"],
     ["boxes", "images", "depth_codes"],
     ["depth_files"],
     ["depth", "chain"],

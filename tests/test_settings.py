@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.errors import ConfigError
-from sifthinker.flags import Command, click_options
 from sifthinker.settings import Flag, Settings
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sifthinker.ask_settings import DepthFiles
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
     FAILED,
     SOME_REJECTED,
@@ -19,8 +21,6 @@ from sifthinker.cli.terminal import (
     say_counts,
 )
 from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings, TeacherSettings
-from sifthinker.flags import Command, click_options
-from sifthinker.thinking import DepthFiles
 
 if TYPE_CHECKING:
     from sifthinker.engine.folder import Counts
@@ -162,13 +162,14 @@ def _keep_foreign_rejects(path: Path) -> None:
     from sifthinker.errors import ConfigError, RecordError
     from sifthinker.files import read_jsonl
 
+    if not path.is_file() or not path.stat().st_size:
+        return
     try:
-        ours = not path.is_file() or all(
-            isinstance(row, dict) and {"source", "id", "code", "reason", "kept"} <= row.keys() for _, row in read_jsonl(path)
-        )
+        rows = [row for _, row in read_jsonl(path)]
     except RecordError:
-        ours = False
-    if not ours:
+        rows = []
+    wanted = {"source", "id", "code", "reason", "kept"}
+    if not rows or not all(isinstance(row, dict) and wanted <= row.keys() for row in rows):
         raise ConfigError(
             f"{path} is where the rejects go, but it was not written by `sif data paths` and would be overwritten; move it, "
             "or choose another -o"

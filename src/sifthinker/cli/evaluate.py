@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
+    SOME_REJECTED,
     bar,
     keep_inputs,
+    print_metrics,
+    print_metrics_of_groups,
+    quiet_libraries,
+    resumable,
 )
+from sifthinker.evaluation.settings import EvalSettings
 
 if TYPE_CHECKING:
     from sifthinker.evaluation.completions import Scored
+    from sifthinker.evaluation.questions import Question
     from sifthinker.scoring.rewards import Scores
 
 
 class _Evaluation(click.Group):
-    """`sif eval`, with the embedded world's benchmark where the package has one."""
+    """`sif eval DATASET`, beside `sif eval compare` and, where the package has the embedded world, `sif eval world`.
+
+    What is no command is a dataset; one that is called like a command is written ./world.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), *(["world"] if find_spec("sifthinker.cli.lab") else [])]
@@ -32,10 +45,132 @@ class _Evaluation(click.Group):
         found: click.Command = import_module("sifthinker.cli.lab").eval_world
         return found
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in self.list_commands(ctx):
+            return super().resolve_command(ctx, args)
+        return None, dataset, args
 
-@click.group("eval", cls=_Evaluation, short_help="Measure a model")
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] DATASET", prefix="Usage: ")
+        formatter.write_usage(ctx.command_path, "COMMAND …", prefix="   or: ")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        dataset.format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True}, short_help="Measure a model")
 def evaluation() -> None:
-    """Measure a model."""
+    """Measure a model on a dataset or a file of questions.
+
+    Writes a JSON file of every answer and a page that shows the wrong ones first. An interrupted evaluation goes on when the
+    command is repeated. A file of questions has one JSON object a line: image, question, and what is known of answer (or
+    answers), choices, boxes, depth, id, dataset, split and family. A dataset named like a command is written ./compare.
+    """
+
+
+@click.command("DATASET", cls=Command)
+@click.argument("data", metavar="DATASET")
+@click_options(
+    EvalSettings,
+    {
+        "": ("model", "completions", "output", "limit"),
+        "Asking": ("direct", "rgb_only", "show_choices", "batch_size", "max_new_tokens", "max_pixels", "dtype"),
+        "Files of questions": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
+    },
+)
+@click.option("--most", default=60, show_default=True, type=click.IntRange(min=1), help="Answers on the page.")
+@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+def dataset(data: str, given: dict[str, Any], most: int, fresh: bool) -> None:
+    """Measure a model on DATASET: a dataset folder of ours, its examples file, or a file of questions."""
+    settings = EvalSettings(**{"data": data, **given})
+    if settings.output is None:
+        settings = settings.replace(output=str(_default_output(settings)))
+    run_evaluation(settings, most=most, fresh=fresh)
+
+
+def _default_output(settings: EvalSettings) -> Path:
+    """`runs/eval/` and the last part of the names of data and model."""
+    who = settings.model or settings.completions or "model"
+    names = (Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2] for name in (settings.data, who))
+    return Path("runs/eval") / f"{'-'.join(name.removesuffix('.jsonl').removesuffix('.json') for name in names)}.json"
+
+
+def run_evaluation(
+    settings: EvalSettings, *, questions: Sequence[Question] | None = None, most: int = 60, fresh: bool = False
+) -> None:
+    """Evaluate, show the tables, and write the JSON file and the page where there is an output.
+
+    Ends the process with `SOME_REJECTED` where questions could not be asked.
+    """
+    quiet_libraries()
+    from sifthinker.evaluation.metrics import METRICS
+    from sifthinker.evaluation.run import evaluate
+    from sifthinker.files import make_folder
+    from sifthinker.show.report import evaluation_page, write_page
+
+    output = None if settings.output is None else Path(settings.output)
+    page = None if output is None else output.with_suffix(".html")
+    if output is not None:
+        read = [Path(name) for name in (settings.data, settings.completions) if name is not None]
+        keep_inputs((output, page), *read)
+        make_folder(output.parent)
+    with bar("questions", None) as advance, resumable():
+        found = evaluate(
+            settings,
+            questions=questions,
+            progress=lambda done, total: advance(done, "", total),
+            fresh=fresh,
+        )
+    if found.known:
+        click.echo("this evaluation was finished before; --fresh does it again", err=True)
+    for groups in found.groups.values():
+        if len(groups) > 1:
+            print_metrics_of_groups(groups, METRICS)
+    print_metrics({"all": found.results}, METRICS)
+    if found.errors:
+        first = next(row for row in found.rows if row.error)
+        click.echo(f"questions that could not be asked: {found.errors}; the first, {first.id!r}: {first.error}", err=True)
+    if page is not None:
+        write_page(page, evaluation_page(found, title=f"Evaluation: {output.stem}" if output else "Evaluation", most=most))
+        click.echo(output)
+        click.echo(page)
+    if found.errors:
+        sys.exit(SOME_REJECTED)
+
+
+@evaluation.command("compare", short_help="Differences of two evaluations")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file for the differences.")
+def compare_command(first: Path, second: Path, output: Path | None) -> None:
+    """Compare two JSON files of evaluations: SECOND less FIRST, question by question, with 95 % intervals.
+
+    Both must have asked the same questions; those that only one of them asked are left out and counted.
+    """
+    from sifthinker.evaluation.compare import compare
+    from sifthinker.evaluation.metrics import METRICS
+    from sifthinker.files import atomic_write
+
+    if output:
+        keep_inputs((output,), first, second)
+    found = compare(first, second)
+    names = (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
+    parts = {"all": found.results, **(found.families if len(found.families) > 1 else {})}
+    for name, differences in parts.items():
+        columns = {
+            names[0]: {metric: of.first for metric, of in differences.items()},
+            names[1]: {metric: of.second for metric, of in differences.items()},
+            "difference": {metric: of.difference for metric, of in differences.items()},
+        }
+        print_metrics(columns, METRICS, title=name)
+    for path, only in ((first, found.only_first), (second, found.only_second)):
+        if only:
+            click.echo(f"questions asked in {path} alone, left out here: {only}", err=True)
+    click.echo(f"questions asked in both: {found.questions}", err=True)
+    if output:
+        atomic_write(output, json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
+        click.echo(output)
 
 
 @click.command("rewards", short_help="Score completions by the rewards of GRPO-SIF")

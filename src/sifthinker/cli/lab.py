@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from sifthinker.cli.evaluate import run_evaluation
+from sifthinker.cli.flags import Command, click_options
 from sifthinker.cli.terminal import (
     bar,
     print_metrics,
     quiet_libraries,
     resumable,
 )
-
-if TYPE_CHECKING:
-    pass
+from sifthinker.evaluation.settings import EvalSettings
 
 
 @click.group(short_help="The embedded world: scenes, questions, a tiny model")
@@ -155,8 +154,8 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     click.echo(report)
 
 
-@click.command("world", short_help="The embedded world's questions")
-@click.option("--model", required=True, help="Model folder or Hugging Face name.")
+@click.command("world", cls=Command, short_help="The embedded world's questions")
+@click_options(EvalSettings, ("model", "output", "direct", "rgb_only"))
 @click.option(
     "-n",
     "--count",
@@ -166,61 +165,29 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     help="Questions, in turn of each family and level.",
 )
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the scenes.")
 @click.option("--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Side of the pictures in pixels.")
-@click.option("--rgb-only", is_flag=True, help="Show the model no depth.")
-@click.option("--direct", is_flag=True, help="Ask for answers without steps, as of a model that knows no chains.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1))
-@click.option("--max-new-tokens", default=400, show_default=True, type=click.IntRange(min=1))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON to write: results and every completion.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Questions at once.")
+@click.option(
+    "--max-new-tokens", default=400, show_default=True, type=click.IntRange(min=1), help="Longest answer, in tokens."
+)
+@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 def eval_world(
-    model: str,
+    given: dict[str, Any],
     count: int,
     split: str,
     seed: int,
     size: int,
-    rgb_only: bool,
-    direct: bool,
     batch_size: int,
     max_new_tokens: int,
-    output: Path | None,
+    fresh: bool,
 ) -> None:
     """Ask a model questions about held-out scenes of the embedded world: every metric, by family, with intervals."""
-    quiet_libraries()
-    from dataclasses import asdict
+    if "model" not in given:
+        raise click.UsageError("name a model with --model")
+    from sifthinker.lab.benchmark import world_questions
 
-    from sifthinker.evaluation.metrics import METRICS, group_by, summarise
-    from sifthinker.files import atomic_write, make_folder
-    from sifthinker.lab.benchmark import evaluate
-    from sifthinker.thinker import Thinker
-
-    if output:
-        make_folder(output.parent)
-    thinker = Thinker.load(model, max_new_tokens=max_new_tokens)
-    with bar("questions", count) as advance:
-        results, rows = evaluate(
-            thinker,
-            count,
-            split=split,
-            seed=seed,
-            size=size,
-            rgb_only=rgb_only,
-            direct=direct,
-            batch_size=batch_size,
-            progress=advance,
-        )
-    families = {family: summarise(of_family) for family, of_family in group_by(rows, lambda row: row.family).items()}
-    for start in range(0, len(families), 3):
-        print_metrics(dict(list(families.items())[start : start + 3]), METRICS)
-    print_metrics(
-        {level: summarise(found) for level, found in group_by(rows, lambda row: row.tags["level"]).items()}, METRICS
-    )
-    known = group_by(rows, lambda row: f"{row.tags['combination']} combinations")
-    print_metrics({"all": results} | {name: summarise(found) for name, found in known.items()}, METRICS)
-    if output:
-        body = {"model": model, "split": split, "seed": seed, "size": size, "rgb_only": rgb_only, "direct": direct}
-        body |= {"results": {name: asdict(result) for name, result in results.items()}}
-        body |= {"families": {f: {name: asdict(r) for name, r in found.items()} for f, found in families.items()}}
-        body |= {"rows": [row.to_json() for row in rows]}
-        atomic_write(output, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
-        click.echo(output)
+    data = f"world, split {split}, seed {seed}, size {size}"
+    settings = EvalSettings(**{"data": data, "batch_size": batch_size, "max_new_tokens": max_new_tokens, **given})
+    questions = list(world_questions(count, split=split, seed=seed, size=size))
+    run_evaluation(settings, questions=questions, fresh=fresh)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,16 +46,32 @@ def say_counts(counts: Counts, rejects: Iterable[dict[str, Any]], named: Path) -
         click.echo(f"  every one is named in {named}", err=True)
 
 
-def print_metrics(models: dict[str, Any], metrics: Iterable[str]) -> None:
-    """A table of metrics: a row each, a column for each set of results; a metric that a set lacks is a dash."""
+_COLUMNS = 3  # results side by side
+_MOST_GROUPS = 18
+
+
+def print_metrics_of_groups(groups: Mapping[str, Any], metrics: Sequence[str] | Mapping[str, Any]) -> None:
+    """Tables of metrics by group, a few columns each; of very many groups the first."""
+    shown = list(groups.items())[:_MOST_GROUPS]
+    for start in range(0, len(shown), _COLUMNS):
+        print_metrics({name or "(not stated)": found for name, found in shown[start : start + _COLUMNS]}, metrics)
+    if len(groups) > len(shown):
+        click.echo(f"and {len(groups) - len(shown)} groups more, in the JSON file", err=True)
+
+
+def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str = "") -> None:
+    """A table of metrics: a row each, a column for each set of results; a metric that no set has is left out, and one that
+    a set lacks is a dash."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="mean [95 % interval] (count)")
+    table = Table(title=f"{f'{title}: ' if title else ''}mean [95 % interval] (count)")
     table.add_column("metric")
     for name in models:
         table.add_column(name, justify="right")
     for metric in metrics:
+        if not any(metric in results for results in models.values()):
+            continue
         cells = []
         for results in models.values():
             found = results.get(metric)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker import __version__
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.endpoint import Usage
 from sifthinker.engine.compose import Composer
 from sifthinker.engine.estimators import DepthSource, ModelDepth, make_depth
@@ -28,7 +29,6 @@ from sifthinker.loops import run_coroutine, threads
 from sifthinker.prompts import PROMPT_VERSION
 from sifthinker.records import Example, Record, Reject
 from sifthinker.settings import plain
-from sifthinker.thinking import DepthFiles
 
 # A server that refuses one request may answer the next; one that has answered none is set up wrongly.
 _REFUSED = "teacher_refused_request"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.depth import DepthMap
 from sifthinker.depth_files import check_options
 from sifthinker.engine.batches import Batches
@@ -19,7 +20,6 @@ from sifthinker.files import inside, sha256
 from sifthinker.literals import Encoding, Near
 from sifthinker.models import model_source
 from sifthinker.records import Record
-from sifthinker.thinking import DepthFiles
 
 # Tried in this order beside `street.jpg` when a record names no depth file.
 BESIDE = tuple(f".depth{suffix}" for suffix in (".png", ".npy", ".npz", ".tiff", ".tif", ".pfm"))

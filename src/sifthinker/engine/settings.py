@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.settings import Flag, Settings
-from sifthinker.thinking import DepthFiles
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

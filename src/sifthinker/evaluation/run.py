@@ -175,6 +175,7 @@ def ask(
     direct: bool = False,
     rgb_only: bool = False,
     show_choices: bool = False,
+    **sampling: Any,
 ) -> list[Row]:
     """Ask a model one batch of questions, greedily; a question that cannot be asked is a row with its error.
 
@@ -185,6 +186,7 @@ def ask(
         direct: see `EvalSettings`.
         rgb_only: see `EvalSettings`.
         show_choices: see `EvalSettings`.
+        sampling: see `Thinker.think_all`.
     Returns:
         One row a question, in order.
     """
@@ -201,12 +203,12 @@ def ask(
     thoughts: dict[int, Thought | ValueError] = {}
     if tasks:
         try:
-            thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), direct=direct), strict=True)
+            thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), direct=direct, **sampling), strict=True)
         except ValueError:
             # One that the model's processor or tokenizer refuses; which one shows when they are asked one by one.
             for index, task in tasks.items():
                 try:
-                    (thoughts[index],) = thinker.think_all([task], direct=direct)
+                    (thoughts[index],) = thinker.think_all([task], direct=direct, **sampling)
                 except ValueError as error:
                     thoughts[index] = error
     for index, thought in thoughts.items():

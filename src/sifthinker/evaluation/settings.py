@@ -6,9 +6,9 @@ from typing import Annotated, Self
 
 from pydantic import PositiveInt, model_validator
 
+from sifthinker.ask_settings import AskSettings, DepthFiles
 from sifthinker.literals import Space
 from sifthinker.settings import Flag
-from sifthinker.thinking import AskSettings, DepthFiles
 
 
 class EvalSettings(AskSettings, DepthFiles):

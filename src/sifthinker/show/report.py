@@ -4,6 +4,7 @@ Text from models and data is always escaped."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from bisect import bisect_right
@@ -17,7 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 from sifthinker import __version__
 from sifthinker.chain import Region
 from sifthinker.depth_cache import cached_depth
+from sifthinker.errors import DepthError, ImageError
 from sifthinker.evaluation.completions import Scored
+from sifthinker.evaluation.metrics import METRICS, Row
+from sifthinker.evaluation.run import Evaluation
 from sifthinker.files import atomic_write
 from sifthinker.images import data_url, load_image
 from sifthinker.scoring.rewards import REWARDS
@@ -77,9 +81,9 @@ def run_page(
     Args:
         title: heading.
         summary: what the numbers mean, in plain words.
-        table: model → metric → `evaluation.world.Result`.
+        table: model → metric → `evaluation.metrics.Result`.
         metrics: metric → what it is.
-        families: model → family of questions → accuracy, an `evaluation.world.Result`.
+        families: model → family of questions → accuracy, an `evaluation.metrics.Result`.
         charts: curves.
         groups: (heading, cards shown side by side).
     """
@@ -141,6 +145,80 @@ def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
         cards.append(_card(card, number))
     shown = f"{len(scored)} of {total} completions" if len(scored) < total else f"{total} completions"
     return render_page("scored.html", title=title, shown=shown, cards=cards)
+
+
+_MOST_GROUPS = 60  # of a kind on a page
+_MOST_ERRORS = 20
+
+
+def evaluation_page(evaluation: Evaluation, *, title: str = "Evaluation", most: int = 60) -> str:
+    """An evaluation as a page: its metrics, by group too, and its answers, the worst first, drawn.
+
+    Args:
+        evaluation: finished; images are drawn where it holds its questions, as `evaluate` gives it.
+        title: heading.
+        most: answers on the page.
+    """
+    asked = [row for row in evaluation.rows if not row.error]
+    errors = [row for row in evaluation.rows if row.error]
+    wrong = sum(row.values["answer accuracy"] == 0 for row in asked)
+    worst = sorted(asked, key=_success)[:most]  # sorting is stable: equally bad ones in the order of the questions
+    known = [row for row in asked if row.values["answer accuracy"] is not None]
+    counts = [f"{len(evaluation.rows)} questions"]
+    counts += [f"{wrong} of {len(known)} answered wrongly"] if known else []
+    counts += [f"{len(errors)} could not be asked"] if errors else []
+    order = "the wrong ones first, then those whose last boxes are farthest off"
+    many = len(worst) < len(asked)
+    groups = {name: list(found.items()) for name, found in evaluation.groups.items() if len(found) > 1}
+    return render_page(
+        "evaluation.html",
+        title=title,
+        summary=f"{evaluation.settings.get('model') or evaluation.settings.get('completions') or 'A model'}: "
+        + ", ".join(counts)
+        + ".",
+        metrics=METRICS,
+        results=evaluation.results,
+        groups={name: found[:_MOST_GROUPS] for name, found in groups.items()},
+        more={name: max(0, len(found) - _MOST_GROUPS) for name, found in groups.items()},
+        errors=errors[:_MOST_ERRORS],
+        error_count=len(errors),
+        shown=f"{len(worst)} of {len(asked)} answers, {order}." if many else f"All {len(asked)} answers, {order}.",
+        cards=[_card(_row_card(row, evaluation), number) for number, row in enumerate(worst)],
+        settings={name: value for name, value in evaluation.settings.items() if value is not None},
+    )
+
+
+def _success(row: Row) -> tuple[float, ...]:
+    """How well a question was answered, for sorting; what cannot be measured counts as well done."""
+    values = (row.values[name] for name in ("answer accuracy", "final HIoU", "valid format", "depth consistency"))
+    return tuple(1.0 if value is None else value for value in values)
+
+
+def _row_card(row: Row, evaluation: Evaluation) -> Card:
+    image, depth = Image.new("RGB", (256, 256), (90, 90, 90)), None
+    question = evaluation.questions.get(row.id)
+    if question is not None:
+        # Files may have gone since they were asked about.
+        with contextlib.suppress(ImageError, DepthError):
+            image, depth = question.load(depth=row.depth is not None)
+    about = [name for name in (row.dataset, row.family) if name]
+    about += [f"{name} {value:.2f}" for name, value in row.values.items() if value is not None and name != "answer accuracy"]
+    right = row.values["answer accuracy"]
+    return Card(
+        Thought(
+            row.question,
+            image,
+            depth,
+            row.completion,
+            complete=row.complete,
+            direct=evaluation.settings.get("protocol") == "direct",
+        ),
+        title=row.id,
+        truth=" / ".join(row.answers),
+        correct=None if right is None else right == 1,
+        boxes=row.boxes,
+        note=" · ".join(about) or " ",
+    )
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:

@@ -28,6 +28,8 @@ from sifthinker.settings import Settings, as_number, faults_error
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
 
+EVAL_STEPS = 100  # between evaluations, where there is `eval_data` and nothing else is said
+
 _GRPO_ONLY = ("rewards", "reward_terms", "judge", "prefix_sharing")
 
 # A folder called 2024 may be written without quotes.
@@ -131,6 +133,14 @@ class TrainSettings(Settings):
     """GRPO-SIF alone: `auto` computes each prompt once for its group where the model allows it; `off` never does."""
     answers_only: bool = False
     """SFT alone: learn the answers without chains, asked for directly; what chains are compared with."""
+    eval_data: _Name | None = None
+    """Dataset folder, examples file or file of questions to evaluate the model on while it trains, every
+    `training.eval_steps` steps (100 by default) and at the end. The metrics of `sif eval` are logged as
+    `eval_answer_accuracy`, `eval_final_hiou` and so on; `training.metric_for_best_model` may name one."""
+    eval_limit: PositiveInt | None = None
+    """Ask only the first of these questions, this many."""
+    eval_max_new_tokens: PositiveInt | None = None
+    """Longest answer to one of these questions, in tokens; 1024 by default."""
     training: Mapping[str, Any] = {}
     """Fields of TRL's SFTConfig or GRPOConfig."""
 
@@ -165,7 +175,7 @@ class TrainSettings(Settings):
             ConfigError: settings of the other stage, or a field of TRL's that there is not, or of another kind; all of them.
         """
         training = dict(self.training)
-        faults = [*self._of_the_other(stage), *_training_faults(training, stage)]
+        faults = [*self._of_the_other(stage), *_training_faults(training, stage), *self._without_eval_data(training)]
         if faults:
             raise faults_error(where, faults)
         return self if training == self.training else self.replace(training=training)
@@ -196,6 +206,20 @@ class TrainSettings(Settings):
         if self.muon_lr is not None and self.lora is not None:
             raise ValueError("muon_lr is for full training; adapters train with training.optim")
         return self
+
+    @model_validator(mode="after")
+    def _evaluation_has_data(self) -> Self:
+        for name in ("eval_limit", "eval_max_new_tokens"):
+            if self.eval_data is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} needs eval_data, the questions to ask")
+        return self
+
+    def _without_eval_data(self, training: Mapping[str, Any]) -> Iterator[str]:
+        if self.eval_data is None:
+            if training.get("eval_strategy") not in (None, "no"):
+                yield "training.eval_strategy: name the questions to ask with eval_data"
+            if training.get("load_best_model_at_end"):
+                yield "training.load_best_model_at_end: name the questions to ask with eval_data"
 
     def _of_the_other(self, stage: Stage) -> Iterator[str]:
         if stage == "grpo" and self.answers_only:
@@ -317,8 +341,13 @@ def trainer_arguments(config: TrainSettings, stage: Stage, defaults: Mapping[str
     # Recomputing activations saves GPU memory; on a CPU it costs time and saves nothing that is short.
     machine = {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu, "activation_checkpointing": not on_cpu}
     said = config.for_stage(stage).training
+    evaluation: dict[str, Any] = {}
+    if config.eval_data is not None:
+        evaluation = {"eval_strategy": "steps", "eval_steps": EVAL_STEPS}
+        if stage == "grpo":
+            evaluation["num_generations_eval"] = 1  # a question is asked once
     try:
-        return trainer_config(stage)(output_dir=config.output, **{**machine, **defaults, **said})
+        return trainer_config(stage)(output_dir=config.output, **{**machine, **defaults, **evaluation, **said})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"training: {error}") from None
 

@@ -29,6 +29,7 @@ from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
 from sifthinker.training.config import JudgeSettings, Sharing, TrainSettings, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
+from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
@@ -273,6 +274,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
         bias = dict.fromkeys(placeholder_tokens(model.config) or (), -100.0)
         defaults["generation_kwargs"] = {"logit_bias": bias}
     arguments = trainer_arguments(config, "grpo", defaults)
+    questions = held_out(config, examples, arguments, processor)
     report_problems(plan_run(config, "grpo", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
     try:
@@ -281,6 +283,8 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
             reward_funcs=[functions[name] for name in weights],
             args=arguments,
             train_dataset=grpo_dataset(examples),
+            # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
+            eval_dataset=None if questions is None else grpo_dataset(examples[:1]),
             processing_class=processor,
             peft_config=lora_config(config),
             answer_reward=answer,
@@ -288,7 +292,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"training: {error}") from error
-    trainer.muon_lr = config.muon_lr
+    trainer.muon_lr, trainer.held_out = config.muon_lr, questions
     return trainer
 
 

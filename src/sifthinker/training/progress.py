@@ -19,9 +19,23 @@ from rich.progress import (
 from rich.table import Table
 from transformers import TrainerCallback
 
+from sifthinker.evaluation.metrics import METRICS
 from sifthinker.files import atomic_write, read_jsonl, to_json
 
 HISTORY = "history.jsonl"
+
+
+def logged_name(metric: str) -> str:
+    """The name by which a metric is logged.
+
+    Example:
+        >>> logged_name("final HIoU")
+        'eval_final_hiou'
+    """
+    return f"eval_{metric.lower().replace(' ', '_')}"
+
+
+LOGGED = {logged_name(metric): metric for metric in METRICS}
 
 _SHOWN = {
     "loss": "loss",
@@ -39,6 +53,7 @@ _SHOWN = {
     "chain/box_movement": "box movement",
     "chain/first_hiou": "HIoU of the first focus",
     "chain/final_hiou": "HIoU of the last focus",
+    **{name: f"held out: {metric}" for name, metric in LOGGED.items()},
 }
 
 
@@ -56,6 +71,7 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._title = title
+        self._asked = 0  # batches of the evaluation under way
         self._task: TaskID | None = None
         self._first: dict[str, float] = {}
         self._newest: dict[str, float] = {}
@@ -92,6 +108,16 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
             words = ", ".join(f"{name} {numbers[key]:.3g}" for key, name in _SHOWN.items() if key in numbers)
             if words:
                 self._live.console.print(f"{self._title} {state.global_step}/{state.max_steps}: {words}", soft_wrap=True)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._asked += 1
+        if self._task is not None:
+            self._bar.update(self._task, description=f"{self._title}: held-out questions, batch {self._asked}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._asked = 0
+        if self._task is not None:
+            self._bar.update(self._task, description=self._title)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.stop()

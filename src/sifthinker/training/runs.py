@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -22,7 +23,8 @@ from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.models import load_model, merge_adapter
 from sifthinker.training.config import Stage, TrainSettings
-from sifthinker.training.progress import HISTORY, quiet, write_history
+from sifthinker.training.held_out import EvaluateAtTheEnd, HeldOut
+from sifthinker.training.progress import HISTORY, LOGGED, quiet, write_history
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,8 @@ _STATE = "trainer_state.json"  # of a checkpoint; Trainer writes it after everyt
 
 
 class OurTrainer:
-    """Mixin for transformers' Trainer: Muon where the run asks for it, and weights restored from checkpoints.
+    """Mixin for transformers' Trainer: Muon where the run asks for it, weights restored from checkpoints, and held-out
+    questions in place of a loss when it is evaluated.
 
     A full model's weights come back from a checkpoint under the names they have now.
 
@@ -48,6 +51,36 @@ class OurTrainer:
     optimizer: Any
     args: Any
     muon_lr: float | None = None
+    held_out: HeldOut | None = None
+    state: Any
+    control: Any
+    callback_handler: Any
+
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Ask the held-out questions, see `HeldOut.measure`, and log what they gave."""
+        if self.held_out is None:
+            found: dict[str, float] = super().evaluate(*arguments, **named)  # type: ignore[misc]
+            return found
+        metrics = self.held_out.measure(self)
+        training = self.model.training
+        self.model.eval()  # TRL's trainers would log what they gathered while training, and forget it
+        try:
+            self.log(dict(metrics))  # type: ignore[attr-defined]
+        finally:
+            self.model.train(training)
+        best = self.args.metric_for_best_model
+        if best is not None:
+            # No answer had it, for instance because there was no chain with an area: no model is better by it.
+            metrics.setdefault(f"eval_{best.removeprefix('eval_')}", math.nan)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        if not (best / "config.json").is_file() or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()  # type: ignore[misc]
+            return
+        self._load_from_checkpoint(str(best))
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.muon_lr is None:
@@ -152,11 +185,15 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
     table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
     trainer.add_callback(_Cards(config, title))
+    if trainer.held_out is not None:
+        trainer.add_callback(EvaluateAtTheEnd())
     checkpoint = _last_checkpoint(config.output)
     try:
         if checkpoint is not None and _is_last(checkpoint, trainer):
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = TrainerState.load_from_json(str(checkpoint / _STATE))
+            if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+                trainer._load_best_model()
         else:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
@@ -235,6 +272,8 @@ def model_card(config: TrainSettings, title: str, history: Sequence[Mapping[str,
         last |= {key: value for key, value in entry.items() if isinstance(value, int | float)}
     shown = ("loss", "reward", "kl", "mean_token_accuracy", *(key for key in last if key.startswith(("rewards/", "chain/"))))
     numbers = "\n".join(f"| {key} | {last[key]:.4g} |" for key in shown if key in last)
+    held_out = "\n".join(f"| {metric} | {last[key]:.4g} |" for key, metric in LOGGED.items() if key in last)
+    measured = f"Last measured on held-out questions, `{config.eval_data}`:\n\n| | |\n| --- | --- |\n{held_out}\n\n"
     settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\nbase_model: {json.dumps(config.model)}\n"
@@ -242,6 +281,7 @@ def model_card(config: TrainSettings, title: str, history: Sequence[Mapping[str,
         f"# {Path(config.output).name}\n\n"
         f"{title} of `{config.model}` on `{config.data}` with sifthinker {__version__}. It thinks in steps, each naming "
         f"regions as boxes with their depth; ask it with `sif think IMAGE QUESTION --model FOLDER`.\n\n"
+        f"{measured if held_out else ''}"
         f"Last logged while training, not measured on held-out data:\n\n| | |\n| --- | --- |\n{numbers}\n\n"
         f"```yaml\n{settings}```\n"
     )

@@ -11,6 +11,7 @@ from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.config import TrainSettings, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
+from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 
@@ -37,6 +38,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     arguments = trainer_arguments(config, "sft", DEFAULTS)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
+    questions = held_out(config, examples, arguments, processor)
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
     report_problems(plan_run(config, "sft", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
@@ -45,12 +47,14 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
             model=model,
             args=arguments,
             train_dataset=sft_dataset(examples, answers_only=config.answers_only),
+            # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
+            eval_dataset=None if questions is None else sft_dataset(examples[:1]),
             processing_class=processor,
             peft_config=lora_config(config),
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"training: {error}") from error
-    trainer.muon_lr = config.muon_lr
+    trainer.muon_lr, trainer.held_out = config.muon_lr, questions
     return trainer
 
 
