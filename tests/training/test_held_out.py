@@ -59,13 +59,13 @@ def scored_by_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], N
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_the_logged_numbers_are_those_of_an_evaluation_of_the_saved_model(
-    stage: str, nano: Path, world_chains: Path, tmp_path: Path
+    stage: str, tiny_vlm: Path, chains: Path, tmp_path: Path
 ) -> None:
-    trainer = trained(stage, nano, world_chains, tmp_path / "run", {**OFTEN, "max_steps": 3})
+    trainer = trained(stage, tiny_vlm, chains, tmp_path / "run", {**OFTEN, "max_steps": 3})
     assert trainer.model.training
     found = evaluations(tmp_path / "run")
     assert [entry["step"] for entry in found] == [2, 3]  # every second step, and the last one
-    how = EvalSettings(data=str(world_chains), model=str(tmp_path / "run"), limit=5, batch_size=2, max_new_tokens=8)
+    how = EvalSettings(data=str(chains), model=str(tmp_path / "run"), limit=5, batch_size=2, max_new_tokens=8)
     results = evaluate(how).results
     assert "valid format" in results
     for name, metric in LOGGED.items():
@@ -77,13 +77,13 @@ def test_the_logged_numbers_are_those_of_an_evaluation_of_the_saved_model(
     assert [entry["step"] for entry in losses] == [1, 2, 3]
     assert all(("mean_token_accuracy" if stage == "sft" else "reward") in entry for entry in losses)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert f"held-out questions, `{world_chains}`" in card
+    assert f"held-out questions, `{chains}`" in card
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_evaluating_does_not_change_what_is_learnt(stage: str, nano: Path, world_chains: Path, tmp_path: Path) -> None:
-    trained(stage, nano, world_chains, tmp_path / "with", {**OFTEN, "eval_steps": 1})
-    trained(stage, nano, world_chains, tmp_path / "without", {**OFTEN, "eval_strategy": "no"})
+def test_evaluating_does_not_change_what_is_learnt(stage: str, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+    trained(stage, tiny_vlm, chains, tmp_path / "with", {**OFTEN, "eval_steps": 1})
+    trained(stage, tiny_vlm, chains, tmp_path / "without", {**OFTEN, "eval_strategy": "no"})
     assert len(evaluations(tmp_path / "with")) == 2
     assert evaluations(tmp_path / "without") == []
     ours, theirs = (dict(load_model(tmp_path / name).named_parameters()) for name in ("with", "without"))
@@ -92,7 +92,7 @@ def test_evaluating_does_not_change_what_is_learnt(stage: str, nano: Path, world
 
 
 def test_a_run_that_was_killed_logs_the_same_numbers(
-    nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random models get everything wrong, whatever they learn; what they say is measured here by its letters."""
     from sifthinker.evaluation import run
@@ -104,10 +104,10 @@ def test_a_run_that_was_killed_logs_the_same_numbers(
     original = run.measure
     monkeypatch.setattr(run, "measure", measured)
     steps = {**OFTEN, "max_steps": 4, "eval_steps": 1, "learning_rate": 1e-2}
-    trained("sft", nano, world_chains, tmp_path / "whole", steps)
+    trained("sft", tiny_vlm, chains, tmp_path / "whole", steps)
     (tmp_path / "cut").mkdir()
     (tmp_path / "whole" / "checkpoint-2").rename(tmp_path / "cut" / "checkpoint-2")
-    trained("sft", nano, world_chains, tmp_path / "cut", steps)
+    trained("sft", tiny_vlm, chains, tmp_path / "cut", steps)
     whole, cut = (evaluations(tmp_path / name) for name in ("whole", "cut"))
     assert [entry["step"] for entry in whole] == [1, 2, 3, 4]
     assert whole == cut
@@ -115,7 +115,7 @@ def test_a_run_that_was_killed_logs_the_same_numbers(
 
 
 def test_the_best_model_is_kept(
-    nano: Path, world_chains: Path, tmp_path: Path, scored_by_step: Callable[[list[float]], None]
+    tiny_vlm: Path, chains: Path, tmp_path: Path, scored_by_step: Callable[[list[float]], None]
 ) -> None:
     best = {
         **OFTEN, "eval_steps": 1, "save_steps": 1, "max_steps": 3, "load_best_model_at_end": True,
@@ -123,7 +123,7 @@ def test_the_best_model_is_kept(
     }  # fmt: skip
     scored_by_step([0.2, 0.9, 0.5])
     run = tmp_path / "run"
-    trainer = trained("sft", nano, world_chains, run, best)
+    trainer = trained("sft", tiny_vlm, chains, run, best)
     assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-2"
 
     def same(checkpoint: str) -> bool:
@@ -135,20 +135,21 @@ def test_the_best_model_is_kept(
     # Killed after the last checkpoint, before the model was written.
     for name in ("finished.json", "model.safetensors"):
         (run / name).unlink()
-    trained("sft", nano, world_chains, run, best)
+    trained("sft", tiny_vlm, chains, run, best)
     assert same("checkpoint-2")
 
 
 def test_the_best_adapter_is_kept(
-    nano: Path, world_chains: Path, tmp_path: Path, scored_by_step: Callable[[list[float]], None]
+    tiny_vlm: Path, chains: Path, tmp_path: Path, scored_by_step: Callable[[list[float]], None]
 ) -> None:
     from safetensors.torch import load_file
 
     best = {
-        **OFTEN, "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "answer_accuracy",
+        **OFTEN, "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True,
+        "metric_for_best_model": "answer_accuracy",
     }  # fmt: skip
     scored_by_step([0.9, 0.5])
-    trained("sft", nano, world_chains, tmp_path / "run", {**best, "learning_rate": 1e-1}, lora={"r": 2})
+    trained("sft", tiny_vlm, chains, tmp_path / "run", {**best, "learning_rate": 1e-1}, lora={"r": 2})
     kept, first, last = (
         load_file(tmp_path / "run" / folder / "adapter_model.safetensors")
         for folder in ("adapter", "checkpoint-1", "checkpoint-2")
@@ -157,27 +158,27 @@ def test_the_best_adapter_is_kept(
     assert any(not torch.equal(value, last[name]) for name, value in kept.items())
 
 
-def test_a_metric_that_no_answer_has_makes_no_model_the_best(nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_a_metric_that_no_answer_has_makes_no_model_the_best(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     """Random models write no area, and have no gain."""
     run = tmp_path / "run"
-    trainer = trained("sft", nano, world_chains, run, {**OFTEN, "metric_for_best_model": "eval_correction_gain"})
+    trainer = trained("sft", tiny_vlm, chains, run, {**OFTEN, "metric_for_best_model": "eval_correction_gain"})
     assert trainer.state.best_model_checkpoint is None
     assert math.isinf(trainer.state.best_metric)
 
 
 def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
-    nano: Path, world_chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained("sft", nano, world_chains, tmp_path / "direct", OFTEN, answers_only=True)
+    trained("sft", tiny_vlm, chains, tmp_path / "direct", OFTEN, answers_only=True)
     assert "eval_answer_accuracy" in evaluations(tmp_path / "direct")[-1]
     assert "eval_valid_format" not in evaluations(tmp_path / "direct")[-1]
     # What it learns from has no depth, so it is shown none of the questions' either.
-    rows = [json.loads(line) for line in (world_chains / "examples.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
     (tmp_path / "rgb").mkdir()
     (tmp_path / "rgb" / "examples.jsonl").write_text(
         "".join(json.dumps({**row, "depth": None, "images": row["images"][:1]}) + "\n" for row in rows)
     )
-    shutil.copytree(world_chains / "images", tmp_path / "rgb" / "images")
+    shutil.copytree(chains / "images", tmp_path / "rgb" / "images")
     seen: list[bool] = []
 
     def asked(self: Thinker, tasks: Any, **how: Any) -> Any:
@@ -186,7 +187,7 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
 
     think_all = Thinker.think_all
     monkeypatch.setattr(Thinker, "think_all", asked)
-    trained("sft", nano, tmp_path / "rgb", tmp_path / "rgb-run", OFTEN, eval_data=world_chains)
+    trained("sft", tiny_vlm, tmp_path / "rgb", tmp_path / "rgb-run", OFTEN, eval_data=chains)
     assert seen == [False] * 5
 
 
@@ -211,19 +212,19 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
     ],
 )
 def test_what_cannot_be_is_said_before_the_first_step(
-    nano: Path, world_chains: Path, tmp_path: Path, change: dict[str, Any], message: str
+    tiny_vlm: Path, chains: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        trained("sft", nano, world_chains, tmp_path / "run", change.pop("training", {}), **change)
+        trained("sft", tiny_vlm, chains, tmp_path / "run", change.pop("training", {}), **change)
 
 
-def test_questions_are_checked_before_the_first_step(nano: Path, world_chains: Path, photo_folder: Path) -> None:
+def test_questions_are_checked_before_the_first_step(tiny_vlm: Path, chains: Path, photo_folder: Path) -> None:
     path = photo_folder / "q.jsonl"
     row = {"image": "cat.png", "question": "What?", "answer": "cat"}
 
     def run(**changes: Any) -> None:
         path.write_text(json.dumps({**row, **changes}) + "\n")
-        trained("sft", nano, world_chains, photo_folder / "run", {**OFTEN, "max_steps": 1}, eval_data=path)
+        trained("sft", tiny_vlm, chains, photo_folder / "run", {**OFTEN, "max_steps": 1}, eval_data=path)
 
     with pytest.raises(ConfigError, match=r"eval_data: question '1': .*gone.png"):
         run(image="gone.png")
@@ -233,17 +234,17 @@ def test_questions_are_checked_before_the_first_step(nano: Path, world_chains: P
     assert evaluations(photo_folder / "run")[-1]["eval_answer_accuracy"] == 0
 
 
-def test_processes_share_the_questions(nano: Path, world_chains: Path, tmp_path: Path) -> None:
+def test_processes_share_the_questions(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     """Five questions in batches of two on two processes: three batches, one of which is asked twice and counted once."""
     values = {
-        "model": str(nano), "data": str(world_chains), "output": str(tmp_path / "run"), "eval_data": str(world_chains),
+        "model": str(tiny_vlm), "data": str(chains), "output": str(tmp_path / "run"), "eval_data": str(chains),
         **ASKED, "training": {**SFT, **OFTEN, "save_strategy": "no"},
     }  # fmt: skip
     done = run_sharded(values, tmp_path, "fsdp2")
     assert done.returncode == 0, done.stderr[-9000:]
     (found,) = evaluations(tmp_path / "run")
     assert found["eval_questions"] == 5
-    how = EvalSettings(data=str(world_chains), model=str(tmp_path / "run"), limit=5, batch_size=2, max_new_tokens=8)
+    how = EvalSettings(data=str(chains), model=str(tmp_path / "run"), limit=5, batch_size=2, max_new_tokens=8)
     results = evaluate(how).results
     for name, metric in LOGGED.items():
         assert found.get(name) == (results[metric].mean if metric in results else None), name
