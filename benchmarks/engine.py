@@ -53,7 +53,7 @@ class Instant:
 
 
 def photos(count: int = 100) -> None:
-    """CPU time a record, all threads together; with what is installed of `sifthinker[fast]`."""
+    """CPU time a record, all threads together."""
     draw = np.random.default_rng(0)
     for kind in ("coloured", "grey"):
         with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ for words in commands:
 
 MODEL = {
     "think": ["think", "cat.png", "What is it?", "--depth", "none", "--model", "./model"],
-    "local teacher": ["data", "build", "r.jsonl", "-o", "a", "--depth", "none", "--teacher", "local", "--model", "m"],
+    "local teacher": ["data", "build", "r.jsonl", "-o", "a", "--depth", "none", "--teacher", "local", "--model", "model"],
     "depth model": ["data", "build", "r.jsonl", "-o", "b", "--depth", "./model", "--model", "m"],
     "merge": ["model", "merge", "adapter", "-o", "e"],
 }

@@ -9,9 +9,14 @@ import textwrap
 import venv
 from pathlib import Path
 
+import annotated_types
 import numpy as np
 import PIL
+import pydantic
+import pydantic_core
 import pytest
+import typing_extensions
+import typing_inspection
 
 import sifthinker
 
@@ -26,11 +31,16 @@ RIGHT = """
 
     import sifthinker
     from sifthinker import (
-        AnswerReward, Chain, ConfigError, DepthMap, Engine, Expansion, MissingExtraError, Record, Reference, Region, Reject,
-        SIFError, Step, Thinker, Thought, depth_reward, expand, format_reward, grounding_reward, read_examples, read_source,
-        render_chain, score_completion,
+        AnswerReward, BoxError, BuildSettings, Chain, ChainError, ConfigError, DepthError, DepthMap, DepthSource,
+        Endpoint, EndpointError, Engine, EvalSettings, Evaluation, Example, Expansion, Focus, GivenDepth,
+        GroundingReward, ImageError, Ledger, LocalTeacher, MissingExtraError, ModelDepth, ModelError, ModelJudge,
+        NoDepth, OpenAITeacher, Problem, Question, Reading, Record, Reference, Region, Reject, Result, Score, Scores,
+        SIFError, SourceSettings, Step, Teacher, Thinker, ThinkSettings, Thought, TrainSettings, Verdict,
+        answer_reward, build, build_async, check_chain, check_dataset, compare, convert, depth_reward, evaluate,
+        evaluate_async, expand, find_answer, find_regions, format_reward, grounding_reward, hierarchical_iou, judge,
+        load_image, paired_iou, parse_chain, read_completion, read_examples, read_questions, read_source,
+        render_chain, score_completion, set_iou, smart_resize, train, user_prompt, write_thought,
     )
-    from sifthinker.engine.estimators import GivenDepth
     from sifthinker.errors import RecordError
 
     Reward = Callable[..., list[float | None]]  # TRL's
@@ -49,7 +59,7 @@ RIGHT = """
 
     def score(text: str) -> float:
         depth = DepthMap(np.full((4, 4), 0.5))
-        scores = score_completion(text, Reference("cat", [[0.1, 0.2, 0.6, 0.8]], depth))
+        scores: Scores = score_completion(text, Reference("cat", [[0.1, 0.2, 0.6, 0.8]], depth))
         value: float | None = scores.grounding.value
         return 0.0 if value is None else value
 
@@ -74,6 +84,64 @@ RIGHT = """
     problems: list[str] = [example.chain for example in read_examples("dataset")]
     version: str = sifthinker.__version__
     engine: type[Engine] = sifthinker.Engine
+
+    settings = BuildSettings(
+        sources=(SourceSettings(file="cats.jsonl", limit=3),), images=Path("photos"), output=Path("chains"), model="m",
+        depth="none", alpha=0.5,
+    )
+    teachers: list[Teacher] = [OpenAITeacher(Endpoint("http://localhost:8000/v1", "m")), LocalTeacher("a/model")]
+    depths = "depth-anything/Depth-Anything-V2-Small-hf"
+    sources: list[DepthSource] = [NoDepth(), GivenDepth("grey8", "high"), ModelDepth(depths)]
+    run = TrainSettings(model="nano", data="chains", output="run", training={"max_steps": 3})
+    asked = EvalSettings(data="chains", model="run", output="found.json")
+    thinking = ThinkSettings(model="run", max_new_tokens=64)
+
+
+    def everything() -> Path:
+        accepted: int = build(settings, teacher=teachers[0], depth=sources[0]).accepted
+        folder: Path = train(run, "sft")
+        found: Evaluation = evaluate(asked, progress=lambda done, total: None)
+        result: Result = found.results["answer accuracy"]
+        mean: float = result.mean + accepted
+        other = compare(found, folder / "found.json")
+        difference: float = other.results["final HIoU"].difference.mean
+        questions: list[Question] = list(read_questions("chains"))
+        faults: list[str] = [finding.message for finding in check_dataset("chains")]
+        first: Example = next(iter(read_examples("chains")))
+        write_thought("chain.png", Thought(first.problem, load_image(first.images[0]), None, first.chain), note=str(mean))
+        print(difference, questions, faults, thinking.max_new_tokens)
+        return folder
+
+
+    async def served() -> int:
+        found: Evaluation = await evaluate_async(asked)
+        return (await build_async(settings)).accepted + found.errors
+
+
+    def texts(text: str) -> list[str]:
+        reading: Reading = read_completion(text, depth=False)
+        problems: list[Problem] = check_chain(text)
+        chain: Chain = parse_chain(text)
+        areas: list[tuple[Region, ...]] = find_regions(text)
+        verdict: Verdict = judge(find_answer(text) or "", "cat")
+        foci: tuple[Focus, ...] = expand(record, seed=1)
+        width, height = smart_resize((640, 480))
+        unit = convert([[0, 0, 10, 10]], source="pixel", target="unit", size=(width, height))
+        overlaps: list[float] = [f(unit, unit) for f in (set_iou, paired_iou, hierarchical_iou)]
+        score: Score = score_completion(text, Reference("cat", unit)).format
+        ledger = Ledger({"a": 0.5})
+        graded: list[list[float | None]] = [
+            AnswerReward(ledger, ModelJudge(Endpoint("http://localhost:8000/v1", "m")))([text], ["a"], ["cat"]),
+            GroundingReward(correction="group")([text], [unit], id=["a"]),
+            answer_reward([text], ["cat"]),
+        ]
+        print(reading.answer, chain.answer, areas, verdict.score, foci, overlaps, score.value, graded)
+        return [problem.code for problem in problems] + [user_prompt("What?", depth=False)]
+
+
+    errors: tuple[type[SIFError], ...] = (
+        BoxError, ChainError, ConfigError, DepthError, EndpointError, ImageError, MissingExtraError, ModelError, RecordError,
+    )
 
     try:
         score("x")
@@ -111,8 +179,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     venv.create(folder, with_pip=False, symlinks=True)
     (packages,) = (path for path in folder.rglob("site-packages") if path.is_dir() and not path.is_symlink())
-    for package in (sifthinker, np, PIL):
+    for package in (sifthinker, np, PIL, pydantic, pydantic_core, annotated_types, typing_inspection):
         (packages / package.__name__).symlink_to(Path(package.__file__).parent, target_is_directory=True)
+    (packages / "typing_extensions.py").symlink_to(typing_extensions.__file__)
     return next(path for path in (folder / "bin" / "python", folder / "Scripts" / "python.exe") if path.exists())
 
 
@@ -128,6 +197,11 @@ def faults(python: Path, folder: Path, program: str) -> list[tuple[int, str]]:
     lines = [line.split(":", 2) for line in done.stdout.splitlines() if ": error: " in line]
     assert {path for path, _, _ in lines} <= {"program.py"}, done.stdout
     return [(int(number), rest.rpartition("[")[2].rstrip("]")) for _, number, rest in lines]
+
+
+def test_the_right_program_uses_every_public_name() -> None:
+    names = {node.id for node in ast.walk(ast.parse(textwrap.dedent(RIGHT))) if isinstance(node, ast.Name)}
+    assert set(sifthinker.__all__) - {"__version__"} <= names
 
 
 def test_a_right_program_has_no_fault(python: Path, tmp_path: Path) -> None:

@@ -10,23 +10,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are those of _HOMES
+    from sifthinker.ask_settings import ThinkSettings
     from sifthinker.boxes import convert, hierarchical_iou, paired_iou, set_iou, smart_resize
     from sifthinker.chain import (
         Chain,
         Problem,
+        Reading,
         Region,
         Step,
         check_chain,
         find_answer,
         find_regions,
         parse_chain,
+        read_completion,
         render_chain,
     )
     from sifthinker.depth import DepthMap
+    from sifthinker.endpoint import Endpoint
     from sifthinker.engine.build import Engine, build, build_async
+    from sifthinker.engine.checks import check_dataset
+    from sifthinker.engine.estimators import DepthSource, GivenDepth, ModelDepth, NoDepth
     from sifthinker.engine.expansion import Focus, expand
     from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings
     from sifthinker.engine.sources import read_source
+    from sifthinker.engine.teachers import LocalTeacher, OpenAITeacher, Teacher
     from sifthinker.errors import (
         BoxError,
         ChainError,
@@ -39,10 +46,17 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         RecordError,
         SIFError,
     )
+    from sifthinker.evaluation.compare import compare
+    from sifthinker.evaluation.metrics import Result
+    from sifthinker.evaluation.questions import Question, read_questions
+    from sifthinker.evaluation.run import Evaluation, evaluate, evaluate_async
+    from sifthinker.evaluation.settings import EvalSettings
+    from sifthinker.images import load_image
     from sifthinker.prompts import user_prompt
     from sifthinker.records import Example, Record, Reject, read_examples
     from sifthinker.scoring.answers import Verdict, judge
-    from sifthinker.scoring.rewards import Reference, Scores, score_completion
+    from sifthinker.scoring.judge import ModelJudge
+    from sifthinker.scoring.rewards import Reference, Score, Scores, score_completion
     from sifthinker.scoring.trl import (
         AnswerReward,
         GroundingReward,
@@ -52,33 +66,75 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         format_reward,
         grounding_reward,
     )
+    from sifthinker.show.report import write_thought
     from sifthinker.thinker import Thinker, Thought
+    from sifthinker.training.config import TrainSettings
+    from sifthinker.training.stages import train
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ask_settings": ("ThinkSettings",),
     "boxes": ("convert", "hierarchical_iou", "paired_iou", "set_iou", "smart_resize"),
     "chain": (
-        "Chain", "Problem", "Region", "Step", "check_chain", "find_answer", "find_regions", "parse_chain", "render_chain",
+        "Chain",
+        "Problem",
+        "Reading",
+        "Region",
+        "Step",
+        "check_chain",
+        "find_answer",
+        "find_regions",
+        "parse_chain",
+        "read_completion",
+        "render_chain",
     ),
     "depth": ("DepthMap",),
-    "errors": (
-        "BoxError", "ChainError", "ConfigError", "DepthError", "EndpointError", "ImageError", "MissingExtraError",
-        "ModelError", "RecordError", "SIFError",
-    ),
+    "endpoint": ("Endpoint",),
     "engine.build": ("Engine", "build", "build_async"),
+    "engine.checks": ("check_dataset",),
+    "engine.estimators": ("DepthSource", "GivenDepth", "ModelDepth", "NoDepth"),
     "engine.expansion": ("Focus", "expand"),
     "engine.settings": ("BuildSettings", "Expansion", "SourceSettings"),
     "engine.sources": ("read_source",),
+    "engine.teachers": ("LocalTeacher", "OpenAITeacher", "Teacher"),
+    "errors": (
+        "BoxError",
+        "ChainError",
+        "ConfigError",
+        "DepthError",
+        "EndpointError",
+        "ImageError",
+        "MissingExtraError",
+        "ModelError",
+        "RecordError",
+        "SIFError",
+    ),
+    "evaluation.compare": ("compare",),
+    "evaluation.metrics": ("Result",),
+    "evaluation.questions": ("Question", "read_questions"),
+    "evaluation.run": ("Evaluation", "evaluate", "evaluate_async"),
+    "evaluation.settings": ("EvalSettings",),
+    "images": ("load_image",),
     "prompts": ("user_prompt",),
     "records": ("Example", "Record", "Reject", "read_examples"),
     "scoring.answers": ("Verdict", "judge"),
-    "scoring.rewards": ("Reference", "Scores", "score_completion"),
+    "scoring.judge": ("ModelJudge",),
+    "scoring.rewards": ("Reference", "Score", "Scores", "score_completion"),
     "scoring.trl": (
-        "AnswerReward", "GroundingReward", "Ledger", "answer_reward", "depth_reward", "format_reward", "grounding_reward",
+        "AnswerReward",
+        "GroundingReward",
+        "Ledger",
+        "answer_reward",
+        "depth_reward",
+        "format_reward",
+        "grounding_reward",
     ),
+    "show.report": ("write_thought",),
     "thinker": ("Thinker", "Thought"),
-}  # fmt: skip
+    "training.config": ("TrainSettings",),
+    "training.stages": ("train",),
+}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -90,36 +146,57 @@ __all__ = [
     "ConfigError",
     "DepthError",
     "DepthMap",
+    "DepthSource",
+    "Endpoint",
     "EndpointError",
     "Engine",
+    "EvalSettings",
+    "Evaluation",
     "Example",
     "Expansion",
     "Focus",
+    "GivenDepth",
     "GroundingReward",
     "ImageError",
     "Ledger",
+    "LocalTeacher",
     "MissingExtraError",
+    "ModelDepth",
     "ModelError",
+    "ModelJudge",
+    "NoDepth",
+    "OpenAITeacher",
     "Problem",
+    "Question",
+    "Reading",
     "Record",
     "RecordError",
     "Reference",
     "Region",
     "Reject",
+    "Result",
     "SIFError",
+    "Score",
     "Scores",
     "SourceSettings",
     "Step",
+    "Teacher",
+    "ThinkSettings",
     "Thinker",
     "Thought",
+    "TrainSettings",
     "Verdict",
     "__version__",
     "answer_reward",
     "build",
     "build_async",
     "check_chain",
+    "check_dataset",
+    "compare",
     "convert",
     "depth_reward",
+    "evaluate",
+    "evaluate_async",
     "expand",
     "find_answer",
     "find_regions",
@@ -127,15 +204,20 @@ __all__ = [
     "grounding_reward",
     "hierarchical_iou",
     "judge",
+    "load_image",
     "paired_iou",
     "parse_chain",
+    "read_completion",
     "read_examples",
+    "read_questions",
     "read_source",
     "render_chain",
     "score_completion",
     "set_iou",
     "smart_resize",
+    "train",
     "user_prompt",
+    "write_thought",
 ]
 
 if not TYPE_CHECKING:  # a type checker that saw it would take every name for one of ours

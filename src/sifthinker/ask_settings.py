@@ -47,7 +47,7 @@ class ThinkSettings(AskSettings, DepthFiles):
     """
 
     model: str | None = None
-    """Model folder or Hugging Face name [default: nano, which knows the embedded world]."""
+    """Model folder or Hugging Face name [default: the embedded model, where there is one]."""
     depth: Annotated[str | None, Flag(metavar="given|none|FILE|MODEL")] = None
     """The depth file beside the image, RGB only, a depth file, or a depth model [default: the file if there is one]."""
     output: Annotated[Path | None, Flag("-o", "--output")] = None

@@ -229,60 +229,14 @@ def hierarchical_iou(pred: ArrayLike, gt: ArrayLike, *, denominator: Denominator
     Args, returns and raises as `paired_iou`.
     """
     pred, gt = as_boxes(pred), as_boxes(gt)
-    if denominator in ("max", "min") and 0 < len(pred) <= _FEW and 0 < len(gt) <= _FEW:
-        return _hierarchical_iou_of_few(pred.tolist(), gt.tolist(), denominator)
-    return (_set_iou(pred, gt) + _paired_iou(pred, gt, denominator)) / 2
+    paired = _paired_iou(pred, gt, denominator)
+    # One box a side, which is nearly every area: its region is the box.
+    return paired if len(pred) == len(gt) == 1 else (_set_iou(pred, gt) + paired) / 2
 
 
 def pairwise_iou(pred: ArrayLike, gt: ArrayLike) -> NDArray[np.float64]:
     """IoU of every box of `pred` with every box of `gt`: (N, 4), (M, 4) → (N, M)."""
     return _pairwise_iou(as_boxes(pred), as_boxes(gt))
-
-
-_FEW = 2  # boxes of a side, nearly all that chains have, for which plain floats beat NumPy's overhead several times
-
-
-def _hierarchical_iou_of_few(pred: list[list[float]], gt: list[list[float]], denominator: Denominator) -> float:
-    """`hierarchical_iou` of one or two boxes a side; a property test holds it to the general computation."""
-    shared = [[_area(_overlap(p, g)) for g in gt] for p in pred]
-    iou = [
-        [s / union if (union := _area(p) + _area(g) - s) > 0 else 0.0 for g, s in zip(gt, row, strict=True)]
-        for p, row in zip(pred, shared, strict=True)
-    ]
-    if len(pred) == len(gt) == 2:
-        best = max(iou[0][0] + iou[1][1], iou[0][1] + iou[1][0])
-    else:
-        best = max(map(max, iou))
-    paired = min(1.0, best / (max if denominator == "max" else min)(len(pred), len(gt)))
-    if len(pred) == len(gt) == 1:
-        return (iou[0][0] + paired) / 2
-    everything = _union_area(pred + gt)
-    together = _union_area(pred) + _union_area(gt) - everything
-    return (min(1.0, max(0.0, together / everything) if everything > 0 else 0.0) + paired) / 2
-
-
-def _union_area(boxes: list[list[float]]) -> float:
-    """Area of a union: of each box, what the ones before it do not cover."""
-    total = 0.0
-    for index, box in enumerate(boxes):
-        covered = [cut for other in boxes[:index] if _area(cut := _overlap(box, other)) > 0]
-        total += _area(box) - (_union_area(covered) if covered else 0.0)
-    return total
-
-
-def _overlap(a: list[float], b: list[float]) -> list[float]:
-    return [
-        a[0] if a[0] > b[0] else b[0],
-        a[1] if a[1] > b[1] else b[1],
-        a[2] if a[2] < b[2] else b[2],
-        a[3] if a[3] < b[3] else b[3],
-    ]
-
-
-def _area(box: list[float]) -> float:
-    """Area of a box; 0 for one that is turned inside out, as empty overlaps are."""
-    width, height = box[2] - box[0], box[3] - box[1]
-    return width * height if width > 0 and height > 0 else 0.0
 
 
 def _pairwise_iou(pred: Boxes, gt: Boxes) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ near, and which of them stand for "no reading" (holes). Where a file may be read
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -77,7 +75,7 @@ _NOT_READ: Mapping[bytes, str] = {
     b"MATLAB": "a MATLAB file",
 }
 
-# Pixels whose colours are looked up at once: what is computed on the way stays in a core's cache.
+# Pixels whose colours are looked up at once: NumPy makes 8 bytes of each index, which of a large picture are many.
 _STRIP = 1 << 14
 # ColorBrewer's Spectral, 11 classes, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
 _SPECTRAL_ANCHORS = (
@@ -171,8 +169,9 @@ def relative(distances: ArrayLike, valid: NDArray[np.bool_] | None = None) -> ND
 def grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str, str]) -> bytes:
     """A grey PNG with text chunks, for smooth pictures: each row as its difference from the one above.
 
-    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller; zlib
-    takes four times as long as ISA-L.
+    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller. zlib
+    looks for runs alone: differences of smooth pictures have little else that repeats, and of 16 bits the search for it
+    takes twice as long.
     Source: the PNG specification, https://www.w3.org/TR/png-3/.
     """
 
@@ -185,12 +184,13 @@ def grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str,
     rows[:, 0] = 2  # the filter "up"
     rows[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
     return b"".join(
         (
             b"\x89PNG\r\n\x1a\n",
             chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * levels.itemsize, 0, 0, 0, 0)),
             *(chunk(b"tEXt", f"{key}\0{text}".encode("latin-1")) for key, text in texts.items()),
-            chunk(b"IDAT", isal_zlib.compress(rows.data, 1)),
+            chunk(b"IDAT", packer.compress(rows.data) + packer.flush()),
             chunk(b"IEND", b""),
         )
     )
@@ -453,14 +453,12 @@ def _picture(path: Path) -> _Stored:
     with _open(path) as image:
         mode, opaque = image.mode, None
         try:
-            pixels = _png_pixels(path, image)
-            if pixels is None:
-                if mode in ("RGBA", "LA", "PA"):
-                    seen = np.asarray(image.getchannel("A")) > 0
-                    opaque = None if seen.all() else seen
-                # One bit is grey at its ends; a palette is a way to store colours.
-                mode = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB"}.get(mode, mode)
-                pixels = np.asarray(image if mode == image.mode else image.convert(mode))
+            if mode in ("RGBA", "LA", "PA"):
+                seen = np.asarray(image.getchannel("A")) > 0
+                opaque = None if seen.all() else seen
+            # One bit is grey at its ends; a palette is a way to store colours.
+            mode = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB"}.get(mode, mode)
+            pixels = np.asarray(image if mode == image.mode else image.convert(mode))
         except BROKEN_IMAGE as error:
             raise _unreadable(what_is_wrong(error)) from None
         holes = HOLES_MARK.keys() <= image.info.keys()
@@ -481,31 +479,6 @@ def _picture(path: Path) -> _Stored:
         return _Stored(pixels, kind, f"mode {image.mode}", marked, holes, opaque)
 
 
-def _png_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8] | None:
-    """Pixels of an 8-bit PNG in half of Pillow's time; None where Pillow must decode (and say what is wrong)."""
-    channels = {"L": "mono", "RGB": "rgb"}.get(image.mode)
-    decode = _png_decoder()
-    if decode is None or image.format != "PNG" or channels is None:
-        return None
-    if path.stat().st_size > 4 * image.width * image.height + (1 << 20):  # mostly something else than pixels
-        return None
-    try:
-        pixels: NDArray[np.uint8] = decode(path.read_bytes(), (image.height, image.width), channels)
-    except Exception:  # noqa: BLE001  (it raises no other kind)
-        return None
-    return pixels[..., 0] if channels == "mono" else pixels
-
-
-@lru_cache(maxsize=1)
-def _png_decoder() -> Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]] | None:
-    """kornia-rs's, where it is installed (`sifthinker[fast]`)."""
-    try:
-        from kornia_rs.io import decode_image_png_u8
-    except ImportError:
-        return None
-    return cast("Callable[[bytes, tuple[int, int], str], NDArray[np.uint8]]", decode_image_png_u8)
-
-
 # ------------------------------------------------------------------------------------------------------------ colours
 
 
@@ -521,45 +494,38 @@ def spectral_colours() -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=1)
-def _spectral_slots() -> tuple[np.uint32, NDArray[np.uint8], NDArray[np.uint32]]:
-    """A perfect hash of the colours: a multiplier under which the upper half of each product is another slot; the level in
-    each of the 65,536 slots; and the packed colour of each level."""
-    packed = _pack(spectral_colours()[None])[0]
-    for multiplier in map(np.uint32, itertools.count(0x9E3779B1, 2)):
-        slots = packed * multiplier >> np.uint32(16)
-        if len(np.unique(slots)) == len(packed):
-            break
+def _level_of_red_and_blue() -> NDArray[np.uint8]:
+    """(65536,) the level of each colour at 256 · red + blue, two bytes that no two of the colours share; 0 elsewhere."""
+    colours = spectral_colours()
     levels = np.zeros(1 << 16, dtype=np.uint8)
-    levels[slots] = np.arange(len(packed))
-    return multiplier, levels, packed
+    levels[_red_and_blue(colours)] = np.arange(len(colours))
+    return levels
 
 
-def _pack(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """(H, W) colours of (H, W, 3) bytes, one number each."""
-    height, width, _ = colours.shape
-    padded = np.zeros(colours.size + 1, dtype=np.uint8)
-    padded[:-1] = colours.reshape(-1)
-    # Four bytes from each pixel's first on, of which the fourth is the next pixel's.
-    return np.ndarray((height, width), "<u4", padded.data, strides=(3 * width, 3)) & np.uint32(0xFFFFFF)
+def _red_and_blue(colours: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    return colours[..., 0].astype(np.uint16) << np.uint16(8) | colours[..., 2]
 
 
 def _spectral_levels(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) colours → (H, W) levels 0..255, exact."""
-    multiplier, slots, of_levels = _spectral_slots()
+    """(H, W, 3) colours → (H, W) levels 0..255, exact.
+
+    Raises:
+        DepthError: a pixel has another colour.
+    """
     height, width, _ = colours.shape
     levels = np.empty((height, width), dtype=np.uint8)
     step = max(1, _STRIP // width)
     for top in range(0, height, step):
-        packed = _pack(colours[top : top + step])
-        strip = slots.take(packed * multiplier >> np.uint32(16))
-        if not np.array_equal(of_levels.take(strip), packed):
+        strip = colours[top : top + step]
+        levels[top : top + step] = _level_of_red_and_blue().take(_red_and_blue(strip))
+        if not np.array_equal(spectral_colours().take(levels[top : top + step], axis=0), strip):
             raise _foreign_colours(colours)
-        levels[top : top + step] = strip
     return levels
 
 
 def _foreign_colours(colours: NDArray[np.uint8]) -> DepthError:
-    foreign = ~np.isin(_pack(colours), _spectral_slots()[2])
+    nearest = spectral_colours()[_level_of_red_and_blue()[_red_and_blue(colours)]]
+    foreign = (nearest != colours).any(axis=2)
     row, column = np.argwhere(foreign)[0]
     return DepthError(
         f"{int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, column "

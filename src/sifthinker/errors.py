@@ -35,7 +35,6 @@ EXTRAS = {
     "peft": "train",
     "pyarrow": "train",
     "trl": "train",
-    "kornia_rs": "fast",
     "ray": "ray",
 }
 

@@ -37,7 +37,6 @@ from typing import (
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 
 from sifthinker.errors import ConfigError
 from sifthinker.files import read_yaml, unknown_key
@@ -174,7 +173,7 @@ class Settings(BaseModel, metaclass=_OurErrors):
         for old, new in cls.RENAMED.items():
             if old in values:
                 if new in values:
-                    raise PydanticCustomError("said", f"{old} is called {new} now: say {new} alone")
+                    raise ValueError(f"{old} is called {new} now: say {new} alone")
                 where = (info.context or {}).get("where")
                 logger.warning("%s%s is called %s now", f"{where}: " if where else "", old, new)
                 values[new] = values.pop(old)
@@ -305,11 +304,15 @@ def _inside(leaf: Leaf, part: Any) -> Any:
     return None
 
 
+class _OtherKindError(ValueError):
+    """A value that pydantic would take, but we do not."""
+
+
 def _read(value: Any, annotation: Any) -> Any:
     """A value as its field wants it, where only its spelling differs; everything else as it is, for pydantic to judge.
 
     Raises:
-        PydanticCustomError: true or false where a number is wanted, or something else where they are.
+        _OtherKindError: true or false where a number is wanted, or something else where they are.
     """
     found = list(_leaves(annotation))
     kinds = {leaf.kind for leaf in found}
@@ -321,9 +324,9 @@ def _read(value: Any, annotation: Any) -> Any:
             if name in names:
                 return name
         if kinds & {int, float}:
-            raise PydanticCustomError("kind", "a switch is no number")
+            raise _OtherKindError
     if kinds == {bool} and not isinstance(value, bool):
-        raise PydanticCustomError("kind", "no switch")
+        raise _OtherKindError
     if isinstance(value, str) and not kinds & {str, Path} and value not in names and kinds & {int, float}:
         number = as_number(value)
         return int(number) if isinstance(number, float) and number.is_integer() and float not in kinds else number
@@ -413,8 +416,8 @@ def _fault(found: Any, place: tuple[Any, ...], annotation: Any, rest: tuple[Any,
     if found["type"] in ("extra_forbidden", "invalid_key") or (rest and rest[-1] == "[key]"):
         return _Fault((*place, rest[0]), f"{at}: {_unknown(annotation, rest[0])}".removeprefix(": "))
     value = _value_at(values, place, found["input"])
-    if found["type"] in ("value_error", "said"):
-        words = str(found["ctx"]["error"]) if "error" in found.get("ctx", {}) else found["msg"]
+    if found["type"] == "value_error" and not isinstance(found["ctx"]["error"], _OtherKindError):
+        words = str(found["ctx"]["error"])
         if words.startswith("must "):
             return _Fault(place, f"{at} {words}, got {_shown(value)}")
         return _Fault(place, f"{at}: {words}".removeprefix(": "))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from sifthinker.engine.settings import Expansion, TeacherSettings
 from sifthinker.engine.teachers import Attempt, LocalTeacher, OpenAITeacher, Task, make_teacher
 from sifthinker.files import write_jsonl
 from sifthinker.records import read_examples
+
+from ..small_data import write_records
+from ..stand_in import explain, serve
 
 PARTS = ("examples.jsonl", "rejects.jsonl", "manifest.json")
 
@@ -61,22 +64,39 @@ def sif(*words: object) -> Any:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Of a teacher that explains anything."""
+    with serve(explain) as (url, _):
+        yield url
+
+
 class TestThreeFaces:
-    def test_yaml_command_line_and_python_make_the_same_dataset(self, tmp_path: Path) -> None:
-        world = tmp_path / "w"
-        assert sif("world", "build", "-n", 9, "-o", world).exit_code == 0
+    def test_yaml_command_line_and_python_make_the_same_dataset(self, tmp_path: Path, url: str) -> None:
+        world = write_records(tmp_path / "w", 9).parent
         (world / "list.txt").write_text("nothing.png\n")
-        recipe = {"teacher": "scripted", "decimals": 2, "distractor": 1, "seed": 3, "cap": 8, "exclude": "list.txt"}
+        recipe = {
+            "base_url": url,
+            "model": "vlm",
+            "decimals": 2,
+            "distractor": 1,
+            "seed": 3,
+            "cap": 8,
+            "exclude": "list.txt",
+        }
         stated = {**recipe, "sources": [{"file": "records.jsonl", "limit": 9, "boxes": "strict"}]}
         (world / "recipe.yaml").write_text(yaml.safe_dump(stated))
-        words = "--teacher scripted --decimals 2 --distractor 1 --seed 3 --cap 8 --limit 9 --boxes strict --exclude"
+        words = (
+            f"--base-url {url} --model vlm --decimals 2 --distractor 1 --seed 3 --cap 8 --limit 9 --boxes strict --exclude"
+        )
         file = world / "records.jsonl"
         assert sif("data", "build", world / "recipe.yaml", "-o", tmp_path / "yaml").exit_code == 0
         assert sif("data", "build", file, "-o", tmp_path / "flags", *words.split(), world / "list.txt").exit_code == 0
         settings = BuildSettings(
             sources=(SourceSettings(file=str(file), limit=9, boxes="strict"),),
             output=tmp_path / "python",
-            teacher="scripted",
+            base_url=url,
+            model="vlm",
             decimals=2,
             distractor=1,
             seed=3,
@@ -86,6 +106,16 @@ class TestThreeFaces:
         assert build(settings).accepted == 8
         for name in (*PARTS, "exclude_unmatched.txt"):
             assert len({(tmp_path / face / name).read_bytes() for face in ("yaml", "flags", "python")}) == 1, name
+
+    def test_what_the_recipe_and_the_command_exclude_stays_out(self, tmp_path: Path, url: str) -> None:
+        write_records(tmp_path, 4)
+        images = [json.loads(line)["image"] for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+        (tmp_path / "one.txt").write_text(f"{images[1]}\n")
+        (tmp_path / "two.txt").write_text(f"{images[2]}\n")
+        (tmp_path / "r.yaml").write_text(f"sources: [records.jsonl]\nbase_url: {url}\nmodel: vlm\nexclude: one.txt\n")
+        result = sif("data", "build", tmp_path / "r.yaml", "-o", tmp_path / "out", "--exclude", tmp_path / "two.txt")
+        assert result.exit_code == 3, result.output
+        assert "2 × excluded" in result.stderr
 
     def test_plain_values_come_back(self, folder: Path) -> None:
         settings = BuildSettings(
@@ -163,7 +193,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("values", "words"),
         [
-            ({"budget": 1}, "budget needs teacher openai, prompt_price and completion_price"),
+            ({"budget": 1}, "budget needs teacher openai and its prices: prompt_price and completion_price"),
             ({"budget": 1, "teacher": "local", "prompt_price": 1}, "budget needs teacher openai"),
             ({"engine": "ray", "rpm": 5}, "rpm is shared among Ray's processes"),
             ({"alpha": 0.9}, "alpha 0.9 with jitter 0.2 moves a side past the border"),

@@ -145,8 +145,8 @@ def test_the_best_adapter_is_kept(
     from safetensors.torch import load_file
 
     best = {
-        **OFTEN, "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True,
-        "metric_for_best_model": "answer_accuracy",
+        **OFTEN, "eval_steps": 1, "save_steps": 1,
+        "load_best_model_at_end": True, "metric_for_best_model": "answer_accuracy",
     }  # fmt: skip
     scored_by_step([0.9, 0.5])
     trained("sft", tiny_vlm, chains, tmp_path / "run", {**best, "learning_rate": 1e-1}, lora={"r": 2})

@@ -65,7 +65,7 @@ def evaluation() -> None:
 
     Writes a JSON file of every answer and a page that shows the wrong ones first. An interrupted evaluation goes on when the
     command is repeated. A file of questions has one JSON object a line: image, question, and what is known of answer (or
-    answers), choices, boxes, depth, id, dataset, split and family. A dataset named like a command is written ./world.
+    answers), choices, boxes, depth, id, dataset, split and family. A dataset named like a command is written ./compare.
     """
 
 

@@ -41,6 +41,12 @@ class Sif(click.Group):
         found: click.Command = getattr(import_module(f"sifthinker.cli.{file}"), name)
         return found
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The overview, without the lines of commands that are not there."""
+        gone = tuple(f"sif {name} " for name in _COMMANDS if name not in self.list_commands(ctx))
+        self.help = "\n".join(line for line in (self.help or "").splitlines() if not line.lstrip().startswith(gone))
+        super().format_help_text(ctx, formatter)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors end it with a message, an interruption with what to do next."""
         try:

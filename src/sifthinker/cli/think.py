@@ -29,8 +29,8 @@ from sifthinker.cli.terminal import (
 def think(image: Path, question: str, given: dict[str, Any]) -> None:
     """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
 
-    Without --model the embedded nano answers, directly: it knows the scenes of `sif world build` and nothing else, and has
-    not learnt to think in steps.
+    Without --model the embedded model answers, where the package has one, and directly: it knows the scenes of `sif world
+    build` and nothing else, and has not learnt to think in steps.
     """
     from sifthinker.files import make_folder
     from sifthinker.images import load_image
@@ -95,7 +95,10 @@ def _embedded_model(image: Path) -> str:
                 err=True,
             )
         return name
-    raise click.UsageError("name a model with --model")
+    raise click.UsageError(
+        "this installation carries no model; name one with --model: a folder of `sif train`, or with --direct a name "
+        "such as Qwen/Qwen2.5-VL-7B-Instruct"
+    )
 
 
 def _depth_for(image: Path, picture: Any, source: str, files: DepthFiles) -> Any:

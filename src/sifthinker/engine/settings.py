@@ -189,7 +189,10 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings):
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if self.budget is not None and (self.teacher != "openai" or not (self.prompt_price or self.completion_price)):
-            raise ValueError("budget needs teacher openai, prompt_price and completion_price")
+            raise ValueError(
+                "budget needs teacher openai and its prices: prompt_price and completion_price (--prompt-price, "
+                "--completion-price)"
+            )
         if self.engine == "ray" and self.rpm is not None and self.workers is None:
             raise ValueError("rpm is shared among Ray's processes: say how many with workers")
         return self

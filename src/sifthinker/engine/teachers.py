@@ -472,5 +472,8 @@ def offered_teacher(name: str) -> Teacher:
     try:
         found: Teacher = entry.load()()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the teacher {name!r} cannot be loaded: {error}") from None
+        raise ConfigError(
+            f"the teacher {name!r} cannot be loaded from {entry.value}: {error}. "
+            "Install the package that offers it again, or use --teacher openai or local"
+        ) from None
     return found
