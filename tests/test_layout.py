@@ -34,6 +34,7 @@ LAYERS = [
     ["thinker"],
     ["evaluation"],
     ["engine", "training"],
+    ["thinking"],
     ["show"],
     ["lab"],
     ["cli"],

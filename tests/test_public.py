@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import sifthinker
-from sifthinker import BuildSettings, DepthMap, EvalSettings, Record, Reference, Thought, TrainSettings
+from sifthinker import BuildSettings, DepthMap, EvalSettings, Record, Reference, ThinkSettings, Thought, TrainSettings
 
 from .small_data import BlockTeacher, write_records
 
@@ -78,6 +78,9 @@ def calls(chains: Path, tiny_vlm: Path, photo_folder: Path, tmp_path: Path) -> d
         "train": lambda: sifthinker.train(
             TrainSettings(model=str(tiny_vlm), data=str(chains), output=str(tmp_path / "run"), limit=2, training=training),
             "sft",
+        ),
+        "think": lambda: sifthinker.think(
+            ThinkSettings(model=str(tiny_vlm), max_new_tokens=2), photo_folder / "cat.png", "What?"
         ),
         "user_prompt": lambda: sifthinker.user_prompt("What?", depth=True),
         "write_thought": lambda: sifthinker.write_thought(tmp_path / "t.png", thought) is None,

@@ -39,7 +39,7 @@ RIGHT = """
         answer_reward, build, build_async, check_chain, check_dataset, compare, convert, depth_reward, evaluate,
         evaluate_async, expand, find_answer, find_regions, format_reward, grounding_reward, hierarchical_iou, judge,
         load_image, paired_iou, parse_chain, read_completion, read_examples, read_questions, read_source,
-        render_chain, score_completion, set_iou, smart_resize, train, user_prompt, write_thought,
+        render_chain, score_completion, set_iou, smart_resize, think, train, user_prompt, write_thought,
     )
     from sifthinker.errors import RecordError
 
@@ -64,7 +64,7 @@ RIGHT = """
         return 0.0 if value is None else value
 
 
-    def think(image: Image.Image, model: str) -> str | None:
+    def look(image: Image.Image, model: str) -> str | None:
         thinker = Thinker.load(model, max_new_tokens=100)
         thought: Thought = thinker.think(image, "What is it?", DepthMap(np.zeros((2, 2))))
         return thought.answer
@@ -109,6 +109,7 @@ RIGHT = """
         faults: list[str] = [finding.message for finding in check_dataset("chains")]
         first: Example = next(iter(read_examples("chains")))
         write_thought("chain.png", Thought(first.problem, load_image(first.images[0]), None, first.chain), note=str(mean))
+        print(think(thinking, "cat.jpg", "What?").answer)
         print(difference, questions, faults, thinking.max_new_tokens)
         return folder
 

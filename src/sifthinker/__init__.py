@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
     )
     from sifthinker.show.report import write_thought
     from sifthinker.thinker import Thinker, Thought
+    from sifthinker.thinking import think
     from sifthinker.training.config import TrainSettings
     from sifthinker.training.stages import train
 
@@ -132,6 +133,7 @@ _HOMES = {
     ),
     "show.report": ("write_thought",),
     "thinker": ("Thinker", "Thought"),
+    "thinking": ("think",),
     "training.config": ("TrainSettings",),
     "training.stages": ("train",),
 }
@@ -215,6 +217,7 @@ __all__ = [
     "score_completion",
     "set_iou",
     "smart_resize",
+    "think",
     "train",
     "user_prompt",
     "write_thought",

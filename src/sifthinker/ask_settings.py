@@ -10,6 +10,8 @@ from pydantic import PositiveInt
 from sifthinker.literals import Dtype, Encoding, Near
 from sifthinker.settings import Flag, Settings
 
+MAX_NEW_TOKENS = 1024
+
 
 class DepthFiles(Settings):
     """How depth files are read, see `DepthMap.read`."""
@@ -30,7 +32,7 @@ class AskSettings(Settings):
     """Model folder or Hugging Face name."""
     direct: bool = False
     """Ask for the answer alone, as of a model that knows no chains."""
-    max_new_tokens: PositiveInt = 1024
+    max_new_tokens: PositiveInt = MAX_NEW_TOKENS
     """Longest answer, in tokens."""
     max_pixels: PositiveInt | None = None
     """Greatest area of an image, for models that resize by area."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from sifthinker.ask_settings import MAX_NEW_TOKENS
 from sifthinker.chain import Reading, Region, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError
@@ -64,7 +65,7 @@ class Thinker:
         max_new_tokens: most tokens of a chain.
     """
 
-    def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = 2048) -> None:
+    def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         self.model = model
         self.processor = processor
         self.max_new_tokens = max_new_tokens
@@ -79,7 +80,7 @@ class Thinker:
         device: str | None = None,
         dtype: str = "auto",
         max_pixels: int | None = None,
-        max_new_tokens: int = 2048,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Thinker:
         """Load a model folder or Hugging Face name.
 

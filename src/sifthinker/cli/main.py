@@ -19,7 +19,7 @@ _COMMANDS = {
     "train": ("train", "train_command"),
     "plan": ("train", "plan"),
     "model": ("train", "model"),
-    "think": ("think", "think"),
+    "think": ("think", "think_command"),
     "eval": ("evaluate", "evaluation"),
     "rewards": ("evaluate", "rewards"),
     "world": ("lab", "world"),

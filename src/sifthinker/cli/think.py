@@ -26,7 +26,7 @@ from sifthinker.cli.terminal import (
         "The model": ["max_new_tokens", "max_pixels", "dtype"],
     },
 )
-def think(image: Path, question: str, given: dict[str, Any]) -> None:
+def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
     """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
 
     Without --model the embedded model answers, where the package has one, and directly: it knows the scenes of `sif world
@@ -34,6 +34,7 @@ def think(image: Path, question: str, given: dict[str, Any]) -> None:
     """
     from sifthinker.files import make_folder
     from sifthinker.images import load_image
+    from sifthinker.thinking import has_depth_beside
 
     if not question.strip():
         raise click.UsageError("the question is blank")
@@ -43,26 +44,19 @@ def think(image: Path, question: str, given: dict[str, Any]) -> None:
     make_folder(page.parent)  # before minutes are spent on what could not be written
     if page.is_dir():
         raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
-    picture = load_image(image)
-    model, direct = (settings.model, settings.direct) if settings.model else (_embedded_model(image), True)
-    depth_source = settings.depth
-    if depth_source is None:
-        from sifthinker.engine.estimators import BESIDE
-
-        beside = any(Path(f"{image.with_suffix('')}{suffix}").is_file() for suffix in BESIDE)
-        depth_source = "given" if beside else "none"
-        if depth_source == "none":
+    load_image(image)  # what is wrong with it is said before a model is loaded
+    if settings.model is None:
+        settings = settings.replace(model=_embedded_model(image), direct=True)
+    if settings.depth is None:
+        settings = settings.replace(depth="given" if has_depth_beside(image) else "none")
+        if settings.depth == "none":
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
-    depth = _depth_for(image, picture, depth_source, settings)
 
     quiet_libraries()
     from sifthinker.show.report import write_thought
-    from sifthinker.thinker import Thinker
+    from sifthinker.thinking import think
 
-    thinker = Thinker.load(
-        model, dtype=settings.dtype, max_pixels=settings.max_pixels, max_new_tokens=settings.max_new_tokens
-    )
-    thought = thinker.think(picture, question, depth, direct=direct)
+    thought = think(settings, image, question)
     for number, (regions, words) in enumerate(thought.steps, 1):
         places = "; ".join(
             f"[{', '.join(f'{side:.2f}' for side in region.box)}]"
@@ -70,12 +64,12 @@ def think(image: Path, question: str, given: dict[str, Any]) -> None:
             for region in regions
         )
         click.echo(f"{number}. {places}\n   {words or '(no words)'}")
-    if thought.reading.problems and not direct:
+    if thought.reading.problems and not settings.direct:
         click.echo(f"not a valid chain: {thought.reading.problems[0]}", err=True)
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
-    write_thought(page, thought, note=f"model {model}, depth {depth_source}")
+    write_thought(page, thought, note=f"model {settings.model}, depth {settings.depth}")
     click.echo(page)
 
 
@@ -99,25 +93,3 @@ def _embedded_model(image: Path) -> str:
         "this installation carries no model; name one with --model: a folder of `sif train`, or with --direct a name "
         "such as Qwen/Qwen2.5-VL-7B-Instruct"
     )
-
-
-def _depth_for(image: Path, picture: Any, source: str, files: DepthFiles) -> Any:
-    """The depth map that `sif think` was asked to use; None for RGB only."""
-    from sifthinker.engine.estimators import ModelDepth, given_depth
-    from sifthinker.records import Record
-
-    if source == "none":
-        return None
-    named = Path(source) if source != "given" and Path(source).is_file() else None
-    record = Record(
-        id="image",
-        image=image.name,
-        question="?",
-        answer="?",
-        boxes=((0.0, 0.0, 1.0, 1.0),),
-        depth=None if named is None else named.name,
-    )
-    root = image.parent if named is None else named.parent
-    if source == "given" or named is not None:
-        return given_depth(files).depth(record, root, picture)
-    return ModelDepth(source).depth(record, root, picture)
