@@ -112,9 +112,14 @@ def test_a_torn_line_of_the_journal_is_asked_again(questions: Path, tmp_path: Pa
         evaluate(settings(questions, output=str(output)), thinker=Answering(dies_after=2))
     journal = journal_path(output)
     journal.write_bytes(journal.read_bytes()[:-10])
-    second = Answering()
-    found = evaluate(settings(questions, output=str(output)), thinker=second)
-    assert second.batches[0] == ["number 2", "number 3"]
+    second = Answering(dies_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings(questions, output=str(output)), thinker=second)
+    assert second.batches == [["number 2", "number 3"]]
+    # Nothing of the torn line is left for what was answered since to be written behind.
+    third = Answering()
+    found = evaluate(settings(questions, output=str(output)), thinker=third)
+    assert third.batches == [["number 4", "number 5"], ["number 6"]]
     assert len(found.rows) == 7
 
 

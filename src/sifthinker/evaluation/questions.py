@@ -15,7 +15,7 @@ from PIL import Image
 from sifthinker.boxes import convert
 from sifthinker.depth import DepthMap
 from sifthinker.depth_files import check_options
-from sifthinker.errors import BoxError, DepthError, RecordError
+from sifthinker.errors import BoxError, DepthError, ImageError, RecordError
 from sifthinker.files import check_keys, inside, read_jsonl, sha256, to_json
 from sifthinker.images import image_size, load_image
 from sifthinker.literals import Encoding, Near, Space
@@ -374,6 +374,8 @@ def _boxes(row: Mapping[str, Any], where: str, image: Path, default: Space) -> t
         if size is None and space != "per_mille":
             size = image_size(image)
         return as_unit_tuples(convert(boxes, source=space, target="unit", size=size).tolist(), where)
+    except ImageError:
+        return ()  # `load` will say what is wrong with the image: the question cannot be asked, and needs no boxes
     except (BoxError, TypeError) as error:
         raise RecordError(f"{where}: boxes: {error}", "bad_box") from None
 

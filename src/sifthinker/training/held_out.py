@@ -10,7 +10,6 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from transformers import TrainerCallback
 from trl.distributed import DistributedBackend
 from trl.models import unwrap_model_for_generation
 
@@ -105,14 +104,6 @@ def _generating(trainer: Any) -> Any:
     finally:
         tokenizer.padding_side = side
         trainer.model.train(training)
-
-
-class EvaluateAtTheEnd(TrainerCallback):  # type: ignore[misc]
-    """After the last step the model is evaluated too, whether or not `eval_steps` divides it."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.eval_strategy == "steps" and state.global_step >= state.max_steps:
-            control.should_evaluate = True
 
 
 def held_out(config: TrainSettings, examples: Sequence[Example], arguments: Any, processor: Any) -> HeldOut | None:

@@ -23,7 +23,7 @@ from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.models import load_model, merge_adapter
 from sifthinker.training.config import Stage, TrainSettings
-from sifthinker.training.held_out import EvaluateAtTheEnd, HeldOut
+from sifthinker.training.held_out import HeldOut
 from sifthinker.training.progress import HISTORY, LOGGED, quiet, write_history
 
 logger = logging.getLogger(__name__)
@@ -185,8 +185,6 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
     table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
     trainer.add_callback(_Cards(config, title))
-    if trainer.held_out is not None:
-        trainer.add_callback(EvaluateAtTheEnd())
     checkpoint = _last_checkpoint(config.output)
     try:
         if checkpoint is not None and _is_last(checkpoint, trainer):

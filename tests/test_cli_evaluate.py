@@ -1,0 +1,147 @@
+"""`sif eval` as its users type it: photographs, kills, repeated commands, comparisons."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.evaluation.run import evaluate, journal_path
+from sifthinker.evaluation.settings import EvalSettings
+
+from .test_cli import lines, sif, write_rows
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six questions about three photographs, with boxes in pixels and without."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(3):
+        pixels = noise.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+    rows = []
+    for number in range(6):
+        row = {"id": f"q{number}", "image": f"{number % 3}.jpg", "question": f"What is it, {number}?", "answer": "nothing"}
+        if number % 2:
+            row |= {"boxes": [[32, 24, 160, 120]], "box_space": "pixel", "family": "found"}
+        rows.append(row)
+    return write_rows(folder / "questions.jsonl", rows)
+
+
+def test_killed_and_resumed_it_writes_what_python_writes(tiny_vlm: Path, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "cut.json"
+    words = [str(photos), "--model", str(tiny_vlm), "--batch-size", "1", "--max-new-tokens", "40", "-o", str(output)]
+    command = [sys.executable, "-m", "sifthinker.cli", "eval", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+    journal = journal_path(output)
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if journal.is_file() and journal.read_bytes().count(b"\n") >= 3:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    answered = journal.read_bytes().count(b"\n") - 1
+    assert 2 <= answered < 6
+    assert not output.exists()
+    result = sif("eval", *words)
+    assert result.exit_code == 0, result.output
+    assert f"{answered}/6" not in result.stdout
+    whole = EvalSettings(
+        data=str(photos), model=str(tiny_vlm), batch_size=1, max_new_tokens=40, output=str(tmp_path / "whole.json")
+    )
+    evaluate(whole)
+    assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not journal.exists()
+    body = json.loads(output.read_text())
+    assert body["results"]["answer accuracy"]["count"] == 6
+    assert body["results"]["final HIoU"]["count"] == 3  # those with boxes
+    page = output.with_suffix(".html").read_text()
+    assert "6 of 6 answered wrongly" in page
+    assert page.count("data:image/jpeg") == 6
+    # The same command again shows the table and asks nothing.
+    again = sif("eval", *words)
+    assert again.exit_code == 0
+    assert "finished before" in again.stderr
+    assert "answer accuracy" in again.stdout
+    # Options may come first; another evaluation is refused.
+    other = sif("eval", "--model", str(tiny_vlm), "--direct", "-o", output, photos)
+    assert other.exit_code == 2
+    assert "batch_size was 1, now 8" in other.stderr or "protocol was 'chain', now 'direct'" in other.stderr
+
+
+def test_completions_are_scored_and_failures_are_shown_first(photos: Path, tmp_path: Path) -> None:
+    said = {"q0": "nothing", "q1": "nothing", "q2": "<b>something</b>", "q3": "nothing", "q4": "nothing", "q5": "x"}
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": name, "completion": text} for name, text in said.items()])
+    result = sif("eval", photos, "--completions", saved, "--direct", "--most", 3, "-o", tmp_path / "e.json")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "e.html").read_text()
+    assert "2 of 6 answered wrongly" in page
+    assert "3 of 6 answers, the wrong ones first" in page
+    places = [page.index(f"<h3>{name}</h3>") for name in ("q2", "q5", "q0")]
+    assert places == sorted(places)
+    assert "<h3>q1</h3>" not in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;something" in page
+    assert "By family" in page
+    assert "(not stated)" in page
+
+
+def test_questions_that_cannot_be_asked_are_counted_in_words_and_status(photos: Path, tmp_path: Path) -> None:
+    (photos.parent / "0.jpg").write_bytes(b"<i>")
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": f"q{n}", "completion": "nothing"} for n in range(6)])
+    result = sif("eval", photos, "--completions", saved, "--direct", "-o", tmp_path / "e.json")
+    assert result.exit_code == 3, result.output
+    assert "questions that could not be asked: 2; the first, 'q0': " in result.stderr
+    page = (tmp_path / "e.html").read_text()
+    assert "2 could not be asked" in page
+    assert "Questions that could not be asked: 2." in page
+    assert json.loads((tmp_path / "e.json").read_text())["results"]["answer accuracy"]["count"] == 4
+
+
+def test_comparing(photos: Path, tmp_path: Path) -> None:
+    for name, right in (("a", 2), ("b", 5)):
+        rows = [{"id": f"q{n}", "completion": "nothing" if n < right else "x"} for n in range(6)]
+        saved = write_rows(tmp_path / f"{name}.jsonl", rows)
+        asked = 5 if name == "b" else 6
+        words = ["--direct", "--limit", asked, "-o", tmp_path / f"{name}.json"]
+        assert sif("eval", photos, "--completions", saved, *words).exit_code == 0
+    result = sif("eval", "compare", tmp_path / "a.json", tmp_path / "b.json", "-o", tmp_path / "d.json")
+    assert result.exit_code == 0, result.output
+    assert "0.600 [" in result.stdout  # of five questions, three more are right
+    assert f"questions asked in {tmp_path / 'a.json'} alone, left out here: 1" in result.stderr
+    assert json.loads((tmp_path / "d.json").read_text())["results"]["answer accuracy"]["difference"]["mean"] == 0.6
+    assert sif("eval", "compare", tmp_path / "a.json", tmp_path / "a.jsonl").exit_code == 2
+
+
+def test_where_results_go_by_default(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": f"q{n}", "completion": "x"} for n in range(6)])
+    result = sif("eval", photos, "--completions", saved, "--direct")
+    assert result.stdout.splitlines()[-2:] == ["runs/eval/questions-saved.json", "runs/eval/questions-saved.html"]
+    assert len(json.loads(Path("runs/eval/questions-saved.json").read_text())["rows"]) == 6
+
+
+def test_what_is_wrong_is_said(photos: Path, tmp_path: Path) -> None:
+    for words, message in (
+        ([photos], "nobody answers: name a model"),
+        ([photos, "--model", "m", "--completions", "c"], "model and completions are both given"),
+        ([tmp_path / "none", "--model", "m"], "none: cannot read"),
+        ([photos, "--model", "m", "-o", photos], "would be written over"),
+        ([tmp_path, "--model", "m"], "no such examples file"),
+    ):
+        result = sif("eval", *words)
+        assert (result.exit_code, message in result.stderr) == (2, True), result.output
+    assert "Usage: sif eval [OPTIONS] DATASET" in sif("eval", "--help").output.replace("main", "sif")
+    assert lines(photos)[0]["id"] == "q0"
