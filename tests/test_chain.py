@@ -37,11 +37,11 @@ def with_box(box: str) -> str:
 
 
 @st.composite
-def chains(draw: st.DrawFn, depth: bool = True) -> Chain:
+def chains(draw: st.DrawFn, with_depth: bool = True) -> Chain:
     def region() -> Region:
         x1, y1 = draw(st.integers(0, 999)), draw(st.integers(0, 999))
         box = (x1 / 1000, y1 / 1000, draw(st.integers(x1 + 1, 1000)) / 1000, draw(st.integers(y1 + 1, 1000)) / 1000)
-        return Region(box, draw(st.integers(0, 1000)) / 1000 if depth else None)
+        return Region(box, draw(st.integers(0, 1000)) / 1000 if with_depth else None)
 
     words = st.text(min_size=1, max_size=30).filter(lambda text: text.strip() and "<" not in text)
     steps = tuple(
@@ -60,10 +60,10 @@ class TestRoundTrip:
         assert find_steps(text) == [(step.regions, step.text) for step in chain.steps]
         assert find_answer(text) == chain.answer
 
-    @given(chains(depth=False))
+    @given(chains(with_depth=False))
     def test_without_depth(self, chain: Chain) -> None:
         text = render_chain(chain)
-        assert parse_chain(text, depth=False) == chain
+        assert parse_chain(text, with_depth=False) == chain
         assert [problem.code for problem in check_chain(text)][:1] == ["missing_key"]
 
     def test_canonical_text(self) -> None:

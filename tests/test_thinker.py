@@ -10,7 +10,7 @@ from PIL import Image
 
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ImageError, ModelError
-from sifthinker.models import Completion, complete
+from sifthinker.models import Generation, complete
 from sifthinker.prompts import user_prompt
 from sifthinker.thinker import Thinker, Thought
 
@@ -61,7 +61,7 @@ class TestThinker:
         assert thinker.think(IMAGE, "Why?", DEPTH).complete is False
 
     def test_an_end_is_told(self, thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sifthinker.thinker.complete", lambda *given, **sampling: [Completion("red", True, 9, 2)])
+        monkeypatch.setattr("sifthinker.thinker.complete", lambda *given, **sampling: [Generation("red", True, 9, 2)])
         thought = thinker.think(IMAGE, "Why?", DEPTH)
         assert (thought.text, thought.complete) == ("red", True)
 
@@ -72,7 +72,7 @@ class TestThinker:
     ) -> None:
         shown: dict[str, Any] = {}
 
-        def watched(model: Any, processor: Any, talks: Any, images: Any, **sampling: Any) -> list[Completion]:
+        def watched(model: Any, processor: Any, talks: Any, images: Any, **sampling: Any) -> list[Generation]:
             found = complete(model, processor, talks, images, **sampling)
             shown.update(talks=talks, images=images, sampling=sampling, tokens=found[0].prompt_tokens)
             return found
@@ -80,7 +80,7 @@ class TestThinker:
         monkeypatch.setattr("sifthinker.thinker.complete", watched)
         brief = Thinker(thinker.model, thinker.processor, max_new_tokens=3)
         thought = brief.think(IMAGE, "Why?", depth, direct=direct)
-        text = user_prompt("Why?", depth=depth is not None, direct=direct)
+        text = user_prompt("Why?", with_depth=depth is not None, direct=direct)
         pictures = [IMAGE] if depth is None else [IMAGE, depth.view()]
         assert shown["talks"] == [
             [{"role": "user", "content": [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]}]
@@ -94,7 +94,7 @@ class TestThinker:
     def test_the_time_of_a_batch_is_shared(self, thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter((10.0, 16.0))
         monkeypatch.setattr("sifthinker.thinker.time", SimpleNamespace(monotonic=lambda: next(clock)))
-        monkeypatch.setattr("sifthinker.thinker.complete", lambda *given, **sampling: [Completion("red", True, 9, 2)] * 3)
+        monkeypatch.setattr("sifthinker.thinker.complete", lambda *given, **sampling: [Generation("red", True, 9, 2)] * 3)
         assert [thought.seconds for thought in thinker.think_all([(IMAGE, "Why?", DEPTH)] * 3)] == [2, 2, 2]
 
     @pytest.mark.parametrize("token", ["<image>", "</s>", "<pad>"])

@@ -120,7 +120,7 @@ RIGHT = """
 
 
     def texts(text: str) -> list[str]:
-        reading: Reading = read_completion(text, depth=False)
+        reading: Reading = read_completion(text, with_depth=False)
         problems: list[Problem] = check_chain(text)
         chain: Chain = parse_chain(text)
         areas: list[tuple[Region, ...]] = find_regions(text)
@@ -137,7 +137,7 @@ RIGHT = """
             answer_reward([text], ["cat"]),
         ]
         print(reading.answer, chain.answer, areas, verdict.score, foci, overlaps, score.value, graded)
-        return [problem.code for problem in problems] + [user_prompt("What?", depth=False)]
+        return [problem.code for problem in problems] + [user_prompt("What?", with_depth=False)]
 
 
     errors: tuple[type[SIFError], ...] = (

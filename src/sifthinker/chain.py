@@ -12,7 +12,7 @@
 
 `parse_chain` is strict and raises, `check_chain` is as strict and lists the problems, `find_regions` is lenient and never
 raises; `read_completion` is all of these in one pass, for a chain as a chat template frames it. Each takes time linear in
-the text, whatever the text. In RGB-only work (`depth=False`) a region carries no depth and a stated depth is a problem.
+the text, whatever the text. In RGB-only work (`with_depth=False`) a region carries no depth and a stated depth is a problem.
 """
 
 from __future__ import annotations
@@ -148,31 +148,31 @@ class Problem:
         return f"character {self.position}: {self.message} [{self.code}]"
 
 
-def parse_chain(text: str, *, depth: bool = True) -> Chain:
+def parse_chain(text: str, *, with_depth: bool = True) -> Chain:
     """Read a chain strictly.
 
     Args:
         text: the whole completion.
-        depth: whether regions state their depth; False for RGB-only chains.
+        with_depth: whether regions state their depth; False for RGB-only chains.
     Returns:
         The chain; `render_chain` writes it in canonical form.
     Raises:
         ChainError: the first problem of the text.
     """
-    scan = _Scan(text, depth)
+    scan = _Scan(text, with_depth)
     if scan.problems:
         first = scan.problems[0]
         raise ChainError(first.code, first.position, first.message)
     return Chain(tuple(scan.steps), scan.answer)
 
 
-def check_chain(text: str, *, depth: bool = True) -> list[Problem]:
+def check_chain(text: str, *, with_depth: bool = True) -> list[Problem]:
     """Every problem of a text in order, empty when `parse_chain` would read it.
 
     A broken tag structure ends the search, since what follows it has no meaning; problems inside areas, texts and the
     answer are all listed.
     """
-    return _Scan(text, depth).problems
+    return _Scan(text, with_depth).problems
 
 
 def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int | None = None) -> str:
@@ -228,7 +228,7 @@ class Reading:
         return tuple(regions for regions, _ in self.steps)
 
 
-def read_completion(text: str, *, depth: bool = True, opened: bool | None = None) -> Reading:
+def read_completion(text: str, *, with_depth: bool = True, opened: bool | None = None) -> Reading:
     """Read a completion, for everything that scores or shows it. Never raises.
 
     The last few hundred readings are kept, so that four rewards, a trainer's logs and a page parse a completion once.
@@ -239,7 +239,7 @@ def read_completion(text: str, *, depth: bool = True, opened: bool | None = None
 
     Args:
         text: what the model wrote.
-        depth: whether regions state their depth.
+        with_depth: whether regions state their depth.
         opened: whether the template wrote `<think>`; None where the caller does not know: it did if an area comes first.
     Example:
         >>> text = '<area>[{"bbox_2d":[0,0,1,1]}]</area><text>A.</text></think><answer>a</answer><|im_end|>'
@@ -252,14 +252,14 @@ def read_completion(text: str, *, depth: bool = True, opened: bool | None = None
         first = TAG.search(text)
         opened = first is not None and first[0] == "<area>"
     read = _read_cached if len(text) <= _LONGEST_KEPT else _read
-    return read(text, depth, opened)
+    return read(text, with_depth, opened)
 
 
-def _read(text: str, depth: bool, opened: bool) -> Reading:
-    scan = _Scan(text[: _end_of_words(text)], depth, opened)
+def _read(text: str, with_depth: bool, opened: bool) -> Reading:
+    scan = _Scan(text[: _end_of_words(text)], with_depth, opened)
     if not scan.problems:
         return Reading((), tuple((step.regions, step.text) for step in scan.steps), scan.answer)
-    return Reading(tuple(scan.problems), tuple(find_steps(text, depth=depth)), find_answer(text))
+    return Reading(tuple(scan.problems), tuple(find_steps(text, with_depth=with_depth)), find_answer(text))
 
 
 _LONGEST_KEPT = 1 << 16  # characters of a text whose reading is kept; a chain of 2,048 tokens has some 6,000
@@ -274,15 +274,15 @@ def _end_of_words(text: str) -> int:
     return words
 
 
-def find_regions(text: str, *, depth: bool = True) -> list[tuple[Region, ...]]:
+def find_regions(text: str, *, with_depth: bool = True) -> list[tuple[Region, ...]]:
     """The regions of every well-formed area in order, whatever else in the text is broken.
 
     An area is an `<area>` whose next tag is `</area>`, with a valid region list between. Never raises.
     """
-    return [regions for regions, _ in find_steps(text, depth=depth)]
+    return [regions for regions, _ in find_steps(text, with_depth=with_depth)]
 
 
-def find_steps(text: str, *, depth: bool = True) -> list[tuple[tuple[Region, ...], str]]:
+def find_steps(text: str, *, with_depth: bool = True) -> list[tuple[tuple[Region, ...], str]]:
     """Every well-formed area in order with the words that follow it, "" where no complete `<text>` does. Never raises."""
     steps: list[tuple[tuple[Region, ...], str]] = []
     opened: tuple[str, int] | None = None  # the tag that awaits its end, and where its content starts
@@ -296,7 +296,7 @@ def find_steps(text: str, *, depth: bool = True) -> list[tuple[tuple[Region, ...
         if opened is not None and opened[0] == name:
             content = text[opened[1] : tag.start()]
             if name == "area":
-                regions, problems = _read_area(content, opened[1], depth)
+                regions, problems = _read_area(content, opened[1], with_depth)
                 if not problems:
                     steps.append((regions, ""))
                 fresh = not problems
@@ -345,12 +345,12 @@ _EXPECTED: dict[str, str] = {
 class _Scan:
     """One pass over a text: its steps, its answer, and every problem on the way."""
 
-    def __init__(self, text: str, depth: bool, opened: bool = False) -> None:
+    def __init__(self, text: str, with_depth: bool, opened: bool = False) -> None:
         self.steps: list[Step] = []
         self.answer = ""
         self.problems: list[Problem] = []
         self._text = text
-        self._depth = depth
+        self._depth = with_depth
         self._regions: tuple[Region, ...] = ()
         self._steps_seen = 0
         self._run("think" if opened else "start")
@@ -440,7 +440,7 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _read_area(content: str, position: int, depth: bool) -> tuple[tuple[Region, ...], list[Problem]]:
+def _read_area(content: str, position: int, with_depth: bool) -> tuple[tuple[Region, ...], list[Problem]]:
     """The regions of an area and its problems; the regions count only when there are no problems."""
     try:
         value = _DECODER.decode(content)
@@ -457,7 +457,7 @@ def _read_area(content: str, position: int, depth: bool) -> tuple[tuple[Region, 
     regions: list[Region] = []
     problems: list[Problem] = []
     for index, item in enumerate(value):
-        found = _read_region(item, depth)
+        found = _read_region(item, with_depth)
         if isinstance(found, Region):
             regions.append(found)
         else:
@@ -465,14 +465,14 @@ def _read_area(content: str, position: int, depth: bool) -> tuple[tuple[Region, 
     return tuple(regions), problems
 
 
-def _read_region(item: object, depth: bool) -> Region | tuple[str, str]:
+def _read_region(item: object, with_depth: bool) -> Region | tuple[str, str]:
     """A region, or (reason code, message)."""
     if not isinstance(item, _Pairs):
         return "not_a_region", "wanted a JSON object with bbox_2d and depth"
     fields = dict(item)
     if len(fields) != len(item):
         return "duplicate_key", "a key is stated twice"
-    wanted = {"bbox_2d", "depth"} if depth else {"bbox_2d"}
+    wanted = {"bbox_2d", "depth"} if with_depth else {"bbox_2d"}
     if wanted - fields.keys():
         return "missing_key", f"lacks {', '.join(sorted(wanted - fields.keys()))}"
     if fields.keys() - wanted:
@@ -493,7 +493,7 @@ def _read_region(item: object, depth: bool) -> Region | tuple[str, str]:
     if not (sides[0] < sides[2] and sides[1] < sides[3]):
         return "box_order", f"bbox_2d {sides} needs x1 < x2 and y1 < y2"
     stated: float | None = None
-    if depth:
+    if with_depth:
         if not isinstance(fields["depth"], _Number):
             return "bad_depth", f"depth is {_kind(fields['depth'])}, which is not a number"
         stated = _to_float(fields["depth"])

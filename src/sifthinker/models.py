@@ -115,7 +115,7 @@ def load_for_inference(
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class Generation:
     """A model's words: whether it ended by itself, and how many tokens were read and written."""
 
     text: str
@@ -130,7 +130,7 @@ def complete(
     conversations: Sequence[Sequence[Mapping[str, Any]]],
     images: Sequence[Sequence[Image.Image]],
     **sampling: Any,
-) -> list[Completion]:
+) -> list[Generation]:
     """Continue several conversations in one batch.
 
     Args:
@@ -160,7 +160,7 @@ def complete(
     found = []
     for text, row, asked in zip(texts, new.tolist(), inputs["attention_mask"].sum(dim=1).tolist(), strict=True):
         length = next((index + 1 for index, token in enumerate(row) if token in ends), None)
-        found.append(Completion(text.strip(), length is not None, asked, len(row) if length is None else length))
+        found.append(Generation(text.strip(), length is not None, asked, len(row) if length is None else length))
     return found
 
 

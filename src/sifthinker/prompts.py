@@ -32,15 +32,15 @@ DIRECT_DEPTH = (
 DIRECT_RGB = "Answer the question about the image in a few words."
 
 
-def user_prompt(question: str, *, depth: bool = True, direct: bool = False) -> str:
+def user_prompt(question: str, *, with_depth: bool = True, direct: bool = False) -> str:
     """What the model is asked: the images' meaning, the format, the question.
 
     Args:
         question: the question.
-        depth: whether the second image is there; False for RGB-only work.
+        with_depth: whether the second image is there; False for RGB-only work.
         direct: ask for the answer alone, without steps.
     """
-    task = (DIRECT_DEPTH if depth else DIRECT_RGB) if direct else (TASK_DEPTH if depth else TASK_RGB)
+    task = (DIRECT_DEPTH if with_depth else DIRECT_RGB) if direct else (TASK_DEPTH if with_depth else TASK_RGB)
     return f"{task}\nQuestion: {question.strip()}"
 
 

@@ -43,7 +43,7 @@ class Thought:
     @property
     def reading(self) -> Reading:
         """Problems, steps and answer."""
-        return read_completion(self.text, depth=self.depth is not None, opened=False)
+        return read_completion(self.text, with_depth=self.depth is not None, opened=False)
 
     @property
     def answer(self) -> str | None:
@@ -127,7 +127,7 @@ class Thinker:
                     "role": "user",
                     "content": [
                         *({"type": "image"} for _ in shown),
-                        {"type": "text", "text": user_prompt(question, depth=depth is not None, direct=direct)},
+                        {"type": "text", "text": user_prompt(question, with_depth=depth is not None, direct=direct)},
                     ],
                 }
             ]

@@ -72,4 +72,4 @@ def depth_of(image: Path, picture: Image.Image, source: str, files: DepthFiles) 
     record = Record(id="image", image=image.name, question="?", answer="?", boxes=whole, depth=depth)
     root = image.parent if named is None else named.parent
     found = given_depth(files) if source == "given" or named is not None else ModelDepth(source)
-    return found.depth(record, root, picture)
+    return found.read(record, root, picture)

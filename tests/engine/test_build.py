@@ -59,7 +59,7 @@ class Fixed:
     def __init__(self, depth: DepthMap) -> None:
         self._depth = depth
 
-    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
+    def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
         return self._depth
 
 
@@ -198,7 +198,7 @@ class TestExamples:
         engine(photo_folder, depth=NoDepth()).build(lambda: records(1), tmp_path / "out")
         (example,) = read_examples(tmp_path / "out")
         assert (example.depth, len(example.images)) == (None, 1)
-        assert check_chain(example.chain, depth=False) == []
+        assert check_chain(example.chain, with_depth=False) == []
         assert "depth" not in example.prompt
 
     @pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF"])

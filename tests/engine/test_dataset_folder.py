@@ -39,7 +39,7 @@ class Maps:
     def __init__(self, **maps: DepthMap) -> None:
         self._maps = maps
 
-    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
+    def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
         return self._maps[record.id]
 
 

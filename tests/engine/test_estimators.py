@@ -23,15 +23,15 @@ def named(depth: str) -> Record:
 class TestGiven:
     def test_beside_the_image(self, photo_folder: Path) -> None:
         image = Image.open(photo_folder / "cat.png")
-        assert GivenDepth().depth(CAT, photo_folder, image).size == (40, 20)
+        assert GivenDepth().read(CAT, photo_folder, image).size == (40, 20)
         (photo_folder / "cat.depth.png").unlink()
         np.save(photo_folder / "cat.depth.npy", np.full((20, 40), 0.25))
-        assert GivenDepth().depth(CAT, photo_folder, image).values[0, 0] == 0.25
+        assert GivenDepth().read(CAT, photo_folder, image).values[0, 0] == 0.25
 
     def test_named_by_the_record(self, photo_folder: Path) -> None:
         Image.new("L", (40, 20), 51).save(photo_folder / "grey.png")
         image = Image.open(photo_folder / "cat.png")
-        found = GivenDepth("grey8", "low").depth(named("grey.png"), photo_folder, image)
+        found = GivenDepth("grey8", "low").read(named("grey.png"), photo_folder, image)
         assert found.values[0, 0] == pytest.approx(0.2)
 
     @pytest.mark.parametrize("suffix", [".npy", ".npz", ".tiff", ".tif", ".pfm"])
@@ -45,11 +45,11 @@ class TestGiven:
         else:
             Image.fromarray(metres).save(path, "PPM" if suffix == ".pfm" else None)
         image = Image.open(photo_folder / "cat.png")
-        found = GivenDepth("metres", holes=[10000]).depth(CAT, photo_folder, image)
+        found = GivenDepth("metres", holes=[10000]).read(CAT, photo_folder, image)
         np.testing.assert_allclose(found.values[1], np.linspace(0, 1, 40), atol=1e-6)
         assert np.argwhere(~found.valid).tolist() == [[0, 0], [0, 1]]
         with pytest.raises(DepthError, match=rf"cat\.depth\{suffix}: .*--depth-encoding"):
-            GivenDepth().depth(CAT, photo_folder, image)
+            GivenDepth().read(CAT, photo_folder, image)
 
     @pytest.mark.parametrize("options", [{"encoding": "inverse", "near": "low"}, {"holes": [np.nan]}, {"encoding": "png"}])
     def test_settings_that_no_file_fits_are_refused_at_once(self, options: dict) -> None:
@@ -59,21 +59,21 @@ class TestGiven:
     @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd"])
     def test_never_outside_the_folder(self, photo_folder: Path, path: str) -> None:
         with pytest.raises(DepthError, match="outside"):
-            GivenDepth().depth(named(path), photo_folder, Image.open(photo_folder / "cat.png"))
+            GivenDepth().read(named(path), photo_folder, Image.open(photo_folder / "cat.png"))
 
     def test_of_another_size(self, photo_folder: Path) -> None:
         DepthMap(np.zeros((10, 10))).write(photo_folder / "cat.depth.png")
         with pytest.raises(DepthError, match=r"10×10, its image 40×20"):
-            GivenDepth().depth(CAT, photo_folder, Image.open(photo_folder / "cat.png"))
+            GivenDepth().read(CAT, photo_folder, Image.open(photo_folder / "cat.png"))
 
     def test_missing(self, photo_folder: Path) -> None:
         (photo_folder / "cat.depth.png").unlink()
         with pytest.raises(DepthError, match="--depth none"):
-            GivenDepth().depth(CAT, photo_folder, Image.open(photo_folder / "cat.png"))
+            GivenDepth().read(CAT, photo_folder, Image.open(photo_folder / "cat.png"))
 
 
 def test_rgb_only(photo_folder: Path) -> None:
-    assert NoDepth().depth(CAT, photo_folder, Image.open(photo_folder / "cat.png")) is None
+    assert NoDepth().read(CAT, photo_folder, Image.open(photo_folder / "cat.png")) is None
 
 
 @pytest.fixture(scope="module")

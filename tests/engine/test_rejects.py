@@ -163,7 +163,7 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
 
     # What the engine itself would have to get wrong.
     record = Record.from_json(GOOD)
-    monkeypatch.setattr(compose, "check_chain", lambda chain, depth: ["wrong"])
+    monkeypatch.setattr(compose, "check_chain", lambda chain, with_depth: ["wrong"])
     (found,) = [asyncio.run(Engine(photo_folder, GivenDepth(), Teacher()).example(record, tmp_path / "o"))]
     met |= set(rejects([found]))
     assert met == set(REJECTS) | {f"teacher_{code}" for code in CHECKS}

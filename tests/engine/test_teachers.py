@@ -270,16 +270,16 @@ class TestLocal:
 
     def test_tasks_share_batches(self, tiny_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from sifthinker.engine import teachers
-        from sifthinker.models import Completion
+        from sifthinker.models import Generation
 
         asked = []
 
         def complete(
             model: Any, processor: Any, conversations: Sequence[Any], images: Sequence[Any], **sampling: Any
-        ) -> list[Completion]:
+        ) -> list[Generation]:
             asked.append(len(conversations))
             assert [len(shown) for shown in images] == [2] * len(images)
-            return [Completion(reply("a", "b"), True, 10, 5) for _ in conversations]
+            return [Generation(reply("a", "b"), True, 10, 5) for _ in conversations]
 
         monkeypatch.setattr(teachers, "complete", complete)
         teacher = pickle.loads(pickle.dumps(LocalTeacher(str(tiny_vlm), batch_size=3)))

@@ -39,7 +39,7 @@ def test_a_dataset_of_ours(chains: Path) -> None:
     assert (first.dataset, first.split, first.family) == (example.dataset, example.split, example.family)
     image, depth = first.load()
     assert image.size == depth.size
-    assert first.load(depth=False)[1] is None
+    assert first.load(with_depth=False)[1] is None
     assert first.image_name(chains) == json.loads((chains / "examples.jsonl").open().readline())["images"][0]
     assert len(read_questions(chains / "examples.jsonl", limit=5)) == 5
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_loaded_is_said_when_it_is_loaded(photo_folder: Path) -> 
     small = one(photo_folder, depth="small.png")
     with pytest.raises(DepthError, match=r"the depth file is 5×5, its image 40×20"):
         small.load()
-    assert small.load(depth=False)[0].size == (40, 20)
+    assert small.load(with_depth=False)[0].size == (40, 20)
 
 
 def test_depth_files_of_others_are_read_as_told(photo_folder: Path) -> None:
@@ -161,7 +161,7 @@ def test_images_in_memory(ramp: DepthMap) -> None:
     question = Question("a", image, "What?", depth=ramp)
     assert question.load() == (image, ramp)
     assert (question.image_name(Path()), question.depth_name(Path())) == ("", "")
-    assert question.load(depth=False) == (image, None)
+    assert question.load(with_depth=False) == (image, None)
     with pytest.raises(RecordError, match="answers is 'red', wanted several"):
         Question("a", image, "What?", answers="red")  # type: ignore[arg-type]
 

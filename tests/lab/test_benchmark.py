@@ -89,7 +89,7 @@ def test_world_questions_render_what_they_ask_about() -> None:
     asked = next(world_questions(1, size=32))
     image, depth = asked.load()
     assert image.size == depth.size == (32, 32)
-    assert asked.load(depth=False)[1] is None
+    assert asked.load(with_depth=False)[1] is None
     other = next(world_questions(1, size=48))
     assert asked.identity(Path()) != other.identity(Path())
 

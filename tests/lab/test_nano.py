@@ -27,7 +27,7 @@ def test_it_loads_like_any_other_model(nano: Path) -> None:
 def test_the_tokenizer_undoes_itself_on_chains_and_on_anything(processor: object, world_chains: Path) -> None:
     tokenizer = processor.tokenizer
     texts = [example.chain for example in read_examples(world_chains)]
-    texts += ["Fallen leaves — ünïcode 漢字 \t\n <area>[{", "0.123 1.00 12.5 0.999", user_prompt("Why?", depth=False)]
+    texts += ["Fallen leaves — ünïcode 漢字 \t\n <area>[{", "0.123 1.00 12.5 0.999", user_prompt("Why?", with_depth=False)]
     for text in texts:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 

@@ -24,17 +24,19 @@ SHAPE = {"width": 32, "vision_layers": 1, "text_layers": 1}
 class TestLessons:
     @given(st.integers(0, 10**9), st.sampled_from(sorted(LEVELS)), st.booleans(), st.sampled_from(get_args(Course)))
     @settings(max_examples=100)
-    def test_they_are_true_and_hold_no_chain(self, seed: int, level: str, depth: bool, course: Course) -> None:
+    def test_they_are_true_and_hold_no_chain(self, seed: int, level: str, with_depth: bool, course: Course) -> None:
         scene = sample_scene(seed, level)
-        known = {thing.name: region for thing, region in zip(scene.objects, regions_of(scene, depth=depth), strict=True)}
-        taught = list(lessons(scene, seed, level, depth=depth, course=course))
-        assert taught == list(lessons(scene, seed, level, depth=depth, course=course))
+        known = {
+            thing.name: region for thing, region in zip(scene.objects, regions_of(scene, with_depth=with_depth), strict=True)
+        }
+        taught = list(lessons(scene, seed, level, with_depth=with_depth, course=course))
+        assert taught == list(lessons(scene, seed, level, with_depth=with_depth, course=course))
         typical = {"see": "list", "find": "name", "conclude": "describe"}[course]
         assert {"locate", typical} <= {lesson.kind for lesson in taught}
         for lesson in taught:
             if lesson.kind == "repeat":  # pieces of the syntax among other words, in no order that makes a chain
                 assert lesson.question == f"Repeat: {lesson.reply}"
-                assert check_chain(lesson.reply, depth=depth)
+                assert check_chain(lesson.reply, with_depth=with_depth)
                 continue
             assert "<" not in lesson.reply
             if lesson.kind == "read":
@@ -42,12 +44,14 @@ class TestLessons:
             question = _question_in(lesson.question, seed, level)
             if lesson.kind == "conclude":
                 assert question is not None
-                numbers = [f"{known[scene.objects[index].name].depth:.2f}" for index in question.targets] if depth else []
-                reason = question.reason.format(*numbers) if depth else question.plain
+                numbers = (
+                    [f"{known[scene.objects[index].name].depth:.2f}" for index in question.targets] if with_depth else []
+                )
+                reason = question.reason.format(*numbers) if with_depth else question.plain
                 assert lesson.reply == question.answer or reason.endswith(lesson.reply)
                 continue
             written = [line[line.find("[") :] for line in lesson.reply.split("\n")]
-            areas = [area for text in written for area in find_regions(f"<area>{text}</area>", depth=depth)]
+            areas = [area for text in written for area in find_regions(f"<area>{text}</area>", with_depth=with_depth)]
             boxes = [region for area in areas for region in area]
             named = [name for name in known if f"the {name}" in lesson.question]
             if lesson.kind == "locate" and question is not None:
@@ -77,7 +81,9 @@ class TestLessons:
             if lesson.kind == "list":
                 lines = lesson.reply.split("\n")
                 assert lesson.question == LIST_QUESTION
-                found = [find_regions(f"<area>{line.partition('] ')[0]}]</area>", depth=depth)[0][0] for line in lines]
+                found = [
+                    find_regions(f"<area>{line.partition('] ')[0]}]</area>", with_depth=with_depth)[0][0] for line in lines
+                ]
                 assert found == [known[line.rpartition("}] ")[2]] for line in lines]
                 assert [region.box[0] for region in found] == sorted(region.box[0] for region in found)
 
@@ -153,8 +159,8 @@ class TestSharedImages:
             scene = sample_scene(seed, level)
             image, map_, _ = scene.reference
             shown: list[Image.Image] = [image, map_.view()] if depth else [image]
-            for lesson in lessons(scene, seed, level, depth=depth):
-                text = [{"type": "text", "text": user_prompt(lesson.question, depth=depth, direct=True)}]
+            for lesson in lessons(scene, seed, level, with_depth=depth):
+                text = [{"type": "text", "text": user_prompt(lesson.question, with_depth=depth, direct=True)}]
                 turns = [
                     {"role": "user", "content": [{"type": "image"}] * len(shown) + text},
                     {"role": "assistant", "content": lesson.reply},
@@ -230,8 +236,8 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(tmp_path: Path, monke
     from sifthinker.lab.pretrain import Part, collate, pretrain
     from sifthinker.models import load_model
 
-    recipe = [Part("see", 12, 4e-3, 2e-3, rgb_only=8), Part("find", 16, 4e-3, 2e-3, rgb_only=2)]
-    how = {"recipe": recipe, "batch_size": 4, "workers": 0, **SHAPE}
+    curriculum = [Part("see", 12, 4e-3, 2e-3, rgb_only=8), Part("find", 16, 4e-3, 2e-3, rgb_only=2)]
+    how = {"curriculum": curriculum, "batch_size": 4, "workers": 0, **SHAPE}
     pretrain(tmp_path / "whole", **how)
     batches = []
 
@@ -264,7 +270,7 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with pytest.raises(ConfigError, match="one process"):
-        pretrain(tmp_path, recipe=[Part("see", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)
+        pretrain(tmp_path, curriculum=[Part("see", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)
 
 
 @pytest.fixture
@@ -290,14 +296,14 @@ class TestWhoseRun:
     def run(self, folder: Path, *, scenes: int = 4, muon_lr: float = 4e-3, **change: int) -> None:
         from sifthinker.lab.pretrain import Part, pretrain
 
-        recipe = [Part("see", scenes, muon_lr, 2e-3, rgb_only=8), Part("find", scenes, 4e-3, 2e-3, rgb_only=2)]
-        pretrain(folder, recipe=recipe, **{"batch_size": 4, "workers": 0, **SHAPE, **change})
+        curriculum = [Part("see", scenes, muon_lr, 2e-3, rgb_only=8), Part("find", scenes, 4e-3, 2e-3, rgb_only=2)]
+        pretrain(folder, curriculum=curriculum, **{"batch_size": 4, "workers": 0, **SHAPE, **change})
 
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"scenes": 8}, r"recipe\[0\]\.scenes was 4, now 8"),
-            ({"muon_lr": 1e-3}, r"recipe\[0\]\.muon_lr was 0\.004, now 0\.001"),
+            ({"scenes": 8}, r"curriculum\[0\]\.scenes was 4, now 8"),
+            ({"muon_lr": 1e-3}, r"curriculum\[0\]\.muon_lr was 0\.004, now 0\.001"),
             ({"batch_size": 2}, "batch_size was 4, now 2"),
             ({"seed": 1}, "seed was 0, now 1"),
             ({"width": 64}, "width was 32, now 64"),
@@ -320,14 +326,16 @@ class TestWhoseRun:
         assert untrained == ([] if finished else ["run"])
 
     def test_other_parts_are_refused_too(self, tmp_path: Path, untrained: list[str]) -> None:
-        """Interrupted in the first part, whose folder the other recipe does not have."""
+        """Interrupted in the first part, whose folder the other curriculum does not have."""
         from sifthinker.errors import ConfigError
         from sifthinker.lab.pretrain import Part, pretrain
 
         self.run(tmp_path / "run")
         (tmp_path / "run" / "finished.json").unlink()
-        with pytest.raises(ConfigError, match=r"recipe\[0\]\.course was 'see', now 'find'"):
-            pretrain(tmp_path / "run", recipe=[Part("find", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)
+        with pytest.raises(ConfigError, match=r"curriculum\[0\]\.course was 'see', now 'find'"):
+            pretrain(
+                tmp_path / "run", curriculum=[Part("find", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE
+            )
 
     def test_a_folder_of_sft_is_refused_and_the_other_way_round(self, tmp_path: Path, untrained: list[str]) -> None:
         from sifthinker.errors import ConfigError
@@ -363,4 +371,4 @@ class TestWhoseRun:
         assert CliRunner().invoke(main, [*command, "0.001"]).exit_code == 0
         result = CliRunner().invoke(main, [*command, "0.01"])
         assert result.exit_code == 2
-        assert "recipe[0].scenes was 72, now 720" in result.stderr
+        assert "curriculum[0].scenes was 72, now 720" in result.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.endpoint import Endpoint
-from sifthinker.scoring.judge import ModelJudge, Question
+from sifthinker.scoring.judge import Claim, ModelJudge
 
 from ..stand_in import serve
 
@@ -13,12 +13,12 @@ from ..stand_in import serve
 class TestModelJudge:
     """Free text goes to a served model; closed questions never do."""
 
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[Claim]:
         return [
-            Question("What is it?", "a dark feline", "black cat"),  # no rule decides
-            Question("What is it?", "black cat", "black cat"),
-            Question("Is it?", "yes", "no"),
-            Question("What is it?", "a dark feline", "black cat"),  # again: asked once
+            Claim("What is it?", "a dark feline", "black cat"),  # no rule decides
+            Claim("What is it?", "black cat", "black cat"),
+            Claim("Is it?", "yes", "no"),
+            Claim("What is it?", "a dark feline", "black cat"),  # again: asked once
         ]
 
     def test_only_what_rules_leave_open_is_asked(self, tmp_path: Path) -> None:

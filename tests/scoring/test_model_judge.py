@@ -11,11 +11,11 @@ import pytest
 
 from sifthinker.endpoint import Endpoint
 from sifthinker.errors import EndpointError
-from sifthinker.scoring.judge import ModelJudge, Question
+from sifthinker.scoring.judge import Claim, ModelJudge
 
 from ..stand_in import serve
 
-ASKED = Question("What is it?", "a dark feline", "black cat")  # no rule decides
+ASKED = Claim("What is it?", "a dark feline", "black cat")  # no rule decides
 
 
 def judge(url: str, **options: Any) -> ModelJudge:
@@ -86,13 +86,13 @@ def test_a_judge_that_is_set_up_wrongly_stops_the_run(status: int, tmp_path: Pat
         serve(lambda request, number: (status, {}, "")) as (url, requests),
         pytest.raises(EndpointError, match=r"the judge cannot be asked: .*/v1/chat/completions") as caught,
     ):
-        judge(url, cache=tmp_path).judge_all([ASKED, Question("What?", "a cat there", "a big cat")])
+        judge(url, cache=tmp_path).judge_all([ASKED, Claim("What?", "a cat there", "a big cat")])
     assert caught.value.kind == "setup"
     assert len(requests) == 1
 
 
 def test_a_judge_that_refuses_its_first_requests_is_set_up_wrongly() -> None:
-    several = [Question("What is it?", f"feline {number}", "black feline") for number in range(20)]
+    several = [Claim("What is it?", f"feline {number}", "black feline") for number in range(20)]
     with serve(lambda request, number: (400, {}, "no")) as (url, _), pytest.raises(EndpointError, match="cannot be asked"):
         judge(url).judge_all(several)
     with serve(lambda request, number: "1" if number == 0 else (400, {}, "no")) as (url, _):

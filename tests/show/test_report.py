@@ -49,12 +49,12 @@ class Tags(HTMLParser):
         return [attributes for tag, attributes in self.found if tag == name]
 
 
-def thought(words: str = "seen", answer: str = "yes", depth: bool = True) -> Thought:
+def thought(words: str = "seen", answer: str = "yes", with_depth: bool = True) -> Thought:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 100, 3), dtype=np.uint8))
     text = CHAIN.format(words=words, answer=answer)
-    if not depth:
+    if not with_depth:
         text = text.replace(',"depth":0.25', "")
-    return Thought("Is it?", image, DepthMap(np.full((50, 100), 0.25)) if depth else None, text)
+    return Thought("Is it?", image, DepthMap(np.full((50, 100), 0.25)) if with_depth else None, text)
 
 
 class TestThoughtPage:
@@ -88,7 +88,7 @@ class TestThoughtPage:
         assert "ran out of tokens" in page
 
     def test_rgb_only(self) -> None:
-        page = thought_page(thought(depth=False))
+        page = thought_page(thought(with_depth=False))
         assert len(Tags(page).named("image")) == 1
         assert "depth" not in page.split("</style>")[1].split("raw text")[0].replace("depth-", "")
 
@@ -122,7 +122,7 @@ class TestPicture:
 
     def test_boxes_are_drawn_over_both_images(self, tmp_path: Path) -> None:
         both = self.drawn(tmp_path, Card(thought()))
-        rgb = self.drawn(tmp_path, Card(thought(depth=False)))
+        rgb = self.drawn(tmp_path, Card(thought(with_depth=False)))
         # One step: the box once over RGB, once more over depth, where 50 rows by 100 become 110 by 220.
         red = [sum(pixel == (228, 87, 46) for pixel in picture.get_flattened_data()) for picture in (rgb, both)]
         assert red[0] > 100

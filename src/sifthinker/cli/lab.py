@@ -82,11 +82,11 @@ def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> No
     quiet_libraries()
     from dataclasses import replace
 
-    from sifthinker.lab.pretrain import RECIPE, pretrain
+    from sifthinker.lab.pretrain import CURRICULUM, pretrain
 
     with resumable():
-        recipe = [replace(part, scenes=max(1, round(part.scenes * scale))) for part in RECIPE]
-        pretrain(output, recipe=recipe, batch_size=batch_size, seed=seed)
+        curriculum = [replace(part, scenes=max(1, round(part.scenes * scale))) for part in CURRICULUM]
+        pretrain(output, curriculum=curriculum, batch_size=batch_size, seed=seed)
     click.echo(output)
 
 

@@ -133,10 +133,10 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
 
 
 def _check_chain(example: Example, depth: DepthMap | None) -> Iterator[tuple[str, str]]:
-    problems = check_chain(example.chain, depth=example.depth is not None)
+    problems = check_chain(example.chain, with_depth=example.depth is not None)
     if problems:
         yield "bad_chain", str(problems[0])
-    reading = read_completion(example.chain, depth=example.depth is not None)
+    reading = read_completion(example.chain, with_depth=example.depth is not None)
     if reading.areas:
         agreement = hierarchical_iou(region_boxes(reading.areas[-1]), example.boxes)
         if agreement < 0.999:
@@ -188,7 +188,7 @@ def _check_release_row(row: Mapping[str, Any], folder: Path, place: str, files: 
             if not alike:
                 yield Finding(place, identity, "not_plain_rgb", _NOT_PLAIN.format(file))
     chain = _LONG.sub(lambda number: f"{float(number[0]):.3f}", chain)
-    areas = find_regions(chain, depth=True) or find_regions(chain, depth=False)
+    areas = find_regions(chain, with_depth=True) or find_regions(chain, with_depth=False)
     if not areas or find_answer(chain) is None:
         yield Finding(place, identity, "bad_chain", "no area or no answer can be read")
     regions = _release_regions(row.get("normalized_solution_round"))

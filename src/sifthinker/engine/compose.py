@@ -68,7 +68,7 @@ class Composer:
                     f"{image.width}×{image.height}; is it the right image?",
                     "size_mismatch",
                 )
-            depth = self.depth.depth(record, self.root, image)
+            depth = self.depth.read(record, self.root, image)
             depth = depth and depth.rounded()  # as the dataset will hold it, and rewards measure it
             path = expand(record, seed=self.seed, settings=self.expansion)
             foci, digits = _state_depths(path, depth, self.expansion.decimals)
@@ -97,7 +97,7 @@ class Composer:
             steps = tuple(Step(regions, text) for regions, text in zip(prepared.foci, explanation.thoughts, strict=True))
             written = Chain(steps, record.answer)
             chain = render_chain(written, decimals=self.expansion.decimals, depth_decimals=prepared.depth_decimals)
-            problems = check_chain(chain, depth=depth is not None)
+            problems = check_chain(chain, with_depth=depth is not None)
         except ChainError as error:
             return Reject(record.source, record.id, "bad_chain", f"{record.source}: no chain can be made: {error}", attempts)
         if problems:
@@ -118,7 +118,7 @@ class Composer:
             boxes=prepared.path[-1].boxes,
             images=tuple(images),
             messages=(
-                {"role": "user", "content": user_prompt(record.question, depth=depth is not None)},
+                {"role": "user", "content": user_prompt(record.question, with_depth=depth is not None)},
                 {"role": "assistant", "content": chain},
             ),
             depth=truth,

@@ -30,7 +30,7 @@ class DepthSource(Protocol):
 
     name: str
 
-    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap | None:
+    def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap | None:
         """
         Args:
             record: names the depth file, if it has one.
@@ -49,7 +49,7 @@ class NoDepth:
 
     name = "none"
 
-    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap | None:
+    def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap | None:
         return None
 
 
@@ -71,7 +71,7 @@ class GivenDepth:
         self._near: Near | None = near
         self._holes = tuple(holes)
 
-    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
+    def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
         path = self._find(record, root)
         depth = DepthMap.read(path, encoding=self._encoding, near=self._near, holes=self._holes)
         if depth.size != image.size:
@@ -141,7 +141,7 @@ class ModelDepth:
         self._cache = None if cache is None else Path(cache)
         self._loaded: tuple[Any, Any] | None = None
 
-    def depth(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
+    def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
         return self.estimate(image)
 
     def estimate(self, image: Image.Image) -> DepthMap:

@@ -117,7 +117,7 @@ def _refuse_change(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
         )
 
 
-def finished_counts(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
+def finished_counts(out: Path, identity: Mapping[str, Any]) -> Counts | None:
     """The counts of a finished build with these settings; None when there is none."""
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def finished_counts(out: Path, recipe: Mapping[str, Any]) -> Counts | None:
             found.usage = Usage(**{name: value for name, value in totals.items() if name != "cost"})
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ConfigError(f"{out / 'manifest.json'} is not whole; start over with --fresh") from None
-    _refuse_change(out, manifest, json.loads(to_json(recipe)))
+    _refuse_change(out, manifest, json.loads(to_json(identity)))
     if found.rejected[OUTAGE]:
         return None
     (out / JOURNAL).unlink(missing_ok=True)  # of a process that was killed after it wrote the manifest
@@ -149,11 +149,11 @@ class Journal:
     A line is complete when it ends in a newline; what a killed process left of a last line is cut off.
     """
 
-    def __init__(self, path: Path, recipe: Mapping[str, Any], fresh: bool = False) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], fresh: bool = False) -> None:
         self.counts = Counts()
         self.done: dict[int, int] = {}  # record index → offset of its line
         self._path = path
-        self._recipe = recipe
+        self._identity = identity
         self._fresh = fresh
         self._stream: BinaryIO
 
@@ -173,7 +173,7 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 if number == 0:
-                    _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._recipe)))
+                    _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._identity)))
                 else:
                     index, kind, row, used = json.loads(line)
                     self.counts.usage.add(used)
@@ -188,7 +188,7 @@ class Journal:
         self._stream.truncate(offset)
         self._stream.seek(0, 2)
         if offset == 0:
-            self._append(self._recipe)
+            self._append(self._identity)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -49,7 +49,7 @@ class Stats:
         self.by_family[family or "unknown"] += 1
         self.boxes[len(boxes)] += 1
         self.areas += [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
-        steps = read_completion(chain, depth='"depth"' in chain).steps
+        steps = read_completion(chain, with_depth='"depth"' in chain).steps
         self.steps[len(steps)] += 1
         self.words.append(sum(len(text.split()) for _, text in steps))
         if steps:

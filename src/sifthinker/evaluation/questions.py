@@ -135,17 +135,17 @@ class Question:
             source=source,
         )
 
-    def load(self, *, depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
+    def load(self, *, with_depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
         """The image, upright RGB, and its depth.
 
         Args:
-            depth: whether the depth is wanted; None is returned in its place where it is not, or where there is none.
+            with_depth: whether the depth is wanted; None is returned in its place where it is not, or where there is none.
         Raises:
             ImageError: the image is missing or cannot be read.
             DepthError: the depth file is missing, cannot be read, or has another size than the image.
         """
         image = self.image if isinstance(self.image, Image.Image) else load_image(self.image)
-        if not depth or self.depth is None:
+        if not with_depth or self.depth is None:
             return image, None
         if isinstance(self.depth, DepthMap):
             return image, self.depth

@@ -195,9 +195,11 @@ def ask(
     for index, question in enumerate(batch):
         text = with_choices(question.question, question.choices) if show_choices else question.question
         try:
-            image, depth = question.load(depth=not rgb_only)
+            image, depth = question.load(with_depth=not rgb_only)
         except (ImageError, DepthError) as error:
-            rows[index] = _row(question, root, user_prompt(text, depth=_has_depth(question, rgb_only), direct=direct), error)
+            rows[index] = _row(
+                question, root, user_prompt(text, with_depth=_has_depth(question, rgb_only), direct=direct), error
+            )
         else:
             tasks[index] = image, text, depth
     thoughts: dict[int, Thought | ValueError] = {}
@@ -213,7 +215,7 @@ def ask(
                     thoughts[index] = error
     for index, thought in thoughts.items():
         _, text, depth = tasks[index]
-        rows[index] = _row(batch[index], root, user_prompt(text, depth=depth is not None, direct=direct), thought)
+        rows[index] = _row(batch[index], root, user_prompt(text, with_depth=depth is not None, direct=direct), thought)
     return [rows[index] for index in range(len(batch))]
 
 
@@ -384,7 +386,7 @@ class _Run:
         if not direct and first is not None and first[0] == "<area>":
             completion = "<think>" + completion  # opened by a chat template, and not kept
         try:
-            image, depth = question.load(depth=not self.settings.rgb_only)
+            image, depth = question.load(with_depth=not self.settings.rgb_only)
         except (ImageError, DepthError) as error:
             return _row(question, self.root, "", error)
         return _row(question, self.root, "", Thought(question.question, image, depth, completion, direct=direct))

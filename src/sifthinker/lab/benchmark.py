@@ -20,18 +20,18 @@ from sifthinker.boxes import pairwise_iou, set_iou
 from sifthinker.chain import Region, find_regions
 from sifthinker.depth import DepthMap, agrees
 from sifthinker.evaluation.metrics import Result, Row, bootstrap, group_by, summarise
-from sifthinker.evaluation.questions import Question as Asked
+from sifthinker.evaluation.questions import Question
 from sifthinker.evaluation.run import evaluate as evaluate_questions
 from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.files import atomic_write, sha256
 from sifthinker.lab.lessons import LIST_QUESTION, locate_question, read_list, regions_of
-from sifthinker.lab.questions import Question, is_novel, sample_questions, scene_at, scene_of, world_record
+from sifthinker.lab.questions import WorldQuestion, is_novel, sample_questions, scene_at, scene_of, world_record
 from sifthinker.lab.scenes import Scene, render
 from sifthinker.thinker import Thinker
 
 
 @dataclass(frozen=True, slots=True)
-class SceneQuestion(Asked):
+class SceneQuestion(Question):
     """A question about a scene, which is rendered when it is asked.
 
     Args:
@@ -42,9 +42,9 @@ class SceneQuestion(Asked):
     scene: int = 0
     size: int = 64
 
-    def load(self, *, depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
+    def load(self, *, with_depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
         image, found, _ = render(scene_at(self.scene, self.tags["level"]), self.size)
-        return image, found if depth else None
+        return image, found if with_depth else None
 
     def image_name(self, root: Path) -> str:
         return str(self.image)
@@ -216,7 +216,7 @@ def card(
 class _QuestionOnly:
     """Naive Bayes from a question's words to the position of its right answer, one a family, with add-one smoothing."""
 
-    def __init__(self, questions: Iterable[Question]) -> None:
+    def __init__(self, questions: Iterable[WorldQuestion]) -> None:
         self._slots: dict[str, Counter[int]] = {}
         self._words: dict[tuple[str, int], Counter[str]] = {}
         self._seen: set[str] = set()
@@ -227,7 +227,7 @@ class _QuestionOnly:
             self._words.setdefault((question.family, slot), Counter()).update(words)
             self._seen |= words
 
-    def __call__(self, question: Question) -> int:
+    def __call__(self, question: WorldQuestion) -> int:
         slots = self._slots.get(question.family, Counter())
         words = set(question.text.split()) & self._seen
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import Region, find_regions, render_regions
-from sifthinker.lab.questions import DECIMALS, FAMILIES, Question, ask, is_novel, join_names
+from sifthinker.lab.questions import DECIMALS, FAMILIES, WorldQuestion, ask, is_novel, join_names
 from sifthinker.lab.scenes import COLOURS, SHAPES, Object, Scene
 
 
@@ -61,7 +61,9 @@ def locate_question(names: Sequence[str]) -> str:
 Course = Literal["see", "find", "conclude"]
 
 
-def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, course: Course = "see") -> Iterator[Lesson]:
+def lessons(
+    scene: Scene, scene_seed: int, level: str, *, with_depth: bool = True, course: Course = "see"
+) -> Iterator[Lesson]:
     """The lessons of one scene, the same for the same arguments.
 
     A course is what they teach: to `see` what there is, to `find` what is named, to `conclude` from what was found. All
@@ -71,11 +73,11 @@ def lessons(scene: Scene, scene_seed: int, level: str, *, depth: bool = True, co
         scene: what they are about.
         scene_seed: of the scene.
         level: of the scene.
-        depth: whether boxes come with depths.
+        with_depth: whether boxes come with depths.
         course: what is taught.
     """
     draw = random.Random(f"sifthinker lessons {course} {level} {scene_seed}")
-    return _COURSES[course](_Material(scene, scene_seed, level, draw, regions_of(scene, depth=depth)))
+    return _COURSES[course](_Material(scene, scene_seed, level, draw, regions_of(scene, with_depth=with_depth)))
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,9 @@ class _Material:
         """A line an object: `form` with its {name} and {region}."""
         return "\n".join(form.format(name=self.scene.objects[i].name, region=self.written([i])) for i in chosen)
 
-    def questions(self, most: int) -> list[Question]:
+    def questions(self, most: int) -> list[WorldQuestion]:
         """Questions of different families, of no combination that is kept for the test split."""
-        found: list[Question] = []
+        found: list[WorldQuestion] = []
         for family in self.draw.sample(list(FAMILIES), len(FAMILIES)):
             question = ask(self.seed, family, self.level, slot=self.draw.randrange(12))
             if question is not None and not is_novel(question):
@@ -206,11 +208,11 @@ _COURSES: dict[Course, Callable[[_Material], Iterator[Lesson]]] = {
 }
 
 
-def _direct(question: Question) -> Lesson:
+def _direct(question: WorldQuestion) -> Lesson:
     return Lesson("direct", question.text, question.answer)
 
 
-def _conclusion(given: _Material, question: Question) -> Lesson:
+def _conclusion(given: _Material, question: WorldQuestion) -> Lesson:
     """What follows from the targets' places, with their names or without, or from half of the reason."""
     depths = [given.places[index].depth for index in question.targets]
     numbers = [f"{depth:.{DECIMALS}f}" for depth in depths if depth is not None]
@@ -269,10 +271,10 @@ def _word(draw: random.Random) -> str:
     return f"the {draw.choice(list(COLOURS))} {draw.choice(SHAPES)}"
 
 
-def regions_of(scene: Scene, *, depth: bool = True) -> list[Region]:
+def regions_of(scene: Scene, *, with_depth: bool = True) -> list[Region]:
     """Each object's box and the box's mean depth, as chains state them."""
     boxes = round_boxes(scene.boxes, DECIMALS)
-    depths = scene.depth_reference.mean(boxes).tolist() if depth else [None] * len(boxes)
+    depths = scene.depth_reference.mean(boxes).tolist() if with_depth else [None] * len(boxes)
     return [
         Region(tuple(box), None if mean is None else round(mean, DECIMALS))
         for box, mean in zip(boxes.tolist(), depths, strict=True)

@@ -76,8 +76,8 @@ class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
         image, map_, _ = scene.reference
         pixels = self._processor.image_processor([image, map_.view()] if depth else [image], return_tensors="pt")
         patches = len(pixels["pixel_values"]) * (IMAGE_SIZE // PATCH_SIZE) ** 2
-        taught = list(lessons(scene, seed, level, depth=depth, course=self._course))
-        texts = [user_prompt(item.question, depth=depth, direct=True) for item in taught]
+        taught = list(lessons(scene, seed, level, with_depth=depth, course=self._course))
+        texts = [user_prompt(item.question, with_depth=depth, direct=True) for item in taught]
         tokens = tokenizer(texts + [item.reply for item in taught])["input_ids"]
         pairs = []
         for question, reply in zip(tokens[: len(taught)], tokens[len(taught) :], strict=True):
@@ -203,7 +203,7 @@ class Part:
 
 # The second part is shown no depth at all. Without it a model reads places and shapes from the depth image, where there is
 # no colour, and of two balls finds either; docs/world.md has the numbers.
-RECIPE = (
+CURRICULUM = (
     Part("see", 72_000, 4e-3, 2e-3, rgb_only=8),
     Part("see", 24_000, 3e-3, 1.5e-3, rgb_only=1),
     Part("find", 36_000, 3e-3, 1.5e-3, rgb_only=2),
@@ -214,7 +214,7 @@ RECIPE = (
 def pretrain(
     output: str | Path,
     *,
-    recipe: Sequence[Part] = RECIPE,
+    curriculum: Sequence[Part] = CURRICULUM,
     batch_size: int = 48,
     seed: int = 0,
     save_steps: int = 250,
@@ -223,11 +223,11 @@ def pretrain(
 ) -> None:
     """Pretrain a nano model from random weights; a run that was interrupted goes on from its newest checkpoint.
 
-    `run.json` in the folder says whose run it is: recipe, batch size, seed and shape.
+    `run.json` in the folder says whose run it is: curriculum, batch size, seed and shape.
 
     Args:
         output: folder of the run; the finished model lies in it, the earlier parts in folders of their course in it.
-        recipe: the parts, each on scenes of its own, one after the other.
+        curriculum: the parts, each on scenes of its own, one after the other.
         batch_size: scenes a step.
         seed: of the weights.
         save_steps: steps between checkpoints.
@@ -239,13 +239,15 @@ def pretrain(
         SIFError: the folder cannot be written.
         KeyboardInterrupt: interrupted; a checkpoint was written.
     """
-    folders = [Path(output) / f"{number}-{part.course}" for number, part in enumerate(recipe[:-1])] + [Path(output)]
-    stated = {f"recipe[{number}].{key}": value for number, part in enumerate(recipe) for key, value in asdict(part).items()}
+    folders = [Path(output) / f"{number}-{part.course}" for number, part in enumerate(curriculum[:-1])] + [Path(output)]
+    stated = {
+        f"curriculum[{number}].{key}": value for number, part in enumerate(curriculum) for key, value in asdict(part).items()
+    }
     claim_parts(output, {"stage": "pretrain", "batch_size": batch_size, "seed": seed, **shape, **stated})
     processor = build_processor()
     model = build_model(processor, seed=seed, **shape)
     first = 0
-    for folder, part in zip(folders, recipe, strict=True):
+    for folder, part in zip(folders, curriculum, strict=True):
         if is_finished(folder):
             model = load_model(folder, dtype="float32")
         else:

@@ -57,7 +57,7 @@ _HELD_OUT = 6  # one in so many combinations of family, colour and shape is kept
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class WorldQuestion:
     """A question about a scene.
 
     Args:
@@ -131,7 +131,7 @@ class _Call:
         return (near, far) if depths[far] - depths[near] >= self.margins.depth else None
 
 
-def _nearer(call: _Call) -> Question | None:
+def _nearer(call: _Call) -> WorldQuestion | None:
     """Which of two is nearer to or farther from the camera."""
     found = call.by_distance()
     if found is None:
@@ -143,7 +143,7 @@ def _nearer(call: _Call) -> Question | None:
     wanted, sign = ("farther from", "more") if farther else ("nearer to", "less")
     left, other = ("{0}", "{1}") if right == pair[0] else ("{1}", "{0}")
     end = f"so the {call.name(right)} is {wanted} the camera."
-    return Question(
+    return WorldQuestion(
         "nearer",
         f"Which is {wanted} the camera, the {first} or the {second}?",
         call.name(right),
@@ -155,7 +155,7 @@ def _nearer(call: _Call) -> Question | None:
     )
 
 
-def _side(call: _Call) -> Question | None:
+def _side(call: _Call) -> WorldQuestion | None:
     """Left or right of another object, by the centres of their boxes."""
     pair = call.pick(2)
     if not pair or abs(call.centres[pair[0]] - call.centres[pair[1]]) < call.margins.across:
@@ -166,7 +166,7 @@ def _side(call: _Call) -> Question | None:
     first, second = map(call.name, pair)
     answer = ("left", "right")[call.slot % 2]
     said = f"The {first} is to the {answer} of the {second}."
-    return Question(
+    return WorldQuestion(
         "side",
         f"Is the {first} to the left or to the right of the {second}?",
         answer,
@@ -178,7 +178,7 @@ def _side(call: _Call) -> Question | None:
     )
 
 
-def _front(call: _Call) -> Question | None:
+def _front(call: _Call) -> WorldQuestion | None:
     """In front of or behind another object."""
     found = call.by_distance()
     if found is None:
@@ -186,7 +186,7 @@ def _front(call: _Call) -> Question | None:
     pair = found if call.slot % 2 == 0 else found[::-1]
     first, second = map(call.name, pair)
     answer, sign = (("in front", "less"), ("behind", "more"))[call.slot % 2]
-    return Question(
+    return WorldQuestion(
         "front",
         f"Is the {first} in front of or behind the {second}?",
         answer,
@@ -198,7 +198,7 @@ def _front(call: _Call) -> Question | None:
     )
 
 
-def _closest(call: _Call) -> Question | None:
+def _closest(call: _Call) -> WorldQuestion | None:
     """Which of two stands closer to a third, on the ground."""
     picked = call.pick(3)
     if not picked:
@@ -211,7 +211,7 @@ def _closest(call: _Call) -> Question | None:
     pair = (right, wrong) if call.slot % 2 == 0 else (wrong, right)
     first, second = map(call.name, pair)
     said = f"The {call.name(right)} is closer to the {to.name} than the {call.name(wrong)}."
-    return Question(
+    return WorldQuestion(
         "closest",
         f"Which is closer to the {to.name}, the {first} or the {second}?",
         call.name(right),
@@ -223,7 +223,7 @@ def _closest(call: _Call) -> Question | None:
     )
 
 
-def _attribute(call: _Call) -> Question | None:
+def _attribute(call: _Call) -> WorldQuestion | None:
     """The colour or shape of the object at a place: leftmost, rightmost, nearest, farthest."""
     place = call.draw.choice(("leftmost", "rightmost", "nearest", "farthest"))
     if place in ("leftmost", "rightmost"):
@@ -241,7 +241,7 @@ def _attribute(call: _Call) -> Question | None:
     kind = call.draw.choice(("colour", "shape"))
     answer = thing.colour if kind == "colour" else thing.shape
     said = f"The {place} object is a {thing.name}. Its {kind} is {answer}."
-    return Question(
+    return WorldQuestion(
         "attribute",
         f"What {kind} is the {place} object?",
         answer,
@@ -253,7 +253,7 @@ def _attribute(call: _Call) -> Question | None:
     )
 
 
-def _count(call: _Call) -> Question | None:
+def _count(call: _Call) -> WorldQuestion | None:
     """How many objects of a colour or a shape, at least one."""
     most = 3 if len(call.scene.objects) < 5 else 4
     choices = tuple(str(number) for number in range(1, most + 1))
@@ -273,10 +273,12 @@ def _count(call: _Call) -> Question | None:
     found = [index for index, thing in enumerate(call.scene.objects) if kind_of(thing) == kind]
     targets = tuple(sorted(found, key=lambda index: float(call.scene.boxes[index, 0])))
     said = f"I count {join_names([call.name(index) for index in targets])}: {wanted}."
-    return Question("count", f"How many {plural} are there?", str(wanted), choices, targets, f"the {plural}", said, said)
+    return WorldQuestion(
+        "count", f"How many {plural} are there?", str(wanted), choices, targets, f"the {plural}", said, said
+    )
 
 
-def _larger(call: _Call) -> Question | None:
+def _larger(call: _Call) -> WorldQuestion | None:
     """Which of two is larger in truth, not on the picture."""
     pair = call.pick(2)
     if not pair or call.scene.objects[pair[0]].size == call.scene.objects[pair[1]].size:
@@ -290,7 +292,7 @@ def _larger(call: _Call) -> Question | None:
     sizes = [call.scene.objects[index].size for index in pair]
     wanted = "smaller" if smaller else "larger"
     said = f"The {first} is {sizes[0]} and the {second} is {sizes[1]}, so the {right} is {wanted}."
-    return Question(
+    return WorldQuestion(
         "size",
         f"Which is {wanted}, the {first} or the {second}?",
         right,
@@ -302,7 +304,7 @@ def _larger(call: _Call) -> Question | None:
     )
 
 
-def _detail(call: _Call) -> Question | None:
+def _detail(call: _Call) -> WorldQuestion | None:
     """The colour of the round mark on an object: a few pixels of the nano model's picture."""
     marked = [index for index, thing in enumerate(call.scene.objects) if thing.dot]
     if not marked:
@@ -311,7 +313,7 @@ def _detail(call: _Call) -> Question | None:
     thing = call.scene.objects[target]
     assert thing.dot is not None
     said = f"The dot on the {thing.name} is {thing.dot}."
-    return Question(
+    return WorldQuestion(
         "detail",
         f"What colour is the dot on the {thing.name}?",
         thing.dot,
@@ -323,7 +325,7 @@ def _detail(call: _Call) -> Question | None:
     )
 
 
-def _odd(call: _Call) -> Question | None:
+def _odd(call: _Call) -> WorldQuestion | None:
     """Which one differs from all others: the only one with stripes, with a dot, or without a dot."""
     marks: dict[str, Callable[[Object], bool]] = {
         "has stripes": lambda thing: thing.striped,
@@ -339,7 +341,7 @@ def _odd(call: _Call) -> Question | None:
     said = f"Only the {call.name(found[0])} {mark}."
     names = [thing.name for thing in call.scene.objects]
     call.draw.shuffle(names)
-    return Question(
+    return WorldQuestion(
         "odd",
         f"Which object alone {mark}?",
         call.name(found[0]),
@@ -352,7 +354,7 @@ def _odd(call: _Call) -> Question | None:
 
 
 # Spatial relations first, then fine-grained perception.
-FAMILIES: dict[str, Callable[[_Call], Question | None]] = {
+FAMILIES: dict[str, Callable[[_Call], WorldQuestion | None]] = {
     "nearer": _nearer,
     "side": _side,
     "front": _front,
@@ -365,7 +367,7 @@ FAMILIES: dict[str, Callable[[_Call], Question | None]] = {
 }
 
 
-def ask(scene_seed: int, family: str, level: str = "medium", *, slot: int = 0) -> Question | None:
+def ask(scene_seed: int, family: str, level: str = "medium", *, slot: int = 0) -> WorldQuestion | None:
     """A question about a scene, the same for the same arguments; None when the scene has no clear one of the family.
 
     Args:
@@ -396,12 +398,12 @@ def scene_at(seed: int, level: str) -> Scene:
     return sample_scene(seed, level)
 
 
-def scene_of(question: Question) -> Scene:
+def scene_of(question: WorldQuestion) -> Scene:
     """The scene that a question is about."""
     return scene_at(question.scene, question.level)
 
 
-def is_novel(question: Question) -> bool:
+def is_novel(question: WorldQuestion) -> bool:
     """Whether a question is about a combination of its family with an object's colour and shape that is kept for the test
     split: never asked in training, though such objects stand in training scenes and other families ask about them."""
     objects = scene_of(question).objects
@@ -420,7 +422,7 @@ def sample_questions(
     seed: int = 0,
     families: Sequence[str] = (),
     levels: Sequence[str] = (),
-) -> Iterator[Question]:
+) -> Iterator[WorldQuestion]:
     """Questions in equal numbers of every family and level, one a scene, right answers in turn among the choices.
 
     The test split asks of novel combinations every other time (see `is_novel`), the other splits never.
@@ -453,7 +455,7 @@ def sample_questions(
                 break
 
 
-def world_record(question: Question, *, image: str, split: str = "train") -> Record:
+def world_record(question: WorldQuestion, *, image: str, split: str = "train") -> Record:
     """A question as a Record. What the scripted teacher says of it stands in `extra`, with the centres of all objects, left
     to right, so that it need not sample the scene again."""
     scene = scene_of(question)

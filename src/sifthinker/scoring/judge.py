@@ -20,13 +20,11 @@ from sifthinker.files import atomic_write, sha256, to_json
 from sifthinker.json_reply import without_reasoning
 from sifthinker.loops import run_coroutine
 from sifthinker.prompts import JUDGE_SYSTEM, judge_task
-from sifthinker.scoring.answers import Verdict, judge, normalise
-
-__all__ = ["JudgeCounts", "ModelJudge", "Question", "Verdict", "judge", "normalise"]
+from sifthinker.scoring.answers import Verdict, judge
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Claim:
     """An answer to be judged: what was asked, what was answered, what is right, the choices of a closed question."""
 
     question: str
@@ -77,7 +75,7 @@ class ModelJudge:
     _max_tokens: int = field(default=_A_NUMBER, repr=False)
     _refusals: int = field(default=0, repr=False)  # requests refused before one was answered
 
-    def judge_all(self, items: Sequence[Question]) -> list[Verdict | None]:
+    def judge_all(self, items: Sequence[Claim]) -> list[Verdict | None]:
         """Judge answers at once; works in notebooks too.
 
         Returns:
@@ -88,7 +86,7 @@ class ModelJudge:
         """
         return run_coroutine(self.judge_all_async(items))
 
-    async def judge_all_async(self, items: Sequence[Question]) -> list[Verdict | None]:
+    async def judge_all_async(self, items: Sequence[Claim]) -> list[Verdict | None]:
         """`judge_all` for callers with an event loop."""
         async with self.endpoint:
             # Equal questions, common within a group, are asked once.
@@ -100,7 +98,7 @@ class ModelJudge:
                     task.cancel()
                 await asyncio.gather(*asked.values(), return_exceptions=True)
 
-    async def _judge(self, item: Question) -> Verdict | None:
+    async def _judge(self, item: Claim) -> Verdict | None:
         ruled = judge(item.answer, item.truth, item.choices)
         if ruled.rule != "token_f1":
             self.counts.rules += 1
@@ -119,7 +117,7 @@ class ModelJudge:
             atomic_write(file, to_json({"score": score}))
         return Verdict(score, "model", f"the judge said {said.strip()[:80]!r}")
 
-    async def _ask(self, item: Question) -> str | None:
+    async def _ask(self, item: Claim) -> str | None:
         """What the model says; None where it failed."""
         messages = [
             {"role": "system", "content": JUDGE_SYSTEM},
@@ -144,7 +142,7 @@ class ModelJudge:
         self._refusals += not self.counts.model
         return self._refusals >= _FIRST_REFUSALS
 
-    def _file(self, item: Question) -> Path | None:
+    def _file(self, item: Claim) -> Path | None:
         if self.cache is None:
             return None
         key = to_json([self.endpoint.model, JUDGE_SYSTEM, item.question, item.truth, item.answer])

@@ -120,7 +120,7 @@ def score_completion(
         denominator: see `boxes.paired_iou`.
         opened: see `chain.read_completion`.
     """
-    reading = read_completion(text, depth=reference.depth is not None, opened=opened)
+    reading = read_completion(text, with_depth=reference.depth is not None, opened=opened)
     return Scores(
         score_format(reading),
         score_answer(reading, reference.answer, reference.choices, previous=previous),

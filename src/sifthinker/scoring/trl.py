@@ -22,7 +22,7 @@ from sifthinker.errors import ConfigError
 from sifthinker.literals import Correction, Denominator
 from sifthinker.records import read_choices
 from sifthinker.scoring.answers import Verdict
-from sifthinker.scoring.judge import ModelJudge, Question
+from sifthinker.scoring.judge import Claim, ModelJudge
 from sifthinker.scoring.rewards import as_correction, score_answer, score_depth, score_format, score_grounding, with_gain
 
 Completion = str | Sequence[Mapping[str, Any]]
@@ -117,7 +117,7 @@ class AnswerReward:
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
         if self.judge is not None:
             said = {
-                index: Question(problem[index] if problem else "", reading.answer, answer[index], options[index])
+                index: Claim(problem[index] if problem else "", reading.answer, answer[index], options[index])
                 for index, reading in enumerate(readings)
                 if reading.answer is not None
             }
@@ -216,7 +216,7 @@ def _readings(
 ) -> list[Reading]:
     """Each completion read; without a `depth` column, chains are held to state depths."""
     return [
-        read_completion(completion_text(item), depth=depth is None or depth[index] is not None, opened=opened)
+        read_completion(completion_text(item), with_depth=depth is None or depth[index] is not None, opened=opened)
         for index, item in enumerate(completions)
     ]
 

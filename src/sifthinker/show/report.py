@@ -200,7 +200,7 @@ def _row_card(row: Row, evaluation: Evaluation) -> Card:
     if question is not None:
         # Files may have gone since they were asked about.
         with contextlib.suppress(ImageError, DepthError):
-            image, depth = question.load(depth=row.depth is not None)
+            image, depth = question.load(with_depth=row.depth is not None)
     about = [name for name in (row.dataset, row.family) if name]
     about += [f"{name} {value:.2f}" for name, value in row.values.items() if value is not None and name != "answer accuracy"]
     right = row.values["answer accuracy"]

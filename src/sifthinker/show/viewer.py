@@ -112,7 +112,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
     for example in read_examples(where):
-        steps = read_completion(example.chain, depth=example.depth is not None).steps
+        steps = read_completion(example.chain, with_depth=example.depth is not None).steps
         yield {
             "code": "",
             "id": example.id,

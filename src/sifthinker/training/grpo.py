@@ -198,7 +198,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
         steps, moved = [], []
         for text, depth in zip(texts, depths, strict=True):
-            areas = read_completion(text, depth=depth, opened=False).areas
+            areas = read_completion(text, with_depth=depth, opened=False).areas
             steps.append(len(areas))
             focused = [area for area in areas if not is_whole_image(area)]
             if focused:

@@ -126,7 +126,7 @@ def held_out(config: TrainSettings, examples: Sequence[Example], arguments: Any,
     special = special_tokens(processor)
     for question in questions:
         try:
-            question.load(depth=not rgb_only)
+            question.load(with_depth=not rgb_only)
         except (ImageError, DepthError) as error:
             raise ConfigError(f"eval_data: question {question.id!r}: {error}") from None
         if token := special.search(question.question):

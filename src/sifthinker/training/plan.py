@@ -175,8 +175,8 @@ def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
 def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> list[str]:
     """What the chat template does to valid chains, if it makes them invalid; see `data.gold_completion`."""
     for example in examples:
-        problems = read_completion(gold[example.id], depth=example.depth is not None, opened=False).problems
-        if problems and not check_chain(example.chain, depth=example.depth is not None):
+        problems = read_completion(gold[example.id], with_depth=example.depth is not None, opened=False).problems
+        if problems and not check_chain(example.chain, with_depth=example.depth is not None):
             return [
                 f"the model's chat template breaks the chain of example {example.id!r}: {problems[0]}. It writes "
                 f"{gold[example.id][:80]!r}…, and no completion could earn the format reward; use a template that keeps the "
