@@ -57,7 +57,7 @@ def called(used_in: str, module: str, path: str, takes: str = "") -> Part:
 
 GRPO, PREFIX, RUNS, DECODING = "training/grpo.py", "training/prefix.py", "training/runs.py", "decoding.py"
 DATA, PLAN = "training/data.py", "training/plan.py"
-PROGRESS = "training/progress.py"
+PROGRESS, HELD_OUT = "training/progress.py", "training/held_out.py"
 TRAINER, CACHE, UTILS = "transformers.trainer", "transformers.cache_utils", "trl.trainer.utils"
 GRPO_TRAINER = "trl.trainer.grpo_trainer"
 
@@ -114,7 +114,13 @@ PARTS = [
     ),
     called(PREFIX, CACHE, "Cache.batch_select_indices", "indices"),
     overridden(RUNS, TRAINER, "Trainer._load_from_checkpoint", "resume_from_checkpoint model"),
+    overridden(RUNS, TRAINER, "Trainer._load_best_model", ""),
+    overridden(RUNS, TRAINER, "Trainer.evaluate", "eval_dataset ignore_keys metric_key_prefix"),
     overridden(RUNS, TRAINER, "Trainer.create_optimizer", "model"),
+    called(HELD_OUT, "trl.models", "unwrap_model_for_generation", "model accelerator gradient_checkpointing_kwargs"),
+    called(HELD_OUT, "trl.distributed", "DistributedBackend.summon_full_params", "module"),
+    called(HELD_OUT, "accelerate.utils", "gather_object", "object"),
+    called(HELD_OUT, "torch.distributed.fsdp", "register_fsdp_forward_method"),
     called(RUNS, TRAINER, "Trainer.set_initial_training_values", "args dataloader"),
     called(RUNS, TRAINER, "Trainer.get_train_dataloader"),
     called(RUNS, "transformers", "TrainerState.load_from_json", "json_path"),

@@ -56,10 +56,12 @@ class OurTrainer:
     control: Any
     callback_handler: Any
 
-    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Ask the held-out questions, see `HeldOut.measure`, and log what they gave."""
         if self.held_out is None:
-            found: dict[str, float] = super().evaluate(*arguments, **named)  # type: ignore[misc]
+            found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # type: ignore[misc]
             return found
         metrics = self.held_out.measure(self)
         training = self.model.training
