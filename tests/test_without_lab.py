@@ -19,11 +19,10 @@ ROOT = Path(__file__).parents[1]
 KEPT = ("tests", "configs", "examples", "docs", "pyproject.toml", "README.md", "LICENSE")
 LAB = ("src/sifthinker/lab", "src/sifthinker/cli/lab.py", "tests/lab")
 HERE = (SOURCE / "lab").is_dir()
-# Left to the slow test: what trains, decodes or starts many processes for longer than a few seconds.
-HEAVY = (
-    "tests/training", "tests/integration", "tests/engine/test_endurance.py", "tests/engine/test_ray.py",
-    "tests/engine/test_teachers.py", "tests/test_decoding.py", "tests/test_models.py", "tests/test_thinker.py",
-    "tests/test_extras.py", "tests/test_typing.py",
+# The rooms that stood closest to it, in about a minute; the slow test runs all.
+QUICK = (
+    "engine/test_checks.py", "engine/test_exports.py", "engine/test_recipe.py", "engine/test_settings.py", "evaluation",
+    "show", "test_cli.py", "test_layout.py", "test_models.py", "test_thinker.py", "test_without_lab.py",
 )  # fmt: skip
 
 # The copy runs this file too, commands and all, but makes no copy of itself.
@@ -78,9 +77,10 @@ def test_every_test_of_the_copy_finds_what_it_imports_and_its_fixtures(bare: Pat
 
 @with_lab
 def test_its_quick_tests_pass(bare: Path) -> None:
-    said = run_tests(bare, "tests", *(f"--ignore={name}" for name in HEAVY))
+    said = run_tests(bare, *(f"tests/{name}" for name in QUICK))
     passed = re.search(r"(\d+) passed", said)
-    assert passed is None or int(passed[1]) > 500
+    assert passed is not None, said
+    assert int(passed[1]) > 400
 
 
 @with_lab
