@@ -196,7 +196,7 @@ class TestRunPage:
         )
         tags = Tags(page)
         assert "0.500" in page
-        assert "0.400–0.600, n 70" in page
+        assert "0.400 to 0.600, n 70" in page
         assert [line["points"] for line in tags.named("polyline")] == ["0.0,0.0 360.0,80.0", "0.0,160.0"]
         assert "nothing was logged" in page
         assert "the right answer: yes" in page
