@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder, to_json
@@ -27,12 +27,15 @@ class Journal:
 
     Attributes:
         lines: what was added before, in order.
+        busy: what a second process is told.
 
     Example:
         >>> with Journal("run.jsonl", {"model": "nano"}) as journal:  # doctest: +SKIP
         ...     for item in items[len(journal.lines) :]:
         ...         journal.add(work(item))
     """
+
+    busy = "another process is at work on this run"
 
     def __init__(self, path: Path, header: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.lines: list[Any] = []
@@ -41,7 +44,7 @@ class Journal:
         self._fresh = fresh
         self._stream: BinaryIO
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         """
         Raises:
             ConfigError: the file is another run's, is broken, is open in another process, or cannot be written.
@@ -55,6 +58,7 @@ class Journal:
             self._lock()
             if self._fresh:
                 self._stream.truncate(0)
+                self.forget()
             self._stream.seek(0)
             offset = self._read()
         except BaseException:
@@ -76,20 +80,36 @@ class Journal:
         """Delete the file: the run is finished."""
         self._path.unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """What else is thrown away when the run starts over; nothing unless a subclass says so."""
+
+    def check(self, header: Any) -> None:
+        """See that the file is of this run.
+
+        Raises:
+            ConfigError: it is of another.
+        """
+        check_same(f"{self._path}", header, self._header)
+
+    def take(self, line: Any, offset: int) -> None:
+        """Take in a line that an earlier process wrote; `offset` is where it stands in the file. What it raises of
+        `ValueError`, `TypeError`, `KeyError` and `AttributeError` means that the file is broken."""
+        self.lines.append(line)
+
     def _read(self) -> int:
-        """Fill `lines`; returns where the last complete line ends."""
+        """Take in the file; returns where the last complete line ends."""
         offset = 0
         for number, line in enumerate(self._stream):
             if not line.endswith(b"\n"):
                 break
             try:
                 value = json.loads(line)
-            except ValueError:
-                raise ConfigError(f"{self._path}:{number + 1}: not a line of JSON; delete the file to start over") from None
-            if number:
-                self.lines.append(value)
-            else:
-                check_same(f"{self._path}", value, self._header)
+                if number:
+                    self.take(value, offset)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise ConfigError(f"{self._path} is broken at line {number + 1}; start over with --fresh") from None
+            if not number:
+                self.check(value)
             offset += len(line)
         return offset
 
@@ -101,11 +121,14 @@ class Journal:
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(f"{self._path}: another process is at work on this run") from None
+            raise ConfigError(f"{self._path}: {self.busy}") from None
 
-    def _append(self, value: Any) -> None:
+    def _append(self, value: Any) -> int:
+        """Where the line stands."""
+        offset = self._stream.seek(0, 2)
         self._stream.write(to_json(value).encode() + b"\n")
         self._stream.flush()
+        return offset
 
 
 def check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:

@@ -208,7 +208,7 @@ def test_another_process_is_kept_out(questions: Path, tmp_path: Path) -> None:
     with Journal(journal_path(output), {}), pytest.raises(ConfigError, match="another process"):
         evaluate(settings(questions, output=str(output)), thinker=Answering())
     journal_path(output).write_text("nonsense\n")
-    with pytest.raises(ConfigError, match="not a line of JSON"):
+    with pytest.raises(ConfigError, match="is broken at line 1"):
         evaluate(settings(questions, output=str(output)), thinker=Answering())
 
 

@@ -19,7 +19,7 @@ from sifthinker.ask_settings import DepthFiles
 from sifthinker.endpoint import Usage
 from sifthinker.engine.compose import Composer
 from sifthinker.engine.estimators import DepthSource, ModelDepth, make_depth
-from sifthinker.engine.folder import FOLDERS, JOURNAL, OUTAGE, Counts, Journal, finished_counts, refuse_foreign
+from sifthinker.engine.folder import FOLDERS, JOURNAL, OUTAGE, BuildJournal, Counts, finished_counts, refuse_foreign
 from sifthinker.engine.recipe import Left, Recipe, fingerprint, read_recipe
 from sifthinker.engine.settings import BuildSettings
 from sifthinker.engine.teachers import LocalTeacher, Teacher, make_teacher
@@ -276,7 +276,7 @@ class Engine(Composer):
         source = iter(items())
         first = list(itertools.islice(source, 1))  # a source that cannot be read leaves the folder as it is
         make_folder(out)
-        with Journal(out / JOURNAL, identity, fresh) as journal:
+        with BuildJournal(out / JOURNAL, identity, fresh) as journal:
             for folder in (out, *(out / name for name in FOLDERS)):
                 sweep(folder)
             usage = journal.counts.usage
@@ -375,7 +375,7 @@ class Feed:
     def __init__(
         self,
         items: Iterator[Record | Reject],
-        journal: Journal,
+        journal: BuildJournal,
         budget: float | None,
         progress: Progress | None,
         patience: int = OUTAGES_IN_A_ROW,
@@ -428,7 +428,7 @@ class Feed:
             self._add(*self._held.pop(0))
 
     def _add(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
-        self._journal.add(index, result, used)
+        self._journal.add_record(index, result, used)
         self._ended += 1
         if self._progress:
             self._progress(self._journal.counts)

@@ -21,11 +21,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sifthinker.endpoint import Usage
 from sifthinker.errors import ConfigError
 from sifthinker.files import UNFINISHED, to_json
+from sifthinker.journal import Journal
 from sifthinker.records import Example, Reject
 
 JOURNAL = "journal.jsonl"
@@ -142,71 +143,36 @@ def finished_counts(out: Path, identity: Mapping[str, Any]) -> Counts | None:
     return found
 
 
-class Journal:
-    """Finished records in the order in which they finished: first line the settings, then `[index, kind, row, used]`, where
-    `used` is what the teacher used since the line before. A line of kind `usage` is of no record.
+class BuildJournal(Journal):
+    """Finished records in the order in which they finished, each line `[index, kind, row, used]`, where `used` is what the
+    teacher used since the line before. A line of kind `usage` is of no record.
 
-    A line is complete when it ends in a newline; what a killed process left of a last line is cut off.
+    Rows stay in the file until `write_out`: a build may have millions.
     """
 
+    busy = "another build is at work in this folder"
+
     def __init__(self, path: Path, identity: Mapping[str, Any], fresh: bool = False) -> None:
+        super().__init__(path, identity, fresh=fresh)
         self.counts = Counts()
         self.done: dict[int, int] = {}  # record index → offset of its line
-        self._path = path
-        self._identity = identity
-        self._fresh = fresh
-        self._stream: BinaryIO
 
-    def __enter__(self) -> Journal:
-        try:
-            self._stream = open(self._path, "a+b")
-        except OSError as error:
-            raise ConfigError(f"{self._path}: cannot write: {error.strerror}") from None
-        self._lock()
-        if self._fresh:
-            self._stream.truncate(0)
-            _clear(self._path.parent)
-        self._stream.seek(0)
-        offset = 0
-        try:
-            for number, line in enumerate(self._stream):
-                if not line.endswith(b"\n"):
-                    break
-                if number == 0:
-                    _refuse_change(self._path.parent, json.loads(line), json.loads(to_json(self._identity)))
-                else:
-                    index, kind, row, used = json.loads(line)
-                    self.counts.usage.add(used)
-                    if kind != "usage" and (kind != "reject" or row["code"] != OUTAGE):
-                        self._count(index, offset, kind, row)
-                offset += len(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            self._stream.close()
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"{self._path} is broken; start over with --fresh") from None
-        self._stream.truncate(offset)
-        self._stream.seek(0, 2)
-        if offset == 0:
-            self._append(self._identity)
-        return self
+    def forget(self) -> None:
+        _clear(self._path.parent)
 
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
+    def check(self, header: Any) -> None:
+        if not isinstance(header, dict):
+            raise ConfigError(f"{self._path} is broken at line 1; start over with --fresh")
+        _refuse_change(self._path.parent, header, self._header)
 
-    def _lock(self) -> None:
-        """Keep a second build out of the folder for as long as the journal is open."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._stream.close()
-            raise ConfigError(f"{self._path.parent}: another build is at work in this folder") from None
+    def take(self, line: Any, offset: int) -> None:
+        index, kind, row, used = line
+        self.counts.usage.add(used)
+        if kind != "usage" and (kind != "reject" or row["code"] != OUTAGE):
+            self._count(index, offset, kind, row)
 
-    def add(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
+    def add_record(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
+        """Take the result of a record."""
         kind = "example" if isinstance(result, Example) else "reject"
         row = result.to_json()
         offset = self._append([index, kind, row, used])
@@ -214,6 +180,7 @@ class Journal:
         self._count(index, offset, kind, row)
 
     def add_usage(self, used: Mapping[str, int]) -> None:
+        """Take what the teacher used for records that did not end."""
         if used:
             self._append([None, "usage", {}, used])
             self.counts.usage.add(used)
@@ -231,12 +198,6 @@ class Journal:
                 (examples if kind == "example" else rejects).write(to_json(row) + "\n")
         for kind, path in partial.items():
             path.replace(out / f"{kind}s.jsonl")
-
-    def _append(self, value: Any) -> int:
-        offset = self._stream.seek(0, 2)
-        self._stream.write(to_json(value).encode() + b"\n")
-        self._stream.flush()
-        return offset
 
     def _count(self, index: int, offset: int, kind: str, row: Mapping[str, Any]) -> None:
         if index in self.done:
