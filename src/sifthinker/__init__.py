@@ -69,7 +69,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
     from sifthinker.show.report import write_thought
     from sifthinker.thinker import Thinker, Thought
     from sifthinker.thinking import think
-    from sifthinker.training.config import TrainSettings
+    from sifthinker.training.settings import TrainSettings
     from sifthinker.training.stages import train
 
 __version__ = "0.1.0"
@@ -134,7 +134,7 @@ _HOMES = {
     "show.report": ("write_thought",),
     "thinker": ("Thinker", "Thought"),
     "thinking": ("think",),
-    "training.config": ("TrainSettings",),
+    "training.settings": ("TrainSettings",),
     "training.stages": ("train",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

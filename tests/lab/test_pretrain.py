@@ -339,8 +339,8 @@ class TestWhoseRun:
 
     def test_a_folder_of_sft_is_refused_and_the_other_way_round(self, tmp_path: Path, untrained: list[str]) -> None:
         from sifthinker.errors import ConfigError
-        from sifthinker.training.config import make_config
         from sifthinker.training.runs import claim
+        from sifthinker.training.settings import make_config
 
         config = make_config({"model": "nano", "data": "d", "output": tmp_path / "sft"}, "sft")
         claim(config, "sft")

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from sifthinker.training import grpo, sft
-from sifthinker.training.config import make_config
+from sifthinker.training.settings import make_config
 
 
 def shard(trainer: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from sifthinker import fingerprint
 from sifthinker.errors import ConfigError
 from sifthinker.fingerprint import data_fingerprint, model_fingerprint
-from sifthinker.training.config import make_config
+from sifthinker.training.settings import make_config
 
 pytest.importorskip("trl")
 

@@ -14,8 +14,8 @@ from sifthinker.cli.main import main
 from sifthinker.errors import ConfigError
 from sifthinker.models import load_processor, opened_by_template
 from sifthinker.records import read_examples
-from sifthinker.training.config import make_config
 from sifthinker.training.data import gold_completion
+from sifthinker.training.settings import make_config
 
 pytest.importorskip("trl")
 

@@ -19,9 +19,9 @@ from sifthinker.evaluation.run import evaluate  # noqa: E402
 from sifthinker.evaluation.settings import EvalSettings  # noqa: E402
 from sifthinker.models import load_model  # noqa: E402
 from sifthinker.thinker import Thinker, Thought  # noqa: E402
-from sifthinker.training.config import make_config  # noqa: E402
 from sifthinker.training.held_out import HeldOut  # noqa: E402
 from sifthinker.training.progress import LOGGED, read_history  # noqa: E402
+from sifthinker.training.settings import make_config  # noqa: E402
 
 from .test_saving import run_sharded  # noqa: E402
 from .test_training import GRPO, SFT  # noqa: E402

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.errors import ConfigError
-from sifthinker.training.config import make_config
+from sifthinker.training.settings import make_config
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")

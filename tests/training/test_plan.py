@@ -20,7 +20,6 @@ from sifthinker.scoring.rewards import REWARDS
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from sifthinker.training.config import guess_stage, make_config  # noqa: E402
 from sifthinker.training.data import grpo_dataset, load_examples, sft_dataset  # noqa: E402
 from sifthinker.training.grpo import DEFAULTS  # noqa: E402
 from sifthinker.training.plan import (  # noqa: E402
@@ -32,6 +31,7 @@ from sifthinker.training.plan import (  # noqa: E402
     template_problems,
     token_counts,
 )
+from sifthinker.training.settings import guess_stage, make_config  # noqa: E402
 from sifthinker.training.sft import DEFAULTS as SFT_DEFAULTS  # noqa: E402
 from sifthinker.training.sft import sft_trainer  # noqa: E402
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sifthinker.training.config import load_config
+from sifthinker.training.settings import load_config
 
 pytest.importorskip("trl")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.errors import ConfigError, ModelError, RecordError, SIFError
-from sifthinker.training.config import make_config
+from sifthinker.training.settings import make_config
 
 from ..small_data import build_chains, write_records
 

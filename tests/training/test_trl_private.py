@@ -163,8 +163,8 @@ ATTRIBUTES = [
 
 # Fields of the trainers' settings that we set or read by name: our file, the class, its fields.
 FIELDS = [
-    ("training/config.py", "trl.SFTConfig", "output_dir use_cpu dataloader_pin_memory activation_checkpointing"),
-    ("training/config.py", "trl.GRPOConfig", "output_dir use_cpu dataloader_pin_memory activation_checkpointing"),
+    ("training/settings.py", "trl.SFTConfig", "output_dir use_cpu dataloader_pin_memory activation_checkpointing"),
+    ("training/settings.py", "trl.GRPOConfig", "output_dir use_cpu dataloader_pin_memory activation_checkpointing"),
     ("training/sft.py", "trl.SFTConfig", "max_length logging_steps report_to"),
     (
         GRPO,

@@ -67,6 +67,7 @@ def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str 
 
     table = Table(title=f"{f'{title}: ' if title else ''}mean [95 % interval] (count)")
     table.add_column("metric")
+    apart = " " if len(models) < 3 else "\n"  # three columns fit 80 characters in two lines each
     for name in models:
         table.add_column(name, justify="right")
     for metric in metrics:
@@ -75,7 +76,7 @@ def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str 
         cells = []
         for results in models.values():
             found = results.get(metric)
-            cells.append(f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] ({found.count})" if found else "–")
+            cells.append(f"{found.mean:.3f}{apart}[{found.low:.3f}, {found.high:.3f}] ({found.count})" if found else "–")
         table.add_row(metric, *cells)
     Console().print(table)
 

@@ -27,7 +27,7 @@ def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     prefix: `--learning_rate 1e-5`.
     """
     quiet_libraries()
-    from sifthinker.training.config import load_config
+    from sifthinker.training.settings import load_config
     from sifthinker.training.stages import train
 
     settings = load_config(config, stage, list(_overrides(overrides)))
@@ -45,8 +45,8 @@ def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
 def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage: Any) -> None:
     """Say what a run of CONFIG will do and need, and what is wrong with it, without loading weights."""
     quiet_libraries()
-    from sifthinker.training.config import guess_stage, load_config
     from sifthinker.training.plan import make_plan
+    from sifthinker.training.settings import guess_stage, load_config
     from sifthinker.training.stages import defaults
 
     stage = stage or guess_stage(config)

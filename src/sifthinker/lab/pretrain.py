@@ -27,8 +27,8 @@ from sifthinker.lab.questions import SPLITS, scene_at
 from sifthinker.lab.scenes import LEVELS
 from sifthinker.models import load_model
 from sifthinker.prompts import user_prompt
-from sifthinker.training.config import TrainSettings
 from sifthinker.training.runs import OurTrainer, claim_parts, is_finished, run
+from sifthinker.training.settings import TrainSettings
 
 
 class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]

@@ -32,7 +32,7 @@ from sifthinker.lab.scenes import REFERENCE_SIZE
 from sifthinker.lab.teacher import ScriptedTeacher
 from sifthinker.show.report import study_page, write_page
 from sifthinker.thinker import Thinker
-from sifthinker.training.config import make_config
+from sifthinker.training.settings import make_config
 
 Bar = Callable[[str, "int | None"], AbstractContextManager[Callable[..., None]]]
 Say = Callable[[str], None]

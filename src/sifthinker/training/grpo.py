@@ -27,12 +27,12 @@ from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
-from sifthinker.training.config import JudgeSettings, Sharing, TrainSettings, trainer_arguments
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
+from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, trainer_arguments
 
 logger = logging.getLogger(__name__)
 

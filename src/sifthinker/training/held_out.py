@@ -20,8 +20,8 @@ from sifthinker.evaluation.run import ask
 from sifthinker.models import special_tokens
 from sifthinker.records import Example
 from sifthinker.thinker import Thinker
-from sifthinker.training.config import TrainSettings
 from sifthinker.training.progress import LOGGED, logged_name
+from sifthinker.training.settings import TrainSettings
 
 MAX_NEW_TOKENS = 1024  # of an answer, where the settings name no other
 

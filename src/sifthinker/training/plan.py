@@ -18,8 +18,8 @@ from sifthinker.images import load_image
 from sifthinker.models import load_processor, model_source, special_tokens
 from sifthinker.records import Example
 from sifthinker.scoring.rewards import reference_from, score_completion
-from sifthinker.training.config import Stage, TrainSettings, trainer_arguments
 from sifthinker.training.data import gold_completion, load_examples
+from sifthinker.training.settings import Stage, TrainSettings, trainer_arguments
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.models import load_model, merge_adapter
-from sifthinker.training.config import Stage, TrainSettings
 from sifthinker.training.held_out import HeldOut
 from sifthinker.training.progress import HISTORY, LOGGED, quiet, write_history
+from sifthinker.training.settings import Stage, TrainSettings
 
 logger = logging.getLogger(__name__)
 

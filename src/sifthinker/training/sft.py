@@ -9,11 +9,11 @@ from trl import SFTTrainer
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
 from sifthinker.models import freeze, load_model, load_processor
-from sifthinker.training.config import TrainSettings, trainer_arguments
 from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
+from sifthinker.training.settings import TrainSettings, trainer_arguments
 
 # max_length None: truncation would cut image tokens away and break the prompt.
 DEFAULTS: dict[str, Any] = {

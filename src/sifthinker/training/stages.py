@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from sifthinker.training.config import Stage, TrainSettings
+from sifthinker.training.settings import Stage, TrainSettings
 
 
 def train(settings: TrainSettings, stage: Stage) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sifthinker.errors import ConfigError
-from sifthinker.training.config import Lora, RewardTerms, TrainSettings, load_config, make_config, trainer_arguments
+from sifthinker.training.settings import Lora, RewardTerms, TrainSettings, load_config, make_config, trainer_arguments
 
 pytest.importorskip("trl")
 
