@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from sifthinker.endpoint import Usage
     from sifthinker.engine.folder import Counts
+    from sifthinker.evaluation.metrics import Result
 
 FAILED = 2  # exit status of an error
 SOME_REJECTED = 3  # exit status of a build that finished, but left records out
@@ -59,6 +60,14 @@ def print_metrics_of_groups(groups: Mapping[str, Any], metrics: Sequence[str] | 
         click.echo(f"and {len(groups) - len(shown)} groups more, in the JSON file", err=True)
 
 
+def _cell(result: Result | None, *, narrow: bool) -> str:
+    """A result in one line; in two narrow ones, of which three columns fit a terminal of 80 characters."""
+    if result is None:
+        return "–"
+    mean, interval, count = f"{result.mean:.3f}", f"[{result.low:.3f}, {result.high:.3f}]", f"({result.count})"
+    return f"{mean} {count}\n{interval}" if narrow else f"{mean} {interval} {count}"
+
+
 def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str = "") -> None:
     """A table of metrics: a row each, a column for each set of results; a metric that no set has is left out, and one that
     a set lacks is a dash."""
@@ -67,17 +76,12 @@ def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str 
 
     table = Table(title=f"{f'{title}: ' if title else ''}mean [95 % interval] (count)")
     table.add_column("metric")
-    apart = " " if len(models) < 3 else "\n"  # three columns fit 80 characters in two lines each
     for name in models:
         table.add_column(name, justify="right")
     for metric in metrics:
         if not any(metric in results for results in models.values()):
             continue
-        cells = []
-        for results in models.values():
-            found = results.get(metric)
-            cells.append(f"{found.mean:.3f}{apart}[{found.low:.3f}, {found.high:.3f}] ({found.count})" if found else "–")
-        table.add_row(metric, *cells)
+        table.add_row(metric, *(_cell(results.get(metric), narrow=len(models) > 2) for results in models.values()))
     Console().print(table)
 
 

@@ -81,7 +81,7 @@ def _page(lab: Lab, rows: dict[str, list[Row]]) -> str:
     sft, grpo = read_history(lab.folder / "sft-chains"), read_history(lab.folder / "grpo-grpo-sif")
     charts = [
         Chart("SFT: loss on the chains", {"loss": _curve(sft, "loss")}),
-        Chart("SFT: share of tokens foretold", {"accuracy": _curve(sft, "mean_token_accuracy")}),
+        Chart("SFT: token accuracy", {"accuracy": _curve(sft, "mean_token_accuracy")}),
         Chart(
             "GRPO-SIF: mean rewards of the tries",
             {name: _curve(grpo, f"rewards/{name}_reward/mean") for name in REWARDS},

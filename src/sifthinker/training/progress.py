@@ -39,7 +39,7 @@ LOGGED = {logged_name(metric): metric for metric in METRICS}
 
 _SHOWN = {
     "loss": "loss",
-    "mean_token_accuracy": "tokens foretold",
+    "mean_token_accuracy": "token accuracy",
     "reward": "reward",
     "rewards/format_reward/mean": "format",
     "rewards/answer_reward/mean": "answer",
