@@ -119,7 +119,7 @@ def test_comparing(photos: Path, tmp_path: Path) -> None:
         assert sif("eval", photos, "--completions", saved, *words).exit_code == 0
     result = sif("eval", "compare", tmp_path / "a.json", tmp_path / "b.json", "-o", tmp_path / "d.json")
     assert result.exit_code == 0, result.output
-    assert "0.600 [" in result.stdout  # of five questions, three more are right
+    assert "0.600 (5)" in result.stdout  # of five questions, three more are right
     assert f"questions asked in {tmp_path / 'a.json'} alone, left out here: 1" in result.stderr
     assert json.loads((tmp_path / "d.json").read_text())["results"]["answer accuracy"]["difference"]["mean"] == 0.6
     assert sif("eval", "compare", tmp_path / "a.json", tmp_path / "a.jsonl").exit_code == 2
