@@ -1,11 +1,10 @@
-"""Generation with the cache that grows in place and the attention for decoding, against transformers' own.
+"""Generation with the cache that grows in place, against transformers' own.
 
     python benchmarks/decoding.py                        # nano, 64 rows, single precision with autocast, as in GRPO
     python benchmarks/decoding.py --dtype bfloat16       # as in thinking and evaluation
     python benchmarks/decoding.py --rows 8
 
-Three ways take turns in one run: transformers' cache and attention, our cache with transformers' attention, and both ours.
-Every chain has the same number of tokens; ratios are medians over the rounds.
+Both take turns in one run. Every chain has the same number of tokens; ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from contextlib import nullcontext
 
 import torch
 
-from sifthinker.decoding import attention_for_decoding, growing_cache
+from sifthinker.decoding import growing_cache
 from sifthinker.lab.questions import sample_questions, scene_of
 from sifthinker.models import load_for_inference
 from sifthinker.prompts import user_prompt
@@ -43,20 +41,18 @@ def main() -> None:
     )
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
 
-    def seconds(*, grows: bool, attends: bool) -> float:
+    def seconds(*, grows: bool) -> float:
         cache = growing_cache(model) if grows else None
         started = time.perf_counter()
-        mixed = torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == "float32")
-        with torch.inference_mode(), mixed, attention_for_decoding(model) if attends else nullcontext():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == "float32"):
             model.generate(
                 **inputs, past_key_values=cache, do_sample=True, max_new_tokens=options.tokens, min_new_tokens=options.tokens
             )
         return time.perf_counter() - started
 
-    ways = ({"grows": False, "attends": False}, {"grows": True, "attends": False}, {"grows": True, "attends": True})
-    rounds = [[seconds(**way) for way in ways] for _ in range(options.rounds + 1)][1:]  # the first warms up
-    cache, both = (statistics.median(times[0] / times[way] for times in rounds) for way in (1, 2))
-    print(f"{options.rows} rows, {options.dtype}: cache alone ×{cache:.2f}, cache and attention ×{both:.2f}")
+    rounds = [[seconds(grows=grows) for grows in (False, True)] for _ in range(options.rounds + 1)][1:]  # the first warms up
+    ratio = statistics.median(theirs / ours for theirs, ours in rounds)
+    print(f"{options.rows} rows, {options.dtype}: ×{ratio:.2f}")
 
 
 if __name__ == "__main__":

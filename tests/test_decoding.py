@@ -12,11 +12,7 @@ pytest.importorskip("transformers")
 from transformers import DynamicCache  # noqa: E402
 
 from sifthinker.decoding import (  # noqa: E402
-    _DECODING,
-    _FEW,
     GrowingLayer,
-    _attend,
-    attention_for_decoding,
     cache_arguments,
     growing_cache,
 )
@@ -108,49 +104,6 @@ def test_the_same_tokens_as_transformers_cache(family: str, settings: dict[str, 
     model = tiny_model(family).eval()
     theirs = generate(model, family, DynamicCache(config=model.config), **settings)
     assert generate(model, family, growing_cache(model), **settings) == theirs
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_attention_for_decoding_says_the_same_and_is_put_back(family: str) -> None:
-    model = tiny_model(family).eval()
-    model.set_attn_implementation("sdpa")
-    theirs = generate(model, family, growing_cache(model), do_sample=False)
-    with pytest.raises(RuntimeError, match="stop"), attention_for_decoding(model):  # noqa: PT012
-        assert model.config.get_text_config()._attn_implementation == _DECODING
-        assert generate(model, family, growing_cache(model), do_sample=False) == theirs
-        raise RuntimeError("stop")
-    assert model.config.get_text_config()._attn_implementation == "sdpa"
-
-
-def test_what_was_chosen_otherwise_is_left() -> None:
-    model = tiny_model("llava").eval()
-    model.set_attn_implementation("eager")
-    with attention_for_decoding(model):
-        assert model.config.get_text_config()._attn_implementation == "eager"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("masked", ["not", "by booleans", "by numbers"])
-def test_attention_of_one_query_is_torchs(dtype: Any, masked: str) -> None:
-    """Twelve query heads on four of keys and values; one row is padded on the left."""
-    draw = torch.Generator().manual_seed(0)
-    query = torch.randn(3, 12, 1, 8, generator=draw).to(dtype)
-    key, value = (torch.randn(3, 4, 11, 8, generator=draw).to(dtype) for _ in range(2))
-    assert query[:, :, 0, 0].numel() >= _FEW
-    mask = None
-    if masked != "not":
-        mask = torch.ones(3, 1, 1, 11, dtype=torch.bool)
-        mask[1, :, :, :4] = False
-        if masked == "by numbers":
-            mask = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-    ours, _ = _attend(None, query, key, value, mask, scaling=0.3, dropout=0.0)
-    theirs = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
-    ).transpose(1, 2)
-    # Weights are rounded to the dtype after the softmax.
-    torch.testing.assert_close(
-        ours, theirs, **({"atol": 0.02, "rtol": 0.02} if dtype == torch.bfloat16 else {"atol": None, "rtol": None})
-    )
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def complete(
     """
     import torch
 
-    from sifthinker.decoding import attention_for_decoding, cache_arguments
+    from sifthinker.decoding import cache_arguments
 
     prompts = processor.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
     shown = [list(of_one) for of_one in images]
@@ -151,7 +151,7 @@ def complete(
     if model.dtype.is_floating_point and "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     settings = {"do_sample": False, "suppress_tokens": placeholder_tokens(model.config), **sampling}
-    with torch.inference_mode(), attention_for_decoding(model):
+    with torch.inference_mode():
         output = model.generate(**inputs, **settings, **cache_arguments(model, settings))
     new = output[:, inputs["input_ids"].shape[1] :]
     ends = model.generation_config.eos_token_id

@@ -130,16 +130,6 @@ PARTS = [
     called(DECODING, CACHE, "DynamicLayer.lazy_initialization", "key_states value_states"),
     called(DECODING, CACHE, "DynamicCache", "config"),
     called(DECODING, "transformers", "GenerationMixin._supports_default_dynamic_cache"),
-    called(DECODING, "transformers", "PreTrainedModel.set_attn_implementation", "attn_implementation"),
-    called(DECODING, "transformers", "AttentionInterface.register", "key value"),
-    called(DECODING, "transformers", "AttentionMaskInterface.register", "key value"),
-    called(
-        DECODING,
-        "transformers.integrations.sdpa_attention",
-        "sdpa_attention_forward",
-        "module query key value attention_mask dropout scaling position_bias cache",
-    ),
-    called(DECODING, "transformers.masking_utils", "sdpa_mask"),
 ]
 
 # What a trainer sets on itself and we read or write: our file, the class, its attributes.

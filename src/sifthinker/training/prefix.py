@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from sifthinker.decoding import attention_for_decoding, growing_cache
+from sifthinker.decoding import growing_cache
 from sifthinker.models import placeholder_tokens
 
 # Architectures whose forward takes a prepared 4D mask and explicit positions; tests hold each against TRL's padded batch.
@@ -135,7 +135,7 @@ def shared_generate(
         # that go on from it would be shifted against each other.
         inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
     cache = growing_cache(base)
-    with torch.no_grad(), attention_for_decoding(base):
+    with torch.no_grad():
         base.model(**inputs, past_key_values=cache, use_cache=True)
         cache.batch_select_indices(member)
         if _axes(model) == 3 and base.model.rope_deltas is not None:

@@ -150,8 +150,8 @@ class TrainSettings(Settings):
         `eager` on a CPU: in bfloat16 torch's own takes three times as long there as matrix products and a softmax.
 
         Not in double precision: transformers' eager attention masks with the least double and takes the softmax in single
-        precision, where that is minus infinity, and queries of padding become NaN. Not for GRPO: its packed rows are long,
-        and its generation has an attention of its own, see `decoding`."""
+        precision, where that is minus infinity, and queries of padding become NaN. Not for GRPO, whose packed rows are
+        long."""
         import torch
 
         if self.attn_implementation or torch.accelerator.is_available() or self.dtype == "float64":
