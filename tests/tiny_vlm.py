@@ -39,8 +39,7 @@ TEMPLATE = """
 {%- endfor %}
 {%- endif %}
 {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{% endif %}"""
+{%- endfor %}{% if add_generation_prompt %}{% endif %}"""
 
 
 def tokenizer() -> Any:
