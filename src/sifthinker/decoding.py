@@ -2,7 +2,8 @@
 
 transformers' own copies all keys and values for every token; the one here grows in place.
 
-On a CPU a rollout of GRPO with nano (64 rows, 140 tokens, prompts shared) is 1.4 times as fast with it; `benchmarks/decoding.py`.
+On a CPU a rollout of GRPO with nano (64 rows, 140 tokens, prompts shared) is 1.4 times as fast with it
+(`benchmarks/decoding.py`).
 """
 
 from __future__ import annotations

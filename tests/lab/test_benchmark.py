@@ -20,7 +20,7 @@ from sifthinker.lab.benchmark import (
 )
 from sifthinker.lab.demo import typical
 from sifthinker.lab.lessons import LIST_QUESTION, regions_of
-from sifthinker.lab.questions import FAMILIES, Question, sample_questions, scene_of, world_record
+from sifthinker.lab.questions import FAMILIES, WorldQuestion, sample_questions, scene_of, world_record
 from sifthinker.lab.scenes import LEVELS, render, sample_scene
 from sifthinker.thinker import Thinker, Thought
 
@@ -176,8 +176,8 @@ def test_nothing_can_be_known_without_looking() -> None:
 
 
 def test_the_question_only_baseline_by_hand() -> None:
-    def question(text: str, answer: str) -> Question:
-        return Question("side", text, answer, ("left", "right"), (0,), "", "", "")
+    def question(text: str, answer: str) -> WorldQuestion:
+        return WorldQuestion("side", text, answer, ("left", "right"), (0,), "", "", "")
 
     learnt = _QuestionOnly(
         [question(text, "left") for text in ("a dog", "a bus", "a bus", "a tree")] + [question("a dog", "right")] * 2

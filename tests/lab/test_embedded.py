@@ -42,7 +42,7 @@ class TestFiles:
                 assert f"| {result['mean']:.3f} | {result['low']:.3f} – {result['high']:.3f} | {result['count']} |" in text
 
     def test_a_run_knows_which_weights_it_began_with(self, name: str) -> None:
-        from sifthinker.training.fingerprint import model_fingerprint
+        from sifthinker.fingerprint import model_fingerprint
 
         assert model_fingerprint(name) == model_fingerprint(EMBEDDED[name].folder) is not None
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sifthinker.chain import check_chain, find_regions
 from sifthinker.lab.lessons import LIST_QUESTION, Course, lessons, regions_of
-from sifthinker.lab.questions import FAMILIES, SPLITS, Question, ask
+from sifthinker.lab.questions import FAMILIES, SPLITS, WorldQuestion, ask
 from sifthinker.lab.scenes import LEVELS, sample_scene
 
 torch = pytest.importorskip("torch")
@@ -113,7 +113,7 @@ class TestLessons:
         assert compared > 3
 
 
-def _question_in(text: str, seed: int, level: str) -> Question | None:
+def _question_in(text: str, seed: int, level: str) -> WorldQuestion | None:
     """The question of the scene that a lesson's question holds, if any."""
     asked = (ask(seed, family, level, slot=slot) for family in FAMILIES for slot in range(12))
     return next((question for question in asked if question is not None and question.text in text), None)

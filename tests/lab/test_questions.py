@@ -17,7 +17,7 @@ from sifthinker.errors import ConfigError
 from sifthinker.lab.questions import (
     FAMILIES,
     SPLITS,
-    Question,
+    WorldQuestion,
     ask,
     is_novel,
     sample_questions,
@@ -34,7 +34,7 @@ from sifthinker.scoring.rewards import Reference, score_completion
 FAMILY, LEVEL, SLOT = st.sampled_from(sorted(FAMILIES)), st.sampled_from(sorted(LEVELS)), st.integers(0, 7)
 
 
-def gold_chain(record: Record, question: Question, seed: int) -> str:
+def gold_chain(record: Record, question: WorldQuestion, seed: int) -> str:
     """The chain that the engine composes for a world record."""
     depth = scene_of(question).depth_reference
     path = expand(record, seed=seed, settings=Expansion(decimals=2))
@@ -82,7 +82,7 @@ def test_questions_are_deterministic_and_consistent(scene_seed: int, family: str
 class TestTruth:
     """Answers recomputed from the scene graph by other means."""
 
-    def questions(self, family: str) -> list[tuple[Scene, Question]]:
+    def questions(self, family: str) -> list[tuple[Scene, WorldQuestion]]:
         asked = [ask(seed, family, level, slot=seed % 12) for seed in range(60) for level in LEVELS]
         found = [question for question in asked if question is not None]
         assert len(found) > 20
@@ -167,7 +167,7 @@ def test_some_combinations_are_asked_in_the_test_split_alone() -> None:
     def held_out(combination: tuple[str, str]) -> bool:
         family, name = combination
         thing = type("Thing", (), {"name": name})
-        question = Question(family, "", "", (), (0,), "", "", "")
+        question = WorldQuestion(family, "", "", (), (0,), "", "", "")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sifthinker.lab.questions.scene_of", lambda _: type("S", (), {"objects": (thing,)}))
             return is_novel(question)
