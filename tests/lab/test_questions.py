@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -244,3 +245,12 @@ class TestFolder:
         with pytest.raises(ConfigError, match=r"\.png is not of the embedded world"):
             write_world(tmp_path / "other", 2)
         assert scene.read_bytes() == b"mine"
+
+
+def test_the_teacher_states_depths_as_the_chains_do() -> None:
+    """nano's tokens have two decimals; a third in the words would make the chain say two different numbers."""
+    questions = [question for question in sample_questions(36) if question.family in ("nearer", "front", "closest")]
+    for seed, question in enumerate(questions):
+        chain = gold_chain(world_record(question, image="x.png"), question, seed)
+        assert re.findall(r"\d\.\d+", chain), chain
+        assert {len(number.partition(".")[2]) for number in re.findall(r"\d\.\d+", chain)} == {2}, chain

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sifthinker.chain import DECIMALS, Region
+from sifthinker.chain import Region
 from sifthinker.engine.teachers import Attempt, Task
 from sifthinker.errors import ConfigError
-from sifthinker.lab.questions import join_names
+from sifthinker.lab.questions import DECIMALS, join_names
 
 
 class ScriptedTeacher:
