@@ -59,7 +59,7 @@ class _Evaluation(click.Group):
         self.format_commands(ctx, formatter)
 
 
-@click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True}, short_help="Measure a model")
+@click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True})
 def evaluation() -> None:
     """Measure a model on a dataset or a file of questions.
 
@@ -173,7 +173,7 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
         click.echo(output)
 
 
-@click.command("rewards", short_help="Score completions by the rewards of GRPO-SIF")
+@click.command("rewards")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset whose examples the completions' ids name.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write: completions with their boxes drawn.")
