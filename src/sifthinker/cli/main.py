@@ -12,7 +12,8 @@ from sifthinker import __version__
 from sifthinker.cli.terminal import FAILED
 from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 
-# Command → (its file, its name there, what it does). The help lists them without importing a file, to answer at once. A file that is not there takes its commands with it.
+# Command → (its file, its name there, what it does). The help lists them without importing a file, to answer at once.
+# A file that is not there takes its commands with it.
 _COMMANDS = {
     "demo": ("lab", "demo", "Everything at once, in minutes, on a CPU"),
     "data": ("data", "data", "Build, check and browse chains of thought"),
