@@ -87,7 +87,7 @@ def data_paths(
         "": ["output", "images", "cap", "seed", "exclude", "fresh"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "Focus paths": [*Expansion.model_fields],
-        "Teacher": [*TeacherSettings.model_fields, "budget"],
+        "Teacher": ["teacher", *(name for name in TeacherSettings.model_fields if name != "teacher"), "budget"],
         "Where the work is done": ["engine", "ray_address", "workers", "worker_gpus"],
     },
 )
