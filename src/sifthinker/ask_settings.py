@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from sifthinker.errors import ConfigError
 from sifthinker.literals import Dtype, Encoding, Near
@@ -97,3 +97,15 @@ class ThinkSettings(AskSettings, DepthFiles):
     """The depth file beside the image, RGB only, a depth file, or a depth model [default: the file if there is one]."""
     output: Annotated[Path | None, Flag("-o", "--output")] = None
     """Page to write, or with the ending .png one picture [default: IMAGE's name .thought.html]."""
+
+    @field_validator("output")
+    @classmethod
+    def _page_or_picture(cls, value: Path | None) -> Path | None:
+        if value is not None and not names_thought(value):
+            raise ValueError(f"{value}: wanted a name that ends in .html or .png")
+        return value
+
+
+def names_thought(path: Path) -> bool:
+    """Whether a thought can be written to a path: a page or a picture by its ending, or a device or pipe as it is."""
+    return path.suffix.lower() in (".html", ".htm", ".png") or (path.exists() and not path.is_file())

@@ -599,11 +599,12 @@ class TestServersThatFail:
 
 class TestFoldersOfWhichNothingCame:
     def test_are_free_for_other_settings(self, photo_folder: Path, tmp_path: Path) -> None:
-        """Every record is rejected for its depth, before the teacher is asked; the remedy is another depth."""
+        """Every record is rejected for its depth, before the teacher is asked; the remedy is a build without depth."""
         out = tmp_path / "out"
-        lost = engine(photo_folder, depth=Fixed(DepthMap(np.full((3, 3), 0.5)))).build(lambda: records(2), out)
+        Image.new("RGB", (8, 8)).save(photo_folder / "bare.png")
+        lost = engine(photo_folder).build(lambda: records(2, "bare.png"), out)
         assert (lost.accepted, lost.done) == (0, 2)
-        found = engine(photo_folder, depth=NoDepth()).build(lambda: records(2), out)
+        found = engine(photo_folder, depth=NoDepth()).build(lambda: records(2, "bare.png"), out)
         assert found == Counts(accepted=2)
         assert (out / "rejects.jsonl").read_text() == ""
 
@@ -616,8 +617,8 @@ class TestFoldersOfWhichNothingCame:
 
     def test_nor_while_a_build_is_under_way(self, photo_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
-        wrong = engine(photo_folder, depth=Fixed(DepthMap(np.full((3, 3), 0.5))))
-        wrong.build(lambda: records(1), out)
+        Image.new("RGB", (8, 8)).save(photo_folder / "bare.png")
+        engine(photo_folder).build(lambda: records(1, "bare.png"), out)
         manifest = json.loads((out / "manifest.json").read_text())
         header = {key: value for key, value in manifest.items() if key != "counts"}
         (out / "journal.jsonl").write_text(json.dumps(header) + "\n")
