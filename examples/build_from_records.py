@@ -7,6 +7,8 @@ import sys
 
 from sifthinker import BuildSettings, build
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 photos, output, model = sys.argv[1:]
 row = {"id": "1", "image": "cat.jpg", "question": "What sits here?", "answer": "a cat", "boxes": [[0.1, 0.2, 0.6, 0.9]]}
 settings = BuildSettings(images=photos, output=output, depth="none", teacher="local", model=model)

@@ -5,6 +5,8 @@ import sys
 from sifthinker import DepthMap, Thought, read_examples, write_thought
 from sifthinker.images import load_image
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 dataset, picture = sys.argv[1:]
 example = next(iter(read_examples(dataset)))
 depth = None if example.depth is None else DepthMap.read(example.depth)

@@ -4,6 +4,8 @@ import sys
 
 from sifthinker import TrainSettings, train
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 model, chains, output = sys.argv[1:]
 settings = TrainSettings(
     model=model,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,6 +230,24 @@ class TestRecordsToModel:
 
 
 CHAIN = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8]}]</area><text>a</text></think><answer>cat</answer>'
+
+
+class TestNames:
+    def test_a_page_is_no_photo(self, tmp_path: Path) -> None:
+        """Said before the image is opened or a model loaded."""
+        result = sif("think", tmp_path / "a.png", "What is it?", "-o", tmp_path / "th.jpg")
+        assert (result.exit_code, "wanted a name that ends in .html or .png" in result.stderr) == (2, True)
+
+    def test_paths_are_written_to_a_file(self) -> None:
+        help_text = sif("data", "paths", "--help").output
+        assert "JSONL file to write" in help_text
+        assert "Dataset folder" not in help_text
+
+    @pytest.mark.parametrize("name", ["build_from_records", "draw_chain", "evaluate", "train"])
+    def test_examples_say_how_they_are_called(self, name: str) -> None:
+        path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+        result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+        assert (result.returncode, f"python examples/{name}.py" in result.stderr) == (1, True)
 
 
 class TestInputs:

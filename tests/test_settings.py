@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sifthinker.cli.flags import Command, click_options
 from sifthinker.errors import ConfigError
+from sifthinker.files import unknown_key
 from sifthinker.settings import Flag, Settings
 
 
@@ -310,3 +311,49 @@ class TestFlags:
             command(fields=["stepz"])
         with pytest.raises(KeyError, match="no flag can say"):
             command(fields=["adapter"])
+
+
+class TestWrongUse:
+    def test_a_key_that_is_said_twice(self, tmp_path: Path) -> None:
+        """YAML's own loader keeps the second value and says nothing; a merge may repeat keys, as its purpose is."""
+        path = tmp_path / "job.yaml"
+        path.write_text("model: m\nsteps: 3\nsecond: {rank: 1}\nsteps: 4\n")
+        with pytest.raises(ConfigError, match=r"job\.yaml: steps is said in line 2 and again in line 4"):
+            Job.from_yaml(path)
+        path.write_text("model: m\nadapter: &a {rank: 1}\nsecond: {<<: *a, rank: 2}\n")
+        assert Job.from_yaml(path).second == Adapter(rank=2)
+
+    @pytest.mark.parametrize(("text", "words"), [("", "is empty"), ("# nothing\n", "is empty"), ("- a\n", "got a list$")])
+    def test_a_file_without_keys(self, tmp_path: Path, text: str, words: str) -> None:
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            Job.from_yaml(path)
+
+    def test_one_text_for_the_overrides(self, tmp_path: Path) -> None:
+        path = tmp_path / "job.yaml"
+        path.write_text("model: m\n")
+        with pytest.raises(ConfigError, match=r"list of key=value, got the text 'data=x'; write \['data=x'\]"):
+            Job.from_yaml(path, "data=x")
+
+    def test_settings_without_names(self) -> None:
+        with pytest.raises(ConfigError, match=r"Job: settings are named, got 'm'; write Job\(name=value\)"):
+            Job("m")  # type: ignore[misc]
+
+    def test_a_field_that_is_set_later(self) -> None:
+        made = job()
+        with pytest.raises(ConfigError, match=r"steps: .* \.replace\(steps=-4\)"):
+            made.steps = -4  # type: ignore[misc]
+        assert made.steps is None
+
+    def test_something_else_than_settings(self) -> None:
+        with pytest.raises(ConfigError, match=r"wanted Job, got dict; make them with Job\.from_values"):
+            Job.expect({"model": "m"})
+        Job.expect(job())
+
+
+def test_one_of_many_names() -> None:
+    """31 names would be a wall; of like ones the first is suggested."""
+    names = [*(f"field{number}" for number in range(30)), "rate"]
+    assert unknown_key("zzz", names).count(",") == 2
+    assert unknown_key("fielt1", ["fiela1", "fielb1"]) == "unknown key 'fielt1'; did you mean 'fiela1'?"

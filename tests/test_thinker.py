@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.depth import DepthMap
-from sifthinker.errors import ImageError, ModelError
+from sifthinker.errors import ConfigError, ImageError, ModelError
 from sifthinker.models import Generation, complete
 from sifthinker.prompts import user_prompt
 from sifthinker.thinker import Thinker, Thought
@@ -102,6 +102,12 @@ class TestThinker:
         with pytest.raises(ImageError, match=f"{token}', a special token of this model"):
             thinker.think(IMAGE, f"What does {token} mean?", DEPTH)
         thinker.think(IMAGE, "Is a < b > c <think> or <b>?", DEPTH)
+
+    def test_a_file_is_no_image(self, thinker: Thinker) -> None:
+        with pytest.raises(ConfigError, match=r"image is 'nope\.jpg', wanted a loaded one: sifthinker\.images\.load_image"):
+            thinker.think("nope.jpg", "What is it?")
+        with pytest.raises(ConfigError, match="question is None, wanted text"):
+            thinker.think(IMAGE, None)
 
     def test_half_precision_models_are_fed_their_own_kind(self, tiny_vlm: Path) -> None:
         Thinker.load(tiny_vlm, device="cpu", dtype="bfloat16", max_new_tokens=2).think(IMAGE, "Why?", DEPTH)

@@ -1,14 +1,18 @@
-"""Settings of asking a model about images: which model, how it answers, how depth files are read. Light: no torch."""
+"""Settings of asking a model: which model or server, how it answers, how depth files are read. Light: no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+from sifthinker.errors import ConfigError
 from sifthinker.literals import Dtype, Encoding, Near
 from sifthinker.settings import Flag, Settings
+
+if TYPE_CHECKING:
+    from sifthinker.endpoint import Endpoint
 
 MAX_NEW_TOKENS = 1024
 
@@ -23,6 +27,45 @@ class DepthFiles(Settings):
     """Which end of the numbers is near."""
     depth_hole: Annotated[tuple[float, ...], Flag(metavar="NUMBER")] = ()
     """A number in depth files that stands for "no reading", such as 10000 or -1. Repeatable."""
+
+
+class ServerSettings(Settings):
+    """An OpenAI-compatible server that is asked; see `endpoint.Endpoint` for what the fields mean."""
+
+    base_url: str
+    """Address of an OpenAI-compatible server."""
+    model: str | None = None
+    """The model's name on its server."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    timeout_s: PositiveFloat = 120.0
+    """Seconds for one request."""
+    retries: NonNegativeInt = 5
+    """Further tries of a failed request."""
+    concurrency: PositiveInt = 8
+    """Requests under way at once."""
+
+    def endpoint(self, **more: Any) -> Endpoint:
+        """The client for the server.
+
+        Args:
+            more: further arguments of `endpoint.Endpoint`, for instance prices.
+        Raises:
+            ConfigError: no model is named, or see `endpoint.Endpoint`.
+        """
+        from sifthinker.endpoint import Endpoint
+
+        if self.model is None:
+            raise ConfigError(f"{self.base_url}: no model is named; say model")
+        return Endpoint(
+            self.base_url,
+            self.model,
+            api_key_env=self.api_key_env,
+            timeout_s=self.timeout_s,
+            max_retries=self.retries,
+            concurrency=self.concurrency,
+            **more,
+        )
 
 
 class AskSettings(Settings):
@@ -54,3 +97,15 @@ class ThinkSettings(AskSettings, DepthFiles):
     """The depth file beside the image, RGB only, a depth file, or a depth model [default: the file if there is one]."""
     output: Annotated[Path | None, Flag("-o", "--output")] = None
     """Page to write, or with the ending .png one picture [default: IMAGE's name .thought.html]."""
+
+    @field_validator("output")
+    @classmethod
+    def _page_or_picture(cls, value: Path | None) -> Path | None:
+        if value is not None and not names_thought(value):
+            raise ValueError(f"{value}: wanted a name that ends in .html or .png")
+        return value
+
+
+def names_thought(path: Path) -> bool:
+    """Whether a thought can be written to a path: a page or a picture by its ending, or a device or pipe as it is."""
+    return path.suffix.lower() in (".html", ".htm", ".png") or (path.exists() and not path.is_file())

@@ -188,16 +188,40 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     where = Path(path)
     try:
-        values = yaml.safe_load(where.read_text(encoding="utf-8"))
+        values = yaml.load(where.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a safe loader
     except OSError as error:
         raise ConfigError(f"{where}: cannot read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{where}: not text in UTF-8") from None
+    except _RepeatedKeyError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not YAML: {error}") from None
+    if values is None:
+        raise ConfigError(f"{where}: is empty; wanted keys and values")
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: wanted keys and values, got {type(values).__name__}")
+        got = "a list" if isinstance(values, list) else repr(values)[:200]
+        raise ConfigError(f"{where}: wanted keys and values, got {got}")
     return values
+
+
+class _RepeatedKeyError(yaml.YAMLError):
+    """A key that a mapping has twice; YAML's own loader keeps the last silently."""
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, but a repeated key is an error. Checked as the text is read, before `<<` merges mappings."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise _RepeatedKeyError(f"{key.value} is said in line {lines[name]} and again in line {line}; keep one")
+                lines[name] = line
+        return node
 
 
 def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
@@ -213,9 +237,31 @@ def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> N
 
 def unknown_key(key: Any, names: Sequence[str]) -> str:
     """What to say of a key that is not known: the nearest that is, else those there are."""
-    near = difflib.get_close_matches(str(key), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(names)[:30])}"
+    near = nearest(str(key), names)
+    if near is not None:
+        hint = f"did you mean {near!r}?"
+    elif len(names) > _MOST_NAMES:
+        hint = f"the nearest are {', '.join(_by_likeness(str(key), names)[:3])}"
+    else:
+        hint = f"known are {', '.join(sorted(names))}"
     return f"unknown key {key!r}; {hint}"
+
+
+def nearest(word: str, names: Sequence[str]) -> str | None:
+    """The name that a mistyped word is most like, the first of several; None where none is like it."""
+    return next((name for name in _by_likeness(word, names)[:1] if _likeness(word, name) >= _LIKE), None)
+
+
+_LIKE = 0.6  # as difflib.get_close_matches has it
+_MOST_NAMES = 30  # more of them tell a reader nothing
+
+
+def _by_likeness(word: str, names: Sequence[str]) -> list[str]:
+    return sorted(names, key=lambda name: -_likeness(word, name))
+
+
+def _likeness(word: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, name, word).ratio()
 
 
 def inside(root: str | os.PathLike[str], relative: str) -> Path:

@@ -260,7 +260,7 @@ def model_source(name: str | os.PathLike[str]) -> str:
         return text
     # A run that is not there yet, such as `runs/sft`, would be looked for on the hub for minutes.
     if path.exists() or text.startswith((".", "/", "~", "runs/")) or text.count("/") != 1:
-        carried = f", or one of the embedded {', '.join(EMBEDDED)}" if EMBEDDED else ""
+        carried = f", or the embedded model {' or '.join(EMBEDDED)}" if EMBEDDED else ""
         raise ModelError(
             f"{text}: no such model folder; wanted a folder with config.json or a name like "
             f"Qwen/Qwen2.5-VL-7B-Instruct{carried}"

@@ -59,8 +59,13 @@ class _OurErrors(ModelMetaclass):
     if not TYPE_CHECKING:  # type checkers are to see the fields as arguments
 
         def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
+            if args:
+                raise ConfigError(
+                    f"{cls.__name__}: settings are named, got {_shown(args[0])}; write {cls.__name__}(name=value), or "
+                    f"{cls.__name__}.from_values({{…}}) for a dict"
+                )
             try:
-                return super().__call__(*args, **values)
+                return super().__call__(**values)
             except ValidationError as error:
                 raise _config_error(cls, error, values, cls.__name__) from None
 
@@ -85,6 +90,7 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
     RENAMED: ClassVar[Mapping[str, str]] = {}  # old key → new one: the old is accepted, and a line of the log says the new
     GONE: ClassVar[Mapping[str, str]] = {}  # old key → what to do instead: the old is refused with these words
+    FROM_TEXT: ClassVar[str | None] = None  # the field that a bare text or path, given for the settings, stands for
 
     @classmethod
     def from_yaml(
@@ -99,6 +105,8 @@ class Settings(BaseModel, metaclass=_OurErrors):
         Raises:
             ConfigError: no such file, not YAML, or values that the settings refuse; says where.
         """
+        if isinstance(overrides, str):
+            raise ConfigError(f"overrides are a list of key=value, got the text {overrides!r}; write [{overrides!r}]")
         values = read_yaml(path)
         for override in overrides:
             cls.override(values, override)
@@ -118,6 +126,24 @@ class Settings(BaseModel, metaclass=_OurErrors):
             return cls.model_validate(dict(values), context={"where": where})
         except ValidationError as error:
             raise _config_error(cls, error, values, where) from None
+
+    @classmethod
+    def expect(cls, settings: object) -> None:
+        """Refuse what a caller gives for these settings and is none.
+
+        Raises:
+            ConfigError: something else, such as a dict.
+        """
+        if not isinstance(settings, cls):
+            hint = (
+                f"make them with {cls.__name__}.from_values({{…}})" if isinstance(settings, Mapping) else "make them first"
+            )
+            raise ConfigError(f"wanted {cls.__name__}, got {type(settings).__name__}; {hint}")
+
+    @classmethod
+    def unknown(cls, key: Any) -> str | None:
+        """What to say of a key that these settings lack; None for what is said of any."""
+        return f"{key}: {cls.GONE[key]}" if key in cls.GONE else None
 
     @classmethod
     def override(cls, values: dict[str, Any], override: str) -> None:
@@ -163,10 +189,19 @@ class Settings(BaseModel, metaclass=_OurErrors):
         """The settings as plain values, such as JSON and YAML hold; `from_values` reads them again."""
         return {name: plain(getattr(self, name)) for name in type(self).model_fields}
 
+    if not TYPE_CHECKING:  # type checkers see frozen fields
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in type(self).model_fields:
+                raise ConfigError(f"{name}: settings are frozen; make others with .replace({name}={_shown(value)})")
+            super().__setattr__(name, value)
+
     @model_validator(mode="before")
     @classmethod
     def _read_keys(cls, values: Any, info: ValidationInfo) -> Any:
         """Old keys under their new names; what was left blank left out."""
+        if cls.FROM_TEXT is not None and isinstance(values, str | os.PathLike):
+            return {cls.FROM_TEXT: values}
         if not isinstance(values, Mapping):
             return values
         values = dict(values)
@@ -345,6 +380,8 @@ def _read(value: Any, annotation: Any) -> Any:
 def _is_item(value: Any, annotation: Any) -> bool:
     """Whether one value, given for a list, can be its only item."""
     kinds = {leaf.kind for leaf in _leaves(annotation)}
+    if any(_is_section(kind) and kind.FROM_TEXT is not None for kind in kinds):
+        return isinstance(value, str | os.PathLike | Mapping)
     if isinstance(value, str) and not kinds & {str, Path, Literal}:
         value = as_number(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -430,8 +467,9 @@ def _unknown(annotation: Any, key: Any) -> str:
     names: list[str] = []
     for leaf in _leaves(annotation):
         if _is_section(leaf.kind):
-            if key in leaf.kind.GONE:
-                return f"{key}: {leaf.kind.GONE[key]}"
+            said: str | None = leaf.kind.unknown(key)
+            if said is not None:
+                return said
             names += leaf.kind.model_fields
         names += leaf.keys
     return unknown_key(key, names)

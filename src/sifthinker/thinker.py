@@ -13,7 +13,7 @@ from PIL import Image
 from sifthinker.ask_settings import MAX_NEW_TOKENS
 from sifthinker.chain import Reading, Region, read_completion
 from sifthinker.depth import DepthMap
-from sifthinker.errors import ImageError
+from sifthinker.errors import ConfigError, ImageError
 from sifthinker.models import complete, load_for_inference, opened_by_template, special_tokens
 from sifthinker.prompts import user_prompt
 
@@ -114,9 +114,14 @@ class Thinker:
         Returns:
             One thought a task, in order.
         Raises:
+            ConfigError: an image that is not loaded, or a question that is no text.
             ImageError: a question holds a special token of the model, for instance its placeholder for images.
         """
-        for _, question, _ in tasks:
+        for image, question, _ in tasks:
+            if not isinstance(image, Image.Image):
+                raise ConfigError(f"image is {image!r:.200}, wanted a loaded one: sifthinker.images.load_image(path)")
+            if not isinstance(question, str):
+                raise ConfigError(f"question is {question!r:.200}, wanted text")
             token = self._special.search(question)
             if token:
                 raise ImageError(f"the question holds {token[0]!r}, a special token of this model; rephrase it")

@@ -28,13 +28,14 @@ def think(
         question: in words.
         thinker: a loaded model, asked instead of `settings.model`; a notebook loads it once.
     Raises:
-        ConfigError: neither settings nor `thinker` name a model.
+        ConfigError: settings that are none, or neither they nor `thinker` name a model.
         ImageError, DepthError, ModelError: the image, its depth or the model cannot be loaded.
     Example:
         >>> thought = think(ThinkSettings(model="runs/grpo"), "kitchen.jpg", "What is on the shelf?")  # doctest: +SKIP
         >>> thought.answer, len(thought.steps)  # doctest: +SKIP
         ('a blue mug', 3)
     """
+    ThinkSettings.expect(settings)
     path = Path(image)
     picture = load_image(path)
     depth = depth_of(path, picture, settings.depth or ("given" if has_depth_beside(path) else "none"), settings)

@@ -595,3 +595,32 @@ class TestServersThatFail:
         teacher = Server(lambda number: number % 10 > 0)
         counts = engine(photo_folder, teacher, concurrency=1).build(lambda: records(200), tmp_path / "out")
         assert (counts.accepted, counts.rejected["teacher_endpoint"]) == (20, 180)
+
+
+class TestFoldersOfWhichNothingCame:
+    def test_are_free_for_other_settings(self, photo_folder: Path, tmp_path: Path) -> None:
+        """Every record is rejected for its depth, before the teacher is asked; the remedy is a build without depth."""
+        out = tmp_path / "out"
+        Image.new("RGB", (8, 8)).save(photo_folder / "bare.png")
+        lost = engine(photo_folder).build(lambda: records(2, "bare.png"), out)
+        assert (lost.accepted, lost.done) == (0, 2)
+        found = engine(photo_folder, depth=NoDepth()).build(lambda: records(2, "bare.png"), out)
+        assert found == Counts(accepted=2)
+        assert (out / "rejects.jsonl").read_text() == ""
+
+    def test_but_not_where_the_teacher_replied(self, photo_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        lost = engine(photo_folder, Wrong()).build(lambda: records(1), out)
+        assert lost.accepted == 0
+        with pytest.raises(ConfigError, match="other settings"):
+            engine(photo_folder, depth=NoDepth()).build(lambda: records(1), out)
+
+    def test_nor_while_a_build_is_under_way(self, photo_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        Image.new("RGB", (8, 8)).save(photo_folder / "bare.png")
+        engine(photo_folder).build(lambda: records(1, "bare.png"), out)
+        manifest = json.loads((out / "manifest.json").read_text())
+        header = {key: value for key, value in manifest.items() if key != "counts"}
+        (out / "journal.jsonl").write_text(json.dumps(header) + "\n")
+        with pytest.raises(ConfigError, match="other settings"):
+            engine(photo_folder, depth=NoDepth()).build(lambda: records(1), out)

@@ -248,7 +248,7 @@ def test_the_commands(dataset: Path, tmp_path: Path) -> None:
     result = sif("data", "check", dataset, "-o", tmp_path / "findings.jsonl")
     assert result.exit_code == 3
     assert "examples.jsonl:2: answer_disagrees" in result.stdout
-    assert "18 examples, 1 findings" in result.stderr
+    assert "18 examples, 1 finding\n" in result.stderr
     assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 1
     result = sif("data", "stats", dataset, "-o", tmp_path / "stats.html")
     assert result.exit_code == 0, result.output

@@ -222,6 +222,27 @@ class TestFaults:
         assert (result.exit_code, "--limit is for a single file" in result.stderr) == (2, True)
 
 
+class TestSources:
+    def test_one_is_a_list_of_one(self, folder: Path) -> None:
+        (folder / "r.yaml").write_text("sources: records.jsonl\noutput: out\n")
+        for made in (
+            BuildSettings.from_yaml(folder / "r.yaml"),
+            BuildSettings(sources=[Path("records.jsonl")], output="out"),
+            BuildSettings(sources=Path("records.jsonl"), output="out"),
+            BuildSettings(sources={"file": "records.jsonl"}, output="out"),
+        ):
+            assert made.sources == (SourceSettings(file="records.jsonl"),)
+
+    def test_a_mistyped_teacher(self, folder: Path) -> None:
+        settings = BuildSettings(sources=["records.jsonl"], folder=folder, output=folder / "out", teacher="opena")
+        with pytest.raises(ConfigError, match="no teacher is called 'opena'; did you mean 'openai'"):
+            build(settings)
+
+    def test_a_dict_is_no_settings(self, folder: Path) -> None:
+        with pytest.raises(ConfigError, match=r"wanted BuildSettings, got dict; make them with BuildSettings\.from_values"):
+            build({"output": folder / "out"})
+
+
 class TestRecords:
     def test_plain_ones_and_records(self, folder: Path) -> None:
         settings = BuildSettings(images=folder / "photos", output=folder / "out", depth="none")

@@ -356,3 +356,8 @@ def test_a_killed_process_leaves_what_it_had_answered(tiny_vlm: Path, chains: Pa
     assert cut.rows == whole.rows
     assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert read_questions(chains)[0].id == cut.rows[0].id
+
+
+def test_a_dict_is_no_settings() -> None:
+    with pytest.raises(ConfigError, match=r"wanted EvalSettings, got dict; make them with EvalSettings\.from_values"):
+        evaluate({"data": "questions.jsonl", "model": "nano"})  # type: ignore[arg-type]

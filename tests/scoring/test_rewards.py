@@ -13,7 +13,7 @@ from sifthinker.boxes import round_boxes
 from sifthinker.chain import Chain, Region, Step, read_completion, render_chain
 from sifthinker.depth import DepthMap
 from sifthinker.endpoint import Endpoint
-from sifthinker.errors import BoxError, ConfigError, SIFError
+from sifthinker.errors import BoxError, ConfigError, RecordError, SIFError
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.rewards import (
     Reference,
@@ -457,3 +457,15 @@ def test_a_completion_is_parsed_once_for_all_rewards(monkeypatch: pytest.MonkeyP
     for reward in (format_reward, AnswerReward(), answer_reward, GroundingReward(), depth_reward):
         assert reward([[{"role": "assistant", "content": text}] for text in texts], **columns) != [0, 0, 0]
     assert sorted(parsed) == sorted(texts)
+
+
+def test_what_is_given_in_place_of_text() -> None:
+    """A number is a fine answer, as in records; everything else that is no text is the caller's mistake."""
+    assert Reference(4, [[0, 0, 0.5, 1]]).answer == "4"  # type: ignore[arg-type]
+    for answer in (None, True, ["cat"]):
+        with pytest.raises(RecordError, match=r"answer is .*, wanted text"):
+            Reference(answer, [[0, 0, 0.5, 1]])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="text is None, wanted what the model wrote"):
+        score_completion(None, Reference("cat", [[0, 0, 0.5, 1]]))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="reference is 'cat', wanted a Reference"):
+        score_completion("x", "cat")  # type: ignore[arg-type]

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from sifthinker.errors import ConfigError
-from sifthinker.training.settings import Lora, RewardTerms, TrainSettings, load_config, make_config, trainer_arguments
+from sifthinker.training.settings import (
+    JudgeSettings,
+    Lora,
+    RewardTerms,
+    TrainSettings,
+    load_config,
+    make_config,
+    trainer_arguments,
+)
+from sifthinker.training.stages import train
 
 pytest.importorskip("trl")
 
@@ -292,3 +301,55 @@ def test_runs_of_earlier_versions_have_the_same_identity() -> None:
 def test_every_shipped_config_is_read(path: Path) -> None:
     made = load_config(path, "grpo" if "grpo" in path.stem else "sft")
     assert TrainSettings.from_values(made.to_dict()) == made
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ("max_steps:", "training.max_steps has no value; leave the key out, or write one"),
+        ("lr_scheduler_type:", "training.lr_scheduler_type has no value; leave the key out, or write one"),
+    ],
+)
+def test_a_field_of_trls_without_a_value(tmp_path: Path, training: str, words: str) -> None:
+    path = write(tmp_path, f"model: m\ndata: d\noutput: o\ntraining:\n  {training}\n")
+    with pytest.raises(ConfigError, match=words):
+        load_config(path, "sft")
+    assert make_config({**BASE, "training": {"run_name": None}}, "sft").training == {"run_name": None}
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"), [("eval_dat=x", "eval_data"), ("dat=x", "data"), ("max_step=1", "max_steps")]
+)
+def test_an_override_is_held_against_our_keys_too(tmp_path: Path, override: str, meant: str) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\n")
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        load_config(path, "sft", [override])
+
+
+def test_nothing_like_an_override_names_few(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, "sft", ["qqqq=x"])
+    assert str(caught.value).count(",") == 2
+
+
+def test_a_field_of_trls_beside_training(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\nmax_steps: 5\n")
+    with pytest.raises(ConfigError, match=r"max_steps belongs under `training:`"):
+        load_config(path, "sft")
+
+
+def test_stages_have_two_names() -> None:
+    made = TrainSettings.from_values(BASE)
+    for stage in ("SFT", "dpo"):
+        with pytest.raises(ConfigError, match=f"stage must be sft or grpo, got '{stage}'"):
+            train(made, stage)
+        with pytest.raises(ConfigError, match="stage must be"):
+            made.for_stage(stage)
+    with pytest.raises(ConfigError, match=r"wanted TrainSettings, got dict"):
+        train(BASE, "sft")
+
+
+def test_the_judge_is_asked_as_its_settings_say() -> None:
+    asked = JudgeSettings(base_url="http://x/v1", model="q", retries=7, timeout_s=9, api_key_env="NO_SUCH_KEY").endpoint()
+    assert (asked.model, asked.max_retries, asked.timeout_s, asked.concurrency) == ("q", 7, 9, 32)

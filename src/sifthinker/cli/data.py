@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -16,11 +16,13 @@ from sifthinker.cli.terminal import (
     bar,
     describe_usage,
     keep_inputs,
+    number_of,
     quiet_libraries,
     resumable,
     say_counts,
 )
 from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings, TeacherSettings
+from sifthinker.settings import Flag, Settings
 
 if TYPE_CHECKING:
     from sifthinker.engine.folder import Counts
@@ -35,14 +37,25 @@ def data() -> None:
 _SOURCE = ("format", "columns", "instances", "box_form", "boxes", "box_space", "limit")
 
 
+class _PathsFile(Settings):
+    output: Annotated[Path, Flag("-o", "--output")]
+    """JSONL file to write."""
+
+
 @data.command("paths", short_help="Focus paths alone, without images or a teacher", cls=Command)
 @click.argument("file")
-@click_options(BuildSettings, {"Images and output": ["images", "output"]})
+@click_options(BuildSettings, {"Images and output": ["images"]})
+@click_options(_PathsFile, {"Images and output": ["output"]}, into="written")
 @click_options(SourceSettings, {"How FILE is read": _SOURCE}, into="source")
 @click_options(Expansion, {"Focus paths": ["alpha", "jitter", "distractor", "decimals", "margin"]}, into="expansion")
 @click_options(BuildSettings, {"Focus paths": ["seed"]}, into="choice")
 def data_paths(
-    file: str, given: dict[str, Any], source: dict[str, Any], expansion: dict[str, Any], choice: dict[str, Any]
+    file: str,
+    given: dict[str, Any],
+    written: dict[str, Any],
+    source: dict[str, Any],
+    expansion: dict[str, Any],
+    choice: dict[str, Any],
 ) -> None:
     """Write the focus path of every record of FILE; images are not needed unless FILE states no sizes.
 
@@ -55,7 +68,7 @@ def data_paths(
     from sifthinker.files import write_jsonl
     from sifthinker.records import Record
 
-    settings = _single(file, source, {**given, **expansion, **choice})
+    settings = _single(file, source, {**given, **written, **expansion, **choice})
     named = settings.output.with_suffix(".rejects.jsonl")
     keep_inputs((settings.output, named), Path(file))
     _keep_foreign_rejects(named)
@@ -87,7 +100,7 @@ def data_paths(
         "": ["output", "images", "cap", "seed", "exclude", "fresh"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "Focus paths": [*Expansion.model_fields],
-        "Teacher": [*TeacherSettings.model_fields, "budget"],
+        "Teacher": ["teacher", *(name for name in TeacherSettings.model_fields if name != "teacher"), "budget"],
         "Where the work is done": ["engine", "ray_address", "workers", "worker_gpus"],
     },
 )
@@ -213,7 +226,7 @@ def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) ->
         click.echo(output)
     for code, number in counts.most_common():
         click.echo(f"{number} × {code}: {FINDINGS.get(code, '')}", err=True)
-    click.echo(f"{stats.examples} examples, {counts.total()} findings", err=True)
+    click.echo(f"{number_of(stats.examples, 'example')}, {number_of(counts.total(), 'finding')}", err=True)
     if counts:
         sys.exit(SOME_REJECTED)
 
@@ -228,7 +241,7 @@ def data_show(dataset: Path, output: Path, embed: bool) -> None:
 
     with bar("examples", None) as advance:
         examples, rejects = write_viewer(dataset, output, embed=embed, progress=advance)
-    click.echo(f"{examples:,} examples, {rejects:,} rejects", err=True)
+    click.echo(f"{number_of(examples, 'example')}, {number_of(rejects, 'reject')}", err=True)
     click.echo(output / "index.html")
 
 
@@ -278,5 +291,5 @@ def data_export(dataset: Path, to: Any, output: Path) -> None:
     from sifthinker.engine.exports import FORMS, export
 
     count = export(dataset, output, to)
-    click.echo(f"{count} examples; open with {FORMS[to].replace('FOLDER', str(output))}", err=True)
+    click.echo(f"{number_of(count, 'example')}; open with {FORMS[to].replace('FOLDER', str(output))}", err=True)
     click.echo(output)

@@ -29,6 +29,11 @@ def keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
                 raise ConfigError(f"{file} would be written over; choose another -o")
 
 
+def number_of(number: int, thing: str) -> str:
+    """`1 finding`, `2 findings`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def describe_usage(usage: Usage) -> str:
     """Tokens and cost in a few words, "" where there are none."""
     tokens = usage.prompt_tokens + usage.completion_tokens

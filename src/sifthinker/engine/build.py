@@ -19,7 +19,16 @@ from sifthinker.ask_settings import DepthFiles
 from sifthinker.endpoint import Usage
 from sifthinker.engine.compose import Composer
 from sifthinker.engine.estimators import DepthSource, ModelDepth, make_depth
-from sifthinker.engine.folder import FOLDERS, JOURNAL, OUTAGE, BuildJournal, Counts, finished_counts, refuse_foreign
+from sifthinker.engine.folder import (
+    FOLDERS,
+    JOURNAL,
+    OUTAGE,
+    BuildJournal,
+    Counts,
+    finished_counts,
+    holds_nothing,
+    refuse_foreign,
+)
 from sifthinker.engine.recipe import Left, Recipe, fingerprint, read_recipe
 from sifthinker.engine.settings import BuildSettings
 from sifthinker.engine.teachers import LocalTeacher, Teacher, make_teacher
@@ -77,6 +86,7 @@ def build(
         >>> build(settings, records=[row]).accepted
         1
     """
+    BuildSettings.expect(settings)
     left = Left() if left is None else left
     engine, recipe, identity = _composed(settings, records, teacher, depth)
     counts = engine.build(
@@ -107,6 +117,7 @@ async def build_async(
         ConfigError: as `build`, and for the engine `ray`, which works in processes of its own.
         RecordError, BudgetError, EndpointError, SIFError: see `build`.
     """
+    BuildSettings.expect(settings)
     if settings.engine != "local":
         raise ConfigError(f"build_async works in this process alone, got engine {settings.engine!r}; call build")
     left = Left() if left is None else left
@@ -273,6 +284,7 @@ class Engine(Composer):
                 progress(finished)
             yield None, finished
             return
+        fresh = fresh or holds_nothing(out, identity)
         source = iter(items())
         first = list(itertools.islice(source, 1))  # a source that cannot be read leaves the folder as it is
         make_folder(out)
@@ -291,10 +303,8 @@ class Engine(Composer):
                 feed.settle()
             except EndpointError as error:
                 stopped = error
-            # Where the teacher has answered nothing, nothing is lost, and the folder stays free for other settings, such as
-            # the model's right name.
-            answered = {code for code in journal.counts.rejected if code.startswith("teacher_")} - {OUTAGE}
-            unused = not (journal.counts.accepted or answered or usage.prompt_tokens or usage.completion_tokens)
+            # The folder stays free for other settings, such as the model's right name.
+            unused = journal.counts.unused
             if stopped is None or not unused:
                 journal.write_out(out)
                 if usage.requests:

@@ -67,6 +67,12 @@ class Counts:
         """Records that are rejected for good: the same build, repeated, does not try them again."""
         return self.rejected.total() - self.rejected[OUTAGE]
 
+    @property
+    def unused(self) -> bool:
+        """Whether nothing is lost with the build: no record was accepted, and the teacher has replied to none."""
+        answered = {code for code in self.rejected if code.startswith("teacher_")} - {OUTAGE}
+        return not (self.accepted or answered or self.usage.prompt_tokens or self.usage.completion_tokens)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "accepted": self.accepted,
@@ -119,7 +125,30 @@ def _refuse_change(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
 
 
 def finished_counts(out: Path, identity: Mapping[str, Any]) -> Counts | None:
-    """The counts of a finished build with these settings; None when there is none."""
+    """The counts of a finished build with these settings; None when there is none, or nothing came of one with others."""
+    kept = _read_manifest(out)
+    if kept is None or holds_nothing(out, identity):
+        return None
+    manifest, found = kept
+    _refuse_change(out, manifest, _as_json(identity))
+    if found.rejected[OUTAGE]:
+        return None
+    (out / JOURNAL).unlink(missing_ok=True)  # of a process that was killed after it wrote the manifest
+    if not all((out / f"{kind}s.jsonl").is_file() for kind in ("example", "reject")):
+        raise ConfigError(f"{out} lacks files that its manifest speaks of; start over with --fresh")
+    return found
+
+
+def holds_nothing(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a build with other settings has ended in a folder and nothing is lost with it, so that the folder is free:
+    what stood in its way, such as a wrong kind of depth, is mended by other settings."""
+    kept = _read_manifest(out)
+    # With a journal the build is under way, and may have more than its manifest says.
+    return kept is not None and not (out / JOURNAL).exists() and kept[1].unused and kept[0] != _as_json(identity)
+
+
+def _read_manifest(out: Path) -> tuple[dict[str, Any], Counts] | None:
+    """(identity, counts) of the build that a manifest is of; None when there is no manifest."""
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -134,13 +163,11 @@ def finished_counts(out: Path, identity: Mapping[str, Any]) -> Counts | None:
             found.usage = Usage(**{name: value for name, value in totals.items() if name != "cost"})
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ConfigError(f"{out / 'manifest.json'} is not whole; start over with --fresh") from None
-    _refuse_change(out, manifest, json.loads(to_json(identity)))
-    if found.rejected[OUTAGE]:
-        return None
-    (out / JOURNAL).unlink(missing_ok=True)  # of a process that was killed after it wrote the manifest
-    if not all((out / f"{kind}s.jsonl").is_file() for kind in ("example", "reject")):
-        raise ConfigError(f"{out} lacks files that its manifest speaks of; start over with --fresh")
-    return found
+    return manifest, found
+
+
+def _as_json(identity: Mapping[str, Any]) -> Any:
+    return json.loads(to_json(identity))
 
 
 class BuildJournal(Journal):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from sifthinker.ask_settings import DepthFiles
+from sifthinker.ask_settings import DepthFiles, ServerSettings
 from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.settings import Flag, Settings
 
@@ -41,7 +41,7 @@ class Expansion(Settings):
         return self
 
 
-class TeacherSettings(Settings):
+class TeacherSettings(ServerSettings):
     """Who explains the focus paths, and how it is asked."""
 
     teacher: Annotated[str, Flag(metavar="openai|local|NAME")] = "openai"
@@ -51,12 +51,8 @@ class TeacherSettings(Settings):
     """Address of the teacher's server."""
     model: str | None = None
     """The teacher's name on its server; for a local one its folder or Hugging Face name."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key."""
     timeout_s: Annotated[PositiveFloat, Flag("--timeout")] = 120.0
     """Seconds for one request."""
-    retries: NonNegativeInt = 5
-    """Further tries of a failed request."""
     concurrency: PositiveInt = 8
     """Records under way at once."""
     max_side: Annotated[int, Field(ge=28)] = 1024
@@ -77,6 +73,8 @@ class SourceSettings(Settings):
     Example:
         >>> SourceSettings(file="cats.csv", format="table", columns={"question": "ask"}, max_boxes=3)
     """
+
+    FROM_TEXT: ClassVar[str | None] = "file"
 
     file: str
     """File of records, folder or table, relative to the build's `folder`, or `hf://owner/name:split`."""
@@ -110,11 +108,6 @@ class SourceSettings(Settings):
     """Read only the first records, this many."""
     id_prefix: str = ""
     """Put before the ids of the records, for sources that number theirs alike."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_file(cls, values: Any) -> Any:
-        return {"file": values} if isinstance(values, str) else values
 
 
 class BuildSettings(Expansion, DepthFiles, TeacherSettings):

@@ -21,6 +21,7 @@ from sifthinker.endpoint import Endpoint, Usage
 from sifthinker.engine.batches import Batches
 from sifthinker.engine.settings import TeacherSettings
 from sifthinker.errors import ConfigError, EndpointError
+from sifthinker.files import nearest
 from sifthinker.images import data_url
 from sifthinker.json_reply import find_objects
 from sifthinker.loops import in_thread
@@ -439,13 +440,7 @@ def make_teacher(settings: TeacherSettings) -> Teacher:
             max_side=settings.max_side,
             max_new_tokens=settings.max_tokens or LOCAL_TOKENS,
         )
-    endpoint = Endpoint(
-        settings.base_url,
-        settings.model,
-        api_key_env=settings.api_key_env,
-        timeout_s=settings.timeout_s,
-        max_retries=settings.retries,
-        concurrency=settings.concurrency,
+    endpoint = settings.endpoint(
         requests_per_minute=settings.rpm,
         prompt_price=settings.prompt_price,
         completion_price=settings.completion_price,
@@ -466,9 +461,10 @@ def offered_teacher(name: str) -> Teacher:
     """
     entry = next(iter(entry_points(group=TEACHERS, name=name)), None)
     if entry is None:
-        raise ConfigError(
-            f"no teacher is called {name!r}; wanted openai, local, {', '.join(offered_teachers())}".rstrip(", ")
-        )
+        names = ("openai", "local", *offered_teachers())
+        near = nearest(name, names)
+        hint = f"did you mean {near!r}?" if near else f"wanted {', '.join(names)}"
+        raise ConfigError(f"no teacher is called {name!r}; {hint}")
     try:
         found: Teacher = entry.load()()
     except (ImportError, AttributeError) as error:

@@ -264,6 +264,7 @@ class _Run:
         progress: Progress | None,
         fresh: bool,
     ) -> None:
+        EvalSettings.expect(settings)
         if settings.model is None and settings.completions is None and thinker is None:
             raise ConfigError("nobody answers: name a model, or a file of saved completions")
         if settings.output is not None and Path(settings.output).suffix.lower() in (".html", ".jsonl"):

@@ -61,16 +61,24 @@ class Reference:
     """What a completion is held against.
 
     Args:
-        answer: the right answer.
+        answer: the right answer; a number is taken for its text.
         boxes: (N, 4) unit xyxy, the regions that answer the question.
         depth: the image's depth; None in RGB-only work, where chains state no depth.
         choices: the possible answers of a closed question.
+    Raises:
+        RecordError: an answer that is no text.
     """
 
     answer: str
     boxes: ArrayLike
     depth: DepthMap | None = None
     choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        answer: object = self.answer
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+            raise RecordError(f"answer is {answer!r}, wanted text")
+        object.__setattr__(self, "answer", str(answer))
 
 
 def reference_from(row: Mapping[str, Any]) -> Reference:
@@ -82,13 +90,11 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
         RecordError: an answer that is no text, or a depth that is neither a path nor a map.
         ValueError: choices that are no list, see `records.read_choices`.
     """
-    answer, depth, choices = row["answer"], row.get("depth"), row.get("choices")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise RecordError(f"answer is {answer!r}, wanted text")
+    depth, choices = row.get("depth"), row.get("choices")
     if depth is not None and not isinstance(depth, str | DepthMap):
         raise RecordError(f"depth is {str(depth)[:40]}, wanted the path of a depth map")
     return Reference(
-        answer=str(answer),
+        answer=row["answer"],
         boxes=_truth_boxes(row["boxes"]),
         depth=cached_depth(depth) if isinstance(depth, str) else depth,
         choices=read_choices(choices),
@@ -119,7 +125,14 @@ def score_completion(
         previous: mean answer score of this sample's group the last time it was seen; None on the first visit.
         denominator: see `boxes.paired_iou`.
         opened: see `chain.read_completion`.
+    Raises:
+        ConfigError: a text that is none, or a reference that is none.
+        BoxError: see `score_grounding`.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"text is {text!r:.200}, wanted what the model wrote, as text")
+    if not isinstance(reference, Reference):
+        raise ConfigError(f"reference is {reference!r:.200}, wanted a Reference")
     reading = read_completion(text, with_depth=reference.depth is not None, opened=opened)
     return Scores(
         score_format(reading),

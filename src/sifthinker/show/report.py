@@ -11,14 +11,16 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from sifthinker import __version__
+from sifthinker.ask_settings import names_thought
 from sifthinker.chain import Region
 from sifthinker.depth_cache import cached_depth
-from sifthinker.errors import DepthError, ImageError
+from sifthinker.errors import ConfigError, DepthError, ImageError
 from sifthinker.evaluation.completions import Scored
 from sifthinker.evaluation.metrics import METRICS, Row
 from sifthinker.evaluation.run import Evaluation
@@ -238,10 +240,13 @@ def write_thought(path: str | os.PathLike[str], thought: Thought, *, note: str =
         thought: what a model thought, or a chain of a dataset as a `Thought`.
         note: a line above the steps; pictures have none.
     Raises:
+        ConfigError: a name that ends in neither .html nor .png.
         SIFError: the folder cannot be written.
     Example:
         >>> write_thought("chain.png", Thought("What is it?", image, None, text))  # doctest: +SKIP
     """
+    if not names_thought(Path(path)):
+        raise ConfigError(f"{path}: wanted a name that ends in .html or .png")
     if str(path).lower().endswith(".png"):
         write_picture(path, Card(thought))
     else:

@@ -45,15 +45,15 @@ _SHOWN = {
     "rewards/answer_reward/mean": "answer",
     "rewards/grounding_reward/mean": "grounding",
     "rewards/depth_reward/mean": "depth",
-    "rewards/answer_reward/missing": "answers without a verdict",
-    "frac_reward_zero_std": "groups that all score alike",
+    "rewards/answer_reward/missing": "unjudged answers",
+    "frac_reward_zero_std": "groups with equal rewards",
     "kl": "kl",
     "completions/mean_length": "tokens a chain",
     "chain/steps": "steps a chain",
     "chain/box_movement": "box movement",
     "chain/first_hiou": "HIoU of the first focus",
     "chain/final_hiou": "HIoU of the last focus",
-    **{name: f"held out: {metric}" for name, metric in LOGGED.items()},
+    **{name: f"eval {metric}" for name, metric in LOGGED.items()},
 }
 
 

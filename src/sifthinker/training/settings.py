@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from sifthinker.ask_settings import ServerSettings
 from sifthinker.errors import ConfigError
 from sifthinker.files import read_yaml, unknown_key
 from sifthinker.literals import Correction, Denominator, Dtype, RewardName
@@ -49,15 +50,11 @@ class Lora(Settings):
     """Names of the modules that get adapters, or `all-linear`."""
 
 
-class JudgeSettings(Settings):
+class JudgeSettings(ServerSettings):
     """A served model that judges free-text answers; see `endpoint.Endpoint` for what the fields mean."""
 
-    base_url: str
-    """Address of an OpenAI-compatible server."""
     model: str
     """The judge's name on its server."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Variable that holds the key."""
     timeout_s: PositiveFloat = 30.0
     """Seconds for one request."""
     retries: NonNegativeInt = 3
@@ -163,6 +160,13 @@ class TrainSettings(Settings):
         """The weights of the rewards that count."""
         return {name: weight for name, weight in self.rewards.items() if weight}
 
+    @classmethod
+    def unknown(cls, key: Any) -> str | None:
+        """A field of TRL's that stands beside `training`, and not under it."""
+        if any(key in _names(trainer_config(stage)) for stage in get_args(Stage)):
+            return f"{key} belongs under `training:`"
+        return super().unknown(key)
+
     def for_stage(self, stage: Stage, *, where: str = "") -> Self:
         """The settings as a trainer of this stage takes them: `training` checked, text that is a number made one.
 
@@ -174,6 +178,7 @@ class TrainSettings(Settings):
         Raises:
             ConfigError: settings of the other stage, or a field of TRL's that there is not, or of another kind; all of them.
         """
+        check_stage(stage)
         training = dict(self.training)
         faults = [*self._of_the_other(stage), *_training_faults(training, stage), *self._without_eval_data(training)]
         if faults:
@@ -228,6 +233,16 @@ class TrainSettings(Settings):
             for name in _GRPO_ONLY:
                 if name in self.model_fields_set:
                     yield f"{name} belongs to GRPO-SIF; an SFT run has none"
+
+
+def check_stage(stage: object) -> None:
+    """Refuse what is no stage.
+
+    Raises:
+        ConfigError: something else, such as `SFT`.
+    """
+    if stage not in get_args(Stage):
+        raise ConfigError(f"stage must be {' or '.join(get_args(Stage))}, got {stage!r}")
 
 
 def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[str] = ()) -> TrainSettings:
@@ -290,7 +305,11 @@ def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
             yield f"training.{name}: {_ELSEWHERE[name]}"
             continue
         if name not in names:
-            yield f"training: {unknown_key(name, names)}"
+            # What was meant may be a key of ours: an override without a prefix is taken for TRL's.
+            yield f"training: {unknown_key(name, [*TrainSettings.model_fields, *names])}"
+            continue
+        if values[name] is None and not _may_be_none(name, hints[name], stage):
+            yield f"training.{name} has no value; leave the key out, or write one"
             continue
         if name.endswith("_strategy") and values[name] is False:  # YAML reads a bare `no` as false
             values[name] = "no"
@@ -314,6 +333,12 @@ def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
             yield f"training.{name} must be {wanted}, got {value!r}"
         elif name in _AT_LEAST_ONE and value is not None and value < 1:
             yield f"training.{name} must be at least 1, got {value!r}"
+
+
+def _may_be_none(name: str, hint: Any, stage: Stage) -> bool:
+    """Whether a field of TRL's takes None: its kind says so, or it is None by default whatever its kind says."""
+    default = next(item.default for item in dataclasses.fields(trainer_config(stage)) if item.name == name)
+    return default is None or hint is Any or type(None) in get_args(hint)
 
 
 def trainer_config(stage: Stage) -> type[Any]:

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from sifthinker.training.settings import Stage, TrainSettings
+from sifthinker.training.settings import Stage, TrainSettings, check_stage
 
 
 def train(settings: TrainSettings, stage: Stage) -> Path:
@@ -18,13 +18,16 @@ def train(settings: TrainSettings, stage: Stage) -> Path:
     Returns:
         The output folder, which holds the model, its processor, checkpoints and the history.
     Raises:
-        ConfigError: settings that do not fit the stage, a plan with problems, or a folder that holds another run.
+        ConfigError: no such stage, settings that are none or do not fit it, a plan with problems, or a folder that holds
+            another run.
         ModelError, RecordError: the model or the data cannot be loaded.
     Example:
         >>> chains = TrainSettings(model="nano", data="runs/chains", output="runs/sft", training={"max_steps": 100})
         >>> train(chains, "sft")  # doctest: +SKIP
         PosixPath('runs/sft')
     """
+    TrainSettings.expect(settings)
+    check_stage(stage)
     # Imported here: trainers need torch, settings do not.
     module = importlib.import_module(f"sifthinker.training.{stage}")
     getattr(module, f"train_{stage}")(settings)
@@ -33,5 +36,6 @@ def train(settings: TrainSettings, stage: Stage) -> Path:
 
 def defaults(stage: Stage) -> dict[str, Any]:
     """Our defaults for fields of TRL's config, where they differ from TRL's own."""
+    check_stage(stage)
     found: dict[str, Any] = importlib.import_module(f"sifthinker.training.{stage}").DEFAULTS
     return found
