@@ -211,7 +211,7 @@ def _row_card(row: Row, evaluation: Evaluation) -> Card:
             depth,
             row.completion,
             complete=row.complete,
-            direct=evaluation.settings.get("protocol") == "direct",
+            direct=bool(evaluation.settings.get("direct", evaluation.settings.get("protocol") == "direct")),
         ),
         title=row.id,
         truth=" / ".join(row.answers),
