@@ -212,7 +212,7 @@ class TestSFT:
         from sifthinker.training.sft import train_sft
 
         train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", training={"max_steps": 1}))
-        with pytest.raises(ConfigError, match="holds another run: answers_only was false, now true"):
+        with pytest.raises(ConfigError, match="holds another run: answers_only was False, now True"):
             train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", answers_only=True))
         with pytest.raises(ConfigError, match="holds another run: "):
             train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "run"))
