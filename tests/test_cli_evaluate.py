@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +80,7 @@ def test_killed_and_resumed_it_writes_what_python_writes(tiny_vlm: Path, photos:
     # Options may come first; another evaluation is refused.
     other = sif("eval", "--model", str(tiny_vlm), "--direct", "-o", output, photos)
     assert other.exit_code == 2
-    assert "batch_size was 1, now 8" in other.stderr or "protocol was 'chain', now 'direct'" in other.stderr
+    assert "batch_size was 1, now 8" in other.stderr or "direct was false, now true" in other.stderr
 
 
 def test_completions_are_scored_and_failures_are_shown_first(photos: Path, tmp_path: Path) -> None:
@@ -133,12 +135,49 @@ def test_where_results_go_by_default(photos: Path, tmp_path: Path, monkeypatch: 
     assert len(json.loads(Path("runs/eval/questions-saved.json").read_text())["rows"]) == 6
 
 
+def test_equal_names_in_other_folders_are_evaluated_beside_each_other(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": f"q{n}", "completion": "x"} for n in range(6)])
+    other = Path(shutil.copytree(photos.parent, tmp_path / "other")) / photos.name
+    other.write_text(other.read_text().replace("What is it", "What is this"))
+    outputs = [sif("eval", data, "--completions", saved, "--direct").stdout.splitlines()[-2] for data in (photos, other) * 2]
+    assert outputs[:2] == outputs[2:]  # each goes to its own file again
+    assert outputs[0] == "runs/eval/questions-saved.json"
+    assert re.fullmatch(r"runs/eval/questions-saved-[0-9a-f]{8}\.json", outputs[1])
+
+
+def test_somebody_else_s_page_is_not_written_over(photos: Path, tmp_path: Path) -> None:
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": f"q{n}", "completion": "x"} for n in range(6)])
+    words = ["eval", photos, "--completions", saved, "--direct", "-o", tmp_path / "e.json"]
+    page = tmp_path / "e.html"
+    page.write_text("<p>mine")
+    result = sif(*words)
+    assert (result.exit_code, "e.html is not a page of sifthinker" in result.stderr) == (2, True), result.output
+    assert page.read_text() == "<p>mine"
+    assert not (tmp_path / "e.json").exists()
+    page.unlink()
+    assert [sif(*words).exit_code, sif(*words).exit_code] == [0, 0]  # ours is
+
+
+def test_tables_say_what_they_are_by_and_the_whole_comes_first(photos: Path, tmp_path: Path) -> None:
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": f"q{n}", "completion": "x"} for n in range(6)])
+    for name in ("a", "b"):
+        said = sif("eval", photos, "--completions", saved, "--direct", "-o", tmp_path / f"{name}.json").stdout
+        assert said.index("all questions: mean") < said.index("by family: mean")
+    said = sif("eval", "compare", tmp_path / "a.json", tmp_path / "b.json").stdout
+    assert said.index("all questions: mean") < said.index("family found: mean")
+    assert "no family stated: mean" in said
+
+
 def test_what_is_wrong_is_said(photos: Path, tmp_path: Path) -> None:
     for words, message in (
-        ([photos], "nobody answers: name a model"),
+        ([photos], "Give --model or --completions"),
         ([photos, "--model", "m", "--completions", "c"], "model and completions are both given"),
         ([tmp_path / "none", "--model", "m"], "none: cannot read"),
-        ([photos, "--model", "m", "-o", photos], "would be written over"),
+        ([photos, "--model", "m", "-o", photos], "wanted a JSON file"),
+        ([photos.with_suffix(".json"), "--model", "m", "-o", photos.with_suffix(".json")], "would be written over"),
         ([tmp_path, "--model", "m"], "no such examples file"),
     ):
         result = sif("eval", *words)

@@ -121,6 +121,13 @@ def test_the_help_loads_nothing_heavy() -> None:
     assert run(code).splitlines()[-1] == "[]"
 
 
+def test_the_first_help_loads_little() -> None:
+    """`sif --help` answers before anybody waits: it reads no command file, and so no settings either."""
+    code = "import sys\nfrom sifthinker.cli.main import main\nmain(['--help'], standalone_mode=False)\n"
+    code += "print([m for m in sys.modules if m in ('pydantic', 'numpy', 'yaml') or m.startswith('sifthinker.cli.')])"
+    assert set(ast.literal_eval(run(code).splitlines()[-1])) == {"sifthinker.cli.main", "sifthinker.cli.terminal"}
+
+
 def test_the_ground_floor_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"

@@ -64,9 +64,42 @@ def as_unit_boxes(boxes: ArrayLike) -> Boxes:
     if outside.any():
         raise BoxError(
             f"box {_first(array, outside)} is outside the image; wanted fractions in [0, 1]. "
-            "Pixels and other spaces are converted by sifthinker.boxes.convert"
+            "Where these are other coordinates, say which: box_space in the data, or --box-space pixel"
         )
     return array
+
+
+# Both sides of an image that is no longer than this may be within 1 pixel.
+_FEW_PIXELS = 8
+
+
+def other_space(boxes: ArrayLike, space: Space, size: tuple[int, int] | None = None) -> tuple[str, str]:
+    """What boxes look like whose numbers are another space's: most would be clipped to the image or lie in one pixel of it.
+
+    Args:
+        boxes: (N, 4) finite numbers.
+        space: in which they are said to be.
+        size: (width, height) of the image, where it is known.
+    Returns:
+        What is wrong and how to convert; ("", "") where nothing looks wrong.
+    Example:
+        >>> other_space([[10, 10, 90, 90]], "unit")[0]
+        'box [10.0, 10.0, 90.0, 90.0] looks like pixels or thousandths, wanted fractions from 0 to 1'
+    """
+    array = np.asarray(boxes, dtype=np.float64)
+    greatest = np.abs(array).max(axis=1)
+    if space in ("unit", "padded_square"):
+        wrong, looks, wanted = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
+        convert_by = "divide by the image's width and height"
+    elif space == "per_mille" or size is None or max(size) > _FEW_PIXELS:
+        wanted = "thousandths from 0 to 1000" if space == "per_mille" else "pixels"
+        wrong, looks = greatest <= 1 + 1e-6, "fractions of the image"
+        convert_by = "multiply by the image's width and height"
+    else:
+        return "", ""
+    if not wrong.any():
+        return "", ""
+    return f"box {array[int(np.argmax(wrong))].tolist()} looks like {looks}, wanted {wanted}", convert_by
 
 
 def smart_resize(

@@ -93,6 +93,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (height, width) if sideways else (width, height)
 
 
+def same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
+    """Whether an image is the one of the stated (width, height), or a scaled copy of it (to one pixel of rounding)."""
+    (stated_width, stated_height), (width, height) = stated, actual
+    return abs(stated_width * height - stated_height * width) <= max(*stated, *actual)
+
+
 def size_fault(size: tuple[int, int]) -> str:
     """What is wrong with a (width, height), before memory is given to it: no pixels, or too many; "" if nothing."""
     if 0 < size[0] * size[1] <= MAX_IMAGE_PIXELS:

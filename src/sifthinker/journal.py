@@ -131,9 +131,14 @@ class Journal:
         return offset
 
 
-def check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
+def check_same(where: str, theirs: Any, ours: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> None:
     """See that a file is of the same run.
 
+    Args:
+        where: the file.
+        theirs: its header.
+        ours: that of the run.
+        contents: key of a hash → what to call its content in a message.
     Raises:
         ConfigError: it is of another; names the first value that differs, was and is.
     """
@@ -144,5 +149,13 @@ def check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
     key = next(key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key))
     was, now = theirs.get(key), ours.get(key)
     hashes = all(isinstance(value, str) and _HASH.fullmatch(value) for value in (was, now))
-    differs = "are not the same" if hashes else f"was {was!r}, now {now!r}"
-    raise ConfigError(f"{where} is of another run: {key} {differs}; name another output, or start over with --fresh")
+    called = (contents or {}).get(key)
+    if hashes:
+        differs = f"{called} have changed" if called else f"{key} are not the same"
+    else:
+        differs = f"{key} was {_said(was)}, now {_said(now)}"
+    raise ConfigError(f"{where} is of another run: {differs}; name another output, or start over with --fresh")
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool) else repr(value)

@@ -97,12 +97,30 @@ def test_records_are_questions(photo_folder: Path) -> None:
         ({"answers": "a"}, "wanted a list of right answers"),
         ({"answers": [""]}, "answers is ''"),
         ({"choices": {"a": 1}}, "choices must be a list"),
-        ({"boxes": [[0, 0, 2, 1]]}, "outside the image"),
+        ({"boxes": [[0, 0, 2, 1]]}, "outside the image.*box_space.*--box-space pixel"),
+        (
+            {"boxes": [[10, 5, 20, 15]]},
+            "looks like pixels or thousandths.*read as unit; .*--box-space pixel",
+        ),
+        (
+            {"boxes": [[0.1, 0.2, 0.5, 0.9]], "box_space": "pixel"},
+            "looks like fractions.*or the key box_space",
+        ),
+        ({"boxes": [[0.1, 0.2, 0.5, 0.9]], "box_space": "per_mille"}, "looks like fractions.*wanted thousandths"),
+        ({"size": [30, 20]}, "size is 30×20, but cat.png is 40×20; is it the right image"),
+        ({"choices": "cat, dog"}, "choices is 'cat, dog', one text; wanted a list of texts"),
+        ({"choices": ["cat", "dog"], "answer": "cow"}, "the right answer 'cow' is none of the choices"),
+        ({"answers": []}, "answers is empty"),
+        ({"family": 3}, "family is 3, wanted a text"),
+        ({"dataset": ["d"]}, "dataset is .*wanted a text"),
+        ({"anwser": "x"}, "did you mean 'answer'. Other data goes under 'extra'$"),
+        ({"bboxs": [[0, 0, 1, 1]]}, "looks like VisCoT.*sif data build"),
+        ({"expression": "the cat", "bbox": [0, 0, 1, 1]}, "looks like RefCOCO.*sif data build"),
         ({"boxes": [0, 0, 1, 1]}, "wrap a single box"),
         ({"boxes": [[0, 0, 1, 1]], "box_space": "yards"}, "unknown box space 'yards'"),
         ({"boxes": [[0, 0, 9, 9]], "box_space": "pixel", "size": [0, 4]}, "wanted .width, height."),
         ({"boxes": [[0, 0, 99, 9]], "box_space": "pixel"}, "outside the image"),
-        ({"image": "../cat.png"}, "leads outside"),
+        ({"image": "../cat.png"}, "leads outside.*--images"),
         ({"image": "/etc/passwd"}, "leads outside"),
         ({"depth": "../cat.png"}, "depth: path .* leads outside"),
         ({"image": "data:image/png;base64,AAAA"}, "base64"),
@@ -115,6 +133,23 @@ def test_a_broken_line_is_an_error_with_its_place(photo_folder: Path, change: di
     with pytest.raises(RecordError, match=message) as caught:
         read_questions(path)
     assert f"{path}:2" in str(caught.value)
+
+
+def test_closed_questions_whose_answer_is_a_choice(photo_folder: Path) -> None:
+    choices = ["a cat", "a dog"]
+    for answer in ("A cat.", "B", None):
+        assert one(photo_folder, choices=choices, answer=answer).choices == ("a cat", "a dog")
+    assert one(photo_folder, choices=choices, answers=["kitten", "cat"]).answers == (
+        "kitten",
+        "cat",
+    )  # one is enough
+    assert one(photo_folder, choices='["a cat", "a dog"]').choices == ("a cat", "a dog")  # as our datasets write it
+    # A size may be a scaled copy's: its boxes are in the pixels of that size.
+    assert one(photo_folder, size=[80, 40], boxes=[[0, 0, 40, 40]], box_space="pixel").boxes == ((0, 0, 0.5, 1),)
+
+
+def test_a_limit_of_any_length(photo_folder: Path) -> None:
+    assert len(read_questions(write(photo_folder, PLAIN, PLAIN), limit=10**21)) == 2
 
 
 def test_what_is_no_question_is_refused(photo_folder: Path) -> None:
@@ -175,10 +210,12 @@ def test_other_questions_have_another_identity(photo_folder: Path, tmp_path_fact
     assert same != identity_of(questions[:1], photo_folder)
     changed = write(photo_folder, {**PLAIN, "answer": "cat"}, {**PLAIN, "answer": "cow"})
     assert same != identity_of(read_questions(changed), photo_folder)
-    # A folder that was moved holds the same questions; an image of another size under its name is another one.
+    # A folder that was moved holds the same questions, whether an image is there or not.
     moved = tmp_path_factory.mktemp("moved")
     (moved / "cat.png").write_bytes((photo_folder / "cat.png").read_bytes())
     write(moved, {**PLAIN, "answer": "cat"}, {**PLAIN, "answer": "dog"})
     assert same == identity_of(read_questions(moved / "q.jsonl"), moved)
-    Image.new("RGB", (400, 20)).save(moved / "cat.png")
-    assert same != identity_of(read_questions(moved / "q.jsonl"), moved)
+    (moved / "cat.png").unlink()
+    gone = read_questions(moved / "q.jsonl")
+    assert same == identity_of(gone, moved)
+    assert (gone[0].file_sizes()[0], questions[0].file_sizes()) == (None, ((photo_folder / "cat.png").stat().st_size, None))

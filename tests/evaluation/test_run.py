@@ -141,13 +141,13 @@ def test_a_finished_evaluation_is_not_done_again(questions: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"direct": False}, "protocol was 'direct', now 'chain'"),
-        ({"rgb_only": True}, "rgb_only was False, now True"),
+        ({"direct": False}, "direct was true, now false"),
+        ({"rgb_only": True}, "rgb_only was false, now true"),
         ({"max_new_tokens": 5}, "max_new_tokens was 1024, now 5"),
         ({"batch_size": 3}, "batch_size was 2, now 3"),
         ({"model": "somebody"}, "model was None, now 'somebody'"),
-        ({"limit": 3}, "questions are not the same"),
-        ({"show_choices": True}, "show_choices was False, now True"),
+        ({"limit": 3}, "limit was None, now 3"),
+        ({"show_choices": True}, "show_choices was false, now true"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
@@ -171,7 +171,7 @@ def test_changed_questions_are_another_evaluation(questions: Path, tmp_path: Pat
     output = tmp_path / "e.json"
     evaluate(settings(questions, output=str(output)), thinker=Answering())
     questions.write_text(questions.read_text().replace('"answer": "3"', '"answer": "4"'))
-    with pytest.raises(ConfigError, match="questions are not the same"):
+    with pytest.raises(ConfigError, match=r"the questions in .*questions.jsonl have changed"):
         evaluate(settings(questions, output=str(output)), thinker=Answering())
 
 
@@ -199,7 +199,7 @@ def test_somebody_else_s_file_is_not_written_over(questions: Path, tmp_path: Pat
         assert output.read_text() == text
     with pytest.raises(ConfigError, match="wanted a JSON file"):
         evaluate(settings(questions, output=str(tmp_path / "e.html")), thinker=Answering())
-    with pytest.raises(ConfigError, match="nobody answers"):
+    with pytest.raises(ConfigError, match="Give --model or --completions"):
         evaluate(settings(questions))
 
 
@@ -228,6 +228,76 @@ def test_a_question_that_cannot_be_asked_is_a_row_with_its_error(questions: Path
     assert found.results["answer accuracy"].count == 4
     # The others of a refused batch are asked by themselves.
     assert model.batches == [["number 0"], ["number 3"], ["number 5"], ["number 6"]]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_mended_image_is_asked_about_and_nothing_else(questions: Path, tmp_path: Path, finished: bool) -> None:
+    lines = [json.loads(line) for line in questions.read_text().splitlines()]
+    lines[1]["image"] = "late.png"
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = settings(questions, output=str(tmp_path / "e.json"))
+    if finished:
+        assert evaluate(asked, thinker=Answering()).errors == 1
+        rest = []
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(asked, thinker=Answering(dies_after=2))
+        rest = [["number 4", "number 5"], ["number 6"]]
+    late = questions.parent / "late.png"
+    Image.new("RGB", (40, 20)).save(late)
+    model, done = Answering(), []
+    found = evaluate(asked, thinker=model, progress=lambda *numbers: done.append(numbers[0]))
+    assert model.batches == [["number 1"], *rest]
+    assert (found.errors, [row.id for row in found.rows], found.known) == (0, [f"q{n}" for n in range(7)], False)
+    assert (done[0], done[-1]) == (6 if finished else 3, 7)
+    assert not journal_path(tmp_path / "e.json").exists()
+    assert evaluate(asked, thinker=model).known
+    # What was answered about another image is named; one that is gone is no other.
+    late.unlink()
+    assert evaluate(asked, thinker=model).known
+    Image.new("RGB", (400, 200)).save(late)
+    with pytest.raises(ConfigError, match=r"late.png of question 'q1' had \d+ bytes when it was answered, now \d+"):
+        evaluate(asked, thinker=model)
+
+
+def test_images_are_looked_for_before_the_model_is_loaded(
+    questions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = settings(questions, output=str(tmp_path / "e.json"), model="no-such/model-folder/x")
+    with pytest.raises(ModelError, match="no such model folder"):
+        evaluate(asked)
+    assert not journal_path(tmp_path / "e.json").exists()  # a start that failed leaves nothing behind
+    text = questions.read_text()
+    questions.write_text(text.replace("cat.png", "gone.png"))
+    with pytest.raises(ModelError, match=r"none of the first 7 .*gone.png: no such image; --images names"):
+        evaluate(asked)
+    assert list(tmp_path.glob("e.json*")) == []
+    questions.write_text(text.replace("cat.png", "gone.png", 2))
+    evaluate(settings(questions), thinker=Answering())
+    assert "2 of 7 questions cannot be asked, since their image is missing; the first, 'q0'" in caplog.text
+
+
+def test_a_file_that_calls_direct_protocol_is_read(questions: Path, tmp_path: Path) -> None:
+    output = tmp_path / "e.json"
+    evaluate(settings(questions, output=str(output)), thinker=Answering())
+    body = json.loads(output.read_text())
+    assert body["settings"].pop("direct") is True
+    body["settings"]["protocol"] = "direct"
+    output.write_text(json.dumps(body))
+    assert evaluate(settings(questions, output=str(output)), thinker=Answering()).known
+    with pytest.raises(ConfigError, match="direct was true, now false"):
+        evaluate(settings(questions, output=str(output), direct=False), thinker=Answering())
+
+
+def test_results_go_to_a_json_file(tmp_path: Path) -> None:
+    for output, message in (
+        ("r.html", r"wanted a JSON file, such as r\.json"),
+        ("r", r"wanted a JSON file, such as r\.json"),
+        ("r/", r"is a folder; name a file in it, such as r/results\.json"),
+        (str(tmp_path), "is a folder"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            EvalSettings(data="q.jsonl", output=output)
 
 
 def test_where_nothing_can_be_asked_the_evaluation_stops(questions: Path, tmp_path: Path) -> None:
@@ -304,8 +374,22 @@ class TestCompletions:
         direct = [{"id": row["id"], "completion": row["answer"]} for row in examples]
         told = evaluate(EvalSettings(data=str(chains), completions=self.saved(tmp_path, *direct), direct=True))
         assert (list(told.results), told.results["answer accuracy"].mean) == (["answer accuracy"], 1)
-        with pytest.raises(ConfigError, match="protocol was 'chain', now 'direct'"):
+        with pytest.raises(ConfigError, match="direct was false, now true"):
             evaluate(asked.replace(direct=True))
+
+    def test_plain_answers_are_not_silently_scored_as_chains(
+        self, questions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rows = [{"id": f"q{n}", "completion": str(n)} for n in range(7)]
+        path = self.saved(tmp_path, *rows)
+        evaluate(settings(questions, completions=path))
+        assert caplog.text == ""
+        asked = settings(questions, completions=path, direct=False, output=str(tmp_path / "e.json"))
+        evaluate(asked)
+        assert "none of the 7 completions is a chain; score plain answers with --direct" in caplog.text
+        self.saved(tmp_path, *rows[:6], {"id": "q6", "completion": "7"})
+        with pytest.raises(ConfigError, match=r"the completions in .*saved.jsonl have changed"):
+            evaluate(asked)
 
     def test_ids_that_are_missing_or_unknown_are_named(self, questions: Path, tmp_path: Path) -> None:
         rows = [{"id": f"q{n}", "completion": str(n)} for n in range(7)]
@@ -316,7 +400,7 @@ class TestCompletions:
         assert scored(*rows[::-1]).results["answer accuracy"].mean == 1
         with pytest.raises(RecordError, match="2 ids have no completion: 'q0', 'q3'"):
             scored(*rows[1:3], *rows[4:])
-        with pytest.raises(RecordError, match="1 ids are of no question: 'q9'"):
+        with pytest.raises(RecordError, match="1 id is of no question: 'q9'"):
             scored(*rows, {"id": "q9", "completion": "x"})
         with pytest.raises(RecordError, match=r"saved.jsonl:2: the id 'q0' was there before"):
             scored(rows[0], rows[0])

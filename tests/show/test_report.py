@@ -15,6 +15,7 @@ from sifthinker.depth import DepthMap
 from sifthinker.evaluation.completions import Scored
 from sifthinker.evaluation.metrics import Result
 from sifthinker.scoring.rewards import Score, Scores
+from sifthinker.show import report
 from sifthinker.show.report import (
     Card,
     Chart,
@@ -66,6 +67,14 @@ class TestThoughtPage:
             sides = [float(rectangle[name]) for name in ("x", "y", "width", "height")]
             assert sides == pytest.approx([10, 10, 40, 20])
         assert len(tags.named("image")) == 2
+
+    def test_target_boxes_are_outlined_and_lie_on_top(self) -> None:
+        card = Card(thought(), boxes=[(0, 0, 1, 1)], choices=("<yes>", "no"))
+        page = render_page("thought.html", title="t", cards=[report._card(card, 0)])
+        drawn = [(tag["stroke"], "stroke-dasharray" in tag) for tag in Tags(page).named("rect")]
+        # On each of the two pictures the box of the model, then the target: dark, and white dashes on it.
+        assert drawn == [(report._PALETTE[0], False), ("#000", False), ("#fff", True)] * 2
+        assert "Choices: &lt;yes&gt; · no" in page
 
     def test_it_is_self_contained(self) -> None:
         tags = Tags(thought_page(thought()))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sifthinker.engine.folder import Counts
 
 
-@click.group(short_help="Build, check and browse chains of thought")
+@click.group()
 def data() -> None:
     """Build chains of thought from questions with boxes; check, browse and export them."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +60,7 @@ class _Evaluation(click.Group):
         self.format_commands(ctx, formatter)
 
 
-@click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True}, short_help="Measure a model")
+@click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True})
 def evaluation() -> None:
     """Measure a model on a dataset or a file of questions.
 
@@ -90,10 +91,34 @@ def dataset(data: str, given: dict[str, Any], most: int, fresh: bool) -> None:
 
 
 def _default_output(settings: EvalSettings) -> Path:
-    """`runs/eval/` and the last part of the names of data and model."""
+    """`runs/eval/` and the last part of the names of data and model; where another evaluation has that name, a hash too."""
+    from sifthinker.files import sha256
+
     who = settings.model or settings.completions or "model"
     names = (Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2] for name in (settings.data, who))
-    return Path("runs/eval") / f"{'-'.join(name.removesuffix('.jsonl').removesuffix('.json') for name in names)}.json"
+    stem = "-".join(name.removesuffix(".jsonl").removesuffix(".json") for name in names)
+    plain = Path("runs/eval") / f"{stem}.json"
+    places = _places(settings.model_dump())
+    if _evaluated(plain) in (None, places):
+        return plain
+    return plain.with_name(f"{stem}-{sha256(repr(places).encode())[:8]}.json")
+
+
+def _places(settings: Mapping[str, Any]) -> list[str]:
+    """Where data and model lie; a name of the hub as it is."""
+    names = [settings.get(name) or "" for name in ("data", "model", "completions")]
+    return [str(Path(name).resolve()) if name and Path(name).exists() else name for name in names]
+
+
+def _evaluated(output: Path) -> list[str] | None:
+    """What an output file holds an evaluation of, or its journal; None where there is neither, or they are broken."""
+    from sifthinker.evaluation.run import journal_path
+
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _places(json.loads(output.read_text(encoding="utf-8"))["settings"])
+    with suppress(OSError, ValueError, TypeError, AttributeError), open(journal_path(output), encoding="utf-8") as stream:
+        return _places(json.loads(stream.readline()))
+    return None
 
 
 def run_evaluation(
@@ -107,13 +132,15 @@ def run_evaluation(
     from sifthinker.evaluation.metrics import METRICS
     from sifthinker.evaluation.run import evaluate
     from sifthinker.files import make_folder
-    from sifthinker.show.report import evaluation_page, write_page
+    from sifthinker.show.report import evaluation_page, refuse_foreign_page, write_page
 
     output = None if settings.output is None else Path(settings.output)
     page = None if output is None else output.with_suffix(".html")
     if output is not None:
         read = [Path(name) for name in (settings.data, settings.completions) if name is not None]
         keep_inputs((output, page), *read)
+        assert page is not None
+        refuse_foreign_page(page)
         make_folder(output.parent)
     with bar("questions", None) as advance, resumable():
         found = evaluate(
@@ -124,10 +151,10 @@ def run_evaluation(
         )
     if found.known:
         click.echo("this evaluation was finished before; --fresh does it again", err=True)
-    for groups in found.groups.values():
+    print_metrics({"all": found.results}, METRICS, title="all questions")
+    for what, groups in found.groups.items():
         if len(groups) > 1:
-            print_metrics_of_groups(groups, METRICS)
-    print_metrics({"all": found.results}, METRICS)
+            print_metrics_of_groups(what, groups, METRICS)
     if found.errors:
         first = next(row for row in found.rows if row.error)
         click.echo(f"questions that could not be asked: {found.errors}; the first, {first.id!r}: {first.error}", err=True)
@@ -156,7 +183,9 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
         keep_inputs((output,), first, second)
     found = compare(first, second)
     names = (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
-    parts = {"all": found.results, **(found.families if len(found.families) > 1 else {})}
+    families = found.families if len(found.families) > 1 else {}
+    parts = {"all questions": found.results}
+    parts |= {f"family {name}" if name else "no family stated": of_family for name, of_family in families.items()}
     for name, differences in parts.items():
         columns = {
             names[0]: {metric: of.first for metric, of in differences.items()},
@@ -173,7 +202,7 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
         click.echo(output)
 
 
-@click.command("rewards", short_help="Score completions by the rewards of GRPO-SIF")
+@click.command("rewards")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset whose examples the completions' ids name.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write: completions with their boxes drawn.")

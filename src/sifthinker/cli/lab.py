@@ -18,7 +18,7 @@ from sifthinker.cli.terminal import (
 from sifthinker.evaluation.settings import EvalSettings
 
 
-@click.group(short_help="The embedded world: scenes, questions, a tiny model")
+@click.group()
 def world() -> None:
     """The embedded world: scenes, questions, and a model small enough for a CPU."""
 
@@ -138,7 +138,7 @@ def world_study(output: Path, seeds: int, first_seed: int, arms: str | None, bas
     click.echo(page)
 
 
-@click.command("demo", short_help="Everything at once, in minutes, on a CPU")
+@click.command("demo")
 @click.option("-o", "--output", default=Path("runs/demo"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")

@@ -12,17 +12,18 @@ from sifthinker import __version__
 from sifthinker.cli.terminal import FAILED
 from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 
-# Command → (its file, its name there). A file that is not there takes its commands with it.
+# Command → (its file, its name there, what it does). The help lists them without importing a file, to answer at once.
+# A file that is not there takes its commands with it.
 _COMMANDS = {
-    "demo": ("lab", "demo"),
-    "data": ("data", "data"),
-    "train": ("train", "train_command"),
-    "plan": ("train", "plan"),
-    "model": ("train", "model"),
-    "think": ("think", "think_command"),
-    "eval": ("evaluate", "evaluation"),
-    "rewards": ("evaluate", "rewards"),
-    "world": ("lab", "world"),
+    "demo": ("lab", "demo", "Everything at once, in minutes, on a CPU"),
+    "data": ("data", "data", "Build, check and browse chains of thought"),
+    "train": ("train", "train_command", "Train a model: SFT or GRPO-SIF"),
+    "plan": ("train", "plan", "What a run will need, and what is wrong with it"),
+    "model": ("train", "model", "Merge adapters into models"),
+    "think": ("think", "think_command", "Answer a question about an image"),
+    "eval": ("evaluate", "evaluation", "Measure a model"),
+    "rewards": ("evaluate", "rewards", "Score completions by the rewards of GRPO-SIF"),
+    "world": ("lab", "world", "The embedded world: scenes, questions, a tiny model"),
 }
 
 
@@ -31,13 +32,13 @@ class Sif(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order in which people meet them."""
-        return [name for name, (file, _) in _COMMANDS.items() if find_spec(f"sifthinker.cli.{file}")]
+        return [name for name, (file, *_) in _COMMANDS.items() if find_spec(f"sifthinker.cli.{file}")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name, its file imported."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        file, name = _COMMANDS[cmd_name]
+        file, name, _ = _COMMANDS[cmd_name]
         found: click.Command = getattr(import_module(f"sifthinker.cli.{file}"), name)
         return found
 
@@ -46,6 +47,11 @@ class Sif(click.Group):
         gone = tuple(f"sif {name} " for name in _COMMANDS if name not in self.list_commands(ctx))
         self.help = "\n".join(line for line in (self.help or "").splitlines() if not line.lstrip().startswith(gone))
         super().format_help_text(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors end it with a message, an interruption with what to do next."""

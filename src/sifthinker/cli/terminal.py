@@ -56,11 +56,12 @@ _COLUMNS = 3  # results side by side
 _MOST_GROUPS = 18
 
 
-def print_metrics_of_groups(groups: Mapping[str, Any], metrics: Sequence[str] | Mapping[str, Any]) -> None:
-    """Tables of metrics by group, a few columns each; of very many groups the first."""
+def print_metrics_of_groups(what: str, groups: Mapping[str, Any], metrics: Sequence[str] | Mapping[str, Any]) -> None:
+    """Tables of metrics by group, a few columns each; of very many groups the first. `what` is what they are grouped by."""
     shown = list(groups.items())[:_MOST_GROUPS]
     for start in range(0, len(shown), _COLUMNS):
-        print_metrics({name or "(not stated)": found for name, found in shown[start : start + _COLUMNS]}, metrics)
+        columns = {name or "(not stated)": found for name, found in shown[start : start + _COLUMNS]}
+        print_metrics(columns, metrics, title=f"by {what}")
     if len(groups) > len(shown):
         click.echo(f"and {len(groups) - len(shown)} groups more, in the JSON file", err=True)
 

@@ -15,7 +15,7 @@ from sifthinker.cli.terminal import (
 )
 
 
-@click.command("think", short_help="Answer a question about an image", cls=Command)
+@click.command("think", cls=Command)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("question")
 @click_options(

@@ -16,7 +16,7 @@ from sifthinker.cli.terminal import (
 )
 
 
-@click.command("train", short_help="Train a model: SFT or GRPO-SIF", context_settings={"ignore_unknown_options": True})
+@click.command("train", context_settings={"ignore_unknown_options": True})
 @click.argument("stage", type=click.Choice(["sft", "grpo"]))
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
@@ -35,9 +35,7 @@ def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
         click.echo(train(settings, stage))
 
 
-@click.command(
-    "plan", short_help="What a run will need, and what is wrong with it", context_settings={"ignore_unknown_options": True}
-)
+@click.command("plan", context_settings={"ignore_unknown_options": True})
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @click.option("--gpu", "gpu_gib", type=click.FloatRange(min=0, min_open=True), help="Memory of the GPU in GiB.")
@@ -65,7 +63,7 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
         sys.exit(FAILED)
 
 
-@click.group(short_help="Merge adapters into models")
+@click.group()
 def model() -> None:
     """Work on trained models."""
 

@@ -17,7 +17,7 @@ from sifthinker.engine.settings import Expansion
 from sifthinker.engine.teachers import ADVICE, Explanation, Task, Teacher, explain
 from sifthinker.errors import ChainError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, sha256
-from sifthinker.images import decode_image
+from sifthinker.images import decode_image, same_shape
 from sifthinker.loops import in_thread
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
@@ -62,7 +62,7 @@ class Composer:
             if digest in self.exclude:
                 raise RecordError(f"{record.image} has the content of an excluded image, SHA-256 {digest}", "excluded")
             image, as_it_is = decode_image(source, data)
-            if record.size is not None and not _same_shape(record.size, image.size):
+            if record.size is not None and not same_shape(record.size, image.size):
                 raise RecordError(
                     f"the source says {record.size[0]}×{record.size[1]}, {record.image} is "
                     f"{image.width}×{image.height}; is it the right image?",
@@ -180,12 +180,6 @@ def _state_depths(path: FocusPath, depth: DepthMap | None, decimals: int) -> tup
         "so its chain would miss the depth reward",
         "depth_too_near",
     )
-
-
-def _same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
-    """Whether an image is the one of the stated size, or a scaled copy of it (to one pixel of rounding)."""
-    (stated_width, stated_height), (width, height) = stated, actual
-    return abs(stated_width * height - stated_height * width) <= max(*stated, *actual)
 
 
 def _read(path: Path) -> bytes:

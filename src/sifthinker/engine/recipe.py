@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,7 +155,7 @@ def open_source(source: SourceSettings, folder: Path, images: Path | None) -> It
         columns=source.columns,
         instances=None if source.instances is None else folder / source.instances,
     )
-    return islice(found, source.limit)
+    return islice(found, None if source.limit is None else min(source.limit, sys.maxsize))
 
 
 def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:

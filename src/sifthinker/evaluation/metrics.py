@@ -63,6 +63,7 @@ class Row:
         problems: reason codes of what makes the completion no valid chain, see `chain.REASONS`.
         values: metric → value; None where the question or the completion cannot have it.
         error: why the question could not be asked; "" where it was. Such a row has no values.
+        file_sizes: bytes of the image and of the depth file when it was asked, see `Question.file_sizes`; () where unknown.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Row:
     problems: tuple[str, ...] = ()
     values: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(METRICS))
     error: str = ""
+    file_sizes: tuple[int | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain values, lists for tuples."""
@@ -101,6 +103,7 @@ class Row:
         """
         check_keys(row, list(cls.__dataclass_fields__), where)
         lists = {name: tuple(row[name]) for name in ("answers", "choices", "problems")}
+        lists["file_sizes"] = tuple(row.get("file_sizes", ()))
         return cls(**{**row, **lists, "boxes": tuple(tuple(box) for box in row["boxes"])})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,12 +13,12 @@ from typing import Any
 
 from PIL import Image
 
-from sifthinker.boxes import convert
+from sifthinker.boxes import as_boxes, convert, other_space
 from sifthinker.depth import DepthMap
 from sifthinker.depth_files import check_options
 from sifthinker.errors import BoxError, DepthError, ImageError, RecordError
 from sifthinker.files import check_keys, inside, read_jsonl, sha256, to_json
-from sifthinker.images import image_size, load_image
+from sifthinker.images import image_size, load_image, same_shape
 from sifthinker.literals import Encoding, Near, Space
 from sifthinker.records import (
     Box,
@@ -33,6 +34,8 @@ from sifthinker.records import (
     read_examples,
     shown,
 )
+from sifthinker.scoring.options import options_of
+from sifthinker.scoring.reading import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,20 +172,22 @@ class Question:
         return relative_name(self.depth, root) if isinstance(self.depth, Path) else ""
 
     def identity(self, root: Path) -> list[Any]:
-        """What makes it another question, plain values. Of files this is their name and size, not their content."""
+        """What makes it another question, plain values. Of files this is their name; see `file_sizes`."""
         picture: Any = None
         if isinstance(self.image, Image.Image):
             picture = [*self.image.size, sha256(self.image.tobytes())]
         depth = self.depth.digest() if isinstance(self.depth, DepthMap) else None
-        files = [
-            [relative_name(path, root), path.stat().st_size if path.is_file() else None]
-            for path in (self.image, self.depth)
-            if isinstance(path, Path)
-        ]
+        files = [relative_name(path, root) for path in (self.image, self.depth) if isinstance(path, Path)]
         how = [self.reading.encoding, self.reading.near, list(self.reading.holes)]
         told = [list(self.answers), list(self.choices), [list(box) for box in self.boxes]]
         groups = [self.dataset, self.split, self.family, dict(self.tags)]
         return [self.id, self.question, *told, *groups, files, picture, depth, how]
+
+    def file_sizes(self) -> tuple[int | None, int | None]:
+        """Bytes of the image file and of the depth file as they are now; None for one that is not there, or is no file."""
+        files = (self.image, self.depth)
+        image, depth = (f.stat().st_size if isinstance(f, Path) and f.is_file() else None for f in files)
+        return image, depth
 
 
 def relative_name(path: Path, root: Path) -> str:
@@ -236,7 +241,7 @@ def read_questions(
         if _holds_examples(where)
         else _of_plain(where, questions_root(where, images), box_space, reading or DepthReading())
     )
-    for question in islice(questions, limit):
+    for question in islice(questions, None if limit is None else min(limit, sys.maxsize)):
         if question.id in first:
             raise RecordError(
                 f"{question.source}: the id {question.id[:100]!r} was there before, at {first[question.id]}; every question "
@@ -299,7 +304,15 @@ def _plain(row: Any, where: str, number: str, root: Path, box_space: Space, read
     try:
         check_keys(row, _KEYS, where)
     except ValueError as error:
-        raise RecordError(f"{error}. Put anything else under 'extra'", "unknown_key") from None
+        form = _other_form(row)
+        if form:
+            raise RecordError(
+                f"{where}: looks like {form}; `sif eval` reads questions (image, question, answer, …) and datasets of "
+                "ours. Build one from this file with `sif data build`",
+                "unknown_key",
+            ) from None
+        end = "" if str(error).endswith("?") else "."
+        raise RecordError(f"{error}{end} Other data goes under 'extra'", "unknown_key") from None
     missing = [name for name in ("image", "question") if row.get(name) is None]
     if missing:
         raise RecordError(f"{where}: lacks {', '.join(missing)}", "missing_key")
@@ -310,21 +323,35 @@ def _plain(row: Any, where: str, number: str, root: Path, box_space: Space, read
         answers = [] if row.get("answer") is None else [_single(row["answer"], where)]
     if not isinstance(answers, list):
         raise RecordError(f"{where}: answers is {shown(answers)}, wanted a list of right answers", "bad_record")
+    if row.get("answers") == []:
+        raise RecordError(f"{where}: answers is empty; where the right answer is not known, leave it out", "bad_record")
+    if isinstance(row.get("choices"), str) and not row["choices"].lstrip().startswith("["):
+        raise RecordError(f"{where}: choices is {shown(row['choices'])}, one text; wanted a list of texts", "bad_record")
     try:
         choices = read_choices(row.get("choices"))
     except ValueError as error:
         raise RecordError(f"{where}: {error}", "bad_record") from None
-    groups = {name: _text(row.get(name), name, where) for name in ("dataset", "split", "family")}
+    groups = {name: row.get(name) or "" for name in ("dataset", "split", "family")}
+    for name in groups:
+        if not isinstance(row.get(name), str | None):
+            raise RecordError(f"{where}: {name} is {shown(row[name])}, wanted a text", "bad_record")
     tags = row.get("tags") or {}
     if not isinstance(tags, dict):
         raise RecordError(f"{where}: tags is {shown(tags)}, wanted an object of texts", "bad_record")
     image = _file(row["image"], "image", where, root)
     depth = None if row.get("depth") is None else _file(row["depth"], "depth", where, root)
+    texts = tuple(as_text(answer, "answer", where) for answer in answers)
+    if choices and texts and all(options_of(choices).index_of(read(text)) is None for text in texts):
+        raise RecordError(
+            f"{where}: the right answer {' / '.join(map(shown, texts))} is none of the choices {shown(list(choices))}; "
+            "wanted one of them, or its letter",
+            "bad_record",
+        )
     return Question(
         id=number if row.get("id") is None else as_text(row["id"], "id", where),
         image=image,
         question=as_text(row["question"], "question", where),
-        answers=tuple(as_text(answer, "answer", where) for answer in answers),
+        answers=texts,
         choices=choices,
         boxes=_boxes(row, where, image, box_space),
         depth=depth,
@@ -355,25 +382,57 @@ def _file(value: Any, name: str, where: str, root: Path) -> Path:
     try:
         return inside(root, value)
     except RecordError as error:
-        raise RecordError(f"{where}: {name}: {error}", error.code) from None
+        hint = "; --images names the folder that paths are relative to" if error.code == "path_outside_root" else ""
+        raise RecordError(f"{where}: {name}: {error}{hint}", error.code) from None
+
+
+def _other_form(row: Mapping[str, Any]) -> str:
+    """Whose published form a row has that is no question of ours; "" where none is known."""
+    if "bboxs" in row or "conversations" in row:
+        return "VisCoT"
+    if "expression" in row or ("bbox" in row and "ref_id" in row):
+        return "RefCOCO"
+    return "COCO" if "annotations" in row and "categories" in row else ""
+
+
+def _size(row: Mapping[str, Any], where: str, image: Path) -> tuple[int, int] | None:
+    """The size that a question states for its image, which it must be where the image can be read."""
+    size = row.get("size")
+    if size is None:
+        return None
+    sides = [as_whole(side) or 0 for side in size] if isinstance(size, list) else []
+    if len(sides) != 2 or not all(side > 0 for side in sides):
+        raise RecordError(f"{where}: size is {shown(size)}, wanted [width, height] in pixels", "bad_record")
+    stated = sides[0], sides[1]
+    try:
+        found = image_size(image)
+    except ImageError:
+        return stated
+    if not same_shape(stated, found):
+        raise RecordError(
+            f"{where}: size is {stated[0]}×{stated[1]}, but {image.name} is {found[0]}×{found[1]}; is it the right image?",
+            "size_mismatch",
+        )
+    return stated
 
 
 def _boxes(row: Mapping[str, Any], where: str, image: Path, default: Space) -> tuple[Box, ...]:
     boxes, space = row.get("boxes"), row.get("box_space") or default
+    size = _size(row, where, image)
     if not boxes:
         return ()
-    if space == "unit":
-        return as_unit_tuples(boxes, where)
-    size = row.get("size")
-    if size is not None:
-        sides = [as_whole(side) for side in size] if isinstance(size, list) else []
-        if len(sides) != 2 or not all(side is not None and side > 0 for side in sides):
-            raise RecordError(f"{where}: size is {shown(size)}, wanted [width, height] in pixels", "bad_record")
-        size = tuple(sides)
     try:
-        if size is None and space != "per_mille":
+        if size is None and space not in ("unit", "per_mille"):
             size = image_size(image)
-        return as_unit_tuples(convert(boxes, source=space, target="unit", size=size).tolist(), where)
+        unit = convert(boxes, source=space, target="unit", size=size)
+        fault, _ = other_space(as_boxes(boxes), space, size)
+        if fault:
+            others = "pixel or per_mille" if space == "unit" else "unit"
+            raise RecordError(
+                f"{where}: {fault}; read as {space}; say what they are with --box-space {others}, or the key box_space",
+                "bad_box",
+            )
+        return as_unit_tuples(unit.tolist(), where)
     except ImageError:
         return ()  # `load` will say what is wrong with the image: the question cannot be asked, and needs no boxes
     except (BoxError, TypeError) as error:

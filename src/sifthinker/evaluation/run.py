@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
@@ -28,6 +29,8 @@ from sifthinker.prompts import PROMPT_VERSION, user_prompt, with_choices
 from sifthinker.records import as_text
 from sifthinker.thinker import Thinker, Thought
 
+logger = logging.getLogger(__name__)
+
 Progress = Callable[[int, int], None]
 
 # An evaluation that could ask none of so many questions is set up wrongly: another image folder, another kind of model.
@@ -40,7 +43,7 @@ class Evaluation:
     """What a model made of questions, finished.
 
     Args:
-        settings: all that makes it another one: model, questions, protocol, versions.
+        settings: all that makes it another one: model, questions, how they were asked, versions.
         rows: one a question, in order.
         questions: what was asked, by id; empty where the evaluation was read from its file.
         known: whether it had been finished before and nothing was asked.
@@ -126,7 +129,8 @@ def evaluate(
     is there is not asked again. Batches are the same whether the evaluation was interrupted or not, so are rows: what
     shares a batch can change a model's last digits. A finished evaluation is read from its file.
 
-    A question that cannot be asked, for instance because its image is broken, is a row with its error.
+    A question that cannot be asked, for instance because its image is broken, is a row with its error. It is asked again
+    when the evaluation is repeated; what was answered stays.
 
     Args:
         settings: what and how.
@@ -135,8 +139,8 @@ def evaluate(
         progress: called with the number of questions done and of all.
         fresh: start over, even if the file is there.
     Raises:
-        ConfigError: neither a model nor completions; the file holds another evaluation or something else; or another process
-            is at work on it.
+        ConfigError: neither a model nor completions; the file holds another evaluation or something else; the image of a
+            question that was answered has changed; or another process is at work on it.
         RecordError: what is wrong with the questions or the saved completions.
         ModelError: the model cannot be loaded, or none of the first questions could be asked.
         SIFError: the file cannot be written.
@@ -237,6 +241,7 @@ def _row(question: Question, root: Path, prompt: str, outcome: Thought | Excepti
         image=question.image_name(root),
         depth=question.depth_name(root),
         prompt=prompt,
+        file_sizes=question.file_sizes(),
     )
     if isinstance(outcome, Exception):
         return replace(asked, error=str(outcome) or type(outcome).__name__)
@@ -266,9 +271,7 @@ class _Run:
     ) -> None:
         EvalSettings.expect(settings)
         if settings.model is None and settings.completions is None and thinker is None:
-            raise ConfigError("nobody answers: name a model, or a file of saved completions")
-        if settings.output is not None and Path(settings.output).suffix.lower() in (".html", ".jsonl"):
-            raise ConfigError(f"output {settings.output}: wanted a JSON file, such as results.json")
+            raise ConfigError("Give --model or --completions: a model that answers, or a file of saved completions")
         self.settings = settings
         if questions is None:
             reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
@@ -286,30 +289,36 @@ class _Run:
                 raise RecordError(f"the id {twice[0]!r} is there twice" if twice else "there is no question", "duplicate_id")
         self.root = questions_root(settings.data, settings.images)
         self.identity = self._identity()
-        self.rows: list[Row] = []
+        self._rows: dict[str, Row] = {}  # by id; of a question that was asked again, the last
         self._thinker = thinker
         self._progress = progress
         self._fresh = fresh
+        self._asked = 0  # questions that are done with
         self._held: list[list[Row]] = []  # not yet in the journal: nothing was answered so far
         self._saved = (
             None if settings.completions is None else _completions(settings.completions, self.questions, settings.limit)
         )
+        if self._saved and not settings.direct and not any(map(TAG.search, self._saved.values())):
+            logger.warning(
+                "%s: none of the %d completions is a chain; score plain answers with --direct",
+                settings.completions,
+                len(self._saved),
+            )
         self.output = None if settings.output is None else Path(settings.output)
         self._finished = self._read_finished()
-        self._journal: Journal | None = None
+        self._journal: _Journal | None = None
         if self.output is not None and self._finished is None:
             make_folder(self.output.parent)
             if self._saved is None:
-                self._journal = Journal(journal_path(self.output), self.identity, fresh=fresh)
+                self._journal = _Journal(journal_path(self.output), self.identity, fresh=fresh)
 
     def _identity(self) -> dict[str, Any]:
         asked = self.settings
-        found: dict[str, Any] = {
-            "sifthinker": __version__,
-            "data": asked.data,
-            "questions": identity_of(self.questions, self.root),
+        found: dict[str, Any] = {"sifthinker": __version__, "data": asked.data}
+        how = {
+            **asked.model_dump(include={"limit", "direct", "rgb_only"}),
+            "questions": identity_of(self.questions, self.root),  # behind the limit, which says better why they differ
         }
-        how = {"limit": asked.limit, "protocol": "direct" if asked.direct else "chain", "rgb_only": asked.rgb_only}
         if asked.completions is not None:
             saved = sha256(_bytes(asked.completions))
             return {**found, **how, "completions": asked.completions, "completions_sha256": saved}
@@ -323,13 +332,33 @@ class _Run:
         }
 
     def _read_finished(self) -> Evaluation | None:
+        """The evaluation in the output file where every question was asked; rows of one that lacks some are taken over."""
         if self.output is None or not self.output.exists():
             return None
         found = Evaluation.read(self.output)  # somebody else's file is refused here
         if self._fresh:
             return None
-        check_same(str(self.output), _comparable(found.settings), _comparable(self.identity))
+        _check_same(str(self.output), found.settings, self.identity)
+        self._check_files(self.output, found.rows)
+        if found.errors:
+            self._rows = {row.id: row for row in found.rows}
+            return None
         return replace(found, questions=self._by_id())
+
+    def _check_files(self, where: Path, rows: Iterable[Row]) -> None:
+        """See that answered questions still have the files that they were asked about, as far as these are there."""
+        questions = self._by_id()
+        for row in rows:
+            question = questions.get(row.id)
+            if question is None or row.error:
+                continue
+            files = zip((row.image, row.depth), row.file_sizes, question.file_sizes(), strict=False)
+            for name, was, now in files:
+                if None not in (was, now) and was != now:
+                    raise ConfigError(
+                        f"{where} is of another run: {name} of question {row.id!r} had {was} bytes when it was answered, "
+                        f"now {now}; name another output, or start over with --fresh"
+                    )
 
     def _by_id(self) -> dict[str, Question]:
         return {question.id: question for question in self.questions}
@@ -343,30 +372,67 @@ class _Run:
                 self._finished = self._read_finished()  # by another process, meanwhile
                 if self._finished is None:
                     self._resume(self._journal)
+                    self._check_images()
             except BaseException:
-                self._journal.__exit__()
+                self.__exit__()
                 raise
+        elif self._finished is None:
+            self._check_images()
+        self._asked = len(self.questions)
+        if self._finished is None:
+            self._asked -= sum(map(self._is_open, self.questions))
         if self._progress:
-            self._progress(len(self.rows), len(self.questions))
+            self._progress(self._asked, len(self.questions))
         return self
+
+    def _check_images(self) -> None:
+        """Look for the image files before a model is loaded for them."""
+        missing = [q for q in self.questions if isinstance(q.image, Path) and not q.image.is_file() and self._is_open(q)]
+        if not missing:
+            return
+        first = self.questions[:FIRST_FAILURES]
+        if not self._rows and [q.id for q in missing[: len(first)]] == [q.id for q in first]:
+            raise ModelError(
+                f"none of the first {len(first)} questions could be asked; the first, {first[0].id!r}: {first[0].image}: "
+                "no such image; --images names the folder that paths are relative to"
+            )
+        logger.warning(
+            "%d of %d questions cannot be asked, since their image is missing; the first, %r: %s",
+            len(missing),
+            len(self.questions),
+            missing[0].id,
+            missing[0].image,
+        )
 
     def __exit__(self, *_: object) -> None:
         if self._journal is not None:
+            if not self._journal.holds_answers:
+                self._journal.delete()  # a start that failed leaves nothing behind
             self._journal.__exit__()
 
-    def _resume(self, journal: Journal) -> None:
+    def _resume(self, journal: _Journal) -> None:
+        path = journal_path(Path(str(self.output)))
         try:
-            self.rows = [Row.from_json(row) for batch in journal.lines for row in batch]
+            rows = [Row.from_json(row) for batch in journal.lines for row in batch]
         except (TypeError, KeyError, AttributeError, ConfigError):
-            raise ConfigError(f"{journal_path(Path(str(self.output)))} is broken; start over with --fresh") from None
+            raise ConfigError(f"{path} is broken; start over with --fresh") from None
+        self._check_files(path, rows)
+        self._rows |= {row.id: row for row in rows}
+
+    def _is_open(self, question: Question) -> bool:
+        """Whether a question is still to be asked: it was not yet, or could not be."""
+        row = self._rows.get(question.id)
+        return row is None or bool(row.error)
 
     def left(self) -> Iterator[list[Question]]:
-        """The batches that are still to be asked."""
+        """The batches that are still to be asked; of one that was asked before, those that could not be."""
         if self._finished is not None:
             return
         size = self.settings.batch_size
-        for start in range(len(self.rows), len(self.questions), size):
-            yield self.questions[start : start + size]
+        for start in range(0, len(self.questions), size):
+            batch = [question for question in self.questions[start : start + size] if self._is_open(question)]
+            if batch:
+                yield batch
 
     def ask(self, batch: Sequence[Question]) -> list[Row]:
         """One batch; loads the model when it is first needed."""
@@ -394,21 +460,22 @@ class _Run:
 
     def take(self, rows: list[Row]) -> None:
         """Take in what one batch came to."""
-        self.rows += rows
+        self._rows |= {row.id: row for row in rows}
         self._held.append(rows)
-        if all(row.error for row in self.rows):
-            if len(self.rows) >= min(FIRST_FAILURES, len(self.questions)):
+        if all(row.error for row in self._rows.values()):
+            if len(self._rows) >= min(FIRST_FAILURES, len(self.questions)):
+                first = next(iter(self._rows.values()))
                 raise ModelError(
-                    f"none of the first {len(self.rows)} questions could be asked; the first, {self.rows[0].id!r}: "
-                    f"{self.rows[0].error}"
+                    f"none of the first {len(self._rows)} questions could be asked; the first, {first.id!r}: {first.error}"
                 )
         else:
             if self._journal is not None:
                 for held in self._held:
                     self._journal.add([row.to_json() for row in held])
             self._held.clear()
+        self._asked += len(rows)
         if self._progress:
-            self._progress(len(self.rows), len(self.questions))
+            self._progress(self._asked, len(self.questions))
 
     def finish(self) -> Evaluation:
         """The finished evaluation, written to its file."""
@@ -416,7 +483,7 @@ class _Run:
             if self._journal is not None:
                 self._journal.delete()
             return self._finished
-        found = Evaluation(self.identity, tuple(self.rows), self._by_id())
+        found = Evaluation(self.identity, tuple(self._rows[question.id] for question in self.questions), self._by_id())
         if self.output is not None:
             found.write(self.output)
         if self._journal is not None:
@@ -429,9 +496,37 @@ def journal_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.journal.jsonl")
 
 
+class _Journal(Journal):
+    """The journal of an evaluation: batches of rows."""
+
+    holds_answers = False
+
+    def check(self, header: Any) -> None:
+        _check_same(str(self._path), header, self._header)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.holds_answers = bool(self.lines)
+        return self
+
+    def add(self, line: Any) -> None:
+        super().add(line)
+        self.holds_answers = True
+
+
+def _check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
+    contents = {
+        "questions": f"the questions in {ours['data']}",
+        "completions_sha256": f"the completions in {ours.get('completions')}",
+    }
+    check_same(where, _comparable(theirs) if isinstance(theirs, dict) else theirs, _comparable(ours), contents)
+
+
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without where things lie, which content stands for: a dataset or a model that was moved is the same."""
     found = dict(json.loads(to_json(dict(settings))))
+    if "protocol" in found:  # as earlier versions called it
+        found["direct"] = found.pop("protocol") == "direct"
     aside = ["data", "completions", *(["model"] if found.get("weights") is not None else [])]
     return {key: value for key, value in found.items() if key not in aside}
 
@@ -463,8 +558,9 @@ def _completions(path: str, questions: Sequence[Question], limit: int | None) ->
         if name not in ids and limit is None:
             unknown.append(name)
     missing = [question.id for question in questions if question.id not in found]
-    for names, what in ((unknown, "are of no question"), (missing, "have no completion")):
+    for names, one, several in ((unknown, "is", "are of no question"), (missing, "has", "have no completion")):
         if names:
             listed = ", ".join(map(repr, names[:_MOST_NAMED])) + (", …" if len(names) > _MOST_NAMED else "")
-            raise RecordError(f"{path}: {len(names)} ids {what}: {listed}")
+            what = f"ids {several}" if len(names) > 1 else f"id {one} {several.partition(' ')[2]}"
+            raise RecordError(f"{path}: {len(names)} {what}: {listed}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import PositiveInt, model_validator
@@ -42,4 +43,14 @@ class EvalSettings(AskSettings, DepthFiles):
     def _one_who_answers(self) -> Self:
         if self.model is not None and self.completions is not None:
             raise ValueError("model and completions are both given; either a model is asked or saved completions are scored")
+        return self
+
+    @model_validator(mode="after")
+    def _results_are_json(self) -> Self:
+        if self.output is not None:
+            path = Path(self.output)
+            if self.output.endswith(("/", "\\")) or path.is_dir():
+                raise ValueError(f"output {path} is a folder; name a file in it, such as {path / 'results.json'}")
+            if path.suffix.lower() != ".json":
+                raise ValueError(f"output {path}: wanted a JSON file, such as {path.with_suffix('.json')}")
         return self

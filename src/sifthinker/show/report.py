@@ -44,6 +44,7 @@ class Card:
         correct: whether the answer was judged right; None where it was not judged.
         boxes: target boxes, drawn dashed; none where unknown.
         note: a line under the heading.
+        choices: the possible answers of a closed question.
     """
 
     thought: Thought
@@ -52,6 +53,7 @@ class Card:
     correct: bool | None = None
     boxes: Sequence[Sequence[float]] = ()
     note: str = ""
+    choices: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +215,35 @@ def _row_card(row: Row, evaluation: Evaluation) -> Card:
             depth,
             row.completion,
             complete=row.complete,
-            direct=evaluation.settings.get("protocol") == "direct",
+            direct=bool(evaluation.settings.get("direct", evaluation.settings.get("protocol") == "direct")),
         ),
         title=row.id,
         truth=" / ".join(row.answers),
         correct=None if right is None else right == 1,
         boxes=row.boxes,
         note=" · ".join(about) or " ",
+        choices=row.choices,
     )
+
+
+_GENERATOR = b'<meta name="generator" content="sifthinker '  # in the head of each page of `base.html`
+
+
+def refuse_foreign_page(path: str | os.PathLike[str]) -> None:
+    """Refuse to write a page over a file that is no page of ours.
+
+    Raises:
+        ConfigError: somebody else's file, or one that cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            ours = _GENERATOR in stream.read(2048)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read: {error.strerror}; choose another -o") from None
+    if not ours:
+        raise ConfigError(f"{path} is not a page of sifthinker and would be written over; choose another -o")
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:
@@ -329,6 +352,7 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "truth": card.truth,
         "correct": card.correct,
         "question": thought.question,
+        "choices": list(card.choices),
         "answer": thought.answer,
         "text": thought.text,
         "complete": thought.complete,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sifthinker.boxes import Boxes, convert
+from sifthinker.boxes import Boxes, convert, other_space
 from sifthinker.errors import BoxError, ImageError, RecordError
 from sifthinker.files import JsonLine, encoding_name, encoding_of, inside, json_lines
 from sifthinker.literals import OutsideBoxes, Space
@@ -248,7 +248,9 @@ def to_unit(
             border.
     """
     array = numbers_of(boxes, place)
-    _check_space(array, space, size, place, advice)
+    fault, convert_by = other_space(array, space, size)
+    if fault:
+        raise RecordError(f"{place}: {fault}; {advice or convert_by}", "bad_box")
     degenerate = (array[:, 0] >= array[:, 2]) | (array[:, 1] >= array[:, 3])
     if degenerate.any():
         worst = array[int(np.argmax(degenerate))].tolist()
@@ -272,27 +274,6 @@ def to_unit(
             raise RecordError(f"{place}: box {original} ends past the image ({image})", "box_outside")
         notes.append(f"{place}: box {original} ends past the image ({image}); clipped")
     return clipped, tuple(notes)
-
-
-# Both sides of an image that is no longer than this may be within 1 pixel.
-_FEW_PIXELS = 8
-
-
-def _check_space(array: Boxes, space: Space, size: tuple[int, int] | None, place: str, advice: str) -> None:
-    """Refuse boxes whose numbers are another space's: most would be clipped to the image or lie in one pixel of it."""
-    greatest = np.abs(array).max(axis=1)
-    if space in ("unit", "padded_square"):
-        wrong, looks, wanted = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
-    elif space == "per_mille" or size is None or max(size) > _FEW_PIXELS:
-        wanted = "thousandths from 0 to 1000" if space == "per_mille" else "pixels"
-        wrong, looks = greatest <= 1 + 1e-6, "fractions of the image"
-        advice = advice or "multiply by the image's width and height"
-    else:
-        return
-    if wrong.any():
-        worst = array[int(np.argmax(wrong))].tolist()
-        what_to_do = advice or "divide by the image's width and height"
-        raise RecordError(f"{place}: box {worst} looks like {looks}, wanted {wanted}; {what_to_do}", "bad_box")
 
 
 def numbers_of(boxes: Any, place: str) -> Boxes:
