@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from sifthinker.errors import ConfigError
 from sifthinker.literals import Dtype, Encoding, Near
 from sifthinker.settings import Flag, Settings
-
-if TYPE_CHECKING:
-    from sifthinker.endpoint import Endpoint
 
 MAX_NEW_TOKENS = 1024
 
@@ -30,7 +26,7 @@ class DepthFiles(Settings):
 
 
 class ServerSettings(Settings):
-    """An OpenAI-compatible server that is asked; see `endpoint.Endpoint` for what the fields mean."""
+    """An OpenAI-compatible server that is asked, see `endpoint.open_endpoint`."""
 
     base_url: str
     """Address of an OpenAI-compatible server."""
@@ -44,28 +40,6 @@ class ServerSettings(Settings):
     """Further tries of a failed request."""
     concurrency: PositiveInt = 8
     """Requests under way at once."""
-
-    def endpoint(self, **more: Any) -> Endpoint:
-        """The client for the server.
-
-        Args:
-            more: further arguments of `endpoint.Endpoint`, for instance prices.
-        Raises:
-            ConfigError: no model is named, or see `endpoint.Endpoint`.
-        """
-        from sifthinker.endpoint import Endpoint
-
-        if self.model is None:
-            raise ConfigError(f"{self.base_url}: no model is named; say model")
-        return Endpoint(
-            self.base_url,
-            self.model,
-            api_key_env=self.api_key_env,
-            timeout_s=self.timeout_s,
-            max_retries=self.retries,
-            concurrency=self.concurrency,
-            **more,
-        )
 
 
 class AskSettings(Settings):

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2
 
+from sifthinker.ask_settings import ServerSettings
 from sifthinker.errors import ConfigError, EndpointError
 from sifthinker.responses import Fault, Reply, read_response
 
@@ -373,3 +374,25 @@ def _read_address(base_url: str, api_key_env: str) -> tuple[str, str]:
             f"{_CHAT} is asked there"
         )
     return f"{path}{mark}{query}", f"{path}{_CHAT}{mark}{query}"
+
+
+def open_endpoint(settings: ServerSettings, **more: Any) -> Endpoint:
+    """The client for the server that settings name.
+
+    Args:
+        settings: of the server and the model.
+        more: further arguments of `Endpoint`, for instance prices.
+    Raises:
+        ConfigError: no model is named, or see `Endpoint`.
+    """
+    if settings.model is None:
+        raise ConfigError(f"{settings.base_url}: no model is named; say model")
+    return Endpoint(
+        settings.base_url,
+        settings.model,
+        api_key_env=settings.api_key_env,
+        timeout_s=settings.timeout_s,
+        max_retries=settings.retries,
+        concurrency=settings.concurrency,
+        **more,
+    )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.training.settings import (
     JudgeSettings,
@@ -351,5 +352,6 @@ def test_stages_have_two_names() -> None:
 
 
 def test_the_judge_is_asked_as_its_settings_say() -> None:
-    asked = JudgeSettings(base_url="http://x/v1", model="q", retries=7, timeout_s=9, api_key_env="NO_SUCH_KEY").endpoint()
+    settings = JudgeSettings(base_url="http://x/v1", model="q", retries=7, timeout_s=9, api_key_env="NO_SUCH_KEY")
+    asked = open_endpoint(settings)
     assert (asked.model, asked.max_retries, asked.timeout_s, asked.concurrency) == ("q", 7, 9, 32)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from PIL import Image, ImageDraw
 
 from sifthinker.chain import TAG, Region
-from sifthinker.endpoint import Endpoint, Usage
+from sifthinker.endpoint import Endpoint, Usage, open_endpoint
 from sifthinker.engine.batches import Batches
 from sifthinker.engine.settings import TeacherSettings
 from sifthinker.errors import ConfigError, EndpointError
@@ -440,7 +440,8 @@ def make_teacher(settings: TeacherSettings) -> Teacher:
             max_side=settings.max_side,
             max_new_tokens=settings.max_tokens or LOCAL_TOKENS,
         )
-    endpoint = settings.endpoint(
+    endpoint = open_endpoint(
+        settings,
         requests_per_minute=settings.rpm,
         prompt_price=settings.prompt_price,
         completion_price=settings.completion_price,

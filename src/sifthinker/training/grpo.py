@@ -21,6 +21,7 @@ from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict
 
 from sifthinker.boxes import set_iou
 from sifthinker.chain import is_whole_image, read_completion, region_boxes
+from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
@@ -302,7 +303,7 @@ def _named(reward: Any, name: str) -> Any:
 
 
 def _judge(settings: JudgeSettings, output: str) -> ModelJudge:
-    return ModelJudge(settings.endpoint(), cache=settings.cache or Path(output) / "verdicts")
+    return ModelJudge(open_endpoint(settings), cache=settings.cache or Path(output) / "verdicts")
 
 
 def train_grpo(config: TrainSettings) -> SIFGRPOTrainer | None:
