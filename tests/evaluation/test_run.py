@@ -261,7 +261,7 @@ def test_a_mended_image_is_asked_about_and_nothing_else(questions: Path, tmp_pat
 
 
 def test_images_are_looked_for_before_the_model_is_loaded(
-    questions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    questions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = settings(questions, output=str(tmp_path / "e.json"), model="no-such/model-folder/x")
     with pytest.raises(ModelError, match="no such model folder"):
@@ -275,6 +275,11 @@ def test_images_are_looked_for_before_the_model_is_loaded(
     questions.write_text(text.replace("cat.png", "gone.png", 2))
     evaluate(settings(questions), thinker=Answering())
     assert "2 of 7 questions cannot be asked, since their image is missing; the first, 'q0'" in caplog.text
+    # Where nothing else is left to ask, no model is loaded at all.
+    named = settings(questions, output=str(tmp_path / "n.json"), model="nobody/none")
+    assert evaluate(named, thinker=Answering()).errors == 2
+    monkeypatch.setattr(Thinker, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert evaluate(named).errors == 2
 
 
 def test_a_file_that_calls_direct_protocol_is_read(questions: Path, tmp_path: Path) -> None:

@@ -194,6 +194,20 @@ def ask(
     Returns:
         One row a question, in order.
     """
+    return _ask(lambda: thinker, batch, root, direct=direct, rgb_only=rgb_only, show_choices=show_choices, **sampling)
+
+
+def _ask(
+    load: Callable[[], Thinker],
+    batch: Sequence[Question],
+    root: Path,
+    *,
+    direct: bool,
+    rgb_only: bool,
+    show_choices: bool,
+    **sampling: Any,
+) -> list[Row]:
+    """`ask` of a model that is loaded once a question of the batch can be asked."""
     rows: dict[int, Row] = {}
     tasks: dict[int, tuple[Image.Image, str, DepthMap | None]] = {}
     for index, question in enumerate(batch):
@@ -208,6 +222,7 @@ def ask(
             tasks[index] = image, text, depth
     thoughts: dict[int, Thought | ValueError] = {}
     if tasks:
+        thinker = load()  # outside of `try`: what it raises is about the model, not about a question
         try:
             thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), direct=direct, **sampling), strict=True)
         except ValueError:
@@ -438,14 +453,19 @@ class _Run:
         """One batch; loads the model when it is first needed."""
         if self._saved is not None:
             return [self._score(question, self._saved[question.id]) for question in batch]
+        asked = self.settings
+        return _ask(
+            self._load, batch, self.root, direct=asked.direct, rgb_only=asked.rgb_only, show_choices=asked.show_choices
+        )
+
+    def _load(self) -> Thinker:
         if self._thinker is None:
             asked = self.settings
             assert asked.model is not None
             self._thinker = Thinker.load(
                 asked.model, dtype=asked.dtype, max_pixels=asked.max_pixels, max_new_tokens=asked.max_new_tokens
             )
-        how = {name: getattr(self.settings, name) for name in ("direct", "rgb_only", "show_choices")}
-        return ask(self._thinker, batch, self.root, **how)
+        return self._thinker
 
     def _score(self, question: Question, completion: str) -> Row:
         direct = self.settings.direct
