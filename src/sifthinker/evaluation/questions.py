@@ -184,7 +184,7 @@ class Question:
         return [self.id, self.question, *told, *groups, files, picture, depth, how]
 
     def lacks_image(self) -> bool:
-        """Whether its image is a file that is not there, without opening it; False of a subclass that loads in its own way."""
+        """Whether its image is a file that is not there, unopened; False of a subclass that loads its own way."""
         return type(self).load is Question.load and isinstance(self.image, Path) and not self.image.is_file()
 
     def file_sizes(self) -> tuple[int | None, int | None]:
