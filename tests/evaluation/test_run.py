@@ -336,6 +336,18 @@ def test_questions_of_the_caller_s_own(photo_folder: Path) -> None:
     assert found.rows[0].image == ""
 
 
+class Drawn(Question):
+    """A question that makes its image when it is asked."""
+
+    def load(self, *, with_depth: bool = True) -> tuple[Image.Image, None]:
+        return Image.new("RGB", (8, 8)), None
+
+
+def test_questions_that_load_in_their_own_way_need_no_file(photo_folder: Path) -> None:
+    asked = [Drawn("1", Path("seed 1"), "number 1", answers=("1",))]
+    assert evaluate(settings(photo_folder), questions=asked, thinker=Answering()).errors == 0
+
+
 def test_it_runs_inside_an_event_loop(questions: Path, tmp_path: Path) -> None:
     expected = evaluate(settings(questions), thinker=Answering()).to_json()
 

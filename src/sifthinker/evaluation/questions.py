@@ -183,6 +183,10 @@ class Question:
         groups = [self.dataset, self.split, self.family, dict(self.tags)]
         return [self.id, self.question, *told, *groups, files, picture, depth, how]
 
+    def lacks_image(self) -> bool:
+        """Whether its image is a file that is not there, unopened; False of a subclass that loads its own way."""
+        return type(self).load is Question.load and isinstance(self.image, Path) and not self.image.is_file()
+
     def file_sizes(self) -> tuple[int | None, int | None]:
         """Bytes of the image file and of the depth file as they are now; None for one that is not there, or is no file."""
         files = (self.image, self.depth)

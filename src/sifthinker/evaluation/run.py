@@ -402,7 +402,7 @@ class _Run:
 
     def _check_images(self) -> None:
         """Look for the image files before a model is loaded for them."""
-        missing = [q for q in self.questions if isinstance(q.image, Path) and not q.image.is_file() and self._is_open(q)]
+        missing = [question for question in self.questions if self._is_open(question) and question.lacks_image()]
         if not missing:
             return
         first = self.questions[:FIRST_FAILURES]
