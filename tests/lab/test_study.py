@@ -68,7 +68,7 @@ def test_every_arm_runs_and_is_not_run_again(nano: Path, tmp_path: Path, monkeyp
     assert "progress: false" in settings["no-progress"]
     assert "correction: 'off'" in settings["no-correction"]
     assert "denominator: min" in settings["release"]
-    assert "grounding" not in settings["vanilla"].partition("rewards:")[2].partition("reward_terms")[0]
+    assert "grounding: 0.0" in settings["vanilla"].partition("rewards:")[2].partition("reward_terms")[0]
 
 
 def test_processes_with_other_seeds_fill_one_study(nano: Path, tmp_path: Path) -> None:
