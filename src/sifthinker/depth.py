@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -15,7 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
-from sifthinker.depth_files import HOLES_MARK, LEVELS, MARK, ROUNDING, grey_png, read_depth, relative, spectral_colours
+from sifthinker.depth_files import (
+    HOLES_MARK,
+    LEVELS,
+    MARK,
+    ROUNDING,
+    check_options,
+    grey_png,
+    read_depth,
+    relative,
+    spectral_colours,
+)
 from sifthinker.errors import DepthError
 from sifthinker.files import atomic_write, sha256
 from sifthinker.literals import Encoding, Near
@@ -284,6 +295,36 @@ class DepthMap:
         """
         found, valid = read_depth(path, encoding, near, holes)
         return cls.from_levels(found) if valid is None and found.dtype == np.uint8 else cls(found, valid)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthReading:
+    """How the depth files of images are read; see `DepthMap.read`.
+
+    Raises:
+        DepthError: settings that no file can be read by.
+    """
+
+    encoding: Encoding = "auto"
+    near: Near | None = None
+    holes: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_options(self.encoding, self.near, self.holes)
+
+    def read(self, path: str | os.PathLike[str], size: tuple[int, int]) -> DepthMap:
+        """The depth of an image of `size` (width, height).
+
+        Raises:
+            DepthError: the file is missing, cannot be read, or has another size than its image.
+        """
+        found = DepthMap.read(path, encoding=self.encoding, near=self.near, holes=self.holes)
+        if found.size != size:
+            raise DepthError(
+                f"{path}: the depth file is {found.size[0]}×{found.size[1]}, its image {size[0]}×{size[1]}; "
+                "make the depth at the image's size"
+            )
+        return found
 
 
 def agrees(stated: ArrayLike, truth: ArrayLike) -> NDArray[np.bool_]:

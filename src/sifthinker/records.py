@@ -113,6 +113,18 @@ def is_blank(text: str) -> bool:
     )
 
 
+def refuse_half_pairs(text: str, where: str) -> None:
+    """Refuse a text that cannot be written.
+
+    Raises:
+        RecordError: `bad_text`, it holds half a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text[:200]!a}", "bad_text") from None
+
+
 def shown(value: Any) -> str:
     """A value from data for a message: its kind where that is not plain, and its beginning."""
     if value is None or isinstance(value, bool):
@@ -262,12 +274,7 @@ class Record:
         ):
             raise RecordError(f"{where}: size is {shown(self.size)}, wanted [width, height] in pixels", "bad_record")
         for text in (self.id, self.image, self.question, self.answer, self.dataset, self.split, self.family, *self.choices):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise RecordError(
-                    f"{where}: holds half a surrogate pair, which is no text: {text[:200]!a}", "bad_text"
-                ) from None
+            refuse_half_pairs(text, where)
         for name, text in (("question", self.question), ("answer", self.answer), *(("choices", c) for c in self.choices)):
             placeholder = find_placeholder(text)
             if placeholder:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sifthinker.depth import DepthMap
+from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import DepthError, ImageError, RecordError
-from sifthinker.evaluation.questions import DepthReading, Question, identity_of, read_questions
+from sifthinker.evaluation.questions import Question, identity_of, read_questions
 from sifthinker.records import read_examples
 
 PLAIN: dict[str, Any] = {"image": "cat.png", "question": "What is it?"}

@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sifthinker.ask_settings import DepthFiles
-from sifthinker.depth import DepthMap
-from sifthinker.depth_files import check_options
+from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.engine.batches import Batches
 from sifthinker.engine.settings import BuildSettings
 from sifthinker.errors import DepthError, ModelError, RecordError, need
@@ -65,21 +64,11 @@ class GivenDepth:
     """
 
     def __init__(self, encoding: Encoding = "auto", near: Near | None = None, holes: Sequence[float] = ()) -> None:
-        check_options(encoding, near, holes)
         self.name = "given"
-        self._encoding: Encoding = encoding
-        self._near: Near | None = near
-        self._holes = tuple(holes)
+        self._reading = DepthReading(encoding, near, tuple(holes))
 
     def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap:
-        path = self._find(record, root)
-        depth = DepthMap.read(path, encoding=self._encoding, near=self._near, holes=self._holes)
-        if depth.size != image.size:
-            raise DepthError(
-                f"{path}: the depth file is {depth.size[0]}×{depth.size[1]}, its image {image.width}×{image.height}; "
-                "make the depth at the image's size"
-            )
-        return depth
+        return self._reading.read(self._find(record, root), image.size)
 
     def _find(self, record: Record, root: Path) -> Path:
         if record.depth is not None:

@@ -14,12 +14,11 @@ from typing import Any
 from PIL import Image
 
 from sifthinker.boxes import as_boxes, convert, other_space
-from sifthinker.depth import DepthMap
-from sifthinker.depth_files import check_options
-from sifthinker.errors import BoxError, DepthError, ImageError, RecordError
+from sifthinker.depth import DepthMap, DepthReading
+from sifthinker.errors import BoxError, ImageError, RecordError
 from sifthinker.files import check_keys, inside, read_jsonl, sha256, to_json
 from sifthinker.images import image_size, load_image, same_shape
-from sifthinker.literals import Encoding, Near, Space
+from sifthinker.literals import Space
 from sifthinker.records import (
     Box,
     Example,
@@ -32,26 +31,11 @@ from sifthinker.records import (
     is_blank,
     read_choices,
     read_examples,
+    refuse_half_pairs,
     shown,
 )
 from sifthinker.scoring.options import options_of
 from sifthinker.scoring.reading import read
-
-
-@dataclass(frozen=True, slots=True)
-class DepthReading:
-    """How the depth files of questions are read; see `DepthMap.read`.
-
-    Raises:
-        DepthError: settings that no file can be read by.
-    """
-
-    encoding: Encoding = "auto"
-    near: Near | None = None
-    holes: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_options(self.encoding, self.near, self.holes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +74,7 @@ class Question:
     split: str = ""
     family: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
-    reading: DepthReading = DepthReading()
+    reading: DepthReading = field(default_factory=DepthReading)
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -105,12 +89,7 @@ class Question:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         texts = (self.id, self.question, *self.answers, *self.choices, self.dataset, self.split, self.family)
         for text in (*texts, *self.tags, *self.tags.values()):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise RecordError(
-                    f"{where}: holds half a surrogate pair, which is no text: {text[:200]!a}", "bad_text"
-                ) from None
+            refuse_half_pairs(text, where)
         placeholder = find_placeholder(self.question)
         if placeholder:
             raise RecordError(
@@ -152,14 +131,7 @@ class Question:
             return image, None
         if isinstance(self.depth, DepthMap):
             return image, self.depth
-        how = self.reading
-        found = DepthMap.read(self.depth, encoding=how.encoding, near=how.near, holes=how.holes)
-        if found.size != image.size:
-            raise DepthError(
-                f"{self.depth}: the depth file is {found.size[0]}×{found.size[1]}, its image {image.width}×{image.height}; "
-                "make the depth at the image's size"
-            )
-        return image, found
+        return image, self.reading.read(self.depth, image.size)
 
     def image_name(self, root: Path) -> str:
         """The image's path relative to the folder of the images; "" where it is no file."""

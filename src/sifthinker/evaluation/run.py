@@ -16,10 +16,10 @@ from PIL import Image
 
 from sifthinker import __version__
 from sifthinker.chain import TAG
-from sifthinker.depth import DepthMap
+from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import ConfigError, DepthError, ImageError, ModelError, RecordError
 from sifthinker.evaluation.metrics import Result, Row, all_groups, measure, summarise
-from sifthinker.evaluation.questions import DepthReading, Question, identity_of, questions_root, read_questions
+from sifthinker.evaluation.questions import Question, identity_of, questions_root, read_questions
 from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.files import atomic_write, make_folder, read_jsonl, sha256, to_json
 from sifthinker.fingerprint import model_fingerprint
