@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from sifthinker.boxes import set_iou
@@ -33,6 +32,7 @@ from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, trainer_arguments
+from sifthinker.training.sharding import gather_in_generate, prepare_for_sharding, ready_to_generate
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +140,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         served = self.use_vllm or self.use_transformers_continuous_batching or self.tools
         last = torch.tensor([ids[-1] for ids in prompt_ids])
         if not self.shares_prefixes or served or ends_in_image(self.model, last):
+            gather_in_generate(self.accelerator.unwrap_model(self.model_wrapped))
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
@@ -151,17 +152,10 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         for name, value in multimodal_fields.items():
             if isinstance(value, list):  # a field with one number a token
                 value = pad([torch.tensor(row) for row in value], padding_value=0, padding_side="left")
-            vision[name] = value.to(device)
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                generation_kwargs=self.generation_kwargs,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
+            vision[name] = torch.as_tensor(value).to(device)
+        with ready_to_generate(
+            self, gather_deepspeed3_params=self.args.ds3_gather_for_generation, generation_kwargs=self.generation_kwargs
+        ) as model:
             tokens = shared_generate(model, padded, mask, vision=vision, generation_config=self.generation_config)
         ends = set(self.eos_token_ids)
         completions = []
@@ -277,6 +271,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     questions = held_out(config, examples, arguments, processor)
     report_problems(plan_run(config, "grpo", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
+    prepare_for_sharding(model)
     try:
         trainer = SIFGRPOTrainer(
             model=model,

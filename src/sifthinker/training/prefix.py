@@ -136,7 +136,8 @@ def shared_generate(
         inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
     cache = growing_cache(base)
     with torch.no_grad():
-        base.model(**inputs, past_key_values=cache, use_cache=True)
+        # Through the outermost module: where weights are spread over processes, its forward is what gathers them.
+        model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_select_indices(member)
         if _axes(model) == 3 and base.model.rope_deltas is not None:
             base.model.rope_deltas = base.model.rope_deltas[member]

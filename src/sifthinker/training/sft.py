@@ -14,6 +14,7 @@ from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 from sifthinker.training.settings import TrainSettings, trainer_arguments
+from sifthinker.training.sharding import prepare_for_sharding
 
 # max_length None: truncation would cut image tokens away and break the prompt.
 DEFAULTS: dict[str, Any] = {
@@ -42,6 +43,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
     report_problems(plan_run(config, "sft", arguments, examples, processor))
     freeze(model, tuple(config.freeze))
+    prepare_for_sharding(model)
     try:
         trainer = SIFSFTTrainer(
             model=model,
