@@ -27,22 +27,42 @@ from sifthinker.models import placeholder_tokens
 from sifthinker.training.image_rows import ImageRows, base_model, image_counts
 
 # Architectures whose forward takes a prepared 4D mask and explicit positions; tests hold each against TRL's padded batch.
-_ONE_AXIS = ("llava",)
-_THREE_AXES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SHARING = (
+    "glm4v", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3", "qwen2_vl", "qwen2_5_vl",
+    "qwen3_vl", "smolvlm",
+)  # fmt: skip
 _ATTENTION = ("sdpa", "eager", "flex_attention")
+
+# Masks of their own, which a prepared mask would replace.
+_OWN_MASK = {
+    "gemma3": "the tokens of an image attend to each other in both directions",
+    "paligemma": "the tokens of a prompt attend to each other in both directions",
+}
+# Kinds of layers in which a token reaches others by another way than a mask.
+_LAYERS = {
+    "sliding_attention": "attend in a sliding window, which in a packed row would end in another completion",
+    "chunked_attention": "attend in chunks, which in a packed row would be cut elsewhere",
+    "linear_attention": "are linear attention, whose state runs on from one completion into the next",
+    "conv": "are convolutions, which run on from one completion into the next",
+}
 
 
 def why_not_shared(model: Any) -> str | None:
     """Why a model's prompts cannot be shared; None when they can."""
     config = base_model(model).config
-    if config.model_type not in (*_ONE_AXIS, *_THREE_AXES):
-        return f"architecture {config.model_type!r} is not among {', '.join((*_ONE_AXIS, *_THREE_AXES))}"
     text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if not kinds and getattr(text, "sliding_window", None) is not None:
+        kinds = {"sliding_attention"}
+    for kind in sorted(kinds - {"full_attention"}):
+        return f"some of its layers {_LAYERS.get(kind, f'are of the kind {kind!r}, which is not known to keep to a mask')}"
+    if config.model_type in _OWN_MASK:
+        return f"{_OWN_MASK[config.model_type]} (architecture {config.model_type!r})"
+    if config.model_type not in SHARING:
+        return f"architecture {config.model_type!r} is not among those that were tested: {', '.join(SHARING)}"
     attention = getattr(text, "_attn_implementation", None) or "sdpa"
     if attention not in _ATTENTION:
         return f"attention {attention!r} takes no block mask; load the model with one of {', '.join(_ATTENTION)}"
-    if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
-        return "some of its layers attend in a sliding window"
     return None
 
 
@@ -349,4 +369,5 @@ def _chunks(groups: list[_Group], most: int) -> list[list[_Group]]:
 
 
 def _axes(model: Any) -> int:
-    return 3 if base_model(model).config.model_type in _THREE_AXES else 1
+    """Axes that positions have: three where the model counts them for images (mRoPE), one elsewhere."""
+    return 3 if hasattr(base_model(model).model, "get_rope_index") else 1
