@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +51,7 @@ class Family:
 
     def batch(self, **shape: int) -> Batch:
         """See `real_batch`."""
-        if self.name in NEED_TORCHVISION:
+        if self.name in NEED_TORCHVISION and find_spec("torchvision") is None:
             return pixtral_batch(self.model().config, **shape)
         return real_batch(load_processor(self.folder), **shape)
 

@@ -58,7 +58,8 @@ class PreparesOnce:
             return self._processor.apply_chat_template(conversation, **named)
         first, row_of = _distinct(conversation)
         rows = [conversation[row] for row in first]
-        prepared = self._processor.apply_chat_template(conversation=rows, **named)
+        # Lists of tokens: some processors (Mistral 3) make tensors by default, which prompts of unequal length are not.
+        prepared = self._processor.apply_chat_template(conversation=rows, **{"return_tensors": None, **named})
         repeated = self._repeat(prepared, [_images_in(row) for row in rows], row_of)
         if repeated is None:
             return self._whole.apply_chat_template(conversation=conversation, **named)
