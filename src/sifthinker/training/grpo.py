@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
@@ -28,8 +29,10 @@ from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
 from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.held_out import held_out
+from sifthinker.training.image_rows import PER_TOKEN, told_image_counts
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
+from sifthinker.training.prepared import PreparesOnce, share_equal_images
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, trainer_arguments
 from sifthinker.training.sharding import gather_in_generate, prepare_for_sharding, ready_to_generate
@@ -64,6 +67,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
     """
 
     _buffered_inputs: Any  # TRL's: the micro-batches of the last generation
+    processing_class: Any
 
     def __init__(
         self,
@@ -123,10 +127,12 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         compute_aux_loss: bool = False,
         **vision: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        vision.pop("batch_num_images", None)  # TRL hands it on here and not with the loss; `num_images` is always there
         last = input_ids[:, -logits_to_keep - 1]
         if not self.shares_prefixes or compute_aux_loss or ends_in_image(model, last):
+            counted = told_image_counts(model, vision.get("num_images"))
             return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **vision
+                counted, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **vision
             )
         with self.accelerator.autocast():
             log_probs, entropies = shared_log_probs(
@@ -148,11 +154,15 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         prompts = [torch.tensor(ids) for ids in prompt_ids]
         padded = pad(prompts, padding_value=self._tokenizer.pad_token_id, padding_side="left").to(device)
         mask = pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left").to(device)
-        vision = {"num_images": [len(shown) if shown else 0 for shown in images] if images is not None else None}
+        vision: dict[str, Any] = {}
+        if images is not None:
+            vision["num_images"] = [len(shown) if shown else 0 for shown in images]
+            if isinstance(self.processing_class, PreparesOnce):
+                vision["num_tiles"] = self.processing_class.num_tiles(images)
         for name, value in multimodal_fields.items():
-            if isinstance(value, list):  # a field with one number a token
+            if name in PER_TOKEN:
                 value = pad([torch.tensor(row) for row in value], padding_value=0, padding_side="left")
-            vision[name] = torch.as_tensor(value).to(device)
+            vision[name] = torch.as_tensor(np.array(value) if isinstance(value, list) else value).to(device)
         with ready_to_generate(
             self, gather_deepspeed3_params=self.args.ds3_gather_for_generation, generation_kwargs=self.generation_kwargs
         ) as model:
@@ -177,7 +187,13 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         return without_gaps(rewards, self.num_generations if self.model.training else self.num_generations_eval)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
+        processor = self.processing_class
+        if hasattr(processor, "image_processor"):
+            inputs, self.processing_class = share_equal_images(inputs), PreparesOnce(processor)
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.processing_class = processor
         metrics = self._metrics["train" if self.model.training else "eval"]
         for column, name in enumerate(self.reward_func_names):
             given = self._judged[:, column]
