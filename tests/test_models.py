@@ -145,19 +145,19 @@ class TestLoading:
         (tmp_path / "config.json").write_bytes((tiny_vlm / "config.json").read_bytes())
         assert load_processor(tmp_path).tokenizer.padding_side == "left"
 
-    def test_the_area_of_images_can_be_bounded(self, tiny_vlm: Path, tmp_path: Path) -> None:
-        """For processors that resize by area, as Qwen-VL's does: 640 × 480 within 262,144 pixels is 588 × 420."""
-        qwen = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
-        processor = load_processor(tiny_vlm)
-        processor.image_processor = qwen.Qwen2VLImageProcessorPil()
-        processor.save_pretrained(tmp_path)
-        (tmp_path / "config.json").write_bytes((tiny_vlm / "config.json").read_bytes())
-        picture = Image.new("RGB", (640, 480))
-        areas = []
-        for most in (None, 262_144):
-            made = load_processor(tmp_path, max_pixels=most).image_processor
-            areas.append(int(made(images=[picture], return_tensors="pt")["image_grid_thw"][0].prod()) * 14 * 14)
-        assert areas == [644 * 476, 588 * 420]
+    def test_a_family_that_cannot_be_used_is_refused_before_its_weights_are_read(
+        self, real_model: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        shutil.copytree(real_model("paligemma"), tmp_path / "model")
+        (tmp_path / "model" / "model.safetensors").unlink()
+        with pytest.raises(ModelError, match=r"model: PaliGemma has no chat template.*use a model of another family"):
+            load_for_inference(tmp_path / "model")
+
+    def test_a_model_without_chat_template_is_refused(self, real_model: Callable[[str], Path], tmp_path: Path) -> None:
+        shutil.copytree(real_model("gemma3"), tmp_path / "model")
+        (tmp_path / "model" / "chat_template.jinja").unlink()
+        with pytest.raises(ModelError, match=r"no chat template.*put chat_template\.jinja into its folder"):
+            load_processor(tmp_path / "model")
 
     @pytest.mark.parametrize(
         ("name", "words"),

@@ -98,4 +98,5 @@ def grpo_dataset(examples: list[Example]) -> Any:
 def _dataset(columns: dict[str, Any]) -> Any:
     from datasets import Dataset, Image, List
 
-    return Dataset.from_dict(columns).cast_column("images", List(Image()))
+    # Depth views are stored in grey; image processors that convert nothing would be given one channel.
+    return Dataset.from_dict(columns).cast_column("images", List(Image(mode="RGB")))
