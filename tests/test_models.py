@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -195,10 +196,52 @@ def test_a_part_to_freeze_is_a_whole_name(tiny_vlm: Path) -> None:
     assert all(parameter.requires_grad != (name in frozen) for name, parameter in model.named_parameters())
 
 
-def test_what_no_loss_can_reach_is_frozen_unasked(tiny_vlm: Path) -> None:
-    frozen = freeze(load_model(tiny_vlm))
+def learn(model: Any, processor: Any) -> None:
+    """Give a model's parameters the gradients of one text about one image."""
+    (talk,), images = asked("What?")
+    prompt = processor.apply_chat_template(talk, add_generation_prompt=True)
+    inputs = processor(text=[prompt], images=images, return_tensors="pt")
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "used"),
+    [("llava", -1, 3), ("llava", -2, 2), ("llava", 1, 1), ("llava", [-3, -2], 2), ("llava_next", -2, 2), ("internvl", -1, 2),
+     ("internvl", -2, 1), ("llava_onevision", -1, 2), ("gemma3", None, 2)],
+)  # fmt: skip
+def test_just_what_no_loss_can_reach_is_frozen_unasked(
+    family: str, layer: Any, used: int, real_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With two or three layers in the tower, those after the chosen one learn nothing, nor does the norm at its end."""
+    shutil.copytree(real_model(family), tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "config.json").read_text())
+    if layer is not None:
+        settings["vision_feature_layer"] = layer
+        # The projector takes the layers side by side.
+        ignore = {"ignore_mismatched_sizes": True} if isinstance(layer, list) else {}
+        (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    model = load_model(tmp_path / "model", **(ignore if layer is not None else {}))
+    frozen = freeze(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    learn(model, load_processor(real_model(family)))
+    without = sorted(
+        name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    )
+    assert without == frozen
+    layers = {int(found[1]) for name in frozen if (found := re.search(r"vision_tower.*layers?\.(\d+)\.", name))}
+    depth = settings["vision_config"]["num_hidden_layers"]
+    assert layers == set(range(used, depth))
+
+
+def test_a_pooling_head_is_frozen(real_model: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(real_model("gemma3"), tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "config.json").read_text())
+    settings["vision_config"]["vision_use_head"] = True
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    frozen = freeze(load_model(tmp_path / "model"))
     assert frozen
-    assert all("vision_tower" in name and "post_layernorm" in name for name in frozen)
+    assert all("vision_tower.head." in name for name in frozen)
 
 
 class TestMerging:

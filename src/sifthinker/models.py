@@ -325,15 +325,26 @@ def placeholder_tokens(config: Any) -> list[int] | None:
 
 
 def _never_used(model: Any) -> list[str]:
-    """Parameters that no loss can reach: LLaVA reads its vision tower before the tower's last norm and pooling head."""
-    if getattr(model.config, "vision_feature_layer", None) is None:
-        return []
-    tail = ("post_layernorm", "head")
-    return [
-        name
-        for name, _ in model.named_parameters()
-        if "vision_tower" in name.split(".") and any(part in name.split(".") for part in tail)
-    ]
+    """Parameters of a vision tower that no loss can reach.
+
+    LLaVA and its kin take the states after one layer, or several, by `vision_feature_layer`: -1 is after the last, -2 before
+    it. Later layers and the norm at the end do nothing for them. A pooling head does nothing for any language model.
+    """
+    settings = model.config
+    chosen, unused = getattr(settings, "vision_feature_layer", None), {"head"}
+    used = depth = getattr(getattr(settings, "vision_config", None), "num_hidden_layers", 0)
+    # InternVL takes the last states behind the norm, and earlier ones before it.
+    if chosen is not None and not (settings.model_type == "internvl" and chosen == -1):
+        layers = [chosen] if isinstance(chosen, int) else chosen
+        used = max(layer if layer >= 0 else depth + 1 + layer for layer in layers)
+        unused |= {"post_layernorm", "layernorm"}
+    found = []
+    for name, _ in model.named_parameters():
+        _, tower, inner = name.partition("vision_tower.")
+        number = re.match(r"(?:\w+\.)*layers?\.(\d+)\.", inner)
+        if tower and (unused & set(inner.split(".")) or (number is not None and int(number[1]) >= used)):
+            found.append(name)
+    return found
 
 
 def model_source(name: str | os.PathLike[str]) -> str:
