@@ -161,6 +161,24 @@ def special_tokens(processor: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or r"(?!)")
 
 
+def end_tokens(name: str | os.PathLike[str], processor: Any) -> list[int]:
+    """Ids of the tokens at which a model stops: those of its generation config, and its tokenizer's, which trainers add.
+
+    Args:
+        name: model folder or Hugging Face name; its weights are not loaded.
+        processor: of the model.
+    Returns:
+        The tokenizer's first; empty where nothing ends a text.
+    """
+    transformers, where = _transformers(), model_source(name)
+    try:
+        stated = transformers.GenerationConfig.from_pretrained(where).eos_token_id
+    except OSError:
+        stated = transformers.AutoConfig.from_pretrained(where).get_text_config().eos_token_id
+    ids = [processor.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])]
+    return list(dict.fromkeys(number for number in ids if number is not None))
+
+
 def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: Any) -> Any:
     """An `AutoModelForImageTextToText` from safetensors alone, without remote code.
 
