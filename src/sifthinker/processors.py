@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
 
+_LONG = 10  # times as long as wide; what is longer is tried
 _LARGE = 4096  # side of the image that tells in which unit a processor bounds areas
 
 
@@ -74,17 +76,21 @@ def what_is_done(images: Any) -> str:
 def image_fault(processor: Any, size: tuple[int, int]) -> str:
     """Why a model's processor cannot take an image, by its size alone; "" if it can.
 
+    Processors that work with areas are asked by number. Others have no rule of their own and fail on some long and narrow
+    images; such a shape is tried with a blank one.
+
     Args:
         processor: of the model.
         size: (width, height) in pixels.
     """
     images = processor.image_processor
-    if not resizes_by_area(images):
-        return ""
     width, height = size
     try:
-        images.get_number_of_image_patches(height, width)
-    except ValueError as error:
+        if resizes_by_area(images):
+            images.get_number_of_image_patches(height, width)
+        elif max(size) > _LONG * min(size):
+            images(images=[Image.new("RGB", size)], return_tensors="pt")
+    except (ValueError, RuntimeError) as error:
         return f"an image of {width}×{height} is not taken by this model's processor: {error}"
     return ""
 
