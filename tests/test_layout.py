@@ -27,7 +27,7 @@ LAYERS = [
     ["depth_files"],
     ["depth", "chain"],
     ["depth_cache", "records"],
-    ["prompts", "endpoint", "decoding"],
+    ["prompts", "endpoint", "decoding", "processors"],
     ["models"],
     ["fingerprint"],
     ["scoring"],

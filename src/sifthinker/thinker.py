@@ -15,6 +15,7 @@ from sifthinker.chain import Reading, Region, read_completion
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError, ImageError
 from sifthinker.models import complete, load_for_inference, opened_by_template, special_tokens
+from sifthinker.processors import image_fault
 from sifthinker.prompts import user_prompt
 
 
@@ -88,10 +89,10 @@ class Thinker:
             name: folder or name.
             device: torch device; the accelerator if there is one by default.
             dtype: of the weights, or `auto` for the checkpoint's own.
-            max_pixels: greatest area of an image, for processors that resize by area.
+            max_pixels: see `models.load_processor`.
             max_new_tokens: most tokens of a chain.
         Raises:
-            ModelError: see `models.load_model`.
+            ModelError: see `models.load_model` and `models.load_processor`.
         """
         model, processor = load_for_inference(name, device=device, dtype=dtype, max_pixels=max_pixels)
         return cls(model, processor, max_new_tokens=max_new_tokens)
@@ -115,7 +116,8 @@ class Thinker:
             One thought a task, in order.
         Raises:
             ConfigError: an image that is not loaded, or a question that is no text.
-            ImageError: a question holds a special token of the model, for instance its placeholder for images.
+            ImageError: a question holds a special token of the model, for instance its placeholder for images, or an image
+                is of a shape that the model's processor does not take.
         """
         for image, question, _ in tasks:
             if not isinstance(image, Image.Image):
@@ -125,6 +127,8 @@ class Thinker:
             token = self._special.search(question)
             if token:
                 raise ImageError(f"the question holds {token[0]!r}, a special token of this model; rephrase it")
+            if fault := image_fault(self.processor, image.size):
+                raise ImageError(f"{fault}; crop it")
         images = [[image, depth.view()] if depth is not None else [image] for image, _, depth in tasks]
         conversations = [
             [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.errors import RecordError
+from sifthinker.errors import ModelError, RecordError
 from sifthinker.models import opened_by_template
 from sifthinker.prompts import user_prompt
 from sifthinker.records import Example, read_examples, write_choices
@@ -32,18 +33,19 @@ def load_examples(path: str, limit: int | None = None) -> list[Example]:
     return examples
 
 
-def sft_dataset(examples: list[Example], *, answers_only: bool = False) -> Any:
+def sft_dataset(examples: list[Example], *, answers_only: bool = False, end: str = "") -> Any:
     """A `datasets.Dataset` with `prompt`, `completion` (messages) and `images`: the loss falls on the completion alone.
 
     Args:
         examples: what to learn.
         answers_only: the question asked directly and the answer, instead of the task and the chain.
+        end: what is added to every completion, see `missing_end`.
     """
     turns = [_direct(example) if answers_only else example.messages for example in examples]
     return _dataset(
         {
             "prompt": [[dict(asked)] for asked, _ in turns],
-            "completion": [[dict(said)] for _, said in turns],
+            "completion": [[{**said, "content": said["content"] + end}] for _, said in turns],
             "images": [list(example.images) for example in examples],
         }
     )
@@ -66,6 +68,40 @@ def gold_completion(example: Example, processor: Any, **template: Any) -> str:
         processor: of the model.
         template: further arguments of `apply_chat_template`.
     """
+    tokens = processor.tokenizer(_rendered(example, processor, **template), add_special_tokens=False)["input_ids"]
+    text: str = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    return opened_by_template(processor, **template) + text
+
+
+def missing_end(example: Example, processor: Any, ends: Sequence[int], **template: Any) -> str:
+    """The end token that a chat template does not write behind the assistant's turn; "" if it writes one.
+
+    Without it a model learns chains and never to stop. LLaVA-1.5's template and GLM-4V's leave it out.
+
+    Args:
+        example: any of the data.
+        processor: of the model.
+        ends: ids of the tokens at which the model stops, see `models.end_tokens`.
+        template: further arguments of `apply_chat_template`.
+    Returns:
+        The first of `ends` as text, which `sft_dataset` adds to every completion.
+    Raises:
+        ModelError: there are none.
+    """
+    if not ends:
+        raise ModelError(
+            "neither the model's generation config nor its tokenizer names an end token, so no answer would ever end; set "
+            "eos_token_id in generation_config.json"
+        )
+    rendered = _rendered(example, processor, **template)
+    if not set(ends).isdisjoint(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"]):
+        return ""
+    token: str = processor.tokenizer.convert_ids_to_tokens(ends[0])
+    return token
+
+
+def _rendered(example: Example, processor: Any, **template: Any) -> str:
+    """The assistant's turn of an example as the chat template writes it behind the prompt."""
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
     asked, said = ([dict(message)] for message in example.messages)
@@ -73,10 +109,8 @@ def gold_completion(example: Example, processor: Any, **template: Any) -> str:
         "prompt": prepare_multimodal_messages(asked, images=list(example.images)),
         "completion": prepare_multimodal_messages(said),
     }
-    rendered = apply_chat_template(turns, processor, **template)
-    tokens = processor.tokenizer(rendered["completion"], add_special_tokens=False)["input_ids"]
-    text: str = processor.tokenizer.decode(tokens, skip_special_tokens=True)
-    return opened_by_template(processor, **template) + text
+    text: str = apply_chat_template(turns, processor, **template)["completion"]
+    return text
 
 
 def grpo_dataset(examples: list[Example]) -> Any:
@@ -98,4 +132,5 @@ def grpo_dataset(examples: list[Example]) -> Any:
 def _dataset(columns: dict[str, Any]) -> Any:
     from datasets import Dataset, Image, List
 
-    return Dataset.from_dict(columns).cast_column("images", List(Image()))
+    # Depth views are stored in grey; image processors that convert nothing would be given one channel.
+    return Dataset.from_dict(columns).cast_column("images", List(Image(mode="RGB")))

@@ -286,7 +286,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     arguments = trainer_arguments(config, "grpo", defaults)
     questions = held_out(config, examples, arguments, processor)
     report_problems(plan_run(config, "grpo", arguments, examples, processor))
-    freeze(model, tuple(config.freeze))
+    frozen = freeze(model, tuple(config.freeze))
     prepare_for_sharding(model)
     try:
         trainer = SIFGRPOTrainer(
@@ -297,7 +297,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
             # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
             eval_dataset=None if questions is None else grpo_dataset(examples[:1]),
             processing_class=processor,
-            peft_config=lora_config(config),
+            peft_config=lora_config(config, frozen),
             answer_reward=answer,
             prefix_sharing=config.prefix_sharing,
         )

@@ -15,6 +15,7 @@ from sifthinker.evaluation.metrics import Row, summarise
 from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.evaluation.run import ask
 from sifthinker.models import special_tokens
+from sifthinker.processors import image_fault
 from sifthinker.records import Example
 from sifthinker.thinker import Thinker
 from sifthinker.training.progress import LOGGED, logged_name
@@ -106,9 +107,11 @@ def held_out(config: TrainSettings, examples: Sequence[Example], arguments: Any,
     special = special_tokens(processor)
     for question in questions:
         try:
-            question.load(with_depth=not rgb_only)
+            image, _ = question.load(with_depth=not rgb_only)
         except (ImageError, DepthError) as error:
             raise ConfigError(f"eval_data: question {question.id!r}: {error}") from None
+        if fault := image_fault(processor, image.size):
+            raise ConfigError(f"eval_data: question {question.id!r}: {fault}; crop it, or leave the question out")
         if token := special.search(question.question):
             raise ConfigError(f"eval_data: question {question.id!r} holds {token[0]!r}, a special token of this model")
     best = arguments.metric_for_best_model
