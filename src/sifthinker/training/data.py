@@ -41,14 +41,22 @@ def sft_dataset(examples: list[Example], *, answers_only: bool = False, end: str
         answers_only: the question asked directly and the answer, instead of the task and the chain.
         end: what is added to every completion, see `missing_end`.
     """
-    turns = [_direct(example) if answers_only else example.messages for example in examples]
+    turns = sft_turns(examples, answers_only=answers_only, end=end)
     return _dataset(
         {
-            "prompt": [[dict(asked)] for asked, _ in turns],
-            "completion": [[{**said, "content": said["content"] + end}] for _, said in turns],
+            "prompt": [[asked] for asked, _ in turns],
+            "completion": [[said] for _, said in turns],
             "images": [list(example.images) for example in examples],
         }
     )
+
+
+def sft_turns(
+    examples: Sequence[Example], *, answers_only: bool = False, end: str = ""
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What is asked and said in each example, as messages; see `sft_dataset`."""
+    turns = [_direct(example) if answers_only else example.messages for example in examples]
+    return [(dict(asked), {**said, "content": said["content"] + end}) for asked, said in turns]
 
 
 def _direct(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
