@@ -10,8 +10,7 @@ import torch
 import verl
 from hydra import compose, initialize_config_dir
 from verl import DataProto
-from verl.experimental.reward_loop.reward_loop import migrate_legacy_reward_impl
-from verl.trainer.ppo.reward import load_reward_manager
+from verl.trainer.ppo.reward import get_custom_reward_fn, load_reward_manager
 from verl.utils import hf_processor, hf_tokenizer
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 
@@ -19,7 +18,7 @@ parquet, model, completions = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 
 
 def configure(key):
-    """verl's settings, our function named under a key."""
+    """verl's settings as main_ppo reads them, our function named under a key."""
     overrides = [
         f"{key}.path=pkg://sifthinker.scoring.verl",
         f"{key}.name=compute_score",
@@ -28,7 +27,7 @@ def configure(key):
         f"+data.cache_dir={os.path.dirname(parquet)}/cache",
     ]
     with initialize_config_dir(os.path.join(os.path.dirname(verl.__file__), "trainer", "config"), version_base=None):
-        return migrate_legacy_reward_impl(compose("ppo_trainer", overrides=overrides))
+        return compose("ppo_trainer", overrides=overrides)
 
 
 async def score(manager, tokenizer, row, text):
@@ -56,7 +55,7 @@ async def main():
         "image_tokens": int((tensors["input_ids"] == processor.image_token_id).sum()),
         "scores": [await score(manager, tokenizer, row, text) for row, text in zip(rows, completions, strict=True)],
         "rubbish": await score(manager, tokenizer, rows[0], "rubbish"),
-        "function_of_the_old_key": configure("custom_reward_function").reward.custom_reward_function.path,
+        "old_key_is_read": get_custom_reward_fn(configure("custom_reward_function")) is not None,
     }
     print(json.dumps(found))
 
