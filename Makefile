@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-short test lint format bench clean
+.PHONY: demo demo-short test test-integrations lint format bench clean
 
 demo: $(READY)
 	$(BIN)/sif demo -o runs/demo
@@ -14,6 +14,11 @@ demo-short: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Third parties, each in an environment of its own under .integrations; see docs/integrations.md. ONLY="swift verl" runs these
+# alone; WRITE=1 puts what came out into that page. Not part of .ci/run: it takes gigabytes and minutes.
+test-integrations: $(READY)
+	WRITE=$(WRITE) $(BIN)/python -m pytest -m integration $(if $(ONLY),$(ONLY:%=tests/integration/test_%.py),tests/integration)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -39,4 +44,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .integrations runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
