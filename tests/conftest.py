@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,19 @@ def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_vlm")
     write_tiny_vlm(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family → folder of a tiny random model of it with its real processor, see `real_models.py`."""
+    pytest.importorskip("transformers")
+    from .real_models import write_real_model
+
+    @cache
+    def folder(family: str) -> Path:
+        return write_real_model(family, tmp_path_factory.mktemp("real") / family)
+
     return folder
 
 

@@ -7,7 +7,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
@@ -35,13 +37,57 @@ def _read_processor(where: str, max_pixels: int | None = None) -> Any:
     # Qwen-VL processors take the bounds of the area as a size.
     bounds = {} if max_pixels is None else {"max_pixels": max_pixels}
     try:
-        processor = transformers.AutoProcessor.from_pretrained(where, **bounds)
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        kind = _images_only(where) if find_spec("torchvision") is None else transformers.AutoProcessor
+        processor = kind.from_pretrained(where, **bounds)
+    except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{where}: cannot load the processor: {_first_line(error)}{_torchvision_hint(error)}") from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise ModelError(f"{where}: has no processor for images and text; wanted a vision-language model")
     processor.tokenizer.padding_side = "left"
     return processor
+
+
+def _images_only(where: str) -> Any:
+    """What loads a model's processor where torchvision is missing: its class without the part for videos.
+
+    The video processors of transformers need torchvision; image processors have a version on Pillow. The class bears the name
+    of its base, which is what `save_pretrained` writes, so that the folder loads as any other.
+    """
+    kind = _processor_class(where)
+    if kind is None or "video_processor" not in kind.get_attributes():
+        return _transformers().AutoProcessor
+    whole = kind.get_attributes()
+    parts = [name for name in whole if name != "video_processor"]
+
+    class ImagesOnly(kind):  # type: ignore[misc,valid-type]
+        # SmolVLM's chat template reads these of it for any conversation.
+        video_processor = SimpleNamespace(num_frames=None, fps=None)
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return parts
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *given: Any, **named: Any) -> list[Any]:
+            loaded = dict(zip(parts, super()._get_arguments_from_pretrained(*given, **named), strict=True))
+            return [loaded.get(name) for name in whole]
+
+    ImagesOnly.__name__ = ImagesOnly.__qualname__ = kind.__name__
+    return ImagesOnly
+
+
+def _processor_class(where: str) -> Any:
+    """transformers' processor class for a model folder or name; None where there is none of its own."""
+    transformers = _transformers()
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.utils import cached_file
+
+    try:
+        return PROCESSOR_MAPPING.get(type(transformers.AutoConfig.from_pretrained(where)), None)
+    except (OSError, ValueError):  # an adapter's folder has a processor and no model
+        file = cached_file(where, "processor_config.json", _raise_exceptions_for_missing_entries=False)
+    saved = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    return getattr(transformers, str(saved.get("processor_class")), None)
 
 
 def opened_by_template(processor: Any, **template: Any) -> str:
@@ -280,4 +326,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _torchvision_hint(error: Exception) -> str:
-    return "; Qwen-VL processors need torchvision: pip install torchvision" if "orchvision" in str(error) else ""
+    return "; this model's processor needs torchvision: pip install torchvision" if "orchvis" in str(error) else ""
