@@ -20,6 +20,9 @@ SourceFormat = Literal["auto", "jsonl", "table", "viscot", "viscot-conversation"
 Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "metres", "millimetres", "inverse"]
 Near = Literal["low", "high"]
 
+# Whose form a finished dataset is exported in; see `engine.exports`.
+ExportForm = Literal["trl", "llamafactory", "verl", "swift", "hf"]
+
 # The rewards of GRPO-SIF, in the order in which they are shown.
 RewardName = Literal["format", "answer", "grounding", "depth"]
 # Of a box-level IoU; see `boxes.paired_iou`.

@@ -14,6 +14,7 @@ from sifthinker.engine.exports import FORMS, export
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import read_jsonl, write_jsonl
 from sifthinker.records import read_examples
+from sifthinker.scoring.swift import SwiftAnswer, SwiftDepth, SwiftFormat, SwiftGrounding
 from sifthinker.scoring.verl import compute_score
 
 datasets = pytest.importorskip("datasets")
@@ -80,6 +81,23 @@ def test_llamafactory(chains: Path, examples: list, tmp_path: Path) -> None:
         assert asked["value"].count("<image>") == len(row[images]) == 2
         for image, ours in zip(row[images], example.images, strict=True):
             assert (tmp_path / "x" / image).samefile(ours), "another name of the same file costs no disk"
+
+
+def test_swift(chains: Path, examples: list, tmp_path: Path) -> None:
+    """Its standard messages and, as columns, what its plugin's rewards are called with; all paths are absolute."""
+    assert export(chains, tmp_path / "x", "swift") == 18
+    found = datasets.load_dataset("json", data_files=str(tmp_path / "x" / "train.jsonl"), split="train")
+    for row, example in zip(found, examples, strict=True):
+        asked, told = row["messages"]
+        assert (asked["role"], asked["content"]) == ("user", "<image><image>" + example.prompt)
+        assert (told["role"], told["content"]) == ("assistant", example.chain)
+        assert row["images"] == list(example.images)
+        assert all(Path(place).is_absolute() for place in [*row["images"], row["depth"]])
+    columns = {name: found[name] for name in ("answer", "boxes", "choices", "depth")}
+    chains_alone = [example.chain for example in examples]
+    for reward in (SwiftFormat, SwiftAnswer, SwiftDepth):
+        assert reward(args=None)(chains_alone, **columns) == [1] * 18
+    assert min(SwiftGrounding(args=None)(chains_alone, **columns)) >= 1
 
 
 def test_the_command(chains: Path, tmp_path: Path) -> None:

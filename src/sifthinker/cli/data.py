@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import click
 
@@ -22,6 +22,7 @@ from sifthinker.cli.terminal import (
     say_counts,
 )
 from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings, TeacherSettings
+from sifthinker.literals import ExportForm
 from sifthinker.settings import Flag, Settings
 
 if TYPE_CHECKING:
@@ -281,12 +282,12 @@ def data_stats(dataset: Path, output: Path | None) -> None:
         click.echo(output)
 
 
-@data.command("export", short_help="Files for TRL, LLaMA-Factory, verl or the hub")
+@data.command("export", short_help="Files for other trainers or the hub")
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(["trl", "llamafactory", "verl", "hf"]), help="Whose form.")
+@click.option("--to", required=True, type=click.Choice(get_args(ExportForm)), help="Whose form.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to write.")
 def data_export(dataset: Path, to: Any, output: Path) -> None:
-    """Write DATASET in the form that TRL, LLaMA-Factory, verl or the Hugging Face hub loads."""
+    """Write DATASET in the form that TRL, LLaMA-Factory, verl, ms-swift or the Hugging Face hub loads."""
     quiet_libraries()
     from sifthinker.engine.exports import FORMS, export
 

@@ -1,4 +1,4 @@
-"""A finished dataset in the forms that other trainers load: TRL, LLaMA-Factory, verl, the Hugging Face hub."""
+"""A finished dataset in the forms that other trainers load: TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sifthinker.errors import ConfigError, RecordError, need
-from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
+from sifthinker.literals import ExportForm
 from sifthinker.records import Example, read_examples, write_choices
 
-Form = Literal["trl", "llamafactory", "verl", "hf"]
-
 # How each is opened.
-FORMS: dict[Form, str] = {
+FORMS: dict[ExportForm, str] = {
     "trl": "datasets.load_from_disk(FOLDER): prompt, completion, images, and the columns of the rewards",
     "llamafactory": "dataset_dir and media_dir FOLDER, dataset sif: ShareGPT turns, described in dataset_info.json",
     "verl": "data.train_files FOLDER/train.parquet, reward.custom_reward_function.path pkg://sifthinker.scoring.verl",
+    "swift": "--dataset FOLDER/train.jsonl --external_plugins examples/swift_plugin.py; images stay where they are",
     "hf": "datasets.load_dataset(FOLDER): every field of an example, images in the Parquet files",
 }
 
 
-def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Form) -> int:
+def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: ExportForm) -> int:
     """Write a dataset in another form.
 
     Args:
@@ -37,7 +37,8 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: For
         ConfigError: the folder is not empty.
         RecordError: the dataset cannot be read, holds nothing, or lacks a file; the folder is left empty.
     """
-    if to != "llamafactory":
+    written: dict[str, Callable[[str | os.PathLike[str], Path], int]] = {"llamafactory": _llamafactory, "swift": _swift}
+    if to not in written:
         need(f"the form {to}", "datasets", "pyarrow")
     folder = make_folder(out)
     if any(folder.iterdir()):
@@ -45,7 +46,7 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: For
     try:
         if next(read_examples(dataset), None) is None:
             raise RecordError(f"{dataset}: holds no example", "no_example")
-        return _llamafactory(dataset, folder) if to == "llamafactory" else _table(dataset, folder, to)
+        return written[to](dataset, folder) if to in written else _table(dataset, folder, to)
     except BaseException as error:
         for part in folder.iterdir():
             shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -54,7 +55,7 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: For
         raise
 
 
-def _table(dataset: str | os.PathLike[str], folder: Path, to: Form) -> int:
+def _table(dataset: str | os.PathLike[str], folder: Path, to: ExportForm) -> int:
     rows: dict[str, Callable[[Example], dict[str, Any]]] = {"trl": _trl_row, "verl": _verl_row, "hf": _hf_row}
 
     def lines() -> Iterator[dict[str, Any]]:
@@ -174,6 +175,20 @@ def _llamafactory(dataset: str | os.PathLike[str], folder: Path) -> int:
     }
     atomic_write(folder / "sif.json", "[\n" + ",\n".join(map(to_json, rows)) + "\n]\n")
     atomic_write(folder / "dataset_info.json", to_json(described) + "\n")
+    return len(rows)
+
+
+def _swift(dataset: str | os.PathLike[str], folder: Path) -> int:
+    """Standard messages of ms-swift, with what the rewards read in columns of their own; images are named, not copied."""
+    rows = []
+    for example in read_examples(dataset):
+        for file in (*example.images, *filter(None, [example.depth])):
+            if not Path(file).is_file():
+                raise RecordError(f"{file}: no such image", "missing_image")
+        user = {"role": "user", "content": "<image>" * len(example.images) + example.prompt}
+        messages = [user, {"role": "assistant", "content": example.chain}]
+        rows.append({"id": example.id, "messages": messages, "images": list(example.images), **_truth(example)})
+    write_jsonl(folder / "train.jsonl", rows)
     return len(rows)
 
 

@@ -1,0 +1,1 @@
+"""Stands where torchaudio would: can be imported, and has nothing."""
