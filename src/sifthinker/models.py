@@ -50,8 +50,8 @@ def _read_processor(where: str, max_pixels: int | None = None) -> Any:
 def _images_only(where: str) -> Any:
     """What loads a model's processor where torchvision is missing: its class without the part for videos.
 
-    The video processors of transformers need torchvision; image processors have a version on Pillow. The class bears the name
-    of its base, which is what `save_pretrained` writes, so that the folder loads as any other.
+    The video processors of transformers need torchvision; image processors have a version on Pillow. The class bears the
+    name of its base, which is what `save_pretrained` writes, so that the folder loads as any other.
     """
     kind = _processor_class(where)
     if kind is None or "video_processor" not in kind.get_attributes():
