@@ -1,9 +1,10 @@
 """ms-swift plugin with the four rewards of GRPO-SIF.
 
-swift rlhf --rlhf_type grpo --external_plugins examples/swift_plugin.py \\
+sif data export DATASET --to swift -o OUT
+swift rlhf --rlhf_type grpo --dataset OUT/train.jsonl --external_plugins examples/swift_plugin.py \\
     --reward_funcs sif_format sif_answer sif_grounding sif_depth …
 
-Loaded by ms-swift 4.6.0 and called as its GRPO trainer calls rewards: tests/integration, `-m integration`.
+Trained with in ms-swift 4.6.0: `make test-integrations ONLY=swift`.
 """
 
 from swift.rewards import ORM, orms

@@ -187,21 +187,25 @@ def make(name: str, entry: Mapping[str, Any], parent: Path) -> Environment:
         size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
         made = {"identity": identity, "seconds": round(time.monotonic() - began), "size_gb": round(size / 1e9, 1)}
         (folder / MARKER).write_text(json.dumps(made) + "\n", encoding="utf-8")
+    for step in entry["step"]:  # every time: a changed shim needs no new environment
+        if "shim" in step:
+            _copy_shim(step["shim"], _site(folder), at_start=bool(step.get("at_start")))
     return Environment(name, folder, entry["title"], made["seconds"], made["size_gb"], tuple(entry["versions"]))
 
 
 def _carry_out(step: Mapping[str, Any], folder: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
-    if "shim" in step:
-        site = _site(folder)
-        shutil.copyfile(HERE / "shims" / f"{step['shim']}.py", site / f"{step['shim']}.py")
-        if step.get("at_start"):
-            (site / f"{step['shim']}.pth").write_text(f"import {step['shim']}\n", encoding="utf-8")
-    elif "uninstall" in step:
+    if "uninstall" in step:
         _execute([*pip, "uninstall", "--quiet", "--yes", *step["uninstall"]], None, INSTALL_TIMEOUT_S)
-    else:
+    elif "install" in step:
         options = ["--quiet", "--no-cache-dir", "--no-compile", *(["--no-deps"] if step.get("no_deps") else [])]
         _execute([*pip, "install", *options, *step["install"]], None, INSTALL_TIMEOUT_S)
+
+
+def _copy_shim(name: str, site: Path, *, at_start: bool) -> None:
+    shutil.copyfile(HERE / "shims" / f"{name}.py", site / f"{name}.py")
+    if at_start:
+        (site / f"{name}.pth").write_text(f"import {name}\n", encoding="utf-8")
 
 
 def _core() -> list[str]:
@@ -212,8 +216,7 @@ def _core() -> list[str]:
 def _identity(entry: Mapping[str, Any]) -> str:
     """What the environment was made from; reasons and dates make no other one."""
     steps = [{key: value for key, value in step.items() if key not in ("why", "seen")} for step in entry["step"]]
-    shims = [(HERE / "shims" / f"{step['shim']}.py").read_text(encoding="utf-8") for step in steps if "shim" in step]
-    parts = [steps, shims, _core(), bool(entry.get("on_ours")), sys.version]
+    parts = [steps, _core(), bool(entry.get("on_ours")), sys.version]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,7 +19,8 @@ class _BeforeTorchvision(MetaPathFinder):
 
             if not hasattr(torch.ops.torchvision, "nms"):
                 library = torch.library.Library("torchvision", "DEF")
-                library.define(f"nms{SCHEMA}")
+                for operator in ("nms", "qnms"):
+                    library.define(f"{operator}{SCHEMA}")
                 sys.modules[__name__].kept = library  # its definitions last as long as it does
         return
 
