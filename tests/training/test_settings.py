@@ -355,3 +355,26 @@ def test_the_judge_is_asked_as_its_settings_say() -> None:
     settings = JudgeSettings(base_url="http://x/v1", model="q", retries=7, timeout_s=9, api_key_env="NO_SUCH_KEY")
     asked = open_endpoint(settings)
     assert (asked.model, asked.max_retries, asked.timeout_s, asked.concurrency) == ("q", 7, 9, 32)
+
+
+class TestVLLM:
+    """What TRL would hand to vLLM so that prompts and images no longer fit is refused before anything is loaded."""
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"training": {"use_vllm": True}}, "training.vllm_mode is 'colocate': .* set it to server"),
+            ({"training": {"use_vllm": True, "vllm_mode": "colocate"}}, "training.vllm_mode is 'colocate'"),
+            (
+                {"max_pixels": 262_144, "training": {"use_vllm": True, "vllm_mode": "server"}},
+                "max_pixels is 262,144 and does not reach vLLM.* leave it out",
+            ),
+        ],
+    )
+    def test_combinations_that_images_do_not_survive(self, settings: dict, words: str) -> None:
+        with pytest.raises(ConfigError, match=words):
+            make_config({**BASE, **settings}, "grpo")
+
+    @pytest.mark.parametrize("settings", [{"training": {"use_vllm": True, "vllm_mode": "server"}}, {"max_pixels": 9}])
+    def test_others_are_taken(self, settings: dict) -> None:
+        make_config({**BASE, **settings}, "grpo")
