@@ -46,3 +46,26 @@ def test_a_saved_processor_bears_the_name_of_its_class(tmp_path: Path, real_mode
     assert saved["processor_class"] == "Qwen2_5_VLProcessor"
     (tmp_path / "config.json").write_text((real_model("qwen2_5_vl") / "config.json").read_text())
     assert type(load_processor(tmp_path)).__name__ == "Qwen2_5_VLProcessor"
+
+
+@pytest.mark.parametrize(
+    ("family", "file"), [("qwen2_5_vl", "preprocessor_config.json"), ("qwen3_vl", "video_preprocessor_config.json")]
+)
+def test_a_saved_processor_keeps_what_videos_are_read_by(
+    family: str, file: str, tmp_path: Path, real_model: Callable[[str], Path]
+) -> None:
+    """Without torchvision they cannot be read, but whoever has it, vLLM for one, loads no Qwen-VL without these settings.
+
+    Both times: also from a folder that was saved so.
+    """
+    if not WITHOUT_TORCHVISION:
+        pytest.skip("torchvision is installed")
+    source = real_model(family)
+    for step in ("once", "twice"):
+        folder = tmp_path / step
+        load_processor(source, max_pixels=64 * 64 * 16).save_pretrained(folder)
+        saved = json.loads((folder / "processor_config.json").read_text())
+        assert saved["video_processor"] == json.loads((real_model(family) / file).read_text())
+        assert saved["image_processor"]["size"]["longest_edge"] == 64 * 64 * 16
+        (folder / "config.json").write_text((real_model(family) / "config.json").read_text())
+        source = folder

@@ -41,6 +41,12 @@ TEMPLATE = """
 {%- endif %}
 {%- endfor %}{% if add_generation_prompt %}{% endif %}"""
 
+PUBLISHED = (
+    ("model.vision_tower.", "vision_tower.vision_model."),
+    ("model.language_model.", "language_model.model."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+)
+
 
 def tokenizer() -> Any:
     """Byte-level BPE over the words of `small_data`, with every two-decimal number, piece and task as one token."""
@@ -113,8 +119,12 @@ def write_tiny_vlm(folder: Path) -> None:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config)
-    for part in (config, model.generation_config):
+    drawn = LlavaForConditionalGeneration(config).state_dict()
+    # Loaded from the names of published checkpoints, which vLLM knows, weights are saved under these, trained or not.
+    for ours, published in PUBLISHED:
+        drawn = {name.replace(ours, published): weight for name, weight in drawn.items() if name != "lm_head.weight"}
+    model = LlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=drawn, dtype=torch.float32)
+    for part in (model.config, model.generation_config):
         part.pad_token_id, part.eos_token_id = words.pad_token_id, words.eos_token_id
     model.save_pretrained(folder)
     made.save_pretrained(folder)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from sifthinker.embedded import RENAMED
 from sifthinker.errors import ModelError, RecordError
 from sifthinker.models import model_source
 from sifthinker.records import examples_file
@@ -54,7 +55,8 @@ def model_fingerprint(name: str | os.PathLike[str]) -> str | None:
             _add(digest, file)
     except (OSError, ModelError):
         return None  # whoever loads the model says what is wrong
-    return digest.hexdigest() if files else None
+    found = digest.hexdigest() if files else None
+    return RENAMED.get(found, found) if found else None
 
 
 def _add(digest: hashlib._Hash, file: Path) -> None:

@@ -98,6 +98,7 @@ def _images_only(where: str) -> Any:
         return _transformers().AutoProcessor
     whole = kind.get_attributes()
     parts = [name for name in whole if name != "video_processor"]
+    videos = _video_settings(where)
 
     class ImagesOnly(kind):  # type: ignore[misc,valid-type]
         # SmolVLM's chat template reads these of it for any conversation.
@@ -112,8 +113,23 @@ def _images_only(where: str) -> Any:
             loaded = dict(zip(parts, super()._get_arguments_from_pretrained(*given, **named), strict=True))
             return [loaded.get(name) for name in whole]
 
+        def to_dict(self) -> dict[str, Any]:
+            # For those who have torchvision, vLLM among them: without these they cannot load the saved folder.
+            return {**super().to_dict(), **({"video_processor": videos} if videos else {})}
+
     ImagesOnly.__name__ = ImagesOnly.__qualname__ = kind.__name__
     return ImagesOnly
+
+
+def _video_settings(where: str) -> dict[str, Any] | None:
+    """What a model's video processor is made from; None where it has none."""
+    from transformers.video_processing_utils import BaseVideoProcessor
+
+    try:
+        settings: dict[str, Any] = BaseVideoProcessor.get_video_processor_dict(where)[0]
+    except OSError:
+        return None
+    return settings
 
 
 def _processor_class(where: str) -> Any:

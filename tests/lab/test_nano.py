@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,52 @@ def test_it_loads_like_any_other_model(nano: Path) -> None:
     assert type(AutoProcessor.from_pretrained(nano)).__name__ == "LlavaProcessor"
     assert type(AutoModelForImageTextToText.from_pretrained(nano)).__name__ == "LlavaForConditionalGeneration"
     assert sorted(path.name for path in nano.glob("*.safetensors")) == ["model.safetensors"]
+
+
+def tensors(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_its_weights_have_the_names_of_published_checkpoints(nano: Path) -> None:
+    """vLLM knows no others."""
+    prefixes = {name.split(".layers.")[0] for name in tensors(nano) if ".layers." in name}
+    assert prefixes == {"vision_tower.vision_model.encoder", "language_model.model"}
+    others = ("vision_tower.vision_model.", "language_model.model.", "multi_modal_projector.")
+    assert [name for name in tensors(nano) if not name.startswith(others)] == []
+
+
+def unpublished(folder: Path, out: Path) -> Path:
+    """A nano as it was saved before its weights had published names."""
+    from safetensors.torch import save_file
+
+    shutil.copytree(folder, out)
+    weights = {name.replace("vision_tower.vision_model.", "vision_tower."): value for name, value in tensors(folder).items()}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_one_saved_under_other_names_loads_and_is_packed_under_these(nano: Path, tmp_path: Path) -> None:
+    from sifthinker.lab.nano import pack
+
+    old = unpublished(nano, tmp_path / "old")
+    before, after = load_model(nano).state_dict(), load_model(old).state_dict()
+    assert all(before[name].equal(after[name]) for name in before)
+    for source in (nano, old):
+        pack(source, tmp_path / "packed")
+        packed = tensors(tmp_path / "packed")
+        assert packed.keys() == tensors(nano).keys()
+        assert all(value.equal(tensors(nano)[name].bfloat16()) for name, value in packed.items())
+
+
+def test_runs_from_the_shipped_model_under_its_old_names_go_on(tmp_path: Path) -> None:
+    """Nothing but names has changed, so a run or an evaluation that was begun before is still the same one."""
+    from sifthinker.embedded import EMBEDDED
+    from sifthinker.fingerprint import model_fingerprint
+
+    old = unpublished(EMBEDDED["nano"].folder, tmp_path / "old")
+    assert model_fingerprint(old) == model_fingerprint("nano")
 
 
 def test_the_tokenizer_undoes_itself_on_chains_and_on_anything(processor: object, world_chains: Path) -> None:

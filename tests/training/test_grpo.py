@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,16 +82,60 @@ def test_gaps_are_filled_within_groups(
     trainer.answer_reward.ledger._means.pop("a", None)
 
 
-def test_served_models_are_kept_from_writing_placeholders(
-    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """vLLM takes no list of suppressed tokens; a bias does the same. It need not be installed for what it would be given."""
+@pytest.fixture
+def handed_over(tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What the trainer is made from, for settings of TRL's; vLLM need not be installed for what it would be given."""
     from sifthinker.training import grpo
 
     monkeypatch.setattr(grpo, "SIFGRPOTrainer", lambda **given: SimpleNamespace(**given))
-    made = grpo.grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", training={"use_vllm": True}))
+    common = {"use_vllm": True, "vllm_mode": "server"}
+    return lambda **more: grpo.grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", training={**common, **more}))
+
+
+def test_served_models_are_kept_from_writing_placeholders(handed_over: Callable[..., Any]) -> None:
+    """vLLM takes no list of suppressed tokens; a bias does the same, whatever else is said of generation."""
+    made = handed_over()
     token = made.model.config.image_token_id
     assert made.args.generation_kwargs == {"logit_bias": {token: -100.0}}
+    more = {"stop": ["</answer>"], "logit_bias": {7: 1.0, token: 5.0}}
+    made = handed_over(generation_kwargs=more)
+    assert made.args.generation_kwargs == {"stop": ["</answer>"], "logit_bias": {7: 1.0, token: -100.0}}
+
+
+def test_vllm_is_given_the_prompts_tokens_and_their_images(
+    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of TRL's own trainer up to the object that talks to a server, which is replaced and writes two tokens."""
+    from sifthinker.training.grpo import grpo_trainer
+
+    made, asked = {}, []
+
+    class Written:
+        def __init__(self, **named: Any) -> None:
+            made.update(named)
+            server = {"model_config": {"logprobs_mode": "processed_logprobs"}}
+            self.vllm_client = SimpleNamespace(get_server_info=lambda: server)
+
+        def sync_weights(self) -> None: ...
+
+        def generate(self, prompts: Any, images: Any, num_generations: int, profiler: Any) -> Any:
+            asked.append((prompts, images, num_generations))
+            return prompts, [[7, 8]] * len(prompts), [[[-1.0], [-1.0]]] * len(prompts), None
+
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", Written)
+    training = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://127.0.0.1:9", "temperature": 0.9}
+    trainer = grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path, training={**training, "max_steps": 1}))
+    trainer.train()
+    token = trainer.model.config.image_token_id
+    wanted = {"mode": "server", "server_base_url": "http://127.0.0.1:9", "temperature": 0.9, "max_completion_length": 24}
+    assert {name: made[name] for name in wanted} == wanted
+    assert made["generation_kwargs"] == {"logit_bias": {token: -100.0}}
+    ((prompts, images, group),) = asked
+    assert (len(prompts), group) == (8, 4)
+    assert prompts[0] == prompts[1] != prompts[4]
+    # Two images of 4 × 4 patches each: their tokens are written out.
+    assert [ids.count(token) for ids in prompts] == [2 * 16] * 8
+    assert all([image.size for image in shown] == [(64, 64), (64, 64)] for shown in images)
 
 
 def test_groups_that_span_processes_stay_as_they_are(trainer: Any) -> None:

@@ -20,7 +20,7 @@ from sifthinker.errors import ConfigError  # noqa: E402
 from sifthinker.models import load_model, load_processor  # noqa: E402
 
 from .processes import run_on_two  # noqa: E402
-from .test_training import SFT  # noqa: E402
+from .test_training import SFT, grpo_config, sft_config  # noqa: E402
 
 ZERO3 = pytest.param(
     "zero3",
@@ -42,6 +42,32 @@ def run_sharded(values: dict, folder: Path, how: str, *, gathers: bool = True) -
     return run_on_two(how, folder, ("sft", values))
 
 
+# Of a LLaVA, as published checkpoints have them; vLLM loads no other names, and transformers itself has shorter ones.
+PUBLISHED = ("vision_tower.vision_model.", "language_model.model.", "multi_modal_projector.")
+
+
+def names(folder: Path) -> list[str]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return sorted(file.keys())
+
+
+@pytest.mark.parametrize("kind", ["sft", "lora", "grpo"])
+def test_a_trained_model_has_the_names_that_servers_know(tiny_vlm: Path, chains: Path, tmp_path: Path, kind: str) -> None:
+    from sifthinker.training.grpo import train_grpo
+    from sifthinker.training.sft import train_sft
+
+    once = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    if kind == "grpo":
+        train_grpo(grpo_config(tiny_vlm, chains, tmp_path, training={**once, "max_completion_length": 4}))
+    else:
+        lora = {"lora": {"r": 2}} if kind == "lora" else {}
+        train_sft(sft_config(tiny_vlm, chains, tmp_path, training=once, **lora))
+    assert all(name.startswith(PUBLISHED) for name in names(tmp_path))
+    assert names(tmp_path) == names(tiny_vlm)
+    if kind != "lora":
+        assert names(tmp_path / "checkpoint-1") == names(tiny_vlm)
+
+
 @pytest.mark.parametrize("how", ["fsdp2", ZERO3])
 def test_a_full_model(tiny_vlm: Path, chains: Path, tmp_path: Path, how: str) -> None:
     values = {"model": str(tiny_vlm), "data": str(chains), "output": str(tmp_path / "run"), "training": SFT}
@@ -55,6 +81,7 @@ def test_a_full_model(tiny_vlm: Path, chains: Path, tmp_path: Path, how: str) ->
     assert all(not torch.equal(start[name], saved[name]) for name in trained if name.startswith("model.language_model"))
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
         assert len(file.keys()) == len(saved), "a tied weight is written once"
+    assert names(tmp_path / "run") == names(tiny_vlm)
     assert load_processor(tmp_path / "run").tokenizer.eos_token == "</s>"
 
 
@@ -74,6 +101,7 @@ def test_an_adapter(tiny_vlm: Path, chains: Path, tmp_path: Path, how: str) -> N
         assert torch.allclose(value, expected, atol=1e-6), name
         moved += not torch.equal(value, start[name])
     assert moved == sum("lora_A" in name for name in trained) > 0
+    assert names(tmp_path / "run") == names(tiny_vlm)
 
 
 @pytest.mark.parametrize(

@@ -423,3 +423,26 @@ class TestPlanningForAGpu:
         with pytest.raises(ConfigError, match="plan it without a GPU"):
             trainer_arguments(config, "sft", {}, on_gpu=True)
         assert trainer_arguments(config, "sft", {}).use_cpu
+
+
+class TestVLLM:
+    """What TRL would hand to vLLM so that prompts and images no longer fit is refused before anything is loaded."""
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"training": {"use_vllm": True}}, "training.vllm_mode is 'colocate': .* set it to server"),
+            ({"training": {"use_vllm": True, "vllm_mode": "colocate"}}, "training.vllm_mode is 'colocate'"),
+            (
+                {"max_pixels": 262_144, "training": {"use_vllm": True, "vllm_mode": "server"}},
+                "max_pixels is 262,144 and does not reach vLLM.* leave it out",
+            ),
+        ],
+    )
+    def test_combinations_that_images_do_not_survive(self, settings: dict, words: str) -> None:
+        with pytest.raises(ConfigError, match=words):
+            make_config({**BASE, **settings}, "grpo")
+
+    @pytest.mark.parametrize("settings", [{"training": {"use_vllm": True, "vllm_mode": "server"}}, {"max_pixels": 9}])
+    def test_others_are_taken(self, settings: dict) -> None:
+        make_config({**BASE, **settings}, "grpo")

@@ -1,8 +1,8 @@
 """The nano VLM: a LLaVA of about three million parameters whose tokens fit the world's chains.
 
-A plain transformers model: `save_pretrained` writes it, `AutoProcessor` and `AutoModelForImageTextToText` load it, and
-everything that trains or runs it trains or runs Qwen-VL just so. Its tokenizer knows each two-decimal number, each piece of
-the chain's syntax, each task prompt and each object's name as one token, so that a chain has about a hundred.
+A plain transformers model: `save_pretrained` writes it, `AutoProcessor` and `AutoModelForImageTextToText` load it, vLLM
+serves it, and everything that trains or runs it trains or runs Qwen-VL just so. Its tokenizer knows each two-decimal number,
+each piece of the chain's syntax, each task prompt and each object's name as one token, so that a chain has about a hundred.
 """
 
 from __future__ import annotations
@@ -165,10 +165,32 @@ def build_model(processor: Any, *, seed: int = 0, width: int = 192, vision_layer
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config)
-    for part in (config, model.generation_config):
+    model = publish(LlavaForConditionalGeneration(config))
+    for part in (model.config, model.generation_config):
         part.pad_token_id, part.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     return model
+
+
+def publish(model: Any) -> Any:
+    """The same model, whose weights are saved under the names of published LLaVA checkpoints from now on, trained or not.
+
+    transformers (seen in 5.23) has dropped `vision_model` from the names in its modules, and saves it again for those models
+    alone that were loaded from weights with it. Servers such as vLLM know no other names.
+
+    Args:
+        model: a nano model, random or loaded.
+    """
+    swaps = {
+        "model.vision_tower.": "vision_tower.vision_model.",
+        "model.language_model.": "language_model.model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+    }
+    weights = {}
+    for name, weight in model.state_dict().items():
+        old = next((old for old in swaps if name.startswith(old)), None)
+        if old is not None:  # the rest is the head, tied to the embedding
+            weights[swaps[old] + name.removeprefix(old)] = weight
+    return type(model).from_pretrained(None, config=model.config, state_dict=weights, dtype=model.dtype)
 
 
 def write_nano(out: str | os.PathLike[str], *, seed: int = 0, **shape: int) -> None:
@@ -205,7 +227,7 @@ def pack(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
 
     folder = make_folder(out)
     load_processor(source).save_pretrained(folder)
-    load_model(source, dtype="float32").to(torch.bfloat16).save_pretrained(folder)
+    publish(load_model(source, dtype="float32")).to(torch.bfloat16).save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = "float32"

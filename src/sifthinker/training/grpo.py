@@ -282,7 +282,13 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     if config.training.get("use_vllm"):
         # vLLM takes no list of suppressed tokens; a bias does the same for its sampler.
         bias = dict.fromkeys(placeholder_tokens(model.config) or (), -100.0)
-        defaults["generation_kwargs"] = {"logit_bias": bias}
+        said = config.training.get("generation_kwargs") or {}
+        if not isinstance(said, dict) or not isinstance(said.get("logit_bias") or {}, dict):
+            raise ConfigError(
+                f"training.generation_kwargs must be names of vLLM's sampling and their values, got {said!r:.100}"
+            )
+        said = {**said, "logit_bias": {**(said.get("logit_bias") or {}), **bias}}
+        config = config.replace(training={**config.training, "generation_kwargs": said})
     arguments = trainer_arguments(config, "grpo", defaults)
     questions = held_out(config, examples, arguments, processor)
     report_problems(plan_run(config, "grpo", arguments, examples, processor))

@@ -187,6 +187,7 @@ class TrainSettings(Settings):
             *_tracker_faults(training),
             *self._without_eval_data(training),
         ]
+        faults += self._not_for_vllm(training) if stage == "grpo" and training.get("use_vllm") is True else []
         if faults:
             raise faults_error(where, faults)
         return self if training == self.training else self.replace(training=training)
@@ -231,6 +232,21 @@ class TrainSettings(Settings):
                 yield "training.eval_strategy: name the questions to ask with eval_data"
             if training.get("load_best_model_at_end"):
                 yield "training.load_best_model_at_end: name the questions to ask with eval_data"
+
+    def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[str]:
+        """What TRL (seen in 1.16) hands to vLLM in a way that images do not survive; docs/training.md tells what is left."""
+        mode = training.get("vllm_mode", "colocate")
+        if mode != "server":
+            yield (
+                f"training.vllm_mode is {mode!r}: there vLLM is given prompts whose image tokens are written out already, "
+                "and writes them out once more; set it to server and start a vLLM server, see docs/training.md"
+            )
+        if self.max_pixels is not None:
+            yield (
+                f"max_pixels is {self.max_pixels:,} and does not reach vLLM, which would resize images by its own bounds "
+                "and have other tokens for them than the prompt; leave it out, and start this run and the server from a "
+                "folder whose processor has the bound, as an SFT run with max_pixels writes it"
+            )
 
     def _of_the_other(self, stage: Stage) -> Iterator[str]:
         if stage == "grpo" and self.answers_only:

