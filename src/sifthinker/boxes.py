@@ -211,15 +211,30 @@ def round_boxes(boxes: ArrayLike, decimals: int = 3) -> Boxes:
     Returns:
         (N, 4) unit xyxy, each with x1 < x2 and y1 < y2.
     """
+    return snap_boxes(boxes, (10**decimals, 10**decimals))
+
+
+def snap_boxes(boxes: ArrayLike, grid: tuple[int, int]) -> Boxes:
+    """Move the sides of unit boxes to the nearest lines of a grid; a side that would vanish is kept open by one step.
+
+    Args:
+        boxes: (N, 4) unit xyxy.
+        grid: number of steps in the image's width and in its height.
+    Returns:
+        (N, 4) unit xyxy, each with x1 < x2 and y1 < y2.
+    Example:
+        >>> snap_boxes([[0.251, 0, 0.501, 1]], (4, 1))
+        array([[0.25, 0.  , 0.5 , 1.  ]])
+    """
     array = as_unit_boxes(boxes)
-    unit = 10**decimals
-    low = np.rint(array[:, :2] * unit)
-    high = np.rint(array[:, 2:] * unit)
+    steps = np.array(grid)
+    low = np.rint(array[:, :2] * steps)
+    high = np.rint(array[:, 2:] * steps)
     # A sliver takes the cell in which it begins.
-    low = np.where(low == high, np.floor(array[:, :2] * unit), low)
+    low = np.where(low == high, np.minimum(np.floor(array[:, :2] * steps), steps - 1), low)
     high = np.maximum(high, low + 1)
-    rounded: Boxes = np.concatenate([low, high], axis=1) / unit
-    return rounded
+    snapped: Boxes = np.concatenate([low / steps, high / steps], axis=1)
+    return snapped
 
 
 def set_iou(pred: ArrayLike, gt: ArrayLike) -> float:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sifthinker.chain import DECIMALS, Chain, Region, Step, check_chain, region_boxes, render_chain
+from sifthinker.chain import Chain, Region, Step, check_chain, region_boxes, render_chain
+from sifthinker.coordinates import DECIMALS
 from sifthinker.depth import LEAST_DEPTH, DepthMap, agrees
 from sifthinker.engine.estimators import DepthSource
 from sifthinker.engine.expansion import FocusPath, expand
