@@ -100,6 +100,7 @@ def data_paths(
         "": ["output", "images", "cap", "seed", "exclude", "fresh"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "Focus paths": [*Expansion.model_fields],
+        "Coordinates of boxes in chains": ["coordinates", "processor", "min_pixels", "max_pixels"],
         "Teacher": ["teacher", *(name for name in TeacherSettings.model_fields if name != "teacher"), "budget"],
         "Where the work is done": ["engine", "ray_address", "workers", "worker_gpus"],
     },

@@ -129,14 +129,14 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
         if token:
             yield finding("placeholder", f"the {name} holds {token}, which trainers read as an image or the end of a turn")
     yield from (finding(code, message) for code, message in _check_chain(example, depth))
-    stats.add(example.dataset, example.family, example.boxes, example.chain, size)
+    stats.add(example.dataset, example.family, example.boxes, example.chain, size, example.frame)
 
 
 def _check_chain(example: Example, depth: DepthMap | None) -> Iterator[tuple[str, str]]:
-    problems = check_chain(example.chain, with_depth=example.depth is not None)
+    problems = check_chain(example.chain, with_depth=example.depth is not None, frame=example.frame)
     if problems:
         yield "bad_chain", str(problems[0])
-    reading = read_completion(example.chain, with_depth=example.depth is not None)
+    reading = read_completion(example.chain, with_depth=example.depth is not None, frame=example.frame)
     if reading.areas:
         agreement = hierarchical_iou(region_boxes(reading.areas[-1]), example.boxes)
         if agreement < 0.999:
