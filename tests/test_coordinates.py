@@ -21,6 +21,7 @@ from sifthinker.chain import (
     find_regions,
     find_steps,
     is_whole_image,
+    other_coordinates,
     parse_chain,
     read_completion,
     render_chain,
@@ -167,6 +168,39 @@ class TestStrictness:
         corner = read_completion(text, frame=PER_MILLE).areas[0][0].box
         assert (whole, corner) == ((0, 0, 1, 1), (0, 0, 0.001, 0.001))
         assert read_completion(text, frame=Frame("per_mille")) is read_completion(text, frame=PER_MILLE)
+
+
+class TestOtherSpaces:
+    """What numbers look like that cannot be those of their frame."""
+
+    @pytest.mark.parametrize(
+        ("frame", "boxes", "looks"),
+        [
+            (UNIT, ["[0,0,1000,1000]", "[500,20,600,90]"], "per_mille"),
+            (UNIT, ["[0,0,1288,900]", "[500,20,600,90]"], "pixels"),
+            (UNIT, ["[0,0,1,1]", "[0.5,0.2,0.6,0.9]"], ""),
+            (UNIT, ["[0,0,1,1]", "[0.5,0.2,0.6,0.9]", "[5,2,6,9]"], ""),  # one slip is no other space
+            (UNIT, [], ""),
+            (PER_MILLE, ["[0,0,1,1]", "[0.5,0.2,0.6,0.9]"], "unit"),
+            (PER_MILLE, ["[0,0,1000,1000]", "[0,0,1,1]", "[5,2,6,9]"], ""),
+            (PER_MILLE, ["[0,0,1288,900]", "[0,0,1200,900]"], "pixels"),
+            (Frame("resized", (644, 476)), ["[0,0,1,1]", "[0.5,0.2,0.6,0.9]"], "unit"),
+            (Frame("resized", (644, 476)), ["[0,0,1000,1000]", "[500,20,660,90]"], "per_mille"),
+            (Frame("resized", (644, 476)), ["[0,0,1288,900]", "[500,20,660,90]"], "pixels"),
+            (Frame("resized", (644, 476)), ["[0,0,644,476]"], ""),
+            (UNIT, ["[" + "9" * 400 + ",0,1,1]", "[true,0,1,1]", '["a",0,1,1]', "[1,2,3]", "7"], ""),
+        ],
+    )
+    def test_looks(self, frame: Frame, boxes: list[str], looks: str) -> None:
+        text = "".join(f'<area>[{{"bbox_2d":{box},"depth":0.5}}]</area><text>a</text>' for box in boxes)
+        found = other_coordinates(text, frame)
+        assert looks in found
+        assert bool(found) == bool(looks)
+
+    @given(st.text(alphabet='<>/[]{}"bbox_2dpth:,.0123456789 areatxhinks', max_size=200))
+    def test_no_text_raises(self, text: str) -> None:
+        other_coordinates(text)
+        other_coordinates(f"<area>{text}</area>", PER_MILLE)
 
 
 class TestFrame:

@@ -18,9 +18,10 @@ The numbers of a text may be other coordinates than fractions (`frame`); the reg
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -341,6 +342,52 @@ def find_steps(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> li
             fresh = False
         opened = None
     return steps
+
+
+def other_coordinates(text: str, frame: Frame = UNIT) -> str:
+    """What the numbers of boxes in a text look like that cannot be those of its frame, in words.
+
+    Args:
+        text: a chain or completion; what is no list of regions in it is passed over.
+        frame: what they are said to stand for.
+    Returns:
+        "" where nothing looks wrong. One box that does not fit is a slip, most of them are another space.
+    Example:
+        >>> other_coordinates('<area>[{"bbox_2d":[0,0,1000,1000]}]</area><area>[{"bbox_2d":[500,20,600,90]}]</area>')
+        'whole numbers from 0 to 1000 (per_mille)'
+    """
+    boxes = list(_stated_boxes(text))
+    greatest = [max(box) for box in boxes]
+    if frame.space == "unit":
+        wrong = sum(most > 1 for most in greatest)
+    else:
+        width, height = frame.scale
+        past = sum(max(x1, x2) > width or max(y1, y2) > height for x1, y1, x2, y2 in boxes)
+        small = sum(most <= 1 for most in greatest)
+        wrong = max(past, small)
+    if not boxes or 2 * wrong <= len(boxes):
+        return ""
+    if max(greatest) <= 1:
+        return "fractions of the image (unit)"
+    return "whole numbers from 0 to 1000 (per_mille)" if max(greatest) <= 1000 else "pixels (resized, of another size)"
+
+
+def _stated_boxes(text: str) -> Iterator[tuple[float, float, float, float]]:
+    """Every list of four numbers that stands as a `bbox_2d` in the areas of a text, whatever the numbers."""
+    opened: int | None = None
+    for tag in TAG.finditer(text):
+        if tag[0] == "</area>" and opened is not None:
+            try:
+                regions = json.loads(text[opened : tag.start()])
+            except (ValueError, RecursionError):
+                regions = None
+            for region in regions if isinstance(regions, list) else []:
+                box = region.get("bbox_2d") if isinstance(region, dict) else None
+                if isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box):
+                    with contextlib.suppress(OverflowError):  # an integer that no float holds
+                        x1, y1, x2, y2 = map(float, box)
+                        yield x1, y1, x2, y2
+        opened = tag.end() if tag[0] == "<area>" else None
 
 
 def find_answer(text: str) -> str | None:
