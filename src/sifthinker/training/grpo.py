@@ -21,7 +21,7 @@ from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict
 
 from sifthinker.boxes import set_iou
 from sifthinker.chain import is_whole_image, read_completion, region_boxes
-from sifthinker.coordinates import Frame, frame_of
+from sifthinker.coordinates import UNIT, Frame, frame_of
 from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
@@ -196,10 +196,10 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
             metrics[f"rewards/{name}/missing"].append(float(len(self._judged) - len(given)))
         return output
 
-    def _log_chains(self, texts: list[str], depths: list[bool], frames: list[Frame]) -> None:
+    def _log_chains(self, texts: list[str], depths: list[bool], frames: list[Frame] | None = None) -> None:
         """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
         steps, moved = [], []
-        for text, depth, frame in zip(texts, depths, frames, strict=True):
+        for text, depth, frame in zip(texts, depths, frames or [UNIT] * len(texts), strict=True):
             areas = read_completion(text, with_depth=depth, opened=False, frame=frame).areas
             steps.append(len(areas))
             focused = [area for area in areas if not is_whole_image(area)]
