@@ -102,6 +102,55 @@ def other_space(boxes: ArrayLike, space: Space, size: tuple[int, int] | None = N
     return f"box {array[int(np.argmax(wrong))].tolist()} looks like {looks}, wanted {wanted}", convert_by
 
 
+# A file has so many boxes, or images so large, before what they have in common says something.
+_ENOUGH = 10
+_LARGE, _SMALL = 1250, 800  # pixels: sides well past 1000, and well below
+
+
+def suspect_space(
+    boxes: Sequence[ArrayLike], space: Space, sizes: Sequence[tuple[int, int] | None], *, past: int = 0
+) -> list[str]:
+    """What a whole file's boxes look like that might be in another space. No box need be wrong by itself, see `other_space`.
+
+    Args:
+        boxes: of each image, (N, 4) xyxy in `space`, within the image.
+        space: in which they are said to be.
+        sizes: (width, height) of each image, None where it is not known.
+        past: how many boxes ended past the image and were clipped to it.
+    Returns:
+        Sentences with counts, none where nothing looks wrong.
+    Example:
+        >>> suspect_space([[[0, 0, 1000, 990]]] * 12, "pixel", [(4000, 3000)] * 12)[0][:57]
+        'no box of 12 images with a side longer than 1,250 pixels '
+    """
+    found = []
+    arrays = [np.asarray(array, dtype=np.float64).reshape(-1, 4) for array in boxes]
+    count = sum(map(len, arrays))
+    if past >= _ENOUGH and 5 * past > count:
+        found.append(
+            f"{past} of {count} boxes end past the image and would be clipped; they may be in another space than {space}, "
+            "or pixels of the images at another size"
+        )
+    known = [(array, size) for array, size in zip(arrays, sizes, strict=True) if size is not None and len(array)]
+    large = [array for array, size in known if max(size) > _LARGE]
+    if space in ("pixel", "resized") and len(large) >= _ENOUGH:
+        greatest = max(float(array.max()) for array, _ in known)
+        if greatest <= 1000:
+            found.append(
+                f"no box of {len(large)} images with a side longer than {_LARGE:,} pixels reaches past {greatest:g}; these "
+                "may be thousandths (box space per_mille)"
+            )
+    small = [(array, size) for array, size in known if min(size) < _SMALL]
+    if space == "per_mille" and len(small) >= _ENOUGH:
+        inside = sum(bool((array <= np.tile(size, 2)).all()) for array, size in small)
+        if inside == len(small):
+            found.append(
+                f"no box of {inside} images with a side shorter than {_SMALL} pixels reaches past its image's pixels; these "
+                "may be pixels (box space pixel)"
+            )
+    return found
+
+
 def smart_resize(
     size: tuple[int, int],
     *,

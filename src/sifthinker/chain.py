@@ -369,7 +369,11 @@ def other_coordinates(text: str, frame: Frame = UNIT) -> str:
         return ""
     if max(greatest) <= 1:
         return "fractions of the image (unit)"
-    return "whole numbers from 0 to 1000 (per_mille)" if max(greatest) <= 1000 else "pixels (resized, of another size)"
+    pixels = "pixels of another size" if frame.space == "resized" else "pixels (resized)"
+    if max(greatest) > 1000:
+        return pixels
+    # Nearly every chain begins with the whole image.
+    return "whole numbers from 0 to 1000 (per_mille)" + ("" if max(greatest) == 1000 else f" or {pixels}")
 
 
 def _stated_boxes(text: str) -> Iterator[tuple[float, float, float, float]]:
