@@ -288,6 +288,22 @@ class TestResizer:
             with pytest.raises(ModelError, match="no such model folder"):
                 Resizer.of_model(name)
 
+    def test_a_name_of_the_hub_whose_files_are_in_its_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Qwen2.5-VL has no processor_config.json; nothing is asked for it when the older file is here."""
+        constants = pytest.importorskip("huggingface_hub.constants")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(ModelError, match="Qwen/Tiny: its image processor is not in the cache and cannot be fetched"):
+            Resizer.of_model("Qwen/Tiny")
+        snapshot = tmp_path / "models--Qwen--Tiny" / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot / "preprocessor_config.json").write_text(json.dumps(QWEN25))
+        (tmp_path / "models--Qwen--Tiny" / "refs").mkdir()
+        (tmp_path / "models--Qwen--Tiny" / "refs" / "main").write_text("0" * 40)
+        assert Resizer.of_model("Qwen/Tiny") == Resizer(28, 3136, 12845056)
+        with pytest.raises(ModelError, match=r"Qwen/\.\.bad: cannot fetch"):
+            Resizer.of_model("Qwen/..bad")
+
     def test_bounds(self) -> None:
         resizer = Resizer().within(max_pixels=262144)
         assert resizer == Resizer(28, 3136, 262144)

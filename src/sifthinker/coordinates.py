@@ -241,21 +241,26 @@ def _read_config(name: str) -> dict[str, Any]:
 
 
 def _fetched(name: str) -> list[str]:
+    """The files of a Hugging Face name: those in its cache, or else fetched."""
     need("reading the image processor of a Hugging Face name", "transformers")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    found = []
-    for file in _CONFIGS:
-        try:
-            found.append(hf_hub_download(name, file))
-        except LocalEntryNotFoundError:
-            raise ModelError(f"{name}: {file} is not in the cache and cannot be fetched; name a model folder") from None
-        except EntryNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            words = str(error).strip().splitlines()
-            raise ModelError(f"{name}: cannot fetch {file}: {words[0] if words else type(error).__name__}") from None
+    try:
+        cached = [path for file in _CONFIGS if isinstance(path := try_to_load_from_cache(name, file), str)]
+        found = list(cached)
+        for file in () if cached else _CONFIGS:
+            try:
+                found.append(hf_hub_download(name, file))
+            except LocalEntryNotFoundError:  # one of them, which says that there is no way out
+                raise ModelError(f"{name}: its image processor is not in the cache and cannot be fetched") from None
+            except EntryNotFoundError:
+                continue
+    except ModelError:
+        raise
+    except (OSError, ValueError) as error:
+        words = str(error).strip().splitlines()
+        raise ModelError(f"{name}: cannot fetch its image processor: {words[0] if words else error!r}") from None
     return found
 
 

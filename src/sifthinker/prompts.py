@@ -29,8 +29,8 @@ TASK_RGB = (
 # What the tasks say of coordinates, by what these are.
 _COORDINATES: dict[Coordinates, str] = {
     "unit": "with coordinates as fractions of width and height",
-    "per_mille": "with coordinates as whole numbers from 0 to 1000, thousandths of width and height",
-    "resized": "with coordinates as whole numbers, pixels of the image as you see it",
+    "per_mille": "with coordinates as whole thousandths (0 to 1000) of width and height",
+    "resized": "with coordinates in whole pixels of the image as you see it",
 }
 # Without steps: how a model answers before it has learnt to think with images.
 DIRECT_DEPTH = (

@@ -36,7 +36,10 @@ SPACES: dict[str, dict[str, Any]] = {
     "per_mille": {"coordinates": "per_mille"},
     "resized": {"coordinates": "resized", "resizer": RESIZER},
 }
-WORDS = {"per_mille": "whole numbers from 0 to 1000", "resized": "pixels of the image as you see it"}
+WORDS = {
+    "per_mille": "whole thousandths (0 to 1000) of width and height",
+    "resized": "whole pixels of the image as you see it",
+}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +144,7 @@ class TestPrompts:
         prompt = user_prompt(question, with_depth=with_depth, coordinates=space)
         task, _, asked = prompt.partition("\nQuestion: ")
         head, tail = (TASK_DEPTH if with_depth else TASK_RGB).split("as fractions of width and height")
+        head = head.rstrip()
         assert asked == question
         assert (task.startswith(head), task.endswith(tail)) == (True, True)
         assert WORDS[space] in task
