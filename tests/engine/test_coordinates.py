@@ -254,7 +254,9 @@ class TestExports:
         assert frames == [example.frame for example in read_examples(dataset)]
         export(dataset, tmp_path / "y", "llamafactory")
         rows = json.loads((tmp_path / "y" / "sif.json").read_text())
-        assert [row["conversations"][1]["value"] for row in rows] == [e.chain for e in read_examples(dataset)]
+        for row, example in zip(rows, read_examples(dataset), strict=True):
+            assert row["conversations"][1]["value"] == example.chain
+            assert {name: row[name] for name in example.frame.columns()} == example.frame.columns()
 
     def test_unit_tables_have_no_such_columns(self, chains: Path, tmp_path: Path) -> None:
         datasets = pytest.importorskip("datasets")

@@ -170,6 +170,7 @@ def _llamafactory(dataset: str | os.PathLike[str], folder: Path) -> int:
                     {"from": "gpt", "value": example.chain},
                 ],
                 "images": images,
+                **example.frame.columns(),
             }
         )
     described = {
