@@ -24,7 +24,7 @@ LAYERS = [
     ["settings", "journal"],
     ["ask_settings"],
     ["boxes", "images", "depth_codes"],
-    ["depth_files"],
+    ["coordinates", "depth_files"],
     ["depth", "chain"],
     ["depth_cache", "records"],
     ["prompts", "endpoint", "decoding", "processors"],

@@ -21,13 +21,14 @@ from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict
 
 from sifthinker.boxes import set_iou
 from sifthinker.chain import is_whole_image, read_completion, region_boxes
+from sifthinker.coordinates import UNIT, Frame, frame_of
 from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
-from sifthinker.training.data import grpo_dataset, load_examples
+from sifthinker.training.data import check_resized, grpo_dataset, load_examples
 from sifthinker.training.held_out import held_out
 from sifthinker.training.image_rows import PER_TOKEN, told_image_counts
 from sifthinker.training.plan import plan_run, report_problems
@@ -181,7 +182,8 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         framed = [[{"role": "assistant", "content": text}] for text in texts]
         rewards = super()._calculate_rewards(inputs, prompts, framed, completion_ids_list)  # (B, rewards), of all
         self._judged = rewards.clone()
-        self._log_chains(texts, [row.get("depth") is not None for row in inputs])
+        frames = [frame_of(row.get("coordinates"), row.get("resized")) for row in inputs]
+        self._log_chains(texts, [row.get("depth") is not None for row in inputs], frames)
         if self.model.training and self.state.global_step % max(1, self.args.logging_steps) == 0:
             self._save_samples([row.get("id") for row in inputs], texts)
         return without_gaps(rewards, self.num_generations if self.model.training else self.num_generations_eval)
@@ -204,11 +206,11 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
             metrics[f"rewards/{name}/missing"].append(float(len(self._judged) - len(given)))
         return output
 
-    def _log_chains(self, texts: list[str], depths: list[bool]) -> None:
+    def _log_chains(self, texts: list[str], depths: list[bool], frames: list[Frame] | None = None) -> None:
         """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
         steps, moved = [], []
-        for text, depth in zip(texts, depths, strict=True):
-            areas = read_completion(text, with_depth=depth, opened=False).areas
+        for text, depth, frame in zip(texts, depths, frames or [UNIT] * len(texts), strict=True):
+            areas = read_completion(text, with_depth=depth, opened=False, frame=frame).areas
             steps.append(len(areas))
             focused = [area for area in areas if not is_whole_image(area)]
             if focused:
@@ -278,6 +280,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     }
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     processor = load_processor(config.model, max_pixels=config.max_pixels)
+    check_resized(examples, processor)
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
     if config.training.get("use_vllm"):
         # vLLM takes no list of suppressed tokens; a bias does the same for its sampler.

@@ -14,6 +14,7 @@ from sifthinker.errors import ConfigError, DepthError, ImageError
 from sifthinker.evaluation.metrics import Row, summarise
 from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.evaluation.run import ask
+from sifthinker.literals import Coordinates
 from sifthinker.models import special_tokens
 from sifthinker.processors import image_fault
 from sifthinker.records import Example
@@ -34,12 +35,14 @@ class HeldOut:
         direct: ask for the answer alone, as the model is trained.
         rgb_only: show no depth, as the model is trained.
         max_new_tokens: most tokens of an answer.
+        coordinates: of boxes in the chains that the model learns.
     """
 
     questions: Sequence[Question]
     direct: bool = False
     rgb_only: bool = False
     max_new_tokens: int = MAX_NEW_TOKENS
+    coordinates: Coordinates = "unit"
 
     def measure(self, trainer: Any) -> dict[str, float]:
         """Ask the model as it is, greedily; every process of the run must call it.
@@ -61,7 +64,7 @@ class HeldOut:
                 number = turn * accelerator.num_processes + accelerator.process_index
                 # Where weights are spread over processes, all must generate equally often: the last ones repeat a batch.
                 batch = batches[number % len(batches)]
-                rows = ask(thinker, batch, direct=self.direct, rgb_only=self.rgb_only)
+                rows = ask(thinker, batch, direct=self.direct, rgb_only=self.rgb_only, coordinates=self.coordinates)
                 if number < len(batches):
                     answered.append((number, rows))
                 trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
@@ -117,4 +120,5 @@ def held_out(config: TrainSettings, examples: Sequence[Example], arguments: Any,
     best = arguments.metric_for_best_model
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in LOGGED:
         raise ConfigError(f"training.metric_for_best_model is {best!r}; there are {', '.join(LOGGED)}")
-    return HeldOut(questions, config.answers_only, rgb_only, config.eval_max_new_tokens or MAX_NEW_TOKENS)
+    longest = config.eval_max_new_tokens or MAX_NEW_TOKENS
+    return HeldOut(questions, config.answers_only, rgb_only, longest, examples[0].coordinates)

@@ -64,7 +64,13 @@ class Lengths:
 
 
 def turns(
-    examples: Sequence[Example], stage: Stage, processor: Any, *, answers_only: bool = False, **template: Any
+    examples: Sequence[Example],
+    stage: Stage,
+    processor: Any,
+    *,
+    answers_only: bool = False,
+    end: str = "",
+    **template: Any,
 ) -> list[Turn]:
     """The examples as the stage's trainer renders them.
 

@@ -9,7 +9,7 @@ from trl import SFTTrainer
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
 from sifthinker.models import end_tokens, freeze, load_model, load_processor
-from sifthinker.training.data import load_examples, missing_end, sft_dataset
+from sifthinker.training.data import check_resized, load_examples, missing_end, sft_dataset
 from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
@@ -39,6 +39,8 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     arguments = trainer_arguments(config, "sft", DEFAULTS)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
+    if not config.answers_only:
+        check_resized(examples, processor)
     questions = held_out(config, examples, arguments, processor)
     end = missing_end(examples[0], processor, end_tokens(config.model, processor))
     report_problems(plan_run(config, "sft", arguments, examples, processor))
