@@ -50,7 +50,7 @@ def test_sft_sees_as_many_tokens(family: str, real_model: Callable[[str], Path],
 
     processor = load_processor(real_model(family))
     end = missing_end(examples[0], processor, end_tokens(real_model(family), processor))
-    collate = DataCollatorForVisionLanguageModeling(processor)
+    collate = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)
     batches = [collate([row]) for row in sft_dataset(examples, end=end)]
     lengths = counted(examples, "sft", real_model(family))
     assert lengths.completions == [int((batch["labels"] != -100).sum()) for batch in batches]

@@ -253,7 +253,9 @@ def sft_batch(turn: Turn, rows: int, processor: Any, arguments: Any) -> dict[str
     """A batch of an example, so many times, as TRL's collator makes it; its images are blank."""
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-    collate = DataCollatorForVisionLanguageModeling(processor, max_length=arguments.max_length)
+    collate = DataCollatorForVisionLanguageModeling(
+        processor, max_length=arguments.max_length, completion_only_loss=arguments.completion_only_loss is not False
+    )
     images = [blank(size) for size in turn.sizes]
     examples = []
     for _ in range(rows):  # a fresh one each, since the collator writes into them
