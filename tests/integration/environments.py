@@ -1,7 +1,7 @@
 """Environments of third parties for the integration tests: made from `third_parties.toml`, kept under `.integrations`.
 
     verl = prepare("verl")  # makes the environment, or finds it as it was made
-    found = verl.run("verl_rewards", "an argument")  # scripts/verl_rewards.py in it; the last line it prints is JSON
+    found = verl.run("verl_rewards", "an argument")  # scripts/verl_rewards.py in it prints a JSON object
 
 Another folder than `.integrations` is named by SIF_INTEGRATIONS.
 """
@@ -70,19 +70,16 @@ class Environment:
             cwd: folder to run it in.
             timeout_s: seconds until it is stopped.
         Returns:
-            The JSON object that the script prints last.
+            The last JSON object that the script prints, on a line of its own; libraries may print more behind it.
         Raises:
-            ThirdPartyError: it failed, or printed something else; shows the last lines.
+            ThirdPartyError: it failed, or printed no such line; shows the last lines.
         """
         done = self.command(self.python, HERE / "scripts" / f"{script}.py", *arguments, cwd=cwd, timeout_s=timeout_s)
-        lines = done.stdout.strip().splitlines()
-        try:
-            found = json.loads(lines[-1])
-        except (IndexError, ValueError):
-            raise ThirdPartyError(f"{script}.py printed no JSON last:\n{_last(done.stdout)}") from None
-        if not isinstance(found, dict):
-            raise ThirdPartyError(f"{script}.py must print a JSON object last, got {lines[-1][:200]}")
-        return found
+        for line in reversed(done.stdout.splitlines()):
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise ThirdPartyError(f"{script}.py printed no JSON object:\n{_last(done.stdout)}")
 
     def command(
         self,

@@ -73,6 +73,37 @@ class TestFiles:
             load_config(write(tmp_path, "model: m\ndata: d\noutput: o\n"), "sft", [override])
 
 
+class TestTrackers:
+    @pytest.mark.parametrize("report_to", ["wandb", ["tensorboard", "wandb"]])
+    def test_completions_cannot_be_logged_to_wandb(self, report_to: str | list[str]) -> None:
+        values = {**BASE, "training": {"report_to": report_to, "log_completions": True}}
+        with pytest.raises(ConfigError, match=r"training.log_completions: TRL .* to wandb.*report_to: trackio"):
+            make_config(values, "grpo")
+
+    @pytest.mark.parametrize("installed", [True, False])
+    def test_all_trackers_are_those_that_are_installed(self, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+        monkeypatch.setattr("sifthinker.training.settings.find_spec", lambda name: object() if installed else None)
+        values = {**BASE, "training": {"report_to": "all", "log_completions": True}}
+        if installed:
+            with pytest.raises(ConfigError, match="to wandb"):
+                make_config(values, "grpo")
+        else:
+            make_config(values, "grpo")
+
+    @pytest.mark.parametrize(
+        "training",
+        [
+            {"report_to": "wandb"},
+            {"report_to": "wandb", "log_completions": False},
+            {"report_to": "trackio", "log_completions": True},
+            {"report_to": ["tensorboard"], "log_completions": True},
+            {"log_completions": True},
+        ],
+    )
+    def test_everything_else_is_taken(self, training: dict) -> None:
+        assert dict(make_config({**BASE, "training": training}, "grpo").training) == training
+
+
 class TestRewards:
     def test_a_weight_of_zero_leaves_a_reward_out(self) -> None:
         config = make_config({**BASE, "rewards": {"depth": 0, "answer": 0.5}}, "grpo")

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
 
@@ -180,8 +181,13 @@ class TrainSettings(Settings):
         """
         check_stage(stage)
         training = dict(self.training)
-        faults = [*self._of_the_other(stage), *_training_faults(training, stage), *self._without_eval_data(training)]
-        faults += self._not_for_vllm(training) if stage == "grpo" and training.get("use_vllm") is True else []
+        faults = [
+            *self._of_the_other(stage),
+            *_training_faults(training, stage),
+            *_tracker_faults(training),
+            *self._without_eval_data(training),
+            *(self._not_for_vllm(training) if stage == "grpo" and training.get("use_vllm") is True else ()),
+        ]
         if faults:
             raise faults_error(where, faults)
         return self if training == self.training else self.replace(training=training)
@@ -349,6 +355,18 @@ def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
             yield f"training.{name} must be {wanted}, got {value!r}"
         elif name in _AT_LEAST_ONE and value is not None and value < 1:
             yield f"training.{name} must be at least 1, got {value!r}"
+
+
+def _tracker_faults(training: Mapping[str, Any]) -> Iterator[str]:
+    """A tracker that TRL cannot log completions to: wandb's tables refuse prompts that hold images beside text."""
+    said = training.get("report_to")
+    names = [said] if isinstance(said, str) else said or ()
+    if training.get("log_completions") and ("wandb" in names or ("all" in names and find_spec("wandb"))):
+        yield (
+            "training.log_completions: TRL cannot log completions of prompts with images to wandb, the run would end at its "
+            "first logged step; use report_to: trackio, which shows the images, or tensorboard, or leave log_completions "
+            "out: the run's folder samples/ has the completions of every logged step"
+        )
 
 
 def _may_be_none(name: str, hint: Any, stage: Stage) -> bool:
