@@ -81,7 +81,7 @@ def model(tiny_vlm: Path, chains: Path, tmp_path_factory: pytest.TempPathFactory
     from sifthinker.training.sft import train_sft
 
     out = tmp_path_factory.mktemp("model") / "sft"
-    training = {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "save_strategy": "no"}
+    training = {"max_steps": 120, "per_device_train_batch_size": 8, "learning_rate": 5e-3, "save_strategy": "no"}
     values = {"model": tiny_vlm, "data": chains, "output": out, "answers_only": True, "training": training}
     train_sft(make_config(values, "sft"))
     return out
