@@ -10,4 +10,4 @@ if len(sys.argv) != 3:
 dataset, picture = sys.argv[1:]
 example = next(iter(read_examples(dataset)))
 depth = None if example.depth is None else DepthMap.read(example.depth)
-write_thought(picture, Thought(example.problem, load_image(example.images[0]), depth, example.chain))
+write_thought(picture, Thought(example.problem, load_image(example.images[0]), depth, example.chain, frame=example.frame))

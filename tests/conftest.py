@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from sifthinker.coordinates import Resizer
 from sifthinker.depth import DepthMap
 
 from .small_data import build_chains, write_records
@@ -67,6 +68,21 @@ def real_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     @cache
     def folder(family: str) -> Path:
         return write_real_model(family, tmp_path_factory.mktemp("real") / family)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chains_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Coordinates → dataset folder of six examples about blocks whose chains state boxes in them: fractions, 0 to 1000, or
+    pixels of the images as Qwen2.5-VL's processor makes them, 56 by 56."""
+
+    @cache
+    def folder(coordinates: str) -> Path:
+        made = tmp_path_factory.mktemp("blocks_in") / coordinates
+        records = write_records(made.with_suffix(".raw"), 6)
+        assert build_chains(records, made, coordinates=coordinates, resizer=Resizer()) == 6
+        return made
 
     return folder
 

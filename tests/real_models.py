@@ -425,6 +425,7 @@ def _idefics(text: dict[str, Any], *, smol: bool) -> Made:
 
 
 def _gemma3(text: dict[str, Any]) -> Made:
+    import torch
     import transformers as t
 
     tokenizer = _plain_tokenizer(
@@ -445,12 +446,15 @@ def _gemma3(text: dict[str, Any]) -> Made:
         boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
     )
+    model = t.Gemma3ForConditionalGeneration(config)
+    # Zeros before training, which pass no gradient on to the tower.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
     images = {
         "image_processor_type": "Gemma3ImageProcessor", "size": {"height": 56, "width": 56}, "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3, "processor_class": "Gemma3Processor",
     }  # fmt: skip
     return Made(
-        t.Gemma3ForConditionalGeneration(config), tokenizer, _template("gemma3"), images,
+        model, tokenizer, _template("gemma3"), images,
         processor={"processor_class": "Gemma3Processor", "image_seq_length": 4},
     )  # fmt: skip
 

@@ -167,9 +167,16 @@ class BlockTeacher:
         return json.dumps({"thoughts": thoughts, "answer": task.record.answer})
 
 
-def build_chains(source: Path, out: Path, *, depth: DepthSource | None = None) -> int:
-    """Build a dataset from the file of `write_records` with the real engine; how many examples came out."""
-    engine = Engine(source.parent, depth or GivenDepth(), BlockTeacher(), Expansion(decimals=2))
+def build_chains(source: Path, out: Path, *, depth: DepthSource | None = None, **options: Any) -> int:
+    """Build a dataset from the file of `write_records` with the real engine; how many examples came out.
+
+    Args:
+        source: the file.
+        out: dataset folder.
+        depth: depth files beside the images by default.
+        options: further fields of the engine, such as `coordinates`.
+    """
+    engine = Engine(source.parent, depth or GivenDepth(), BlockTeacher(), Expansion(decimals=2), **options)
     return engine.build(lambda: read_source(source), out).accepted
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,9 @@ from sifthinker.decoding import (  # noqa: E402
     cache_arguments,
     growing_cache,
 )
+from sifthinker.models import load_model, load_processor  # noqa: E402
 
-from .training.tiny import FAMILIES, tiny_batch, tiny_model  # noqa: E402
+from .training.real_batch import real_batch  # noqa: E402
 
 
 def states(tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,57 +82,58 @@ class TestGrowingLayer:
         assert torch.equal(keys.grad, 2 * keys)
 
 
-def generate(model: Any, family: str, cache: Any, **settings: Any) -> list[list[int]]:
-    ids, mask, keep, vision = tiny_batch(family, prompts=3, group=2)
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm"])
+@pytest.mark.parametrize("settings", [{"do_sample": False}, {"do_sample": True}, {"do_sample": False, "num_beams": 2}])
+def test_the_same_tokens_as_transformers_cache(
+    family: str, settings: dict[str, Any], real_model: Callable[[str], Path]
+) -> None:
+    model = load_model(real_model(family), dtype="float32").eval()
+    ids, mask, keep, vision = real_batch(load_processor(real_model(family)), prompts=3, group=2)
     given = {name: value for name, value in vision.items() if name != "num_images"}
     if "mm_token_type_ids" in given:
         given["mm_token_type_ids"] = given["mm_token_type_ids"][:, :-keep]
-    torch.manual_seed(0)
-    tokens = model.generate(
-        input_ids=ids[:, :-keep],
-        attention_mask=mask[:, :-keep],
-        past_key_values=cache,
-        pad_token_id=0,
-        max_new_tokens=90,  # past the buffers' first room
-        min_new_tokens=90,
-        **settings,
-        **given,
-    )
-    return tokens.tolist()  # type: ignore[no-any-return]
 
+    def generate(cache: Any) -> list[list[int]]:
+        torch.manual_seed(0)
+        tokens = model.generate(
+            input_ids=ids[:, :-keep],
+            attention_mask=mask[:, :-keep],
+            past_key_values=cache,
+            pad_token_id=0,
+            max_new_tokens=90,  # past the buffers' first room
+            min_new_tokens=90,
+            suppress_tokens=[model.config.image_token_id],
+            **settings,
+            **given,
+        )
+        return tokens.tolist()  # type: ignore[no-any-return]
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("settings", [{"do_sample": False}, {"do_sample": True}, {"do_sample": False, "num_beams": 2}])
-def test_the_same_tokens_as_transformers_cache(family: str, settings: dict[str, Any]) -> None:
-    model = tiny_model(family).eval()
-    theirs = generate(model, family, DynamicCache(config=model.config), **settings)
-    assert generate(model, family, growing_cache(model), **settings) == theirs
+    assert generate(growing_cache(model)) == generate(DynamicCache(config=model.config))
 
 
 @pytest.mark.parametrize(
     "settings", [{"use_cache": False}, {"cache_implementation": "static"}, {"past_key_values": DynamicCache()}]
 )
-def test_another_cache_can_be_asked_for(settings: dict[str, Any]) -> None:
-    model = tiny_model("llava").eval()
+def test_another_cache_can_be_asked_for(settings: dict[str, Any], tiny_vlm: Path) -> None:
+    model = load_model(tiny_vlm)
     assert cache_arguments(model, settings) == {}
     assert type(cache_arguments(model, {"do_sample": True})["past_key_values"].layers[0]) is GrowingLayer
 
 
-def test_models_that_generate_in_their_own_way_are_left_to_it() -> None:
-    class Own(type(tiny_model("llava"))):
+def test_models_that_generate_in_their_own_way_are_left_to_it(tiny_vlm: Path) -> None:
+    model = load_model(tiny_vlm)
+
+    class Own(type(model)):
         def generate(self, *arguments: Any, **named: Any) -> Any:
             return super().generate(*arguments, **named)
 
-    model = tiny_model("llava")
     model.__class__ = Own
     assert cache_arguments(model, {}) == {}
-    translator = tiny_model("llava")
+    translator = load_model(tiny_vlm)
     translator.config.is_encoder_decoder = True
     assert cache_arguments(translator, {}) == {}
 
 
-def test_sliding_windows_keep_their_own_layers() -> None:
-    model = tiny_model("llava")
-    text = model.config.get_text_config()
-    text.layer_types, text.sliding_window = ["sliding_attention"] * text.num_hidden_layers, 8
-    assert [type(layer).__name__ for layer in growing_cache(model).layers] == ["DynamicSlidingWindowLayer"] * 2
+def test_sliding_windows_keep_their_own_layers(real_model: Callable[[str], Path]) -> None:
+    kinds = [type(layer).__name__ for layer in growing_cache(load_model(real_model("gemma3"))).layers]
+    assert kinds == ["DynamicSlidingWindowLayer", "GrowingLayer"]

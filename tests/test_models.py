@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -145,19 +146,19 @@ class TestLoading:
         (tmp_path / "config.json").write_bytes((tiny_vlm / "config.json").read_bytes())
         assert load_processor(tmp_path).tokenizer.padding_side == "left"
 
-    def test_the_area_of_images_can_be_bounded(self, tiny_vlm: Path, tmp_path: Path) -> None:
-        """For processors that resize by area, as Qwen-VL's does: 640 × 480 within 262,144 pixels is 588 × 420."""
-        qwen = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
-        processor = load_processor(tiny_vlm)
-        processor.image_processor = qwen.Qwen2VLImageProcessorPil()
-        processor.save_pretrained(tmp_path)
-        (tmp_path / "config.json").write_bytes((tiny_vlm / "config.json").read_bytes())
-        picture = Image.new("RGB", (640, 480))
-        areas = []
-        for most in (None, 262_144):
-            made = load_processor(tmp_path, max_pixels=most).image_processor
-            areas.append(int(made(images=[picture], return_tensors="pt")["image_grid_thw"][0].prod()) * 14 * 14)
-        assert areas == [644 * 476, 588 * 420]
+    def test_a_family_that_cannot_be_used_is_refused_before_its_weights_are_read(
+        self, real_model: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        shutil.copytree(real_model("paligemma"), tmp_path / "model")
+        (tmp_path / "model" / "model.safetensors").unlink()
+        with pytest.raises(ModelError, match=r"model: PaliGemma has no chat template.*use a model of another family"):
+            load_for_inference(tmp_path / "model")
+
+    def test_a_model_without_chat_template_is_refused(self, real_model: Callable[[str], Path], tmp_path: Path) -> None:
+        shutil.copytree(real_model("gemma3"), tmp_path / "model")
+        (tmp_path / "model" / "chat_template.jinja").unlink()
+        with pytest.raises(ModelError, match=r"no chat template.*put chat_template\.jinja into its folder"):
+            load_processor(tmp_path / "model")
 
     @pytest.mark.parametrize(
         ("name", "words"),
@@ -195,10 +196,52 @@ def test_a_part_to_freeze_is_a_whole_name(tiny_vlm: Path) -> None:
     assert all(parameter.requires_grad != (name in frozen) for name, parameter in model.named_parameters())
 
 
-def test_what_no_loss_can_reach_is_frozen_unasked(tiny_vlm: Path) -> None:
-    frozen = freeze(load_model(tiny_vlm))
+def learn(model: Any, processor: Any) -> None:
+    """Give a model's parameters the gradients of one text about one image."""
+    (talk,), images = asked("What?")
+    prompt = processor.apply_chat_template(talk, add_generation_prompt=True)
+    inputs = processor(text=[prompt], images=images, return_tensors="pt")
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "used"),
+    [("llava", -1, 3), ("llava", -2, 2), ("llava", 1, 1), ("llava", [-3, -2], 2), ("llava_next", -2, 2), ("internvl", -1, 2),
+     ("internvl", -2, 1), ("llava_onevision", -1, 2), ("gemma3", None, 2)],
+)  # fmt: skip
+def test_just_what_no_loss_can_reach_is_frozen_unasked(
+    family: str, layer: Any, used: int, real_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With two or three layers in the tower, those after the chosen one learn nothing, nor does the norm at its end."""
+    shutil.copytree(real_model(family), tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "config.json").read_text())
+    if layer is not None:
+        settings["vision_feature_layer"] = layer
+        # The projector takes the layers side by side.
+        ignore = {"ignore_mismatched_sizes": True} if isinstance(layer, list) else {}
+        (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    model = load_model(tmp_path / "model", **(ignore if layer is not None else {}))
+    frozen = freeze(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    learn(model, load_processor(real_model(family)))
+    without = sorted(
+        name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    )
+    assert without == frozen
+    layers = {int(found[1]) for name in frozen if (found := re.search(r"vision_tower.*layers?\.(\d+)\.", name))}
+    depth = settings["vision_config"]["num_hidden_layers"]
+    assert layers == set(range(used, depth))
+
+
+def test_a_pooling_head_is_frozen(real_model: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(real_model("gemma3"), tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "config.json").read_text())
+    settings["vision_config"]["vision_use_head"] = True
+    (tmp_path / "model" / "config.json").write_text(json.dumps(settings))
+    frozen = freeze(load_model(tmp_path / "model"))
     assert frozen
-    assert all("vision_tower" in name and "post_layernorm" in name for name in frozen)
+    assert all("vision_tower.head." in name for name in frozen)
 
 
 class TestMerging:

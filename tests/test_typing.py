@@ -32,10 +32,10 @@ RIGHT = """
     import sifthinker
     from sifthinker import (
         AnswerReward, BoxError, BuildSettings, Chain, ChainError, ConfigError, DepthError, DepthMap, DepthSource,
-        Endpoint, EndpointError, Engine, EvalSettings, Evaluation, Example, Expansion, Focus, GivenDepth,
+        Endpoint, EndpointError, Engine, EvalSettings, Evaluation, Example, Expansion, Focus, Frame, GivenDepth,
         GroundingReward, ImageError, Ledger, LocalTeacher, MissingExtraError, ModelDepth, ModelError, ModelJudge,
-        NoDepth, OpenAITeacher, Problem, Question, Reading, Record, Reference, Region, Reject, Result, Score, Scores,
-        SIFError, SourceSettings, Step, Teacher, Thinker, ThinkSettings, Thought, TrainSettings, Verdict,
+        NoDepth, OpenAITeacher, Problem, Question, Reading, Record, Reference, Region, Reject, Resizer, Result, Score,
+        Scores, SIFError, SourceSettings, Step, Teacher, Thinker, ThinkSettings, Thought, TrainSettings, Verdict,
         answer_reward, build, build_async, check_chain, check_dataset, compare, convert, depth_reward, evaluate,
         evaluate_async, expand, find_answer, find_regions, format_reward, grounding_reward, hierarchical_iou, judge,
         load_image, paired_iou, parse_chain, read_completion, read_examples, read_questions, read_source,
@@ -124,6 +124,8 @@ RIGHT = """
         problems: list[Problem] = check_chain(text)
         chain: Chain = parse_chain(text)
         areas: list[tuple[Region, ...]] = find_regions(text)
+        frame: Frame = Resizer.of_model("a/model").frame((640, 480))
+        areas += find_regions(render_chain(chain, frame=frame), frame=frame)
         verdict: Verdict = judge(find_answer(text) or "", "cat")
         foci: tuple[Focus, ...] = expand(record, seed=1)
         width, height = smart_resize((640, 480))

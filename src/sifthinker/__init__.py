@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         read_completion,
         render_chain,
     )
+    from sifthinker.coordinates import Frame, Resizer
     from sifthinker.depth import DepthMap
     from sifthinker.endpoint import Endpoint
     from sifthinker.engine.build import Engine, build, build_async
@@ -90,6 +91,7 @@ _HOMES = {
         "read_completion",
         "render_chain",
     ),
+    "coordinates": ("Frame", "Resizer"),
     "depth": ("DepthMap",),
     "endpoint": ("Endpoint",),
     "engine.build": ("Engine", "build", "build_async"),
@@ -157,6 +159,7 @@ __all__ = [
     "Example",
     "Expansion",
     "Focus",
+    "Frame",
     "GivenDepth",
     "GroundingReward",
     "ImageError",
@@ -176,6 +179,7 @@ __all__ = [
     "Reference",
     "Region",
     "Reject",
+    "Resizer",
     "Result",
     "SIFError",
     "Score",

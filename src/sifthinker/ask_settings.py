@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from sifthinker.literals import Dtype, Encoding, Near
+from sifthinker.literals import Coordinates, Dtype, Encoding, Near
 from sifthinker.settings import Flag, Settings
 
 MAX_NEW_TOKENS = 1024
@@ -49,6 +49,9 @@ class AskSettings(Settings):
     """Model folder or Hugging Face name."""
     direct: bool = False
     """Ask for the answer alone, as of a model that knows no chains."""
+    coordinates: Coordinates | None = None
+    """Boxes in the model's chains, as it has learnt them: fractions of the image (unit), whole numbers from 0 to 1000
+    (per_mille), or pixels of the image as its processor resizes it (resized) [default: unit]."""
     max_new_tokens: PositiveInt = MAX_NEW_TOKENS
     """Longest answer, in tokens."""
     max_pixels: PositiveInt | None = None

@@ -102,6 +102,55 @@ def other_space(boxes: ArrayLike, space: Space, size: tuple[int, int] | None = N
     return f"box {array[int(np.argmax(wrong))].tolist()} looks like {looks}, wanted {wanted}", convert_by
 
 
+# A file has so many boxes, or images so large, before what they have in common says something.
+_ENOUGH = 10
+_LARGE, _SMALL = 1250, 800  # pixels: sides well past 1000, and well below
+
+
+def suspect_space(
+    boxes: Sequence[ArrayLike], space: Space, sizes: Sequence[tuple[int, int] | None], *, past: int = 0
+) -> list[str]:
+    """What a whole file's boxes look like that might be in another space. No box need be wrong by itself, see `other_space`.
+
+    Args:
+        boxes: of each image, (N, 4) xyxy in `space`, within the image.
+        space: in which they are said to be.
+        sizes: (width, height) of each image, None where it is not known.
+        past: how many boxes ended past the image and were clipped to it.
+    Returns:
+        Sentences with counts, none where nothing looks wrong.
+    Example:
+        >>> suspect_space([[[0, 0, 1000, 990]]] * 12, "pixel", [(4000, 3000)] * 12)[0][:57]
+        'no box of 12 images with a side longer than 1,250 pixels '
+    """
+    found = []
+    arrays = [np.asarray(array, dtype=np.float64).reshape(-1, 4) for array in boxes]
+    count = sum(map(len, arrays))
+    if past >= _ENOUGH and 5 * past > count:
+        found.append(
+            f"{past} of {count} boxes end past the image and would be clipped; they may be in another space than {space}, "
+            "or pixels of the images at another size"
+        )
+    known = [(array, size) for array, size in zip(arrays, sizes, strict=True) if size is not None and len(array)]
+    large = [array for array, size in known if max(size) > _LARGE]
+    if space in ("pixel", "resized") and len(large) >= _ENOUGH:
+        greatest = max(float(array.max()) for array, _ in known)
+        if greatest <= 1000:
+            found.append(
+                f"no box of {len(large)} images with a side longer than {_LARGE:,} pixels reaches past {greatest:g}; these "
+                "may be thousandths (box space per_mille)"
+            )
+    small = [(array, size) for array, size in known if min(size) < _SMALL]
+    if space == "per_mille" and len(small) >= _ENOUGH:
+        inside = sum(bool((array <= np.tile(size, 2)).all()) for array, size in small)
+        if inside == len(small):
+            found.append(
+                f"no box of {inside} images with a side shorter than {_SMALL} pixels reaches past its image's pixels; these "
+                "may be pixels (box space pixel)"
+            )
+    return found
+
+
 def smart_resize(
     size: tuple[int, int],
     *,
@@ -211,15 +260,30 @@ def round_boxes(boxes: ArrayLike, decimals: int = 3) -> Boxes:
     Returns:
         (N, 4) unit xyxy, each with x1 < x2 and y1 < y2.
     """
+    return snap_boxes(boxes, (10**decimals, 10**decimals))
+
+
+def snap_boxes(boxes: ArrayLike, grid: tuple[int, int]) -> Boxes:
+    """Move the sides of unit boxes to the nearest lines of a grid; a side that would vanish is kept open by one step.
+
+    Args:
+        boxes: (N, 4) unit xyxy.
+        grid: number of steps in the image's width and in its height.
+    Returns:
+        (N, 4) unit xyxy, each with x1 < x2 and y1 < y2.
+    Example:
+        >>> snap_boxes([[0.251, 0, 0.501, 1]], (4, 1))
+        array([[0.25, 0.  , 0.5 , 1.  ]])
+    """
     array = as_unit_boxes(boxes)
-    unit = 10**decimals
-    low = np.rint(array[:, :2] * unit)
-    high = np.rint(array[:, 2:] * unit)
+    steps = np.array(grid)
+    low = np.rint(array[:, :2] * steps)
+    high = np.rint(array[:, 2:] * steps)
     # A sliver takes the cell in which it begins.
-    low = np.where(low == high, np.floor(array[:, :2] * unit), low)
+    low = np.where(low == high, np.minimum(np.floor(array[:, :2] * steps), steps - 1), low)
     high = np.maximum(high, low + 1)
-    rounded: Boxes = np.concatenate([low, high], axis=1) / unit
-    return rounded
+    snapped: Boxes = np.concatenate([low / steps, high / steps], axis=1)
+    return snapped
 
 
 def set_iou(pred: ArrayLike, gt: ArrayLike) -> float:

@@ -13,13 +13,15 @@
 `parse_chain` is strict and raises, `check_chain` is as strict and lists the problems, `find_regions` is lenient and never
 raises; `read_completion` is all of these in one pass, for a chain as a chat template frames it. Each takes time linear in
 the text, whatever the text. In RGB-only work (`with_depth=False`) a region carries no depth and a stated depth is a problem.
+The numbers of a text may be other coordinates than fractions (`frame`); the regions that are read are unit in any case.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
@@ -27,9 +29,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from sifthinker.boxes import WHOLE_IMAGE, Boxes
-from sifthinker.errors import ChainError
-
-DECIMALS = 3
+from sifthinker.coordinates import DECIMALS, UNIT, Frame
+from sifthinker.errors import BoxError, ChainError
 
 REASONS: dict[str, str] = {
     "missing_tag": "a tag of the format is not where it must stand",
@@ -46,15 +47,16 @@ REASONS: dict[str, str] = {
     "missing_key": "a region lacks bbox_2d or depth",
     "unknown_key": "a region has another key than bbox_2d and depth",
     "bad_box": "bbox_2d is not a list of four numbers",
-    "box_range": "a coordinate is outside [0, 1]",
+    "box_range": "a coordinate is outside [0, 1], 0 to 1000, or the resized image",
     "box_order": "a box has x1 >= x2 or y1 >= y2",
     "bad_depth": "depth is not a number",
     "depth_range": "a depth is outside [0, 1]",
-    "number_form": "a number has an exponent, a sign or more than 3 decimals, or is NaN or infinite",
+    "number_form": "a number has an exponent, a sign or more than 3 decimals (whole numbers: any), or is NaN or infinite",
 }
 
 TAG = re.compile(r"<(/?)(think|area|text|answer)>")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]{1,3})?")
+_WHOLE = re.compile(r"[0-9]+")
 # What tokenizers write for the end of a turn and for padding, at the end of a text; NUL is what some decode padding to.
 _END_TOKEN = re.compile(
     r"(?:<\|[\w.:-]+\|>|<[\w.:-]+\|>|<\uff5c[^<>]+\uff5c>|</s>|[\0\ufeff]+"
@@ -68,7 +70,8 @@ _LONGEST_END_TOKEN = 64
 class Region:
     """A box and the mean depth in it.
 
-    Values are rounded to 3 decimals when the region is made, so that a region equals the one read back from its text.
+    Values are rounded to 3 decimals when the region is made, so that a region equals the one read back from its text. A
+    region read from whole numbers (see `coordinates.Frame`) keeps its box exactly; `Region.within` makes one of these.
 
     Args:
         box: x1, y1, x2, y2 as fractions of width and height.
@@ -92,6 +95,29 @@ class Region:
             if not 0 <= depth <= 1:
                 raise ChainError("depth_range", 0, f"depth {self.depth} is outside [0, 1]")
             object.__setattr__(self, "depth", depth)
+
+    @classmethod
+    def within(cls, frame: Frame, box: Sequence[float], depth: float | None = None) -> Region:
+        """A region as a text in that frame states it: its box on the frame's grid, not rounded to 3 decimals.
+
+        Args:
+            frame: of the text.
+            box: x1, y1, x2, y2 as fractions of width and height.
+            depth: mean depth in the box; None in RGB-only chains.
+        Raises:
+            ChainError: see `Region`; its box may be as thin as it likes, but not empty.
+        Example:
+            >>> Region.within(Frame("resized", (644, 476)), (0.25, 0, 0.5, 0.333)).box[3] * 476
+            159.0
+        """
+        if frame.space == "unit":
+            return cls(cast("tuple[float, float, float, float]", tuple(box)), depth)
+        region = cls(WHOLE_IMAGE, depth)
+        try:
+            object.__setattr__(region, "box", frame.snap(box))
+        except BoxError as error:
+            raise ChainError("bad_box", 0, str(error)) from None
+        return region
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,59 +174,66 @@ class Problem:
         return f"character {self.position}: {self.message} [{self.code}]"
 
 
-def parse_chain(text: str, *, with_depth: bool = True) -> Chain:
+def parse_chain(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> Chain:
     """Read a chain strictly.
 
     Args:
         text: the whole completion.
         with_depth: whether regions state their depth; False for RGB-only chains.
+        frame: what the numbers of its boxes stand for.
     Returns:
         The chain; `render_chain` writes it in canonical form.
     Raises:
         ChainError: the first problem of the text.
     """
-    scan = _Scan(text, with_depth)
+    scan = _Scan(text, with_depth, frame=frame)
     if scan.problems:
         first = scan.problems[0]
         raise ChainError(first.code, first.position, first.message)
     return Chain(tuple(scan.steps), scan.answer)
 
 
-def check_chain(text: str, *, with_depth: bool = True) -> list[Problem]:
+def check_chain(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> list[Problem]:
     """Every problem of a text in order, empty when `parse_chain` would read it.
 
     A broken tag structure ends the search, since what follows it has no meaning; problems inside areas, texts and the
     answer are all listed.
     """
-    return _Scan(text, with_depth).problems
+    return _Scan(text, with_depth, frame=frame).problems
 
 
-def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int | None = None) -> str:
+def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int | None = None, frame: Frame = UNIT) -> str:
     """Write a chain in canonical form; `parse_chain(render_chain(chain)) == chain` at 3 decimals.
 
     Args:
         chain: the chain.
         decimals: digits after the point, at most 3. Fewer round the numbers (the nano model's tokens have 2).
         depth_decimals: the same for depths, where they need more than boxes do.
+        frame: what the numbers of its boxes are to stand for. Whole numbers are the nearest ones, and no side vanishes;
+            regions of `Region.within` are read back as they are.
     Raises:
         ChainError: a box has no area at so few decimals.
     """
     lines = ["<think>"]
     for step in chain.steps:
-        lines.append(f"<area>{render_regions(step.regions, decimals=decimals, depth_decimals=depth_decimals)}</area>")
+        area = render_regions(step.regions, decimals=decimals, depth_decimals=depth_decimals, frame=frame)
+        lines.append(f"<area>{area}</area>")
         lines.append(f"<text>{step.text}</text>")
     lines += ["</think>", "<answer>", chain.answer, "</answer>"]
     return "\n".join(lines)
 
 
-def render_regions(regions: Sequence[Region], *, decimals: int = DECIMALS, depth_decimals: int | None = None) -> str:
+def render_regions(
+    regions: Sequence[Region], *, decimals: int = DECIMALS, depth_decimals: int | None = None, frame: Frame = UNIT
+) -> str:
     """The JSON list of an area in canonical form, see `render_chain`."""
     digits = decimals if depth_decimals is None else depth_decimals
     if not (1 <= decimals <= DECIMALS and 1 <= digits <= DECIMALS):
         raise ValueError(f"decimals must be 1 to {DECIMALS}, got {decimals} and {digits} for depths")
     parts = []
     for region in regions:
-        sides = [f"{side:.{decimals}f}" for side in region.box]
+        unit = frame.space == "unit"
+        sides = [f"{side:.{decimals}f}" for side in region.box] if unit else frame.write(region.box)
         if sides[0] == sides[2] or sides[1] == sides[3]:
             raise ChainError("box_order", 0, f"box {region.box} has no area at {decimals} decimals")
         depth = "" if region.depth is None else f',"depth":{region.depth:.{digits}f}'
@@ -228,7 +261,7 @@ class Reading:
         return tuple(regions for regions, _ in self.steps)
 
 
-def read_completion(text: str, *, with_depth: bool = True, opened: bool | None = None) -> Reading:
+def read_completion(text: str, *, with_depth: bool = True, opened: bool | None = None, frame: Frame = UNIT) -> Reading:
     """Read a completion, for everything that scores or shows it. Never raises.
 
     The last few hundred readings are kept, so that four rewards, a trainer's logs and a page parse a completion once.
@@ -241,9 +274,10 @@ def read_completion(text: str, *, with_depth: bool = True, opened: bool | None =
         text: what the model wrote.
         with_depth: whether regions state their depth.
         opened: whether the template wrote `<think>`; None where the caller does not know: it did if an area comes first.
+        frame: what the numbers of its boxes stand for.
     Example:
         >>> text = '<area>[{"bbox_2d":[0,0,1,1]}]</area><text>A.</text></think><answer>a</answer><|im_end|>'
-        >>> read_completion(text, depth=False).problems
+        >>> read_completion(text, with_depth=False).problems
         ()
     """
     # A space, so that every position in a problem is one of the text.
@@ -252,14 +286,15 @@ def read_completion(text: str, *, with_depth: bool = True, opened: bool | None =
         first = TAG.search(text)
         opened = first is not None and first[0] == "<area>"
     read = _read_cached if len(text) <= _LONGEST_KEPT else _read
-    return read(text, with_depth, opened)
+    return read(text, with_depth, opened, frame)
 
 
-def _read(text: str, with_depth: bool, opened: bool) -> Reading:
-    scan = _Scan(text[: _end_of_words(text)], with_depth, opened)
+def _read(text: str, with_depth: bool, opened: bool, frame: Frame) -> Reading:
+    scan = _Scan(text[: _end_of_words(text)], with_depth, opened, frame)
     if not scan.problems:
         return Reading((), tuple((step.regions, step.text) for step in scan.steps), scan.answer)
-    return Reading(tuple(scan.problems), tuple(find_steps(text, with_depth=with_depth)), find_answer(text))
+    steps = tuple(find_steps(text, with_depth=with_depth, frame=frame))
+    return Reading(tuple(scan.problems), steps, find_answer(text))
 
 
 _LONGEST_KEPT = 1 << 16  # characters of a text whose reading is kept; a chain of 2,048 tokens has some 6,000
@@ -274,15 +309,15 @@ def _end_of_words(text: str) -> int:
     return words
 
 
-def find_regions(text: str, *, with_depth: bool = True) -> list[tuple[Region, ...]]:
+def find_regions(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> list[tuple[Region, ...]]:
     """The regions of every well-formed area in order, whatever else in the text is broken.
 
     An area is an `<area>` whose next tag is `</area>`, with a valid region list between. Never raises.
     """
-    return [regions for regions, _ in find_steps(text, with_depth=with_depth)]
+    return [regions for regions, _ in find_steps(text, with_depth=with_depth, frame=frame)]
 
 
-def find_steps(text: str, *, with_depth: bool = True) -> list[tuple[tuple[Region, ...], str]]:
+def find_steps(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> list[tuple[tuple[Region, ...], str]]:
     """Every well-formed area in order with the words that follow it, "" where no complete `<text>` does. Never raises."""
     steps: list[tuple[tuple[Region, ...], str]] = []
     opened: tuple[str, int] | None = None  # the tag that awaits its end, and where its content starts
@@ -296,7 +331,7 @@ def find_steps(text: str, *, with_depth: bool = True) -> list[tuple[tuple[Region
         if opened is not None and opened[0] == name:
             content = text[opened[1] : tag.start()]
             if name == "area":
-                regions, problems = _read_area(content, opened[1], with_depth)
+                regions, problems = _read_area(content, opened[1], with_depth, frame)
                 if not problems:
                     steps.append((regions, ""))
                 fresh = not problems
@@ -307,6 +342,56 @@ def find_steps(text: str, *, with_depth: bool = True) -> list[tuple[tuple[Region
             fresh = False
         opened = None
     return steps
+
+
+def other_coordinates(text: str, frame: Frame = UNIT) -> str:
+    """What the numbers of boxes in a text look like that cannot be those of its frame, in words.
+
+    Args:
+        text: a chain or completion; what is no list of regions in it is passed over.
+        frame: what they are said to stand for.
+    Returns:
+        "" where nothing looks wrong. One box that does not fit is a slip, most of them are another space.
+    Example:
+        >>> other_coordinates('<area>[{"bbox_2d":[0,0,1000,1000]}]</area><area>[{"bbox_2d":[500,20,600,90]}]</area>')
+        'whole numbers from 0 to 1000 (per_mille)'
+    """
+    boxes = list(_stated_boxes(text))
+    greatest = [max(box) for box in boxes]
+    if frame.space == "unit":
+        wrong = sum(most > 1 for most in greatest)
+    else:
+        width, height = frame.scale
+        past = sum(max(x1, x2) > width or max(y1, y2) > height for x1, y1, x2, y2 in boxes)
+        small = sum(most <= 1 for most in greatest)
+        wrong = max(past, small)
+    if not boxes or 2 * wrong <= len(boxes):
+        return ""
+    if max(greatest) <= 1:
+        return "fractions of the image (unit)"
+    pixels = "pixels of another size" if frame.space == "resized" else "pixels (resized)"
+    if max(greatest) > 1000:
+        return pixels
+    # Nearly every chain begins with the whole image.
+    return "whole numbers from 0 to 1000 (per_mille)" + ("" if max(greatest) == 1000 else f" or {pixels}")
+
+
+def _stated_boxes(text: str) -> Iterator[tuple[float, float, float, float]]:
+    """Every list of four numbers that stands as a `bbox_2d` in the areas of a text, whatever the numbers."""
+    opened: int | None = None
+    for tag in TAG.finditer(text):
+        if tag[0] == "</area>" and opened is not None:
+            try:
+                regions = json.loads(text[opened : tag.start()])
+            except (ValueError, RecursionError):
+                regions = None
+            for region in regions if isinstance(regions, list) else []:
+                box = region.get("bbox_2d") if isinstance(region, dict) else None
+                if isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box):
+                    with contextlib.suppress(OverflowError):  # an integer that no float holds
+                        x1, y1, x2, y2 = map(float, box)
+                        yield x1, y1, x2, y2
+        opened = tag.end() if tag[0] == "<area>" else None
 
 
 def find_answer(text: str) -> str | None:
@@ -345,12 +430,13 @@ _EXPECTED: dict[str, str] = {
 class _Scan:
     """One pass over a text: its steps, its answer, and every problem on the way."""
 
-    def __init__(self, text: str, with_depth: bool, opened: bool = False) -> None:
+    def __init__(self, text: str, with_depth: bool, opened: bool = False, frame: Frame = UNIT) -> None:
         self.steps: list[Step] = []
         self.answer = ""
         self.problems: list[Problem] = []
         self._text = text
         self._depth = with_depth
+        self._frame = frame
         self._regions: tuple[Region, ...] = ()
         self._steps_seen = 0
         self._run("think" if opened else "start")
@@ -394,7 +480,7 @@ class _Scan:
     def _content(self, name: str, start: int, end: int) -> None:
         content = self._text[start:end]
         if name == "area":
-            self._regions, problems = _read_area(content, start, self._depth)
+            self._regions, problems = _read_area(content, start, self._depth, self._frame)
             self.problems += problems
             return
         words = content.strip()
@@ -440,7 +526,7 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _read_area(content: str, position: int, with_depth: bool) -> tuple[tuple[Region, ...], list[Problem]]:
+def _read_area(content: str, position: int, with_depth: bool, frame: Frame) -> tuple[tuple[Region, ...], list[Problem]]:
     """The regions of an area and its problems; the regions count only when there are no problems."""
     try:
         value = _DECODER.decode(content)
@@ -457,7 +543,7 @@ def _read_area(content: str, position: int, with_depth: bool) -> tuple[tuple[Reg
     regions: list[Region] = []
     problems: list[Problem] = []
     for index, item in enumerate(value):
-        found = _read_region(item, with_depth)
+        found = _read_region(item, with_depth, frame)
         if isinstance(found, Region):
             regions.append(found)
         else:
@@ -465,7 +551,7 @@ def _read_area(content: str, position: int, with_depth: bool) -> tuple[tuple[Reg
     return tuple(regions), problems
 
 
-def _read_region(item: object, with_depth: bool) -> Region | tuple[str, str]:
+def _read_region(item: object, with_depth: bool, frame: Frame) -> Region | tuple[str, str]:
     """A region, or (reason code, message)."""
     if not isinstance(item, _Pairs):
         return "not_a_region", "wanted a JSON object with bbox_2d and depth"
@@ -480,16 +566,22 @@ def _read_region(item: object, with_depth: bool) -> Region | tuple[str, str]:
     box = fields["bbox_2d"]
     if isinstance(box, _Pairs) or not isinstance(box, list) or len(box) != 4:
         return "bad_box", "bbox_2d must be a list of four numbers"
+    unit = frame is UNIT or frame.space == "unit"
+    form = _NUMBER if unit else _WHOLE
     sides = []
     for side in box:
         if not isinstance(side, _Number):
             return "bad_box", f"bbox_2d holds {_kind(side)}, which is not a number"
-        number = _to_float(side)
-        if number is None:
-            return "number_form", f"bbox_2d holds {_excerpt(side)}; wanted 0 to 1 with at most {DECIMALS} decimals"
-        sides.append(number)
-    if max(sides) > 1:
-        return "box_range", f"bbox_2d {sides} is outside [0, 1]"
+        if not form.fullmatch(side):
+            return "number_form", f"bbox_2d holds {_excerpt(side)}; wanted {frame.wanted}"
+        sides.append(float(side))
+    if unit:
+        if max(sides) > 1:
+            return "box_range", f"bbox_2d {sides} is outside [0, 1]"
+    else:
+        width, height = frame.scale
+        if max(sides[0], sides[2]) > width or max(sides[1], sides[3]) > height:
+            return "box_range", f"bbox_2d {sides}: wanted {frame.wanted}"
     if not (sides[0] < sides[2] and sides[1] < sides[3]):
         return "box_order", f"bbox_2d {sides} needs x1 < x2 and y1 < y2"
     stated: float | None = None
@@ -501,7 +593,8 @@ def _read_region(item: object, with_depth: bool) -> Region | tuple[str, str]:
             return "number_form", f"depth is {_excerpt(fields['depth'])}; wanted at most {DECIMALS} decimals"
         if stated > 1:
             return "depth_range", f"depth {stated} is outside [0, 1]"
-    return _trusted_region(cast("tuple[float, float, float, float]", tuple(sides)), stated)
+    found = cast("tuple[float, float, float, float]", tuple(sides))
+    return _trusted_region(found if unit else frame.read(found), stated)
 
 
 def _trusted_region(box: tuple[float, float, float, float], depth: float | None) -> Region:

@@ -9,6 +9,8 @@ from typing import Literal
 
 # Coordinates of boxes as data has them; `boxes.convert` brings them to unit xyxy.
 Space = Literal["unit", "pixel", "per_mille", "resized", "padded_square"]
+# Of these, the ones that a model's text may be in; see `coordinates.Frame`.
+Coordinates = Literal["unit", "per_mille", "resized"]
 # Boxes of a table: two corners, or a corner and a size.
 BoxForm = Literal["xyxy", "xywh"]
 # What is done with boxes past the image's border.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,15 @@ from sifthinker.chain import TAG
 from sifthinker.embedded import EMBEDDED
 from sifthinker.errors import ModelError, need
 from sifthinker.files import make_folder
+from sifthinker.processors import bound_area
+
+logger = logging.getLogger(__name__)
+
+# Families that cannot be used, with the reason; refused before weights are loaded.
+_REFUSED = {
+    "paligemma": "PaliGemma has no chat template, and its processor takes no text without an image, as completions are",
+}
+_warned: set[tuple[str, int]] = set()
 
 
 def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = None) -> Any:
@@ -25,20 +35,50 @@ def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = Non
 
     Args:
         name: folder or name.
-        max_pixels: greatest area of an image, for processors that resize by area (Qwen-VL); None keeps the model's own.
+        max_pixels: greatest area of an image, for processors that resize by area (Qwen-VL, GLM-4V); None keeps the model's
+            own. For other processors it does nothing, which is logged as a warning with what they do.
     Raises:
-        ModelError: not a model folder, or its processor cannot be loaded here.
+        ModelError: not a model folder, its processor cannot be loaded here, it has no chat template, or a family that cannot
+            be used.
     """
-    return _read_processor(model_source(name), max_pixels)
+    where = model_source(name)
+    refuse_unsupported(where)
+    processor = _read_processor(where)
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(
+            f"{where}: its processor has no chat template, which says how a question and its images are written; put "
+            "chat_template.jinja into its folder, or use a model that was tuned for conversations"
+        )
+    if max_pixels is not None:
+        instead = bound_area(processor, max_pixels)
+        if instead and (where, max_pixels) not in _warned:
+            _warned.add((where, max_pixels))
+            kind = type(processor.image_processor).__name__
+            logger.warning("%s: max_pixels does nothing for this model: its %s %s", where, kind, instead)
+    return processor
 
 
-def _read_processor(where: str, max_pixels: int | None = None) -> Any:
+def refuse_unsupported(where: str) -> None:
+    """Refuse a model of a family that cannot be used, by its configuration alone.
+
+    Args:
+        where: model folder or Hugging Face name.
+    Raises:
+        ModelError: such a family; the message names it and the reason.
+    """
+    try:
+        kind = _transformers().AutoConfig.from_pretrained(where).model_type
+    except (OSError, ValueError):
+        return  # whoever loads the model says what is wrong
+    if kind in _REFUSED:
+        raise ModelError(f"{where}: {_REFUSED[kind]}; use a model of another family, see docs/families.md")
+
+
+def _read_processor(where: str) -> Any:
     transformers = _transformers()
-    # Qwen-VL processors take the bounds of the area as a size.
-    bounds = {} if max_pixels is None else {"max_pixels": max_pixels}
     try:
         kind = _images_only(where) if find_spec("torchvision") is None else transformers.AutoProcessor
-        processor = kind.from_pretrained(where, **bounds)
+        processor = kind.from_pretrained(where)
     except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{where}: cannot load the processor: {_first_line(error)}{_torchvision_hint(error)}") from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
@@ -123,16 +163,36 @@ def opened_by_template(processor: Any, **template: Any) -> str:
 
 
 def special_tokens(processor: Any) -> re.Pattern[str]:
-    """A pattern of the special tokens that a model's tokenizer reads in any text: images, ends of turns, padding.
+    """A pattern of the special tokens that a model's tokenizer reads in any text: images, turns, padding.
 
     The tags of chains are left out, which some tokenizers hold as special too.
     """
+    added = processor.tokenizer.added_tokens_decoder.values()
     names = {
         *processor.tokenizer.all_special_tokens,
+        *(token.content for token in added if token.special),
         *(getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio")),
     }
     spelled = [name for name in names if isinstance(name, str) and len(name.strip()) > 2 and not TAG.fullmatch(name)]
     return re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) or r"(?!)")
+
+
+def end_tokens(name: str | os.PathLike[str], processor: Any) -> list[int]:
+    """Ids of the tokens at which a model stops: those of its generation config, and its tokenizer's, which trainers add.
+
+    Args:
+        name: model folder or Hugging Face name; its weights are not loaded.
+        processor: of the model.
+    Returns:
+        The tokenizer's first; empty where nothing ends a text.
+    """
+    transformers, where = _transformers(), model_source(name)
+    try:
+        stated = transformers.GenerationConfig.from_pretrained(where).eos_token_id
+    except OSError:
+        stated = transformers.AutoConfig.from_pretrained(where).get_text_config().eos_token_id
+    ids = [processor.tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])]
+    return list(dict.fromkeys(number for number in ids if number is not None))
 
 
 def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: Any) -> Any:
@@ -299,15 +359,26 @@ def placeholder_tokens(config: Any) -> list[int] | None:
 
 
 def _never_used(model: Any) -> list[str]:
-    """Parameters that no loss can reach: LLaVA reads its vision tower before the tower's last norm and pooling head."""
-    if getattr(model.config, "vision_feature_layer", None) is None:
-        return []
-    tail = ("post_layernorm", "head")
-    return [
-        name
-        for name, _ in model.named_parameters()
-        if "vision_tower" in name.split(".") and any(part in name.split(".") for part in tail)
-    ]
+    """Parameters of a vision tower that no loss can reach.
+
+    LLaVA and its kin take the states after one layer, or several, by `vision_feature_layer`: -1 is after the last, -2 before
+    it. Later layers and the norm at the end do nothing for them. A pooling head does nothing for any language model.
+    """
+    settings = model.config
+    chosen, unused = getattr(settings, "vision_feature_layer", None), {"head"}
+    used = depth = getattr(getattr(settings, "vision_config", None), "num_hidden_layers", 0)
+    # InternVL takes the last states behind the norm, and earlier ones before it.
+    if chosen is not None and not (settings.model_type == "internvl" and chosen == -1):
+        layers = [chosen] if isinstance(chosen, int) else chosen
+        used = max(layer if layer >= 0 else depth + 1 + layer for layer in layers)
+        unused |= {"post_layernorm", "layernorm"}
+    found = []
+    for name, _ in model.named_parameters():
+        _, tower, inner = name.partition("vision_tower.")
+        number = re.match(r"(?:\w+\.)*layers?\.(\d+)\.", inner)
+        if tower and (unused & set(inner.split(".")) or (number is not None and int(number[1]) >= used)):
+            found.append(name)
+    return found
 
 
 def model_source(name: str | os.PathLike[str]) -> str:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 
+from sifthinker.boxes import round_boxes
 from sifthinker.chain import Region, render_regions
+from sifthinker.literals import Coordinates
 
 PROMPT_VERSION = "1"
 
@@ -24,6 +26,12 @@ TASK_RGB = (
     "see there in <text></text>. Correct your focus until it rests on what answers the question. Write all steps inside "
     "<think></think>, then the answer inside <answer></answer>."
 )
+# What the tasks say of coordinates, by what these are.
+_COORDINATES: dict[Coordinates, str] = {
+    "unit": "with coordinates as fractions of width and height",
+    "per_mille": "with coordinates as whole thousandths (0 to 1000) of width and height",
+    "resized": "with coordinates in whole pixels of the image as you see it",
+}
 # Without steps: how a model answers before it has learnt to think with images.
 DIRECT_DEPTH = (
     "The first image is the scene; the second is its depth, dark where near and bright where far. "
@@ -32,15 +40,17 @@ DIRECT_DEPTH = (
 DIRECT_RGB = "Answer the question about the image in a few words."
 
 
-def user_prompt(question: str, *, with_depth: bool = True, direct: bool = False) -> str:
+def user_prompt(question: str, *, with_depth: bool = True, direct: bool = False, coordinates: Coordinates = "unit") -> str:
     """What the model is asked: the images' meaning, the format, the question.
 
     Args:
         question: the question.
         with_depth: whether the second image is there; False for RGB-only work.
         direct: ask for the answer alone, without steps.
+        coordinates: what the numbers of boxes are to be, see `coordinates.Frame`.
     """
     task = (DIRECT_DEPTH if with_depth else DIRECT_RGB) if direct else (TASK_DEPTH if with_depth else TASK_RGB)
+    task = task.replace(_COORDINATES["unit"], _COORDINATES[coordinates])
     return f"{task}\nQuestion: {question.strip()}"
 
 
@@ -80,8 +90,9 @@ def teacher_task(question: str, answer: str, foci: int) -> str:
 
 
 def teacher_focus(index: int, regions: Sequence[Region]) -> str:
-    """One focus of a teacher's task."""
-    return f"Focus {index}: {render_regions(regions)}"
+    """One focus of a teacher's task, in fractions: a teacher writes no coordinates, so that it is asked in one way."""
+    rounded = [Region(round_boxes([region.box])[0].tolist(), region.depth) for region in regions]
+    return f"Focus {index}: {render_regions(rounded)}"
 
 
 def teacher_correction(problems: Sequence[str]) -> str:

@@ -17,8 +17,10 @@ from typing import Any
 
 from sifthinker.boxes import as_unit_boxes
 from sifthinker.chain import TAG
+from sifthinker.coordinates import Frame, frame_of
 from sifthinker.errors import BoxError, RecordError
 from sifthinker.files import inside, read_jsonl, to_json
+from sifthinker.literals import Coordinates
 
 Box = tuple[float, float, float, float]
 
@@ -366,6 +368,7 @@ REJECTS: dict[str, str] = {
     "excluded": "the image must not be used",
     "bad_path": "no file can have such a name",
     "path_outside_root": "the path leads outside the image folder",
+    "too_narrow": "the image is more than 200 times as long as wide, which Qwen-VL's processors do not resize",
     "missing_image_root": "the source needs the images' sizes, and no image folder was named",
     "missing_image": "the image is not there",
     "broken_image": "the image cannot be read",
@@ -418,6 +421,8 @@ class Example:
         choices: the possible answers of a closed question. A JSON line or a table column holds them as `write_choices` does.
         family: kind of question, "" where unknown.
         provenance: source, image hash, depth source, seed, teacher, prompt version, attempts.
+        coordinates: what the numbers of boxes in the messages are, see `coordinates.Frame`. `boxes` are unit in any case.
+        resized: for `resized`, (width, height) of the RGB image as the model's processor makes it.
     """
 
     id: str
@@ -432,6 +437,8 @@ class Example:
     choices: tuple[str, ...] = ()
     family: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    coordinates: Coordinates = "unit"
+    resized: tuple[int, int] | None = None
 
     @classmethod
     def from_json(cls, row: Any, source: str = "") -> Example:
@@ -449,13 +456,17 @@ class Example:
                 "not_an_example",
             )
         for name, value in row.items():
-            if name not in ("boxes", "images", "messages", "provenance", "depth", "choices") and not isinstance(value, str):
+            if name not in _NOT_TEXT and not isinstance(value, str):
                 raise RecordError(f"{source}: {name} must be text, got {type(value).__name__}", "not_an_example")
         if not isinstance(row.get("depth"), str | None) or not isinstance(row.get("provenance", {}), dict):
             raise RecordError(f"{source}: depth must be a path and provenance an object", "not_an_example")
         try:
             choices = read_choices(row.get("choices"))
         except ValueError as error:
+            raise RecordError(f"{source}: {error}", "not_an_example") from None
+        try:
+            frame = frame_of(row.get("coordinates"), row.get("resized"))
+        except BoxError as error:
             raise RecordError(f"{source}: {error}", "not_an_example") from None
         messages = row["messages"]
         if (
@@ -475,17 +486,26 @@ class Example:
                 "images": tuple(images),
                 "messages": tuple(messages),
                 "choices": choices,
+                "coordinates": frame.space,
+                "resized": frame.size,
             }
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of one line. Every key is there in every line, and no list is ever empty: table readers infer a
-        column's type from the first megabytes of a file.
+        """The JSON object of one line. Every key is there in every line of a dataset, and no list is ever empty: table
+        readers infer a column's type from the first megabytes of a file. `coordinates` and `resized` stand in datasets alone
+        whose chains state no fractions.
         """
         row = asdict(self)
         row["boxes"] = [list(box) for box in self.boxes]
         row["choices"] = write_choices(self.choices)
-        return row
+        del row["coordinates"], row["resized"]
+        return {**row, **self.frame.columns()}
+
+    @property
+    def frame(self) -> Frame:
+        """What the numbers of boxes in the chain stand for."""
+        return frame_of(self.coordinates, self.resized)
 
     @property
     def prompt(self) -> str:
@@ -533,6 +553,7 @@ def read_choices(value: Any) -> tuple[str, ...]:
     return tuple(map(str, found))
 
 
+_NOT_TEXT = ("boxes", "images", "messages", "provenance", "depth", "choices", "coordinates", "resized")
 _REQUIRED_EXAMPLE = {"id", "dataset", "split", "problem", "answer", "boxes", "images", "messages"}
 
 

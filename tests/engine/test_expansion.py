@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sifthinker.boxes import hierarchical_iou, round_boxes
+from sifthinker.boxes import hierarchical_iou, round_boxes, snap_boxes
+from sifthinker.coordinates import UNIT, Frame
 from sifthinker.engine.expansion import FocusPath, expand
 from sifthinker.engine.settings import Expansion
 from sifthinker.errors import ConfigError
@@ -39,10 +40,19 @@ def without_distractor(path: FocusPath) -> list:
 
 
 class TestInvariants:
-    @given(boxes(), st.integers(0, 5), st.sampled_from([2, 3]))
-    def test_the_path_narrows_to_the_target(self, target: list, seed: int, decimals: int) -> None:
-        path = expand(record(target), seed=seed, settings=Expansion(decimals=decimals))
-        rounded = round_boxes(target, decimals)
+    @given(
+        boxes(),
+        st.integers(0, 5),
+        st.sampled_from([2, 3]),
+        st.sampled_from([UNIT, Frame("per_mille"), Frame("resized", (644, 476)), Frame("resized", (28, 3024))]),
+    )
+    def test_the_path_narrows_to_the_target(self, target: list, seed: int, decimals: int, frame: Frame) -> None:
+        path = expand(record(target), seed=seed, settings=Expansion(decimals=decimals), frame=frame)
+        rounded = snap_boxes(target, frame.grid(decimals))
+        if frame.space != "resized":
+            np.testing.assert_array_equal(rounded, round_boxes(target, decimals))
+        for focus in path:
+            np.testing.assert_array_equal(snap_boxes(focus.boxes, frame.grid(decimals)), focus.boxes)
         np.testing.assert_array_equal(path[-1].boxes, rounded)
         assert path[-1].kind == "target"
         assert covers(((0, 0, 1, 1),), path[0].boxes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sifthinker.coordinates import Resizer
 from sifthinker.depth import DepthMap
 from sifthinker.engine import compose
 from sifthinker.engine.build import Engine
-from sifthinker.engine.estimators import GivenDepth
+from sifthinker.engine.estimators import GivenDepth, NoDepth
 from sifthinker.engine.recipe import Recipe, read_recipe
 from sifthinker.engine.settings import BuildSettings
 from sifthinker.engine.sources import read_source
@@ -163,9 +165,15 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
 
     # What the engine itself would have to get wrong.
     record = Record.from_json(GOOD)
-    monkeypatch.setattr(compose, "check_chain", lambda chain, with_depth: ["wrong"])
+    monkeypatch.setattr(compose, "check_chain", lambda chain, **how: ["wrong"])
     (found,) = [asyncio.run(Engine(photo_folder, GivenDepth(), Teacher()).example(record, tmp_path / "o"))]
     met |= set(rejects([found]))
+
+    # What no processor of the model to be trained would take.
+    Image.new("RGB", (402, 2)).save(photo_folder / "narrow.png")
+    narrow = replace(record, image="narrow.png")
+    engine = Engine(photo_folder, NoDepth(), Teacher(), coordinates="resized", resizer=Resizer())
+    met |= set(rejects([asyncio.run(engine.example(narrow, tmp_path / "o"))]))
     assert met == set(REJECTS) | {f"teacher_{code}" for code in CHECKS}
 
 

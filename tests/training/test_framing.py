@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from sifthinker.chain import check_chain
 from sifthinker.cli.main import main
-from sifthinker.errors import ConfigError
-from sifthinker.models import load_processor, opened_by_template
+from sifthinker.errors import ConfigError, ModelError
+from sifthinker.models import end_tokens, load_processor, opened_by_template
 from sifthinker.records import read_examples
-from sifthinker.training.data import gold_completion
+from sifthinker.training.data import gold_completion, missing_end
 from sifthinker.training.settings import make_config
 
 pytest.importorskip("trl")
@@ -30,6 +30,10 @@ STRIPS = (
     "{% for part in message['content'] %}{{ part['text'].split('</think>')[-1] }}",
 )
 CLOSED = (OPENS[0], "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}")
+
+
+# Write no end of the assistant's turn, as LLaVA-1.5's template does.
+ENDLESS = ("{{ eos_token }}", "")
 
 
 @pytest.fixture
@@ -115,6 +119,41 @@ def test_answers_alone_need_no_template_that_keeps_chains(
     values = {"model": templated(STRIPS), "data": chains, "output": tmp_path / "run", "training": SFT}
     assert "breaks the chain" in make_plan(make_config(values, "sft"), "sft", DEFAULTS).refusals[0]
     assert make_plan(make_config({**values, "answers_only": True}, "sft"), "sft", DEFAULTS).problems == []
+
+
+@pytest.mark.parametrize("answers_only", [False, True])
+@pytest.mark.parametrize("change", [ENDLESS, ENDLESS[:1] * 2], ids=["endless", "ended"])
+def test_the_end_of_a_turn_is_learnt_whether_or_not_the_template_writes_it(
+    templated: Callable[[tuple[str, str]], Path], chains: Path, tmp_path: Path, change: tuple[str, str], answers_only: bool
+) -> None:
+    from sifthinker.training.sft import sft_trainer
+
+    model = templated(change)
+    processor, example = load_processor(model), next(read_examples(chains))
+    added = missing_end(example, processor, end_tokens(model, processor))
+    assert added == ("</s>" if change == ENDLESS else "")
+    values = {"model": model, "data": chains, "output": tmp_path / "run", "training": SFT, "answers_only": answers_only}
+    trainer = sft_trainer(make_config(values, "sft"))
+    labels = trainer.data_collator([trainer.train_dataset[0]])["labels"][0]
+    learnt = labels[labels >= 0].tolist()
+    assert learnt.count(processor.tokenizer.eos_token_id) == 1
+    assert learnt[-1] == processor.tokenizer.eos_token_id
+
+
+def test_ends_are_those_of_the_generation_config_and_the_tokenizer(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_vlm, tmp_path / "model")
+    processor = load_processor(tiny_vlm)
+    end, other = processor.tokenizer.eos_token_id, processor.tokenizer.unk_token_id
+    file = tmp_path / "model" / "generation_config.json"
+    file.write_text(f'{{"eos_token_id": [{other}, {end}]}}')
+    assert end_tokens(tmp_path / "model", processor) == [end, other]
+    file.write_text("{}")
+    assert end_tokens(tmp_path / "model", processor) == [end]
+    file.unlink()
+    processor.tokenizer.eos_token = None
+    assert end_tokens(tmp_path / "model", processor) == [end]  # the model's own
+    with pytest.raises(ModelError, match=r"no answer would ever end; set eos_token_id in generation_config\.json"):
+        missing_end(next(read_examples(chains)), processor, [])
 
 
 def test_a_thinker_puts_the_tag_back(templated: Callable[[tuple[str, str]], Path]) -> None:

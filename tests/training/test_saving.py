@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +19,9 @@ from safetensors import safe_open  # noqa: E402
 from sifthinker.errors import ConfigError  # noqa: E402
 from sifthinker.models import load_model, load_processor  # noqa: E402
 
+from .processes import run_on_two  # noqa: E402
 from .test_training import SFT, grpo_config, sft_config  # noqa: E402
 
-SCRIPT = Path(__file__).parent / "sharded.py"
 ZERO3 = pytest.param(
     "zero3",
     marks=[
@@ -34,17 +32,14 @@ ZERO3 = pytest.param(
 
 
 def run_sharded(values: dict, folder: Path, how: str, *, gathers: bool = True) -> subprocess.CompletedProcess[str]:
-    """Train on two processes with the weights spread over them."""
+    """SFT on two processes with the weights spread over them."""
     if how == "zero3":
         zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": gathers, "stage3_param_persistence_threshold": 0}
         sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size", "gradient_clipping")
         settings = {"zero_optimization": zero, "zero_allow_untested_optimizer": True, **dict.fromkeys(sizes, "auto")}
         (folder / "zero3.json").write_text(json.dumps(settings))
         values = {**values, "training": {**values["training"], "deepspeed": str(folder / "zero3.json")}}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(SCRIPT), "sft", json.dumps(values), str(folder), how]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    return run_on_two(how, folder, ("sft", values))
 
 
 # Of a LLaVA, as published checkpoints have them; vLLM loads no other names, and transformers itself has shorter ones.
@@ -78,7 +73,7 @@ def test_a_full_model(tiny_vlm: Path, chains: Path, tmp_path: Path, how: str) ->
     values = {"model": str(tiny_vlm), "data": str(chains), "output": str(tmp_path / "run"), "training": SFT}
     done = run_sharded(values, tmp_path, how)
     assert done.returncode == 0, done.stderr[-3000:]
-    trained = torch.load(tmp_path / "trained.pt", weights_only=True)
+    trained = torch.load(tmp_path / "trained-0.pt", weights_only=True)
     saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", tiny_vlm))
     assert saved.keys() == trained.keys()
     for name, value in trained.items():
@@ -95,7 +90,7 @@ def test_an_adapter(tiny_vlm: Path, chains: Path, tmp_path: Path, how: str) -> N
     values = {"model": str(tiny_vlm), "data": str(chains), "output": str(tmp_path / "run"), "lora": {"r": 2, "alpha": 4}}
     done = run_sharded({**values, "training": {**SFT, "learning_rate": 1e-1}}, tmp_path, how)
     assert done.returncode == 0, done.stderr[-3000:]
-    trained = torch.load(tmp_path / "trained.pt", weights_only=True)
+    trained = torch.load(tmp_path / "trained-0.pt", weights_only=True)
     saved, start = (dict(load_model(folder).named_parameters()) for folder in (tmp_path / "run", tiny_vlm))
     moved = 0
     for name, value in saved.items():

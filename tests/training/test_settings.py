@@ -388,6 +388,43 @@ def test_the_judge_is_asked_as_its_settings_say() -> None:
     assert (asked.model, asked.max_retries, asked.timeout_s, asked.concurrency) == ("q", 7, 9, 32)
 
 
+class TestActivationCheckpointing:
+    """`gradient_checkpointing` is what everybody writes; transformers 5.23 calls it `activation_checkpointing`."""
+
+    @pytest.mark.parametrize("stage", ["sft", "grpo"])
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_the_name_that_everybody_writes_is_heard(self, stage: str, wanted: bool) -> None:
+        training = {"gradient_checkpointing": wanted, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+        made = trainer_arguments(make_config({**BASE, "training": training}, stage), stage, {}, on_gpu=not wanted)
+        assert made.activation_checkpointing is made.gradient_checkpointing is wanted
+        assert made.activation_checkpointing_kwargs == {"use_reentrant": True}
+
+    def test_without_a_word_a_gpu_recomputes_and_a_cpu_does_not(self) -> None:
+        config = make_config(BASE, "sft")
+        assert trainer_arguments(config, "sft", {}, on_gpu=True).activation_checkpointing
+        assert not trainer_arguments(config, "sft", {}, on_gpu=False).activation_checkpointing
+
+    def test_both_names_with_different_values(self) -> None:
+        training = {"gradient_checkpointing": True, "activation_checkpointing": False}
+        with pytest.raises(ConfigError, match=r"is True and training\.activation_checkpointing False"):
+            make_config({**BASE, "training": training}, "sft")
+        same = {"gradient_checkpointing": True, "activation_checkpointing": True}
+        assert trainer_arguments(make_config({**BASE, "training": same}, "sft"), "sft", {}).activation_checkpointing
+
+
+class TestPlanningForAGpu:
+    def test_needs_none_here(self) -> None:
+        training = {"bf16": True, "tf32": True}
+        made = trainer_arguments(make_config({**BASE, "training": training}, "grpo"), "grpo", {}, on_gpu=True)
+        assert made.bf16
+
+    def test_not_of_a_run_for_a_cpu(self) -> None:
+        config = make_config({**BASE, "training": {"use_cpu": True}}, "sft")
+        with pytest.raises(ConfigError, match="plan it without a GPU"):
+            trainer_arguments(config, "sft", {}, on_gpu=True)
+        assert trainer_arguments(config, "sft", {}).use_cpu
+
+
 class TestVLLM:
     """What TRL would hand to vLLM so that prompts and images no longer fit is refused before anything is loaded."""
 

@@ -56,10 +56,19 @@ def called(used_in: str, module: str, path: str, takes: str = "") -> Part:
 
 
 GRPO, PREFIX, RUNS, DECODING = "training/grpo.py", "training/prefix.py", "training/runs.py", "decoding.py"
+PREPARED = "training/prepared.py"
 DATA, PLAN = "training/data.py", "training/plan.py"
 PROGRESS, HELD_OUT = "training/progress.py", "training/held_out.py"
 TRAINER, CACHE, UTILS = "transformers.trainer", "transformers.cache_utils", "trl.trainer.utils"
 GRPO_TRAINER = "trl.trainer.grpo_trainer"
+
+# Models whose positions have three axes: file and class.
+MROPE = (
+    ("qwen2_vl", "Qwen2VLModel"),
+    ("qwen2_5_vl", "Qwen2_5_VLModel"),
+    ("qwen3_vl", "Qwen3VLModel"),
+    ("glm4v", "Glm4vModel"),
+)
 
 PARTS = [
     overridden(GRPO, GRPO_TRAINER, "GRPOTrainer._prepare_inputs", "generation_batch"),
@@ -110,9 +119,13 @@ PARTS = [
             f"{cls}.get_rope_index",
             "input_ids mm_token_type_ids image_grid_thw",
         )
-        for family, cls in (("qwen2_vl", "Qwen2VLModel"), ("qwen2_5_vl", "Qwen2_5_VLModel"), ("qwen3_vl", "Qwen3VLModel"))
+        for family, cls in MROPE
     ),
     called(PREFIX, CACHE, "Cache.batch_select_indices", "indices"),
+    # Stands in for a processor, in the ways in which TRL calls one.
+    called(PREPARED, "transformers", "ProcessorMixin.apply_chat_template", "conversation"),
+    called(PREPARED, "transformers", "ProcessorMixin.__call__", "images text"),
+    called(PREPARED, "transformers", "ProcessorMixin._process_images", "images"),
     overridden(RUNS, TRAINER, "Trainer._load_from_checkpoint", "resume_from_checkpoint model"),
     overridden(RUNS, TRAINER, "Trainer._load_best_model", ""),
     overridden(RUNS, TRAINER, "Trainer.evaluate", "eval_dataset ignore_keys metric_key_prefix"),
@@ -145,10 +158,7 @@ ATTRIBUTES = [
     (RUNS, f"{TRAINER}.Trainer", "optimizer is_deepspeed_enabled is_fsdp_enabled"),
     (DECODING, f"{CACHE}.DynamicLayer", "is_initialized keys values"),
     (DECODING, f"{CACHE}.Cache", "layers"),
-    *(
-        (PREFIX, f"transformers.models.{family}.modeling_{family}.{cls}", "rope_deltas")
-        for family, cls in (("qwen2_vl", "Qwen2VLModel"), ("qwen2_5_vl", "Qwen2_5_VLModel"), ("qwen3_vl", "Qwen3VLModel"))
-    ),
+    *((PREFIX, f"transformers.models.{family}.modeling_{family}.{cls}", "rope_deltas") for family, cls in MROPE),
 ]
 
 # Fields of the trainers' settings that we set or read by name: our file, the class, its fields.

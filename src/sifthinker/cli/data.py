@@ -101,6 +101,7 @@ def data_paths(
         "": ["output", "images", "cap", "seed", "exclude", "fresh"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "Focus paths": [*Expansion.model_fields],
+        "Coordinates of boxes in chains": ["coordinates", "processor", "min_pixels", "max_pixels"],
         "Teacher": ["teacher", *(name for name in TeacherSettings.model_fields if name != "teacher"), "budget"],
         "Where the work is done": ["engine", "ray_address", "workers", "worker_gpus"],
     },
@@ -190,34 +191,48 @@ def _keep_foreign_rejects(path: Path) -> None:
         )
 
 
-@data.command("check", short_help="Check every line against its images and depths")
+@data.command("check", short_help="Check every line against its images and depths", cls=Command)
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--no-files", is_flag=True, help="Do not open images and depth maps.")
 @click.option("--most", default=20, show_default=True, type=click.IntRange(min=1), help="Findings to show.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSONL for all findings.")
-def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) -> None:
+@click_options(BuildSettings, {"How DATASET is read, if it is a file of records": ["images"]})
+@click_options(SourceSettings, {"How DATASET is read, if it is a file of records": _SOURCE}, into="source")
+def data_check(
+    dataset: Path, no_files: bool, most: int, output: Path | None, given: dict[str, Any], source: dict[str, Any]
+) -> None:
     """Hold every line of DATASET against its images, its depths and itself.
 
-    DATASET is a folder or examples file of ours, whoever made it, or a JSON file of the paper's release. Exits with 3 when
-    something is wrong.
+    DATASET is a folder or examples file of ours, whoever made it, or a JSON file of the paper's release; or a file of
+    records for `sif data build`: then it tells which records cannot be read, and whether boxes may be in another space than
+    --box-space. Exits with 3 when something is wrong; a warning alone is not.
     """
     from collections import Counter
     from dataclasses import asdict
 
     from sifthinker.engine.checks import FINDINGS, Finding, check_dataset
+    from sifthinker.engine.spaces import Records, check_records, holds_records
     from sifthinker.engine.stats import Stats
     from sifthinker.files import write_jsonl
+    from sifthinker.records import REJECTS
 
     keep_inputs((output,), dataset)
-    stats, counts = Stats(), Counter[str]()
+    of_records = bool(given or source) or holds_records(dataset)
+    stats, records, counts = Stats(), Records(), Counter[str]()
     findings: list[Finding] = []
-    with bar("examples", None) as advance:
-        for finding in check_dataset(dataset, files=not no_files, stats=stats):
+    kind = "record" if of_records else "example"
+    with bar(f"{kind}s", None) as advance:
+        if of_records:
+            settings = _single(str(dataset), source, {"output": dataset, **given})
+            found = check_records(settings.sources[0], settings.images, files=not no_files, gathered=records)
+        else:
+            found = check_dataset(dataset, files=not no_files, stats=stats)
+        for finding in found:
             counts[finding.code] += 1
             if output or len(findings) < most:
                 findings.append(finding)
-            advance(stats.examples)
-        advance(stats.examples)
+            advance(stats.examples + records.records)
+        advance(stats.examples + records.records)
     for finding in findings[:most]:
         click.echo(f"{finding.where}: {finding.code}: {finding.message}")
     if counts.total() > most:
@@ -226,8 +241,11 @@ def data_check(dataset: Path, no_files: bool, most: int, output: Path | None) ->
         write_jsonl(output, [asdict(finding) for finding in findings])
         click.echo(output)
     for code, number in counts.most_common():
-        click.echo(f"{number} × {code}: {FINDINGS.get(code, '')}", err=True)
-    click.echo(f"{number_of(stats.examples, 'example')}, {number_of(counts.total(), 'finding')}", err=True)
+        click.echo(f"{number} × {code}: {(REJECTS if of_records else FINDINGS).get(code, '')}", err=True)
+    for warning in records.warnings():
+        click.echo(f"warning: {warning}", err=True)
+    total = stats.examples + records.records
+    click.echo(f"{number_of(total, kind)}, {number_of(counts.total(), 'finding')}", err=True)
     if counts:
         sys.exit(SOME_REJECTED)
 

@@ -76,7 +76,16 @@ def evaluation() -> None:
     EvalSettings,
     {
         "": ("model", "completions", "output", "limit"),
-        "Asking": ("direct", "rgb_only", "show_choices", "batch_size", "max_new_tokens", "max_pixels", "dtype"),
+        "Asking": (
+            "direct",
+            "coordinates",
+            "rgb_only",
+            "show_choices",
+            "batch_size",
+            "max_new_tokens",
+            "max_pixels",
+            "dtype",
+        ),
         "Files of questions": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
     },
 )
@@ -211,7 +220,7 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
     """Score the completions of FILE, JSON lines, by the four rewards of GRPO-SIF.
 
     Each line has `completion` and `id`, the id of an example of --data; or `completion`, `answer`, `boxes`, and perhaps
-    `depth`, `choices` and `images`.
+    `depth`, `choices`, `images`, `coordinates` and `resized`.
     """
     from rich.console import Console
     from rich.table import Table

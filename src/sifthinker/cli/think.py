@@ -21,7 +21,7 @@ from sifthinker.cli.terminal import (
 @click_options(
     ThinkSettings,
     {
-        "": ["model", "direct", "output"],
+        "": ["model", "direct", "coordinates", "output"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "The model": ["max_new_tokens", "max_pixels", "dtype"],
     },
@@ -53,6 +53,7 @@ def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
 
     quiet_libraries()
+    from sifthinker.chain import other_coordinates
     from sifthinker.show.report import write_thought
     from sifthinker.thinking import think
 
@@ -66,6 +67,9 @@ def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
         click.echo(f"{number}. {places}\n   {words or '(no words)'}")
     if thought.reading.problems and not settings.direct:
         click.echo(f"not a valid chain: {thought.reading.problems[0]}", err=True)
+        looks = other_coordinates(thought.text, thought.frame)
+        if looks:
+            click.echo(f"its boxes look like {looks}; --coordinates says what the model has learnt", err=True)
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from sifthinker import __version__
 from sifthinker.ask_settings import DepthFiles
+from sifthinker.coordinates import Resizer
 from sifthinker.endpoint import Usage
 from sifthinker.engine.compose import Composer
 from sifthinker.engine.estimators import DepthSource, ModelDepth, make_depth
@@ -154,10 +155,24 @@ def _composed(
         seed=settings.seed,
         concurrency=settings.concurrency,
         exclude=recipe.excluded.hashes,
+        coordinates=settings.coordinates,
+        resizer=_resizer(settings),
     )
     reading = {name: plain(getattr(settings, name)) for name in DepthFiles.model_fields}
     options = reading | fingerprint(recipe)
     return engine, recipe, {"inputs": options.pop("inputs"), "options": options}
+
+
+def _resizer(settings: BuildSettings) -> Resizer | None:
+    """What the processor of the model to be trained makes of images, where chains state its pixels.
+
+    Raises:
+        ModelError: see `Resizer.of_model`.
+    """
+    if settings.coordinates != "resized":
+        return None
+    known = Resizer() if settings.processor is None else Resizer.of_model(settings.processor)
+    return known.within(settings.min_pixels, settings.max_pixels)
 
 
 def _runner(settings: BuildSettings) -> Runner:
@@ -188,7 +203,7 @@ class Engine(Composer):
     """Builds datasets: a composer for many records at once.
 
     Args:
-        root, depth, teacher, expansion, seed, exclude: see `Composer`.
+        root, depth, teacher, expansion, seed, exclude, coordinates, resizer: see `Composer`.
         concurrency: records under way at once.
     """
 
@@ -274,6 +289,9 @@ class Engine(Composer):
             "inputs": dict(inputs or {}),
             **(options or {}),
         }
+        if self.coordinates != "unit":  # the manifests of datasets in fractions stay as they were
+            identity["coordinates"] = self.coordinates
+            identity |= {"resizer": asdict(self.resizer)} if self.coordinates == "resized" and self.resizer else {}
         root = self.root.resolve()
         if root == out.resolve() or any(root.is_relative_to((out / name).resolve()) for name in FOLDERS):
             raise ConfigError(f"the image folder {self.root} is where {out} would have its own files; choose another folder")

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.boxes import hierarchical_iou
-from sifthinker.chain import Region, check_chain, find_answer, find_regions, read_completion, region_boxes
+from sifthinker.chain import (
+    Region,
+    check_chain,
+    find_answer,
+    find_regions,
+    other_coordinates,
+    read_completion,
+    region_boxes,
+)
 from sifthinker.depth import DepthMap, dataset_depth
 from sifthinker.engine.sources.rows import read_json
 from sifthinker.engine.stats import Stats
@@ -37,10 +45,11 @@ FINDINGS: dict[str, str] = {
     "missing_image": "an image file is not there",
     "broken_image": "an image file cannot be read",
     "not_plain_rgb": "an image is transparent, or has more than 8 bits a channel, and trainers would see another picture",
-    "size_mismatch": "the image, its depth image and its depth map differ in size",
+    "size_mismatch": "the image, its depth image and its depth map differ in size, or `resized` has another shape",
     "bad_depth": "the depth map cannot be read, or is not in our own format",
     "placeholder": "a text holds an image placeholder or a control token of a model",
     "bad_chain": "the chain is not valid",
+    "other_space": "the numbers of the chain's boxes are in another space than its coordinates say",
     "boxes_disagree": "the chain's last area is not the target boxes",
     "depth_off": "a stated depth is more than a tenth from the depth map's mean",
     "answer_disagrees": "the chain's answer is not the example's",
@@ -124,19 +133,30 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
                 yield finding("bad_depth", str(error))
         if len(set(sizes.values())) > 1:
             yield finding("size_mismatch", "; ".join(f"{file} is {w}×{h}" for file, (w, h) in sizes.items()))
+    if size is not None and example.resized is not None and _turned(size, example.resized):
+        yield finding("size_mismatch", f"{example.images[0]} is {'×'.join(map(str, size))}, resized {example.resized}")
     for name, text in (("question", example.prompt), ("answer", example.answer), ("chain", example.chain)):
         token = find_placeholder(text)
         if token:
             yield finding("placeholder", f"the {name} holds {token}, which trainers read as an image or the end of a turn")
     yield from (finding(code, message) for code, message in _check_chain(example, depth))
-    stats.add(example.dataset, example.family, example.boxes, example.chain, size)
+    stats.add(example.dataset, example.family, example.boxes, example.chain, size, example.frame)
+
+
+def _turned(size: tuple[int, int], resized: tuple[int, int]) -> bool:
+    """Whether one of two (width, height) is upright and the other lies; resizing keeps the shape but for a few pixels."""
+    (width, height), (new_width, new_height) = size, resized
+    return (width - height) * (new_width - new_height) < 0
 
 
 def _check_chain(example: Example, depth: DepthMap | None) -> Iterator[tuple[str, str]]:
-    problems = check_chain(example.chain, with_depth=example.depth is not None)
-    if problems:
+    problems = check_chain(example.chain, with_depth=example.depth is not None, frame=example.frame)
+    looks = other_coordinates(example.chain, example.frame)
+    if looks:
+        yield "other_space", f"coordinates is {example.coordinates!r}, but most boxes of the chain look like {looks}"
+    if problems and not (looks and problems[0].code in ("box_range", "number_form")):
         yield "bad_chain", str(problems[0])
-    reading = read_completion(example.chain, with_depth=example.depth is not None)
+    reading = read_completion(example.chain, with_depth=example.depth is not None, frame=example.frame)
     if reading.areas:
         agreement = hierarchical_iou(region_boxes(reading.areas[-1]), example.boxes)
         if agreement < 0.999:

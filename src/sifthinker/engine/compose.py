@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sifthinker.chain import DECIMALS, Chain, Region, Step, check_chain, region_boxes, render_chain
+from sifthinker.chain import Chain, Region, Step, check_chain, region_boxes, render_chain
+from sifthinker.coordinates import DECIMALS, UNIT, Frame, Resizer
 from sifthinker.depth import LEAST_DEPTH, DepthMap, agrees
 from sifthinker.engine.estimators import DepthSource
 from sifthinker.engine.expansion import FocusPath, expand
 from sifthinker.engine.settings import Expansion
 from sifthinker.engine.teachers import ADVICE, Explanation, Task, Teacher, explain
-from sifthinker.errors import ChainError, DepthError, ImageError, RecordError
+from sifthinker.errors import BoxError, ChainError, ConfigError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, sha256
 from sifthinker.images import decode_image, same_shape
+from sifthinker.literals import Coordinates
 from sifthinker.loops import in_thread
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
 from sifthinker.records import Example, Record, Reject
@@ -34,6 +36,10 @@ class Composer:
         expansion: settings of the reverse expansion; its decimals are also the chain's.
         seed: random seed of the focus paths.
         exclude: SHA-256 hashes of image files that must not be used.
+        coordinates: what chains and prompts state boxes in, see `coordinates.Frame`.
+        resizer: for `resized`, what the processor of the model to be trained makes of an image.
+    Raises:
+        ConfigError: `resized` without a resizer.
     """
 
     root: Path
@@ -42,6 +48,12 @@ class Composer:
     expansion: Expansion = field(default_factory=Expansion)
     seed: int = 0
     exclude: frozenset[str] = frozenset()
+    coordinates: Coordinates = "unit"
+    resizer: Resizer | None = None
+
+    def __post_init__(self) -> None:
+        if self.coordinates == "resized" and self.resizer is None:
+            raise ConfigError("coordinates resized need a resizer: Resizer.of_model(name of the model to be trained)")
 
     async def example(self, record: Record, out: Path) -> Example | Reject:
         """One record's example, its images written below `out`, or the reject that says why not."""
@@ -70,8 +82,9 @@ class Composer:
                 )
             depth = self.depth.read(record, self.root, image)
             depth = depth and depth.rounded()  # as the dataset will hold it, and rewards measure it
-            path = expand(record, seed=self.seed, settings=self.expansion)
-            foci, digits = _state_depths(path, depth, self.expansion.decimals)
+            frame = self._frame(image.size)
+            path = expand(record, seed=self.seed, settings=self.expansion, frame=frame)
+            foci, digits = _state_depths(path, depth, self.expansion.decimals, frame)
         except (RecordError, ImageError) as error:
             return Reject(record.source, record.id, error.code, f"{record.source}: {error}")
         except DepthError as error:
@@ -79,7 +92,16 @@ class Composer:
         if depth is not None:
             depth.release()  # the teacher may take long
         suffix = source.suffix.lower() if as_it_is else ".png"
-        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, foci, digits)
+        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, foci, digits, frame)
+
+    def _frame(self, size: tuple[int, int]) -> Frame:
+        """What the chain about an image of that (width, height) states boxes in."""
+        if self.resizer is None or self.coordinates != "resized":
+            return UNIT if self.coordinates == "unit" else Frame(self.coordinates)
+        try:
+            return self.resizer.frame(size)
+        except BoxError as error:
+            raise ImageError(f"coordinates resized: {error}", "too_narrow") from None
 
     def _compose(self, prepared: _Prepared, explanation: Explanation, out: Path) -> Example | Reject:
         """The example of an explained record; its images are written."""
@@ -96,8 +118,9 @@ class Composer:
         try:
             steps = tuple(Step(regions, text) for regions, text in zip(prepared.foci, explanation.thoughts, strict=True))
             written = Chain(steps, record.answer)
-            chain = render_chain(written, decimals=self.expansion.decimals, depth_decimals=prepared.depth_decimals)
-            problems = check_chain(chain, with_depth=depth is not None)
+            frame, decimals = prepared.frame, self.expansion.decimals
+            chain = render_chain(written, decimals=decimals, depth_decimals=prepared.depth_decimals, frame=frame)
+            problems = check_chain(chain, with_depth=depth is not None, frame=frame)
         except ChainError as error:
             return Reject(record.source, record.id, "bad_chain", f"{record.source}: no chain can be made: {error}", attempts)
         if problems:
@@ -118,7 +141,10 @@ class Composer:
             boxes=prepared.path[-1].boxes,
             images=tuple(images),
             messages=(
-                {"role": "user", "content": user_prompt(record.question, with_depth=depth is not None)},
+                {
+                    "role": "user",
+                    "content": user_prompt(record.question, with_depth=depth is not None, coordinates=self.coordinates),
+                },
                 {"role": "assistant", "content": chain},
             ),
             depth=truth,
@@ -135,6 +161,8 @@ class Composer:
                 "attempts": len(attempts),
                 "notes": "\n".join(record.notes),
             },
+            coordinates=frame.space,
+            resized=frame.size,
         )
 
 
@@ -152,16 +180,19 @@ class _Prepared:
     path: FocusPath
     foci: tuple[tuple[Region, ...], ...]
     depth_decimals: int
+    frame: Frame
 
 
-def _state_depths(path: FocusPath, depth: DepthMap | None, decimals: int) -> tuple[tuple[tuple[Region, ...], ...], int]:
+def _state_depths(
+    path: FocusPath, depth: DepthMap | None, decimals: int, frame: Frame
+) -> tuple[tuple[tuple[Region, ...], ...], int]:
     """The regions of a focus path with depths that earn the depth reward, and with how many decimals these are stated: as
     few as boxes have, where that is exact enough.
 
     Raises:
         RecordError: a region has no depth at all (`depth_hole`), or one that 3 decimals cannot state (`depth_too_near`).
     """
-    regions = [tuple(Region(box) for box in focus.boxes) for focus in path]
+    regions = [tuple(Region.within(frame, box) for box in focus.boxes) for focus in path]
     if depth is None:
         return tuple(regions), decimals
     truths = [depth.mean(region_boxes(area)) for area in regions]
@@ -171,7 +202,7 @@ def _state_depths(path: FocusPath, depth: DepthMap | None, decimals: int) -> tup
         stated = [[round(max(mean, LEAST_DEPTH), digits) for mean in means.tolist()] for means in truths]
         if all(agrees(depths, means).all() for depths, means in zip(stated, truths, strict=True)):
             foci = (
-                tuple(Region(region.box, depth) for region, depth in zip(area, depths, strict=True))
+                tuple(Region.within(frame, region.box, depth) for region, depth in zip(area, depths, strict=True))
                 for area, depths in zip(regions, stated, strict=True)
             )
             return tuple(foci), digits

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sifthinker.boxes import WHOLE_IMAGE, Boxes, round_boxes, union_box
+from sifthinker.boxes import WHOLE_IMAGE, Boxes, snap_boxes, union_box
+from sifthinker.coordinates import UNIT, Frame
 from sifthinker.engine.settings import Expansion
 from sifthinker.records import Box, Record
 
@@ -21,7 +22,7 @@ FocusKind = Literal["whole", "distractor", "merged", "expanded", "target"]
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """One stop of a focus path: what it is for, and its boxes (unit xyxy, on the grid of the chosen decimals)."""
+    """One stop of a focus path: what it is for, and its boxes (unit xyxy, on the grid of what a chain can state)."""
 
     kind: FocusKind
     boxes: tuple[Box, ...]
@@ -30,10 +31,10 @@ class Focus:
 FocusPath = tuple[Focus, ...]
 
 
-def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None) -> FocusPath:
+def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None, frame: Frame = UNIT) -> FocusPath:
     """The focus path of a record, in the order in which a model looks: whole image first, target last.
 
-    Pure: the same (seed, record id, boxes, settings) give the same path. The last focus is the record's boxes, rounded;
+    Pure: the same arguments (of the record, its id and boxes) give the same path. The last focus is its boxes, rounded;
     each focus but the distractor contains the next; hierarchical IoU with the target never falls, the distractor aside;
     equal neighbours are collapsed into the later one.
 
@@ -41,16 +42,17 @@ def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None) 
         record: its id and boxes are used.
         seed: of the dataset.
         settings: see `Expansion`.
+        frame: of the chain; its numbers are what boxes are rounded to.
     Source: docs/method.md. The union of the overlapping expanded boxes and the union box of all have the same hull, so one
         merged focus stands for both.
     """
     settings = settings or Expansion()
     draw = random.Random(hashlib.sha256(f"{seed}\0{record.id}".encode()).digest())
-    decimals = settings.decimals
-    target = round_boxes(record.boxes, decimals)
-    expanded = round_boxes(_expand_sides(target, settings, draw), decimals)
+    grid = frame.grid(settings.decimals)
+    target = snap_boxes(record.boxes, grid)
+    expanded = snap_boxes(_expand_sides(target, settings, draw), grid)
     merged = union_box(expanded)
-    distractor = _distractor(merged, settings, draw)
+    distractor = _distractor(merged, settings, draw, grid)
     stops: list[tuple[FocusKind, Boxes | None]] = [
         ("whole", np.array([WHOLE_IMAGE])),
         ("distractor", distractor),
@@ -82,24 +84,24 @@ def _expand_sides(boxes: Boxes, settings: Expansion, draw: random.Random) -> Box
     return boxes + moves * (border - boxes)
 
 
-def _distractor(merged: Boxes, settings: Expansion, draw: random.Random) -> Boxes | None:
+def _distractor(merged: Boxes, settings: Expansion, draw: random.Random, grid: tuple[int, int]) -> Boxes | None:
     """A box of about the merged one's size that overlaps it nowhere, or None: not drawn, or no room."""
     # Every number is drawn whether or not it is used, so that a change of one setting leaves the others' draws alone.
     wanted, scale = draw.random() < settings.distractor, draw.uniform(0.7, 1.3)
     pick, across, along = draw.random(), draw.random(), draw.random()
     if not wanted:
         return None
-    unit = 10**settings.decimals
-    x1, y1, x2, y2 = (int(side) for side in np.rint(merged[0] * unit))
+    columns, rows = grid
+    x1, y1, x2, y2 = (int(side) for side in np.rint(merged[0] * (grid * 2)))
     width, height = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
-    # Positions of the top left corner, in units of the last decimal, that keep the box beside, above or below.
+    # Positions of the top left corner, in steps of the grid, that keep the box beside, above or below.
     strips = [
         (left, right, top, bottom)
         for left, right, top, bottom in (
-            (0, x1 - width, 0, unit - height),
-            (x2, unit - width, 0, unit - height),
-            (0, unit - width, 0, y1 - height),
-            (0, unit - width, y2, unit - height),
+            (0, x1 - width, 0, rows - height),
+            (x2, columns - width, 0, rows - height),
+            (0, columns - width, 0, y1 - height),
+            (0, columns - width, y2, rows - height),
         )
         if left <= right and top <= bottom
     ]
@@ -114,7 +116,7 @@ def _distractor(merged: Boxes, settings: Expansion, draw: random.Random) -> Boxe
     left, right, top, bottom = strips[chosen]
     x = left + int(across * (right - left + 1))
     y = top + int(along * (bottom - top + 1))
-    box: Boxes = np.array([[x, y, x + width, y + height]]) / unit
+    box: Boxes = np.array([[x, y, x + width, y + height]]) / (grid * 2)
     return box
 
 

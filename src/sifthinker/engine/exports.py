@@ -57,9 +57,13 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Exp
 
 def _table(dataset: str | os.PathLike[str], folder: Path, to: ExportForm) -> int:
     rows: dict[str, Callable[[Example], dict[str, Any]]] = {"trl": _trl_row, "verl": _verl_row, "hf": _hf_row}
+    # Tables of chains in fractions have no columns that say so.
+    framed = to != "verl" and any(example.coordinates != "unit" for example in read_examples(dataset))
 
     def lines() -> Iterator[dict[str, Any]]:
-        yield from map(rows[to], read_examples(dataset))
+        for example in read_examples(dataset):
+            row = rows[to](example)
+            yield {**row, "coordinates": example.coordinates, "resized": example.resized} if framed else row
 
     from datasets import Dataset, Features, Image, List, Value
     from datasets.exceptions import DatasetGenerationError
@@ -91,6 +95,8 @@ def _table(dataset: str | os.PathLike[str], folder: Path, to: ExportForm) -> int
             }
         ),
     }[to]
+    if framed:
+        features = Features({**features, "coordinates": text, "resized": List(Value("int64"))})
     # Rows pass through Arrow files beside the result, not through memory.
     try:
         made = Dataset.from_generator(lines, features=features, cache_dir=str(folder / ".cache"))
@@ -135,13 +141,14 @@ def _verl_row(example: Example) -> dict[str, Any]:
         "prompt": [{"role": "user", "content": "<image>" * len(example.images) + example.prompt}],
         "images": [{"bytes": Path(image).read_bytes()} for image in example.images],
         "ability": "visual reasoning",
-        "reward_model": {"style": "rule", "ground_truth": to_json(_truth(example))},
+        "reward_model": {"style": "rule", "ground_truth": to_json({**_truth(example), **example.frame.columns()})},
         "extra_info": {"index": example.id, "split": example.split, "chain": example.chain},
     }
 
 
 def _hf_row(example: Example) -> dict[str, Any]:
     row = asdict(example)
+    del row["coordinates"], row["resized"]
     # 16-bit depth goes into the table as the file it is.
     depth = None if example.depth is None else {"bytes": Path(example.depth).read_bytes(), "path": None}
     images = [{"bytes": Path(image).read_bytes(), "path": None} for image in example.images]
@@ -164,6 +171,7 @@ def _llamafactory(dataset: str | os.PathLike[str], folder: Path) -> int:
                     {"from": "gpt", "value": example.chain},
                 ],
                 "images": images,
+                **example.frame.columns(),
             }
         )
     described = {

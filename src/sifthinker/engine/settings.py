@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from sifthinker.ask_settings import DepthFiles, ServerSettings
-from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
+from sifthinker.literals import BoxForm, Coordinates, OutsideBoxes, SourceFormat, Space
 from sifthinker.settings import Flag, Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -138,6 +138,15 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings):
     """Images that must not be used: a folder, or a list of names or SHA-256 hashes, one a line. Repeatable."""
     depth: Annotated[str, Flag(metavar="given|none|MODEL")] = "given"
     """Depth files beside the images, RGB only, or a depth model's folder or Hugging Face name."""
+    coordinates: Coordinates = "unit"
+    """Boxes in chains and prompts: fractions of the image, whole numbers from 0 to 1000, or pixels of the image as the
+    processor of the model to be trained resizes it."""
+    processor: Annotated[str | None, Flag(metavar="FOLDER|NAME")] = None
+    """For coordinates resized: folder or Hugging Face name of the model to be trained."""
+    min_pixels: PositiveInt | None = None
+    """For coordinates resized: least area of an image [default: the processor's]."""
+    max_pixels: PositiveInt | None = None
+    """For coordinates resized: greatest area of an image, the same as in training [default: the processor's]."""
     budget: NonNegativeFloat | None = None
     """Stop before the teacher has cost more, in the prices' currency."""
     engine: Literal["local", "ray"] = "local"
@@ -186,6 +195,17 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings):
                 "budget needs teacher openai and its prices: prompt_price and completion_price (--prompt-price, "
                 "--completion-price)"
             )
+        bounds = {"processor": self.processor, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        stated = [name for name, value in bounds.items() if value is not None]
+        if self.coordinates != "resized" and stated:
+            raise ValueError(f"{stated[0]} is for coordinates resized, got coordinates {self.coordinates}; leave it out")
+        if self.coordinates == "resized" and self.processor is None and len(stated) < 2:
+            raise ValueError(
+                "coordinates resized need processor, the folder or Hugging Face name of the model to be trained, or "
+                "min_pixels and max_pixels of its image processor"
+            )
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
         if self.engine == "ray" and self.rpm is not None and self.workers is None:
             raise ValueError("rpm is shared among Ray's processes: say how many with workers")
         return self

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sifthinker.chain import read_completion
+from sifthinker.coordinates import UNIT, Frame
 from sifthinker.files import read_jsonl
 
 
@@ -28,6 +29,7 @@ class Stats:
         depths: stated depths of target regions.
         words: words of a chain's texts.
         sizes: images of each size.
+        coordinates: chains whose boxes are in each kind of coordinates.
     """
 
     examples: int = 0
@@ -39,17 +41,25 @@ class Stats:
     depths: list[float] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    coordinates: Counter[str] = field(default_factory=Counter)
 
     def add(
-        self, dataset: str, family: str, boxes: Sequence[Sequence[float]], chain: str, size: tuple[int, int] | None
+        self,
+        dataset: str,
+        family: str,
+        boxes: Sequence[Sequence[float]],
+        chain: str,
+        size: tuple[int, int] | None,
+        frame: Frame = UNIT,
     ) -> None:
-        """Take in one example."""
+        """Take in one example; `frame` is what the numbers of its chain stand for."""
         self.examples += 1
         self.by_dataset[dataset] += 1
         self.by_family[family or "unknown"] += 1
         self.boxes[len(boxes)] += 1
         self.areas += [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
-        steps = read_completion(chain, with_depth='"depth"' in chain).steps
+        self.coordinates[frame.space] += 1
+        steps = read_completion(chain, with_depth='"depth"' in chain, frame=frame).steps
         self.steps[len(steps)] += 1
         self.words.append(sum(len(text.split()) for _, text in steps))
         if steps:
@@ -83,6 +93,7 @@ class Stats:
             "share of the image in a target box": spread(self.areas, ".3f"),
             "depth of a target region": spread(self.depths, ".3f"),
             "image sizes": counted(self.sizes, 10),
+            "coordinates of boxes in chains": counted(self.coordinates) if self.coordinates.keys() - {"unit"} else [],
             "left out": counted(rejects),
         }
         return {title: rows for title, rows in found.items() if rows}

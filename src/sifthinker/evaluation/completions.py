@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sifthinker.boxes import Boxes, as_boxes
+from sifthinker.coordinates import UNIT, Frame
 from sifthinker.errors import BoxError, DepthError, RecordError
 from sifthinker.files import read_jsonl
 from sifthinker.records import Example, read_examples
@@ -32,6 +33,7 @@ class Scored:
         depth: path of the depth map, None in RGB-only work; a map itself would cost megabytes for each completion.
         images: as in its example, empty where there is none.
         scores: the four.
+        frame: what the numbers of boxes in the text stand for.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Scored:
     depth: str | None
     images: tuple[str, ...]
     scores: Scores
+    frame: Frame = UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,8 @@ class Component:
 def score_file(path: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Iterator[Scored]:
     """Score a JSONL file of completions.
 
-    Each line has `completion`, and either `id` of an example of `data`, or `answer`, `boxes`, and perhaps `depth`, `choices`
-    and `images` of its own, with paths relative to the file.
+    Each line has `completion`, and either `id` of an example of `data`, or `answer`, `boxes`, and perhaps `depth`,
+    `choices`, `images`, `coordinates` and `resized` (see `coordinates.Frame`) of its own, with paths relative to the file.
 
     Args:
         path: the completions.
@@ -89,6 +92,7 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
             "choices": example.choices,
             "problem": example.problem,
             "images": example.images,
+            **example.frame.columns(),
         }
     else:
         missing = [name for name in ("answer", "boxes") if name not in row]
@@ -113,6 +117,7 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
         depth=known.get("depth"),
         images=tuple(known["images"]),
         scores=scores,
+        frame=reference.frame,
     )
 
 

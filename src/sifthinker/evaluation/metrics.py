@@ -10,8 +10,10 @@ import numpy as np
 
 from sifthinker.boxes import hierarchical_iou
 from sifthinker.chain import region_boxes
+from sifthinker.coordinates import Frame, frame_of
 from sifthinker.evaluation.questions import Question
 from sifthinker.files import check_keys
+from sifthinker.literals import Coordinates
 from sifthinker.records import Box
 from sifthinker.scoring.answers import Verdict, judge
 from sifthinker.scoring.rewards import score_depth, score_grounding
@@ -64,6 +66,8 @@ class Row:
         values: metric → value; None where the question or the completion cannot have it.
         error: why the question could not be asked; "" where it was. Such a row has no values.
         file_sizes: bytes of the image and of the depth file when it was asked, see `Question.file_sizes`; () where unknown.
+        coordinates: what the numbers of boxes in the completion are, see `coordinates.Frame`.
+        resized: for `resized`, (width, height) of the image as the model saw it.
     """
 
     id: str
@@ -86,10 +90,19 @@ class Row:
     values: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(METRICS))
     error: str = ""
     file_sizes: tuple[int | None, ...] = ()
+    coordinates: Coordinates = "unit"
+    resized: tuple[int, int] | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """What the numbers of boxes in the completion stand for."""
+        return frame_of(self.coordinates, self.resized)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain values, lists for tuples."""
+        """The row as plain values, lists for tuples; without coordinates where they are fractions."""
         row = asdict(self)
+        del row["coordinates"], row["resized"]
+        row |= self.frame.columns()
         row["boxes"] = [list(box) for box in self.boxes]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
 
@@ -102,8 +115,10 @@ class Row:
             TypeError: a key is missing.
         """
         check_keys(row, list(cls.__dataclass_fields__), where)
-        lists = {name: tuple(row[name]) for name in ("answers", "choices", "problems")}
+        lists: dict[str, Any] = {name: tuple(row[name]) for name in ("answers", "choices", "problems")}
         lists["file_sizes"] = tuple(row.get("file_sizes", ()))
+        frame = frame_of(row.get("coordinates"), row.get("resized"))
+        lists |= {"coordinates": frame.space, "resized": frame.size}
         return cls(**{**row, **lists, "boxes": tuple(tuple(box) for box in row["boxes"])})
 
 

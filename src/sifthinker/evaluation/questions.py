@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from sifthinker.boxes import as_boxes, convert, other_space
+from sifthinker.coordinates import UNIT, Frame
 from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import BoxError, ImageError, RecordError
 from sifthinker.files import check_keys, inside, read_jsonl, sha256, to_json
@@ -56,6 +57,8 @@ class Question:
         tags: further groups that results are shown by: what is grouped → its group.
         reading: how the depth file is read.
         source: file and line, for messages.
+        frame: what the numbers of boxes stand for in chains that answer it: those of its dataset. `boxes` are unit in any
+            case.
     Raises:
         RecordError: a field is blank or a box is wrong.
 
@@ -76,6 +79,7 @@ class Question:
     tags: Mapping[str, str] = field(default_factory=dict)
     reading: DepthReading = field(default_factory=DepthReading)
     source: str = ""
+    frame: Frame = UNIT
 
     def __post_init__(self) -> None:
         where = self.source or f"question {self.id!r}"
@@ -115,6 +119,7 @@ class Question:
             family=example.family,
             reading=DepthReading("sif"),
             source=source,
+            frame=example.frame,
         )
 
     def load(self, *, with_depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
@@ -153,7 +158,8 @@ class Question:
         how = [self.reading.encoding, self.reading.near, list(self.reading.holes)]
         told = [list(self.answers), list(self.choices), [list(box) for box in self.boxes]]
         groups = [self.dataset, self.split, self.family, dict(self.tags)]
-        return [self.id, self.question, *told, *groups, files, picture, depth, how]
+        framed = [self.frame.columns()] if self.frame != UNIT else []
+        return [self.id, self.question, *told, *groups, files, picture, depth, how, *framed]
 
     def lacks_image(self) -> bool:
         """Whether its image is a file that is not there, unopened; False of a subclass that loads its own way."""
@@ -307,7 +313,7 @@ def _plain(row: Any, where: str, number: str, root: Path, box_space: Space, read
         choices = read_choices(row.get("choices"))
     except ValueError as error:
         raise RecordError(f"{where}: {error}", "bad_record") from None
-    groups = {name: row.get(name) or "" for name in ("dataset", "split", "family")}
+    groups: dict[str, Any] = {name: row.get(name) or "" for name in ("dataset", "split", "family")}
     for name in groups:
         if not isinstance(row.get(name), str | None):
             raise RecordError(f"{where}: {name} is {shown(row[name])}, wanted a text", "bad_record")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sifthinker import __version__
 from sifthinker.chain import TAG
+from sifthinker.coordinates import Frame
 from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import ConfigError, DepthError, ImageError, ModelError, RecordError
 from sifthinker.evaluation.metrics import Result, Row, all_groups, measure, summarise
@@ -24,6 +25,7 @@ from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.files import atomic_write, make_folder, read_jsonl, sha256, to_json
 from sifthinker.fingerprint import model_fingerprint
 from sifthinker.journal import Journal, check_same
+from sifthinker.literals import Coordinates
 from sifthinker.loops import in_thread
 from sifthinker.prompts import PROMPT_VERSION, user_prompt, with_choices
 from sifthinker.records import as_text
@@ -179,6 +181,7 @@ def ask(
     direct: bool = False,
     rgb_only: bool = False,
     show_choices: bool = False,
+    coordinates: Coordinates | None = None,
     **sampling: Any,
 ) -> list[Row]:
     """Ask a model one batch of questions, greedily; a question that cannot be asked is a row with its error.
@@ -190,11 +193,32 @@ def ask(
         direct: see `EvalSettings`.
         rgb_only: see `EvalSettings`.
         show_choices: see `EvalSettings`.
+        coordinates: see `EvalSettings`.
         sampling: see `Thinker.think_all`.
     Returns:
         One row a question, in order.
+    Raises:
+        ConfigError: see `coordinates_of` and `Thinker.check_coordinates`.
     """
-    return _ask(lambda: thinker, batch, root, direct=direct, rgb_only=rgb_only, show_choices=show_choices, **sampling)
+    how = {"direct": direct, "rgb_only": rgb_only, "show_choices": show_choices}
+    return _ask(lambda: thinker, batch, root, coordinates=coordinates_of(batch, coordinates), **how, **sampling)
+
+
+def coordinates_of(questions: Iterable[Question], chosen: Coordinates | None = None) -> Coordinates:
+    """The coordinates that a model's chains about these questions state boxes in: the chosen ones, else the dataset's.
+
+    Raises:
+        ConfigError: none are chosen, and the questions are of datasets that differ.
+    """
+    if chosen is not None:
+        return chosen
+    found = sorted({question.frame.space for question in questions})
+    if len(found) > 1:
+        raise ConfigError(
+            f"the chains of these questions' dataset state boxes in {' and '.join(found)}; say with coordinates "
+            "(--coordinates) what the model has learnt"
+        )
+    return found[0] if found else "unit"
 
 
 def _ask(
@@ -205,9 +229,14 @@ def _ask(
     direct: bool,
     rgb_only: bool,
     show_choices: bool,
+    coordinates: Coordinates,
     **sampling: Any,
 ) -> list[Row]:
     """`ask` of a model that is loaded once a question of the batch can be asked."""
+
+    def prompt(text: str, with_depth: bool) -> str:
+        return user_prompt(text, with_depth=with_depth, direct=direct, coordinates=coordinates)
+
     rows: dict[int, Row] = {}
     tasks: dict[int, tuple[Image.Image, str, DepthMap | None]] = {}
     for index, question in enumerate(batch):
@@ -215,26 +244,28 @@ def _ask(
         try:
             image, depth = question.load(with_depth=not rgb_only)
         except (ImageError, DepthError) as error:
-            rows[index] = _row(
-                question, root, user_prompt(text, with_depth=_has_depth(question, rgb_only), direct=direct), error
-            )
+            rows[index] = _row(question, root, prompt(text, _has_depth(question, rgb_only)), error)
         else:
             tasks[index] = image, text, depth
     thoughts: dict[int, Thought | ValueError] = {}
     if tasks:
         thinker = load()  # outside of `try`: what it raises is about the model, not about a question
+        how = {"direct": direct, **sampling}
+        if coordinates != "unit" and not direct:
+            thinker.check_coordinates(coordinates)
+            how["coordinates"] = coordinates
         try:
-            thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), direct=direct, **sampling), strict=True)
+            thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), **how), strict=True)
         except ValueError:
             # One that the model's processor or tokenizer refuses; which one shows when they are asked one by one.
             for index, task in tasks.items():
                 try:
-                    (thoughts[index],) = thinker.think_all([task], direct=direct, **sampling)
+                    (thoughts[index],) = thinker.think_all([task], **how)
                 except ValueError as error:
                     thoughts[index] = error
     for index, thought in thoughts.items():
         _, text, depth = tasks[index]
-        rows[index] = _row(batch[index], root, user_prompt(text, with_depth=depth is not None, direct=direct), thought)
+        rows[index] = _row(batch[index], root, prompt(text, depth is not None), thought)
     return [rows[index] for index in range(len(batch))]
 
 
@@ -270,6 +301,8 @@ def _row(question: Question, root: Path, prompt: str, outcome: Thought | Excepti
         verdict=None if verdict is None else asdict(verdict),
         problems=() if outcome.direct else tuple(dict.fromkeys(problem.code for problem in outcome.reading.problems)),
         values=values,
+        coordinates=outcome.frame.space,
+        resized=outcome.frame.size,
     )
 
 
@@ -303,6 +336,7 @@ class _Run:
             if twice or not self.questions:
                 raise RecordError(f"the id {twice[0]!r} is there twice" if twice else "there is no question", "duplicate_id")
         self.root = questions_root(settings.data, settings.images)
+        self.coordinates: Coordinates = "unit" if settings.direct else coordinates_of(self.questions, settings.coordinates)
         self.identity = self._identity()
         self._rows: dict[str, Row] = {}  # by id; of a question that was asked again, the last
         self._thinker = thinker
@@ -334,6 +368,8 @@ class _Run:
             **asked.model_dump(include={"limit", "direct", "rgb_only"}),
             "questions": identity_of(self.questions, self.root),  # behind the limit, which says better why they differ
         }
+        if self.coordinates != "unit":  # evaluations of chains in fractions stay as they were
+            how["coordinates"] = self.coordinates
         if asked.completions is not None:
             saved = sha256(_bytes(asked.completions))
             return {**found, **how, "completions": asked.completions, "completions_sha256": saved}
@@ -454,9 +490,8 @@ class _Run:
         if self._saved is not None:
             return [self._score(question, self._saved[question.id]) for question in batch]
         asked = self.settings
-        return _ask(
-            self._load, batch, self.root, direct=asked.direct, rgb_only=asked.rgb_only, show_choices=asked.show_choices
-        )
+        how = asked.model_dump(include={"direct", "rgb_only", "show_choices"})
+        return _ask(self._load, batch, self.root, coordinates=self.coordinates, **how)
 
     def _load(self) -> Thinker:
         if self._thinker is None:
@@ -476,7 +511,19 @@ class _Run:
             image, depth = question.load(with_depth=not self.settings.rgb_only)
         except (ImageError, DepthError) as error:
             return _row(question, self.root, "", error)
-        return _row(question, self.root, "", Thought(question.question, image, depth, completion, direct=direct))
+        thought = Thought(question.question, image, depth, completion, direct=direct, frame=self._frame(question))
+        return _row(question, self.root, "", thought)
+
+    def _frame(self, question: Question) -> Frame:
+        """What the numbers of boxes in a saved completion stand for."""
+        if self.coordinates != "resized":
+            return Frame(self.coordinates)
+        if question.frame.space != "resized":
+            raise ConfigError(
+                f"coordinates resized: {self.settings.completions} does not say how large the model saw the image of "
+                f"question {question.id!r}; score against a dataset built with coordinates resized, or ask the model itself"
+            )
+        return question.frame
 
     def take(self, rows: list[Row]) -> None:
         """Take in what one batch came to."""

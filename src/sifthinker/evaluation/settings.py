@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import PositiveInt, model_validator
 
 from sifthinker.ask_settings import AskSettings, DepthFiles
-from sifthinker.literals import Space
+from sifthinker.literals import Coordinates, Space
 from sifthinker.settings import Flag
 
 
@@ -36,6 +36,9 @@ class EvalSettings(AskSettings, DepthFiles):
     """Write the choices of a question under it, as (A) …, (B) …"""
     batch_size: PositiveInt = 8
     """Questions at once."""
+    coordinates: Coordinates | None = None
+    """Boxes in the model's chains: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
+    image as its processor resizes it (resized) [default: those of the dataset; unit for a file of questions]."""
     box_space: Space = "unit"
     """Coordinates of the boxes in a file of questions."""
 

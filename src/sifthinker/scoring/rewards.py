@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from sifthinker.boxes import Boxes, as_unit_boxes, hierarchical_iou
 from sifthinker.chain import Reading, Region, is_whole_image, read_completion, region_boxes
+from sifthinker.coordinates import UNIT, Frame, frame_of
 from sifthinker.depth import DepthMap, agrees
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import BoxError, ConfigError, RecordError
@@ -65,6 +66,7 @@ class Reference:
         boxes: (N, 4) unit xyxy, the regions that answer the question.
         depth: the image's depth; None in RGB-only work, where chains state no depth.
         choices: the possible answers of a closed question.
+        frame: what the numbers of boxes in the completion stand for; `boxes` are unit in any case.
     Raises:
         RecordError: an answer that is no text.
     """
@@ -73,6 +75,7 @@ class Reference:
     boxes: ArrayLike
     depth: DepthMap | None = None
     choices: tuple[str, ...] = ()
+    frame: Frame = UNIT
 
     def __post_init__(self) -> None:
         answer: object = self.answer
@@ -82,10 +85,11 @@ class Reference:
 
 
 def reference_from(row: Mapping[str, Any]) -> Reference:
-    """What a completion is held against, from a row of an examples file: answer, boxes, depth (a path or None), choices.
+    """What a completion is held against, from a row of an examples file: answer, boxes, depth (a path or None), choices,
+    and where completions state no fractions also coordinates and resized.
 
     Raises:
-        BoxError: boxes that are none, or not fractions of the image.
+        BoxError: boxes that are none, or not fractions of the image; or coordinates that there are none of.
         DepthError: a depth file that cannot be read.
         RecordError: an answer that is no text, or a depth that is neither a path nor a map.
         ValueError: choices that are no list, see `records.read_choices`.
@@ -98,6 +102,7 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
         boxes=_truth_boxes(row["boxes"]),
         depth=cached_depth(depth) if isinstance(depth, str) else depth,
         choices=read_choices(choices),
+        frame=frame_of(row.get("coordinates"), row.get("resized")),
     )
 
 
@@ -133,7 +138,7 @@ def score_completion(
         raise ConfigError(f"text is {text!r:.200}, wanted what the model wrote, as text")
     if not isinstance(reference, Reference):
         raise ConfigError(f"reference is {reference!r:.200}, wanted a Reference")
-    reading = read_completion(text, with_depth=reference.depth is not None, opened=opened)
+    reading = read_completion(text, with_depth=reference.depth is not None, opened=opened, frame=reference.frame)
     return Scores(
         score_format(reading),
         score_answer(reading, reference.answer, reference.choices, previous=previous),

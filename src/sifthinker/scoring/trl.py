@@ -5,7 +5,9 @@ from sifthinker import AnswerReward, depth_reward, format_reward, grounding_rewa
 trainer = trl.GRPOTrainer(..., reward_funcs=[format_reward, AnswerReward(), grounding_reward, depth_reward])
 ```
 
-`SIFGRPOTrainer` uses the same functions. A malformed completion scores 0 and never raises.
+`SIFGRPOTrainer` uses the same functions. A malformed completion scores 0 and never raises. Where completions
+state no fractions, all take two columns more: `coordinates` (`unit`, `per_mille` or `resized`) and for `resized` the column
+`resized`, (width, height) of each image as the model saw it; see `coordinates.Frame`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, Literal
 from numpy.typing import ArrayLike
 
 from sifthinker.chain import Reading, read_completion
+from sifthinker.coordinates import frame_of
 from sifthinker.depth import DepthMap
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import ConfigError
@@ -61,7 +64,7 @@ def format_reward(
         depth: the column of depth maps; only whether there is one matters.
         opened: see `chain.read_completion`.
     """
-    return [score_format(reading).value for reading in _readings(completions, depth, opened)]
+    return [score_format(reading).value for reading in _readings(completions, depth, columns, opened)]
 
 
 def answer_reward(
@@ -74,7 +77,7 @@ def answer_reward(
     """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
     return [
         score_answer(reading, answer[index], _choices_of(choices, index)).value
-        for index, reading in enumerate(_readings(completions, depth))
+        for index, reading in enumerate(_readings(completions, depth, columns))
     ]
 
 
@@ -112,7 +115,7 @@ class AnswerReward:
         depth: Sequence[DepthMap | str | None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        readings = _readings(completions, depth)
+        readings = _readings(completions, depth, columns)
         options = [_choices_of(choices, index) for index in range(len(readings))]
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
         if self.judge is not None:
@@ -165,7 +168,7 @@ class GroundingReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        readings = _readings(completions, depth)
+        readings = _readings(completions, depth, columns)
         alone: Correction = "off" if self.correction == "group" else self.correction
         scores = [
             score_grounding(reading, boxes[index], denominator=self.denominator, correction=alone)
@@ -206,17 +209,30 @@ def depth_reward(
     completions: Sequence[Completion], depth: Sequence[DepthMap | str | None], *, repeats: bool = False, **columns: Any
 ) -> list[float | None]:
     """TRL reward function of `score_depth`. Column `depth`: a DepthMap, the path of one in our own format, or None."""
-    readings = _readings(completions, depth)
+    readings = _readings(completions, depth, columns)
     maps = [cached_depth(truth) if isinstance(truth, str) else truth for truth in depth]
     return [score_depth(reading, known, repeats=repeats).value for reading, known in zip(readings, maps, strict=True)]
 
 
 def _readings(
-    completions: Sequence[Completion], depth: Sequence[DepthMap | str | None] | None, opened: bool | None = None
+    completions: Sequence[Completion],
+    depth: Sequence[DepthMap | str | None] | None,
+    columns: Mapping[str, Any],
+    opened: bool | None = None,
 ) -> list[Reading]:
-    """Each completion read; without a `depth` column, chains are held to state depths."""
+    """Each completion read; without a `depth` column, chains are held to state depths.
+
+    Raises:
+        BoxError: `coordinates` and `resized` among the columns that are no frame.
+    """
+    spaces, sizes = columns.get("coordinates"), columns.get("resized")
     return [
-        read_completion(completion_text(item), with_depth=depth is None or depth[index] is not None, opened=opened)
+        read_completion(
+            completion_text(item),
+            with_depth=depth is None or depth[index] is not None,
+            opened=opened,
+            frame=frame_of(None if spaces is None else spaces[index], None if sizes is None else sizes[index]),
+        )
         for index, item in enumerate(completions)
     ]
 

@@ -26,7 +26,7 @@ def compute_score(
     Args:
         data_source: verl's name of the dataset; not used.
         solution_str: the completion.
-        ground_truth: answer, boxes, and perhaps depth and choices, as a mapping or its JSON text.
+        ground_truth: answer, boxes, and perhaps depth, choices, coordinates and resized, as a mapping or its JSON text.
         extra_info: may hold `previous`, the group's mean answer score of the last epoch.
     Returns:
         `score`, the sum of the rewards that apply, and each reward by its name for verl's logs, NaN where there is none:

@@ -142,7 +142,7 @@ def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
             value = "–" if score.value is None else f"{score.value:.2f}"
             parts.append(f"{name} {value}" + (f" ({', '.join(score.reasons)})" if score.reasons else ""))
         depth = None if item.depth is None else cached_depth(item.depth)
-        thought = Thought(item.question, image, depth, item.text)
+        thought = Thought(item.question, image, depth, item.text, frame=item.frame)
         answered = item.scores.answer.parts.get("s")
         correct = None if answered is None else answered == 1
         card = Card(thought, item.id, truth=item.answer, correct=correct, boxes=item.boxes.tolist(), note=" · ".join(parts))
@@ -216,6 +216,7 @@ def _row_card(row: Row, evaluation: Evaluation) -> Card:
             row.completion,
             complete=row.complete,
             direct=bool(evaluation.settings.get("direct", evaluation.settings.get("protocol") == "direct")),
+            frame=row.frame,
         ),
         title=row.id,
         truth=" / ".join(row.answers),

@@ -112,7 +112,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
     for example in read_examples(where):
-        steps = read_completion(example.chain, with_depth=example.depth is not None).steps
+        steps = read_completion(example.chain, with_depth=example.depth is not None, frame=example.frame).steps
         yield {
             "code": "",
             "id": example.id,
@@ -127,6 +127,7 @@ def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
             "chain": example.chain,
             "facts": {
                 "split": example.split,
+                **{key: str(value) for key, value in example.frame.columns().items()},
                 **{key: str(value) for key, value in example.provenance.items() if value not in ("", None)},
             },
         }

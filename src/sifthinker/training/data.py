@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.errors import RecordError
+from sifthinker.coordinates import Resizer
+from sifthinker.errors import BoxError, ConfigError, ImageError, ModelError, RecordError
+from sifthinker.images import image_size
 from sifthinker.models import opened_by_template
 from sifthinker.prompts import user_prompt
 from sifthinker.records import Example, read_examples, write_choices
@@ -29,24 +32,78 @@ def load_examples(path: str, limit: int | None = None) -> list[Example]:
         raise RecordError(f"{path}: holds no example", "no_example")
     if len({example.depth is None for example in examples}) > 1:
         raise RecordError(f"{path}: some examples have depth and some have none; train RGB-only data apart", "mixed_depth")
+    spaces = sorted({example.coordinates for example in examples})
+    if len(spaces) > 1:
+        raise RecordError(f"{path}: chains state boxes in {' and '.join(spaces)}; train them apart", "mixed_coordinates")
     return examples
 
 
-def sft_dataset(examples: list[Example], *, answers_only: bool = False) -> Any:
+def check_resized(examples: Sequence[Example], processor: Any) -> None:
+    """See that pixels in chains are those of the images that the model is shown; nothing is checked of other coordinates.
+
+    Args:
+        examples: those of the run; the headers of their images are read.
+        processor: of the model, with the run's `max_pixels`.
+    Raises:
+        ConfigError: the processor makes an image another size than the chain about it was written for, or does not resize
+            as Qwen-VL's do.
+    """
+    framed = [example for example in examples if example.resized is not None]
+    if not framed:
+        return
+    resizer = Resizer.of_processor(processor)
+    if resizer is None:
+        raise ConfigError(
+            f"the chains state pixels of the resized image (coordinates resized), but this model's image processor, "
+            f"{type(processor.image_processor).__name__}, does not resize by area as Qwen2.5-VL's does; build the data with "
+            "coordinates unit or per_mille"
+        )
+    found: dict[str, tuple[int, int]] = {}
+    off = []
+    for example in framed:
+        image = example.images[0]
+        try:
+            size = found.get(image) or found.setdefault(image, resizer.size(image_size(image)))
+        except (BoxError, ImageError) as error:
+            raise ConfigError(f"example {example.id!r}: {error}") from None
+        if size != example.resized:
+            off.append((example, size))
+    if off:
+        example, size = off[0]
+        built, shown = ("×".join(map(str, sides or ())) for sides in (example.resized, size))
+        bounds = f"min_pixels {resizer.min_pixels}, max_pixels {resizer.max_pixels}, multiples of {resizer.factor}"
+        raise ConfigError(
+            f"{len(off)} of {len(framed)} chains state pixels of other images than the model would see: the first, "
+            f"{example.id!r}, was written for {built}, and this processor makes {shown} of its image ({bounds}). Train with "
+            "the max_pixels that the data was built with, or build the data with this model as --processor and --max-pixels "
+            f"{resizer.max_pixels}"
+        )
+
+
+def sft_dataset(examples: list[Example], *, answers_only: bool = False, end: str = "") -> Any:
     """A `datasets.Dataset` with `prompt`, `completion` (messages) and `images`: the loss falls on the completion alone.
 
     Args:
         examples: what to learn.
         answers_only: the question asked directly and the answer, instead of the task and the chain.
+        end: what is added to every completion, see `missing_end`.
     """
-    turns = [_direct(example) if answers_only else example.messages for example in examples]
+    turns = sft_turns(examples, answers_only=answers_only, end=end)
     return _dataset(
         {
-            "prompt": [[dict(asked)] for asked, _ in turns],
-            "completion": [[dict(said)] for _, said in turns],
+            "prompt": [[asked] for asked, _ in turns],
+            "completion": [[said] for _, said in turns],
             "images": [list(example.images) for example in examples],
         }
     )
+
+
+def sft_turns(
+    examples: Sequence[Example], *, answers_only: bool = False, end: str = ""
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What is asked and said in each example, as messages; see `sft_dataset`."""
+    turns = [_direct(example) if answers_only else example.messages for example in examples]
+    return [(dict(asked), {**said, "content": said["content"] + end}) for asked, said in turns]
 
 
 def _direct(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -66,6 +123,40 @@ def gold_completion(example: Example, processor: Any, **template: Any) -> str:
         processor: of the model.
         template: further arguments of `apply_chat_template`.
     """
+    tokens = processor.tokenizer(_rendered(example, processor, **template), add_special_tokens=False)["input_ids"]
+    text: str = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    return opened_by_template(processor, **template) + text
+
+
+def missing_end(example: Example, processor: Any, ends: Sequence[int], **template: Any) -> str:
+    """The end token that a chat template does not write behind the assistant's turn; "" if it writes one.
+
+    Without it a model learns chains and never to stop. LLaVA-1.5's template and GLM-4V's leave it out.
+
+    Args:
+        example: any of the data.
+        processor: of the model.
+        ends: ids of the tokens at which the model stops, see `models.end_tokens`.
+        template: further arguments of `apply_chat_template`.
+    Returns:
+        The first of `ends` as text, which `sft_dataset` adds to every completion.
+    Raises:
+        ModelError: there are none.
+    """
+    if not ends:
+        raise ModelError(
+            "neither the model's generation config nor its tokenizer names an end token, so no answer would ever end; set "
+            "eos_token_id in generation_config.json"
+        )
+    rendered = _rendered(example, processor, **template)
+    if not set(ends).isdisjoint(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"]):
+        return ""
+    token: str = processor.tokenizer.convert_ids_to_tokens(ends[0])
+    return token
+
+
+def _rendered(example: Example, processor: Any, **template: Any) -> str:
+    """The assistant's turn of an example as the chat template writes it behind the prompt."""
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
     asked, said = ([dict(message)] for message in example.messages)
@@ -73,16 +164,21 @@ def gold_completion(example: Example, processor: Any, **template: Any) -> str:
         "prompt": prepare_multimodal_messages(asked, images=list(example.images)),
         "completion": prepare_multimodal_messages(said),
     }
-    rendered = apply_chat_template(turns, processor, **template)
-    tokens = processor.tokenizer(rendered["completion"], add_special_tokens=False)["input_ids"]
-    text: str = processor.tokenizer.decode(tokens, skip_special_tokens=True)
-    return opened_by_template(processor, **template) + text
+    text: str = apply_chat_template(turns, processor, **template)["completion"]
+    return text
 
 
 def grpo_dataset(examples: list[Example]) -> Any:
     """A `datasets.Dataset` with `prompt`, `images`, and the columns that the rewards take."""
+    # Chains in fractions, which is what rewards expect unless told, need no columns that say so.
+    framed = any(example.coordinates != "unit" for example in examples)
+    frames = {
+        "coordinates": [example.coordinates for example in examples],
+        "resized": [None if example.resized is None else list(example.resized) for example in examples],
+    }
     return _dataset(
         {
+            **(frames if framed else {}),
             "prompt": [[dict(example.messages[0])] for example in examples],
             "images": [list(example.images) for example in examples],
             "id": [example.id for example in examples],
@@ -98,4 +194,5 @@ def grpo_dataset(examples: list[Example]) -> Any:
 def _dataset(columns: dict[str, Any]) -> Any:
     from datasets import Dataset, Image, List
 
-    return Dataset.from_dict(columns).cast_column("images", List(Image()))
+    # Depth views are stored in grey; image processors that convert nothing would be given one channel.
+    return Dataset.from_dict(columns).cast_column("images", List(Image(mode="RGB")))

@@ -13,26 +13,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from sifthinker.boxes import set_iou
 from sifthinker.chain import is_whole_image, read_completion, region_boxes
+from sifthinker.coordinates import UNIT, Frame, frame_of
 from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
-from sifthinker.training.data import grpo_dataset, load_examples
+from sifthinker.training.data import check_resized, grpo_dataset, load_examples
 from sifthinker.training.held_out import held_out
+from sifthinker.training.image_rows import PER_TOKEN, told_image_counts
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
+from sifthinker.training.prepared import PreparesOnce, share_equal_images
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, trainer_arguments
+from sifthinker.training.sharding import gather_in_generate, prepare_for_sharding, ready_to_generate
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
     """
 
     _buffered_inputs: Any  # TRL's: the micro-batches of the last generation
+    processing_class: Any
 
     def __init__(
         self,
@@ -123,10 +128,12 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         compute_aux_loss: bool = False,
         **vision: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        vision.pop("batch_num_images", None)  # TRL hands it on here and not with the loss; `num_images` is always there
         last = input_ids[:, -logits_to_keep - 1]
         if not self.shares_prefixes or compute_aux_loss or ends_in_image(model, last):
+            counted = told_image_counts(model, vision.get("num_images"))
             return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **vision
+                counted, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **vision
             )
         with self.accelerator.autocast():
             log_probs, entropies = shared_log_probs(
@@ -140,6 +147,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         served = self.use_vllm or self.use_transformers_continuous_batching or self.tools
         last = torch.tensor([ids[-1] for ids in prompt_ids])
         if not self.shares_prefixes or served or ends_in_image(self.model, last):
+            gather_in_generate(self.accelerator.unwrap_model(self.model_wrapped))
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
@@ -147,21 +155,18 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         prompts = [torch.tensor(ids) for ids in prompt_ids]
         padded = pad(prompts, padding_value=self._tokenizer.pad_token_id, padding_side="left").to(device)
         mask = pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left").to(device)
-        vision = {"num_images": [len(shown) if shown else 0 for shown in images] if images is not None else None}
+        vision: dict[str, Any] = {}
+        if images is not None:
+            vision["num_images"] = [len(shown) if shown else 0 for shown in images]
+            if isinstance(self.processing_class, PreparesOnce):
+                vision["num_tiles"] = self.processing_class.num_tiles(images)
         for name, value in multimodal_fields.items():
-            if isinstance(value, list):  # a field with one number a token
+            if name in PER_TOKEN:
                 value = pad([torch.tensor(row) for row in value], padding_value=0, padding_side="left")
-            vision[name] = value.to(device)
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                generation_kwargs=self.generation_kwargs,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
+            vision[name] = torch.as_tensor(np.array(value) if isinstance(value, list) else value).to(device)
+        with ready_to_generate(
+            self, gather_deepspeed3_params=self.args.ds3_gather_for_generation, generation_kwargs=self.generation_kwargs
+        ) as model:
             tokens = shared_generate(model, padded, mask, vision=vision, generation_config=self.generation_config)
         ends = set(self.eos_token_ids)
         completions = []
@@ -177,13 +182,20 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         framed = [[{"role": "assistant", "content": text}] for text in texts]
         rewards = super()._calculate_rewards(inputs, prompts, framed, completion_ids_list)  # (B, rewards), of all
         self._judged = rewards.clone()
-        self._log_chains(texts, [row.get("depth") is not None for row in inputs])
+        frames = [frame_of(row.get("coordinates"), row.get("resized")) for row in inputs]
+        self._log_chains(texts, [row.get("depth") is not None for row in inputs], frames)
         if self.model.training and self.state.global_step % max(1, self.args.logging_steps) == 0:
             self._save_samples([row.get("id") for row in inputs], texts)
         return without_gaps(rewards, self.num_generations if self.model.training else self.num_generations_eval)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
+        processor = self.processing_class
+        if hasattr(processor, "image_processor"):
+            inputs, self.processing_class = share_equal_images(inputs), PreparesOnce(processor)
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.processing_class = processor
         metrics = self._metrics["train" if self.model.training else "eval"]
         for column, name in enumerate(self.reward_func_names):
             given = self._judged[:, column]
@@ -194,11 +206,11 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
             metrics[f"rewards/{name}/missing"].append(float(len(self._judged) - len(given)))
         return output
 
-    def _log_chains(self, texts: list[str], depths: list[bool]) -> None:
+    def _log_chains(self, texts: list[str], depths: list[bool], frames: list[Frame] | None = None) -> None:
         """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
         steps, moved = [], []
-        for text, depth in zip(texts, depths, strict=True):
-            areas = read_completion(text, with_depth=depth, opened=False).areas
+        for text, depth, frame in zip(texts, depths, frames or [UNIT] * len(texts), strict=True):
+            areas = read_completion(text, with_depth=depth, opened=False, frame=frame).areas
             steps.append(len(areas))
             focused = [area for area in areas if not is_whole_image(area)]
             if focused:
@@ -268,6 +280,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     }
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     processor = load_processor(config.model, max_pixels=config.max_pixels)
+    check_resized(examples, processor)
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
     if config.training.get("use_vllm"):
         # vLLM takes no list of suppressed tokens; a bias does the same for its sampler.
@@ -282,7 +295,8 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     arguments = trainer_arguments(config, "grpo", defaults)
     questions = held_out(config, examples, arguments, processor)
     report_problems(plan_run(config, "grpo", arguments, examples, processor))
-    freeze(model, tuple(config.freeze))
+    frozen = freeze(model, tuple(config.freeze))
+    prepare_for_sharding(model)
     try:
         trainer = SIFGRPOTrainer(
             model=model,
@@ -292,7 +306,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
             # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
             eval_dataset=None if questions is None else grpo_dataset(examples[:1]),
             processing_class=processor,
-            peft_config=lora_config(config),
+            peft_config=lora_config(config, frozen),
             answer_reward=answer,
             prefix_sharing=config.prefix_sharing,
         )

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate.utils import gather_object
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-from trl.distributed import DistributedBackend
-from trl.models import unwrap_model_for_generation
 
 from sifthinker.errors import ConfigError, DepthError, ImageError
 from sifthinker.evaluation.metrics import Row, summarise
 from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.evaluation.run import ask
+from sifthinker.literals import Coordinates
 from sifthinker.models import special_tokens
+from sifthinker.processors import image_fault
 from sifthinker.records import Example
 from sifthinker.thinker import Thinker
 from sifthinker.training.progress import LOGGED, logged_name
 from sifthinker.training.settings import TrainSettings
+from sifthinker.training.sharding import ready_to_generate
 
 MAX_NEW_TOKENS = 1024  # of an answer, where the settings name no other
 
@@ -35,12 +35,14 @@ class HeldOut:
         direct: ask for the answer alone, as the model is trained.
         rgb_only: show no depth, as the model is trained.
         max_new_tokens: most tokens of an answer.
+        coordinates: of boxes in the chains that the model learns.
     """
 
     questions: Sequence[Question]
     direct: bool = False
     rgb_only: bool = False
     max_new_tokens: int = MAX_NEW_TOKENS
+    coordinates: Coordinates = "unit"
 
     def measure(self, trainer: Any) -> dict[str, float]:
         """Ask the model as it is, greedily; every process of the run must call it.
@@ -56,18 +58,13 @@ class HeldOut:
         accelerator, size = trainer.accelerator, trainer.args.per_device_eval_batch_size
         batches = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
         answered: list[tuple[int, list[Row]]] = []
-        with _generating(trainer) as (model, sampling):
+        with _generating(trainer) as model:
             thinker = Thinker(model, trainer.processing_class, max_new_tokens=self.max_new_tokens)
             for turn in range(math.ceil(len(batches) / accelerator.num_processes)):
                 number = turn * accelerator.num_processes + accelerator.process_index
                 # Where weights are spread over processes, all must generate equally often: the last ones repeat a batch.
-                rows = ask(
-                    thinker,
-                    batches[number % len(batches)],
-                    direct=self.direct,
-                    rgb_only=self.rgb_only,
-                    **sampling,
-                )
+                batch = batches[number % len(batches)]
+                rows = ask(thinker, batch, direct=self.direct, rgb_only=self.rgb_only, coordinates=self.coordinates)
                 if number < len(batches):
                     answered.append((number, rows))
                 trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
@@ -80,27 +77,14 @@ class HeldOut:
 
 @contextmanager
 def _generating(trainer: Any) -> Any:
-    """The model of a run under way, ready to generate, and arguments of `generate`."""
+    """The model of a run under way, ready to generate and in evaluation mode."""
     tokenizer = trainer.processing_class.tokenizer
     side, training = tokenizer.padding_side, trainer.model.training
     tokenizer.padding_side = "left"
     try:
-        with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped,
-                trainer.accelerator,
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-            ) as model,
-            DistributedBackend(trainer.accelerator).summon_full_params(trainer.model_wrapped, recurse=False),
-        ):
+        with ready_to_generate(trainer) as model:
             model.eval()
-            if not isinstance(model, FSDPModule):
-                yield model, {}
-                return
-            # Generating encodes images outside the model's `forward`, at which alone FSDP2 gathers weights.
-            if "generate" not in vars(model):
-                register_fsdp_forward_method(model, "generate")
-            yield model, {"synced_gpus": True}
+            yield model
     finally:
         tokenizer.padding_side = side
         trainer.model.train(training)
@@ -126,12 +110,15 @@ def held_out(config: TrainSettings, examples: Sequence[Example], arguments: Any,
     special = special_tokens(processor)
     for question in questions:
         try:
-            question.load(with_depth=not rgb_only)
+            image, _ = question.load(with_depth=not rgb_only)
         except (ImageError, DepthError) as error:
             raise ConfigError(f"eval_data: question {question.id!r}: {error}") from None
+        if fault := image_fault(processor, image.size):
+            raise ConfigError(f"eval_data: question {question.id!r}: {fault}; crop it, or leave the question out")
         if token := special.search(question.question):
             raise ConfigError(f"eval_data: question {question.id!r} holds {token[0]!r}, a special token of this model")
     best = arguments.metric_for_best_model
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in LOGGED:
         raise ConfigError(f"training.metric_for_best_model is {best!r}; there are {', '.join(LOGGED)}")
-    return HeldOut(questions, config.answers_only, rgb_only, config.eval_max_new_tokens or MAX_NEW_TOKENS)
+    longest = config.eval_max_new_tokens or MAX_NEW_TOKENS
+    return HeldOut(questions, config.answers_only, rgb_only, longest, examples[0].coordinates)

@@ -24,30 +24,51 @@ import torch
 
 from sifthinker.decoding import growing_cache
 from sifthinker.models import placeholder_tokens
+from sifthinker.training.image_rows import ImageRows, base_model, image_counts
 
 # Architectures whose forward takes a prepared 4D mask and explicit positions; tests hold each against TRL's padded batch.
-_ONE_AXIS = ("llava",)
-_THREE_AXES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SHARING = (
+    "glm4v", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3", "qwen2_vl", "qwen2_5_vl",
+    "qwen3_vl", "smolvlm",
+)  # fmt: skip
 _ATTENTION = ("sdpa", "eager", "flex_attention")
+
+# Masks of their own, which a prepared mask would replace.
+_OWN_MASK = {
+    "gemma3": "the tokens of an image attend to each other in both directions",
+    "paligemma": "the tokens of a prompt attend to each other in both directions",
+}
+# Kinds of layers in which a token reaches others by another way than a mask.
+_LAYERS = {
+    "sliding_attention": "attend in a sliding window, which in a packed row would end in another completion",
+    "chunked_attention": "attend in chunks, which in a packed row would be cut elsewhere",
+    "linear_attention": "are linear attention, whose state runs on from one completion into the next",
+    "conv": "are convolutions, which run on from one completion into the next",
+}
 
 
 def why_not_shared(model: Any) -> str | None:
     """Why a model's prompts cannot be shared; None when they can."""
-    config = _base(model).config
-    if config.model_type not in (*_ONE_AXIS, *_THREE_AXES):
-        return f"architecture {config.model_type!r} is not among {', '.join((*_ONE_AXIS, *_THREE_AXES))}"
+    config = base_model(model).config
     text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if not kinds and getattr(text, "sliding_window", None) is not None:
+        kinds = {"sliding_attention"}
+    for kind in sorted(kinds - {"full_attention"}):
+        return f"some of its layers {_LAYERS.get(kind, f'are of the kind {kind!r}, which is not known to keep to a mask')}"
+    if config.model_type in _OWN_MASK:
+        return f"{_OWN_MASK[config.model_type]} (architecture {config.model_type!r})"
+    if config.model_type not in SHARING:
+        return f"architecture {config.model_type!r} is not among those that were tested: {', '.join(SHARING)}"
     attention = getattr(text, "_attn_implementation", None) or "sdpa"
     if attention not in _ATTENTION:
         return f"attention {attention!r} takes no block mask; load the model with one of {', '.join(_ATTENTION)}"
-    if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
-        return "some of its layers attend in a sliding window"
     return None
 
 
 def ends_in_image(model: Any, last_tokens: torch.Tensor) -> bool:
     """Whether a prompt's last token stands for pixels: it is repeated before each completion, which an image cannot be."""
-    placeholders = placeholder_tokens(_base(model).config) or []
+    placeholders = placeholder_tokens(base_model(model).config) or []
     return bool(torch.isin(last_tokens, torch.tensor(placeholders, device=last_tokens.device)).any())
 
 
@@ -84,7 +105,7 @@ def shared_log_probs(
     """
     rows = input_ids.size(0)
     prompt_length = input_ids.size(1) - logits_to_keep
-    tensors = _Vision(vision, rows)
+    tensors = _Vision(model, vision, rows)
     groups = _groups(input_ids[:, :prompt_length], attention_mask[:, :prompt_length], tensors, batch_size or rows)
     groups = [part for group in groups for part in _cut(model, group, attention_mask, prompt_length)]
     log_probs, entropies = [], []
@@ -119,7 +140,7 @@ def shared_generate(
     Returns:
         (B, P + C) tokens, as `generate` gives them.
     """
-    tensors = _Vision(vision, input_ids.size(0))
+    tensors = _Vision(model, vision, input_ids.size(0))
     groups = _groups(input_ids, attention_mask, tensors, input_ids.size(0))
     starts = [group.start for group in groups]
     member = torch.tensor([k for k, g in enumerate(groups) for _ in range(g.stop - g.start)], device=input_ids.device)
@@ -127,7 +148,7 @@ def shared_generate(
     inputs |= tensors.of_groups(groups)
     if tensors.kinds is not None:
         inputs["mm_token_type_ids"] = tensors.kinds[starts, : input_ids.size(1) - 1]
-    base = _base(model)
+    base = base_model(model)
     if _axes(model) == 3:
         base.model.rope_deltas = None  # of an earlier batch
     else:
@@ -136,7 +157,8 @@ def shared_generate(
         inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
     cache = growing_cache(base)
     with torch.no_grad():
-        base.model(**inputs, past_key_values=cache, use_cache=True)
+        # Through the outermost module: where weights are spread over processes, its forward is what gathers them.
+        model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_select_indices(member)
         if _axes(model) == 3 and base.model.rope_deltas is not None:
             base.model.rope_deltas = base.model.rope_deltas[member]
@@ -147,43 +169,22 @@ def shared_generate(
 
 
 class _Vision:
-    """The image tensors of a batch, cut by row. Knows the two layouts of the supported architectures."""
+    """The images of a batch, and which of a prompt's tokens stand for them."""
 
-    def __init__(self, tensors: Mapping[str, Any], rows: int) -> None:
-        self.pixels: torch.Tensor | None = tensors.get("pixel_values")
-        self.grids: torch.Tensor | None = tensors.get("image_grid_thw")
-        self.kinds: torch.Tensor | None = tensors.get("mm_token_type_ids")
-        counts = tensors.get("num_images")
-        self._images = _starts(counts if counts is not None else [0] * rows)
-        if self.pixels is None:
-            self._pixels = self._images
-        elif self.grids is not None:  # Qwen-VL: patches of all images in one run, so many to each image
-            patches = self.grids.prod(dim=-1).tolist()
-            per_row = [sum(patches[a:b]) for a, b in zip(self._images, self._images[1:], strict=False)]
-            self._pixels = _starts(per_row)
-        elif counts is not None and self.pixels.size(0) == self._images[-1]:  # LLaVA: one entry an image
-            self._pixels = self._images
-        else:
-            self._pixels = list(range(rows + 1))
-
-    def row_pixels(self, row: int) -> torch.Tensor | None:
-        return None if self.pixels is None else self.pixels[self._pixels[row] : self._pixels[row + 1]]
-
-    def row_grids(self, row: int) -> torch.Tensor | None:
-        return None if self.grids is None else self.grids[self._images[row] : self._images[row + 1]]
+    def __init__(self, model: Any, vision: Mapping[str, Any], rows: int) -> None:
+        self.model = model
+        self.kinds: torch.Tensor | None = vision.get("mm_token_type_ids")
+        named = {name: value for name, value in vision.items() if name not in ("num_images", "num_tiles")}
+        self.rows = ImageRows(named, vision.get("num_images") or [0] * rows, vision.get("num_tiles"))
 
     def of_groups(self, groups: list[_Group]) -> dict[str, torch.Tensor]:
         """Model arguments for the images of each group, once."""
-        arguments = {}
-        if self.pixels is not None:
-            arguments["pixel_values"] = torch.cat([self.row_pixels(group.start) for group in groups])
-        if self.grids is not None:
-            arguments["image_grid_thw"] = torch.cat([self.row_grids(group.start) for group in groups])
+        rows = [group.start for group in groups]
+        arguments = self.rows.take(rows)
+        if arguments:
+            counts = [self.rows.num_images[row] for row in rows]
+            arguments |= image_counts(self.model, counts, next(iter(arguments.values())).device)
         return arguments
-
-    def same(self, row: int, other: int) -> bool:
-        """Whether two rows have the same images."""
-        return _equal(self.row_grids(row), self.row_grids(other)) and _equal(self.row_pixels(row), self.row_pixels(other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +272,12 @@ def _prompt_positions(
     """Positions of a prompt's tokens: (1, n), or (3, n) for mRoPE, as the model itself counts them."""
     if _axes(model) == 1:
         return torch.arange(len(prompt), device=prompt.device)[None]
-    grids = vision.row_grids(group.start)
-    if grids is None or not len(grids) or vision.kinds is None:
+    if not vision.rows.has("image_grid_thw") or not vision.rows.num_images[group.start] or vision.kinds is None:
         return torch.arange(len(prompt), device=prompt.device).expand(3, -1)
     kept = attention_mask[group.start, :prompt_length].bool()
     kinds = vision.kinds[group.start, :prompt_length][kept]
-    positions, _ = _base(model).model.get_rope_index(prompt[None], mm_token_type_ids=kinds[None], image_grid_thw=grids)
+    grids = vision.rows.of("image_grid_thw", group.start)
+    positions, _ = base_model(model).model.get_rope_index(prompt[None], mm_token_type_ids=kinds[None], image_grid_thw=grids)
     found: torch.Tensor = positions[:, 0]
     return found
 
@@ -292,7 +293,7 @@ def block_mask(model: Any, segments: torch.Tensor) -> Any:
         booleans (K, 1, L, L), additive floats of that shape for eager attention, or a BlockMask for flex attention.
     """
     rows, length = segments.shape
-    base = _base(model)
+    base = base_model(model)
     attention = getattr(base.config.get_text_config(), "_attn_implementation", None)
     if attention == "flex_attention":
         from torch.nn.attention.flex_attention import create_block_mask
@@ -317,7 +318,7 @@ def _groups(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, vision: _Vision
     same_text = ((prompt_ids[1:] == prompt_ids[:-1]) & (prompt_mask[1:] == prompt_mask[:-1])).all(dim=1).tolist()
     groups, start = [], 0
     for row in range(1, prompt_ids.size(0) + 1):
-        ends = row == prompt_ids.size(0) or not same_text[row - 1] or not vision.same(row - 1, row)
+        ends = row == prompt_ids.size(0) or not same_text[row - 1] or not vision.rows.same(row - 1, row)
         if ends or row - start == most:
             groups.append(_Group(start, row))
             start = row
@@ -326,7 +327,7 @@ def _groups(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, vision: _Vision
 
 def _cut(model: Any, group: _Group, attention_mask: torch.Tensor, prompt_length: int) -> list[_Group]:
     """A group in the parts that are cheapest to compute, each with its own copy of the prompt."""
-    text = _base(model).config.get_text_config()
+    text = base_model(model).config.get_text_config()
     rows = group.stop - group.start
     if getattr(text, "_attn_implementation", None) == "flex_attention":
         return [group]  # a block-sparse kernel does not compute what the mask hides
@@ -369,22 +370,5 @@ def _chunks(groups: list[_Group], most: int) -> list[list[_Group]]:
 
 
 def _axes(model: Any) -> int:
-    return 3 if _base(model).config.model_type in _THREE_AXES else 1
-
-
-def _base(model: Any) -> Any:
-    """The transformers model inside whatever wraps it: DDP, FSDP, DeepSpeed, PEFT."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _starts(counts: list[int]) -> list[int]:
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + int(count))
-    return starts
-
-
-def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    return (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+    """Axes that positions have: three where the model counts them for images (mRoPE), one elsewhere."""
+    return 3 if hasattr(base_model(model).model, "get_rope_index") else 1

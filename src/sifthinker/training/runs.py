@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +111,27 @@ class OurTrainer:
         model.load_state_dict(restored.state_dict())
 
 
-def lora_config(config: TrainSettings) -> Any:
-    """PEFT's config of the run, or None for full training."""
+def lora_config(config: TrainSettings, frozen: Iterable[str] = ()) -> Any:
+    """PEFT's config of the run, or None for full training.
+
+    Args:
+        config: the run.
+        frozen: names of the parameters that `models.freeze` froze; their modules get no adapters.
+    """
     if config.lora is None:
         return None
     from peft import LoraConfig
 
     # "all-linear" means the frozen parts too, unless told otherwise: adapters there would train what was to stay.
-    frozen = "|".join(re.escape(name) for name in config.freeze)
+    modules = {name.rpartition(".")[0] for name in frozen if not set(config.freeze) & set(name.split("."))}
+    left_out = "|".join(re.escape(name) for name in (*config.freeze, *sorted(modules)))
     target = config.lora.target if isinstance(config.lora.target, str) else list(config.lora.target)
     return LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         target_modules=target,
-        exclude_modules=rf"(.*\.)?({frozen})(\..*)?" if frozen else None,
+        exclude_modules=rf"(.*\.)?({left_out})(\..*)?" if left_out else None,
         task_type="CAUSAL_LM",
     )
 

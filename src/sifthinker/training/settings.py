@@ -307,6 +307,11 @@ def guess_stage(path: str | os.PathLike[str]) -> Stage:
     return "grpo" if "grpo" in Path(path).name else "sft"
 
 
+# Names of TRL's fields that everybody writes, and what transformers calls them now.
+_ALIASES = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 # Fields of TRL's that are said elsewhere.
 _ELSEWHERE = {
     "output_dir": "the folder is named by `output`",
@@ -322,6 +327,9 @@ _KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
 def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
     """What is wrong with fields for TRL's config. Text that is a number becomes one in `values`, a bare `no` a name."""
     hints, names = get_type_hints(trainer_config(stage)), _names(trainer_config(stage))
+    for old, new in _ALIASES.items():
+        if values.get(old) is not None and values.get(new, values[old]) != values[old]:
+            yield f"training.{old} is {values[old]!r} and training.{new} {values[new]!r}: one setting, keep one of its names"
     for name in values:
         if name in _ELSEWHERE:
             yield f"training.{name}: {_ELSEWHERE[name]}"
@@ -383,23 +391,32 @@ def trainer_config(stage: Stage) -> type[Any]:
     return chosen
 
 
-def trainer_arguments(config: TrainSettings, stage: Stage, defaults: Mapping[str, Any]) -> Any:
+def trainer_arguments(
+    config: TrainSettings, stage: Stage, defaults: Mapping[str, Any], *, on_gpu: bool | None = None
+) -> Any:
     """TRL's config of a run.
 
     Args:
         config: the run.
         stage: its trainer.
         defaults: ours, where the config says nothing.
+        on_gpu: with the values that a run on a GPU has, whether there is one here or not, to plan it; by default those of
+            this machine.
     Raises:
         ConfigError: the settings are of another stage, or TRL refuses the values.
     """
     import torch
 
-    on_cpu = not torch.accelerator.is_available()
+    here = torch.accelerator.is_available()
+    gpu = here if on_gpu is None else on_gpu
     # Without an accelerator Trainer refuses bf16 unless told that the CPU is meant, and pinning memory only warns.
     # Recomputing activations saves GPU memory; on a CPU it costs time and saves nothing that is short.
-    machine = {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu, "activation_checkpointing": not on_cpu}
-    said = config.for_stage(stage).training
+    machine = {"use_cpu": not (gpu and here), "dataloader_pin_memory": gpu and here, "activation_checkpointing": gpu}
+    said = _with_new_names(config.for_stage(stage).training)
+    if on_gpu and said.pop("use_cpu", False):
+        raise ConfigError("training.use_cpu: the run is for a CPU; plan it without a GPU, or take the key out")
+    if gpu and not here:
+        said.pop("tf32", None)  # refused where there is no GPU, and nothing that a plan says depends on it
     evaluation: dict[str, Any] = {}
     if config.eval_data is not None:
         evaluation = {"eval_strategy": "steps", "eval_steps": EVAL_STEPS}
@@ -409,6 +426,16 @@ def trainer_arguments(config: TrainSettings, stage: Stage, defaults: Mapping[str
         return trainer_config(stage)(output_dir=config.output, **{**machine, **defaults, **evaluation, **said})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"training: {error}") from None
+
+
+def _with_new_names(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields under the names that transformers has for them; our defaults would overrule the older ones."""
+    said = dict(training)
+    for old, new in _ALIASES.items():
+        value = said.pop(old, None)
+        if value is not None:
+            said[new] = value
+    return said
 
 
 def _names(cls: type[Any]) -> list[str]:

@@ -8,12 +8,13 @@ from trl import SFTTrainer
 
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
-from sifthinker.models import freeze, load_model, load_processor
-from sifthinker.training.data import load_examples, sft_dataset
+from sifthinker.models import end_tokens, freeze, load_model, load_processor
+from sifthinker.training.data import check_resized, load_examples, missing_end, sft_dataset
 from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 from sifthinker.training.settings import TrainSettings, trainer_arguments
+from sifthinker.training.sharding import prepare_for_sharding
 
 # max_length None: truncation would cut image tokens away and break the prompt.
 DEFAULTS: dict[str, Any] = {
@@ -38,19 +39,23 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     arguments = trainer_arguments(config, "sft", DEFAULTS)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
+    if not config.answers_only:
+        check_resized(examples, processor)
     questions = held_out(config, examples, arguments, processor)
-    model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
+    end = missing_end(examples[0], processor, end_tokens(config.model, processor))
     report_problems(plan_run(config, "sft", arguments, examples, processor))
-    freeze(model, tuple(config.freeze))
+    model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
+    frozen = freeze(model, tuple(config.freeze))
+    prepare_for_sharding(model)
     try:
         trainer = SIFSFTTrainer(
             model=model,
             args=arguments,
-            train_dataset=sft_dataset(examples, answers_only=config.answers_only),
+            train_dataset=sft_dataset(examples, answers_only=config.answers_only, end=end),
             # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
             eval_dataset=None if questions is None else sft_dataset(examples[:1]),
             processing_class=processor,
-            peft_config=lora_config(config),
+            peft_config=lora_config(config, frozen),
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"training: {error}") from error

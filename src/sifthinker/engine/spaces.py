@@ -1,0 +1,99 @@
+"""A file of records before a build: what cannot be read, and whether its boxes are plausibly in another space than it says.
+
+A box that cannot be in its space is a reject when it is read. What shows in a whole file alone is a warning: no box of it is
+wrong by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from sifthinker.boxes import Boxes, convert, suspect_space
+from sifthinker.engine.checks import Finding
+from sifthinker.engine.recipe import open_source
+from sifthinker.engine.settings import SourceSettings
+from sifthinker.engine.sources.rows import rows
+from sifthinker.engine.sources.tables import is_table
+from sifthinker.errors import ImageError, RecordError
+from sifthinker.files import inside
+from sifthinker.images import image_size
+from sifthinker.literals import Space
+from sifthinker.records import Record, Reject
+
+_LOOKED_AT = 100  # lines that may be broken before one that shows what a file holds
+
+
+@dataclass(slots=True)
+class Records:
+    """What a file of records holds, gathered record by record.
+
+    Args:
+        space: in which its boxes are said to be.
+        records: number of records.
+        clipped: boxes that end past the image.
+        boxes: (N, 4) of that space for each record whose image's size is known or not needed.
+        sizes: (width, height) of the image of each of these, None where it is not known.
+    """
+
+    space: Space = "unit"
+    records: int = 0
+    clipped: int = 0
+    boxes: list[Boxes] = field(default_factory=list)
+    sizes: list[tuple[int, int] | None] = field(default_factory=list)
+
+    def add(self, record: Record, size: tuple[int, int] | None) -> None:
+        """Take in one record; `size` is (width, height) of its image, where it is known."""
+        self.records += 1
+        self.clipped += sum(note.endswith("; clipped") for note in record.notes)
+        if size is not None or self.space in ("unit", "per_mille"):
+            self.boxes.append(convert(record.boxes, source="unit", target=self.space, size=size))
+            self.sizes.append(size)
+
+    def warnings(self) -> list[str]:
+        """What looks like another space, with counts."""
+        return suspect_space(self.boxes, self.space, self.sizes, past=self.clipped)
+
+
+def holds_records(path: Path) -> bool:
+    """Whether a file holds records rather than examples: a table, or JSON whose rows ask a question and hold no chain."""
+    if not path.is_file():
+        return False
+    if is_table(str(path)):
+        return True
+    try:
+        first = next((item[1] for item in islice(rows(path), _LOOKED_AT) if isinstance(item, tuple)), None)
+    except RecordError:
+        return False
+    return isinstance(first, dict) and "messages" not in first and {"image", "question"} <= first.keys()
+
+
+def check_records(
+    source: SourceSettings, images: Path | None = None, *, files: bool = True, gathered: Records | None = None
+) -> Iterator[Finding]:
+    """Every record of a file that a build would leave out while reading it.
+
+    Args:
+        source: the file, its form and its box space.
+        images: image root; the file's folder by default.
+        files: whether the headers of images are read for sizes that the file does not state.
+        gathered: takes in what can be read, for its `warnings`.
+    Raises:
+        RecordError, ConfigError: see `sources.read_source`.
+    """
+    found = gathered if gathered is not None else Records()
+    found.space = source.box_space
+    root = images if images is not None else Path(source.file).parent
+    for item in open_source(source, Path(), images):
+        if isinstance(item, Reject):
+            yield Finding(item.source, item.id, item.code, item.reason)
+            continue
+        size = item.size
+        if size is None and files:
+            try:
+                size = image_size(inside(root, item.image))
+            except (RecordError, ImageError) as error:
+                yield Finding(item.source, item.id, error.code, f"{item.source}: {error}")
+        found.add(item, size)

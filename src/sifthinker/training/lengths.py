@@ -1,0 +1,220 @@
+"""Tokens of a run's prompts and chains, images included, as its trainer counts them, without decoding an image.
+
+How many tokens an image becomes depends on its size alone, which its header tells. A blank image of that size therefore
+gives the number, and gives it for whatever a family does with images: areas, tiles, one size for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from sifthinker.images import image_size
+from sifthinker.records import Example
+from sifthinker.training.data import sft_turns
+from sifthinker.training.settings import Stage
+
+Size = tuple[int, int]
+_AT_ONCE = 1000  # texts in one call of the tokenizer
+_TRIED = 64  # prompts that are counted by the processor itself, at most, until none can be longer
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a trainer makes of an example.
+
+    Args:
+        id: of the example.
+        messages: of the prompt.
+        asked: text of the prompt.
+        said: text of the gold chain, or of the answer alone.
+        prompt: as the chat template renders it, images as placeholders.
+        completion: of the gold chain, as the chat template renders it.
+        sizes: (width, height) of its images.
+    """
+
+    id: str
+    messages: list[dict[str, Any]]
+    asked: str
+    said: str
+    prompt: str
+    completion: str
+    sizes: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of every example, in the order of the examples.
+
+    Args:
+        prompts: with their images. Those that may be the longest are counted by the processor itself.
+        completions: of the gold chains, to the end of the turn.
+    """
+
+    prompts: list[int]
+    completions: list[int]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example, prompt and completion."""
+        return max(map(sum, zip(self.prompts, self.completions, strict=True)))
+
+
+def turns(
+    examples: Sequence[Example],
+    stage: Stage,
+    processor: Any,
+    *,
+    answers_only: bool = False,
+    end: str = "",
+    **template: Any,
+) -> list[Turn]:
+    """The examples as the stage's trainer renders them.
+
+    Args:
+        examples: of the run.
+        stage: whose trainer.
+        processor: of the model.
+        answers_only: of the run.
+        end: what is added to every completion, see `data.missing_end`.
+        template: further arguments of `apply_chat_template`.
+    Raises:
+        ImageError: an image whose header cannot be read.
+    """
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+    found = []
+    for example, (asked, said) in zip(examples, sft_turns(examples, answers_only=answers_only, end=end), strict=True):
+        messages = prepare_multimodal_messages([dict(asked)], images=list(example.images))
+        completion = prepare_multimodal_messages([dict(said)])
+        rendered = apply_chat_template({"prompt": messages, "completion": completion}, processor, **template)
+        prompt = rendered["prompt"]
+        if stage == "grpo":  # which does not look at what the completion would make of the prompt
+            prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
+        sizes = tuple(image_size(image) for image in example.images)
+        found.append(
+            Turn(example.id, messages, str(asked["content"]), str(said["content"]), prompt, rendered["completion"], sizes)
+        )
+    return found
+
+
+def count_tokens(turned: Sequence[Turn], stage: Stage, processor: Any, **template: Any) -> Lengths:
+    """Tokens of every example.
+
+    Texts are counted all, and images by their size, each size once. The sum can be off by what a tokenizer joins where text
+    and image meet. So the prompts that may be the longest are counted by the processor itself, with blank images, until no
+    other can be longer.
+
+    Args:
+        turned: see `turns`.
+        stage: whose trainer.
+        processor: of the model.
+        template: further arguments of `apply_chat_template`.
+    """
+    texts = _text_tokens([turn.prompt for turn in turned], processor)
+    added = _tokens_of_images(turned, texts, stage, processor, template)
+    prompts = [text + more for text, more in zip(texts, added, strict=True)]
+    best = off = 0
+    for number in sorted(range(len(turned)), key=lambda index: -prompts[index])[:_TRIED]:
+        if prompts[number] + off <= best:
+            break
+        counted = prompt_tokens(turned[number], stage, processor, **template)
+        off = max(off, abs(counted - prompts[number]))
+        prompts[number] = counted
+        best = max(best, counted)
+    return Lengths(prompts, _text_tokens([turn.completion for turn in turned], processor))
+
+
+def prompt_tokens(turn: Turn, stage: Stage, processor: Any, **template: Any) -> int:
+    """Tokens of one prompt with blank images of its sizes, exactly as the stage's trainer counts them."""
+    return len(prompt_inputs([turn], stage, processor, **template)["input_ids"][0])
+
+
+def prompt_inputs(turned: Sequence[Turn], stage: Stage, processor: Any, **template: Any) -> Mapping[str, Any]:
+    """Inputs of a model for prompts with blank images, as the stage's trainer makes them; not padded."""
+    images = [[blank(size) for size in turn.sizes] for turn in turned]
+    if stage == "sft":
+        made = processor(images=images, text=[turn.prompt for turn in turned], add_special_tokens=False, return_tensors=None)
+        return dict(made)
+    conversations = [with_images(turn.messages, shown) for turn, shown in zip(turned, images, strict=True)]
+    made = processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, **template
+    )
+    return dict(made)
+
+
+def blank(size: Size) -> Image.Image:
+    """A grey image; black would be taken for padding by processors that look for it."""
+    return Image.new("RGB", size, (99, 99, 99))
+
+
+def with_images(messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    """Messages that show these images in the places of their own."""
+    shown = iter(images)
+    return [
+        {
+            **message,
+            "content": [
+                {**part, "image": next(shown)} if part["type"] == "image" else dict(part) for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]
+
+
+def _text_tokens(texts: Sequence[str], processor: Any) -> list[int]:
+    return [
+        len(ids)
+        for start in range(0, len(texts), _AT_ONCE)
+        for ids in processor.tokenizer(list(texts[start : start + _AT_ONCE]), add_special_tokens=False)["input_ids"]
+    ]
+
+
+def _tokens_of_images(
+    turned: Sequence[Turn], texts: Sequence[int], stage: Stage, processor: Any, template: Mapping[str, Any]
+) -> list[int]:
+    """What the images of each example add to the tokens of its text."""
+    first: dict[tuple[Size, ...], int] = {}
+    for number, turn in enumerate(turned):
+        first.setdefault(turn.sizes, number)
+
+    def by_blanks(sizes: tuple[Size, ...]) -> int:
+        return prompt_tokens(turned[first[sizes]], stage, processor, **template) - texts[first[sizes]]
+
+    formula = _formula(list(first), by_blanks, processor)
+    added = {sizes: by_blanks(sizes) if formula is None else formula[sizes] for sizes in first}
+    return [added[turn.sizes] for turn in turned]
+
+
+def _formula(groups: list[tuple[Size, ...]], by_blanks: Any, processor: Any) -> dict[tuple[Size, ...], int] | None:
+    """The same by the processor's own formula, which is fast; None where it has none or where it is not true.
+
+    It is held against blank images of the extreme sizes: smallest, largest, widest and tallest.
+    """
+    known = getattr(processor, "_get_num_multimodal_tokens", None)
+    tried = set(_extremes(groups))
+    if known is None or len(tried) >= len(groups):
+        return None
+    every = sorted({size for sizes in groups for size in sizes})
+    counts = known(image_sizes=[(height, width) for width, height in every])["num_image_tokens"]
+    tokens = dict(zip(every, counts, strict=True))
+    # What stands around each image, which some formulas leave out, and what their placeholders are in the text.
+    rest = {len(sizes): by_blanks(sizes) - sum(tokens[size] for size in sizes) for sizes in tried}
+    if len(rest) > 1 or any(by_blanks(sizes) != sum(tokens[s] for s in sizes) + rest[len(sizes)] for sizes in tried):
+        return None
+    return {sizes: sum(tokens[size] for size in sizes) + rest[len(sizes)] for sizes in groups}
+
+
+def _extremes(groups: list[tuple[Size, ...]]) -> Iterator[tuple[Size, ...]]:
+    def area(sizes: tuple[Size, ...]) -> float:
+        return sizes[0][0] * sizes[0][1] if sizes else 0
+
+    def shape(sizes: tuple[Size, ...]) -> float:
+        return sizes[0][0] / sizes[0][1] if sizes else 0
+
+    for measure in (area, shape):
+        yield min(groups, key=measure)
+        yield max(groups, key=measure)

@@ -1,0 +1,197 @@
+"""A processor that prepares the images of each prompt once, however many completions are asked for.
+
+GRPO has G rows of each prompt. TRL's trainer hands all of them to the processor, once before it samples and once before it
+scores. What stands in for the processor here hands on one row of each prompt, repeats what comes back, and remembers what
+the images gave from the first time to the second. Nothing else changes: the tensors are those of the whole batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sifthinker.training.image_rows import PER_TOKEN, ImageRows, LayoutError
+
+logger = logging.getLogger(__name__)
+
+
+def share_equal_images(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a dataset in which neighbours with the same images hold the same objects, so that they need no comparing.
+
+    Args:
+        rows: with images in `images`, where there are any; a dataset decodes them anew for every row.
+    """
+    shared: list[dict[str, Any]] = []
+    for row in rows:
+        before = shared[-1].get("images") if shared else None
+        same = before is not None and row.get("images") == before
+        shared.append({**row, "images": before} if same else dict(row))
+    return shared
+
+
+class PreparesOnce:
+    """Stands in for a processor for as long as a batch is made.
+
+    Neighbouring rows that are equal, in text and images, are prepared once. Everything else is the processor's own.
+
+    Args:
+        processor: of transformers; it is not changed.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._whole = processor
+        self._remembered = _Remembered(processor.image_processor)
+        self._processor = copy.copy(processor)
+        self._processor.image_processor = self._remembered
+        self.image_processor = _Asked(self._remembered)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def apply_chat_template(self, conversation: Any, **named: Any) -> Any:
+        """As the processor's own."""
+        if not named.get("tokenize") or not named.get("return_dict") or not _batched(conversation):
+            return self._processor.apply_chat_template(conversation, **named)
+        first, row_of = _distinct(conversation)
+        rows = [conversation[row] for row in first]
+        # Lists of tokens: some processors (Mistral 3) make tensors by default, which prompts of unequal length are not.
+        prepared = self._processor.apply_chat_template(conversation=rows, **{"return_tensors": None, **named})
+        repeated = self._repeat(prepared, [_images_in(row) for row in rows], row_of)
+        if repeated is None:
+            return self._whole.apply_chat_template(conversation=conversation, **named)
+        return repeated
+
+    def __call__(self, images: Any = None, text: Any = None, **named: Any) -> Any:
+        """As the processor's own."""
+        if images is None or not isinstance(text, list):
+            return self._processor(images=images, text=text, **named)
+        first, row_of = _distinct(list(zip(text, images, strict=True)))
+        shown = [images[row] for row in first]
+        prepared = self._processor(images=shown, text=[text[row] for row in first], **named)
+        repeated = self._repeat(prepared, [len(row) if row else 0 for row in shown], row_of)
+        return self._whole(images=images, text=text, **named) if repeated is None else repeated
+
+    def num_tiles(self, images: Sequence[Any]) -> list[int] | None:
+        """Tiles of the images that were prepared last, of each row; None where tiles do not lie in one run."""
+        first, row_of = _distinct(images)
+        found = self._remembered.num_tiles([len(images[row] or []) for row in first])
+        return None if found is None else [found[row] for row in row_of]
+
+    def _repeat(self, prepared: Any, num_images: list[int], row_of: list[int]) -> Any:
+        """What was prepared, for every row that is equal; None where the layout of the image tensors is not known."""
+        if len(num_images) == len(row_of):
+            return prepared
+        data: dict[str, Any] = {}
+        for name in prepared.keys() & set(PER_TOKEN):
+            value = prepared[name]
+            data[name] = value[row_of] if isinstance(value, torch.Tensor) else [list(value[row]) for row in row_of]
+        try:
+            data |= ImageRows(prepared, num_images, self._remembered.num_tiles(num_images)).take(row_of)
+        except LayoutError as error:
+            logger.warning("the images of each completion are prepared by themselves: %s", error)
+            return None
+        return type(prepared)({name: data[name] for name in prepared})
+
+
+class _Remembered:
+    """An image processor that knows what the last images gave, and gives it again when asked for the same."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._images: list[Any] = []
+        self._settings: dict[str, Any] = {}
+        self.found: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Any, **settings: Any) -> Any:
+        # Tensors at once: they serve whoever asked for lists too, and are asked for the second time.
+        settings["return_tensors"] = "pt"
+        flat = _flat(images)
+        if self.found is None or settings != self._settings or not _equal(flat, self._images):
+            self.found = self._processor(images, **settings)
+            self._images, self._settings = flat, settings
+        return type(self.found)(dict(self.found))  # processors take things out of it
+
+    def about(self, images: Any) -> Any:
+        """What is known of these images, whatever was asked for; None where they are others."""
+        return self.found if self.found is not None and _equal(_flat(images), self._images) else None
+
+    def num_tiles(self, num_images: list[int]) -> list[int] | None:
+        """Tiles of each row, for image processors that tell how many there are of an image."""
+        if self.found is None:
+            return None
+        if "num_patches" in self.found:
+            tiles = torch.as_tensor(self.found["num_patches"])
+        elif "image_rows" in self.found:
+            tiles = torch.as_tensor(self.found["image_rows"]) * torch.as_tensor(self.found["image_cols"])
+            if getattr(self._processor, "use_thumbnail", False):
+                tiles = tiles + (tiles > 1).to(tiles.dtype)
+        else:
+            return None
+        if len(tiles) != sum(num_images):
+            return None
+        return [int(part.sum()) for part in torch.split(tiles, num_images)]
+
+
+class _Asked:
+    """The image processor as the trainer sees it, which asks it how many tiles the images of all rows have."""
+
+    def __init__(self, remembered: _Remembered) -> None:
+        self._remembered = remembered
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._remembered, name)
+
+    def __call__(self, images: Any, **settings: Any) -> Any:
+        if not _batched(images):
+            return self._remembered(images, **settings)
+        first, row_of = _distinct(images)
+        rows = [images[row] or [] for row in first]
+        found = self._remembered.about(rows)
+        if found is None:
+            found = self._remembered([row for row in rows if row], **settings)
+        counts = [len(row) for row in rows]
+        each_image = {name: value for name, value in found.items() if len(value) == sum(counts)}
+        return type(found)(ImageRows(each_image, counts).take(row_of))
+
+
+def _batched(rows: Any) -> bool:
+    return isinstance(rows, list) and bool(rows) and isinstance(rows[0], list | None)
+
+
+def _distinct(rows: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Numbers of the rows that differ from the one before, and for every row which of those it is equal to."""
+    first: list[int] = []
+    row_of: list[int] = []
+    for number, row in enumerate(rows):
+        if not first or not (row is rows[first[-1]] or row == rows[first[-1]]):
+            first.append(number)
+        row_of.append(len(first) - 1)
+    return first, row_of
+
+
+def _images_in(conversation: Sequence[Mapping[str, Any]]) -> int:
+    contents = [message.get("content") for message in conversation]
+    return sum(part.get("type") == "image" for content in contents if isinstance(content, list) for part in content)
+
+
+def _flat(images: Any) -> list[Any]:
+    if isinstance(images, list | tuple):
+        return [image for part in images for image in _flat(part)]
+    return [] if images is None else [images]
+
+
+def _equal(images: list[Any], others: list[Any]) -> bool:
+    return len(images) == len(others) and all(a is b or _alike(a, b) for a, b in zip(images, others, strict=True))
+
+
+def _alike(image: Any, other: Any) -> bool:
+    """Whether two images have the same pixels; arrays and tensors, which compare by element, are taken for different."""
+    found = image == other
+    return found if isinstance(found, bool) else False

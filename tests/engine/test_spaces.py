@@ -1,0 +1,196 @@
+"""Boxes that are plausibly in another space than their file says: of records before a build, and of finished chains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from sifthinker.boxes import suspect_space
+from sifthinker.cli.main import main
+from sifthinker.engine.checks import FINDINGS, check_dataset
+from sifthinker.engine.settings import SourceSettings
+from sifthinker.engine.spaces import Records, check_records, holds_records
+from sifthinker.files import write_jsonl
+
+
+def sif(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def write(folder: Path, boxes: list[list[float]], **more: Any) -> Path:
+    rows = [
+        {"id": str(n), "image": "a.png", "question": f"What is {n}?", "answer": "cat", "boxes": [box], **more}
+        for n, box in enumerate(boxes)
+    ]
+    write_jsonl(folder / "records.jsonl", rows)
+    return folder / "records.jsonl"
+
+
+class TestWholeFiles:
+    """12 boxes: none of them wrong by itself."""
+
+    PER_MILLE = [[[10 * n, 20, 500, 900 + 9 * n]] for n in range(12)]
+
+    def test_thousandths_said_to_be_pixels(self) -> None:
+        (said,) = suspect_space(self.PER_MILLE, "pixel", [(4000, 3000)] * 12)
+        assert said == (
+            "no box of 12 images with a side longer than 1,250 pixels reaches past 999; these may be thousandths (box space "
+            "per_mille)"
+        )
+        assert suspect_space(self.PER_MILLE, "resized", [(4000, 3000)] * 12)
+
+    def test_pixels_of_large_images(self) -> None:
+        pixels = [*self.PER_MILLE, [[0, 0, 1400, 20]]]
+        assert suspect_space(pixels, "pixel", [(4000, 3000)] * 13) == []
+        assert suspect_space(self.PER_MILLE, "pixel", [(1000, 1000)] * 12) == []  # nothing is larger
+        assert suspect_space(self.PER_MILLE, "pixel", [None] * 12) == []  # nobody knows
+        assert suspect_space(self.PER_MILLE[:9], "pixel", [(4000, 3000)] * 9) == []  # too few to say
+
+    def test_pixels_said_to_be_thousandths(self) -> None:
+        pixels = [[[10 * n, 20, 400, 300 + n]] for n in range(12)]
+        (said,) = suspect_space(pixels, "per_mille", [(640, 480)] * 12)
+        assert said.startswith("no box of 12 images with a side shorter than 800 pixels")
+        assert said.endswith("these may be pixels (box space pixel)")
+        assert suspect_space([*pixels, [[0, 0, 400, 900]]], "per_mille", [(640, 480)] * 13) == []
+
+    def test_boxes_past_the_border(self) -> None:
+        unit = [[[0, 0, 0.5, 1]]] * 12
+        (said,) = suspect_space(unit, "unit", [None] * 12, past=10)
+        assert said.startswith("10 of 12 boxes end past the image and would be clipped")
+        assert suspect_space(unit, "unit", [None] * 12, past=2) == []
+        assert suspect_space([], "unit", [], past=0) == []
+
+
+class TestRecords:
+    def test_each_that_cannot_be_read(self, photo_folder: Path) -> None:
+        source = write(
+            photo_folder.rename(photo_folder.with_name("p")), [[0, 0, 0.5, 1], [10, 10, 30, 20], [0.5, 0, 0.5, 1]]
+        )
+        Image.new("RGB", (40, 20)).save(source.parent / "a.png")
+        gathered = Records()
+        found = list(check_records(SourceSettings(file=str(source)), gathered=gathered))
+        assert [finding.code for finding in found] == ["bad_box", "degenerate_box"]
+        assert "looks like pixels or thousandths" in found[0].message
+        assert (gathered.records, gathered.warnings()) == (1, [])
+
+    @pytest.mark.parametrize(
+        ("space", "boxes", "code", "warning"),
+        [
+            ("pixel", [[0.1, 0.1, 0.5, 1.0]] * 12, "12 × bad_box", ""),  # fractions
+            ("unit", [[100, 100, 500, 1000]] * 12, "12 × bad_box", ""),  # thousandths
+            ("per_mille", [[0, 0, 0.5, 1.0]] * 12, "12 × bad_box", ""),  # fractions
+            ("pixel", [[0, 0, 500, 990 - n] for n in range(12)], "", "may be thousandths"),
+            ("pixel", [[0, 0, 500, 1100 - n] for n in range(12)], "", ""),
+            ("unit", [[0, 0, 1.5, 1.2]] * 12, "", "12 of 12 boxes end past the image"),
+        ],
+    )
+    def test_the_command(self, space: str, boxes: list[list[float]], code: str, warning: str, tmp_path: Path) -> None:
+        Image.new("RGB", (2000, 1500)).save(tmp_path / "a.png")
+        source = write(tmp_path, boxes)
+        found = sif("data", "check", source, "--box-space", space)
+        assert found.exit_code == (3 if code else 0), found.output
+        assert code in found.stderr
+        assert ("warning: " in found.stderr) == bool(warning)
+        assert warning in found.stderr
+        assert f"{0 if code else 12} records, {12 if code else 0} findings" in found.stderr
+        if code:
+            assert "--box-space" in found.stdout  # what to do
+
+    def test_a_file_that_says_nothing_of_its_space(self, tmp_path: Path) -> None:
+        """Records are known by their rows; without an option they are fractions, as for a build."""
+        source = write(tmp_path, [[0, 0, 0.5, 1.0]] * 2)
+        found = sif("data", "check", source)
+        assert found.exit_code == 3
+        assert "2 × missing_image: the image is not there" in found.stderr
+        assert sif("data", "check", source, "--no-files").exit_code == 0
+
+    def test_a_dataset_is_no_file_of_records(self, chains: Path, tmp_path: Path) -> None:
+        assert not holds_records(chains / "examples.jsonl")
+        assert not holds_records(chains)
+        assert not holds_records(tmp_path / "none.jsonl")
+        (tmp_path / "x.jsonl").write_text("rubbish\n[1]\n")
+        assert not holds_records(tmp_path / "x.jsonl")
+        assert sif("data", "check", tmp_path / "x.jsonl").exit_code == 3
+        assert sif("data", "check", chains).exit_code == 0
+        found = sif("data", "check", chains, "--box-space", "pixel")
+        assert (found.exit_code, "is a folder" in found.stderr) == (2, True)
+
+    def test_tables(self, tmp_path: Path) -> None:
+        Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+        (tmp_path / "r.csv").write_text('image,ask,answer,boxes\na.png,What?,cat,"[[1, 1, 20, 20]]"\n')
+        found = sif("data", "check", tmp_path / "r.csv", "--columns", "question=ask", "--box-space", "pixel")
+        assert (found.exit_code, found.stderr.splitlines()[-1]) == (0, "1 record, 0 findings")
+
+
+class TestChains:
+    def dataset(self, folder: Path, change: Callable[[dict], object], tmp_path: Path) -> Path:
+        shutil.copytree(folder, tmp_path / "d")
+        rows = [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
+        for row in rows:
+            change(row)
+        write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
+        return tmp_path / "d"
+
+    @pytest.mark.parametrize(
+        ("written", "said", "looks"),
+        [
+            ("per_mille", {}, "look like whole numbers from 0 to 1000 (per_mille)"),
+            ("per_mille", {"coordinates": "resized", "resized": [56, 56]}, "whole numbers from 0 to 1000 (per_mille)"),
+            ("unit", {"coordinates": "per_mille"}, "look like fractions of the image (unit)"),
+            ("unit", {"coordinates": "resized", "resized": [56, 56]}, "look like fractions of the image (unit)"),
+            (
+                "resized",
+                {"coordinates": "resized", "resized": [28, 28]},
+                "look like whole numbers from 0 to 1000 (per_mille) or pixels of another size",
+            ),
+        ],
+    )
+    def test_another_space_than_the_lines_say(
+        self, written: str, said: dict[str, Any], looks: str, chains_in: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        def change(row: dict[str, Any]) -> None:
+            row.pop("coordinates", None)
+            row.pop("resized", None)
+            row.update(said)
+
+        found = list(check_dataset(self.dataset(chains_in(written), change, tmp_path)))
+        others = [finding for finding in found if finding.code == "other_space"]
+        assert len({finding.where for finding in others}) == 6
+        assert looks in others[0].message
+        assert f"coordinates is {said.get('coordinates', 'unit')!r}" in others[0].message
+        # The cause stands for the numbers that cannot be read; some of another size can.
+        assert {finding.code for finding in found} - {"boxes_disagree"} == {"other_space"} <= set(FINDINGS)
+
+    def test_one_slip_is_a_bad_chain(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
+        def change(row: dict[str, Any]) -> None:
+            turn = row["messages"][1]
+            turn["content"] = turn["content"].replace("[0.00,0.00,1.00,1.00]", "[0,0,1000,1000]", 1)
+
+        codes = {finding.code for finding in check_dataset(self.dataset(chains_in("unit"), change, tmp_path))}
+        assert codes == {"bad_chain"}
+
+    def test_a_size_with_its_sides_swapped(self, tmp_path: Path, photo_folder: Path) -> None:
+        from sifthinker.coordinates import Resizer
+        from sifthinker.engine.build import Engine
+        from sifthinker.engine.estimators import NoDepth
+        from sifthinker.records import Record
+
+        from ..small_data import BlockTeacher
+
+        extra = {"subject": "it", "reason": "It is here."}
+        record = Record(id="a", image="cat.png", question="What?", answer="cat", boxes=((0, 0, 0.5, 1),), extra=extra)
+        engine = Engine(photo_folder, NoDepth(), BlockTeacher(), coordinates="resized", resizer=Resizer())
+        engine.build(lambda: iter([record]), tmp_path / "out")
+        assert list(check_dataset(tmp_path / "out")) == []
+        line = json.loads((tmp_path / "out" / "examples.jsonl").read_text())
+        assert line["resized"] == [84, 56]
+        write_jsonl(tmp_path / "out" / "examples.jsonl", [{**line, "resized": [56, 84]}])
+        found = {finding.code: finding.message for finding in check_dataset(tmp_path / "out")}
+        assert found["size_mismatch"].endswith(".png is 40×20, resized (56, 84)")

@@ -1,0 +1,168 @@
+"""Training on chains that state boxes from 0 to 1000, or in pixels of the resized image, with real processors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import read_jsonl, write_jsonl
+from sifthinker.records import read_examples
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from sifthinker.coordinates import frame_of  # noqa: E402
+from sifthinker.models import load_processor  # noqa: E402
+from sifthinker.training.data import check_resized, grpo_dataset, load_examples, sft_dataset  # noqa: E402
+
+from .test_training import grpo_config, sft_config, unmoved, weights  # noqa: E402
+
+
+class TestData:
+    @pytest.mark.parametrize("space", ["per_mille", "resized"])
+    def test_rewards_are_told_the_space(self, space: str, chains_in: Callable[[str], Path]) -> None:
+        examples = load_examples(str(chains_in(space)))
+        rows = list(grpo_dataset(examples))
+        assert [frame_of(row["coordinates"], row["resized"]) for row in rows] == [example.frame for example in examples]
+
+    def test_unit_data_has_no_columns_that_say_so(self, chains_in: Callable[[str], Path]) -> None:
+        examples = load_examples(str(chains_in("unit")))
+        assert not {"coordinates", "resized"} & set(grpo_dataset(examples).column_names)
+        assert sft_dataset(examples).column_names == ["prompt", "completion", "images"]
+
+    def test_two_spaces_are_trained_apart(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
+        folder = tmp_path / "both"
+        shutil.copytree(chains_in("unit"), folder)
+        shutil.copytree(chains_in("per_mille"), folder, dirs_exist_ok=True)
+        rows = [row for space in ("unit", "per_mille") for _, row in read_jsonl(chains_in(space) / "examples.jsonl")]
+        write_jsonl(folder / "examples.jsonl", rows)
+        with pytest.raises(RecordError, match="boxes in per_mille and unit; train them apart"):
+            load_examples(str(folder))
+
+
+class TestSizes:
+    def test_the_processor_that_the_data_was_built_for(
+        self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path]
+    ) -> None:
+        for family in ("qwen2_vl", "qwen2_5_vl"):
+            check_resized(list(read_examples(chains_in("resized"))), load_processor(real_model(family)))
+
+    def test_other_bounds_are_refused(self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path]) -> None:
+        examples = list(read_examples(chains_in("resized")))
+        processor = load_processor(real_model("qwen2_5_vl"), max_pixels=28 * 28)
+        processor.image_processor.size = {"shortest_edge": 4, "longest_edge": 784}
+        with pytest.raises(ConfigError) as caught:
+            check_resized(examples, processor)
+        words = f"6 of 6 chains state pixels of other images than the model would see: the first, {examples[0].id!r}, was "
+        assert words + "written for 56×56, and this processor makes 28×28 of its image" in str(caught.value)
+        assert "max_pixels 784, multiples of 28" in str(caught.value)
+
+    def test_another_factor_is_refused(self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path]) -> None:
+        """Qwen3-VL resizes to multiples of 32, and at least 65,536 pixels: 64 by 64 becomes 256 by 256."""
+        with pytest.raises(ConfigError, match="written for 56×56, and this processor makes 256×256"):
+            check_resized(list(read_examples(chains_in("resized"))), load_processor(real_model("qwen3_vl")))
+
+    def test_a_processor_that_resizes_otherwise_is_refused(self, chains_in: Callable[[str], Path], tiny_vlm: Path) -> None:
+        processor = load_processor(tiny_vlm)
+        with pytest.raises(ConfigError, match=r"SiglipImageProcessor.*does not resize by area"):
+            check_resized(list(read_examples(chains_in("resized"))), processor)
+        for space in ("unit", "per_mille"):
+            check_resized(list(read_examples(chains_in(space))), processor)
+
+    def test_an_image_that_is_turned_counts_as_it_is_shown(
+        self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        (example, *_) = read_examples(chains_in("resized"))
+        turned = Image.Exif()
+        turned[0x0112] = 6  # orientation: a quarter turn
+        Image.new("RGB", (280, 56)).save(tmp_path / "a.jpg", exif=turned)
+        from dataclasses import replace
+
+        processor = load_processor(real_model("qwen2_5_vl"))
+        check_resized([replace(example, images=(str(tmp_path / "a.jpg"),), resized=(56, 280))], processor)
+
+    @pytest.mark.parametrize("stage", ["sft", "grpo"])
+    def test_a_run_does_not_start(
+        self, stage: str, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path
+    ) -> None:
+        from sifthinker.training import grpo, sft
+
+        config, start = {"sft": (sft_config, sft.sft_trainer), "grpo": (grpo_config, grpo.grpo_trainer)}[stage]
+        run = config(tiny_vlm, chains_in("resized"), tmp_path / "run")
+        with pytest.raises(ConfigError, match="build the data with coordinates unit or per_mille"):
+            start(run)
+
+    def test_answers_alone_state_no_pixels(self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path) -> None:
+        from sifthinker.training.sft import sft_trainer
+
+        sft_trainer(sft_config(tiny_vlm, chains_in("resized"), tmp_path / "run", answers_only=True))
+
+
+class TestRuns:
+    def test_grpo_reads_completions_in_the_space_of_its_data(
+        self,
+        chains_in: Callable[[str], Path],
+        real_model: Callable[[str], Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Two steps of a tiny Qwen2.5-VL with its real processor; gold chains in place of what it wrote earn everything."""
+        from sifthinker.training.grpo import grpo_trainer
+
+        data = chains_in("resized")
+        training = {"max_steps": 1, "per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
+        config = grpo_config(real_model("qwen2_5_vl"), data, tmp_path / "run", eval_data=str(data), training=training)
+        trainer = grpo_trainer(config)
+        assert trainer.held_out.coordinates == "resized"
+        logged: dict[str, float] = {}
+        monkeypatch.setattr(trainer, "_log_metric", logged.__setitem__)
+        monkeypatch.setattr(trainer, "_save_samples", lambda *_: None)
+        rows = [row for row in grpo_dataset(list(read_examples(data))) for _ in range(4)]
+        chains = [example.chain for example in read_examples(data) for _ in range(4)]
+        tokens = [trainer._tokenizer(text, add_special_tokens=False)["input_ids"] for text in chains]
+        rewards = trainer._calculate_rewards(rows, [[]] * 24, [[{"role": "assistant", "content": ""}]] * 24, tokens)
+        assert rewards.min() >= 1  # format, answer, grounding, depth
+        assert logged["chain/steps"] >= 2
+        assert logged["chain/box_movement"] > 0
+        assert logged["chain/final_hiou"] == 1
+
+    @pytest.mark.parametrize(("family", "space"), [("qwen2_5_vl", "resized"), ("qwen3_vl", "per_mille")])
+    def test_sft_runs_with_real_processors(
+        self, family: str, space: str, chains_in: Callable[[str], Path], real_model: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        from sifthinker.training.sft import sft_trainer
+
+        training: dict[str, Any] = {"max_steps": 1, "per_device_train_batch_size": 2, "bf16": False}
+        data, model = chains_in(space), real_model(family)
+        trainer = sft_trainer(sft_config(model, data, tmp_path / "sft", training=training, dtype="float32"))
+        before = weights(trainer.model)
+        trainer.train()
+        assert len(unmoved(before, trainer.model)) < len(before)
+
+    def test_a_run_of_grpo_asks_held_out_questions_in_its_own_space(
+        self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from sifthinker.thinker import Thinker
+        from sifthinker.training.grpo import train_grpo
+
+        asked: list[Any] = []
+        think = Thinker.think_all
+
+        def watched(self: Thinker, tasks: Any, **how: Any) -> Any:
+            asked.append(how.get("coordinates"))
+            return think(self, tasks, **how)
+
+        monkeypatch.setattr(Thinker, "think_all", watched)
+        data = chains_in("per_mille")
+        training = {"max_steps": 1, "per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 6}
+        config = grpo_config(
+            tiny_vlm, data, tmp_path / "run", training=training, eval_data=str(data), eval_limit=1, eval_max_new_tokens=4
+        )
+        assert train_grpo(config) is not None
+        assert set(asked) == {"per_mille"}
