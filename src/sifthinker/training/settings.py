@@ -186,8 +186,8 @@ class TrainSettings(Settings):
             *_training_faults(training, stage),
             *_tracker_faults(training),
             *self._without_eval_data(training),
+            *(self._not_for_vllm(training) if stage == "grpo" and training.get("use_vllm") is True else ()),
         ]
-        faults += self._not_for_vllm(training) if stage == "grpo" and training.get("use_vllm") is True else []
         if faults:
             raise faults_error(where, faults)
         return self if training == self.training else self.replace(training=training)
