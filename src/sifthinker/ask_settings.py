@@ -51,7 +51,7 @@ class AskSettings(Settings):
     """Ask for the answer alone, as of a model that knows no chains."""
     coordinates: Coordinates | None = None
     """Boxes in the model's chains, as it has learnt them: fractions of the image (unit), whole numbers from 0 to 1000
-    (per_mille), or pixels of the image as its processor resizes it (resized) [default: unit]."""
+    (per_mille), or pixels of the image as its processor resizes it (resized) [default: as its training noted, else unit]."""
     max_new_tokens: PositiveInt = MAX_NEW_TOKENS
     """Longest answer, in tokens."""
     max_pixels: PositiveInt | None = None

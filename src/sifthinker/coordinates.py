@@ -265,6 +265,34 @@ def _fetched(name: str) -> list[str]:
     return found
 
 
+_LEARNT = "sif_coordinates"  # in tokenizer_config.json, which is saved with every checkpoint, adapter and merged model
+
+
+def note_learnt(tokenizer: Any, coordinates: Coordinates) -> None:
+    """Let a tokenizer say, wherever it is saved, in which coordinates its model learns to state boxes."""
+    if coordinates == "unit":
+        tokenizer.init_kwargs.pop(_LEARNT, None)
+    else:
+        tokenizer.init_kwargs[_LEARNT] = coordinates
+
+
+def learnt_by(tokenizer: Any) -> Coordinates | None:
+    """The coordinates that a model has learnt to state boxes in, by its tokenizer; None where none were noted.
+
+    Args:
+        tokenizer: loaded, or the path of a model folder, whose tokenizer_config.json is read.
+    """
+    if isinstance(tokenizer, str | os.PathLike):
+        try:
+            noted = json.loads((Path(tokenizer) / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+    else:
+        noted = tokenizer.init_kwargs
+    found = noted.get(_LEARNT) if isinstance(noted, Mapping) else None
+    return found if found in get_args(Coordinates) else None
+
+
 # Family, by its type in config.json or its name → coordinates that its models were trained to write.
 _FAMILIES: tuple[tuple[re.Pattern[str], Coordinates], ...] = (
     (re.compile(r"qwen[-_]?2[._-]?5[-_]?vl", re.IGNORECASE), "resized"),

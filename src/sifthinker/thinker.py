@@ -12,7 +12,7 @@ from PIL import Image
 
 from sifthinker.ask_settings import MAX_NEW_TOKENS
 from sifthinker.chain import Reading, Region, read_completion
-from sifthinker.coordinates import UNIT, Frame, Resizer
+from sifthinker.coordinates import UNIT, Frame, Resizer, learnt_by
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError, ImageError
 from sifthinker.literals import Coordinates
@@ -68,12 +68,15 @@ class Thinker:
         model: an image-text-to-text model of transformers.
         processor: its processor.
         max_new_tokens: most tokens of a chain.
+    Attributes:
+        coordinates: that the model has learnt to state boxes in; `unit` where its training noted none.
     """
 
     def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         self.model = model
         self.processor = processor
         self.max_new_tokens = max_new_tokens
+        self.coordinates: Coordinates = learnt_by(processor.tokenizer) or "unit"
         self._resizer = Resizer.of_processor(processor)
         self._opening = opened_by_template(processor)
         self._special = special_tokens(processor)
@@ -136,7 +139,7 @@ class Thinker:
         depth: DepthMap | None = None,
         *,
         direct: bool = False,
-        coordinates: Coordinates = "unit",
+        coordinates: Coordinates | None = None,
         **sampling: Any,
     ) -> Thought:
         """Think about one image; see `think_all`."""
@@ -147,7 +150,7 @@ class Thinker:
         tasks: Sequence[tuple[Image.Image, str, DepthMap | None]],
         *,
         direct: bool = False,
-        coordinates: Coordinates = "unit",
+        coordinates: Coordinates | None = None,
         **sampling: Any,
     ) -> list[Thought]:
         """Think about several images in one batch.
@@ -155,7 +158,7 @@ class Thinker:
         Args:
             tasks: (upright RGB image, question, depth or None).
             direct: ask for the answer alone, without steps.
-            coordinates: that the model's chains state boxes in, see `frame`.
+            coordinates: that the model's chains state boxes in, see `frame`; those that it has learnt by default.
             sampling: arguments of transformers' `generate`; greedy by default.
         Returns:
             One thought a task, in order.
@@ -175,6 +178,7 @@ class Thinker:
                 raise ImageError(f"the question holds {token[0]!r}, a special token of this model; rephrase it")
             if fault := image_fault(self.processor, image.size):
                 raise ImageError(f"{fault}; crop it")
+        coordinates = coordinates or self.coordinates
         frames = [UNIT if direct else self.frame(image.size, coordinates) for image, _, _ in tasks]
         images = [[image, depth.view()] if depth is not None else [image] for image, _, depth in tasks]
         conversations = [

@@ -45,7 +45,7 @@ def think(
         thinker = Thinker.load(
             settings.model, dtype=settings.dtype, max_pixels=settings.max_pixels, max_new_tokens=settings.max_new_tokens
         )
-    return thinker.think(picture, question, depth, direct=settings.direct, coordinates=settings.coordinates or "unit")
+    return thinker.think(picture, question, depth, direct=settings.direct, coordinates=settings.coordinates)
 
 
 def has_depth_beside(image: Path) -> bool:

@@ -154,6 +154,30 @@ class TestRuns:
         assert finished is not None
         assert finished.state.global_step == 1
 
+    def test_a_trained_model_notes_what_it_has_learnt(
+        self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path, photo_folder: Path
+    ) -> None:
+        """In the finished model, an adapter's checkpoint and what is merged from it; not in a model of plain fractions."""
+        from sifthinker import evaluate, think
+        from sifthinker.ask_settings import ThinkSettings
+        from sifthinker.coordinates import learnt_by
+        from sifthinker.evaluation.settings import EvalSettings
+        from sifthinker.models import merge_adapter
+        from sifthinker.training.sft import train_sft
+
+        once = {"max_steps": 1, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 1}
+        data, run = chains_in("per_mille"), tmp_path / "run"
+        train_sft(sft_config(tiny_vlm, data, run, training=once, lora={"r": 2}))
+        merge_adapter(run / "checkpoint-1", tmp_path / "merged")
+        assert [learnt_by(folder) for folder in (run, run / "checkpoint-1", tmp_path / "merged")] == ["per_mille"] * 3
+        asked = think(ThinkSettings(model=str(run), max_new_tokens=2), photo_folder / "cat.png", "What is it?")
+        assert asked.frame.space == "per_mille"
+        # A dataset in fractions does not make it another model.
+        how = EvalSettings(data=str(chains_in("unit")), model=str(run), limit=1, max_new_tokens=2)
+        assert {row.coordinates for row in evaluate(how).rows} == {"per_mille"}
+        train_sft(sft_config(str(run), chains_in("unit"), tmp_path / "again", training=once))
+        assert learnt_by(tmp_path / "again") is None
+
     def test_a_run_of_grpo_asks_held_out_questions_in_its_own_space(
         self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sifthinker import __version__
 from sifthinker.chain import TAG
-from sifthinker.coordinates import Frame
+from sifthinker.coordinates import Frame, learnt_by
 from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import ConfigError, DepthError, ImageError, ModelError, RecordError
 from sifthinker.evaluation.metrics import Result, Row, all_groups, measure, summarise
@@ -201,7 +201,8 @@ def ask(
         ConfigError: see `coordinates_of` and `Thinker.check_coordinates`.
     """
     how = {"direct": direct, "rgb_only": rgb_only, "show_choices": show_choices}
-    return _ask(lambda: thinker, batch, root, coordinates=coordinates_of(batch, coordinates), **how, **sampling)
+    chosen = coordinates or learnt_by(thinker.processor.tokenizer)
+    return _ask(lambda: thinker, batch, root, coordinates=coordinates_of(batch, chosen), **how, **sampling)
 
 
 def coordinates_of(questions: Iterable[Question], chosen: Coordinates | None = None) -> Coordinates:
@@ -251,7 +252,7 @@ def _ask(
     if tasks:
         thinker = load()  # outside of `try`: what it raises is about the model, not about a question
         how = {"direct": direct, **sampling}
-        if coordinates != "unit" and not direct:
+        if not direct:
             thinker.check_coordinates(coordinates)
             how["coordinates"] = coordinates
         try:
@@ -336,7 +337,10 @@ class _Run:
             if twice or not self.questions:
                 raise RecordError(f"the id {twice[0]!r} is there twice" if twice else "there is no question", "duplicate_id")
         self.root = questions_root(settings.data, settings.images)
-        self.coordinates: Coordinates = "unit" if settings.direct else coordinates_of(self.questions, settings.coordinates)
+        learnt = None if settings.model is None else learnt_by(settings.model)
+        self.coordinates: Coordinates = (
+            "unit" if settings.direct else coordinates_of(self.questions, settings.coordinates or learnt)
+        )
         self.identity = self._identity()
         self._rows: dict[str, Row] = {}  # by id; of a question that was asked again, the last
         self._thinker = thinker

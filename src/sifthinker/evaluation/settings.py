@@ -38,7 +38,7 @@ class EvalSettings(AskSettings, DepthFiles):
     """Questions at once."""
     coordinates: Coordinates | None = None
     """Boxes in the model's chains: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
-    image as its processor resizes it (resized) [default: those of the dataset; unit for a file of questions]."""
+    image as its processor resizes it (resized) [default: what the model's training noted, else those of the dataset]."""
     box_space: Space = "unit"
     """Coordinates of the boxes in a file of questions."""
 

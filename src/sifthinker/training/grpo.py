@@ -21,7 +21,7 @@ from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict
 
 from sifthinker.boxes import set_iou
 from sifthinker.chain import is_whole_image, read_completion, region_boxes
-from sifthinker.coordinates import UNIT, Frame, frame_of
+from sifthinker.coordinates import UNIT, Frame, frame_of, note_learnt
 from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
@@ -281,6 +281,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     check_resized(examples, processor)
+    note_learnt(processor.tokenizer, examples[0].coordinates)
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
     if config.training.get("use_vllm"):
         # vLLM takes no list of suppressed tokens; a bias does the same for its sampler.

@@ -6,6 +6,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
+from sifthinker.coordinates import note_learnt
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
 from sifthinker.models import end_tokens, freeze, load_model, load_processor
@@ -41,6 +42,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     if not config.answers_only:
         check_resized(examples, processor)
+        note_learnt(processor.tokenizer, examples[0].coordinates)
     questions = held_out(config, examples, arguments, processor)
     end = missing_end(examples[0], processor, end_tokens(config.model, processor))
     report_problems(plan_run(config, "sft", arguments, examples, processor))
