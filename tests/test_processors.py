@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -15,9 +16,12 @@ from PIL import Image
 
 pytest.importorskip("transformers")
 
-from sifthinker import models
+from sifthinker import TrainSettings, models
 from sifthinker.coordinates import Resizer
-from sifthinker.errors import ImageError
+from sifthinker.depth import DepthMap
+from sifthinker.errors import ConfigError, ImageError
+from sifthinker.evaluation.questions import Question
+from sifthinker.evaluation.run import ask
 from sifthinker.models import load_processor, special_tokens
 from sifthinker.processors import cropped_share, image_fault, visible_part
 from sifthinker.thinker import Thinker
@@ -145,6 +149,27 @@ class TestWhatIsRefused:
         thinker = Thinker.load(real_model("qwen2_5_vl"), device="cpu")
         with pytest.raises(ImageError, match=r"image of 2100×10 .*aspect ratio must be smaller than 200.*; crop it"):
             thinker.think(Image.new("RGB", (2100, 10)), "What is it?")
+
+    def test_an_evaluation_asks_the_other_questions(self, real_model: Folder) -> None:
+        thinker = Thinker.load(real_model("qwen2_5_vl"), device="cpu", max_new_tokens=2)
+        sizes = {"narrow": (2100, 10), "square": (64, 64)}
+        questions = [Question(name, Image.new("RGB", size), "What is it?") for name, size in sizes.items()]
+        errors = {row.id: row.error for row in ask(thinker, questions)}
+        assert "image of 2100×10" in errors["narrow"]
+        assert not errors["square"]
+
+    def test_held_out_questions_are_refused_before_training(self, real_model: Folder, chains: Path, tmp_path: Path) -> None:
+        pytest.importorskip("trl")
+        from sifthinker.training.sft import sft_trainer
+
+        Image.new("RGB", (2100, 10)).save(tmp_path / "image.png")
+        DepthMap(np.zeros((10, 2100))).write(tmp_path / "depth.png")
+        row = {"id": "first", "image": "image.png", "depth": "depth.png", "question": "What?", "answer": "a line"}
+        (tmp_path / "questions.jsonl").write_text(json.dumps(row))
+        model, asked = str(real_model("qwen2_5_vl")), str(tmp_path / "questions.jsonl")
+        settings = TrainSettings(model=model, data=str(chains), output=str(tmp_path / "out"), eval_data=asked)
+        with pytest.raises(ConfigError, match="eval_data: question 'first': an image of 2100×10"):
+            sft_trainer(settings)
 
     @pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>", "<|im_end|>", "<|vision_start|>"])
     def test_a_thinker_names_the_special_token_of_a_question(self, token: str, real_model: Folder) -> None:
