@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.version import Version
 
 from .environments import HERE, ROOT, ThirdPartyError, make, prepare, third_parties
 from .table import BEGIN, END, Outcome, write_rows
@@ -131,16 +132,14 @@ def test_the_lowest_versions_that_are_tested_are_those_of_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
 
-    def pins(requirements: list[str], sign: str) -> dict[str, str]:
+    def pins(requirements: list[str], sign: str) -> dict[str, Version]:
         pattern = re.compile(rf"([\w-]+){sign}([\d.]+)")
-        return {found[1]: found[2] for found in map(pattern.match, requirements) if found}
+        return {found[1]: Version(found[2]) for found in map(pattern.match, requirements) if found}
 
     core = pins(project["dependencies"], ">=")
     every = {**core, **pins(extras["models"], ">="), **pins(extras["train"], ">=")}
     assert core
     tested = {name: pins(third_parties()[name]["step"][0]["install"], "==") for name in ("floor", "floor_core")}
-    # Without zeros at the end: 2.10 is 2.10.0, and 5.23 is 5.23.0.
-    plain = {name: {k: v.removesuffix(".0") for k, v in found.items()} for name, found in tested.items()}
-    assert plain["floor_core"] == {name: version.removesuffix(".0") for name, version in core.items()}
-    differing = {name for name, version in every.items() if plain["floor"][name] != version.removesuffix(".0")}
+    assert tested["floor_core"] == core
+    differing = {name for name, version in every.items() if tested["floor"][name] != version}
     assert differing == {"click", "torch"}, "others are newer than pyproject.toml says; the entry gives the reason for these"
