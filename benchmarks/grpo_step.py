@@ -2,12 +2,17 @@
 
     python benchmarks/grpo_step.py                 # the shape of docs/performance.md
     python benchmarks/grpo_step.py --sweep         # over prompt length, group size and completion length
+    python benchmarks/grpo_step.py --photos 1024 768 --prompt 2100 --prepare    # with the images prepared
     python benchmarks/grpo_step.py --device cuda --dtype bfloat16 --shape qwen2.5-vl-3b --image 512 --prompt 750 \\
         --completion 256 1024 --checkpointing on off --attention sdpa flex_attention --update-only --agreement
 
 Without sharing is TRL's own computation of log-probabilities and transformers' own generate on the padded batch. Both
-sides alternate, and ratios are medians of pairs, so that a machine whose speed drifts does not decide the outcome. The
-bound is the ratio of the numbers of tokens that go through the language model.
+sides alternate, and ratios are medians of pairs, so that a machine whose speed drifts does not decide the outcome. On a CPU
+seconds are those of the processor's time, so that other work decides less. The bound is the ratio of the numbers of tokens
+that go through the language model.
+
+`--prepare` adds what goes before the model: photos through a real Qwen2.5-VL processor, as TRL calls it (every row, to
+sample and to score) and as our trainer does.
 
 `--attention` is that of the sharing side. The other side attends with `sdpa`, as a model does that is loaded without a
 choice, unless `--attention eager` chooses for both. A side that runs out of memory is
@@ -18,25 +23,34 @@ GPU the images' part of an update is also measured alone; `--image 0` is an upda
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import statistics
+import sys
+import tempfile
 import time
 import traceback
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 import trl
+from PIL import Image
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from trl import GRPOTrainer
+from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 from trl.trainer.utils import add_fused_lm_head
 
 from sifthinker.chain import Chain, Region, Step, render_chain
+from sifthinker.models import load_processor
 from sifthinker.scoring.rewards import Reference, score_completion
 from sifthinker.training.prefix import shared_generate, shared_log_probs
+from sifthinker.training.prepared import PreparesOnce, share_equal_images
 
 IMAGE, VIDEO, START, END, PAD = 5, 6, 7, 8, 0
 
@@ -108,34 +122,36 @@ def batch(
     group: int,
     prompt_length: int,
     completion_length: int,
-    image: int,
+    image: tuple[int, int],
     vocabulary: int,
     device: str,
     dtype: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """`prompts` prompts with two square images each, repeated over their groups, and random completions.
+    """`prompts` prompts with two images of (width, height) each, repeated over their groups, and random completions.
 
-    No images where their side is 0.
+    No images where a side is 0.
     """
     draw = torch.Generator().manual_seed(0)
-    side = round(image / 28) * 2  # as the processor rounds
-    per_image = side * side // 4
+    width, height = (round(side / 28) * 2 for side in image)  # in patches, as the processor rounds
+    per_image = width * height // 4
     rows, pixels, grids = [], [], []
     for _ in range(prompts):
-        words = prompt_length - 2 * (per_image + 2) if image else prompt_length
+        words = prompt_length - 2 * (per_image + 2) if per_image else prompt_length
         if words < 2:
-            raise SystemExit(f"two images of {image} pixels are {2 * per_image} tokens; --prompt must be longer")
+            raise SystemExit(
+                f"two images of {image[0]} × {image[1]} pixels are {2 * per_image} tokens; --prompt must be longer"
+            )
         text = torch.randint(10, vocabulary, (words,), generator=draw)
         pictures = [torch.tensor([START] + [IMAGE] * per_image + [END])] * 2
-        row = torch.cat([text[:1], *pictures, text[1:]]) if image else text
-        shown = torch.randn(2 * side * side, 3 * 2 * 14 * 14, generator=draw)
+        row = torch.cat([text[:1], *pictures, text[1:]]) if per_image else text
+        shown = torch.randn(2 * width * height, 3 * 2 * 14 * 14, generator=draw)
         rows += [row] * group
         pixels += [shown] * group
-        grids += [[1, side, side]] * (2 * group)
+        grids += [[1, height, width]] * (2 * group)
     prompt_ids = torch.stack(rows)
     completions = torch.randint(10, vocabulary, (prompts * group, completion_length), generator=draw)
     input_ids = torch.cat([prompt_ids, completions], dim=1).to(device)
-    if not image:
+    if not per_image:
         return input_ids, torch.ones_like(input_ids), {}
     vision = {
         "pixel_values": torch.cat(pixels).to(device, dtype),
@@ -144,6 +160,41 @@ def batch(
         "mm_token_type_ids": (input_ids == IMAGE).long(),
     }
     return input_ids, torch.ones_like(input_ids), vision
+
+
+class Photos:
+    """What a trainer has of a batch before it samples: rows of a dataset, whose images are decoded for every row.
+
+    Args:
+        prompts: with two photos each.
+        group: rows of each prompt.
+        size: (width, height) of the photos.
+    """
+
+    def __init__(self, prompts: int, group: int, size: tuple[int, int]) -> None:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from tests.real_models import write_real_model
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.processor = load_processor(write_real_model("qwen2_5_vl", Path(folder) / "qwen2_5_vl"))
+        draw = np.random.default_rng(0)
+        self.rows = []
+        for _ in range(prompts):
+            photos = [Image.fromarray(draw.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)) for _ in range(2)]
+            parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which is nearer?"}]
+            turns = [{"role": "user", "content": parts}]
+            self.rows += [{"prompt": turns, "images": [photo.copy() for photo in photos]} for _ in range(group)]
+
+    def prepare(self, once: bool) -> None:
+        """What TRL's trainer asks of the processor in a step, the copy that it makes of its rows included."""
+        rows = share_equal_images(self.rows) if once else self.rows
+        processor = PreparesOnce(self.processor) if once else self.processor
+        prompts = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in rows]
+        copied = copy.deepcopy(prompts)
+        processor.apply_chat_template(conversation=copied, add_generation_prompt=True, tokenize=True, return_dict=True)
+        images = [[part["image"] for part in turn["content"] if part["type"] == "image"] for (turn,) in copied]
+        texts = [apply_chat_template({"prompt": prompt}, processor)["prompt"] for prompt in prompts]
+        processor(images=images, text=texts, padding=True, return_tensors="pt")
 
 
 class Sides:
@@ -156,6 +207,7 @@ class Sides:
         completion_length: tokens.
         attention: of the sides without and with sharing.
         groups: prompts.
+        photos: what is prepared before a step; None for nothing.
     """
 
     def __init__(
@@ -166,7 +218,9 @@ class Sides:
         completion_length: int,
         attention: tuple[str, str] = ("sdpa", "sdpa"),
         groups: int = 1,
+        photos: Photos | None = None,
     ) -> None:
+        self.photos = photos
         self.model, (self.ids, self.mask, self.vision), self.keep = model, data, completion_length
         self.optimizer, self.attention, self.groups = optimizer, attention, groups
         self.rows = [len(self.ids), len(self.ids)]  # in a forward pass, without and with sharing
@@ -181,6 +235,10 @@ class Sides:
         self._trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
 
     def prepare(self, sharing: bool) -> None:
+        if self.photos is not None:
+            self.photos.prepare(sharing)
+
+    def choose_attention(self, sharing: bool) -> None:
         attend(self.model, self.attention[sharing])
 
     def log_probs(self, sharing: bool, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -244,6 +302,7 @@ class Sides:
         self.model.train()
 
     def step(self, sharing: bool) -> None:
+        self.prepare(sharing)
         self.rollout(sharing)
         for _ in range(len(self.ids)):
             score_completion(self.text, Reference("cat", [[0.1, 0.1, 0.6, 0.6]]))
@@ -252,17 +311,21 @@ class Sides:
 
 
 def timed(sides: Sides, part: str, sharing: bool) -> tuple[float, float]:
-    """Seconds of one part of a step, and the most GiB that were allocated on the GPU meanwhile (0 on a CPU)."""
+    """Seconds of one part of a step, and the most GiB that were allocated on the GPU meanwhile (0 on a CPU).
+
+    On a CPU those of the processor's time, threads together: other work on the machine counts less.
+    """
     cuda = sides.ids.is_cuda
-    sides.prepare(sharing)
+    clock = time.perf_counter if cuda else time.process_time
+    sides.choose_attention(sharing)
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
+    started = clock()
     getattr(sides, part)(sharing)
     if cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - started, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+    return clock() - started, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
 
 
 def fitting(sides: Sides, part: str, sharing: bool) -> float:
@@ -320,12 +383,14 @@ def measure(
         model.activation_checkpointing_disable()
     data = batch_of(options, model, shape)
     plain = "eager" if attention == "eager" else "sdpa"
-    sides = Sides(model, optimizer, data, completion, (plain, attention), options.prompts)
+    photos = Photos(options.prompts, group, options.photos or (options.image, options.image)) if options.prepare else None
+    sides = Sides(model, optimizer, data, completion, (plain, attention), options.prompts, photos)
     bound = (prompt + completion) * group / (prompt - 1 + group * completion)
     row: dict[str, Any] = {"prompt": prompt, "group": group, "completion": completion, "bound": bound}
     row |= {"attention": attention, "checkpointing": checkpointing}
     images = ["images"] if options.image and options.device != "cpu" else []
-    parts = ["update", *images, *([] if options.update_only else ["rollout", "step"])]
+    prepared = ["prepare"] if options.prepare else []
+    parts = ["update", *images, *prepared, *([] if options.update_only else ["rollout", "reference", "step"])]
     for part in parts:
         try:
             row[part] = compare(sides, part, options.repeats)
@@ -340,7 +405,8 @@ def batch_of(
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
     prompt, group, completion = shape
     vocabulary = model.config.get_text_config().vocab_size
-    return batch(options.prompts, group, prompt, completion, options.image, vocabulary, options.device, model.dtype)
+    size = options.photos or (options.image, options.image)
+    return batch(options.prompts, group, prompt, completion, tuple(size), vocabulary, options.device, model.dtype)
 
 
 def agreement(options: argparse.Namespace, model: Any, layout: Any, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -352,7 +418,7 @@ def agreement(options: argparse.Namespace, model: Any, layout: Any, shape: tuple
 
     def found(of: Any, sharing: bool, attention: str) -> torch.Tensor:
         sides = Sides(of, optimizer, batch_of(options, model, shape), shape[2], (attention, attention))
-        sides.prepare(sharing)
+        sides.choose_attention(sharing)
         step = len(sides.ids) if sharing else rows
         with torch.no_grad():
             parts = [sides.log_probs(sharing, a, a + step) for a in range(0, len(sides.ids), step)]
@@ -385,13 +451,17 @@ def agreement(options: argparse.Namespace, model: Any, layout: Any, shape: tuple
 def show(row: dict[str, Any]) -> None:
     shape = f"prompt {row['prompt']:5d}  G {row['group']:2d}  completion {row['completion']:4d}  bound ×{row['bound']:.2f}"
     parts = []
-    for part in ("update", "images", "rollout", "step"):
+    for part in ("update", "images", "prepare", "rollout", "reference", "step"):
         found = row.get(part, {})
         if "failed" in found:
             parts.append(f"{part} failed: {found['failed'].strip().splitlines()[-1]}")
         elif found:
-            share = "" if part == "images" else f" ({found['ratio'] / row['bound']:.0%} of the bound)"
+            share = "" if part in ("images", "prepare") else f" ({found['ratio'] / row['bound']:.0%} of the bound)"
             parts.append(f"{part} ×{found['ratio']:.2f}{share}")
+            whole = row.get("step", {})
+            if "ratio" in whole and part != "step":
+                shares = (f"{found[f'{name}_s'] / whole[f'{name}_s']:.0%}" for name in ("without", "shared"))
+                parts[-1] += f" [{' and '.join(shares)} of a step]"
         if "shared_peak_gib" in found:
             parts += [
                 f"{name} {found[f'{name}_s']:.2f} s, {found[f'{name}_peak_gib']:.1f} GiB, {found[f'{name}_rows']} rows"
@@ -414,6 +484,8 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--completion", type=int, nargs="+", default=[200])
     parser.add_argument("--image", type=int, default=448, help="side of the images in pixels; 0 for none")
+    parser.add_argument("--photos", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="images of this size instead")
+    parser.add_argument("--prepare", action="store_true", help="prepare the images too, with a real processor")
     parser.add_argument("--shape", choices=SHAPES, help="a published model's, instead of width, layers and vocabulary")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)

@@ -123,6 +123,13 @@ def moving(form: str) -> bytes:
     return saved(bar(), form, save_all=True, append_images=[Image.new("RGBA", (16, 16), "red")], duration=100)
 
 
+def palette_with_alpha() -> Image.Image:
+    """Mode PA; Pillow 11's own `convert("PA")` loses the alpha."""
+    made = bar().convert("RGB").convert("P")
+    made.putalpha(bar().getchannel("A"))
+    return made
+
+
 PALETTE = (b"PLTE", bytes([0, 0, 0, 9, 9, 9]))
 WHITE, BLACK = [255] * 3, [0] * 3
 # File → its first two pixels. What is stored where a picture is transparent is black, as most programs leave it.
@@ -149,7 +156,7 @@ TRANSPARENT = {
         [WHITE, BLACK],
     ),
     "GIF": (saved(bar(), "GIF"), [WHITE, BLACK]),
-    "PA": (saved(bar().convert("PA"), "TIFF"), [WHITE, BLACK]),
+    "PA": (saved(palette_with_alpha(), "TIFF"), [WHITE, BLACK]),
     "TIFF": (saved(bar(), "TIFF"), [WHITE, BLACK]),
     "WebP": (saved(bar(), "WEBP", lossless=True), [WHITE, BLACK]),
     "ICO": (saved(bar(), "ICO", sizes=[(16, 16)]), [WHITE, BLACK]),

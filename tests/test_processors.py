@@ -16,6 +16,7 @@ from PIL import Image
 pytest.importorskip("transformers")
 
 from sifthinker import models
+from sifthinker.coordinates import Resizer
 from sifthinker.errors import ImageError
 from sifthinker.models import load_processor, special_tokens
 from sifthinker.processors import cropped_share, image_fault, visible_part
@@ -75,6 +76,14 @@ class TestMaxPixels:
         with caplog.at_level(logging.WARNING, logger="sifthinker"):
             load_processor(real_model("llava"))
         assert not caplog.records
+
+    @pytest.mark.parametrize("family", [name for name in BY_AREA if name.startswith("qwen")])
+    @pytest.mark.parametrize("size", [(640, 480), (30, 30), (1000, 40)])
+    def test_chains_are_built_for_the_same_size(self, family: str, size: tuple[int, int], real_model: Folder) -> None:
+        """The engine knows a model by its files alone. Qwen3-VL's least area, 65,536, is above this bound."""
+        folder = real_model(family)
+        width, height = Resizer.of_model(str(folder)).within(max_pixels=50_176).size(size)
+        assert area_of(load_processor(folder, max_pixels=50_176), size) == width * height
 
 
 class TestCrop:

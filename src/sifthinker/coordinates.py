@@ -216,9 +216,10 @@ class Resizer:
         return found
 
     def within(self, min_pixels: int | None = None, max_pixels: int | None = None) -> Resizer:
-        """The same with other bounds; None keeps its own."""
-        bounds = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        return replace(self, **{name: value for name, value in bounds.items() if value is not None})
+        """The same with other bounds; None keeps its own. The least area goes down with the greatest, see
+        `processors.bound_area`."""
+        most = self.max_pixels if max_pixels is None else max_pixels
+        return replace(self, min_pixels=min(self.min_pixels if min_pixels is None else min_pixels, most), max_pixels=most)
 
 
 def _read_config(name: str) -> dict[str, Any]:

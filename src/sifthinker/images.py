@@ -86,11 +86,25 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _open(Path(path)) as image:
         width, height = image.size
+        if width == height or (image.format == "PNG" and not _tells_orientation(Path(path))):
+            return width, height  # Pillow reads all of a PNG to know its orientation, which hardly any has
         try:
             sideways = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         except BROKEN_IMAGE as error:
             raise _broken(path, error) from None
         return (height, width) if sideways else (width, height)
+
+
+def _tells_orientation(png: Path) -> bool:
+    """Whether a PNG has a chunk that may say how it is turned, wherever in the file; no pixel is read."""
+    with png.open("rb") as file:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(length + 4, 1)  # its content and checksum
+    return False
 
 
 def same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:

@@ -19,6 +19,9 @@ _LARGE = 4096  # side of the image that tells in which unit a processor bounds a
 def bound_area(processor: Any, max_pixels: int) -> str:
     """Bound the area of images, for processors that resize by area. What is saved with `save_pretrained` keeps the bound.
 
+    The least area goes down with it. A small image that is enlarged to the least area may exceed the bound by what its sides
+    are rounded up.
+
     Args:
         processor: of a model; its image processor is changed.
         max_pixels: greatest area of a resized image, in pixels.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,3 +125,22 @@ def test_the_page_has_the_table() -> None:
 
 def test_the_environments_lie_where_git_does_not_look() -> None:
     assert "/.integrations/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_the_lowest_versions_that_are_tested_are_those_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    def pins(requirements: list[str], sign: str) -> dict[str, str]:
+        pattern = re.compile(rf"([\w-]+){sign}([\d.]+)")
+        return {found[1]: found[2] for found in map(pattern.match, requirements) if found}
+
+    core = pins(project["dependencies"], ">=")
+    every = {**core, **pins(extras["models"], ">="), **pins(extras["train"], ">=")}
+    assert core
+    tested = {name: pins(third_parties()[name]["step"][0]["install"], "==") for name in ("floor", "floor_core")}
+    # Without zeros at the end: 2.10 is 2.10.0, and 5.23 is 5.23.0.
+    plain = {name: {k: v.removesuffix(".0") for k, v in found.items()} for name, found in tested.items()}
+    assert plain["floor_core"] == {name: version.removesuffix(".0") for name, version in core.items()}
+    differing = {name for name, version in every.items() if plain["floor"][name] != version.removesuffix(".0")}
+    assert differing == {"click", "torch"}, "others are newer than pyproject.toml says; the entry gives the reason for these"

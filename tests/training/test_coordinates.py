@@ -133,9 +133,10 @@ class TestRuns:
         assert logged["chain/final_hiou"] == 1
 
     @pytest.mark.parametrize(("family", "space"), [("qwen2_5_vl", "resized"), ("qwen3_vl", "per_mille")])
-    def test_sft_runs_with_real_processors(
+    def test_both_stages_run_with_real_processors(
         self, family: str, space: str, chains_in: Callable[[str], Path], real_model: Callable[[str], Path], tmp_path: Path
     ) -> None:
+        from sifthinker.training.grpo import train_grpo
         from sifthinker.training.sft import sft_trainer
 
         training: dict[str, Any] = {"max_steps": 1, "per_device_train_batch_size": 2, "bf16": False}
@@ -144,6 +145,14 @@ class TestRuns:
         before = weights(trainer.model)
         trainer.train()
         assert len(unmoved(before, trainer.model)) < len(before)
+        training |= {"num_generations": 2, "max_completion_length": 6}
+        finished = train_grpo(
+            grpo_config(
+                model, data, tmp_path / "grpo", training=training, eval_data=str(data), eval_limit=1, dtype="float32"
+            )
+        )
+        assert finished is not None
+        assert finished.state.global_step == 1
 
     def test_a_run_of_grpo_asks_held_out_questions_in_its_own_space(
         self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

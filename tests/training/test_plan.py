@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from sifthinker.cli.main import main
 from sifthinker.errors import ConfigError, RecordError
@@ -22,26 +23,41 @@ pytest.importorskip("trl")
 
 from sifthinker.training.data import grpo_dataset, load_examples, sft_dataset  # noqa: E402
 from sifthinker.training.grpo import DEFAULTS  # noqa: E402
+from sifthinker.training.lengths import Lengths, Turn, header_sizes  # noqa: E402
 from sifthinker.training.plan import (  # noqa: E402
     Plan,
     _batch_problems,
+    crop_problems,
+    image_problems,
+    length_problems,
     make_plan,
+    plan_run,
+    precision_problems,
     report_problems,
     reward_problems,
     template_problems,
-    token_counts,
 )
-from sifthinker.training.settings import guess_stage, make_config  # noqa: E402
+from sifthinker.training.settings import guess_stage, make_config, trainer_arguments  # noqa: E402
 from sifthinker.training.sft import DEFAULTS as SFT_DEFAULTS  # noqa: E402
 from sifthinker.training.sft import sft_trainer  # noqa: E402
 
 from .test_training import GRPO, SFT  # noqa: E402
 
 
-def planned(tiny_vlm: Path, data: Path, tmp_path: Path, gpu: float | None = None, **training: object):
-    settings = {**GRPO, "max_completion_length": 256, **training}
-    config = make_config({"model": tiny_vlm, "data": data, "output": tmp_path / "run", "training": settings}, "grpo")
-    return make_plan(config, "grpo", DEFAULTS, gpu_gib=gpu)
+def grpo_run(tiny_vlm: Path, data: Path, tmp_path: Path, **training: object):
+    settings = {**GRPO, "max_completion_length": 512, **training}
+    return make_config({"model": tiny_vlm, "data": data, "output": tmp_path / "run", "training": settings}, "grpo")
+
+
+def planned(tiny_vlm: Path, data: Path, tmp_path: Path, gpu: float | None = None, **training: object) -> Plan:
+    return make_plan(grpo_run(tiny_vlm, data, tmp_path, **training), "grpo", DEFAULTS, gpu_gib=gpu)
+
+
+def checked(config, stage: str = "grpo") -> Plan:
+    """A plan without its memory, which takes seconds to work out."""
+    arguments = trainer_arguments(config, stage, DEFAULTS if stage == "grpo" else SFT_DEFAULTS)
+    processor = load_processor(config.model, max_pixels=config.max_pixels)
+    return plan_run(config, stage, arguments, load_examples(config.data, config.limit), processor)
 
 
 class TestFacts:
@@ -49,52 +65,51 @@ class TestFacts:
         plan = planned(tiny_vlm, chains, tmp_path)
         assert plan.problems == []
         assert plan.facts["a step"].startswith("2 prompts × 4 completions")
+        assert plan.facts["planned for"] == "this machine's CPU; computed in bfloat16, activations kept"
         # 32 image tokens, the task as one token, the question's dozen.
         assert 40 < int(plan.facts["longest prompt"].split()[0]) < 70
 
     def test_weights_are_counted_exactly(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
-        from sifthinker.models import load_model
+        from sifthinker.training.grpo import grpo_trainer
 
-        size = sum(p.numel() for p in load_model(tiny_vlm).parameters()) * 4 / 2**30
-        memory = planned(tiny_vlm, chains, tmp_path).memory_gib
-        assert memory["weights"] == pytest.approx(size)
-        assert memory["optimizer (Adam)"] == pytest.approx(2 * size)
-        assert memory["reference model"] == pytest.approx(size)
+        config = grpo_run(tiny_vlm, chains, tmp_path)
+        model = grpo_trainer(config).model
+        plan = make_plan(config, "grpo", DEFAULTS)
+        every = sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert plan.facts["parameters"] == f"{every:,}, {trained:,} of them trained"
+        # Buffers, such as the places of patches, are weights too.
+        assert plan.memory_gib["weights"] == pytest.approx(4 * every / 2**30, rel=0.01)
+        assert plan.memory_gib["gradients"] == 4 * trained / 2**30
+        assert plan.memory_gib["optimizer"] == 8 * trained / 2**30
+        assert plan.memory_gib["reference model"] == plan.memory_gib["weights"]
 
     def test_what_grows_with_tokens_by_hand(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
-        # Eight completions of two prompts; two layers of width 64 with 170 inside, two heads of 32 for keys and values.
+        # Eight completions of two prompts; two layers with two heads of 32 for keys and values.
         plan = planned(tiny_vlm, chains, tmp_path, bf16=False)
         prompt = int(plan.facts["longest prompt"].split()[0])
-        tokens, apart = 2 * (prompt + 4 * 256), 8 * (prompt + 256)
+        tokens, apart = 2 * (prompt + 4 * 512), 8 * (prompt + 512)
         assert plan.facts["tokens at once"] == f"{tokens:,}, against {apart:,} without prefix sharing"
-        layer = 8 * 64 + 3 * 170
-        assert plan.memory_gib["activations"] == pytest.approx(tokens * (2 * 64 + 2 * layer) * 4 / 2**30)
         assert plan.memory_gib["generation cache"] == pytest.approx(apart * 2 * 2 * 2 * 32 * 4 / 2**30)
-        saving = planned(tiny_vlm, chains, tmp_path, bf16=False, activation_checkpointing=True).memory_gib
-        assert saving["activations"] == pytest.approx(tokens * (2 * 64 + layer) * 4 / 2**30)
         # Two completions at once are half of a group: the prompt is computed for them again.
-        few = planned(tiny_vlm, chains, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
-        assert few.facts["tokens at once"].startswith(f"{prompt + 2 * 256:,}, ")
-        assert "reference model" not in planned(tiny_vlm, chains, tmp_path, beta=0.0).memory_gib
+        few = planned(tiny_vlm, chains, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, beta=0.0)
+        assert few.facts["tokens at once"].startswith(f"{prompt + 2 * 512:,}, ")
+        assert "reference model" not in few.memory_gib
+
+    def test_sampling_and_training_do_not_need_their_memory_at_once(self) -> None:
+        memory = {"weights": 4.0, "gradients": 1.0, "optimizer": 2.0, "activations": 3.0, "generation cache": 5.0}
+        assert Plan({}, memory).total_gib == 4 + 2 + 5
+        assert Plan({}, {**memory, "activations": 9.0}).total_gib == 4 + 2 + 1 + 9
 
     def test_how_many_completions_fit(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         plan = planned(tiny_vlm, chains, tmp_path, gpu=24.0)
-        fixed = plan.total_gib - plan.memory_gib["activations"]
-        fitting = int((24 - fixed) / (plan.memory_gib["activations"] / 8))
-        assert plan.facts["fits on 24 GiB"] == f"per_device_train_batch_size up to about {fitting} (now 8)"
+        assert plan.facts["planned for"] == "a GPU with 24 GiB; computed in bfloat16, activations recomputed"
+        fitting = int(re.search(r"up to about (\d+) \(now 8\)", plan.facts["fits on 24 GiB"]).group(1))
+        assert fitting % 4 == 0  # whole groups
+        at_most = planned(tiny_vlm, chains, tmp_path, gpu=24.0, per_device_train_batch_size=fitting)
+        assert 0.98 * 24 < at_most.total_gib <= 24
         nearly = planned(tiny_vlm, chains, tmp_path, gpu=plan.total_gib * 0.999)
         assert len(nearly.problems) == 1
-        assert planned(tiny_vlm, chains, tmp_path, gpu=plan.total_gib * 1.001).problems == []
-
-    def test_the_longest_are_found_among_many(self, tiny_vlm: Path, chains: Path) -> None:
-        examples, processor = load_examples(str(chains)), load_processor(tiny_vlm)
-        assert len(examples) > 16
-        long = {"role": "user", "content": examples[-1].prompt + " Why?" * 50}
-        examples[-1] = replace(examples[-1], messages=(long, examples[-1].messages[1]))
-        each = [token_counts([example], processor) for example in examples]
-        prompts, chains = token_counts(examples, processor)
-        assert (len(prompts), max(prompts)) == (16, max(prompt for (prompt,), _ in each))
-        assert (len(chains), max(chains)) == (16, max(chain for _, (chain,) in each))
 
     def test_adapters_train_less(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
@@ -113,10 +128,10 @@ class TestFacts:
         assert "reference model" not in memory
 
     def test_sharing_needs_fewer_tokens(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
-        values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run"}
-        config = make_config({**values, "prefix_sharing": "off", "training": {**GRPO, "max_completion_length": 256}}, "grpo")
-        without = make_plan(config, "grpo", DEFAULTS).memory_gib["activations"]
-        assert planned(tiny_vlm, chains, tmp_path).memory_gib["activations"] < without
+        config = grpo_run(tiny_vlm, chains, tmp_path, max_completion_length=32)
+        apart, shared = (make_plan(config.replace(prefix_sharing=sharing), "grpo", DEFAULTS) for sharing in ("off", "auto"))
+        assert shared.memory_gib["activations"] < apart.memory_gib["activations"]
+        assert "against" not in apart.facts["tokens at once"]
 
 
 class TestProblems:
@@ -131,12 +146,13 @@ class TestProblems:
     def test_each_comes_with_a_remedy(
         self, tiny_vlm: Path, chains: Path, tmp_path: Path, training: dict, words: str
     ) -> None:
-        problems = planned(tiny_vlm, chains, tmp_path, **training).problems
+        problems = checked(grpo_run(tiny_vlm, chains, tmp_path, **training)).problems
         assert any(words in problem for problem in problems)
 
     def test_a_gpu_that_is_too_small(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
-        assert planned(tiny_vlm, chains, tmp_path, gpu=24.0).problems == []
-        assert "lower per_device_train_batch_size" in planned(tiny_vlm, chains, tmp_path, gpu=0.001).problems[0]
+        plan = planned(tiny_vlm, chains, tmp_path, gpu=0.001)
+        assert "lower per_device_train_batch_size" in plan.problems[0]
+        assert plan.facts["fits on 0.001 GiB"] == "per_device_train_batch_size not even 4 at once (now 8)"
 
     def test_dead_rewards(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
@@ -148,7 +164,7 @@ class TestProblems:
             for file in (chains / name).iterdir():
                 (tmp_path / "wrong" / name / file.name).write_bytes(file.read_bytes())
         write_jsonl(tmp_path / "wrong" / "examples.jsonl", rows)
-        problems = planned(tiny_vlm, tmp_path / "wrong", tmp_path).problems
+        problems = checked(grpo_run(tiny_vlm, tmp_path / "wrong", tmp_path)).problems
         assert any("reward answer: even the gold chains earn 0" in problem for problem in problems)
 
     @pytest.mark.parametrize("part", [0, 1])
@@ -159,7 +175,7 @@ class TestProblems:
         rows[3]["messages"][part]["content"] = rows[3]["messages"][part]["content"].replace("the", "the </s>", 1)
         rows[4]["messages"][0]["content"] += " a < b > c <3"
         write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
-        (problem,) = [p for p in planned(tiny_vlm, tmp_path / "d", tmp_path).problems if "special token" in p]
+        (problem,) = [p for p in checked(grpo_run(tiny_vlm, tmp_path / "d", tmp_path)).problems if "special token" in p]
         assert (
             f"1 examples hold a special token of this model in their text, the first {rows[3]['id']!r} with '</s>'"
             in problem
@@ -171,13 +187,34 @@ class TestProblems:
     def test_sft_that_would_cut_chains(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         def sft(length: int | None) -> Plan:
             values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run"}
-            return make_plan(make_config({**values, "training": {**SFT, "max_length": length}}, "sft"), "sft", SFT_DEFAULTS)
+            return checked(make_config({**values, "training": {**SFT, "max_length": length}}, "sft"), "sft")
 
-        facts = sft(None).facts
-        longest = sum(int(facts[name].split()[0]) for name in ("longest prompt", "longest gold chain"))
-        assert sft(longest).problems == []
+        (problem,) = sft(60).problems
+        longest = int(re.search(r"the longest example's (\d+) tokens", problem).group(1))
+        assert "chains of 18 examples would be cut off" in problem
+        assert sft(longest).problems == sft(None).problems == []
         (problem,) = sft(longest - 1).problems
-        assert f"is below the longest example's {longest} tokens: chains would be cut off" in problem
+        assert f"is below the longest example's {longest} tokens: the chains of 6 " in problem  # of the longest family
+
+    def test_a_length_that_leaves_nothing_to_learn_is_refused(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        training = {**SFT, "max_length": 40}
+        values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run", "training": training}
+        with pytest.raises(
+            ConfigError, match=r"max_length 40 cuts off the whole completion of 18 of 18 examples, the first 'blocks-0-0'"
+        ):
+            sft_trainer(make_config(values, "sft"))
+
+    def test_lengths_by_hand(self) -> None:
+        turned = [Turn(name, [], "", "", "", "", ()) for name in ("a", "b", "c")]
+        lengths = Lengths(prompts=[10, 20, 30], completions=[5, 5, 5])
+        assert length_problems(turned, lengths, 35) == length_problems(turned, lengths, None) == ([], [])
+        cut, shortened = length_problems(turned, lengths, 34)
+        assert (cut, "chains of 1 examples" in shortened[0]) == ([], True)
+        cut, shortened = length_problems(turned, lengths, 30)  # nothing of c is left; all of b is
+        assert ("1 of 3 examples, the first 'c'" in cut[0], shortened) == (True, [])
+        cut, shortened = length_problems(turned, lengths, 21)
+        assert ("the first 'c'" in cut[0], "chains of 1 examples" in shortened[0]) == (True, True)
+        assert "set it to at least 35" in cut[0]
 
     @pytest.mark.parametrize(
         ("numbers", "words"),
@@ -211,14 +248,14 @@ class TestProblems:
     def test_a_progress_term_that_never_acts_is_noted(
         self, tiny_vlm: Path, chains: Path, tmp_path: Path, training: dict, times: str | None
     ) -> None:
-        notes = planned(tiny_vlm, chains, tmp_path, **training).notes
+        notes = checked(grpo_run(tiny_vlm, chains, tmp_path, **training)).notes
         assert [note.partition(" times")[0] for note in notes] == ([f"each example is seen {times}"] if times else [])
 
     @pytest.mark.parametrize("change", [{"rewards": {"answer": 0}}, {"reward_terms": {"progress": False}}])
     def test_no_term_no_note(self, tiny_vlm: Path, chains: Path, tmp_path: Path, change: dict) -> None:
         values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run", **change}
         config = make_config({**values, "training": {**GRPO, "max_completion_length": 256}}, "grpo")
-        assert make_plan(config, "grpo", DEFAULTS).notes == []
+        assert checked(config).notes == []
 
     def test_rewards_that_gold_chains_do_not_earn(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         config = make_config({"model": tiny_vlm, "data": chains, "output": tmp_path / "run"}, "grpo")
@@ -257,6 +294,68 @@ class TestProblems:
         ]
         with pytest.raises(ConfigError, match=r"^a reason$"):
             report_problems(Plan({}, {}, ["a reason", "a problem"], ["a reason"]))
+
+
+class TestImages:
+    """What a family does to images is known by their headers."""
+
+    def test_an_image_that_a_processor_cannot_take_is_refused_by_its_example(
+        self, real_model, chains: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(chains, tmp_path / "d")
+        rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
+        Image.new("RGB", (2100, 10)).save(tmp_path / "d" / rows[4]["images"][0])
+        config = make_config({"model": real_model("qwen2_5_vl"), "data": tmp_path / "d", "output": tmp_path / "run"}, "sft")
+        (refusal,) = checked(config, "sft").refusals
+        assert refusal.startswith(f"1 examples have an image that cannot be used, the first {rows[4]['id']!r}: ")
+        assert rows[4]["images"][0] in refusal
+        assert "2100×10" in refusal
+        with pytest.raises(ConfigError, match="2100×10"):
+            sft_trainer(config)
+
+    def test_what_a_crop_loses_of_the_gold_boxes(self, real_model, chains: Path, tmp_path: Path) -> None:
+        examples, clip = load_examples(str(chains), 2), load_processor(real_model("llava"))
+        assert crop_problems(examples, clip, header_sizes(examples)) == []  # squares are seen whole
+        wide = tmp_path / "wide.png"
+        Image.new("RGB", (400, 100)).save(wide)  # its middle quarter is seen, from 0.375 to 0.625 of the width
+        left, half = [0.0, 0.0, 0.1, 1.0], [0.325, 0.0, 0.425, 1.0]
+        seen = [replace(examples[0], boxes=[left, half], images=(str(wide),))]
+        (problem,) = crop_problems(seen, clip, header_sizes(seen))
+        assert "does not see 75% of the area of the gold boxes, and 1 of 2 boxes by less than half" in problem
+        assert "keeps its centre" in problem
+        assert crop_problems(seen, load_processor(real_model("qwen2_5_vl")), header_sizes(seen)) == []
+
+    def test_nothing_is_wrong_with_images_that_are_taken(self, real_model, chains: Path) -> None:
+        examples = load_examples(str(chains))
+        assert image_problems(examples, load_processor(real_model("qwen2_5_vl")), header_sizes(examples)) == []
+
+
+class TestPrecision:
+    @pytest.mark.parametrize(
+        ("change", "rate", "said"),
+        [
+            ({"dtype": "bfloat16"}, 1e-5, True),
+            ({"dtype": "bfloat16"}, 1e-4, False),
+            ({"dtype": "float32"}, 1e-5, False),
+            ({"dtype": "bfloat16", "lora": {}}, 1e-5, False),
+            ({"dtype": "auto"}, 1e-5, False),  # the tiny model's own is float32
+        ],
+    )
+    def test_steps_that_bfloat16_rounds_away(
+        self, tiny_vlm: Path, tmp_path: Path, change: dict, rate: float, said: bool
+    ) -> None:
+        values = {"model": tiny_vlm, "data": "d", "output": tmp_path, "training": {"learning_rate": rate}}
+        config = make_config({**values, **change}, "sft")
+        found = precision_problems(config, trainer_arguments(config, "sft", SFT_DEFAULTS))
+        assert ["train weights in float32" in problem for problem in found] == [True] * said
+
+    def test_a_models_own_kind(self, tiny_vlm: Path, tmp_path: Path) -> None:
+        shutil.copytree(tiny_vlm, tmp_path / "m")
+        settings = json.loads((tmp_path / "m" / "config.json").read_text())
+        (tmp_path / "m" / "config.json").write_text(json.dumps({**settings, "dtype": "bfloat16"}))
+        values = {"model": tmp_path / "m", "data": "d", "output": tmp_path, "dtype": "auto"}
+        config = make_config({**values, "training": {"learning_rate": 1e-5}}, "sft")
+        assert len(precision_problems(config, trainer_arguments(config, "sft", SFT_DEFAULTS))) == 1
 
 
 class TestData:
@@ -307,7 +406,7 @@ class TestData:
 def test_the_command(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(f"model: {tiny_vlm}\ndata: {chains}\noutput: o\ntraining: {{num_generations: 4}}\n")
-    words = ["plan", str(path), "--gpu", "24", "--max_completion_length", "300"]
+    words = ["plan", str(path), "--gpu", "24", "--max_completion_length", "512"]
     good = CliRunner().invoke(main, [*words, "--per_device_train_batch_size", "8"])
     assert good.exit_code == 0, good.output
     assert "stage: grpo" in good.stdout

@@ -274,6 +274,29 @@ def test_groups_are_cut_where_attention_outweighs_the_prompt(
     assert best_size(prompt, completion, group, width) == size
 
 
+def test_groups_are_cut_less_where_images_would_be_computed_again() -> None:
+    # As above, each part with images like 2,000 tokens: four parts 17,814 + 8,000, two 21,374 + 4,000.
+    assert best_size(566, 800, 8, 256, images=2000) == 4
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl"], indirect=True)
+def test_images_cost_what_their_patches_meet_in_the_tower(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sifthinker.training import prefix
+
+    asked: list[float] = []
+    monkeypatch.setattr(prefix, "best_size", lambda *sizes: asked.append(sizes[-1]) or 1)
+    model = family.model()
+    shared(model, family.batch(prompts=1, group=2))
+    count = {name: p.numel() for name, p in model.model.named_parameters()}
+    tower = sum(size for name, size in count.items() if not name.startswith("language_model"))
+    language = (
+        sum(size for name, size in count.items() if name.startswith("language_model.layers.")) + model.lm_head.in_features
+    )
+    # Qwen: 80 × 60 and 60 × 90 pixels are 4 · 6 and 6 · 4 patches of 14. InternVL: four tiles of 56, so 4 · 4² patches.
+    patches = 48 if family.name == "qwen2_5_vl" else 64
+    assert asked == [pytest.approx(patches * tower / language)]
+
+
 @pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
 def test_prompts_that_end_in_an_image_are_told_apart(family: Family) -> None:
     model = family.model()

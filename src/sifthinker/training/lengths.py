@@ -58,13 +58,23 @@ class Lengths:
     completions: list[int]
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest example, prompt and completion."""
-        return max(map(sum, zip(self.prompts, self.completions, strict=True)))
+    def whole(self) -> list[int]:
+        """Tokens of prompt and completion together."""
+        return [prompt + completion for prompt, completion in zip(self.prompts, self.completions, strict=True)]
+
+
+def header_sizes(examples: Sequence[Example]) -> dict[str, Size]:
+    """Path → (width, height) of every image of the examples, from its header.
+
+    Raises:
+        ImageError: one that cannot be read.
+    """
+    return {image: image_size(image) for image in {image: None for example in examples for image in example.images}}
 
 
 def turns(
     examples: Sequence[Example],
+    sizes: Mapping[str, Size],
     stage: Stage,
     processor: Any,
     *,
@@ -76,27 +86,26 @@ def turns(
 
     Args:
         examples: of the run.
+        sizes: of their images, see `header_sizes`.
         stage: whose trainer.
         processor: of the model.
         answers_only: of the run.
         end: what is added to every completion, see `data.missing_end`.
         template: further arguments of `apply_chat_template`.
-    Raises:
-        ImageError: an image whose header cannot be read.
     """
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
     found = []
     for example, (asked, said) in zip(examples, sft_turns(examples, answers_only=answers_only, end=end), strict=True):
-        messages = prepare_multimodal_messages([dict(asked)], images=list(example.images))
-        completion = prepare_multimodal_messages([dict(said)])
+        messages = prepare_multimodal_messages([asked], images=list(example.images))
+        completion = prepare_multimodal_messages([said])
         rendered = apply_chat_template({"prompt": messages, "completion": completion}, processor, **template)
         prompt = rendered["prompt"]
         if stage == "grpo":  # which does not look at what the completion would make of the prompt
             prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
-        sizes = tuple(image_size(image) for image in example.images)
+        shown = tuple(sizes[image] for image in example.images)
         found.append(
-            Turn(example.id, messages, str(asked["content"]), str(said["content"]), prompt, rendered["completion"], sizes)
+            Turn(example.id, messages, str(asked["content"]), str(said["content"]), prompt, rendered["completion"], shown)
         )
     return found
 

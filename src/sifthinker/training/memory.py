@@ -58,6 +58,23 @@ class StepMemory:
     peak: int
 
 
+def generation_bytes(config: TrainSettings, arguments: Any, rows: int, length: int) -> int:
+    """Bytes of the cache of keys and values while completions are sampled.
+
+    Args:
+        config: the run.
+        arguments: TRL's config of it.
+        rows: completions sampled at once.
+        length: tokens of prompt and completion.
+    """
+    settings = model_settings(config)
+    text = settings.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = 2 if arguments.bf16 or arguments.fp16 else weights_dtype(config, settings).itemsize
+    return int(rows * length * 2 * text.num_hidden_layers * heads * width * size)
+
+
 @dataclass(frozen=True, slots=True)
 class RunMemory:
     """What a run needs, and what grows with its batch.
@@ -66,11 +83,13 @@ class RunMemory:
         step: of one micro-step with the run's batch.
         unit: rows that come together: one, or for GRPO those of a group.
         unit_bytes: what each further unit adds to the peak.
+        shares: whether GRPO computes the prompt of a group once.
     """
 
     step: StepMemory
     unit: int
     unit_bytes: float
+    shares: bool
 
 
 def run_memory(
@@ -102,7 +121,8 @@ def run_memory(
     rows = arguments.per_device_train_batch_size
     unit = min(rows, arguments.num_generations) if stage == "grpo" else 1
     keep = arguments.max_completion_length if stage == "grpo" else 0
-    counts = _counts(hollow_model(config, arguments, FakeTensorMode()), config, arguments)
+    whole = hollow_model(config, arguments, FakeTensorMode())
+    counts = _counts(whole, config, arguments)
     depths = _depths(config)
     found: dict[int, tuple[float, float]] = {}  # units → bytes that are kept, and that live at once beyond old gradients
     for units in (1, 2):
@@ -126,6 +146,7 @@ def run_memory(
         ),
         unit=unit,
         unit_bytes=max(0.0, peak_two - peak_one),
+        shares=config.prefix_sharing == "auto" and why_not_shared(whole) is None,
     )
 
 
@@ -158,7 +179,9 @@ def step_memory(
         Exception: of any kind, from the model's own code, where that needs more than shapes.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    model = hollow_model(config, arguments, fake, layers=layers)
+    # SFT on a CPU is attended to as `TrainSettings.attention` says.
+    attention = config.attn_implementation if on_gpu or stage == "grpo" else config.attention
+    model = hollow_model(config, arguments, fake, attention=attention, layers=layers)
     inputs = {name: _hollow_pixels(value, model, fake) for name, value in batch.items()}
     loss = _sft_loss if stage == "sft" else _grpo_loss
     working = torch.float16 if arguments.fp16 else torch.bfloat16
@@ -196,10 +219,11 @@ _SHALLOW = 4  # layers of a shallow model, at least
 
 
 def _layers(config: TrainSettings) -> int:
-    return int(_settings(config).get_text_config().num_hidden_layers)
+    return int(model_settings(config).get_text_config().num_hidden_layers)
 
 
-def _settings(config: TrainSettings) -> Any:
+def model_settings(config: TrainSettings) -> Any:
+    """transformers' config of the run's model; a new one each time, since shallow models change theirs."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(model_source(config.model))
@@ -210,7 +234,7 @@ def _depths(config: TrainSettings) -> list[int]:
 
     Both hold whole periods of the kinds of layers, for instance of five sliding windows and a full attention.
     """
-    text = _settings(config).get_text_config()
+    text = model_settings(config).get_text_config()
     kinds = list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
     period = next(size for size in range(1, len(kinds) + 1) if all(kinds[i] == kinds[i % size] for i in range(len(kinds))))
     first = -(-_SHALLOW // period) * period
@@ -229,7 +253,9 @@ def sft_batch(turn: Turn, rows: int, processor: Any, arguments: Any) -> dict[str
     """A batch of an example, so many times, as TRL's collator makes it; its images are blank."""
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-    collate = DataCollatorForVisionLanguageModeling(processor, max_length=arguments.max_length)
+    collate = DataCollatorForVisionLanguageModeling(
+        processor, max_length=arguments.max_length, completion_only_loss=arguments.completion_only_loss is not False
+    )
     images = [blank(size) for size in turn.sizes]
     examples = []
     for _ in range(rows):  # a fresh one each, since the collator writes into them
@@ -263,13 +289,22 @@ def grpo_batch(turn: Turn, rows: int, length: int, processor: Any, **template: A
     return {**batch, "num_images": [len(turn.sizes)] * rows}
 
 
-def hollow_model(config: TrainSettings, arguments: Any, fake: FakeTensorMode, *, layers: int | None = None) -> Any:
+def hollow_model(
+    config: TrainSettings,
+    arguments: Any,
+    fake: FakeTensorMode,
+    *,
+    attention: str | None = None,
+    layers: int | None = None,
+) -> Any:
     """The run's model as its trainer prepares it, in training mode, with parameters that have no numbers.
 
     Args:
         config: the run.
         arguments: TRL's config of it.
         fake: the mode of the parameters.
+        attention: `eager`, or anything else for torch's own, which keeps what kernels of other packages keep: queries, keys,
+            values, the output, and a number for each row.
         layers: only so many of the language model's layers; all by default.
     """
     from transformers import AutoModelForImageTextToText
@@ -277,7 +312,7 @@ def hollow_model(config: TrainSettings, arguments: Any, fake: FakeTensorMode, *,
     from trl.trainer.utils import add_fused_lm_head
 
     unset_hf_deepspeed_config()  # under ZeRO-3, transformers would spread this model's weights, which there are none of
-    settings = _settings(config)
+    settings = model_settings(config)
     text = settings.get_text_config()
     if layers is not None and layers < text.num_hidden_layers:
         for name, value in vars(text).copy().items():
@@ -285,8 +320,7 @@ def hollow_model(config: TrainSettings, arguments: Any, fake: FakeTensorMode, *,
                 setattr(text, name, value[:layers])
         text.num_hidden_layers = layers
     dtype = weights_dtype(config, settings)
-    # What kernels of other packages keep is what torch's own does: queries, keys, values, the output, a number a row.
-    attention = "eager" if config.attn_implementation == "eager" else "sdpa"
+    attention = "eager" if attention == "eager" else "sdpa"
     windows: Any = getattr(settings, "vision_config", None)
     if attention == "sdpa" and hasattr(windows, "window_size"):
         # Qwen2.5-VL's tower computes window after window, thousands of them; all as one keep just as many bytes.

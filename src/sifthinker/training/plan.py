@@ -1,8 +1,7 @@
 """Before the first step: does the run add up, do its rewards live, and will it fit?
 
-Every finding is a problem with its remedy. Memory is estimated from the model's configuration alone, no weights are loaded.
-Weights, gradients and optimizer are counted, adapters as if on every linear layer; activations and cache are formulas, not
-yet held against a GPU.
+Every finding is a problem with its remedy. Nothing is loaded but the model's configuration and processor: tokens are counted
+as the trainers count them (`lengths`), images by their headers, and memory is worked out on shapes (`memory`).
 """
 
 from __future__ import annotations
@@ -12,21 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sifthinker.chain import check_chain, read_completion
 from sifthinker.errors import ConfigError
-from sifthinker.images import load_image
-from sifthinker.models import load_processor, model_source, special_tokens
+from sifthinker.models import end_tokens, load_processor, special_tokens
+from sifthinker.processors import cropped_share, image_fault, what_is_done
 from sifthinker.records import Example
 from sifthinker.scoring.rewards import reference_from, score_completion
-from sifthinker.training.data import gold_completion, load_examples
+from sifthinker.training.data import gold_completion, load_examples, missing_end
+from sifthinker.training.lengths import Lengths, Size, Turn, count_tokens, header_sizes, turns
 from sifthinker.training.settings import Stage, TrainSettings, trainer_arguments
 
 logger = logging.getLogger(__name__)
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 _GIB = 2**30
-_LONGEST_TRIED = 16  # prompts, the longest by characters, whose tokens are counted
 _DRY_RUN = 8  # examples whose gold chains are scored
+# Below this learning rate most weights of 8 significant bits do not move, see docs/training.md.
+_SMALL_STEPS = 1e-4
+# What code of models raises when it needs numbers where there are only shapes, or knows no configuration of this kind.
+_NOT_BY_SHAPES = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Plan:
 
     Args:
         facts: name → value, for people.
-        memory_gib: name → estimate a process.
+        memory_gib: name → estimate a process. Completions are sampled before gradients and activations are there.
         problems: each with its remedy; empty when nothing is wrong.
         refusals: those of the problems with which a run would teach nothing: it does not start.
         notes: what is worth knowing and no fault.
@@ -49,7 +53,11 @@ class Plan:
 
     @property
     def total_gib(self) -> float:
-        return sum(self.memory_gib.values())
+        """Most that is needed at once."""
+        memory = dict(self.memory_gib)
+        sampling = memory.pop("generation cache", 0.0)
+        training = memory.pop("gradients", 0.0) + memory.pop("activations", 0.0)
+        return sum(memory.values()) + max(sampling, training)
 
 
 def make_plan(config: TrainSettings, stage: Stage, defaults: dict[str, Any], *, gpu_gib: float | None = None) -> Plan:
@@ -59,11 +67,12 @@ def make_plan(config: TrainSettings, stage: Stage, defaults: dict[str, Any], *, 
         config: the run.
         stage: its trainer.
         defaults: the stage's own defaults for TRL's config.
-        gpu_gib: memory of the GPU it is to fit on.
+        gpu_gib: memory of the GPU it is to fit on. The run is then planned for a GPU, whether there is one here or not;
+            otherwise for this machine.
     Raises:
         ConfigError, ModelError, RecordError: what is wrong with the config, the model's folder or the data.
     """
-    arguments = trainer_arguments(config, stage, defaults)
+    arguments = trainer_arguments(config, stage, defaults, on_gpu=None if gpu_gib is None else True)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     return plan_run(config, stage, arguments, examples, processor, estimate=True, gpu_gib=gpu_gib)
@@ -80,21 +89,28 @@ def plan_run(
     gpu_gib: float | None = None,
 ) -> Plan:
     """As `make_plan`, with TRL's config, the examples and the processor at hand; memory is estimated if asked for."""
-    prompts, answers = token_counts(examples, processor)
+    template = getattr(arguments, "chat_template_kwargs", None) or {}  # SFT's config has none
+    end = missing_end(examples[0], processor, end_tokens(config.model, processor), **template)
+    sizes = header_sizes(examples)
+    refusals = [*token_problems(examples, processor), *image_problems(examples, processor, sizes)]
+    if refusals:
+        return Plan({"examples": f"{len(examples):,}"}, {}, refusals, refusals)
+    turned = turns(examples, sizes, stage, processor, answers_only=config.answers_only, end=end, **template)
+    lengths = count_tokens(turned, stage, processor, **template)
+    longest, most_said = max(lengths.prompts), max(lengths.completions)
     facts = {
+        "planned for": _device(arguments, gpu_gib),
         "examples": f"{len(examples):,}",
-        "longest prompt": f"{max(prompts):,} tokens (of the {len(prompts)} longest texts, images included)",
-        "longest gold chain": f"{max(answers):,} tokens",
+        "longest prompt": f"{longest:,} tokens, images included (example {turned[lengths.prompts.index(longest)].id!r})",
+        "longest gold chain": f"{most_said:,} tokens",
     }
     problems: list[str] = []
     notes: list[str] = []
-    template = getattr(arguments, "chat_template_kwargs", None) or {}  # SFT's config has none
     gold = {example.id: gold_completion(example, processor, **template) for example in examples[:_DRY_RUN]}
-    refusals = token_problems(examples, processor)
     refusals += [] if config.answers_only else template_problems(examples[:_DRY_RUN], gold)
-    rows, length = arguments.per_device_train_batch_size, max(prompts) + max(answers)
-    sharing = stage == "grpo" and config.prefix_sharing == "auto"
-    tokens = rows * length
+    problems += crop_problems(examples, processor, sizes)
+    problems += precision_problems(config, arguments)
+    rows = arguments.per_device_train_batch_size
     if stage == "grpo":
         group, most = arguments.num_generations, arguments.max_completion_length
         batch = arguments.generation_batch_size
@@ -102,34 +118,108 @@ def plan_run(
             f"{batch // group} prompts × {group} completions, scored {rows} completions at once on each of "
             f"{arguments.world_size} processes"
         )
-        length = max(prompts) + most
-        tokens = max(1, rows // group) * (max(prompts) + min(rows, group) * most) if sharing else rows * length
-        facts["tokens at once"] = (
-            f"{tokens:,}, against {rows * length:,} without prefix sharing" if sharing else f"{tokens:,}"
-        )
-        problems += _batch_problems(rows, group, max(answers), most, len(examples), batch // group)
+        problems += _batch_problems(rows, group, most_said, most, len(examples), batch // group)
         dead, weak = reward_problems(examples[:_DRY_RUN], gold, config)
         refusals += dead if not refusals else []
         problems += weak
         notes += _visit_notes(config, arguments, len(examples))
-    elif arguments.max_length is not None and arguments.max_length < length:
-        problems.append(
-            f"max_length {arguments.max_length} is below the longest example's {length} tokens: chains would be cut off; "
-            "raise it, or lower max_pixels"
+    else:
+        cut, shortened = length_problems(turned, lengths, arguments.max_length)
+        refusals += cut
+        problems += shortened
+        if end:
+            notes.append(
+                f"the model's chat template writes no end token behind an answer; SFT adds {end!r} to every completion, so "
+                "that the model learns to stop"
+            )
+    plan = Plan(facts, {}, refusals + problems, refusals, notes)
+    if estimate:
+        number = max(range(len(turned)), key=(lengths.prompts if stage == "grpo" else lengths.whole).__getitem__)
+        _add_memory(plan, config, stage, arguments, turned[number], processor, longest, gpu_gib, template)
+    return plan
+
+
+def _device(arguments: Any, gpu_gib: float | None) -> str:
+    """What a run is planned for, and what follows from that by default."""
+    device = f"a GPU with {gpu_gib:g} GiB" if gpu_gib is not None else f"this machine's {arguments.device.type.upper()}"
+    kind = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "the weights' own precision"
+    again = "recomputed" if arguments.activation_checkpointing else "kept"
+    return f"{device}; computed in {kind}, activations {again}"
+
+
+def _add_memory(
+    plan: Plan,
+    config: TrainSettings,
+    stage: Stage,
+    arguments: Any,
+    turn: Turn,
+    processor: Any,
+    longest: int,
+    gpu_gib: float | None,
+    template: Mapping[str, Any],
+) -> None:
+    """Put into a plan what a run needs, and whether it fits.
+
+    Args:
+        plan: gets facts, memory, problems and notes.
+        config: the run.
+        stage: its trainer.
+        arguments: TRL's config of it.
+        turn: the longest example.
+        processor: of the model.
+        longest: tokens of the longest prompt.
+        gpu_gib: memory of the GPU that it is to fit on.
+        template: further arguments of `apply_chat_template`.
+    """
+    from sifthinker.training.memory import generation_bytes, run_memory
+
+    rows = arguments.per_device_train_batch_size
+    on_gpu = gpu_gib is not None or arguments.device.type != "cpu"
+    try:
+        needed = run_memory(config, stage, arguments, turn, processor, on_gpu=on_gpu, **template)
+    except _NOT_BY_SHAPES as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        plan.notes.append(
+            f"the memory of this model cannot be worked out from its configuration ({type(error).__name__}: {reason}); to "
+            "measure it, train with max_steps 2"
         )
-    memory = estimate_memory(config, stage, arguments, rows=rows, tokens=tokens, length=length) if estimate else {}
-    plan = Plan(facts, memory, refusals + problems, refusals, notes)
-    if gpu_gib is not None:
-        # Activations alone grow with the completions scored at once; the rest is there in any case.
-        fixed = plan.total_gib - memory["activations"]
-        fitting = int((gpu_gib - fixed) / (memory["activations"] / rows)) if gpu_gib > fixed else 0
-        facts[f"fits on {gpu_gib:g} GiB"] = f"per_device_train_batch_size up to about {fitting} (now {rows})"
-    if gpu_gib is not None and plan.total_gib > gpu_gib:
+        return
+    step = needed.step
+    plan.memory_gib.update(
+        {
+            "weights": step.weights / _GIB,
+            "gradients": step.gradients / _GIB,
+            "optimizer": step.states / _GIB,
+            "activations": (step.peak - step.gradients) / _GIB,
+        }
+    )
+    plan.facts["parameters"] = f"{step.parameters:,}, {step.trained:,} of them trained"
+    if stage == "grpo":
+        group, most = arguments.num_generations, arguments.max_completion_length
+        apart = rows * (longest + most)
+        shared = max(1, rows // group) * (longest + min(rows, group) * most)
+        plan.facts["tokens at once"] = (
+            f"{shared:,}, against {apart:,} without prefix sharing" if needed.shares else f"{apart:,}"
+        )
+        at_once = arguments.generation_batch_size // max(1, arguments.world_size)
+        plan.memory_gib["generation cache"] = generation_bytes(config, arguments, at_once, longest + most) / _GIB
+        if arguments.beta and config.lora is None:
+            plan.memory_gib["reference model"] = step.weights / _GIB
+    if gpu_gib is None:
+        return
+    first = step.peak - (rows / needed.unit - 1) * needed.unit_bytes  # of one unit
+    rest = plan.total_gib - max(step.peak / _GIB, plan.memory_gib.get("generation cache", 0.0))
+    units = (gpu_gib - rest - first / _GIB) / (needed.unit_bytes / _GIB) if needed.unit_bytes else 0
+    fitting = needed.unit * (1 + int(units)) if units >= 0 else 0
+    least = f"not even {needed.unit} at once" if not fitting else f"up to about {fitting}"
+    plan.facts[f"fits on {gpu_gib:g} GiB"] = f"per_device_train_batch_size {least} (now {rows})"
+    if plan.total_gib > gpu_gib:
+        adapters = "" if config.lora is not None else "lora (which may have dtype bfloat16), "
+        again = "" if arguments.activation_checkpointing else "activation_checkpointing, "
         plan.problems.append(
             f"about {plan.total_gib:.1f} GiB are needed and the GPU has {gpu_gib:g}: lower per_device_train_batch_size "
-            f"({rows}), use lora, activation_checkpointing, dtype bfloat16, fewer max_pixels, or ZeRO-3 over several GPUs"
+            f"({rows}), use {adapters}{again}fewer max_pixels, or ZeRO-3 over several GPUs"
         )
-    return plan
 
 
 def report_problems(plan: Plan) -> None:
@@ -145,19 +235,6 @@ def report_problems(plan: Plan) -> None:
         raise ConfigError("; ".join(plan.refusals))
 
 
-def token_counts(examples: Sequence[Example], processor: Any) -> tuple[list[int], list[int]]:
-    """Tokens of the prompts, images included, and of the chains of the examples with the longest texts."""
-    longest = sorted(examples, key=lambda example: -len(example.prompt))[:_LONGEST_TRIED]
-    prompts = []
-    for example in longest:
-        content = [*({"type": "image"} for _ in example.images), {"type": "text", "text": example.prompt}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        images = [[load_image(image) for image in example.images]]
-        prompts.append(len(processor(text=[text], images=images, add_special_tokens=False)["input_ids"][0]))
-    chains = sorted(examples, key=lambda example: -len(example.chain))[:_LONGEST_TRIED]
-    return prompts, [len(processor.tokenizer(example.chain)["input_ids"]) for example in chains]
-
-
 def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
     """Examples whose texts spell a special token of the model, which would be read as an image or as the end of a turn."""
     pattern = special_tokens(processor)
@@ -170,6 +247,80 @@ def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
         f"{len(found)} examples hold a special token of this model in their text, the first {found[0][0]!r} with "
         f"{found[0][1]!r}; take it out of the question or the chain, or leave these examples out"
     ]
+
+
+def image_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[str, Size]) -> list[str]:
+    """Images that the model's processor cannot take, by their headers."""
+    faults = {size: image_fault(processor, size) for size in set(sizes.values())}
+    found = [
+        (example.id, image, fault) for example in examples for image in example.images if (fault := faults[sizes[image]])
+    ]
+    if not found:
+        return []
+    number, image, fault = found[0]
+    examples_with = len({identity for identity, _, _ in found})
+    return [
+        f"{examples_with} examples have an image that cannot be used, the first {number!r}: {image}: {fault}; leave them out"
+    ]
+
+
+def crop_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[str, Size]) -> list[str]:
+    """What of the gold boxes the model will not see, because its processor keeps the centre of an image alone."""
+    lost = np.concatenate(
+        [
+            cropped_share(processor, example.boxes, sizes[example.images[0]])
+            for example in examples
+            if example.boxes and example.images
+        ]
+        or [np.zeros(0)]
+    )
+    if not len(lost) or lost.max() < 0.005:
+        return []
+    images = processor.image_processor
+    return [
+        f"the model does not see {lost.mean():.0%} of the area of the gold boxes, and {(lost > 0.5).sum():,} of "
+        f"{len(lost):,} boxes by less than half: its {type(images).__name__} {what_is_done(images)}; pad the images to "
+        "squares before building the data, or use a model that sees whole images"
+    ]
+
+
+def precision_problems(config: TrainSettings, arguments: Any) -> list[str]:
+    """Whether steps are too small for the weights' precision, so that most of them change nothing."""
+    if config.lora is not None or arguments.learning_rate >= _SMALL_STEPS:
+        return []
+    from sifthinker.training.memory import model_settings, weights_dtype
+
+    dtype = str(weights_dtype(config, model_settings(config))).removeprefix("torch.")
+    if dtype != "bfloat16":
+        return []
+    return [
+        f"weights in bfloat16 hold 8 significant bits: most steps of learning_rate {arguments.learning_rate:g} are rounded "
+        "away; train weights in float32 (dtype float32; with bf16 they are still computed in bfloat16), or use lora, whose "
+        "adapters are float32"
+    ]
+
+
+def length_problems(turned: Sequence[Turn], lengths: Lengths, max_length: int | None) -> tuple[list[str], list[str]]:
+    """What TRL's `max_length` would cut off: (completions of which nothing is left, chains that are shortened)."""
+    if max_length is None or max(lengths.whole) <= max_length:
+        return [], []
+    nothing = [turn.id for turn, prompt in zip(turned, lengths.prompts, strict=True) if prompt >= max_length]
+    shortened = sum(prompt < max_length < whole for prompt, whole in zip(lengths.prompts, lengths.whole, strict=True))
+    enough = f"set it to at least {max(lengths.whole)} or leave it out, or lower max_pixels"
+    return (
+        [
+            f"max_length {max_length} cuts off the whole completion of {len(nothing)} of {len(turned)} examples, the first "
+            f"{nothing[0]!r}, and there is nothing to learn from them; {enough}"
+        ]
+        if nothing
+        else [],
+        [
+            f"max_length {max_length} is below the longest example's {max(lengths.whole)} tokens: the chains of {shortened} "
+            f"examples would be cut off; {enough}"
+        ]
+        if shortened
+        else [],
+    )
 
 
 def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> list[str]:
@@ -247,61 +398,3 @@ def _batch_problems(rows: int, group: int, gold: int, most: int, examples: int, 
     if prompts > examples:
         problems.append(f"a step wants {prompts} prompts and the data has {examples}; use smaller batches or more data")
     return problems
-
-
-def estimate_memory(
-    config: TrainSettings, stage: Stage, arguments: Any, *, rows: int, tokens: int, length: int
-) -> dict[str, float]:
-    """GiB a process: weights, gradients, optimizer, activations, and for GRPO the generation's cache and the reference.
-
-    Args:
-        config: the run.
-        stage: its trainer.
-        arguments: TRL's config of it.
-        rows: completions scored at once.
-        tokens: tokens in one forward pass.
-        length: longest sequence.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-    from transformers.integrations import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()  # under ZeRO-3, transformers would spread this model's weights, which there are none of
-    settings = AutoConfig.from_pretrained(model_source(config.model))
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(settings)
-    text = settings.get_text_config()
-    dtype = config.dtype if config.dtype != "auto" else str(getattr(settings, "dtype", None) or "float32").split(".")[-1]
-    size = _BYTES.get(dtype, 4)
-    frozen = set(config.freeze)
-    counted = {name: p.numel() for name, p in model.named_parameters()}
-    weights = sum(counted.values())
-    if config.lora is None:
-        trained = sum(number for name, number in counted.items() if not frozen & set(name.split(".")))
-    else:
-        linear = [
-            module
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and not frozen & set(name.split(".")) and "lm_head" not in name
-        ]
-        trained = sum(config.lora.r * (module.in_features + module.out_features) for module in linear)
-    layers, hidden = text.num_hidden_layers, text.hidden_size
-    inner = getattr(text, "intermediate_size", 4 * hidden)
-    # Of each token: its residual in every layer, and what one layer keeps for its backward (all layers without checkpoints).
-    layer = 8 * hidden + 3 * inner
-    kept = layers * hidden + (layer if arguments.activation_checkpointing else layers * layer)
-    working = 2 if arguments.bf16 or arguments.fp16 else size
-    memory = {
-        "weights": weights * size / _GIB,
-        "gradients": trained * size / _GIB,
-        "optimizer (Adam)": trained * 8 / _GIB,
-        "activations": tokens * kept * working / _GIB,
-    }
-    if stage == "grpo":
-        heads = getattr(text, "num_key_value_heads", text.num_attention_heads)
-        head = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
-        at_once = arguments.generation_batch_size // max(1, arguments.world_size)
-        memory["generation cache"] = at_once * length * 2 * layers * heads * head * working / _GIB
-        if arguments.beta and config.lora is None:
-            memory["reference model"] = weights * size / _GIB
-    return memory

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def shared_log_probs(
     prompt_length = input_ids.size(1) - logits_to_keep
     tensors = _Vision(model, vision, rows)
     groups = _groups(input_ids[:, :prompt_length], attention_mask[:, :prompt_length], tensors, batch_size or rows)
-    groups = [part for group in groups for part in _cut(model, group, attention_mask, prompt_length)]
+    groups = [part for group in groups for part in _cut(model, group, attention_mask, prompt_length, tensors)]
     log_probs, entropies = [], []
     for chunk in _chunks(groups, batch_size or rows):
         packed = _pack(model, input_ids, attention_mask, prompt_length, chunk, tensors)
@@ -176,6 +177,26 @@ class _Vision:
         self.kinds: torch.Tensor | None = vision.get("mm_token_type_ids")
         named = {name: value for name, value in vision.items() if name not in ("num_images", "num_tiles")}
         self.rows = ImageRows(named, vision.get("num_images") or [0] * rows, vision.get("num_tiles"))
+
+    def cost(self, row: int) -> float:
+        """What the vision tower computes for a row, in tokens of the language model whose matrices cost as much."""
+        if not self.rows.has("pixel_values"):
+            return 0.0
+        pixels, config = self.rows.of("pixel_values", row), base_model(self.model).config.vision_config
+        patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
+        # Patches that lie in one run hold a pair of frames each, and are one entry; other images are cut into them.
+        patches = len(pixels) if self.rows.has("image_grid_thw") else pixels.numel() / (3 * patch * patch)
+        return float(patches * self._weight)
+
+    @cached_property
+    def _weight(self) -> float:
+        """Parameters that a patch meets, as a share of those that a token meets; a projector's count as the tower's."""
+        model = base_model(self.model)
+        words = {id(p) for p in model.get_input_embeddings().parameters()}  # looked up, not multiplied with
+        language = {id(p): p.numel() for p in model.get_decoder().parameters() if id(p) not in words}
+        tower = [p.numel() for p in model.model.parameters() if id(p) not in words | language.keys()]
+        share: float = sum(tower) / max(1, sum(language.values()))
+        return share
 
     def of_groups(self, groups: list[_Group]) -> dict[str, torch.Tensor]:
         """Model arguments for the images of each group, once."""
@@ -325,35 +346,36 @@ def _groups(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, vision: _Vision
     return groups
 
 
-def _cut(model: Any, group: _Group, attention_mask: torch.Tensor, prompt_length: int) -> list[_Group]:
-    """A group in the parts that are cheapest to compute, each with its own copy of the prompt."""
+def _cut(model: Any, group: _Group, attention_mask: torch.Tensor, prompt_length: int, vision: _Vision) -> list[_Group]:
+    """A group in the parts that are cheapest to compute, each with its own copy of the prompt and its images."""
     text = base_model(model).config.get_text_config()
     rows = group.stop - group.start
     if getattr(text, "_attn_implementation", None) == "flex_attention":
         return [group]  # a block-sparse kernel does not compute what the mask hides
     prompt = int(attention_mask[group.start, :prompt_length].sum())
     completion = float(attention_mask[group.start : group.stop, prompt_length:].sum()) / rows
-    size = best_size(prompt, completion, rows, text.hidden_size)
+    size = best_size(prompt, completion, rows, text.hidden_size, vision.cost(group.start))
     return [_Group(start, min(start + size, group.stop)) for start in range(group.start, group.stop, size)]
 
 
-def best_size(prompt: int, completion: float, group: int, width: int) -> int:
+def best_size(prompt: int, completion: float, group: int, width: int, images: float = 0.0) -> int:
     """How many completions to put behind one copy of a prompt, for dense attention.
 
-    A longer row saves copies of the prompt and pays for attention between completions that the mask then hides. Of a row
-    of L tokens a layer's matrices cost about 32 · width² · L operations and its attention 4 · width · L², which is
-    L / (8 · width) of the former.
+    A longer row saves copies of the prompt and its images, and pays for attention between completions that the mask then
+    hides. Of a row of L tokens a layer's matrices cost about 32 · width² · L operations and its attention 4 · width · L²,
+    which is L / (8 · width) of the former.
 
     Args:
         prompt: tokens of the prompt.
         completion: mean tokens of a completion.
         group: completions.
         width: of the language model.
+        images: what the vision tower computes for the prompt, in tokens whose matrices of the language model cost as much.
     """
 
     def cost(size: int) -> float:
         length = prompt - 1 + size * completion
-        return -(-group // size) * length * (1 + length / (8 * width))
+        return -(-group // size) * (length * (1 + length / (8 * width)) + images)
 
     return min(range(1, group + 1), key=cost)
 

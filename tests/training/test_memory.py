@@ -1,0 +1,137 @@
+"""Memory that is worked out on shapes, against what autograd keeps of the real trainers' steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytest.importorskip("peft")
+
+from sifthinker.models import load_processor  # noqa: E402
+from sifthinker.training.data import load_examples  # noqa: E402
+from sifthinker.training.grpo import grpo_trainer  # noqa: E402
+from sifthinker.training.lengths import header_sizes, turns  # noqa: E402
+from sifthinker.training.memory import grpo_batch, run_memory, sft_batch, step_memory  # noqa: E402
+from sifthinker.training.settings import make_config  # noqa: E402
+from sifthinker.training.sft import sft_trainer  # noqa: E402
+
+from ..real_models import write_real_model  # noqa: E402
+
+ROWS, LENGTH = 2, 40
+
+
+def trainer_of(folder: Path, data: Path, output: Path, stage: str, again: bool, **changes: Any) -> Any:
+    training: dict[str, Any] = {"per_device_train_batch_size": ROWS, "activation_checkpointing": again, "bf16": True}
+    if stage == "grpo":
+        training |= {"num_generations": 2, "max_completion_length": LENGTH}
+    training |= changes.pop("training", {})
+    values = {"model": folder, "data": data, "output": output, "limit": 2, "training": training, **changes}
+    config = make_config(values, stage)
+    trainer = (sft_trainer if stage == "sft" else grpo_trainer)(config)
+    model = trainer.model.train()
+    if again:  # as transformers' Trainer does when it starts
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=trainer.args.activation_checkpointing_kwargs)
+    return config, trainer
+
+
+def batch_of(config: Any, trainer: Any, stage: str) -> dict[str, Any]:
+    processor = load_processor(config.model)
+    (example,) = load_examples(config.data, 1)
+    (turn,) = turns([example], header_sizes([example]), stage, processor)
+    if stage == "sft":
+        return sft_batch(turn, ROWS, processor, trainer.args)
+    return grpo_batch(turn, ROWS, LENGTH, processor)
+
+
+def measured(trainer: Any, batch: dict[str, Any], stage: str) -> int:
+    """Bytes of floating point that autograd keeps of the real step, the model's own left out, each storage once."""
+    own = {tensor.data_ptr() for tensor in (*trainer.model.parameters(), *trainer.model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        if stage == "sft":
+            with trainer.accelerator.autocast():
+                trainer.compute_loss(trainer.model, dict(batch))
+        else:
+            vision = {name: value for name, value in batch.items() if name not in ("input_ids", "attention_mask")}
+            trainer._get_per_token_logps_and_entropies(
+                trainer.model, batch["input_ids"], batch["attention_mask"], LENGTH, compute_entropy=True, **vision
+            )
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+CASES = {
+    "full": (False, {}),
+    "full, recomputed": (True, {}),
+    "lora": (False, {"lora": {"r": 4}, "dtype": "bfloat16"}),
+    "lora, recomputed": (True, {"lora": {"r": 4}, "dtype": "bfloat16", "freeze": "visual"}),
+}
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_step_keeps(case: str, stage: str, real_model: Callable[[str], Path], chains: Path, tmp_path: Path) -> None:
+    again, changes = CASES[case]
+    config, trainer = trainer_of(real_model("qwen2_5_vl"), chains, tmp_path, stage, again, **changes)
+    batch = batch_of(config, trainer, stage)
+    found = step_memory(config, stage, trainer.args, batch, keep=LENGTH if stage == "grpo" else 0)
+    assert found.kept == pytest.approx(measured(trainer, batch, stage), rel=0.01)
+    assert found.parameters == sum(p.numel() for p in trainer.model.parameters())
+    assert found.trained == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    assert found.peak > found.kept
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl", "smolvlm", "internvl", "gemma3"])
+def test_families_whose_models_look_at_numbers(
+    family: str, real_model: Callable[[str], Path], chains: Path, tmp_path: Path
+) -> None:
+    """Masks, grids, empty tiles: what decides about shapes stays real."""
+    config, trainer = trainer_of(real_model(family), chains, tmp_path, "sft", False)
+    batch = batch_of(config, trainer, "sft")
+    found = step_memory(config, "sft", trainer.args, batch)
+    assert found.kept == pytest.approx(measured(trainer, batch, "sft"), rel=0.01)
+
+
+def test_two_shallow_models_and_two_small_batches_tell_the_whole(chains: Path, tmp_path: Path) -> None:
+    folder = write_real_model("qwen2_5_vl", tmp_path / "deep", num_hidden_layers=12)
+    training = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}
+    config, trainer = trainer_of(folder, chains, tmp_path / "run", "sft", True, training=training)
+    processor = load_processor(folder)
+    (example,) = load_examples(str(chains), 1)
+    (turn,) = turns([example], header_sizes([example]), "sft", processor)
+    whole = step_memory(config, "sft", trainer.args, sft_batch(turn, 5, processor, trainer.args))
+    told = run_memory(config, "sft", trainer.args, turn, processor)
+    assert (told.step.weights, told.step.gradients) == (whole.weights, whole.gradients)
+    assert told.step.kept == pytest.approx(whole.kept, rel=0.01)
+    assert told.step.peak == pytest.approx(whole.peak, rel=0.02)
+    assert told.unit_bytes == pytest.approx((whole.peak - whole.gradients) / 5, rel=0.3)
+
+
+def test_what_lives_at_once_is_counted_by_hand() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from sifthinker.training.memory import _Shapes
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        weight = torch.nn.Parameter(torch.empty(100, 100))  # 40,000 bytes, not counted
+    with fake, _Shapes({weight.untyped_storage()._cdata}, frozenset()) as live:
+        first = weight * 2  # 40,000
+        second = first.relu()  # 80,000, and relu keeps its output
+        assert (live.alive, live.peak) == (80_000, 80_000)
+        del first
+        assert live.alive == 40_000
+        kept = second[:10]  # a view is nothing new
+        assert live.alive == 40_000
+        del second, kept
+        assert (live.alive, live.peak) == (0, 80_000)
