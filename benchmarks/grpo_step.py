@@ -2,7 +2,7 @@
 
     python benchmarks/grpo_step.py                 # the shape of docs/performance.md
     python benchmarks/grpo_step.py --sweep         # over prompt length, group size and completion length
-    python benchmarks/grpo_step.py --photos 1024 768 --prompt 2100 --prepare    # with the images prepared
+    python benchmarks/grpo_step.py --photos 1024 768 --prompt 2100 --prepare --parts prepare step
     python benchmarks/grpo_step.py --device cuda --dtype bfloat16 --shape qwen2.5-vl-3b --image 512 --prompt 750 \\
         --completion 256 1024 --checkpointing on off --attention sdpa flex_attention --update-only --agreement
 
@@ -53,6 +53,7 @@ from sifthinker.training.prefix import shared_generate, shared_log_probs
 from sifthinker.training.prepared import PreparesOnce, share_equal_images
 
 IMAGE, VIDEO, START, END, PAD = 5, 6, 7, 8, 0
+PARTS = ("update", "images", "prepare", "rollout", "reference", "step")
 
 
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -188,7 +189,7 @@ class Photos:
     def prepare(self, once: bool) -> None:
         """What TRL's trainer asks of the processor in a step, the copy that it makes of its rows included."""
         rows = share_equal_images(self.rows) if once else self.rows
-        processor = PreparesOnce(self.processor) if once else self.processor
+        processor = PreparesOnce(self.processor, written_out=False) if once else self.processor
         prompts = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in rows]
         copied = copy.deepcopy(prompts)
         processor.apply_chat_template(conversation=copied, add_generation_prompt=True, tokenize=True, return_dict=True)
@@ -391,6 +392,7 @@ def measure(
     images = ["images"] if options.image and options.device != "cpu" else []
     prepared = ["prepare"] if options.prepare else []
     parts = ["update", *images, *prepared, *([] if options.update_only else ["rollout", "reference", "step"])]
+    parts = options.parts or parts
     for part in parts:
         try:
             row[part] = compare(sides, part, options.repeats)
@@ -451,7 +453,7 @@ def agreement(options: argparse.Namespace, model: Any, layout: Any, shape: tuple
 def show(row: dict[str, Any]) -> None:
     shape = f"prompt {row['prompt']:5d}  G {row['group']:2d}  completion {row['completion']:4d}  bound ×{row['bound']:.2f}"
     parts = []
-    for part in ("update", "images", "prepare", "rollout", "reference", "step"):
+    for part in PARTS:
         found = row.get(part, {})
         if "failed" in found:
             parts.append(f"{part} failed: {found['failed'].strip().splitlines()[-1]}")
@@ -500,6 +502,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--update-only", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="these alone")
     parser.add_argument("--agreement", action="store_true", help="compare log-probabilities at the first shape, first")
     parser.add_argument("--json", help="file to write the numbers to")
     options = parser.parse_args()

@@ -102,7 +102,6 @@ def test_tiles_are_told_for_every_row(real_model: Callable[[str], Path]) -> None
     once(images=shown, text=texts, padding=True, return_tensors="pt")
     found = once.image_processor(images=shown, crop_to_patches=True, return_tensors="pt")["num_patches"]
     assert found.tolist() == expected.tolist()
-    assert once.num_tiles(shown) == expected.view(6, 2).sum(dim=1).tolist()
     assert counting.seen == 4
 
 
@@ -124,6 +123,15 @@ def test_rows_that_show_the_same_hold_the_same_objects() -> None:
     assert shared[2]["images"] is rows[2]["images"]
     assert [row["id"] for row in shared] == [0, 1, 2]
     assert share_equal_images([{"id": "words"}, {"id": "alone"}]) == [{"id": "words"}, {"id": "alone"}]
+
+
+def test_repeated_rows_are_kept_once() -> None:
+    rows = ImageRows({"pixel_values": torch.arange(6.0).view(3, 2)}, num_images=[2, 1]).repeated([0, 0, 1])
+    assert rows.num_images == [2, 2, 1]
+    assert rows.of("pixel_values", 0).data_ptr() == rows.of("pixel_values", 1).data_ptr()
+    assert rows.same(0, 1)
+    assert not rows.same(1, 2)
+    assert rows.repeated([2, 1]).take([0, 1])["pixel_values"].tolist() == [[4.0, 5.0], [0.0, 1.0], [2.0, 3.0]]
 
 
 def test_an_unknown_layout_is_refused_with_its_numbers() -> None:

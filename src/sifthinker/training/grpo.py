@@ -30,10 +30,10 @@ from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
 from sifthinker.training.data import check_resized, grpo_dataset, load_examples
 from sifthinker.training.held_out import held_out
-from sifthinker.training.image_rows import PER_TOKEN, told_image_counts
+from sifthinker.training.image_rows import PER_TOKEN, ImageRows, told_image_counts
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
-from sifthinker.training.prepared import PreparesOnce, share_equal_images
+from sifthinker.training.prepared import IMAGES, PreparesOnce, share_equal_images
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, trainer_arguments
 from sifthinker.training.sharding import gather_in_generate, prepare_for_sharding, ready_to_generate
@@ -144,10 +144,13 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> Any:
+        rows: ImageRows | None = multimodal_fields.pop(IMAGES, None)
         served = self.use_vllm or self.use_transformers_continuous_batching or self.tools
         last = torch.tensor([ids[-1] for ids in prompt_ids])
         if not self.shares_prefixes or served or ends_in_image(self.model, last):
             gather_in_generate(self.accelerator.unwrap_model(self.model_wrapped))
+            if rows is not None:
+                multimodal_fields |= rows.take(range(len(prompt_ids)))
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
@@ -156,10 +159,10 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         padded = pad(prompts, padding_value=self._tokenizer.pad_token_id, padding_side="left").to(device)
         mask = pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left").to(device)
         vision: dict[str, Any] = {}
-        if images is not None:
+        if rows is not None:
+            vision["rows"] = rows.to(device)
+        elif images is not None:
             vision["num_images"] = [len(shown) if shown else 0 for shown in images]
-            if isinstance(self.processing_class, PreparesOnce):
-                vision["num_tiles"] = self.processing_class.num_tiles(images)
         for name, value in multimodal_fields.items():
             if name in PER_TOKEN:
                 value = pad([torch.tensor(row) for row in value], padding_value=0, padding_side="left")
@@ -191,7 +194,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         processor = self.processing_class
         if hasattr(processor, "image_processor"):
-            inputs, self.processing_class = share_equal_images(inputs), PreparesOnce(processor)
+            inputs, self.processing_class = share_equal_images(inputs), PreparesOnce(processor, written_out=False)
         try:
             output = super()._generate_and_score_completions(inputs)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, islice
@@ -45,6 +46,7 @@ class ImageRows:
         }
         tiles = None if num_tiles is None else [int(count) for count in num_tiles]
         self._starts = {name: self._cut(name, len(value), tiles) for name, value in self._tensors.items()}
+        self._kept = list(range(len(self.num_images)))  # for each row, the one whose tensors are its own
 
     def _cut(self, name: str, length: int, num_tiles: list[int] | None) -> list[int]:
         """Where each row starts in a tensor, and where the last one ends."""
@@ -74,8 +76,21 @@ class ImageRows:
 
     def of(self, name: str, row: int) -> torch.Tensor:
         """What a row has of a tensor."""
-        starts = self._starts[name]
-        return self._tensors[name][starts[row] : starts[row + 1]]
+        kept, starts = self._kept[row], self._starts[name]
+        return self._tensors[name][starts[kept] : starts[kept + 1]]
+
+    def repeated(self, rows: Sequence[int]) -> ImageRows:
+        """These rows, in this order; rows that are taken more than once are kept once, until `take` writes them out."""
+        made = copy.copy(self)
+        made._kept = [self._kept[row] for row in rows]
+        made.num_images = [self.num_images[row] for row in rows]
+        return made
+
+    def to(self, device: Any) -> ImageRows:
+        """The same on a device."""
+        made = copy.copy(self)
+        made._tensors = {name: value.to(device) for name, value in self._tensors.items()}
+        return made
 
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
@@ -83,6 +98,8 @@ class ImageRows:
 
     def same(self, row: int, other: int) -> bool:
         """Whether two rows have the same images."""
+        if self._kept[row] == self._kept[other]:
+            return True
         if self.num_images[row] != self.num_images[other]:
             return False
         return all(torch.equal(self.of(name, row), self.of(name, other)) for name in self._tensors)

@@ -136,7 +136,7 @@ def shared_generate(
         model: unwrapped, with `generate`.
         input_ids: (B, P), padded on the left.
         attention_mask: (B, P), 0 on padding.
-        vision: the batch's image tensors, as in `shared_log_probs`.
+        vision: the batch's image tensors, as in `shared_log_probs`; or `rows`, the `ImageRows` of them.
         generation_config: of transformers.
     Returns:
         (B, P + C) tokens, as `generate` gives them.
@@ -175,8 +175,9 @@ class _Vision:
     def __init__(self, model: Any, vision: Mapping[str, Any], rows: int) -> None:
         self.model = model
         self.kinds: torch.Tensor | None = vision.get("mm_token_type_ids")
-        named = {name: value for name, value in vision.items() if name not in ("num_images", "num_tiles")}
-        self.rows = ImageRows(named, vision.get("num_images") or [0] * rows, vision.get("num_tiles"))
+        named = {name: value for name, value in vision.items() if name not in ("num_images", "num_tiles", "rows")}
+        given = vision.get("rows")
+        self.rows: ImageRows = given or ImageRows(named, vision.get("num_images") or [0] * rows, vision.get("num_tiles"))
 
     def cost(self, row: int) -> float:
         """What the vision tower computes for a row, in tokens of the language model whose matrices cost as much."""

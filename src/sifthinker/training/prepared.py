@@ -18,6 +18,8 @@ from sifthinker.training.image_rows import PER_TOKEN, ImageRows, LayoutError
 
 logger = logging.getLogger(__name__)
 
+IMAGES = "image_rows"
+
 
 def share_equal_images(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a dataset in which neighbours with the same images hold the same objects, so that they need no comparing.
@@ -40,9 +42,12 @@ class PreparesOnce:
 
     Args:
         processor: of transformers; it is not changed.
+        written_out: whether `apply_chat_template` repeats the tensors of images too. Else it gives them in one entry,
+            `IMAGES`, as the `ImageRows` of all rows.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, *, written_out: bool = True) -> None:
+        self._written_out = written_out
         self._whole = processor
         self._remembered = _Remembered(processor.image_processor)
         self._processor = copy.copy(processor)
@@ -60,7 +65,7 @@ class PreparesOnce:
         rows = [conversation[row] for row in first]
         # Lists of tokens: some processors (Mistral 3) make tensors by default, which prompts of unequal length are not.
         prepared = self._processor.apply_chat_template(conversation=rows, **{"return_tensors": None, **named})
-        repeated = self._repeat(prepared, [_images_in(row) for row in rows], row_of)
+        repeated = self._repeat(prepared, [_images_in(row) for row in rows], row_of, self._written_out)
         if repeated is None:
             return self._whole.apply_chat_template(conversation=conversation, **named)
         return repeated
@@ -72,28 +77,27 @@ class PreparesOnce:
         first, row_of = _distinct(list(zip(text, images, strict=True)))
         shown = [images[row] for row in first]
         prepared = self._processor(images=shown, text=[text[row] for row in first], **named)
-        repeated = self._repeat(prepared, [len(row) if row else 0 for row in shown], row_of)
+        repeated = self._repeat(prepared, [len(row) if row else 0 for row in shown], row_of, True)
         return self._whole(images=images, text=text, **named) if repeated is None else repeated
 
-    def num_tiles(self, images: Sequence[Any]) -> list[int] | None:
-        """Tiles of the images that were prepared last, of each row; None where tiles do not lie in one run."""
-        first, row_of = _distinct(images)
-        found = self._remembered.num_tiles([len(images[row] or []) for row in first])
-        return None if found is None else [found[row] for row in row_of]
-
-    def _repeat(self, prepared: Any, num_images: list[int], row_of: list[int]) -> Any:
+    def _repeat(self, prepared: Any, num_images: list[int], row_of: list[int], written_out: bool) -> Any:
         """What was prepared, for every row that is equal; None where the layout of the image tensors is not known."""
-        if len(num_images) == len(row_of):
+        if written_out and len(num_images) == len(row_of):
             return prepared
         data: dict[str, Any] = {}
-        for name in prepared.keys() & set(PER_TOKEN):
+        for name in [name for name in prepared if name in PER_TOKEN]:
             value = prepared[name]
             data[name] = value[row_of] if isinstance(value, torch.Tensor) else [list(value[row]) for row in row_of]
+        if data.keys() == prepared.keys():
+            return type(prepared)(data)
         try:
-            data |= ImageRows(prepared, num_images, self._remembered.num_tiles(num_images)).take(row_of)
+            rows = ImageRows(prepared, num_images, self._remembered.num_tiles(num_images)).repeated(row_of)
         except LayoutError as error:
             logger.warning("the images of each completion are prepared by themselves: %s", error)
             return None
+        if not written_out:
+            return type(prepared)({**data, IMAGES: rows})
+        data |= rows.take(range(len(row_of)))
         return type(prepared)({name: data[name] for name in prepared})
 
 
