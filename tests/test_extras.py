@@ -177,7 +177,8 @@ def test_every_optional_import_is_of_an_extra() -> None:
         return {names.get(head, head.replace("-", "_")) for head in heads}
 
     extras = {name: imports(found) for name, found in project["optional-dependencies"].items()}
-    brought = {"pyarrow": "datasets", "tokenizers": "transformers", "safetensors": "transformers"}  # by which package
+    # By which package.
+    brought = {"pyarrow": "datasets", **dict.fromkeys(("huggingface_hub", "tokenizers", "safetensors"), "transformers")}
     for module, extra in EXTRAS.items():
         assert brought.get(module, module) in extras[extra] | (extras["models"] if extra == "train" else set())
     used = set()

@@ -243,7 +243,7 @@ def _read_config(name: str) -> dict[str, Any]:
 
 def _fetched(name: str) -> list[str]:
     """The files of a Hugging Face name: those in its cache, or else fetched."""
-    need("reading the image processor of a Hugging Face name", "transformers")
+    need("reading the image processor of a Hugging Face name", "huggingface_hub")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -27,6 +27,7 @@ from typing import Literal
 # Import name of every optional package → the extra that brings it. `train` brings `models` too.
 EXTRAS = {
     "accelerate": "models",
+    "huggingface_hub": "models",
     "safetensors": "models",
     "tokenizers": "models",
     "torch": "models",
