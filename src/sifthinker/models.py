@@ -80,7 +80,9 @@ def _read_processor(where: str) -> Any:
         kind = _images_only(where) if find_spec("torchvision") is None else transformers.AutoProcessor
         processor = kind.from_pretrained(where)
     except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{where}: cannot load the processor: {_first_line(error)}{_torchvision_hint(error)}") from None
+        if "orchvis" in str(error):
+            raise ModelError(f"{where}: this model's processor needs torchvision: pip install torchvision") from None
+        raise ModelError(f"{where}: cannot load the processor: {_first_line(error)}") from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise ModelError(f"{where}: has no processor for images and text; wanted a vision-language model")
     processor.tokenizer.padding_side = "left"
@@ -410,7 +412,3 @@ def _transformers() -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _torchvision_hint(error: Exception) -> str:
-    return "; this model's processor needs torchvision: pip install torchvision" if "orchvis" in str(error) else ""
