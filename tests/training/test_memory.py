@@ -102,8 +102,27 @@ def test_families_whose_models_look_at_numbers(
     assert found.kept == pytest.approx(measured(trainer, batch, "sft"), rel=0.01)
 
 
+def test_copies_of_the_tiles_of_logits_are_not_counted_for_a_gpu() -> None:
+    """TRL's head computes logits in tiles; torch reduces them in copies, Triton in place."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from sifthinker.training.memory import _Shapes
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    rows = 2**16  # so many numbers that none of it is real
+    with fake:
+        hidden, weight = torch.empty(rows, 50), torch.empty(50, 30)
+    for widths, tiles in ((frozenset(), 2), (frozenset({30}), 1)):
+        with fake, _Shapes((), widths) as live:
+            tile = torch.empty(rows, 30)
+            torch.mm(hidden, weight, out=tile)
+            copy = tile * 2
+        assert live.peak == tiles * rows * 30 * 4
+        del tile, copy
+
+
 def test_two_shallow_models_and_two_small_batches_tell_the_whole(chains: Path, tmp_path: Path) -> None:
-    folder = write_real_model("qwen2_5_vl", tmp_path / "deep", num_hidden_layers=12)
+    folder = write_real_model("qwen2_5_vl", tmp_path / "deep", num_hidden_layers=9)
     training = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}
     config, trainer = trainer_of(folder, chains, tmp_path / "run", "sft", True, training=training)
     processor = load_processor(folder)

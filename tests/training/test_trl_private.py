@@ -58,6 +58,7 @@ def called(used_in: str, module: str, path: str, takes: str = "") -> Part:
 GRPO, PREFIX, RUNS, DECODING = "training/grpo.py", "training/prefix.py", "training/runs.py", "decoding.py"
 PREPARED = "training/prepared.py"
 DATA, PLAN = "training/data.py", "training/plan.py"
+LENGTHS, MEMORY = "training/lengths.py", "training/memory.py"
 PROGRESS, HELD_OUT = "training/progress.py", "training/held_out.py"
 TRAINER, CACHE, UTILS = "transformers.trainer", "transformers.cache_utils", "trl.trainer.utils"
 GRPO_TRAINER = "trl.trainer.grpo_trainer"
@@ -107,7 +108,16 @@ PARTS = [
     called(GRPO, "accelerate.utils", "gather_object", "object"),
     called(DATA, "trl.data_utils", "apply_chat_template", "example processing_class"),
     called(DATA, "trl.data_utils", "prepare_multimodal_messages", "messages images"),
-    called(PLAN, "transformers.integrations", "unset_hf_deepspeed_config"),
+    called(LENGTHS, "trl.data_utils", "apply_chat_template", "example processing_class"),
+    called(LENGTHS, "trl.data_utils", "prepare_multimodal_messages", "messages images"),
+    called(MEMORY, "transformers.integrations", "unset_hf_deepspeed_config"),
+    called(MEMORY, UTILS, "add_fused_lm_head", "model outputs"),
+    called(
+        MEMORY,
+        "trl.trainer.sft_trainer",
+        "DataCollatorForVisionLanguageModeling",
+        "processor max_length completion_only_loss",
+    ),
     called(RUNS, "transformers.integrations", "unset_hf_deepspeed_config"),
     overridden(GRPO, TRAINER, "Trainer.save_model", "output_dir _internal_call"),
     called(GRPO, TRAINER, "Trainer.train", "resume_from_checkpoint"),
@@ -173,6 +183,12 @@ FIELDS = [
         "use_vllm steps_per_generation ds3_gather_for_generation gradient_checkpointing_kwargs",
     ),
     ("training/plan.py", "trl.GRPOConfig", "generation_batch_size num_generations activation_checkpointing bf16 fp16 beta"),
+    (
+        MEMORY,
+        "trl.SFTConfig",
+        "per_device_train_batch_size gradient_accumulation_steps activation_checkpointing activation_checkpointing_kwargs "
+        "bf16 fp16 optim max_length completion_only_loss",
+    ),
     (PREFIX, "trl.trainer.utils.FusedCausalLMOutput", "log_probs entropy"),
 ]
 
@@ -272,7 +288,7 @@ def test_a_change_is_told_with_the_part_and_our_file(
 
 
 def test_every_private_name_that_we_import_is_listed() -> None:
-    assert unlisted(PARTS, GRPO, RUNS, DATA, PLAN, DECODING, PROGRESS) == []
+    assert unlisted(PARTS, GRPO, RUNS, DATA, PLAN, LENGTHS, MEMORY, DECODING, PROGRESS) == []
     assert unlisted([], DECODING)[0].startswith("decoding.py imports ")
 
 

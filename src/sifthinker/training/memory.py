@@ -438,9 +438,9 @@ def _storages(model: Any) -> dict[int, int]:
 
 def _tile_widths(model: Any) -> frozenset[int]:
     """Widths of the tiles in which TRL's head computes logits."""
-    from trl.trainer import utils
+    import trl.trainer.utils
 
-    width = utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    width = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
     vocabulary = model.get_output_embeddings().weight.shape[0]
     return frozenset({min(width, vocabulary), vocabulary % width or width})
 
