@@ -15,9 +15,8 @@ from PIL import Image
 from sifthinker.images import load_image
 from sifthinker.models import load_processor
 
-from ..real_models import NEED_TORCHVISION
 from ..small_data import write_records
-from .environments import Environment, prepare
+from .environments import ROOT, Environment, prepare
 
 pytestmark = [
     pytest.mark.integration,
@@ -101,10 +100,15 @@ def test_saved_without_torchvision(
             assert np.array_equal(again[family][name], first[family][name]), (family, name)
 
 
-def test_families_that_need_it(
-    torchvision: Environment, images: list[Path], real_model: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """Loads the processors that exist with torchvision alone."""
-    found, made = run(torchvision, {family: real_model(family) for family in NEED_TORCHVISION}, images, tmp_path)
-    assert all(one["ours"] for one in found.values())
-    assert all("pixel_values" in one for one in made.values())
+def test_families_that_need_it(torchvision: Environment) -> None:
+    """Trains, asks and merges Mistral 3 and LFM2-VL, and holds the table of families to it."""
+    words = [
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests" / "test_families.py"),
+        str(ROOT / "tests" / "test_real_models.py"),
+    ]
+    done = torchvision.command(torchvision.python, *words, cwd=ROOT, timeout_s=1200)
+    assert " passed" in done.stdout or "100%" in done.stdout, done.stdout[-2000:]
