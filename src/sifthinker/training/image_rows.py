@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import torch
@@ -54,7 +54,9 @@ class ImageRows:
         padded = "pixel_attention_mask" in self._tensors and "spatial_shapes" not in self._tensors
         grids = self._tensors.get("image_grid_thw")
         if name == "pixel_values" and grids is not None:
-            counts = [int(part.prod(dim=-1).sum()) for part in torch.split(grids, self.num_images)]
+            patches = grids.prod(dim=-1).tolist()  # at once: on a GPU each number by itself would wait for it
+            images = [0, *accumulate(self.num_images)]
+            counts = [sum(patches[start:stop]) for start, stop in pairwise(images)]
         elif name == "batch_num_images" or (padded and name in ("pixel_values", "pixel_attention_mask")):
             counts = each_row
         elif length == sum(self.num_images):
