@@ -108,7 +108,7 @@ class TrainSettings(Settings):
     limit: PositiveInt | None = None
     """Use only the first examples, this many."""
     dtype: Dtype = "float32"
-    """Of the weights: a torch dtype's name or `auto`."""
+    """Of the weights: a torch dtype's name or `auto`. In bfloat16 small steps are rounded away, except with `lora`."""
     max_pixels: PositiveInt | None = None
     """Greatest area of an image, for processors that resize by area."""
     attn_implementation: str | None = None
