@@ -25,7 +25,7 @@ from sifthinker.coordinates import UNIT, Frame, frame_of, note_learnt
 from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
-from sifthinker.models import freeze, load_model, load_processor, opened_by_template, placeholder_tokens
+from sifthinker.models import freeze, load_model, load_processor, model_source, opened_by_template, placeholder_tokens
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
 from sifthinker.training.data import check_resized, grpo_dataset, load_examples
@@ -285,20 +285,12 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     check_resized(examples, processor)
     note_learnt(processor.tokenizer, examples[0].coordinates)
-    model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
     if config.training.get("use_vllm"):
-        # vLLM takes no list of suppressed tokens; a bias does the same for its sampler.
-        bias = dict.fromkeys(placeholder_tokens(model.config) or (), -100.0)
-        said = config.training.get("generation_kwargs") or {}
-        if not isinstance(said, dict) or not isinstance(said.get("logit_bias") or {}, dict):
-            raise ConfigError(
-                f"training.generation_kwargs must be names of vLLM's sampling and their values, got {said!r:.100}"
-            )
-        said = {**said, "logit_bias": {**(said.get("logit_bias") or {}), **bias}}
-        config = config.replace(training={**config.training, "generation_kwargs": said})
+        config = _without_placeholders(config)
     arguments = trainer_arguments(config, "grpo", defaults)
     questions = held_out(config, examples, arguments, processor)
     report_problems(plan_run(config, "grpo", arguments, examples, processor))
+    model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attn_implementation)
     frozen = freeze(model, tuple(config.freeze))
     prepare_for_sharding(model)
     try:
@@ -318,6 +310,19 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
         raise ConfigError(f"training: {error}") from error
     trainer.muon_lr, trainer.held_out = config.muon_lr, questions
     return trainer
+
+
+def _without_placeholders(config: TrainSettings) -> TrainSettings:
+    """A run whose completions vLLM samples, with a bias against tokens that stand for pixels: vLLM takes no list of those to
+    suppress."""
+    from transformers import AutoConfig
+
+    said = config.training.get("generation_kwargs") or {}
+    if not isinstance(said, dict) or not isinstance(said.get("logit_bias") or {}, dict):
+        raise ConfigError(f"training.generation_kwargs must be names of vLLM's sampling and their values, got {said!r:.100}")
+    tokens = placeholder_tokens(AutoConfig.from_pretrained(model_source(config.model))) or ()
+    said = {**said, "logit_bias": {**(said.get("logit_bias") or {}), **dict.fromkeys(tokens, -100.0)}}
+    return config.replace(training={**config.training, "generation_kwargs": said})
 
 
 def _named(reward: Any, name: str) -> Any:
