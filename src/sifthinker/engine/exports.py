@@ -195,7 +195,8 @@ def _swift(dataset: str | os.PathLike[str], folder: Path) -> int:
                 raise RecordError(f"{file}: no such image", "missing_image")
         user = {"role": "user", "content": "<image>" * len(example.images) + example.prompt}
         messages = [user, {"role": "assistant", "content": example.chain}]
-        rows.append({"id": example.id, "messages": messages, "images": list(example.images), **_truth(example)})
+        told = {**_truth(example), **example.frame.columns()}
+        rows.append({"id": example.id, "messages": messages, "images": list(example.images), **told})
     write_jsonl(folder / "train.jsonl", rows)
     return len(rows)
 
