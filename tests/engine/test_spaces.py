@@ -62,10 +62,21 @@ class TestWholeFiles:
 
     def test_boxes_past_the_border(self) -> None:
         unit = [[[0, 0, 0.5, 1]]] * 12
-        (said,) = suspect_space(unit, "unit", [None] * 12, past=10)
-        assert said.startswith("10 of 12 boxes end past the image and would be clipped")
-        assert suspect_space(unit, "unit", [None] * 12, past=2) == []
-        assert suspect_space([], "unit", [], past=0) == []
+        past = [[0, 0, 1.5, 1]]
+        (said,) = suspect_space(unit, "unit", [None] * 12, past=past * 10)
+        assert said == (
+            "10 of 12 boxes end past the image (10 would be clipped); they may be in another space than unit, or pixels of "
+            "the images at another size"
+        )
+        assert suspect_space(unit, "unit", [None] * 12, past=past * 6) == []  # half of them, and fewer than 10
+        assert suspect_space([], "unit", []) == []
+
+    def test_rejected_boxes_count_too(self) -> None:
+        """3 clipped and 4 rejected of 3 + 4 + 1."""
+        (said,) = suspect_space([[[0, 0, 9, 9]]] * 4, "pixel", [(10, 10)] * 4, past=[[5, 5, 1001, 9]] * 7, rejected=4)
+        assert said.startswith("7 of 8 boxes end past the image (3 would be clipped, 4 rejected); they may be in another")
+        (said,) = suspect_space([], "pixel", [], past=[[5, 5, 1000, 9]], rejected=1)
+        assert said.startswith("1 of 1 boxes end past the image (1 rejected); no number of them is greater than 1000")
 
 
 class TestRecords:
@@ -89,6 +100,8 @@ class TestRecords:
             ("pixel", [[0, 0, 500, 990 - n] for n in range(12)], "", "may be thousandths"),
             ("pixel", [[0, 0, 500, 1100 - n] for n in range(12)], "", ""),
             ("unit", [[0, 0, 1.5, 1.2]] * 12, "", "12 of 12 boxes end past the image"),
+            ("per_mille", [[0, 0, 640, 1400 + n] for n in range(12)], "", "12 of 12 boxes end past the image"),
+            ("per_mille", [[0, 0, 640, 2001]] * 12, "12 × bad_box", ""),  # pixels
         ],
     )
     def test_the_command(self, space: str, boxes: list[list[float]], code: str, warning: str, tmp_path: Path) -> None:
@@ -102,6 +115,22 @@ class TestRecords:
         assert f"{0 if code else 12} records, {12 if code else 0} findings" in found.stderr
         if code:
             assert "--box-space" in found.stdout  # what to do
+
+    def test_a_short_file_whose_boxes_cannot_be_thousandths(self, tmp_path: Path) -> None:
+        Image.new("RGB", (2000, 1500)).save(tmp_path / "a.png")
+        found = sif("data", "check", write(tmp_path, [[0, 0, 500, 1200 + n] for n in range(9)]), "--box-space", "per_mille")
+        assert "warning: 9 of 9 boxes end past the image (9 would be clipped); they may be in another space" in found.stderr
+
+    def test_thousandths_of_small_images_said_to_be_pixels(self, tmp_path: Path) -> None:
+        """Of 14 boxes on 400 by 300 pixels, 4 lie wholly outside; the file's numbers tell what they may be."""
+        Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
+        boxes = [*([[100, 100, 900, 950 + n] for n in range(10)]), *([[500, 400, 600, 990 + n] for n in range(4)])]
+        found = sif("data", "check", write(tmp_path, boxes), "--box-space", "pixel")
+        assert "4 × box_outside" in found.stderr
+        assert (
+            "warning: 14 of 14 boxes end past the image (10 would be clipped, 4 rejected); no number of them is "
+            "greater than 1000, so they may be thousandths (box space per_mille)"
+        ) in found.stderr
 
     def test_a_file_that_says_nothing_of_its_space(self, tmp_path: Path) -> None:
         """Records are known by their rows; without an option they are fractions, as for a build."""
