@@ -221,6 +221,8 @@ class TestRuns:
         train_sft(sft_config(tiny_vlm, data, run, training=once, lora={"r": 2}))
         merge_adapter(run / "checkpoint-1", tmp_path / "merged")
         assert [learnt_by(folder) for folder in (run, run / "checkpoint-1", tmp_path / "merged")] == ["per_mille"] * 3
+        for folder in (run, run / "checkpoint-1"):  # the cards say so too
+            assert "whole numbers from 0 to 1000 (coordinates `per_mille`)" in (folder / "README.md").read_text()
         asked = think(ThinkSettings(model=str(run), max_new_tokens=2), photo_folder / "cat.png", "What is it?")
         assert asked.frame.space == "per_mille"
         # A dataset in fractions does not make it another model.
@@ -228,6 +230,7 @@ class TestRuns:
         assert {row.coordinates for row in evaluate(how).rows} == {"per_mille"}
         train_sft(sft_config(str(run), chains_in("unit"), tmp_path / "again", training=once))
         assert learnt_by(tmp_path / "again") is None
+        assert "coordinates" not in (tmp_path / "again" / "README.md").read_text()
 
     def test_a_run_of_grpo_asks_held_out_questions_in_its_own_space(
         self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
