@@ -91,6 +91,9 @@ def other_space(boxes: ArrayLike, space: Space, size: tuple[int, int] | None = N
     if space in ("unit", "padded_square"):
         wrong, looks, wanted = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
         convert_by = "divide by the image's width and height"
+    elif space == "per_mille" and (greatest > 2000).any():
+        wrong, looks, wanted = greatest > 2000, "pixels", "thousandths from 0 to 1000"
+        convert_by = "multiply by 1000 and divide by the image's width and height"
     elif space == "per_mille" or size is None or max(size) > _FEW_PIXELS:
         wanted = "thousandths from 0 to 1000" if space == "per_mille" else "pixels"
         wrong, looks = greatest <= 1 + 1e-6, "fractions of the image"
@@ -108,7 +111,12 @@ _LARGE, _SMALL = 1250, 800  # pixels: sides well past 1000, and well below
 
 
 def suspect_space(
-    boxes: Sequence[ArrayLike], space: Space, sizes: Sequence[tuple[int, int] | None], *, past: int = 0
+    boxes: Sequence[ArrayLike],
+    space: Space,
+    sizes: Sequence[tuple[int, int] | None],
+    *,
+    past: ArrayLike = (),
+    rejected: int = 0,
 ) -> list[str]:
     """What a whole file's boxes look like that might be in another space. No box need be wrong by itself, see `other_space`.
 
@@ -116,7 +124,8 @@ def suspect_space(
         boxes: of each image, (N, 4) xyxy in `space`, within the image.
         space: in which they are said to be.
         sizes: (width, height) of each image, None where it is not known.
-        past: how many boxes ended past the image and were clipped to it.
+        past: (N, 4) xyxy in `space`, as the file states them: boxes that end past the image. Clipped, they are in `boxes`.
+        rejected: how many of these were rejected instead, and are not in `boxes`.
     Returns:
         Sentences with counts, none where nothing looks wrong.
     Example:
@@ -125,11 +134,22 @@ def suspect_space(
     """
     found = []
     arrays = [np.asarray(array, dtype=np.float64).reshape(-1, 4) for array in boxes]
-    count = sum(map(len, arrays))
-    if past >= _ENOUGH and 5 * past > count:
+    outside = np.asarray(past, dtype=np.float64).reshape(-1, 4)
+    count = sum(map(len, arrays)) + rejected
+    # A few that end past the image are dirt in the data; of a short file, more than half are not.
+    if 2 * len(outside) > count or (len(outside) >= _ENOUGH and 5 * len(outside) > count):
+        clipped = len(outside) - rejected
+        parts = ((clipped, "would be clipped"), (rejected, "rejected"))
+        done = ", ".join(f"{number} {what}" for number, what in parts if number)
+        thousandths = space in ("pixel", "resized") and 1 < outside.max() <= 1000
         found.append(
-            f"{past} of {count} boxes end past the image and would be clipped; they may be in another space than {space}, "
-            "or pixels of the images at another size"
+            f"{len(outside)} of {count} boxes end past the image ({done}); "
+            + (
+                "no number of them is greater than 1000, so they may be thousandths (box space per_mille), "
+                if thousandths
+                else f"they may be in another space than {space}, "
+            )
+            + "or pixels of the images at another size"
         )
     known = [(array, size) for array, size in zip(arrays, sizes, strict=True) if size is not None and len(array)]
     large = [array for array, size in known if max(size) > _LARGE]

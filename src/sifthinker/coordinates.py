@@ -119,6 +119,24 @@ def frame_of(coordinates: Any = None, resized: Any = None) -> Frame:
     return Frame(coordinates or "unit", resized)
 
 
+def frame_stated(row: Mapping[str, Any], default: Frame) -> Frame:
+    """The frame of a completion's own line: what its `coordinates` and `resized` say, and the rest of another's frame.
+
+    Args:
+        row: the line.
+        default: of the example or question that the line is about.
+    Raises:
+        BoxError: see `Frame`.
+    Example:
+        >>> frame_stated({"coordinates": "per_mille"}, UNIT).space, frame_stated({}, Frame("per_mille")).space
+        ('per_mille', 'per_mille')
+    """
+    coordinates, resized = row.get("coordinates") or None, row.get("resized")
+    if resized is None and coordinates in (None, default.space):
+        return default
+    return frame_of(coordinates or default.space, resized)
+
+
 def _as_size(value: Any) -> tuple[int, int]:
     found = value.tolist() if hasattr(value, "tolist") else value
     sides = list(found) if isinstance(found, list | tuple) else []

@@ -50,8 +50,25 @@ def user_prompt(question: str, *, with_depth: bool = True, direct: bool = False,
         coordinates: what the numbers of boxes are to be, see `coordinates.Frame`.
     """
     task = (DIRECT_DEPTH if with_depth else DIRECT_RGB) if direct else (TASK_DEPTH if with_depth else TASK_RGB)
-    task = task.replace(_COORDINATES["unit"], _COORDINATES[coordinates])
-    return f"{task}\nQuestion: {question.strip()}"
+    return f"{_task(task, coordinates)}\nQuestion: {question.strip()}"
+
+
+def asked_coordinates(prompt: str) -> Coordinates | None:
+    """Which coordinates a prompt asks for that holds a task of `user_prompt`; None for any other wording.
+
+    Example:
+        >>> asked_coordinates(user_prompt("What is it?", coordinates="per_mille"))
+        'per_mille'
+    """
+    for coordinates in _COORDINATES:
+        if any(_task(task, coordinates) in prompt for task in (TASK_DEPTH, TASK_RGB)):
+            return coordinates
+    return None
+
+
+def _task(task: str, coordinates: Coordinates) -> str:
+    """A task that asks for such coordinates."""
+    return task.replace(_COORDINATES["unit"], _COORDINATES[coordinates])
 
 
 _LABEL = re.compile(r"\(?[A-Za-z0-9][).:]")  # "(A) red", "A. red"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -212,6 +213,10 @@ def said(old: str, new: str) -> dict:
         # The chain's 0.4 of a height of 0.45: 8/9, below the 0.9 that is asked for.
         ({"normalized_solution_round": {"bbox_3d": [0.1, 0.1, 0.512, 0.55, 0.4]}}, ["boxes_disagree"]),
         ({"normalized_solution_round": [{"bbox_3d": [[0.1, 0.1, 0.5, 0.5, 0.4]]}]}, []),
+        ({"messages": [RELEASE["messages"][0], said("[0.1,0.1,0.51234,0.5]", "[100,100,512,500]")]}, ["other_space"]),
+        ({"normalized_solution_round": {"bbox_3d": [100, 100, 512, 500, 0.4]}}, ["other_space"]),
+        ({"normalized_solution_round": {"bbox_3d": [0.1, 0.1, 1.1, 0.5, 0.4]}}, ["bad_box"]),
+        ({"normalized_solution_round": {"bbox_3d": [0.5, 0.1, 0.5, 0.5, 0.4]}}, ["bad_box"]),
     ],
 )
 def test_the_releases_layout(tmp_path: Path, change: dict, wanted: list[str]) -> None:
@@ -220,6 +225,28 @@ def test_the_releases_layout(tmp_path: Path, change: dict, wanted: list[str]) ->
     Image.new("RGBA", (8, 8)).save(tmp_path / "clear.png")
     (tmp_path / "sif.json").write_text(json.dumps([RELEASE | change]))
     assert codes(tmp_path / "sif.json") == wanted
+
+
+@pytest.mark.parametrize(("name", "content"), [("examples.jsonl", ""), ("examples.jsonl", "\n \n"), ("sif.json", "[]")])
+def test_a_file_that_holds_nothing(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (finding,) = check_dataset(tmp_path / name)
+    assert (finding.where, finding.code) == (name, "no_example")
+    found = CliRunner().invoke(main, ["data", "check", str(tmp_path / name)])
+    assert (found.exit_code, "1 × no_example: the file holds no example" in found.stderr) == (3, True)
+
+
+def test_examples_with_depth_and_without(dataset: Path) -> None:
+    """Training refuses them."""
+    changed = rows(dataset)
+    for row in changed[:5]:
+        row.update(depth=None, images=row["images"][:1])
+        turn = row["messages"][1]
+        turn["content"] = re.sub(r',"depth":[\d.]+', "", turn["content"])
+    write_jsonl(dataset / "examples.jsonl", changed)
+    (finding,) = check_dataset(dataset)
+    assert (finding.where, finding.code) == ("examples.jsonl", "mixed_depth")
+    assert finding.message.startswith("examples have depth (13) and no depth (5)")
 
 
 def test_statistics_by_hand(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +16,7 @@ from sifthinker.engine.exports import FORMS, export
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import read_jsonl, write_jsonl
 from sifthinker.records import read_examples
+from sifthinker.scoring.rewards import reference_from, score_completion
 from sifthinker.scoring.swift import SwiftAnswer, SwiftDepth, SwiftFormat, SwiftGrounding
 from sifthinker.scoring.verl import compute_score
 
@@ -98,6 +101,53 @@ def test_swift(chains: Path, examples: list, tmp_path: Path) -> None:
     for reward in (SwiftFormat, SwiftAnswer, SwiftDepth):
         assert reward(args=None)(chains_alone, **columns) == [1] * 18
     assert min(SwiftGrounding(args=None)(chains_alone, **columns)) >= 1
+
+
+def exported(folder: Path, form: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The chain of each row of an export, and what its own row tells the rewards of it."""
+    if form == "trl":
+        for row in datasets.load_from_disk(folder).remove_columns("images"):
+            yield row["completion"][0]["content"], row
+    elif form == "hf":
+        for row in datasets.load_dataset(str(folder), split="train").remove_columns("images"):
+            yield row["messages"][1]["content"], row
+    elif form == "verl":
+        file = str(folder / "train.parquet")
+        for row in datasets.load_dataset("parquet", data_files=file, split="train").remove_columns("images"):
+            yield row["extra_info"]["chain"], json.loads(row["reward_model"]["ground_truth"])
+    elif form == "swift":
+        for _, row in read_jsonl(folder / "train.jsonl"):
+            yield row["messages"][1]["content"], row
+    else:
+        for row in json.loads((folder / "sif.json").read_text()):
+            yield row["conversations"][1]["value"], row
+
+
+@pytest.mark.parametrize("space", ["unit", "per_mille", "resized"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_tells_the_rewards_all_that_its_gold_chain_earns(
+    form: str, space: str, chains_in: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Whatever is left out of a row, such as the coordinates of its chain, costs the chain its rewards."""
+    examples = list(read_examples(chains_in(space)))
+    assert export(chains_in(space), tmp_path / "x", form) == 6
+    found = list(exported(tmp_path / "x", form))
+    assert [chain for chain, _ in found] == [example.chain for example in examples]
+    for (chain, row), example in zip(found, examples, strict=True):
+        if form == "llamafactory":  # trained on and not rewarded: its rows hold no truth, but how chains are read
+            row |= {"answer": example.answer, "boxes": example.boxes, "depth": example.depth}
+        elif form == "hf":  # its depth is an image in the table, and no path
+            row["depth"] = example.depth
+        scores = score_completion(chain, reference_from(row))
+        assert scores.format.value == scores.answer.value == scores.depth.value == 1
+        assert scores.grounding.value >= 1
+    if form == "swift":
+        rows = [row for _, row in found]
+        columns = {name: [row.get(name) for row in rows] for name in rows[0].keys() - {"messages", "images"}}
+        texts = [chain for chain, _ in found]
+        for reward in (SwiftFormat, SwiftAnswer, SwiftDepth):
+            assert reward(args=None)(texts, **columns) == [1] * 6
+        assert min(SwiftGrounding(args=None)(texts, **columns)) >= 1
 
 
 def test_the_command(chains: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,27 @@ def test_how_many_are_expected(folder: Path, first: dict, cap: int | None, expec
     left = Left()
     made = recipe(folder, source("one.jsonl", images="one", **first), source("two.jsonl", images="two"), cap=cap)
     found = list(read_recipe(made, left=left))
+    assert left.expected == expected
+    assert expected in (None, len(found))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda text: text.rstrip("\n"), 10),  # the last line has no end
+        (lambda text: text.replace("\n", "\r\n\n  \n"), 10),  # blank lines
+        (lambda text: "\ufeff" + text, 10),
+        (lambda text: "", 0),
+        (lambda text: json.dumps([json.loads(line) for line in text.splitlines()], indent=1), None),  # a list
+        (lambda text: json.dumps(json.loads(text.splitlines()[0]), indent=1), None),  # an object that spans lines
+    ],
+)
+def test_as_many_are_expected_as_come_however_lines_end(
+    folder: Path, change: Callable[[str], str], expected: int | None
+) -> None:
+    file, left = folder / "one.jsonl", Left()
+    file.write_bytes(change(file.read_text()).encode())
+    found = list(read_recipe(recipe(folder, source("one.jsonl", images="one")), left=left))
     assert left.expected == expected
     assert expected in (None, len(found))
 

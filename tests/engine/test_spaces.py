@@ -10,14 +10,19 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from sifthinker.boxes import suspect_space
 from sifthinker.cli.main import main
-from sifthinker.engine.checks import FINDINGS, check_dataset
+from sifthinker.coordinates import Resizer
+from sifthinker.engine.checks import FINDINGS, _resized_from, check_dataset
+from sifthinker.engine.exports import export
 from sifthinker.engine.settings import SourceSettings
 from sifthinker.engine.spaces import Records, check_records, holds_records
 from sifthinker.files import write_jsonl
+from sifthinker.prompts import user_prompt
 
 
 def sif(*words: object) -> Result:
@@ -62,10 +67,21 @@ class TestWholeFiles:
 
     def test_boxes_past_the_border(self) -> None:
         unit = [[[0, 0, 0.5, 1]]] * 12
-        (said,) = suspect_space(unit, "unit", [None] * 12, past=10)
-        assert said.startswith("10 of 12 boxes end past the image and would be clipped")
-        assert suspect_space(unit, "unit", [None] * 12, past=2) == []
-        assert suspect_space([], "unit", [], past=0) == []
+        past = [[0, 0, 1.5, 1]]
+        (said,) = suspect_space(unit, "unit", [None] * 12, past=past * 10)
+        assert said == (
+            "10 of 12 boxes end past the image (10 would be clipped); they may be in another space than unit, or pixels of "
+            "the images at another size"
+        )
+        assert suspect_space(unit, "unit", [None] * 12, past=past * 6) == []  # half of them, and fewer than 10
+        assert suspect_space([], "unit", []) == []
+
+    def test_rejected_boxes_count_too(self) -> None:
+        """3 clipped and 4 rejected of 3 + 4 + 1."""
+        (said,) = suspect_space([[[0, 0, 9, 9]]] * 4, "pixel", [(10, 10)] * 4, past=[[5, 5, 1001, 9]] * 7, rejected=4)
+        assert said.startswith("7 of 8 boxes end past the image (3 would be clipped, 4 rejected); they may be in another")
+        (said,) = suspect_space([], "pixel", [], past=[[5, 5, 1000, 9]], rejected=1)
+        assert said.startswith("1 of 1 boxes end past the image (1 rejected); no number of them is greater than 1000")
 
 
 class TestRecords:
@@ -89,6 +105,8 @@ class TestRecords:
             ("pixel", [[0, 0, 500, 990 - n] for n in range(12)], "", "may be thousandths"),
             ("pixel", [[0, 0, 500, 1100 - n] for n in range(12)], "", ""),
             ("unit", [[0, 0, 1.5, 1.2]] * 12, "", "12 of 12 boxes end past the image"),
+            ("per_mille", [[0, 0, 640, 1400 + n] for n in range(12)], "", "12 of 12 boxes end past the image"),
+            ("per_mille", [[0, 0, 640, 2001]] * 12, "12 × bad_box", ""),  # pixels
         ],
     )
     def test_the_command(self, space: str, boxes: list[list[float]], code: str, warning: str, tmp_path: Path) -> None:
@@ -103,6 +121,22 @@ class TestRecords:
         if code:
             assert "--box-space" in found.stdout  # what to do
 
+    def test_a_short_file_whose_boxes_cannot_be_thousandths(self, tmp_path: Path) -> None:
+        Image.new("RGB", (2000, 1500)).save(tmp_path / "a.png")
+        found = sif("data", "check", write(tmp_path, [[0, 0, 500, 1200 + n] for n in range(9)]), "--box-space", "per_mille")
+        assert "warning: 9 of 9 boxes end past the image (9 would be clipped); they may be in another space" in found.stderr
+
+    def test_thousandths_of_small_images_said_to_be_pixels(self, tmp_path: Path) -> None:
+        """Of 14 boxes on 400 by 300 pixels, 4 lie wholly outside; the file's numbers tell what they may be."""
+        Image.new("RGB", (400, 300)).save(tmp_path / "a.png")
+        boxes = [*([[100, 100, 900, 950 + n] for n in range(10)]), *([[500, 400, 600, 990 + n] for n in range(4)])]
+        found = sif("data", "check", write(tmp_path, boxes), "--box-space", "pixel")
+        assert "4 × box_outside" in found.stderr
+        assert (
+            "warning: 14 of 14 boxes end past the image (10 would be clipped, 4 rejected); no number of them is "
+            "greater than 1000, so they may be thousandths (box space per_mille)"
+        ) in found.stderr
+
     def test_a_file_that_says_nothing_of_its_space(self, tmp_path: Path) -> None:
         """Records are known by their rows; without an option they are fractions, as for a build."""
         source = write(tmp_path, [[0, 0, 0.5, 1.0]] * 2)
@@ -110,6 +144,9 @@ class TestRecords:
         assert found.exit_code == 3
         assert "2 × missing_image: the image is not there" in found.stderr
         assert sif("data", "check", source, "--no-files").exit_code == 0
+        source.write_text("")
+        found = sif("data", "check", source, "--box-space", "unit")
+        assert (found.exit_code, found.stderr.splitlines()[-1]) == (2, f"sif: {source}: holds no record")
 
     def test_a_dataset_is_no_file_of_records(self, chains: Path, tmp_path: Path) -> None:
         assert not holds_records(chains / "examples.jsonl")
@@ -167,6 +204,104 @@ class TestChains:
         assert f"coordinates is {said.get('coordinates', 'unit')!r}" in others[0].message
         # The cause stands for the numbers that cannot be read; some of another size can.
         assert {finding.code for finding in found} - {"boxes_disagree"} == {"other_space"} <= set(FINDINGS)
+
+    @pytest.mark.parametrize(
+        ("written", "said", "fits"),
+        [
+            ("per_mille", {}, "whole numbers from 0 to 1000 (per_mille)"),
+            ("unit", {"coordinates": "per_mille"}, "fractions of the image (unit)"),
+            ("resized", {"coordinates": "per_mille"}, "pixels of the image at 56×56 (resized)"),
+            ("per_mille", {"coordinates": "resized", "resized": [1120, 1120]}, "whole numbers from 0 to 1000 (per_mille)"),
+            ("resized", {"coordinates": "resized", "resized": [112, 112]}, "pixels of the image at 56×56 (resized)"),
+        ],
+    )
+    def test_the_space_in_which_a_chain_is_its_target_boxes_is_named(
+        self, written: str, said: dict[str, Any], fits: str, chains_in: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        """Whole pixels of 56 are thousandths just as well: their numbers alone do not tell."""
+
+        def change(row: dict[str, Any]) -> None:
+            row.pop("coordinates", None)
+            row.pop("resized", None)
+            row.update(said)
+
+        found = list(check_dataset(self.dataset(chains_in(written), change, tmp_path)))
+        assert [finding.code for finding in found] == ["other_space"] * 6
+        assert all(finding.message.endswith(f"its last area is the target boxes in {fits}") for finding in found)
+
+    def test_pixels_of_the_image_itself(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
+        """Resized from 64 to 56: chains in pixels of 64 are not what the line says."""
+
+        def change(row: dict[str, Any]) -> None:
+            (left, upper, right, lower), turn = row["boxes"][0], row["messages"][1]
+            area = json.dumps([{"bbox_2d": [round(side * 64) for side in (left, upper, right, lower)]}])
+            row["boxes"] = [[round(side * 64) / 64 for side in (left, upper, right, lower)]]
+            turn["content"] = f"<think><area>{area}</area><text>It.</text></think><answer>{row['answer']}</answer>"
+            row.update(depth=None, images=row["images"][:1])
+
+        found = list(check_dataset(self.dataset(chains_in("resized"), change, tmp_path)))
+        assert {finding.code for finding in found} <= {"other_space", "bad_chain"}
+        assert any(
+            f.message.endswith("its last area is the target boxes in pixels of the image itself, 64×64") for f in found
+        )
+
+    @pytest.mark.parametrize("space", ["unit", "per_mille", "resized"])
+    def test_a_prompt_that_asks_for_other_coordinates(
+        self, space: str, chains_in: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        other = "unit" if space != "unit" else "per_mille"
+
+        def change(row: dict[str, Any]) -> None:
+            row["messages"][0]["content"] = user_prompt(row["problem"], coordinates=other)
+
+        found = list(check_dataset(self.dataset(chains_in(space), change, tmp_path)))
+        assert [finding.code for finding in found] == ["other_prompt"] * 6
+        assert found[0].message == f"it asks for coordinates {other}, but coordinates is {space!r}"
+
+    def test_a_prompt_in_a_users_own_words(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
+        def change(row: dict[str, Any]) -> None:
+            row["messages"][0]["content"] = f"Look closely, in fractions. {row['problem']}"
+
+        assert list(check_dataset(self.dataset(chains_in("per_mille"), change, tmp_path))) == []
+
+    def test_a_dataset_in_two_spaces(
+        self, chains_in: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Training refuses it; other trainers are told row by row, and whoever exports it hears of it."""
+        mixed = self.dataset(chains_in("unit"), lambda row: None, tmp_path)
+        shutil.copytree(chains_in("per_mille"), mixed, dirs_exist_ok=True)
+        rows = [
+            json.loads(line)
+            for space, count in (("unit", 6), ("per_mille", 2))
+            for line in (chains_in(space) / "examples.jsonl").read_text().splitlines()[:count]
+        ]
+        write_jsonl(mixed / "examples.jsonl", [{**row, "id": str(number)} for number, row in enumerate(rows)])
+        (finding,) = check_dataset(mixed)
+        assert (finding.where, finding.code) == ("examples.jsonl", "mixed_coordinates")
+        assert finding.message == "chains state boxes in per_mille (2) and unit (6); train them apart"
+        assert export(mixed, tmp_path / "out", "swift") == 8
+        (record,) = caplog.records
+        assert "chains state boxes in per_mille (2) and unit (6)" in record.getMessage()
+        assert export(chains_in("unit"), tmp_path / "plain", "swift") == 6
+        assert len(caplog.records) == 1
+
+    @pytest.mark.parametrize("size", [(640, 480), (480, 640), (64, 64), (1300, 90)])
+    @pytest.mark.parametrize("resizer", [Resizer(), Resizer(32, 65536, 16777216), Resizer(max_pixels=28 * 28 * 9)], ids=str)
+    def test_every_size_that_a_processor_makes_is_right(self, size: tuple[int, int], resizer: Resizer) -> None:
+        assert _resized_from(size, resizer.size(size))
+
+    @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([28, 32]), st.integers(1, 2000))
+    def test_rounding_is_allowed_for(self, width: int, height: int, factor: int, most: int) -> None:
+        if max(width, height) <= 200 * min(width, height):
+            resizer = Resizer(factor, 4 * factor**2, max(4, most) * factor**2)
+            assert _resized_from((width, height), resizer.size((width, height)))
+
+    @pytest.mark.parametrize(
+        ("size", "resized"),
+        [((640, 480), (588, 28)), ((640, 480), (644, 644)), ((640, 480), (476, 644)), ((64, 64), (560, 448))],
+    )
+    def test_another_shape_is_found(self, size: tuple[int, int], resized: tuple[int, int]) -> None:
+        assert not _resized_from(size, resized)
 
     def test_one_slip_is_a_bad_chain(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
         def change(row: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sifthinker.cli.main import main
 from sifthinker.coordinates import Frame
-from sifthinker.errors import BoxError, ConfigError
+from sifthinker.errors import BoxError, ConfigError, RecordError
 from sifthinker.evaluation.completions import score_file
 from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.evaluation.run import Evaluation, ask, evaluate
@@ -152,6 +152,68 @@ class TestSaved:
         settings = EvalSettings(data=str(data), completions=str(file), coordinates="resized")
         with pytest.raises(ConfigError, match="does not say how large the model saw the image"):
             evaluate(settings)
+
+    @pytest.mark.parametrize("said", ["per_mille", "resized"])
+    @pytest.mark.parametrize("asked", SPACES)
+    def test_what_a_line_says_comes_before_its_dataset(
+        self, said: str, asked: str, chains_in: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        """Also where the dataset is in fractions and knows no size; `final HIoU` is that of rounded boxes."""
+        data, file = chains_in(asked), tmp_path / "c.jsonl"
+        gold = list(read_examples(chains_in(said)))
+        write_jsonl(file, [{"id": example.id, "completion": example.chain, **example.frame.columns()} for example in gold])
+        found = evaluate(EvalSettings(data=str(data), completions=str(file)))
+        assert [row.frame for row in found.rows] == [example.frame for example in gold]
+        scored = list(score_file(file, data))
+        assert [item.frame for item in scored] == [example.frame for example in gold]
+        assert {item.scores.format.value for item in scored} == {1} == {metrics(found)["valid format"]}
+        assert metrics(found)["final HIoU"] == pytest.approx(1, abs=0.12)
+        assert min(item.scores.grounding.value for item in scored) > 0.8
+
+    def test_a_line_may_say_that_it_is_in_fractions(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
+        data, file = chains_in("per_mille"), tmp_path / "c.jsonl"
+        gold = list(read_examples(chains_in("unit")))
+        write_jsonl(file, [{"id": e.id, "completion": e.chain, "coordinates": "unit", "resized": None} for e in gold])
+        assert metrics(evaluate(EvalSettings(data=str(data), completions=str(file))))["valid format"] == 1
+        assert {item.frame for item in score_file(file, data)} == {Frame()}
+
+    def test_a_line_whose_space_is_none_is_named(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
+        data, file = chains_in("unit"), tmp_path / "c.jsonl"
+        lines = [{"id": example.id, "completion": example.chain} for example in read_examples(data)]
+        lines[1] |= {"coordinates": "pixel"}
+        write_jsonl(file, lines)
+        for score in (
+            lambda: evaluate(EvalSettings(data=str(data), completions=str(file))),
+            lambda: list(score_file(file, data)),
+        ):
+            with pytest.raises(RecordError, match=r"c\.jsonl:2: coordinates is 'pixel', wanted one of unit"):
+                score()
+
+    @pytest.mark.parametrize(("said", "read"), [("per_mille", "unit"), ("unit", "per_mille"), ("per_mille", "resized")])
+    def test_completions_that_are_plainly_in_another_space(
+        self, said: str, read: str, chains_in: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file, data = tmp_path / "c.jsonl", chains_in(read)
+        lines = [{"id": example.id, "completion": example.chain} for example in read_examples(chains_in(said))]
+        write_jsonl(file, [*lines[:5], {**lines[5], "completion": "no chain"}])
+        list(score_file(file, data))
+        evaluate(EvalSettings(data=str(data), completions=str(file)))
+        first, second = (record.getMessage() for record in caplog.records)
+        for message in (first, second):
+            assert "the boxes of 5 of 5 completions are in another space than they are read in: most look like " in message
+            assert f"({said})" in message
+        assert "each line may say its own `coordinates`" in first
+        assert "--coordinates, or `coordinates` in each line" in second
+
+    def test_completions_in_their_own_space_are_no_matter(
+        self, chains_in: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for space in SPACES:
+            file = tmp_path / "c.jsonl"
+            write_jsonl(file, [{"id": e.id, "completion": e.chain} for e in read_examples(chains_in(space))])
+            list(score_file(file, chains_in(space)))
+            evaluate(EvalSettings(data=str(chains_in(space)), completions=str(file)))
+        assert caplog.records == []
 
     def test_lines_of_their_own_may_say_their_space(self, tmp_path: Path) -> None:
         text = '<think><area>[{"bbox_2d":[0,0,28,56]}]</area><text>a</text></think><answer>cat</answer>'

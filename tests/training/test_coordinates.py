@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,18 @@ from PIL import Image
 
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import read_jsonl, write_jsonl
-from sifthinker.records import read_examples
+from sifthinker.prompts import user_prompt
+from sifthinker.records import Example, read_examples
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from sifthinker.coordinates import frame_of  # noqa: E402
 from sifthinker.models import load_processor  # noqa: E402
-from sifthinker.training.data import check_resized, grpo_dataset, load_examples, sft_dataset  # noqa: E402
+from sifthinker.training.data import gold_completion, grpo_dataset, load_examples, sft_dataset  # noqa: E402
+from sifthinker.training.lengths import header_sizes  # noqa: E402
+from sifthinker.training.plan import make_plan, prompt_problems, resized_problems, template_problems  # noqa: E402
+from sifthinker.training.stages import defaults  # noqa: E402
 
 from .test_training import grpo_config, sft_config, unmoved, weights  # noqa: E402
 
@@ -46,34 +52,37 @@ class TestData:
             load_examples(str(folder))
 
 
+def refused(examples: list[Example], processor: Any) -> list[str]:
+    return resized_problems(examples, processor, header_sizes(examples))
+
+
 class TestSizes:
     def test_the_processor_that_the_data_was_built_for(
         self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path]
     ) -> None:
         for family in ("qwen2_vl", "qwen2_5_vl"):
-            check_resized(list(read_examples(chains_in("resized"))), load_processor(real_model(family)))
+            assert refused(list(read_examples(chains_in("resized"))), load_processor(real_model(family))) == []
 
     def test_other_bounds_are_refused(self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path]) -> None:
         examples = list(read_examples(chains_in("resized")))
         processor = load_processor(real_model("qwen2_5_vl"), max_pixels=28 * 28)
         processor.image_processor.size = {"shortest_edge": 4, "longest_edge": 784}
-        with pytest.raises(ConfigError) as caught:
-            check_resized(examples, processor)
+        (problem,) = refused(examples, processor)
         words = f"6 of 6 chains state pixels of other images than the model would see: the first, {examples[0].id!r}, was "
-        assert words + "written for 56×56, and this processor makes 28×28 of its image" in str(caught.value)
-        assert "max_pixels 784, multiples of 28" in str(caught.value)
+        assert words + "written for 56×56, and this processor makes 28×28 of its image" in problem
+        assert "max_pixels 784, multiples of 28" in problem
 
     def test_another_factor_is_refused(self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path]) -> None:
         """Qwen3-VL resizes to multiples of 32, and at least 65,536 pixels: 64 by 64 becomes 256 by 256."""
-        with pytest.raises(ConfigError, match="written for 56×56, and this processor makes 256×256"):
-            check_resized(list(read_examples(chains_in("resized"))), load_processor(real_model("qwen3_vl")))
+        (problem,) = refused(list(read_examples(chains_in("resized"))), load_processor(real_model("qwen3_vl")))
+        assert "written for 56×56, and this processor makes 256×256" in problem
 
     def test_a_processor_that_resizes_otherwise_is_refused(self, chains_in: Callable[[str], Path], tiny_vlm: Path) -> None:
         processor = load_processor(tiny_vlm)
-        with pytest.raises(ConfigError, match=r"SiglipImageProcessor.*does not resize by area"):
-            check_resized(list(read_examples(chains_in("resized"))), processor)
+        (problem,) = refused(list(read_examples(chains_in("resized"))), processor)
+        assert re.search(r"SiglipImageProcessor.*does not resize by area", problem)
         for space in ("unit", "per_mille"):
-            check_resized(list(read_examples(chains_in(space))), processor)
+            assert refused(list(read_examples(chains_in(space))), processor) == []
 
     def test_an_image_that_is_turned_counts_as_it_is_shown(
         self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path], tmp_path: Path
@@ -82,10 +91,20 @@ class TestSizes:
         turned = Image.Exif()
         turned[0x0112] = 6  # orientation: a quarter turn
         Image.new("RGB", (280, 56)).save(tmp_path / "a.jpg", exif=turned)
-        from dataclasses import replace
-
         processor = load_processor(real_model("qwen2_5_vl"))
-        check_resized([replace(example, images=(str(tmp_path / "a.jpg"),), resized=(56, 280))], processor)
+        assert refused([replace(example, images=(str(tmp_path / "a.jpg"),), resized=(56, 280))], processor) == []
+
+    @pytest.mark.parametrize("stage", ["sft", "grpo"])
+    def test_the_plan_refuses_what_the_run_would(
+        self, stage: str, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path
+    ) -> None:
+        config = {"sft": sft_config, "grpo": grpo_config}[stage](tiny_vlm, chains_in("resized"), tmp_path / "run")
+        made = make_plan(config, stage, defaults(stage))
+        (refusal,) = made.refusals
+        assert refusal in made.problems
+        assert "build the data with coordinates unit or per_mille" in refusal
+        if stage == "sft":
+            assert make_plan(config.replace(answers_only=True), stage, defaults(stage)).refusals == []
 
     @pytest.mark.parametrize("stage", ["sft", "grpo"])
     def test_a_run_does_not_start(
@@ -102,6 +121,38 @@ class TestSizes:
         from sifthinker.training.sft import sft_trainer
 
         sft_trainer(sft_config(tiny_vlm, chains_in("resized"), tmp_path / "run", answers_only=True))
+
+
+class TestPrompts:
+    def asked(self, example: Example, space: str) -> Example:
+        prompt = user_prompt(example.problem, with_depth=example.depth is not None, coordinates=space)
+        return replace(example, messages=({"role": "user", "content": prompt}, example.messages[1]))
+
+    @pytest.mark.parametrize("space", ["unit", "per_mille", "resized"])
+    def test_a_task_of_other_coordinates_than_the_chain(self, space: str, chains_in: Callable[[str], Path]) -> None:
+        first, *rest = read_examples(chains_in(space))
+        assert prompt_problems([first, *rest]) == []
+        for other in {"unit", "per_mille", "resized"} - {space}:
+            (problem,) = prompt_problems([*rest, self.asked(first, other)])
+            assert problem.startswith(
+                f"1 example asks for other coordinates than the chain's, the first {first.id!r} for {other}"
+            )
+        own = replace(first, messages=({"role": "user", "content": "Say where, in fractions."}, first.messages[1]))
+        assert prompt_problems([own]) == []  # a user's own words
+
+    def test_the_plan_says_so(self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path) -> None:
+        shutil.copytree(chains_in("per_mille"), tmp_path / "d")
+        rows = [self.asked(example, "unit").to_json() for example in read_examples(tmp_path / "d")]
+        write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
+        made = make_plan(sft_config(tiny_vlm, tmp_path / "d", tmp_path / "run"), "sft", defaults("sft"))
+        assert any("6 examples ask for other coordinates than the chain's" in problem for problem in made.problems)
+        assert made.refusals == []
+
+    def test_what_a_template_breaks_is_found_in_any_space(self, chains_in: Callable[[str], Path], tiny_vlm: Path) -> None:
+        (example, *_) = load_examples(str(chains_in("per_mille")), 1)
+        gold = gold_completion(example, load_processor(tiny_vlm))
+        assert template_problems([example], {example.id: gold}) == []
+        assert "breaks the chain" in template_problems([example], {example.id: gold.replace("<text>", "")})[0]
 
 
 class TestRuns:
@@ -170,6 +221,8 @@ class TestRuns:
         train_sft(sft_config(tiny_vlm, data, run, training=once, lora={"r": 2}))
         merge_adapter(run / "checkpoint-1", tmp_path / "merged")
         assert [learnt_by(folder) for folder in (run, run / "checkpoint-1", tmp_path / "merged")] == ["per_mille"] * 3
+        for folder in (run, run / "checkpoint-1"):  # the cards say so too
+            assert "whole numbers from 0 to 1000 (coordinates `per_mille`)" in (folder / "README.md").read_text()
         asked = think(ThinkSettings(model=str(run), max_new_tokens=2), photo_folder / "cat.png", "What is it?")
         assert asked.frame.space == "per_mille"
         # A dataset in fractions does not make it another model.
@@ -177,6 +230,7 @@ class TestRuns:
         assert {row.coordinates for row in evaluate(how).rows} == {"per_mille"}
         train_sft(sft_config(str(run), chains_in("unit"), tmp_path / "again", training=once))
         assert learnt_by(tmp_path / "again") is None
+        assert "coordinates" not in (tmp_path / "again" / "README.md").read_text()
 
     def test_a_run_of_grpo_asks_held_out_questions_in_its_own_space(
         self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -176,10 +176,7 @@ class TestProblems:
         rows[4]["messages"][0]["content"] += " a < b > c <3"
         write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
         (problem,) = [p for p in checked(grpo_run(tiny_vlm, tmp_path / "d", tmp_path)).problems if "special token" in p]
-        assert (
-            f"1 examples hold a special token of this model in their text, the first {rows[3]['id']!r} with '</s>'"
-            in problem
-        )
+        assert f"1 example holds a special token of this model in a text, the first {rows[3]['id']!r} with '</s>'" in problem
         config = make_config({"model": tiny_vlm, "data": tmp_path / "d", "output": tmp_path / "run", "training": SFT}, "sft")
         with pytest.raises(ConfigError, match="special token"):
             sft_trainer(config)
@@ -209,11 +206,11 @@ class TestProblems:
         lengths = Lengths(prompts=[10, 20, 30], completions=[5, 5, 5])
         assert length_problems(turned, lengths, 35) == length_problems(turned, lengths, None) == ([], [])
         cut, shortened = length_problems(turned, lengths, 34)
-        assert (cut, "chains of 1 examples" in shortened[0]) == ([], True)
+        assert (cut, "chains of 1 example would" in shortened[0]) == ([], True)
         cut, shortened = length_problems(turned, lengths, 30)  # nothing of c is left; all of b is
         assert ("1 of 3 examples, the first 'c'" in cut[0], shortened) == (True, [])
         cut, shortened = length_problems(turned, lengths, 21)
-        assert ("the first 'c'" in cut[0], "chains of 1 examples" in shortened[0]) == (True, True)
+        assert ("the first 'c'" in cut[0], "chains of 1 example would" in shortened[0]) == (True, True)
         assert "set it to at least 35" in cut[0]
 
     @pytest.mark.parametrize(
@@ -307,7 +304,7 @@ class TestImages:
         Image.new("RGB", (2100, 10)).save(tmp_path / "d" / rows[4]["images"][0])
         config = make_config({"model": real_model("qwen2_5_vl"), "data": tmp_path / "d", "output": tmp_path / "run"}, "sft")
         (refusal,) = checked(config, "sft").refusals
-        assert refusal.startswith(f"1 examples have an image that cannot be used, the first {rows[4]['id']!r}: ")
+        assert refusal.startswith(f"1 example has an image that cannot be used, the first {rows[4]['id']!r}: ")
         assert rows[4]["images"][0] in refusal
         assert "2100×10" in refusal
         with pytest.raises(ConfigError, match="2100×10"):

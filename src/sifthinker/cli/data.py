@@ -213,6 +213,7 @@ def data_check(
     from sifthinker.engine.checks import FINDINGS, Finding, check_dataset
     from sifthinker.engine.spaces import Records, check_records, holds_records
     from sifthinker.engine.stats import Stats
+    from sifthinker.errors import RecordError
     from sifthinker.files import write_jsonl
     from sifthinker.records import REJECTS
 
@@ -245,6 +246,8 @@ def data_check(
     for warning in records.warnings():
         click.echo(f"warning: {warning}", err=True)
     total = stats.examples + records.records
+    if of_records and not total and not counts:
+        raise RecordError(f"{dataset}: holds no record")
     click.echo(f"{number_of(total, kind)}, {number_of(counts.total(), 'finding')}", err=True)
     if counts:
         sys.exit(SOME_REJECTED)

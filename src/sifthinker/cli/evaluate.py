@@ -220,7 +220,7 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
     """Score the completions of FILE, JSON lines, by the four rewards of GRPO-SIF.
 
     Each line has `completion` and `id`, the id of an example of --data; or `completion`, `answer`, `boxes`, and perhaps
-    `depth`, `choices`, `images`, `coordinates` and `resized`.
+    `depth`, `choices` and `images`. Either may say what its boxes are: `coordinates`, and `resized` for pixels.
     """
     from rich.console import Console
     from rich.table import Table

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sifthinker.engine.stats import counts_in_words
 from sifthinker.errors import ConfigError, RecordError, need
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.literals import ExportForm
 from sifthinker.records import Example, read_examples, write_choices
+
+logger = logging.getLogger(__name__)
 
 # How each is opened.
 FORMS: dict[ExportForm, str] = {
@@ -44,9 +49,17 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Exp
     if any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; an export needs a folder of its own")
     try:
-        if next(read_examples(dataset), None) is None:
+        spaces: Counter[str] = Counter(example.coordinates for example in read_examples(dataset))
+        if not spaces:
             raise RecordError(f"{dataset}: holds no example", "no_example")
-        return written[to](dataset, folder) if to in written else _table(dataset, folder, to)
+        if len(spaces) > 1:
+            logger.warning(
+                "%s: chains state boxes in %s; each row says in which, but a model learns one at a time, and `sif train` "
+                "refuses them together",
+                dataset,
+                counts_in_words(spaces),
+            )
+        return written[to](dataset, folder) if to in written else _table(dataset, folder, to, spaces.keys() != {"unit"})
     except BaseException as error:
         for part in folder.iterdir():
             shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -55,10 +68,10 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Exp
         raise
 
 
-def _table(dataset: str | os.PathLike[str], folder: Path, to: ExportForm) -> int:
+def _table(dataset: str | os.PathLike[str], folder: Path, to: ExportForm, other_spaces: bool) -> int:
     rows: dict[str, Callable[[Example], dict[str, Any]]] = {"trl": _trl_row, "verl": _verl_row, "hf": _hf_row}
     # Tables of chains in fractions have no columns that say so.
-    framed = to != "verl" and any(example.coordinates != "unit" for example in read_examples(dataset))
+    framed = to != "verl" and other_spaces
 
     def lines() -> Iterator[dict[str, Any]]:
         for example in read_examples(dataset):
@@ -195,7 +208,8 @@ def _swift(dataset: str | os.PathLike[str], folder: Path) -> int:
                 raise RecordError(f"{file}: no such image", "missing_image")
         user = {"role": "user", "content": "<image>" * len(example.images) + example.prompt}
         messages = [user, {"role": "assistant", "content": example.chain}]
-        rows.append({"id": example.id, "messages": messages, "images": list(example.images), **_truth(example)})
+        told = {**_truth(example), **example.frame.columns()}
+        rows.append({"id": example.id, "messages": messages, "images": list(example.images), **told})
     write_jsonl(folder / "train.jsonl", rows)
     return len(rows)
 

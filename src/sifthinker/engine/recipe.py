@@ -224,9 +224,13 @@ def _count_lines(recipe: Recipe) -> int | None:
             return None
         try:
             with open(path, "rb") as stream:
-                lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+                filled = filter(None, map(bytes.strip, stream))  # blank lines are passed over; the last may have no end
+                first = next(filled, b"").removeprefix(b"\xef\xbb\xbf")
+                lines = bool(first) + sum(1 for _ in filled)
         except OSError:
             return None  # whoever reads the file says what is wrong
+        if first and not (first.startswith(b"{") and first.endswith(b"}")):
+            return None  # a list, or objects that span lines
         total += lines if source.limit is None else min(lines, source.limit)
     return total
 

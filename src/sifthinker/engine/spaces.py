@@ -6,6 +6,7 @@ wrong by itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -33,28 +34,47 @@ class Records:
     Args:
         space: in which its boxes are said to be.
         records: number of records.
-        clipped: boxes that end past the image.
+        past: boxes that end past the image, x1, y1, x2, y2 as the file states them.
+        rejected: how many of these were rejected, the others are clipped.
         boxes: (N, 4) of that space for each record whose image's size is known or not needed.
         sizes: (width, height) of the image of each of these, None where it is not known.
     """
 
     space: Space = "unit"
     records: int = 0
-    clipped: int = 0
+    past: list[list[float]] = field(default_factory=list)
+    rejected: int = 0
     boxes: list[Boxes] = field(default_factory=list)
     sizes: list[tuple[int, int] | None] = field(default_factory=list)
 
     def add(self, record: Record, size: tuple[int, int] | None) -> None:
         """Take in one record; `size` is (width, height) of its image, where it is known."""
         self.records += 1
-        self.clipped += sum(note.endswith("; clipped") for note in record.notes)
+        self.past += filter(None, map(_stated_past, record.notes))
         if size is not None or self.space in ("unit", "per_mille"):
             self.boxes.append(convert(record.boxes, source="unit", target=self.space, size=size))
             self.sizes.append(size)
 
+    def add_reject(self, reject: Reject) -> None:
+        """Take in one record that could not be read, for its box if that is what was wrong."""
+        box = _stated_past(reject.reason)
+        if box:
+            self.past.append(box)
+            self.rejected += 1
+
     def warnings(self) -> list[str]:
         """What looks like another space, with counts."""
-        return suspect_space(self.boxes, self.space, self.sizes, past=self.clipped)
+        return suspect_space(self.boxes, self.space, self.sizes, past=self.past, rejected=self.rejected)
+
+
+# As `sources.rows.to_unit` words it, in a record's note or in a reject.
+_PAST = re.compile(r"box \[([^\[\]]*)\] (?:ends past|lies wholly outside) the image")
+
+
+def _stated_past(words: str) -> list[float]:
+    """The box that a note or a reject says to end past the image, [] where it says nothing of that."""
+    found = _PAST.search(words)
+    return [float(side) for side in found[1].split(",")] if found else []
 
 
 def holds_records(path: Path) -> bool:
@@ -88,6 +108,7 @@ def check_records(
     root = images if images is not None else Path(source.file).parent
     for item in open_source(source, Path(), images):
         if isinstance(item, Reject):
+            found.add_reject(item)
             yield Finding(item.source, item.id, item.code, item.reason)
             continue
         size = item.size

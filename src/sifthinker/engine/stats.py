@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,11 @@ class Stats:
                 middles = (edges[:-1] + edges[1:]) / 2
                 found[title] = list(zip(middles.tolist(), numbers.tolist(), strict=True))
         return found
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """`per_mille (3) and unit (5)`."""
+    return " and ".join(f"{name} ({number:,})" for name, number in sorted(counts.items()))
 
 
 def reject_counts(path: str | Path) -> Counter[str]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sifthinker.boxes import Boxes, as_boxes
-from sifthinker.coordinates import UNIT, Frame
+from sifthinker.chain import TAG, other_coordinates
+from sifthinker.coordinates import UNIT, Frame, frame_stated
 from sifthinker.errors import BoxError, DepthError, RecordError
 from sifthinker.files import read_jsonl
 from sifthinker.records import Example, read_examples
 from sifthinker.scoring.rewards import REWARDS, Score, Scores, reference_from, score_completion
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,46 @@ class Component:
     reasons: Mapping[str, int]
 
 
+@dataclass(slots=True)
+class Looks:
+    """What the boxes of completions look like, gathered one by one: most of them in another space are no slips of a model.
+
+    Args:
+        chains: completions with an area.
+        others: what boxes look like that cannot be in their space → number of completions.
+    """
+
+    chains: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+    def add(self, text: str, frame: Frame) -> None:
+        """Take in one completion; `frame` is what its numbers are read as."""
+        first = next((tag for tag in TAG.finditer(text) if tag[2] == "area"), None)
+        if first is None:
+            return
+        self.chains += 1
+        looks = other_coordinates(text, frame)
+        if looks:
+            self.others[looks] += 1
+
+    def hint(self) -> str:
+        """What most of them look like, "" where nothing looks wrong."""
+        if 2 * self.others.total() <= self.chains:
+            return ""
+        ((looks, _),) = self.others.most_common(1)
+        return (
+            f"the boxes of {self.others.total():,} of {self.chains:,} completions are in another space than they are read "
+            f"in: most look like {looks}"
+        )
+
+
 def score_file(path: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Iterator[Scored]:
     """Score a JSONL file of completions.
 
-    Each line has `completion`, and either `id` of an example of `data`, or `answer`, `boxes`, and perhaps `depth`,
-    `choices`, `images`, `coordinates` and `resized` (see `coordinates.Frame`) of its own, with paths relative to the file.
+    Each line has `completion`, and either `id` of an example of `data`, or `answer`, `boxes`, and perhaps `depth`, `choices`
+    and `images` of its own, with paths relative to the file. What its boxes are, `coordinates` and `resized` (see
+    `coordinates.Frame`), is the line's own if it says so, else its example's. A warning says so where most completions state
+    boxes in another space.
 
     Args:
         path: the completions.
@@ -72,6 +111,7 @@ def score_file(path: str | os.PathLike[str], data: str | os.PathLike[str] | None
         RecordError: a malformed line, an id that `data` lacks, or a reference that cannot be used; says where.
     """
     examples = {example.id: example for example in read_examples(data)} if data is not None else {}
+    looks = Looks()
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
@@ -79,11 +119,19 @@ def score_file(path: str | os.PathLike[str], data: str | os.PathLike[str] | None
         example = examples.get(str(row.get("id")))
         if data is not None and example is None:
             raise RecordError(f"{where}: {data} has no example {row.get('id')!r}")
-        yield _scored(row, example, Path(path).parent, where)
+        scored = _scored(row, example, Path(path).parent, where)
+        looks.add(scored.text, scored.frame)
+        yield scored
+    if hint := looks.hint():
+        logger.warning("%s: %s; each line may say its own `coordinates`, and `resized` where these are pixels", path, hint)
 
 
 def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where: str) -> Scored:
     known = {**row, "problem": row.get("problem", "")}
+    try:
+        frame = frame_stated(row, UNIT if example is None else example.frame)
+    except BoxError as error:
+        raise RecordError(f"{where}: {error}") from None
     if example is not None:
         known = {
             "answer": example.answer,
@@ -92,7 +140,7 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
             "choices": example.choices,
             "problem": example.problem,
             "images": example.images,
-            **example.frame.columns(),
+            **frame.columns(),
         }
     else:
         missing = [name for name in ("answer", "boxes") if name not in row]

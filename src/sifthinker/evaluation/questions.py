@@ -409,7 +409,7 @@ def _boxes(row: Mapping[str, Any], where: str, image: Path, default: Space) -> t
         unit = convert(boxes, source=space, target="unit", size=size)
         fault, _ = other_space(as_boxes(boxes), space, size)
         if fault:
-            others = "pixel or per_mille" if space == "unit" else "unit"
+            others = {"unit": "pixel or per_mille", "per_mille": "unit or pixel"}.get(space, "unit")
             raise RecordError(
                 f"{where}: {fault}; read as {space}; say what they are with --box-space {others}, or the key box_space",
                 "bad_box",

@@ -16,9 +16,10 @@ from PIL import Image
 
 from sifthinker import __version__
 from sifthinker.chain import TAG
-from sifthinker.coordinates import Frame, learnt_by
+from sifthinker.coordinates import UNIT, Frame, frame_stated, learnt_by
 from sifthinker.depth import DepthMap, DepthReading
-from sifthinker.errors import ConfigError, DepthError, ImageError, ModelError, RecordError
+from sifthinker.errors import BoxError, ConfigError, DepthError, ImageError, ModelError, RecordError
+from sifthinker.evaluation.completions import Looks
 from sifthinker.evaluation.metrics import Result, Row, all_groups, measure, summarise
 from sifthinker.evaluation.questions import Question, identity_of, questions_root, read_questions
 from sifthinker.evaluation.settings import EvalSettings
@@ -351,7 +352,8 @@ class _Run:
         self._saved = (
             None if settings.completions is None else _completions(settings.completions, self.questions, settings.limit)
         )
-        if self._saved and not settings.direct and not any(map(TAG.search, self._saved.values())):
+        self._frames = {} if self._saved is None else {question.id: self._frame(question) for question in self.questions}
+        if self._saved and not settings.direct and not any(TAG.search(saved.text) for saved in self._saved.values()):
             logger.warning(
                 "%s: none of the %d completions is a chain; score plain answers with --direct",
                 settings.completions,
@@ -492,7 +494,7 @@ class _Run:
     def ask(self, batch: Sequence[Question]) -> list[Row]:
         """One batch; loads the model when it is first needed."""
         if self._saved is not None:
-            return [self._score(question, self._saved[question.id]) for question in batch]
+            return [self._score(question, self._saved[question.id].text) for question in batch]
         asked = self.settings
         how = asked.model_dump(include={"direct", "rgb_only", "show_choices"})
         return _ask(self._load, batch, self.root, coordinates=self.coordinates, **how)
@@ -515,19 +517,32 @@ class _Run:
             image, depth = question.load(with_depth=not self.settings.rgb_only)
         except (ImageError, DepthError) as error:
             return _row(question, self.root, "", error)
-        thought = Thought(question.question, image, depth, completion, direct=direct, frame=self._frame(question))
+        thought = Thought(question.question, image, depth, completion, direct=direct, frame=self._frames[question.id])
         return _row(question, self.root, "", thought)
 
     def _frame(self, question: Question) -> Frame:
-        """What the numbers of boxes in a saved completion stand for."""
-        if self.coordinates != "resized":
-            return Frame(self.coordinates)
-        if question.frame.space != "resized":
+        """What the numbers of boxes in a saved completion stand for: what its line says, else what is known of the question.
+
+        Raises:
+            ConfigError: pixels of an image whose size nothing tells.
+            RecordError: a line whose `coordinates` and `resized` are none.
+        """
+        assert self._saved is not None
+        saved = self._saved[question.id]
+        if self.settings.direct:
+            return UNIT
+        asked = question.frame if question.frame.space == self.coordinates else None
+        space = saved.columns.get("coordinates") or self.coordinates
+        if space == "resized" and saved.columns.get("resized") is None and (asked is None or asked.space != "resized"):
             raise ConfigError(
                 f"coordinates resized: {self.settings.completions} does not say how large the model saw the image of "
-                f"question {question.id!r}; score against a dataset built with coordinates resized, or ask the model itself"
+                f"question {question.id!r}; give its line `resized`, the [width, height], score against a dataset "
+                "built with coordinates resized, or ask the model itself"
             )
-        return question.frame
+        try:
+            return frame_stated({**saved.columns, "coordinates": space}, asked or UNIT)
+        except BoxError as error:
+            raise RecordError(f"{saved.where}: {error}") from None
 
     def take(self, rows: list[Row]) -> None:
         """Take in what one batch came to."""
@@ -555,11 +570,24 @@ class _Run:
                 self._journal.delete()
             return self._finished
         found = Evaluation(self.identity, tuple(self._rows[question.id] for question in self.questions), self._by_id())
+        self._say_looks(found.rows)
         if self.output is not None:
             found.write(self.output)
         if self._journal is not None:
             self._journal.delete()
         return found
+
+    def _say_looks(self, rows: Iterable[Row]) -> None:
+        """Warn where most chains state boxes in another space than they are read in: their metrics mean nothing."""
+        if self.settings.direct:
+            return
+        looks = Looks()
+        for row in rows:
+            looks.add(row.completion, row.frame)
+        if hint := looks.hint():
+            who = self.settings.completions or self.settings.model or "the model"
+            lines = ", or `coordinates` in each line" if self.settings.completions else ""
+            logger.warning("%s: %s; --coordinates%s says what the model has learnt", who, hint, lines)
 
 
 def journal_path(output: Path) -> Path:
@@ -609,13 +637,22 @@ def _bytes(path: str) -> bytes:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
 
 
-def _completions(path: str, questions: Sequence[Question], limit: int | None) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A saved completion: its text, what its line says of its boxes, and where it stands."""
+
+    text: str
+    columns: Mapping[str, Any]
+    where: str
+
+
+def _completions(path: str, questions: Sequence[Question], limit: int | None) -> dict[str, _Saved]:
     """Question id → saved completion; where the questions were limited, of others too.
 
     Raises:
         RecordError: a malformed line, an id that is there twice or that no question has, or a question without completion.
     """
-    found: dict[str, str] = {}
+    found: dict[str, _Saved] = {}
     ids = {question.id for question in questions}
     unknown = []
     for number, row in read_jsonl(path):
@@ -625,7 +662,7 @@ def _completions(path: str, questions: Sequence[Question], limit: int | None) ->
         name = as_text(row["id"], "id", where)
         if name in found:
             raise RecordError(f"{where}: the id {name!r} was there before; wanted one completion a question", "duplicate_id")
-        found[name] = row["completion"]
+        found[name] = _Saved(row["completion"], {key: row.get(key) for key in ("coordinates", "resized")}, where)
         if name not in ids and limit is None:
             unknown.append(name)
     missing = [question.id for question in questions if question.id not in found]

@@ -23,7 +23,8 @@ class EvalSettings(AskSettings, DepthFiles):
     data: str
     """Dataset folder, its examples file, or a file of questions (JSON lines or a JSON list)."""
     completions: str | None = None
-    """JSON lines of saved completions (`id`, `completion`) to score instead of asking a model."""
+    """JSON lines of saved completions (`id`, `completion`, perhaps `coordinates` and `resized`) to score instead of asking a
+    model."""
     output: Annotated[str | None, Flag("-o", "--output", metavar="FILE.json")] = None
     """JSON file for the results and every completion."""
     images: str | None = None

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sifthinker.coordinates import Resizer
-from sifthinker.errors import BoxError, ConfigError, ImageError, ModelError, RecordError
-from sifthinker.images import image_size
+from sifthinker.errors import ModelError, RecordError
 from sifthinker.models import opened_by_template
 from sifthinker.prompts import user_prompt
 from sifthinker.records import Example, read_examples, write_choices
@@ -36,48 +34,6 @@ def load_examples(path: str, limit: int | None = None) -> list[Example]:
     if len(spaces) > 1:
         raise RecordError(f"{path}: chains state boxes in {' and '.join(spaces)}; train them apart", "mixed_coordinates")
     return examples
-
-
-def check_resized(examples: Sequence[Example], processor: Any) -> None:
-    """See that pixels in chains are those of the images that the model is shown; nothing is checked of other coordinates.
-
-    Args:
-        examples: those of the run; the headers of their images are read.
-        processor: of the model, with the run's `max_pixels`.
-    Raises:
-        ConfigError: the processor makes an image another size than the chain about it was written for, or does not resize
-            as Qwen-VL's do.
-    """
-    framed = [example for example in examples if example.resized is not None]
-    if not framed:
-        return
-    resizer = Resizer.of_processor(processor)
-    if resizer is None:
-        raise ConfigError(
-            f"the chains state pixels of the resized image (coordinates resized), but this model's image processor, "
-            f"{type(processor.image_processor).__name__}, does not resize by area as Qwen2.5-VL's does; build the data with "
-            "coordinates unit or per_mille"
-        )
-    found: dict[str, tuple[int, int]] = {}
-    off = []
-    for example in framed:
-        image = example.images[0]
-        try:
-            size = found.get(image) or found.setdefault(image, resizer.size(image_size(image)))
-        except (BoxError, ImageError) as error:
-            raise ConfigError(f"example {example.id!r}: {error}") from None
-        if size != example.resized:
-            off.append((example, size))
-    if off:
-        example, size = off[0]
-        built, shown = ("×".join(map(str, sides or ())) for sides in (example.resized, size))
-        bounds = f"min_pixels {resizer.min_pixels}, max_pixels {resizer.max_pixels}, multiples of {resizer.factor}"
-        raise ConfigError(
-            f"{len(off)} of {len(framed)} chains state pixels of other images than the model would see: the first, "
-            f"{example.id!r}, was written for {built}, and this processor makes {shown} of its image ({bounds}). Train with "
-            "the max_pixels that the data was built with, or build the data with this model as --processor and --max-pixels "
-            f"{resizer.max_pixels}"
-        )
 
 
 def sft_dataset(examples: list[Example], *, answers_only: bool = False, end: str = "") -> Any:

@@ -28,7 +28,7 @@ from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.models import freeze, load_model, load_processor, model_source, opened_by_template, placeholder_tokens
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
-from sifthinker.training.data import check_resized, grpo_dataset, load_examples
+from sifthinker.training.data import grpo_dataset, load_examples
 from sifthinker.training.held_out import held_out
 from sifthinker.training.image_rows import PER_TOKEN, ImageRows, told_image_counts
 from sifthinker.training.plan import plan_run, report_problems
@@ -283,7 +283,6 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     }
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     processor = load_processor(config.model, max_pixels=config.max_pixels)
-    check_resized(examples, processor)
     note_learnt(processor.tokenizer, examples[0].coordinates)
     if config.training.get("use_vllm"):
         config = _without_placeholders(config)

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from sifthinker.chain import check_chain, read_completion
-from sifthinker.errors import ConfigError
+from sifthinker.coordinates import Resizer
+from sifthinker.errors import BoxError, ConfigError
 from sifthinker.models import end_tokens, load_processor, special_tokens
 from sifthinker.processors import cropped_share, image_fault, what_is_done
+from sifthinker.prompts import asked_coordinates
 from sifthinker.records import Example
 from sifthinker.scoring.rewards import reference_from, score_completion
 from sifthinker.training.data import gold_completion, load_examples, missing_end
@@ -107,7 +109,9 @@ def plan_run(
     problems: list[str] = []
     notes: list[str] = []
     gold = {example.id: gold_completion(example, processor, **template) for example in examples[:_DRY_RUN]}
-    refusals += [] if config.answers_only else template_problems(examples[:_DRY_RUN], gold)
+    if not config.answers_only:
+        refusals += [*resized_problems(examples, processor, sizes), *template_problems(examples[:_DRY_RUN], gold)]
+        problems += prompt_problems(examples)
     problems += crop_problems(examples, processor, sizes)
     problems += precision_problems(config, arguments)
     rows = arguments.per_device_train_batch_size
@@ -244,8 +248,8 @@ def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
     if not found:
         return []
     return [
-        f"{len(found)} examples hold a special token of this model in their text, the first {found[0][0]!r} with "
-        f"{found[0][1]!r}; take it out of the question or the chain, or leave these examples out"
+        f"{_examples(len(found), 'holds', 'hold')} a special token of this model in a text, the first {found[0][0]!r} "
+        f"with {found[0][1]!r}; take it out of the question or the chain, or leave these examples out"
     ]
 
 
@@ -260,7 +264,68 @@ def image_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[s
     number, image, fault = found[0]
     examples_with = len({identity for identity, _, _ in found})
     return [
-        f"{examples_with} examples have an image that cannot be used, the first {number!r}: {image}: {fault}; leave them out"
+        f"{_examples(examples_with, 'has', 'have')} an image that cannot be used, the first {number!r}: {image}: {fault}; "
+        f"leave {'it' if examples_with == 1 else 'them'} out"
+    ]
+
+
+def _examples(number: int, one: str = "", several: str = "") -> str:
+    """`1 example` and `2 examples`, with a verb where one is given: `1 example has`, `2 examples have`."""
+    return f"1 example {one}".rstrip() if number == 1 else f"{number:,} examples {several}".rstrip()
+
+
+def resized_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[str, Size]) -> list[str]:
+    """Whether pixels in chains are those of the images that the model is shown; nothing is checked of other coordinates.
+
+    Args:
+        examples: those of the run.
+        processor: of the model, with the run's `max_pixels`.
+        sizes: of the images, see `lengths.header_sizes`; all of which the processor takes, see `image_problems`.
+    """
+    framed = [example for example in examples if example.resized is not None]
+    if not framed:
+        return []
+    resizer = Resizer.of_processor(processor)
+    if resizer is None:
+        return [
+            f"the chains state pixels of the resized image (coordinates resized), but this model's image processor, "
+            f"{type(processor.image_processor).__name__}, does not resize by area as Qwen2.5-VL's does; build the data with "
+            "coordinates unit or per_mille"
+        ]
+    off = []
+    for example in framed:
+        try:
+            shown = resizer.size(sizes[example.images[0]])
+        except BoxError as error:
+            return [f"example {example.id!r}: {error}"]
+        if shown != example.resized:
+            off.append((example, shown))
+    if not off:
+        return []
+    example, size = off[0]
+    built, made = ("×".join(map(str, sides or ())) for sides in (example.resized, size))
+    bounds = f"min_pixels {resizer.min_pixels}, max_pixels {resizer.max_pixels}, multiples of {resizer.factor}"
+    return [
+        f"{len(off)} of {len(framed)} chains state pixels of other images than the model would see: the first, "
+        f"{example.id!r}, was written for {built}, and this processor makes {made} of its image ({bounds}). Train with "
+        "the max_pixels that the data was built with, or build the data with this model as --processor and --max-pixels "
+        f"{resizer.max_pixels}"
+    ]
+
+
+def prompt_problems(examples: Sequence[Example]) -> list[str]:
+    """Examples whose prompt is the task of other coordinates than their chain's; a user's own wording is not looked into."""
+    found = [
+        (example, asked)
+        for example in examples
+        if (asked := asked_coordinates(example.prompt)) not in (None, example.coordinates)
+    ]
+    if not found:
+        return []
+    example, asked = found[0]
+    return [
+        f"{_examples(len(found), 'asks', 'ask')} for other coordinates than the chain's, the first {example.id!r} for "
+        f"{asked} where the chain states {example.coordinates}; build the data with the coordinates that are wanted"
     ]
 
 
@@ -315,8 +380,8 @@ def length_problems(turned: Sequence[Turn], lengths: Lengths, max_length: int | 
         if nothing
         else [],
         [
-            f"max_length {max_length} is below the longest example's {max(lengths.whole)} tokens: the chains of {shortened} "
-            f"examples would be cut off; {enough}"
+            f"max_length {max_length} is below the longest example's {max(lengths.whole)} tokens: the chains of "
+            f"{_examples(shortened)} would be cut off; {enough}"
         ]
         if shortened
         else [],
@@ -326,8 +391,9 @@ def length_problems(turned: Sequence[Turn], lengths: Lengths, max_length: int | 
 def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> list[str]:
     """What the chat template does to valid chains, if it makes them invalid; see `data.gold_completion`."""
     for example in examples:
-        problems = read_completion(gold[example.id], with_depth=example.depth is not None, opened=False).problems
-        if problems and not check_chain(example.chain, with_depth=example.depth is not None):
+        how: dict[str, Any] = {"with_depth": example.depth is not None, "frame": example.frame}
+        problems = read_completion(gold[example.id], opened=False, **how).problems
+        if problems and not check_chain(example.chain, **how):
             return [
                 f"the model's chat template breaks the chain of example {example.id!r}: {problems[0]}. It writes "
                 f"{gold[example.id][:80]!r}…, and no completion could earn the format reward; use a template that keeps the "

@@ -18,9 +18,11 @@ from transformers import TrainerCallback, TrainerState
 from transformers.integrations import unset_hf_deepspeed_config
 
 from sifthinker import __version__
+from sifthinker.coordinates import learnt_by
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.fingerprint import data_fingerprint, model_fingerprint
+from sifthinker.literals import Coordinates
 from sifthinker.models import load_model, merge_adapter
 from sifthinker.training.held_out import HeldOut
 from sifthinker.training.progress import HISTORY, LOGGED, quiet, write_history
@@ -170,13 +172,13 @@ class _StopAfterStep(TrainerCallback):  # type: ignore[misc]
 class _Cards(TrainerCallback):  # type: ignore[misc]
     """A model card in every checkpoint."""
 
-    def __init__(self, config: TrainSettings, title: str) -> None:
-        self._config, self._title = config, title
+    def __init__(self, config: TrainSettings, title: str, coordinates: Coordinates | None) -> None:
+        self._config, self._title, self._coordinates = config, title, coordinates
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            atomic_write(folder / "README.md", model_card(self._config, self._title, state.log_history))
+            atomic_write(folder / "README.md", model_card(self._config, self._title, state.log_history, self._coordinates))
 
 
 def run(trainer: Any, config: TrainSettings, title: str) -> None:
@@ -192,7 +194,8 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
     check_saving(trainer)
     table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
-    trainer.add_callback(_Cards(config, title))
+    learnt = learnt_by(trainer.processing_class.tokenizer)
+    trainer.add_callback(_Cards(config, title, learnt))
     checkpoint = _last_checkpoint(config.output)
     try:
         if checkpoint is not None and _is_last(checkpoint, trainer):
@@ -211,7 +214,7 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
         raise KeyboardInterrupt
     save_model(trainer, config)
     if trainer.accelerator.is_main_process:
-        atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history))
+        atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history, learnt))
         atomic_write(Path(config.output) / FINISHED, to_json({"steps": trainer.state.global_step}) + "\n")
 
 
@@ -271,8 +274,24 @@ def _gathered(trainer: Any) -> dict[str, Any] | None:
     return None
 
 
-def model_card(config: TrainSettings, title: str, history: Sequence[Mapping[str, Any]]) -> str:
-    """The README of a finished model: what it was made from and how, and the last numbers of its training."""
+# What the card says of the numbers of boxes; nothing of fractions, which the package reads unless told.
+_NUMBERS: dict[Coordinates, str] = {
+    "per_mille": "Its boxes are whole numbers from 0 to 1000 (coordinates `per_mille`)",
+    "resized": "Its boxes are whole pixels of the image as its processor resizes it (coordinates `resized`)",
+}
+
+
+def model_card(
+    config: TrainSettings, title: str, history: Sequence[Mapping[str, Any]], coordinates: Coordinates | None = None
+) -> str:
+    """The README of a finished model: what it was made from and how, and the last numbers of its training.
+
+    Args:
+        config: the run.
+        title: its stage.
+        history: what was logged.
+        coordinates: in which the model has learnt to state boxes, see `coordinates.learnt_by`.
+    """
     last: dict[str, float] = {}
     for entry in history:
         last |= {key: value for key, value in entry.items() if isinstance(value, int | float)}
@@ -280,6 +299,8 @@ def model_card(config: TrainSettings, title: str, history: Sequence[Mapping[str,
     numbers = "\n".join(f"| {key} | {last[key]:.4g} |" for key in shown if key in last)
     held_out = "\n".join(f"| {metric} | {last[key]:.4g} |" for key, metric in LOGGED.items() if key in last)
     measured = f"Last measured on held-out questions, `{config.eval_data}`:\n\n| | |\n| --- | --- |\n{held_out}\n\n"
+    numbers_are = _NUMBERS.get(coordinates or "unit", "")
+    stated = f"{numbers_are}, as its tokenizer_config.json notes for `sif`.\n\n" if numbers_are else ""
     settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\nbase_model: {json.dumps(config.model)}\n"
@@ -287,7 +308,7 @@ def model_card(config: TrainSettings, title: str, history: Sequence[Mapping[str,
         f"# {Path(config.output).name}\n\n"
         f"{title} of `{config.model}` on `{config.data}` with sifthinker {__version__}. It thinks in steps, each naming "
         f"regions as boxes with their depth; ask it with `sif think IMAGE QUESTION --model FOLDER`.\n\n"
-        f"{measured if held_out else ''}"
+        f"{stated}{measured if held_out else ''}"
         f"Last logged while training, not measured on held-out data:\n\n| | |\n| --- | --- |\n{numbers}\n\n"
         f"```yaml\n{settings}```\n"
     )

@@ -10,7 +10,7 @@ from sifthinker.coordinates import note_learnt
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
 from sifthinker.models import end_tokens, freeze, load_model, load_processor
-from sifthinker.training.data import check_resized, load_examples, missing_end, sft_dataset
+from sifthinker.training.data import load_examples, missing_end, sft_dataset
 from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
@@ -41,7 +41,6 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     if not config.answers_only:
-        check_resized(examples, processor)
         note_learnt(processor.tokenizer, examples[0].coordinates)
     questions = held_out(config, examples, arguments, processor)
     end = missing_end(examples[0], processor, end_tokens(config.model, processor))

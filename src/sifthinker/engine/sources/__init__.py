@@ -166,7 +166,7 @@ _LOOKED_AT = 1000  # lines that are no records may stand before the first that i
 
 
 def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space) -> Iterator[Record | Reject]:
-    others = "pixel or per_mille" if space == "unit" else "unit"
+    others = {"unit": "pixel or per_mille", "per_mille": "unit or pixel"}.get(space, "unit")
     advice = f"read as {space}; say what they are with --box-space {others} (in a recipe: box_space)"
 
     def record(index: int, place: str, row: Any) -> Record:
