@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sifthinker.boxes import convert
 from sifthinker.chain import (
     Chain,
     Region,
@@ -189,6 +190,8 @@ class TestOtherSpaces:
             (Frame("resized", (644, 476)), ["[0,0,1000,1000]", "[500,20,660,90]"], "per_mille"),
             (Frame("resized", (644, 476)), ["[0,0,1288,900]", "[500,20,660,90]"], "pixels of another size"),
             (Frame("resized", (644, 476)), ["[0,0,644,476]"], ""),
+            (PER_MILLE, ["[-400,-300,-20,-5]", "[-9,-8,1,1]"], ""),  # negative numbers are fractions of nothing
+            (PER_MILLE, ["[-400,-300,-20,-5]", "[0,0,1,1]", "[0,0.5,1,1]"], "unit"),
             (UNIT, ["[" + "9" * 400 + ",0,1,1]", "[true,0,1,1]", '["a",0,1,1]', "[1,2,3]", "7"], ""),
         ],
     )
@@ -222,6 +225,29 @@ class TestFrame:
     def test_what_is_no_frame(self, space: Any, size: Any, words: str) -> None:
         with pytest.raises(BoxError, match=words):
             Frame(space, size)
+
+    def test_sides_may_be_numbers_of_numpy(self) -> None:
+        assert Frame("resized", (np.int64(644), np.float32(476))) == Frame("resized", (644, 476))  # type: ignore[arg-type]
+        with pytest.raises(BoxError, match="need the"):
+            Frame("resized", (np.True_, np.int64(28)))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "reads",
+        [
+            lambda frame: parse_chain("", frame=frame),
+            lambda frame: check_chain("", frame=frame),
+            lambda frame: read_completion("", frame=frame),
+            lambda frame: find_regions("", frame=frame),
+            lambda frame: other_coordinates("", frame),
+            lambda frame: render_chain(Chain((Step((Region((0, 0, 1, 1)),), "a"),), "a"), frame=frame),
+            lambda frame: Region.within(frame, (0, 0, 1, 1)),
+        ],
+    )
+    def test_a_name_is_no_frame(self, reads: Any) -> None:
+        with pytest.raises(BoxError, match=r"frame is 'per_mille', wanted a Frame, such as Frame\('per_mille'\)"):
+            reads("per_mille")
+        with pytest.raises(BoxError, match=r"frame is \['unit'\], wanted a Frame"):
+            reads(["unit"])
 
     @pytest.mark.parametrize("frame", FRAMES, ids=str)
     def test_columns_and_pickles_give_it_back(self, frame: Frame) -> None:
@@ -311,6 +337,15 @@ class TestResizer:
         assert width * height <= 262144
         assert resizer.frame((4000, 3000)) == Frame("resized", (width, height))
 
+    @pytest.mark.parametrize(
+        "bounds", [{"max_pixels": 0}, {"max_pixels": -1}, {"min_pixels": -1}, {"factor": 0}, {"max_pixels": "9"}]
+    )
+    def test_bounds_that_no_image_fits_in(self, bounds: Any) -> None:
+        with pytest.raises(BoxError, match=f"{next(iter(bounds))} is .*, wanted a positive number of pixels"):
+            Resizer(**bounds)
+        with pytest.raises(BoxError, match="wanted a positive number of pixels"):
+            convert([[0, 0, 30, 30]], source="resized", target="unit", size=(30, 30), **bounds)
+
     @pytest.mark.parametrize("name", ["qwen2_vl.image_processing_pil_qwen2_vl"])
     @pytest.mark.parametrize("options", [{}, {"max_pixels": 262144}, {"patch_size": 16, "max_pixels": 10**6}])
     def test_as_the_real_processor_resizes(self, name: str, options: dict[str, int], tmp_path: Path) -> None:
@@ -335,6 +370,9 @@ class TestResizer:
         ("Qwen/Qwen2-VL-2B-Instruct", "per_mille"), ("qwen2_vl", "per_mille"),
         ("Qwen/Qwen3-VL-30B-A3B-Instruct", "per_mille"), ("qwen3_vl_moe", "per_mille"), ("qwen3_5", "per_mille"),
         ("Qwen/Qwen3.5-27B", "per_mille"), ("OpenGVLab/InternVL3-8B-hf", "per_mille"), ("internvl", "per_mille"),
+        ("Qwen/Qwen3.6-35B", "per_mille"), ("Qwen/Qwen3.8-Flash-Next", "per_mille"), ("qwen3_5_moe", "per_mille"),
+        ("qwen3.6:9b", "per_mille"), ("Qwen/Qwen3-8B", "unit"), ("qwen3", "unit"), ("qwen3_8b", "unit"),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", "unit"),
         ("llava-hf/llava-1.5-7b-hf", "unit"), ("Qwen/Qwen2.5-7B-Instruct", "unit"), ("gpt-4o", "unit"), ("", "unit"),
     ],
 )  # fmt: skip

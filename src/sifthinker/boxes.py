@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import get_args
 
 import numpy as np
@@ -171,6 +172,17 @@ def suspect_space(
     return found
 
 
+def check_bounds(factor: int, min_pixels: int, max_pixels: int) -> None:
+    """See that images can be resized by these, see `smart_resize`.
+
+    Raises:
+        BoxError: one of them is not positive; a least area of 0 is no bound.
+    """
+    for name, value in (("factor", factor), ("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+        if not isinstance(value, Real) or not value >= (name != "min_pixels"):
+            raise BoxError(f"{name} is {value!r:.100}, wanted a positive number of pixels")
+
+
 def smart_resize(
     size: tuple[int, int],
     *,
@@ -191,10 +203,12 @@ def smart_resize(
     Returns:
         (width, height) in pixels.
     Raises:
-        BoxError: a side is not positive, or one side is more than 200 times the other (the processors refuse it too).
+        BoxError: a side or a bound is not positive, or one side is more than 200 times the other (the processors refuse it
+            too).
     Source: the formula of transformers' Qwen2-VL image processor; a test compares the two.
     """
     width, height = _check_size(size)
+    check_bounds(factor, min_pixels, max_pixels)
     if max(width, height) / min(width, height) > _MAX_ASPECT_RATIO:
         raise BoxError(f"image of {width}×{height} is too narrow: Qwen-VL takes an aspect ratio of at most 200")
     new_width, new_height = (round(side / factor) * factor for side in (width, height))

@@ -29,7 +29,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from sifthinker.boxes import WHOLE_IMAGE, Boxes
-from sifthinker.coordinates import DECIMALS, UNIT, Frame
+from sifthinker.coordinates import DECIMALS, UNIT, Frame, check_frame
 from sifthinker.errors import BoxError, ChainError
 
 REASONS: dict[str, str] = {
@@ -110,6 +110,7 @@ class Region:
             >>> Region.within(Frame("resized", (644, 476)), (0.25, 0, 0.5, 0.333)).box[3] * 476
             159.0
         """
+        check_frame(frame)
         if frame.space == "unit":
             return cls(cast("tuple[float, float, float, float]", tuple(box)), depth)
         region = cls(WHOLE_IMAGE, depth)
@@ -230,6 +231,7 @@ def render_regions(
     digits = decimals if depth_decimals is None else depth_decimals
     if not (1 <= decimals <= DECIMALS and 1 <= digits <= DECIMALS):
         raise ValueError(f"decimals must be 1 to {DECIMALS}, got {decimals} and {digits} for depths")
+    check_frame(frame)
     parts = []
     for region in regions:
         unit = frame.space == "unit"
@@ -262,7 +264,7 @@ class Reading:
 
 
 def read_completion(text: str, *, with_depth: bool = True, opened: bool | None = None, frame: Frame = UNIT) -> Reading:
-    """Read a completion, for everything that scores or shows it. Never raises.
+    """Read a completion, for everything that scores or shows it. Never raises on what a model wrote.
 
     The last few hundred readings are kept, so that four rewards, a trainer's logs and a page parse a completion once.
 
@@ -275,11 +277,14 @@ def read_completion(text: str, *, with_depth: bool = True, opened: bool | None =
         with_depth: whether regions state their depth.
         opened: whether the template wrote `<think>`; None where the caller does not know: it did if an area comes first.
         frame: what the numbers of its boxes stand for.
+    Raises:
+        BoxError: a frame that is none.
     Example:
         >>> text = '<area>[{"bbox_2d":[0,0,1,1]}]</area><text>A.</text></think><answer>a</answer><|im_end|>'
         >>> read_completion(text, with_depth=False).problems
         ()
     """
+    check_frame(frame)
     # A space, so that every position in a problem is one of the text.
     text = " " + text[1:] if text.startswith("\ufeff") else text
     if opened is None:
@@ -319,6 +324,7 @@ def find_regions(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> 
 
 def find_steps(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> list[tuple[tuple[Region, ...], str]]:
     """Every well-formed area in order with the words that follow it, "" where no complete `<text>` does. Never raises."""
+    check_frame(frame)
     steps: list[tuple[tuple[Region, ...], str]] = []
     opened: tuple[str, int] | None = None  # the tag that awaits its end, and where its content starts
     fresh = False  # whether the last complete element was a well-formed area
@@ -356,6 +362,7 @@ def other_coordinates(text: str, frame: Frame = UNIT) -> str:
         >>> other_coordinates('<area>[{"bbox_2d":[0,0,1000,1000]}]</area><area>[{"bbox_2d":[500,20,600,90]}]</area>')
         'whole numbers from 0 to 1000 (per_mille)'
     """
+    check_frame(frame)
     boxes = list(_stated_boxes(text))
     greatest = [max(box) for box in boxes]
     if frame.space == "unit":
@@ -363,7 +370,7 @@ def other_coordinates(text: str, frame: Frame = UNIT) -> str:
     else:
         width, height = frame.scale
         past = sum(max(x1, x2) > width or max(y1, y2) > height for x1, y1, x2, y2 in boxes)
-        small = sum(most <= 1 for most in greatest)
+        small = sum(min(box) >= 0 and max(box) <= 1 for box in boxes)
         wrong = max(past, small)
     if not boxes or 2 * wrong <= len(boxes):
         return ""
@@ -431,6 +438,7 @@ class _Scan:
     """One pass over a text: its steps, its answer, and every problem on the way."""
 
     def __init__(self, text: str, with_depth: bool, opened: bool = False, frame: Frame = UNIT) -> None:
+        check_frame(frame)
         self.steps: list[Step] = []
         self.answer = ""
         self.problems: list[Problem] = []

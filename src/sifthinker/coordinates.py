@@ -12,10 +12,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
-from sifthinker.boxes import QWEN_FACTOR, QWEN_MAX_PIXELS, QWEN_MIN_PIXELS, smart_resize, snap_boxes
+from sifthinker.boxes import QWEN_FACTOR, QWEN_MAX_PIXELS, QWEN_MIN_PIXELS, check_bounds, smart_resize, snap_boxes
 from sifthinker.errors import BoxError, ModelError, need
 from sifthinker.literals import Coordinates
 
@@ -105,6 +106,17 @@ class Frame:
 UNIT = Frame()
 
 
+def check_frame(frame: object) -> None:
+    """See that what should be a frame is one; the name of coordinates alone is not.
+
+    Raises:
+        BoxError: something else.
+    """
+    if not isinstance(frame, Frame):
+        example = f"Frame({frame!r})" if frame in get_args(Coordinates)[:-1] else 'Frame("per_mille")'
+        raise BoxError(f"frame is {frame!r:.100}, wanted a Frame, such as {example}")
+
+
 def frame_of(coordinates: Any = None, resized: Any = None) -> Frame:
     """A frame from the columns `coordinates` and `resized` of a row; None and "" are `unit`.
 
@@ -140,9 +152,8 @@ def frame_stated(row: Mapping[str, Any], default: Frame) -> Frame:
 def _as_size(value: Any) -> tuple[int, int]:
     found = value.tolist() if hasattr(value, "tolist") else value
     sides = list(found) if isinstance(found, list | tuple) else []
-    whole = [
-        int(side) for side in sides if not isinstance(side, bool) and isinstance(side, int | float) and side == side // 1
-    ]
+    # NumPy's numbers are `Real` too, unlike its booleans.
+    whole = [int(side) for side in sides if not isinstance(side, bool) and isinstance(side, Real) and side == side // 1]
     if len(sides) != 2 or len(whole) != 2 or min(whole) <= 0:
         raise BoxError(
             f"resized is {value!r:.100}; coordinates resized need the [width, height] in pixels of the image as the model's "
@@ -166,6 +177,8 @@ class Resizer:
         factor: patch size times merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL.
         min_pixels: least area.
         max_pixels: greatest area.
+    Raises:
+        BoxError: a factor or an area that is not positive.
     Example:
         >>> Resizer(max_pixels=262144).frame((4000, 3000))
         Frame(space='resized', size=(588, 420))
@@ -174,6 +187,9 @@ class Resizer:
     factor: int = QWEN_FACTOR
     min_pixels: int = QWEN_MIN_PIXELS
     max_pixels: int = QWEN_MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        check_bounds(self.factor, self.min_pixels, self.max_pixels)
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of an image of that (width, height), resized.
@@ -315,13 +331,17 @@ def learnt_by(tokenizer: Any) -> Coordinates | None:
 _FAMILIES: tuple[tuple[re.Pattern[str], Coordinates], ...] = (
     (re.compile(r"qwen[-_]?2[._-]?5[-_]?vl", re.IGNORECASE), "resized"),
     (re.compile(r"qwen[-_]?2[-_]?vl", re.IGNORECASE), "per_mille"),
-    (re.compile(r"qwen[-_]?3[-_]?vl|qwen[-_]?3[._]5", re.IGNORECASE), "per_mille"),
+    # A version, not a size: qwen3_8b is a model of text. Others of text may match, and are never shown an image.
+    (re.compile(r"qwen[-_]?3[-_]?vl|qwen[-_]?3[._](?:[5-9]|\d\d)(?![\d.]*b(?:\b|_))", re.IGNORECASE), "per_mille"),
     (re.compile(r"intern[-_]?vl", re.IGNORECASE), "per_mille"),
 )
 
 
 def default_for(model: str) -> Coordinates:
     """The coordinates that a published model writes when it is asked for boxes in its own way, without having learnt chains.
+
+    For callers that ask in that way. Chains are asked for in the coordinates that `sif think`, `sif eval` and the training
+    state, fractions unless they are told others, so these take no default from here; `sif think` names it in a hint.
 
     Args:
         model: the type in its config.json, or its name.
@@ -330,6 +350,6 @@ def default_for(model: str) -> Coordinates:
     Example:
         >>> default_for("Qwen/Qwen2.5-VL-7B-Instruct"), default_for("qwen3_vl"), default_for("llava")
         ('resized', 'per_mille', 'unit')
-    Source: the cookbooks and model cards of Qwen and InternVL; see docs/data.md.
+    Source: see docs/data.md, "Box coordinates".
     """
     return next((space for pattern, space in _FAMILIES if pattern.search(model)), "unit")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sifthinker.chain import Chain, Region, Step, render_chain
 from sifthinker.coordinates import UNIT, Frame
 from sifthinker.depth import DepthMap
-from sifthinker.errors import BoxError
+from sifthinker.errors import BoxError, ConfigError
 from sifthinker.records import read_examples
 from sifthinker.scoring.rewards import Reference, reference_from, score_completion
 from sifthinker.scoring.swift import SwiftAnswer, SwiftDepth, SwiftFormat, SwiftGrounding
@@ -116,3 +116,43 @@ def test_repeated_readings_of_one_text_in_two_spaces_stay_apart() -> None:
     for _ in range(2):
         found = [score_completion(text, Reference("cat", truth, HALF, frame=frame)).grounding.value for frame in FRAMES]
         assert found == pytest.approx([1, 1e-6, 1 / (2000 * 500)])
+
+
+class TestColumns:
+    """What rewards of a batch are given beside its completions."""
+
+    TEXTS = [chain(Frame("per_mille"), (0.25, 0.25, 0.75, 0.75))] * 2
+    COLUMNS: dict[str, Any] = {
+        "id": ["a", "b"], "answer": ["cat"] * 2, "boxes": [[[0.25, 0.25, 0.75, 0.75]]] * 2, "depth": [HALF] * 2,
+    }  # fmt: skip
+    REWARDS = [format_reward, answer_reward, AnswerReward(), grounding_reward, depth_reward]
+
+    @pytest.mark.parametrize("reward", REWARDS)
+    def test_one_text_says_the_coordinates_of_all(self, reward: Any) -> None:
+        assert min(reward(self.TEXTS, **self.COLUMNS, coordinates="per_mille")) >= 1
+
+    @pytest.mark.parametrize("reward", REWARDS)
+    @pytest.mark.parametrize("name", ["coordinates", "resized", "depth"])
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_a_column_of_another_length(self, reward: Any, name: str, count: int) -> None:
+        with pytest.raises(ConfigError, match=f"{name} has {count} values for 2 completions; wanted one for each"):
+            reward(self.TEXTS, **{**self.COLUMNS, name: [None] * count})
+
+    @pytest.mark.parametrize(
+        ("reward", "name"),
+        [
+            (answer_reward, "answer"), (answer_reward, "choices"), (grounding_reward, "boxes"), (grounding_reward, "id"),
+            *((AnswerReward(), name) for name in ("id", "answer", "choices", "problem")),
+        ],
+    )  # fmt: skip
+    def test_its_own_columns_too(self, reward: Any, name: str) -> None:
+        with pytest.raises(ConfigError, match=f"{name} has 1 values for 2 completions"):
+            reward(self.TEXTS, **{**self.COLUMNS, name: ["cat"]})
+        with pytest.raises(ConfigError, match=f"{name} is 'of'; wanted a list with one value for each of the 2"):
+            reward(self.TEXTS, **{**self.COLUMNS, name: "of"})
+        with pytest.raises(ConfigError, match=f"{name} is 7; wanted a list"):
+            reward(self.TEXTS, **{**self.COLUMNS, name: 7})
+
+    def test_a_reference_wants_a_frame(self) -> None:
+        with pytest.raises(BoxError, match="frame is 'per_mille', wanted a Frame"):
+            Reference("cat", [(0, 0, 1, 1)], frame="per_mille")  # type: ignore[arg-type]

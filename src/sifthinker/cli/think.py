@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
 
     quiet_libraries()
     from sifthinker.chain import other_coordinates
+    from sifthinker.coordinates import default_for
     from sifthinker.show.report import write_thought
     from sifthinker.thinking import think
 
@@ -69,12 +71,23 @@ def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
         click.echo(f"not a valid chain: {thought.reading.problems[0]}", err=True)
         looks = other_coordinates(thought.text, thought.frame)
         if looks:
-            click.echo(f"its boxes look like {looks}; --coordinates says what the model has learnt", err=True)
+            family = default_for(_type_or_name(settings.model))
+            known = "" if family == "unit" else f"; published models of its family write {family}"
+            click.echo(f"its boxes look like {looks}; --coordinates says what the model has learnt{known}", err=True)
     if not thought.complete:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
     click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
     write_thought(page, thought, note=f"model {settings.model}, depth {settings.depth}")
     click.echo(page)
+
+
+def _type_or_name(model: str | None) -> str:
+    """What tells a model's family: the type in its folder's config.json, else its name."""
+    try:
+        config = json.loads((Path(model or "") / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return model or ""
+    return str(config.get("model_type", "")) if isinstance(config, dict) else ""
 
 
 def _embedded_model(image: Path) -> str:

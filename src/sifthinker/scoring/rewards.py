@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from sifthinker.boxes import Boxes, as_unit_boxes, hierarchical_iou
 from sifthinker.chain import Reading, Region, is_whole_image, read_completion, region_boxes
-from sifthinker.coordinates import UNIT, Frame, frame_of
+from sifthinker.coordinates import UNIT, Frame, check_frame, frame_of
 from sifthinker.depth import DepthMap, agrees
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import BoxError, ConfigError, RecordError
@@ -69,6 +69,7 @@ class Reference:
         frame: what the numbers of boxes in the completion stand for; `boxes` are unit in any case.
     Raises:
         RecordError: an answer that is no text.
+        BoxError: a frame that is none.
     """
 
     answer: str
@@ -82,6 +83,7 @@ class Reference:
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
             raise RecordError(f"answer is {answer!r}, wanted text")
         object.__setattr__(self, "answer", str(answer))
+        check_frame(self.frame)
 
 
 def reference_from(row: Mapping[str, Any]) -> Reference:

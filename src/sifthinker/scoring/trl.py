@@ -7,7 +7,8 @@ trainer = trl.GRPOTrainer(..., reward_funcs=[format_reward, AnswerReward(), grou
 
 `SIFGRPOTrainer` uses the same functions. A malformed completion scores 0 and never raises. Where completions
 state no fractions, all take two columns more: `coordinates` (`unit`, `per_mille` or `resized`) and for `resized` the column
-`resized`, (width, height) of each image as the model saw it; see `coordinates.Frame`.
+`resized`, (width, height) of each image as the model saw it; see `coordinates.Frame`. `coordinates` may be one text for all.
+A column has one value for each completion; another number of them is a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def answer_reward(
     **columns: Any,
 ) -> list[float | None]:
     """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
+    _check_columns(len(completions), {"answer": answer, "choices": choices})
     return [
         score_answer(reading, answer[index], _choices_of(choices, index)).value
         for index, reading in enumerate(_readings(completions, depth, columns))
@@ -115,6 +117,7 @@ class AnswerReward:
         depth: Sequence[DepthMap | str | None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
+        _check_columns(len(completions), {"id": id, "answer": answer, "choices": choices, "problem": problem})
         readings = _readings(completions, depth, columns)
         options = [_choices_of(choices, index) for index in range(len(readings))]
         verdicts: list[Verdict | Literal["rules"] | None] = ["rules"] * len(readings)
@@ -168,6 +171,7 @@ class GroundingReward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
+        _check_columns(len(completions), {"boxes": boxes, "id": id})
         readings = _readings(completions, depth, columns)
         alone: Correction = "off" if self.correction == "group" else self.correction
         scores = [
@@ -209,6 +213,7 @@ def depth_reward(
     completions: Sequence[Completion], depth: Sequence[DepthMap | str | None], *, repeats: bool = False, **columns: Any
 ) -> list[float | None]:
     """TRL reward function of `score_depth`. Column `depth`: a DepthMap, the path of one in our own format, or None."""
+    _check_columns(len(completions), {"depth": depth})
     readings = _readings(completions, depth, columns)
     maps = [cached_depth(truth) if isinstance(truth, str) else truth for truth in depth]
     return [score_depth(reading, known, repeats=repeats).value for reading, known in zip(readings, maps, strict=True)]
@@ -224,8 +229,12 @@ def _readings(
 
     Raises:
         BoxError: `coordinates` and `resized` among the columns that are no frame.
+        ConfigError: a column with another number of values than there are completions.
     """
     spaces, sizes = columns.get("coordinates"), columns.get("resized")
+    if isinstance(spaces, str):
+        spaces = [spaces] * len(completions)
+    _check_columns(len(completions), {"depth": depth, "coordinates": spaces, "resized": sizes})
     return [
         read_completion(
             completion_text(item),
@@ -235,6 +244,25 @@ def _readings(
         )
         for index, item in enumerate(completions)
     ]
+
+
+# Columns that may be empty, which is as good as none.
+_MAY_BE_EMPTY = ("choices", "problem")
+
+
+def _check_columns(count: int, columns: Mapping[str, Any]) -> None:
+    """See that columns have one value for each of so many completions; None is no column.
+
+    Raises:
+        ConfigError: another number of values, or one value that is no list.
+    """
+    for name, column in columns.items():
+        if column is None:
+            continue
+        if isinstance(column, str | bytes | Mapping) or not hasattr(column, "__len__"):
+            raise ConfigError(f"{name} is {column!r:.80}; wanted a list with one value for each of the {count} completions")
+        if len(column) != count and (len(column) or name not in _MAY_BE_EMPTY):
+            raise ConfigError(f"{name} has {len(column)} values for {count} completions; wanted one for each")
 
 
 def _choices_of(column: Sequence[Any] | None, index: int) -> tuple[str, ...]:
