@@ -21,6 +21,7 @@ from sifthinker.chain import check_chain, parse_chain
 from sifthinker.cli.main import main
 from sifthinker.depth import DepthMap
 from sifthinker.records import read_examples
+from sifthinker.thinker import Thought
 
 from .small_data import write_records
 from .stand_in import explain, serve
@@ -233,6 +234,22 @@ CHAIN = '<think><area>[{"bbox_2d":[0.1,0.2,0.6,0.8]}]</area><text>a</text></thin
 
 
 class TestNames:
+    @pytest.mark.parametrize(("kind", "hint"), [("qwen3_vl", True), ("llava", False)])
+    def test_boxes_in_another_space_name_the_familys_own(
+        self, cats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, hint: bool
+    ) -> None:
+        """A model that has not learnt chains states boxes as it was trained to."""
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        text = CHAIN.replace("0.1,0.2,0.6,0.8", "100,200,600,1000")
+        monkeypatch.setattr(
+            "sifthinker.thinking.think", lambda settings, image, question: Thought(question, Image.open(image), None, text)
+        )
+        result = sif(
+            "think", cats.parent / "cat.png", "What?", "--model", tmp_path, "--depth", "none", "-o", tmp_path / "p.html"
+        )
+        said = "boxes look like whole numbers from 0 to 1000 (per_mille); --coordinates says what the model has learnt"
+        assert said + ("; published models of its family write per_mille\n" if hint else "\n") in result.stderr
+
     def test_a_page_is_no_photo(self, tmp_path: Path) -> None:
         """Said before the image is opened or a model loaded."""
         result = sif("think", tmp_path / "a.png", "What is it?", "-o", tmp_path / "th.jpg")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import get_args
 
 import numpy as np
@@ -179,7 +178,7 @@ def check_bounds(factor: int, min_pixels: int, max_pixels: int) -> None:
         BoxError: one of them is not positive; a least area of 0 is no bound.
     """
     for name, value in (("factor", factor), ("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-        if not isinstance(value, Real) or not value >= (name != "min_pixels"):
+        if not isinstance(value, int | float | np.integer | np.floating) or not value >= (name != "min_pixels"):
             raise BoxError(f"{name} is {value!r:.100}, wanted a positive number of pixels")
 
 

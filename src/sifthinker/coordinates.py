@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy as np
 
 from sifthinker.boxes import QWEN_FACTOR, QWEN_MAX_PIXELS, QWEN_MIN_PIXELS, check_bounds, smart_resize, snap_boxes
 from sifthinker.errors import BoxError, ModelError, need
@@ -152,8 +153,10 @@ def frame_stated(row: Mapping[str, Any], default: Frame) -> Frame:
 def _as_size(value: Any) -> tuple[int, int]:
     found = value.tolist() if hasattr(value, "tolist") else value
     sides = list(found) if isinstance(found, list | tuple) else []
-    # NumPy's numbers are `Real` too, unlike its booleans.
-    whole = [int(side) for side in sides if not isinstance(side, bool) and isinstance(side, Real) and side == side // 1]
+    numbers = [
+        side for side in sides if isinstance(side, int | float | np.integer | np.floating) and not isinstance(side, bool)
+    ]
+    whole = [int(side) for side in numbers if side == side // 1]
     if len(sides) != 2 or len(whole) != 2 or min(whole) <= 0:
         raise BoxError(
             f"resized is {value!r:.100}; coordinates resized need the [width, height] in pixels of the image as the model's "
