@@ -53,9 +53,16 @@ def as_boxes(boxes: ArrayLike) -> Boxes:
     return array
 
 
-def as_unit_boxes(boxes: ArrayLike) -> Boxes:
+# What can be done about boxes that must be fractions and are not, where no option says what they are.
+TO_FRACTIONS = "divide pixels by the image's width and height, and thousandths by 1000"
+
+
+def as_unit_boxes(boxes: ArrayLike, *, advice: str = "") -> Boxes:
     """Validate boxes as `as_boxes` does, and that they lie in [0, 1].
 
+    Args:
+        boxes: (N, 4) unit xyxy.
+        advice: what can be done where they come from, for the message about boxes outside the image.
     Raises:
         BoxError: as `as_boxes`, or a coordinate outside [0, 1].
     """
@@ -63,12 +70,12 @@ def as_unit_boxes(boxes: ArrayLike) -> Boxes:
     outside = np.asarray(((array < 0) | (array > 1)).any(axis=1))
     if outside.any():
         raise BoxError(
-            f"box {_first(array, outside)} is outside the image; wanted fractions in [0, 1]. "
-            "Where these are other coordinates, say which: box_space in the data, or --box-space pixel"
+            f"box {_first(array, outside)} is outside the image; wanted fractions in [0, 1]{advice and f'; {advice}'}"
         )
     return array
 
 
+_FRACTIONS = ("unit", "padded_square")
 # Both sides of an image that is no longer than this may be within 1 pixel.
 _FEW_PIXELS = 8
 
@@ -88,9 +95,9 @@ def other_space(boxes: ArrayLike, space: Space, size: tuple[int, int] | None = N
     """
     array = np.asarray(boxes, dtype=np.float64)
     greatest = np.abs(array).max(axis=1)
-    if space in ("unit", "padded_square"):
+    if space in _FRACTIONS:
         wrong, looks, wanted = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
-        convert_by = "divide by the image's width and height"
+        convert_by = TO_FRACTIONS
     elif space == "per_mille" and (greatest > 2000).any():
         wrong, looks, wanted = greatest > 2000, "pixels", "thousandths from 0 to 1000"
         convert_by = "multiply by 1000 and divide by the image's width and height"
@@ -103,6 +110,11 @@ def other_space(boxes: ArrayLike, space: Space, size: tuple[int, int] | None = N
     if not wrong.any():
         return "", ""
     return f"box {array[int(np.argmax(wrong))].tolist()} looks like {looks}, wanted {wanted}", convert_by
+
+
+def other_names(space: Space) -> str:
+    """The spaces that boxes may be in where `other_space` says that they are not in this one, for a message."""
+    return "pixel or per_mille" if space in _FRACTIONS else "unit or pixel" if space == "per_mille" else "unit"
 
 
 # A file has so many boxes, or images so large, before what they have in common says something.

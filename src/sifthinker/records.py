@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from sifthinker.boxes import as_unit_boxes
+from sifthinker.boxes import TO_FRACTIONS, as_unit_boxes
 from sifthinker.chain import TAG
 from sifthinker.coordinates import Frame, frame_of
 from sifthinker.errors import BoxError, RecordError
@@ -351,7 +351,7 @@ REJECTS: dict[str, str] = {
     **{f"blank_{name}": f"the {name} is blank" for name in ("id", "image", "question", "answer", "dataset", "split")},
     "blank_field": "a field of somebody else's form is no text",
     "no_box": "there is no box",
-    "bad_box": "a box is not four finite numbers",
+    "bad_box": "a box is not four finite numbers, or its numbers look like those of another box space",
     "degenerate_box": "a box has no area",
     "box_outside": "a box lies outside the image, or, where that is asked for, ends past it",
     "boxes_disagree": "the source states its boxes twice, and they differ",
@@ -557,6 +557,9 @@ _NOT_TEXT = ("boxes", "images", "messages", "provenance", "depth", "choices", "c
 _REQUIRED_EXAMPLE = {"id", "dataset", "split", "problem", "answer", "boxes", "images", "messages"}
 
 
+EXAMPLES = "examples.jsonl"  # of a dataset folder
+
+
 def examples_file(path: str | os.PathLike[str]) -> Path:
     """The examples file that a user means by a path: itself, or `examples.jsonl` in a dataset folder.
 
@@ -565,7 +568,7 @@ def examples_file(path: str | os.PathLike[str]) -> Path:
     """
     where = Path(path)
     if where.is_dir():
-        where = where / "examples.jsonl"
+        where = where / EXAMPLES
     if not where.is_file():
         raise RecordError(f"{where}: no such examples file; `sif data build` writes one", "missing_file")
     return where
@@ -601,7 +604,7 @@ def as_unit_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, .
         RecordError: boxes that are none, or not fractions of the image.
     """
     try:
-        array = as_unit_boxes(boxes)
+        array = as_unit_boxes(boxes, advice=f"these are fractions whatever a chain states: {TO_FRACTIONS}")
     except BoxError as error:
         raise RecordError(f"{where}: {error}", "bad_box") from None
     return tuple(tuple(row) for row in array.tolist())

@@ -164,9 +164,9 @@ class TestFolder:
         build_chains(raw, tmp_path / "out", coordinates="per_mille")
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert manifest["coordinates"] == "per_mille"
-        with pytest.raises(ConfigError, match="coordinates"):
+        with pytest.raises(ConfigError, match=r"settings: coordinates was 'per_mille', now 'unit'\. Choose another"):
             build_chains(raw, tmp_path / "out")
-        with pytest.raises(ConfigError, match=r"coordinates|resizer"):
+        with pytest.raises(ConfigError, match=r"settings: coordinates was 'per_mille', now 'resized'\. Choose another"):
             build_chains(raw, tmp_path / "out", coordinates="resized", resizer=RESIZER)
 
     def test_other_bounds_are_another_build(self, raw: Path, tmp_path: Path) -> None:

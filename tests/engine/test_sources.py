@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.boxes import convert, pairwise_iou
-from sifthinker.engine.sources import read_source
+from sifthinker.engine.sources import read_rows, read_source
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.records import Record, Reject
 
@@ -483,6 +483,9 @@ class TestSpaces:
             ("unit", [0, 0, 60, 30],
              "looks like pixels or thousandths, wanted fractions from 0 to 1; read as unit; "
              "say what they are with --box-space pixel or per_mille"),
+            ("padded_square", [0, 0, 60, 30],
+             "looks like pixels or thousandths, wanted fractions from 0 to 1; read as padded_square; "
+             "say what they are with --box-space pixel or per_mille"),
         ],
     )  # fmt: skip
     def test_another_space_is_refused(self, tmp_path: Path, space: Any, box: list[float], words: str) -> None:
@@ -503,6 +506,10 @@ class TestSpaces:
     ) -> None:
         (record,) = read_source(write(tmp_path / "r.jsonl", [{**self.ROW, "size": size, "boxes": [box]}]), box_space=space)
         np.testing.assert_allclose(record.boxes, [wanted])
+
+    def test_records_in_memory_have_no_option_to_say_it(self) -> None:
+        (reject,) = read_rows([{**self.ROW, "boxes": [[0, 0, 600, 300]]}], "photos")
+        assert reject.reason.endswith("divide pixels by the image's width and height, and thousandths by 1000")
 
     def test_published_forms_are_told_to_multiply(self, tmp_path: Path) -> None:
         (reject,) = read_source(write(tmp_path / "v.jsonl", [{**VISCOT, "bboxs": [[0.1, 0.2, 0.6, 0.6]]}]))

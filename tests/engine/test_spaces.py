@@ -120,6 +120,7 @@ class TestRecords:
         assert f"{0 if code else 12} records, {12 if code else 0} findings" in found.stderr
         if code:
             assert "--box-space" in found.stdout  # what to do
+            assert "its numbers look like those of another box space" in found.stderr
 
     def test_a_short_file_whose_boxes_cannot_be_thousandths(self, tmp_path: Path) -> None:
         Image.new("RGB", (2000, 1500)).save(tmp_path / "a.png")
@@ -156,8 +157,11 @@ class TestRecords:
         assert not holds_records(tmp_path / "x.jsonl")
         assert sif("data", "check", tmp_path / "x.jsonl").exit_code == 3
         assert sif("data", "check", chains).exit_code == 0
-        found = sif("data", "check", chains, "--box-space", "pixel")
-        assert (found.exit_code, "is a folder" in found.stderr) == (2, True)
+        for path in (chains, chains / "examples.jsonl"):
+            found = sif("data", "check", path, "--box-space", "pixel", "--limit", 3)
+            assert found.exit_code == 2
+            assert "is a finished dataset" in found.stderr
+            assert "leave --box-space, --limit out" in " ".join(found.stderr.split())
 
     def test_tables(self, tmp_path: Path) -> None:
         Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
@@ -302,6 +306,19 @@ class TestChains:
     )
     def test_another_shape_is_found(self, size: tuple[int, int], resized: tuple[int, int]) -> None:
         assert not _resized_from(size, resized)
+
+    def test_target_boxes_in_another_space_are_told_what_to_do(
+        self, chains_in: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        """Fractions in a finished dataset, whatever its chains state: no option says that they are anything else."""
+
+        def change(row: dict[str, Any]) -> None:
+            row["boxes"] = [[1000 * side for side in box] for box in row["boxes"]]
+
+        first, *_ = check_dataset(self.dataset(chains_in("per_mille"), change, tmp_path))
+        assert first.code == "bad_box"
+        assert first.message.endswith("divide pixels by the image's width and height, and thousandths by 1000")
+        assert "box-space" not in first.message
 
     def test_one_slip_is_a_bad_chain(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
         def change(row: dict[str, Any]) -> None:

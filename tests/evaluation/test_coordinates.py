@@ -129,7 +129,7 @@ class TestAsked:
         settings = EvalSettings(data=str(chains_in("unit")), model="m", output=str(tmp_path / "e.json"))
         gold(list(read_examples(chains_in("unit"))))
         evaluate(settings, thinker=qwen)
-        with pytest.raises(ConfigError, match="coordinates"):
+        with pytest.raises(ConfigError, match="coordinates was 'unit', now 'per_mille'"):
             evaluate(settings.replace(coordinates="per_mille"), thinker=qwen)
         assert evaluate(settings.replace(coordinates="unit"), thinker=qwen).known
 

@@ -64,6 +64,10 @@ def test_a_plain_question_with_everything(photo_folder: Path) -> None:
     assert one(photo_folder, boxes=[[0, 0, 500, 1000]], box_space="per_mille").boxes == ((0, 0, 0.5, 1),)
     stated = one(photo_folder, image="missing.png", boxes=[[0, 0, 5, 5]], box_space="pixel", size=[10, 10])
     assert stated.boxes == ((0, 0, 0.5, 0.5),)  # the size is stated, so that no image is needed
+    # The division makes 1.0000000000000002 of the right border, which is no box past it.
+    padded = [[0, 0.06451612903225806, 1, 0.903225806451613]]
+    stated = one(photo_folder, image="missing.png", boxes=padded, box_space="padded_square", size=[31, 26])
+    assert stated.boxes == ((0, 0, 1, 1),)
     path = write(photo_folder, {**PLAIN, "boxes": [[0, 0, 20, 20]]})
     assert read_questions(path, box_space="pixel")[0].boxes == ((0, 0, 0.5, 1),)
 
@@ -97,7 +101,11 @@ def test_records_are_questions(photo_folder: Path) -> None:
         ({"answers": "a"}, "wanted a list of right answers"),
         ({"answers": [""]}, "answers is ''"),
         ({"choices": {"a": 1}}, "choices must be a list"),
-        ({"boxes": [[0, 0, 2, 1]]}, "outside the image.*box_space.*--box-space pixel"),
+        ({"boxes": [[0, 0, 2, 1]]}, "outside the image .0 to 1., read as unit; .*--box-space pixel.*the key box_space"),
+        (
+            {"boxes": [[0, 0, 40, 20]], "box_space": "padded_square"},
+            "looks like pixels or thousandths.*read as padded_square; .*--box-space pixel or per_mille, or",
+        ),
         (
             {"boxes": [[10, 5, 20, 15]]},
             "looks like pixels or thousandths.*read as unit; .*--box-space pixel",
@@ -119,7 +127,10 @@ def test_records_are_questions(photo_folder: Path) -> None:
         ({"boxes": [0, 0, 1, 1]}, "wrap a single box"),
         ({"boxes": [[0, 0, 1, 1]], "box_space": "yards"}, "unknown box space 'yards'"),
         ({"boxes": [[0, 0, 9, 9]], "box_space": "pixel", "size": [0, 4]}, "wanted .width, height."),
-        ({"boxes": [[0, 0, 99, 9]], "box_space": "pixel"}, "outside the image"),
+        (
+            {"boxes": [[0, 0, 99, 9]], "box_space": "pixel"},
+            r"box \[0.0, 0.0, 99.0, 9.0\] is outside the image .width 40, height 20., read as pixel; correct it$",
+        ),
         ({"image": "../cat.png"}, "leads outside.*--images"),
         ({"image": "/etc/passwd"}, "leads outside"),
         ({"depth": "../cat.png"}, "depth: path .* leads outside"),

@@ -153,6 +153,14 @@ class TestColumns:
         with pytest.raises(ConfigError, match=f"{name} is 7; wanted a list"):
             reward(self.TEXTS, **{**self.COLUMNS, name: 7})
 
+    def test_boxes_of_a_reference_are_fractions(self) -> None:
+        """There is no option to say what else they are."""
+        reference = Reference("cat", [(250, 250, 750, 750)], frame=Frame("per_mille"))
+        with pytest.raises(BoxError, match=r"is outside the image.*thousandths by 1000") as told:
+            score_completion(self.TEXTS[0], reference)
+        assert "box_space" not in str(told.value)
+        assert "--" not in str(told.value)
+
     def test_a_reference_wants_a_frame(self) -> None:
         with pytest.raises(BoxError, match="frame is 'per_mille', wanted a Frame"):
             Reference("cat", [(0, 0, 1, 1)], frame="per_mille")  # type: ignore[arg-type]

@@ -211,14 +211,20 @@ def data_check(
     from dataclasses import asdict
 
     from sifthinker.engine.checks import FINDINGS, Finding, check_dataset
-    from sifthinker.engine.spaces import Records, check_records, holds_records
+    from sifthinker.engine.spaces import Records, check_records, holds_examples, holds_records
     from sifthinker.engine.stats import Stats
-    from sifthinker.errors import RecordError
+    from sifthinker.errors import ConfigError, RecordError
     from sifthinker.files import write_jsonl
     from sifthinker.records import REJECTS
 
     keep_inputs((output,), dataset)
-    of_records = bool(given or source) or holds_records(dataset)
+    stated = [f"--{name.replace('_', '-')}" for name in (*given, *source)]
+    if stated and holds_examples(dataset):
+        raise ConfigError(
+            f"{dataset} is a finished dataset, which says itself how it is read; leave {', '.join(stated)} out, for files "
+            "of records alone have them"
+        )
+    of_records = bool(stated) or holds_records(dataset)
     stats, records, counts = Stats(), Records(), Counter[str]()
     findings: list[Finding] = []
     kind = "record" if of_records else "example"

@@ -115,7 +115,10 @@ def _clear(out: Path) -> None:
 
 
 def _refuse_change(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    old, new = ({"coordinates": "unit", **identity} for identity in (old, new))  # fractions are not stated
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if "coordinates" in changed and "resizer" in changed:
+        changed.remove("resizer")  # which follows from them
     if changed:
         raise ConfigError(
             f"{out} holds a build with other settings: "

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sifthinker.boxes import Boxes, convert, suspect_space
 from sifthinker.engine.checks import Finding
@@ -22,7 +23,7 @@ from sifthinker.errors import ImageError, RecordError
 from sifthinker.files import inside
 from sifthinker.images import image_size
 from sifthinker.literals import Space
-from sifthinker.records import Record, Reject
+from sifthinker.records import EXAMPLES, Record, Reject
 
 _LOOKED_AT = 100  # lines that may be broken before one that shows what a file holds
 
@@ -79,15 +80,26 @@ def _stated_past(words: str) -> list[float]:
 
 def holds_records(path: Path) -> bool:
     """Whether a file holds records rather than examples: a table, or JSON whose rows ask a question and hold no chain."""
-    if not path.is_file():
-        return False
-    if is_table(str(path)):
+    if path.is_file() and is_table(str(path)):
         return True
+    first = _first_row(path)
+    return "messages" not in first and {"image", "question"} <= first.keys()
+
+
+def holds_examples(path: Path) -> bool:
+    """Whether a path is a finished dataset: a folder with an examples file, or a file whose rows hold chains."""
+    return (path / EXAMPLES).is_file() or "messages" in _first_row(path)
+
+
+def _first_row(path: Path) -> dict[str, Any]:
+    """The first JSON object of a file, or nothing."""
+    if not path.is_file() or is_table(str(path)):
+        return {}
     try:
         first = next((item[1] for item in islice(rows(path), _LOOKED_AT) if isinstance(item, tuple)), None)
     except RecordError:
-        return False
-    return isinstance(first, dict) and "messages" not in first and {"image", "question"} <= first.keys()
+        return {}
+    return first if isinstance(first, dict) else {}
 
 
 def check_records(

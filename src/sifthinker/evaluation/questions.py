@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from sifthinker.boxes import as_boxes, convert, other_space
+from sifthinker.boxes import as_boxes, convert, other_names, other_space
 from sifthinker.coordinates import UNIT, Frame
 from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import BoxError, ImageError, RecordError
@@ -406,15 +407,24 @@ def _boxes(row: Mapping[str, Any], where: str, image: Path, default: Space) -> t
     try:
         if size is None and space not in ("unit", "per_mille"):
             size = image_size(image)
-        unit = convert(boxes, source=space, target="unit", size=size)
-        fault, _ = other_space(as_boxes(boxes), space, size)
+        array = as_boxes(boxes)
+        unit = convert(array, source=space, target="unit", size=size)
+        others = f"--box-space {other_names(space)}, or the key box_space"
+        fault, _ = other_space(array, space, size)
         if fault:
-            others = {"unit": "pixel or per_mille", "per_mille": "unit or pixel"}.get(space, "unit")
+            raise RecordError(f"{where}: {fault}; read as {space}; say what they are with {others}", "bad_box")
+        inside_image = np.clip(unit, 0, 1)
+        # A billionth is the noise of the division, not a box past the border.
+        past = np.asarray((np.abs(unit - inside_image) > 1e-9).any(axis=1))
+        if past.any():
+            border = f"width {size[0]}, height {size[1]}" if size else "0 to 1"
+            advice = f"where it is in another space, say which with {others}" if space == "unit" else "correct it"
             raise RecordError(
-                f"{where}: {fault}; read as {space}; say what they are with --box-space {others}, or the key box_space",
+                f"{where}: box {array[int(np.argmax(past))].tolist()} is outside the image ({border}), read as {space}; "
+                f"{advice}",
                 "bad_box",
             )
-        return as_unit_tuples(unit.tolist(), where)
+        return as_unit_tuples(inside_image.tolist(), where)
     except ImageError:
         return ()  # `load` will say what is wrong with the image: the question cannot be asked, and needs no boxes
     except (BoxError, TypeError) as error:

@@ -626,6 +626,7 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(json.loads(to_json(dict(settings))))
     if "protocol" in found:  # as earlier versions called it
         found["direct"] = found.pop("protocol") == "direct"
+    found.setdefault("coordinates", "unit")  # which is not stated
     aside = ["data", "completions", *(["model"] if found.get("weights") is not None else [])]
     return {key: value for key, value in found.items() if key not in aside}
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sifthinker.boxes import Boxes, as_unit_boxes, hierarchical_iou
+from sifthinker.boxes import TO_FRACTIONS, Boxes, as_unit_boxes, hierarchical_iou
 from sifthinker.chain import Reading, Region, is_whole_image, read_completion, region_boxes
 from sifthinker.coordinates import UNIT, Frame, check_frame, frame_of
 from sifthinker.depth import DepthMap, agrees
@@ -110,7 +110,7 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
 
 def _truth_boxes(boxes: ArrayLike) -> Boxes:
     """The boxes of what is right: at least one, in fractions of the image; others would score 0 for ever."""
-    found = as_unit_boxes(boxes)
+    found = as_unit_boxes(boxes, advice=f"what is right is stated in fractions whatever a completion states: {TO_FRACTIONS}")
     if not len(found):
         raise BoxError("a reference needs at least one box")
     return found

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
+from sifthinker.boxes import other_names
 from sifthinker.engine.sources import published
 from sifthinker.engine.sources.instances import coco, coco_relative
 from sifthinker.engine.sources.rows import path_of, read_json, records, rows, to_unit
@@ -89,7 +90,8 @@ def read_source(
             lines: Iterator[Line] = rows(where)
         else:
             lines = table(os.fspath(path), columns or {}, box_form, root)
-        found = _plain(lines, base, outside, box_space)
+        advice = f"read as {box_space}; say what they are with --box-space {other_names(box_space)} (in a recipe: box_space)"
+        found = _plain(lines, base, outside, box_space, advice)
     seen: dict[str, str] = {}
     for item in found:
         if isinstance(item, Record):
@@ -122,7 +124,8 @@ def read_rows(
         if isinstance(row, Record):
             yield row if row.source else replace(row, source=place)
         else:
-            yield from _plain(iter([(place, dict(row) if isinstance(row, Mapping) else row)]), Path(images), "clip", "unit")
+            line = (place, dict(row) if isinstance(row, Mapping) else row)
+            yield from _plain(iter([line]), Path(images), "clip", "unit")
 
 
 def _guess(path: Path) -> SourceFormat:
@@ -165,9 +168,10 @@ def _guess(path: Path) -> SourceFormat:
 _LOOKED_AT = 1000  # lines that are no records may stand before the first that is
 
 
-def _plain(lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space) -> Iterator[Record | Reject]:
-    others = {"unit": "pixel or per_mille", "per_mille": "unit or pixel"}.get(space, "unit")
-    advice = f"read as {space}; say what they are with --box-space {others} (in a recipe: box_space)"
+def _plain(
+    lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space, advice: str = ""
+) -> Iterator[Record | Reject]:
+    """Records of plain rows; `advice` is what to do about boxes that look like another space's, see `rows.to_unit`."""
 
     def record(index: int, place: str, row: Any) -> Record:
         if isinstance(row, dict) and "boxes" in row:
