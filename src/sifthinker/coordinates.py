@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from sifthinker.boxes import QWEN_FACTOR, QWEN_MAX_PIXELS, QWEN_MIN_PIXELS, check_bounds, smart_resize, snap_boxes
+from sifthinker.boxes import QWEN_FACTOR, QWEN_MAX_PIXELS, QWEN_MIN_PIXELS, check_bounds, convert, smart_resize, snap_boxes
 from sifthinker.errors import BoxError, ModelError, need
-from sifthinker.literals import Coordinates
+from sifthinker.literals import Coordinates, Space
 
 Box = tuple[float, float, float, float]
 
@@ -202,6 +203,28 @@ class Resizer:
         """
         return smart_resize(size, factor=self.factor, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
 
+    def convert(
+        self, boxes: ArrayLike, *, source: Space, target: Space, size: tuple[int, int] | None = None
+    ) -> NDArray[np.float64]:
+        """Boxes in another space, see `boxes.convert`; `resized` are pixels of the image as this makes it.
+
+        Args:
+            boxes: (N, 4) xyxy in `source`.
+            source: space of `boxes`.
+            target: space wanted.
+            size: (width, height) of the original image.
+        Returns:
+            (N, 4) float64 in `target`.
+        Raises:
+            BoxError: see `boxes.convert`.
+        Example:
+            >>> resizer = Resizer(max_pixels=262144)
+            >>> resizer.convert([[294, 210, 588, 420]], source="resized", target="unit", size=(640, 480))
+            array([[0.5, 0.5, 1. , 1. ]])
+        """
+        bounds = {"factor": self.factor, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        return convert(boxes, source=source, target=target, size=size, **bounds)
+
     def frame(self, size: tuple[int, int]) -> Frame:
         """The frame of texts about an image of that (width, height)."""
         return Frame("resized", self.size(size))
@@ -251,6 +274,21 @@ class Resizer:
                 "Qwen2.5-VL's does, so there are no coordinates resized for it; wanted unit or per_mille"
             )
         return found
+
+    @classmethod
+    def chosen(
+        cls, processor: str | os.PathLike[str] | None = None, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> Resizer:
+        """What a model's processor does, with other bounds where they are stated.
+
+        Args:
+            processor: model folder or Hugging Face name; Qwen2.5-VL's factor and published bounds by default.
+            min_pixels: least area.
+            max_pixels: greatest area.
+        Raises:
+            ModelError: see `of_model`.
+        """
+        return (cls() if processor is None else cls.of_model(processor)).within(min_pixels, max_pixels)
 
     def within(self, min_pixels: int | None = None, max_pixels: int | None = None) -> Resizer:
         """The same with other bounds; None keeps its own. The least area goes down with the greatest, see

@@ -22,6 +22,7 @@ from sifthinker.engine.checks import check_dataset
 from sifthinker.engine.estimators import GivenDepth, NoDepth
 from sifthinker.engine.exports import export
 from sifthinker.engine.settings import BuildSettings
+from sifthinker.engine.sources import read_source
 from sifthinker.engine.stats import Stats
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import to_json
@@ -30,6 +31,7 @@ from sifthinker.records import Example, Record, read_examples
 from sifthinker.scoring.verl import compute_score
 
 from ..small_data import BlockTeacher, build_chains, write_records
+from ..stand_in import explain, serve
 
 RESIZER = Resizer(min_pixels=1500 * 28 * 28)  # makes 1092 by 1092 of 64 by 64: pixels are finer than thousandths
 SPACES: dict[str, dict[str, Any]] = {
@@ -201,8 +203,8 @@ class TestSettings:
         [
             ({"coordinates": "resized"}, "coordinates resized need processor"),
             ({"coordinates": "resized", "max_pixels": 5}, "coordinates resized need processor"),
-            ({"max_pixels": 5}, "max_pixels is for coordinates resized, got coordinates unit"),
-            ({"coordinates": "per_mille", "processor": "m"}, "processor is for coordinates resized"),
+            ({"max_pixels": 5}, "max_pixels is for coordinates resized and box_space resized, got coordinates unit"),
+            ({"coordinates": "per_mille", "processor": "m"}, "processor is for coordinates resized and box_space resized"),
             ({"coordinates": "resized", "min_pixels": 6, "max_pixels": 5}, "min_pixels 6 is more than max_pixels 5"),
             ({"coordinates": "pixels"}, "coordinates"),
         ],
@@ -221,6 +223,109 @@ class TestSettings:
         assert found.exit_code == 2
         assert "does not resize images by area" in found.stderr
         assert not (tmp_path / "out").exists()
+
+
+class TestBoxSpaceResized:
+    """Boxes in pixels of a resized image, whatever coordinates the chains have."""
+
+    # 640 by 480 to at most 262,144 pixels is 588 by 420, so this is the lower right quarter.
+    QUARTER = [[294, 210, 588, 420]]
+    BOUNDS = ("--min-pixels", "3136", "--max-pixels", "262144")
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        Image.new("RGB", (640, 480), "red").save(tmp_path / "a.png")
+        row = {"id": "a", "image": "a.png", "question": "What?", "answer": "cat", "boxes": self.QUARTER}
+        row["extra"] = {"subject": "the cat", "reason": "It is there."}
+        (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
+        return tmp_path / "r.jsonl"
+
+    def settings(self, source: Path, own: dict[str, Any], **values: Any) -> BuildSettings:
+        found = {"file": str(source), "box_space": "resized", **own}
+        return BuildSettings.from_values(
+            {"sources": [found], "images": source.parent, "output": source.parent / "out", "depth": "none", **values}
+        )
+
+    @pytest.mark.parametrize(
+        ("own", "values"),
+        [
+            ({}, {"min_pixels": 3136, "max_pixels": 262144}),
+            ({}, {"min_pixels": 3136, "max_pixels": 262144, "coordinates": "resized"}),
+            ({"max_pixels": 262144}, {}),
+            # Boxes from one processor, chains for another.
+            ({"max_pixels": 262144}, {"min_pixels": 28 * 28, "max_pixels": 28 * 28, "coordinates": "resized"}),
+        ],
+    )
+    def test_bounds_of_the_build_or_of_the_source(self, source: Path, own: dict[str, Any], values: dict[str, Any]) -> None:
+        settings = self.settings(source, own, **values)
+        assert build(settings, teacher=BlockTeacher()).accepted == 1
+        (example,) = read_examples(source.parent / "out")
+        assert example.boxes == ((0.5, 0.5, 1, 1),)
+
+    @pytest.mark.parametrize("of_the_source", [True, False])
+    def test_a_processor(self, source: Path, of_the_source: bool) -> None:
+        model = source.parent / "model"
+        model.mkdir()
+        config = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2, "max_pixels": 262144}
+        (model / "preprocessor_config.json").write_text(json.dumps(config))
+        said = {"processor": str(model)}
+        settings = self.settings(source, said if of_the_source else {}, **({} if of_the_source else said))
+        build(settings, teacher=BlockTeacher())
+        (example,) = read_examples(source.parent / "out")
+        assert example.boxes == ((0.5, 0.5, 1, 1),)
+
+    def test_a_recipe(self, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "r.yaml").write_text(
+            "depth: none\nsources:\n  - {file: r.jsonl, box_space: resized, max_pixels: 262144}\n"
+        )
+        build(BuildSettings.from_yaml(tmp_path / "r.yaml", given={"output": tmp_path / "out"}), teacher=BlockTeacher())
+        (example,) = read_examples(tmp_path / "out")
+        assert example.boxes == ((0.5, 0.5, 1, 1),)
+
+    def test_the_commands(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        line = [str(source), "--box-space", "resized", *self.BOUNDS]
+        found = CliRunner().invoke(main, ["data", "paths", *line, "-o", str(tmp_path / "p.jsonl")])
+        assert found.exit_code == 0, found.output
+        assert json.loads((tmp_path / "p.jsonl").read_text())["boxes"] == [[0.5, 0.5, 1, 1]]
+        found = CliRunner().invoke(main, ["data", "check", *line])
+        assert (found.exit_code, "1 record, 0 findings" in found.stderr) == (0, True)
+        monkeypatch.setenv("SIF_TEST_KEY", "planted-secret-key")
+        more = ["--depth", "none", "--coordinates", "resized", "-o", str(tmp_path / "b")]
+        with serve(explain) as (url, _):
+            served = ["--base-url", url, "--model", "vlm", "--api-key-env", "SIF_TEST_KEY"]
+            found = CliRunner().invoke(main, ["data", "build", *line, *more, *served])
+        assert found.exit_code == 0, found.output
+        (example,) = read_examples(tmp_path / "b")
+        assert (example.boxes, example.resized) == (((0.5, 0.5, 1, 1),), (588, 420))
+        found = CliRunner().invoke(
+            main, ["data", "paths", str(source), "--max-pixels", "9", "-o", str(tmp_path / "q.jsonl")]
+        )
+        assert "max_pixels is for box_space resized, got box_space unit; leave it out" in " ".join(found.stderr.split())
+
+    def test_in_python(self, source: Path) -> None:
+        (record,) = read_source(source, box_space="resized", resizer=Resizer(max_pixels=262144))
+        assert record.boxes == ((0.5, 0.5, 1, 1),)
+        with pytest.raises(ConfigError, match="a resizer is for box space resized, got pixel"):
+            list(read_source(source, box_space="pixel", resizer=Resizer()))
+
+    def test_without_bounds_they_are_those_of_qwen2_5_vl(self, source: Path) -> None:
+        (record,) = read_source(source, box_space="resized")
+        np.testing.assert_allclose(record.boxes, [(294 / 644, 210 / 476, 588 / 644, 420 / 476)])
+
+    def test_a_box_past_the_border_is_told_where_that_is(self, source: Path) -> None:
+        (found,) = read_source(source, box_space="resized", resizer=Resizer(max_pixels=28 * 28), outside="strict")
+        assert "lies wholly outside the image (resized to width 28, height 28)" in found.reason
+
+    def test_other_bounds_are_another_build(self, source: Path) -> None:
+        build(self.settings(source, {"max_pixels": 262144}), teacher=BlockTeacher())
+        manifest = json.loads((source.parent / "out" / "manifest.json").read_text())
+        assert manifest["sources"][0]["resizer"] == {"factor": 28, "min_pixels": 3136, "max_pixels": 262144}
+        # However they are stated.
+        assert build(self.settings(source, {}, max_pixels=262144), teacher=BlockTeacher()).accepted == 1
+        with pytest.raises(ConfigError, match="sources was"):
+            build(self.settings(source, {}), teacher=BlockTeacher())
+        with pytest.raises(ConfigError, match="sources was"):
+            build(self.settings(source, {"max_pixels": 131072}), teacher=BlockTeacher())
 
 
 class TestExports:

@@ -21,7 +21,7 @@ from sifthinker.cli.terminal import (
     resumable,
     say_counts,
 )
-from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings, TeacherSettings
+from sifthinker.engine.settings import BuildSettings, Expansion, ResizedPixels, SourceSettings, TeacherSettings
 from sifthinker.literals import ExportForm
 from sifthinker.settings import Flag, Settings
 
@@ -36,6 +36,8 @@ def data() -> None:
 
 # How FILE is read.
 _SOURCE = ("format", "columns", "instances", "box_form", "boxes", "box_space", "limit")
+# Of these, a build says the same for its chains too.
+_PIXELS = tuple(ResizedPixels.model_fields)
 
 
 class _PathsFile(Settings):
@@ -47,7 +49,7 @@ class _PathsFile(Settings):
 @click.argument("file")
 @click_options(BuildSettings, {"Images and output": ["images"]})
 @click_options(_PathsFile, {"Images and output": ["output"]}, into="written")
-@click_options(SourceSettings, {"How FILE is read": _SOURCE}, into="source")
+@click_options(SourceSettings, {"How FILE is read": (*_SOURCE, *_PIXELS)}, into="source")
 @click_options(Expansion, {"Focus paths": ["alpha", "jitter", "distractor", "decimals", "margin"]}, into="expansion")
 @click_options(BuildSettings, {"Focus paths": ["seed"]}, into="choice")
 def data_paths(
@@ -65,7 +67,7 @@ def data_paths(
     """
     from sifthinker.engine.expansion import expand, path_row
     from sifthinker.engine.folder import Counts
-    from sifthinker.engine.recipe import open_source
+    from sifthinker.engine.recipe import open_source, resizer_of
     from sifthinker.files import write_jsonl
     from sifthinker.records import Record
 
@@ -74,7 +76,8 @@ def data_paths(
     keep_inputs((settings.output, named), Path(file))
     _keep_foreign_rejects(named)
     counts, rows, rejects = Counts(), [], []
-    for item in open_source(settings.sources[0], settings.folder, given.get("images")):
+    (read,) = settings.sources
+    for item in open_source(read, settings.folder, given.get("images"), resizer_of(read)):
         if isinstance(item, Record):
             counts.accepted += 1
             counts.clipped += bool(item.notes)
@@ -101,7 +104,7 @@ def data_paths(
         "": ["output", "images", "cap", "seed", "exclude", "fresh"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "Focus paths": [*Expansion.model_fields],
-        "Coordinates of boxes in chains": ["coordinates", "processor", "min_pixels", "max_pixels"],
+        "Coordinates of boxes in chains": ["coordinates", *_PIXELS],
         "Teacher": ["teacher", *(name for name in TeacherSettings.model_fields if name != "teacher"), "budget"],
         "Where the work is done": ["engine", "ray_address", "workers", "worker_gpus"],
     },
@@ -197,7 +200,7 @@ def _keep_foreign_rejects(path: Path) -> None:
 @click.option("--most", default=20, show_default=True, type=click.IntRange(min=1), help="Findings to show.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSONL for all findings.")
 @click_options(BuildSettings, {"How DATASET is read, if it is a file of records": ["images"]})
-@click_options(SourceSettings, {"How DATASET is read, if it is a file of records": _SOURCE}, into="source")
+@click_options(SourceSettings, {"How DATASET is read, if it is a file of records": (*_SOURCE, *_PIXELS)}, into="source")
 def data_check(
     dataset: Path, no_files: bool, most: int, output: Path | None, given: dict[str, Any], source: dict[str, Any]
 ) -> None:

@@ -171,8 +171,7 @@ def _resizer(settings: BuildSettings) -> Resizer | None:
     """
     if settings.coordinates != "resized":
         return None
-    known = Resizer() if settings.processor is None else Resizer.of_model(settings.processor)
-    return known.within(settings.min_pixels, settings.max_pixels)
+    return Resizer.chosen(settings.processor, settings.min_pixels, settings.max_pixels)
 
 
 def _runner(settings: BuildSettings) -> Runner:

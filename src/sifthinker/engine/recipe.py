@@ -8,14 +8,15 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sifthinker.coordinates import Resizer
 from sifthinker.engine.exclusion import Excluded
-from sifthinker.engine.settings import BuildSettings, SourceSettings
+from sifthinker.engine.settings import BuildSettings, ResizedPixels, SourceSettings
 from sifthinker.engine.sources import HUB, read_rows, read_source
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import inside, sha256, to_json
@@ -135,13 +136,31 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
     left.whole = True
 
 
-def open_source(source: SourceSettings, folder: Path, images: Path | None) -> Iterator[Record | Reject]:
+def resizer_of(source: SourceSettings, settings: BuildSettings | None = None) -> Resizer | None:
+    """How large the images were made whose pixels a source's boxes are in; None for other box spaces.
+
+    Args:
+        source: its settings.
+        settings: of the build, for what the source itself does not state.
+    Raises:
+        ModelError: see `Resizer.of_model`.
+    """
+    if source.box_space != "resized":
+        return None
+    stated = source if settings is None else settings.pixels_of(source)
+    return Resizer.chosen(stated.processor, stated.min_pixels, stated.max_pixels)
+
+
+def open_source(
+    source: SourceSettings, folder: Path, images: Path | None, resizer: Resizer | None = None
+) -> Iterator[Record | Reject]:
     """What a source's file holds, its filters not yet applied.
 
     Args:
         source: its settings.
         folder: where its paths start.
         images: image root; see `sources.read_source`.
+        resizer: see `resizer_of`.
     Raises:
         RecordError, ConfigError: see `sources.read_source`.
     """
@@ -154,6 +173,7 @@ def open_source(source: SourceSettings, folder: Path, images: Path | None) -> It
         box_form=source.box_form,
         columns=source.columns,
         instances=None if source.instances is None else folder / source.instances,
+        resizer=resizer,
     )
     return islice(found, None if source.limit is None else min(source.limit, sys.maxsize))
 
@@ -165,7 +185,8 @@ def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
             yield item, "" if isinstance(item, Reject) else item.image
         return
     for source in recipe.settings.sources:
-        for item in open_source(source, recipe.settings.folder, recipe.images / source.images):
+        resizer = resizer_of(source, recipe.settings)
+        for item in open_source(source, recipe.settings.folder, recipe.images / source.images, resizer):
             if isinstance(item, Reject):
                 yield item, ""
                 continue
@@ -250,6 +271,11 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     for source in recipe.settings.sources:
         stated = source.to_dict()
         sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [], "")})
+        if source.box_space == "resized" and recipe.settings.pixels_of(source).stated:
+            # What the names and bounds amount to. Where none are stated, manifests of earlier versions say nothing either.
+            for key in ResizedPixels.model_fields:
+                sources[-1].pop(key, None)
+            sources[-1]["resizer"] = asdict(resizer_of(source, recipe.settings) or Resizer())
         for key, file in (("file", source.file), ("instances", source.instances)):
             if file is not None and not file.startswith(HUB):
                 # As the recipe writes it, but no path of this machine; files of one name may lie in several folders.

@@ -67,7 +67,29 @@ class TeacherSettings(ServerSettings):
     """Price of a million tokens that the teacher writes."""
 
 
-class SourceSettings(Settings):
+class ResizedPixels(Settings):
+    """Which image the pixels of `resized` are of: how a model's processor resizes."""
+
+    processor: Annotated[str | None, Flag(metavar="FOLDER|NAME")] = None
+    """For resized: folder or Hugging Face name of the model whose processor resizes the images."""
+    min_pixels: PositiveInt | None = None
+    """For resized: least area of an image [default: the processor's]."""
+    max_pixels: PositiveInt | None = None
+    """For resized: greatest area of an image [default: the processor's]."""
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """The names of those that are stated."""
+        return tuple(name for name in ResizedPixels.model_fields if getattr(self, name) is not None)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
+        return self
+
+
+class SourceSettings(ResizedPixels):
     """One file, folder or hub dataset of a build; see `sources.read_source` for what the fields mean. A bare text is a file.
 
     Example:
@@ -85,7 +107,7 @@ class SourceSettings(Settings):
     columns: Mapping[str, str] = {}
     """Columns of a table: question=ask,boxes=bbox,…"""
     box_space: Space = "unit"
-    """Coordinates of plain records and tables."""
+    """Coordinates of plain records and tables; for resized, the processor or bounds say of which size."""
     box_form: BoxForm = "xyxy"
     """Boxes of a table: two corners, or corner and size."""
     boxes: OutsideBoxes = "clip"
@@ -109,8 +131,14 @@ class SourceSettings(Settings):
     id_prefix: str = ""
     """Put before the ids of the records, for sources that number theirs alike."""
 
+    @model_validator(mode="after")
+    def _resized_has_pixels(self) -> Self:
+        if self.box_space != "resized" and self.stated:
+            raise ValueError(f"{self.stated[0]} is for box_space resized, got box_space {self.box_space}; leave it out")
+        return self
 
-class BuildSettings(Expansion, DepthFiles, TeacherSettings):
+
+class BuildSettings(Expansion, DepthFiles, TeacherSettings, ResizedPixels):
     """Everything that a build can be told.
 
     A YAML file of it is a recipe: the paths in it are relative to its folder.
@@ -142,11 +170,13 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings):
     """Boxes in chains and prompts: fractions of the image, whole numbers from 0 to 1000, or pixels of the image as the
     processor of the model to be trained resizes it."""
     processor: Annotated[str | None, Flag(metavar="FOLDER|NAME")] = None
-    """For coordinates resized: folder or Hugging Face name of the model to be trained."""
+    """For coordinates or box space resized: folder or Hugging Face name of the model to be trained, or that the boxes are
+    from."""
     min_pixels: PositiveInt | None = None
-    """For coordinates resized: least area of an image [default: the processor's]."""
+    """For coordinates or box space resized: least area of an image [default: the processor's]."""
     max_pixels: PositiveInt | None = None
-    """For coordinates resized: greatest area of an image, the same as in training [default: the processor's]."""
+    """For coordinates or box space resized: greatest area of an image; for coordinates, the same as in training [default:
+    the processor's]."""
     budget: NonNegativeFloat | None = None
     """Stop before the teacher has cost more, in the prices' currency."""
     engine: Literal["local", "ray"] = "local"
@@ -172,6 +202,10 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings):
             return self.images
         return (self.folder / self.sources[0].file).parent if len(self.sources) == 1 else self.folder
 
+    def pixels_of(self, source: SourceSettings) -> ResizedPixels:
+        """Which image the pixels of a source in box space resized are of: what it states, else what the build states."""
+        return source if source.stated else self
+
     @classmethod
     def placed(cls, values: dict[str, Any], path: Path) -> dict[str, Any]:
         """A recipe's values with their paths from its folder; those of the sources start there by `folder`."""
@@ -195,17 +229,17 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings):
                 "budget needs teacher openai and its prices: prompt_price and completion_price (--prompt-price, "
                 "--completion-price)"
             )
-        bounds = {"processor": self.processor, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
-        stated = [name for name, value in bounds.items() if value is not None]
-        if self.coordinates != "resized" and stated:
-            raise ValueError(f"{stated[0]} is for coordinates resized, got coordinates {self.coordinates}; leave it out")
-        if self.coordinates == "resized" and self.processor is None and len(stated) < 2:
+        boxes_resized = any(source.box_space == "resized" for source in self.sources)
+        if self.coordinates != "resized" and not boxes_resized and self.stated:
+            raise ValueError(
+                f"{self.stated[0]} is for coordinates resized and box_space resized, got coordinates {self.coordinates}; "
+                "leave it out"
+            )
+        if self.coordinates == "resized" and self.processor is None and len(self.stated) < 2:
             raise ValueError(
                 "coordinates resized need processor, the folder or Hugging Face name of the model to be trained, or "
                 "min_pixels and max_pixels of its image processor"
             )
-        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
         if self.engine == "ray" and self.rpm is not None and self.workers is None:
             raise ValueError("rpm is shared among Ray's processes: say how many with workers")
         return self

@@ -13,9 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sifthinker.boxes import Boxes, convert, suspect_space
+from sifthinker.boxes import Boxes, suspect_space
+from sifthinker.coordinates import Resizer
 from sifthinker.engine.checks import Finding
-from sifthinker.engine.recipe import open_source
+from sifthinker.engine.recipe import open_source, resizer_of
 from sifthinker.engine.settings import SourceSettings
 from sifthinker.engine.sources.rows import rows
 from sifthinker.engine.sources.tables import is_table
@@ -34,6 +35,7 @@ class Records:
 
     Args:
         space: in which its boxes are said to be.
+        resizer: for `resized`, how large the images were made.
         records: number of records.
         past: boxes that end past the image, x1, y1, x2, y2 as the file states them.
         rejected: how many of these were rejected, the others are clipped.
@@ -42,6 +44,7 @@ class Records:
     """
 
     space: Space = "unit"
+    resizer: Resizer = field(default_factory=Resizer)
     records: int = 0
     past: list[list[float]] = field(default_factory=list)
     rejected: int = 0
@@ -53,7 +56,7 @@ class Records:
         self.records += 1
         self.past += filter(None, map(_stated_past, record.notes))
         if size is not None or self.space in ("unit", "per_mille"):
-            self.boxes.append(convert(record.boxes, source="unit", target=self.space, size=size))
+            self.boxes.append(self.resizer.convert(record.boxes, source="unit", target=self.space, size=size))
             self.sizes.append(size)
 
     def add_reject(self, reject: Reject) -> None:
@@ -116,9 +119,10 @@ def check_records(
         RecordError, ConfigError: see `sources.read_source`.
     """
     found = gathered if gathered is not None else Records()
-    found.space = source.box_space
+    resizer = resizer_of(source)
+    found.space, found.resizer = source.box_space, resizer or Resizer()
     root = images if images is not None else Path(source.file).parent
-    for item in open_source(source, Path(), images):
+    for item in open_source(source, Path(), images, resizer):
         if isinstance(item, Reject):
             found.add_reject(item)
             yield Finding(item.source, item.id, item.code, item.reason)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sifthinker.boxes import other_names
+from sifthinker.coordinates import Resizer
 from sifthinker.engine.sources import published
 from sifthinker.engine.sources.instances import coco, coco_relative
 from sifthinker.engine.sources.rows import path_of, read_json, records, rows, to_unit
@@ -34,6 +35,7 @@ def read_source(
     box_form: BoxForm = "xyxy",
     columns: Mapping[str, str] | None = None,
     instances: str | os.PathLike[str] | None = None,
+    resizer: Resizer | None = None,
 ) -> Iterator[Record | Reject]:
     """Read records in file order.
 
@@ -53,6 +55,8 @@ def read_source(
         box_form: of a table's boxes: two corners, or corner and size.
         columns: of a table: our name (one of `COLUMNS`) → the table's. Names that are not given are the table's own.
         instances: COCO instances, for `tallyqa`.
+        resizer: for box space `resized`, how large the images were made; as Qwen2.5-VL's published bounds make them by
+            default, see `Resizer`.
     Yields:
         A record, or a reject that says where and why. An id seen before is a reject too.
     Raises:
@@ -68,6 +72,8 @@ def read_source(
         raise ConfigError(
             f"{path} is read as {format}; columns and a box form are for tables (.csv, .tsv, .parquet, datasets)"
         )
+    if resizer is not None and box_space != "resized":
+        raise ConfigError(f"a resizer is for box space resized, got {box_space}; leave it out")
     if format not in ("table", "jsonl") and box_space != "unit":
         raise ConfigError(f"{path} is read as {format}, which has a box space of its own; leave it out")
     root = Path(images) if images is not None else None
@@ -91,7 +97,7 @@ def read_source(
         else:
             lines = table(os.fspath(path), columns or {}, box_form, root)
         advice = f"read as {box_space}; say what they are with --box-space {other_names(box_space)} (in a recipe: box_space)"
-        found = _plain(lines, base, outside, box_space, advice)
+        found = _plain(lines, base, outside, box_space, advice, resizer)
     seen: dict[str, str] = {}
     for item in found:
         if isinstance(item, Record):
@@ -169,9 +175,14 @@ _LOOKED_AT = 1000  # lines that are no records may stand before the first that i
 
 
 def _plain(
-    lines: Iterator[Line], base: Path, outside: OutsideBoxes, space: Space, advice: str = ""
+    lines: Iterator[Line],
+    base: Path,
+    outside: OutsideBoxes,
+    space: Space,
+    advice: str = "",
+    resizer: Resizer | None = None,
 ) -> Iterator[Record | Reject]:
-    """Records of plain rows; `advice` is what to do about boxes that look like another space's, see `rows.to_unit`."""
+    """Records of plain rows; see `rows.to_unit` for `advice` and `resizer`."""
 
     def record(index: int, place: str, row: Any) -> Record:
         if isinstance(row, dict) and "boxes" in row:
@@ -181,7 +192,7 @@ def _plain(
             size = (sides[0], sides[1]) if len(sides) == 2 and all(0 < side <= LONGEST_SIDE for side in sides) else None
             if size is None and space not in ("unit", "per_mille"):
                 size = image_size(inside(base, path_of(row, "image", place)))
-            boxes, notes = to_unit(row["boxes"], space, size, outside, place, advice)
+            boxes, notes = to_unit(row["boxes"], space, size, outside, place, advice, resizer)
             if notes and isinstance(row.get("notes"), list | None):
                 row = {**row, "notes": [*(row.get("notes") or ()), *notes]}
             row = {**row, "boxes": boxes.tolist()}

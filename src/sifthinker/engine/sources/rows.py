@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sifthinker.boxes import Boxes, convert, other_space
+from sifthinker.boxes import Boxes, other_space
+from sifthinker.coordinates import Resizer
 from sifthinker.errors import BoxError, ImageError, RecordError
 from sifthinker.files import JsonLine, encoding_name, encoding_of, inside, json_lines
 from sifthinker.literals import OutsideBoxes, Space
@@ -232,7 +233,13 @@ def name_of(row: Any, names: tuple[str, ...], index: int) -> str:
 
 
 def to_unit(
-    boxes: Any, space: Space, size: tuple[int, int] | None, outside: OutsideBoxes, place: str, advice: str = ""
+    boxes: Any,
+    space: Space,
+    size: tuple[int, int] | None,
+    outside: OutsideBoxes,
+    place: str,
+    advice: str = "",
+    resizer: Resizer | None = None,
 ) -> tuple[Boxes, tuple[str, ...]]:
     """Boxes of a record in unit coordinates, with a note for each that was clipped.
 
@@ -243,10 +250,12 @@ def to_unit(
         outside: `clip` or `strict`.
         place: for messages.
         advice: what to do about boxes that look like another space's.
+        resizer: for `resized`, see `Resizer.convert`; Qwen2.5-VL's by default.
     Raises:
         RecordError: none, degenerate, not numbers, of another space by their looks, wholly outside, or (strict) past the
             border.
     """
+    resizer = resizer or Resizer()
     array = numbers_of(boxes, place)
     fault, convert_by = other_space(array, space, size)
     if fault:
@@ -256,10 +265,15 @@ def to_unit(
         worst = array[int(np.argmax(degenerate))].tolist()
         raise RecordError(f"{place}: box {worst} has no area (x1 >= x2 or y1 >= y2)", "degenerate_box")
     with np.errstate(over="ignore"):  # a side that overflows is clipped like any other past the border
-        unit = convert(array, source=space, target="unit", size=size)
+        unit = resizer.convert(array, source=space, target="unit", size=size)
     clipped = np.clip(unit, 0, 1)
     notes = []
-    image = f"width {size[0]}, height {size[1]}" if size else "0 to 1"
+    # The border as the boxes would state it.
+    if space == "per_mille" or not size:
+        image = "0 to 1000" if space == "per_mille" else "0 to 1"
+    else:
+        width, height = resizer.size(size) if space == "resized" else size
+        image = f"{'resized to ' if space == 'resized' else ''}width {width}, height {height}"
     # A billionth is the noise of the division, not a box past the border.
     for before, after, original in zip(unit, clipped, array.tolist(), strict=True):
         if before[0] >= before[2] or before[1] >= before[3]:
