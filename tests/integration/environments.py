@@ -150,17 +150,30 @@ def environments_folder() -> Path:
     return Path(os.environ.get("SIF_INTEGRATIONS") or ROOT / ".integrations")
 
 
-@functools.cache
 def prepare(name: str) -> Environment:
     """The environment of a third party; made when there is none yet, or its entry has changed.
+
+    Once in a process: what failed is not tried again, an installation takes minutes.
 
     Raises:
         ThirdPartyError: no such entry, or pip failed; shows its last lines.
     """
+    found = _prepared(name)
+    if isinstance(found, str):
+        raise ThirdPartyError(found)
+    return found
+
+
+@functools.cache
+def _prepared(name: str) -> Environment | str:
+    """The environment, or why there is none: a cache keeps no exceptions."""
     entries = third_parties()
     if name not in entries:
-        raise ThirdPartyError(f"third_parties.toml has no [{name}]; it has {', '.join(entries)}")
-    return make(name, entries[name], environments_folder())
+        return f"third_parties.toml has no [{name}]; it has {', '.join(entries)}"
+    try:
+        return make(name, entries[name], environments_folder())
+    except ThirdPartyError as error:
+        return str(error)
 
 
 def make(name: str, entry: Mapping[str, Any], parent: Path) -> Environment:

@@ -50,6 +50,22 @@ def test_an_unknown_name() -> None:
         prepare("nothing")
 
 
+def test_what_failed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row in the docs is written at the end of a run, and asks for the environment once more."""
+    tried: list[str] = []
+
+    def fails(name: str, entry: dict, parent: Path) -> None:
+        tried.append(name)
+        raise ThirdPartyError("pip failed")
+
+    monkeypatch.setattr("tests.integration.environments.third_parties", lambda: {"it": entry()})
+    monkeypatch.setattr("tests.integration.environments.make", fails)
+    for _ in range(2):
+        with pytest.raises(ThirdPartyError, match="pip failed"):
+            prepare("it")
+    assert tried == ["it"]
+
+
 @pytest.mark.usefixtures("no_core")
 def test_an_environment_is_made_once(tmp_path: Path) -> None:
     first = make("it", entry(), tmp_path)
