@@ -58,6 +58,22 @@ def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = Non
     return processor
 
 
+def model_type(name: str | os.PathLike[str]) -> str:
+    """The type in a model's configuration, "" where it cannot be read: whoever loads the model says what is wrong.
+
+    Args:
+        name: model folder or Hugging Face name.
+    Raises:
+        ModelError: no such folder, see `model_source`.
+    """
+    try:
+        return str(_transformers().AutoConfig.from_pretrained(model_source(name)).model_type)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        return ""
+
+
 def refuse_unsupported(where: str) -> None:
     """Refuse a model of a family that cannot be used, by its configuration alone.
 
@@ -66,10 +82,7 @@ def refuse_unsupported(where: str) -> None:
     Raises:
         ModelError: such a family; the message names it and the reason.
     """
-    try:
-        kind = _transformers().AutoConfig.from_pretrained(where).model_type
-    except (OSError, ValueError):
-        return  # whoever loads the model says what is wrong
+    kind = model_type(where)
     if kind in _REFUSED:
         raise ModelError(f"{where}: {_REFUSED[kind]}; use a model of another family, see docs/families.md")
 

@@ -83,27 +83,35 @@ def test_gaps_are_filled_within_groups(
 
 
 @pytest.fixture
-def handed_over(tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def qwen(real_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A family that vLLM is expected to sample, as if vLLM were installed."""
+    monkeypatch.setattr("sifthinker.training.settings.find_spec", lambda name: name)
+    return real_model("qwen2_5_vl")
+
+
+@pytest.fixture
+def handed_over(qwen: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """What the trainer is made from, for settings of TRL's; vLLM need not be installed for what it would be given."""
     from sifthinker.training import grpo
 
     monkeypatch.setattr(grpo, "SIFGRPOTrainer", lambda **given: SimpleNamespace(**given))
     common = {"use_vllm": True, "vllm_mode": "server"}
-    return lambda **more: grpo.grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", training={**common, **more}))
+    return lambda **more: grpo.grpo_trainer(grpo_config(qwen, chains, tmp_path / "run", training={**common, **more}))
 
 
 def test_served_models_are_kept_from_writing_placeholders(handed_over: Callable[..., Any]) -> None:
     """vLLM takes no list of suppressed tokens; a bias does the same, whatever else is said of generation."""
     made = handed_over()
     token = made.model.config.image_token_id
-    assert made.args.generation_kwargs == {"logit_bias": {token: -100.0}}
+    bias = {token: -100.0, made.model.config.video_token_id: -100.0}
+    assert made.args.generation_kwargs == {"logit_bias": bias}
     more = {"stop": ["</answer>"], "logit_bias": {7: 1.0, token: 5.0}}
     made = handed_over(generation_kwargs=more)
-    assert made.args.generation_kwargs == {"stop": ["</answer>"], "logit_bias": {7: 1.0, token: -100.0}}
+    assert made.args.generation_kwargs == {"stop": ["</answer>"], "logit_bias": {**bias, 7: 1.0}}
 
 
 def test_vllm_is_given_the_prompts_tokens_and_their_images(
-    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qwen: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step of TRL's own trainer up to the object that talks to a server, which is replaced and writes two tokens."""
     from sifthinker.training.grpo import grpo_trainer
@@ -124,17 +132,17 @@ def test_vllm_is_given_the_prompts_tokens_and_their_images(
 
     monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", Written)
     training = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://127.0.0.1:9", "temperature": 0.9}
-    trainer = grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path, training={**training, "max_steps": 1}))
+    trainer = grpo_trainer(grpo_config(qwen, chains, tmp_path, training={**training, "max_steps": 1}))
     trainer.train()
     token = trainer.model.config.image_token_id
     wanted = {"mode": "server", "server_base_url": "http://127.0.0.1:9", "temperature": 0.9, "max_completion_length": 24}
     assert {name: made[name] for name in wanted} == wanted
-    assert made["generation_kwargs"] == {"logit_bias": {token: -100.0}}
+    assert made["generation_kwargs"]["logit_bias"][token] == -100.0
     ((prompts, images, group),) = asked
     assert (len(prompts), group) == (8, 4)
     assert prompts[0] == prompts[1] != prompts[4]
-    # Two images of 4 × 4 patches each: their tokens are written out.
-    assert [ids.count(token) for ids in prompts] == [2 * 16] * 8
+    # Two images that are resized to 56 by 56, of 28 by 28 a token: their tokens are written out.
+    assert [ids.count(token) for ids in prompts] == [2 * 2 * 2] * 8
     assert all([image.size for image in shown] == [(64, 64), (64, 64)] for shown in images)
 
 

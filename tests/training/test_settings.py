@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sifthinker.training.settings import (
     Lora,
     RewardTerms,
     TrainSettings,
+    check_vllm,
     load_config,
     make_config,
     trainer_arguments,
@@ -442,6 +444,39 @@ class TestVLLM:
     def test_combinations_that_images_do_not_survive(self, settings: dict, words: str) -> None:
         with pytest.raises(ConfigError, match=words):
             make_config({**BASE, **settings}, "grpo")
+
+    SERVED = {"training": {"use_vllm": True, "vllm_mode": "server"}}
+
+    @pytest.mark.parametrize(
+        ("kind", "why"), [("llava", "under names that vLLM does not know"), ("internvl", "not looked into for others")]
+    )
+    def test_families_that_vllm_is_not_expected_to_sample(
+        self, kind: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where a run is planned, for a machine that has vLLM; before data or weights are read."""
+        from sifthinker.training.grpo import grpo_trainer
+        from sifthinker.training.plan import make_plan
+
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        config = make_config({**BASE, "model": str(tmp_path), **self.SERVED, "output": str(tmp_path / "o")}, "grpo")
+        for start in (grpo_trainer, lambda config: make_plan(config, "grpo", {})):
+            with pytest.raises(ConfigError, match=f"use_vllm: .* is of the type {kind}; .*qwen2_5_vl.* alone, .*{why}"):
+                start(config)
+        check_vllm(config.replace(training={}))
+
+    @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
+    def test_a_vllm_that_is_not_there(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """TRL would say `pip install trl[vllm]`, which brings a transformers that ours does not run with."""
+        from sifthinker.training.grpo import grpo_trainer
+
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        config = make_config({**BASE, "model": str(tmp_path), **self.SERVED, "output": str(tmp_path / "o")}, "grpo")
+        monkeypatch.setattr("sifthinker.training.settings.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"vLLM is not installed here.*pip install --no-deps vllm"):
+            grpo_trainer(config)
+        check_vllm(config, here=False)
+        monkeypatch.setattr("sifthinker.training.settings.find_spec", lambda name: name)
+        check_vllm(config)
 
     @pytest.mark.parametrize("settings", [{"training": {"use_vllm": True, "vllm_mode": "server"}}, {"max_pixels": 9}])
     def test_others_are_taken(self, settings: dict) -> None:

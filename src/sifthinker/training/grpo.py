@@ -35,7 +35,7 @@ from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.prepared import IMAGES, PreparesOnce, share_equal_images
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
-from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, trainer_arguments
+from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, check_vllm, trainer_arguments
 from sifthinker.training.sharding import gather_in_generate, prepare_for_sharding, ready_to_generate
 
 logger = logging.getLogger(__name__)
@@ -265,6 +265,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
         SIFError: the output folder cannot be written.
     """
     config = config.for_stage("grpo")
+    check_vllm(config)
     make_folder(config.output)
     examples = load_examples(config.data, config.limit)
     weights = config.weights

@@ -23,7 +23,7 @@ from sifthinker.records import Example
 from sifthinker.scoring.rewards import reference_from, score_completion
 from sifthinker.training.data import gold_completion, load_examples, missing_end
 from sifthinker.training.lengths import Lengths, Size, Turn, count_tokens, header_sizes, turns
-from sifthinker.training.settings import Stage, TrainSettings, trainer_arguments
+from sifthinker.training.settings import Stage, TrainSettings, check_vllm, trainer_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def make_plan(config: TrainSettings, stage: Stage, defaults: dict[str, Any], *, 
         ConfigError, ModelError, RecordError: what is wrong with the config, the model's folder or the data.
     """
     arguments = trainer_arguments(config, stage, defaults, on_gpu=None if gpu_gib is None else True)
+    if stage == "grpo":
+        check_vllm(config, here=False)
     examples = load_examples(config.data, config.limit)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     return plan_run(config, stage, arguments, examples, processor, estimate=True, gpu_gib=gpu_gib)

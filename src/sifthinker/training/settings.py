@@ -257,6 +257,43 @@ class TrainSettings(Settings):
                     yield f"{name} belongs to GRPO-SIF; an SFT run has none"
 
 
+# Families whose completions vLLM is expected to sample, see docs/training.md, by their type in config.json.
+_FOR_VLLM = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+
+
+def check_vllm(config: TrainSettings, *, here: bool = True) -> None:
+    """See that vLLM can sample a run's completions (`use_vllm`), by the model's configuration and what is installed.
+
+    Args:
+        config: a run of GRPO-SIF; nothing is checked of others.
+        here: whether the run is to be trained with this Python, so that vLLM must be installed.
+    Raises:
+        ConfigError: a model of a family that is not expected to work, or no vLLM.
+        ModelError: no such model.
+    """
+    if config.training.get("use_vllm") is not True:
+        return
+    from sifthinker.models import model_type  # heavy
+
+    kind = model_type(config.model)
+    if kind and kind not in _FOR_VLLM:
+        why = (
+            "TRL sends a LLaVA's weights under names that vLLM does not know"
+            if kind.startswith("llava")
+            else "it was not looked into for others"
+        )
+        raise ConfigError(
+            f"training.use_vllm: {config.model} is of the type {kind}; sampling by vLLM is expected to work for "
+            f"{', '.join(_FOR_VLLM)} alone, {why}. Leave use_vllm out; see docs/training.md"
+        )
+    if here and find_spec("vllm") is None:
+        raise ConfigError(
+            "training.use_vllm: vLLM is not installed here, and this process imports it beside the server: install it with "
+            "`pip install --no-deps vllm`, and then what it imports; with its dependencies it would put an older "
+            "transformers in place of this one. See docs/training.md"
+        )
+
+
 def check_stage(stage: object) -> None:
     """Refuse what is no stage.
 
