@@ -62,9 +62,9 @@ def decode_image(path: str | os.PathLike[str], data: bytes) -> tuple[Image.Image
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[Image.Image, bool]:
-    """The image as `load_image` gives it, and whether a trainer sees the same.
+    """The image as `load_image` gives it, and whether the trainers of others see the same.
 
-    Trainers decode with Pillow and convert to RGB, which drops transparency and cuts off what 8 bits do not hold.
+    They decode with Pillow and convert to RGB, which drops transparency and cuts off what 8 bits do not hold.
 
     Raises:
         ImageError: as `load_image` does.

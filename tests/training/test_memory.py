@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ pytest.importorskip("peft")
 
 from sifthinker.models import load_processor  # noqa: E402
 from sifthinker.training.data import load_examples  # noqa: E402
+from sifthinker.training.grpo import DEFAULTS as GRPO  # noqa: E402
 from sifthinker.training.grpo import grpo_trainer  # noqa: E402
 from sifthinker.training.lengths import header_sizes, turns  # noqa: E402
-from sifthinker.training.memory import grpo_batch, run_memory, sft_batch, step_memory  # noqa: E402
-from sifthinker.training.settings import make_config  # noqa: E402
+from sifthinker.training.memory import (  # noqa: E402
+    RunMemory,
+    StepMemory,
+    _Shapes,
+    fitting_rows,
+    grpo_batch,
+    run_memory,
+    sft_batch,
+    step_memory,
+)
+from sifthinker.training.settings import make_config, trainer_arguments  # noqa: E402
+from sifthinker.training.sft import DEFAULTS as SFT  # noqa: E402
 from sifthinker.training.sft import sft_trainer  # noqa: E402
 
 from ..real_models import write_real_model  # noqa: E402
@@ -121,19 +133,96 @@ def test_copies_of_the_tiles_of_logits_are_not_counted_for_a_gpu() -> None:
         del tile, copy
 
 
-def test_two_shallow_models_and_two_small_batches_tell_the_whole(chains: Path, tmp_path: Path) -> None:
-    folder = write_real_model("qwen2_5_vl", tmp_path / "deep", num_hidden_layers=9)
-    training = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}
-    config, trainer = trainer_of(folder, chains, tmp_path / "run", "sft", True, training=training)
-    processor = load_processor(folder)
-    (example,) = load_examples(str(chains), 1)
-    (turn,) = turns([example], header_sizes([example]), "sft", processor)
-    whole = step_memory(config, "sft", trainer.args, sft_batch(turn, 5, processor, trainer.args))
-    told = run_memory(config, "sft", trainer.args, turn, processor)
-    assert (told.step.weights, told.step.gradients) == (whole.weights, whole.gradients)
-    assert told.step.kept == pytest.approx(whole.kept, rel=0.01)
-    assert told.step.peak == pytest.approx(whole.peak, rel=0.02)
-    assert told.unit_bytes == pytest.approx((whole.peak - whole.gradients) / 5, rel=0.3)
+def deep_run(
+    data: Path, folder: Path, stage: str, *, layers: int = 7, words: int = 0, **training: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Config, TRL's config, longest turn and processor of a run of a deep tiny Qwen2.5-VL on a GPU; of `words`, a vocabulary
+    so large that the head needs most at small batches."""
+    model = write_real_model("qwen2_5_vl", folder / "deep", num_hidden_layers=layers)
+    if words:
+        settings = json.loads((model / "config.json").read_text())
+        settings["text_config"]["vocab_size"] = words
+        (model / "config.json").write_text(json.dumps(settings))
+    values = {"model": model, "data": data, "output": folder, "lora": {"r": 4}, "dtype": "bfloat16", "freeze": ["visual"]}
+    config = make_config({**values, "training": {"bf16": True, **training}}, stage)
+    arguments = trainer_arguments(config, stage, SFT if stage == "sft" else GRPO, on_gpu=True)
+    processor = load_processor(model)
+    (example,) = load_examples(str(data), 1)
+    (turn,) = turns([example], header_sizes([example]), stage, processor)
+    return config, arguments, turn, processor
+
+
+def test_two_shallow_models_tell_the_whole_at_any_batch(chains: Path, tmp_path: Path) -> None:
+    """What needs most at one row, the head's tile, is not what does at many: no line through small batches tells."""
+    peaks = {}
+    for rows in (1, 2, 8, 24):
+        run = deep_run(chains, tmp_path, "sft", words=40_000, per_device_train_batch_size=rows)
+        config, arguments, turn, processor = run
+        whole = step_memory(config, "sft", arguments, sft_batch(turn, rows, processor, arguments), on_gpu=True)
+        told = run_memory(config, "sft", arguments, turn, processor, on_gpu=True)
+        assert (told.step.weights, told.step.gradients) == (whole.weights, whole.gradients)
+        assert told.step.kept == pytest.approx(whole.kept, rel=0.01)
+        assert told.step.peak == pytest.approx(whole.peak, rel=0.02)
+        peaks[rows] = whole.peak
+    assert peaks[24] != pytest.approx(peaks[1] + 23 * (peaks[2] - peaks[1]), rel=0.2)  # a line through one and two rows
+
+
+def test_the_batch_that_fits_fits(chains: Path, tmp_path: Path) -> None:
+    config, arguments, turn, processor = deep_run(
+        chains, tmp_path, "sft", layers=4, words=40_000, per_device_train_batch_size=1
+    )
+
+    def peak(rows: int) -> int:
+        batch = sft_batch(turn, rows, processor, arguments)
+        return step_memory(config, "sft", arguments, batch, on_gpu=True).peak
+
+    room = peak(16)
+    fitting = fitting_rows(run_memory(config, "sft", arguments, turn, processor, on_gpu=True), 1, room)
+    assert 15 <= fitting <= 16
+    assert peak(round(1.3 * fitting)) > room
+
+
+def test_the_search_for_the_batch_that_fits() -> None:
+    """By hand: 100 bytes at any rate, 10 a row from the fifth on, 30 a row from the eleventh on."""
+
+    def peak(rows: int) -> float:
+        return max(100, 60 + 10 * rows, 30 * rows - 160)
+
+    nothing = StepMemory(0, 0, 0, 0, 0, 0, 0)
+    needed = RunMemory(nothing, 1, False, peak)
+    for rows in (1, 12, 40):
+        assert fitting_rows(needed, rows, 99) == 0
+        assert 388 <= fitting_rows(needed, rows, 30 * 400 - 160) <= 400
+        assert fitting_rows(needed, rows, 230) == 13
+        assert fitting_rows(needed, rows, 30 * 400 - 160, cache_a_row=1000) == 11
+
+
+def test_neighbouring_groups_have_prompts_of_their_own(chains: Path, tmp_path: Path) -> None:
+    """Rows with one prompt are computed with one copy of it; two groups need two."""
+    training = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": LENGTH}
+    config, arguments, turn, processor = deep_run(chains, tmp_path, "grpo", layers=2, **training)
+    batch = grpo_batch(turn, 4, LENGTH, processor, group=2)
+    first, second, third, fourth = batch["input_ids"][:, :-LENGTH].tolist()
+    assert (first == second, second == third, third == fourth) == (True, False, True)
+    apart = step_memory(config, "grpo", arguments, batch, keep=LENGTH)
+    one = step_memory(config, "grpo", arguments, grpo_batch(turn, 4, LENGTH, processor), keep=LENGTH)
+    assert apart.kept > 1.3 * one.kept
+    assert run_memory(config, "grpo", arguments, turn, processor).step.kept == apart.kept
+
+
+def test_many_images_are_computed_in_few_operations(chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tower goes image after image and window after window; a plan does not, and keeps as much."""
+    config, arguments, turn, processor = deep_run(chains, tmp_path, "sft", layers=4)
+    seen, run = [0, 0], _Shapes._run
+    for place, rows in enumerate((1, 16)):
+
+        def counted(self: Any, *args: Any, place: int = place) -> Any:
+            seen[place] += "scaled_dot_product" in str(args[0])
+            return run(self, *args)
+
+        monkeypatch.setattr(_Shapes, "_run", counted)
+        step_memory(config, "sft", arguments, sft_batch(turn, rows, processor, arguments), on_gpu=True)
+    assert seen[0] == seen[1] > 0
 
 
 def test_what_lives_at_once_is_counted_by_hand() -> None:

@@ -27,6 +27,8 @@ from sifthinker.training.lengths import Lengths, Turn, header_sizes  # noqa: E40
 from sifthinker.training.plan import (  # noqa: E402
     Plan,
     _batch_problems,
+    _length_notes,
+    _memory_here,
     crop_problems,
     image_problems,
     length_problems,
@@ -400,6 +402,34 @@ class TestData:
         assert [len(load_examples(str(chains), limit)) for limit in (1, 5, 18, 99, None)] == [1, 5, 18, 18, 18]
 
 
+def test_a_run_that_does_not_fit_this_machine(
+    tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sifthinker.training import plan as module
+
+    config = make_config({"model": tiny_vlm, "data": chains, "output": tmp_path / "run", "training": SFT}, "sft")
+    assert make_plan(config, "sft", SFT_DEFAULTS).problems == []
+    monkeypatch.setattr(module, "_memory_here", lambda device: 0.001)
+    (problem,) = make_plan(config, "sft", SFT_DEFAULTS).problems
+    assert "are needed and this machine has 0.001: " in problem
+    assert "fewer max_pixels" in problem
+    assert "GPU" not in problem
+
+
+def test_the_memory_of_this_machine() -> None:
+    assert 0.1 < _memory_here(torch.device("cpu")) < 1e5
+
+
+def test_an_example_far_longer_than_the_others_is_named(tiny_vlm: Path, tmp_path: Path) -> None:
+    config = make_config({"model": tiny_vlm, "data": "d", "output": tmp_path / "run"}, "sft")
+    turned = [Turn(str(number), [], "", "", "", "", ()) for number in range(3)]
+    assert _length_notes(Lengths([90, 100, 390], [10, 10, 10]), turned, config) == []
+    (far,) = _length_notes(Lengths([90, 100, 490], [10, 10, 10]), turned, config)
+    assert far.startswith("the longest example, '2', has 500 tokens and the median 110: ")
+    beyond, _ = _length_notes(Lengths([90, 100, 10**6], [10, 10, 10]), turned, config)
+    assert beyond.startswith("the longest example, '2', has 1,000,010 tokens, and the model's positions end at ")
+
+
 def test_the_command(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(f"model: {tiny_vlm}\ndata: {chains}\noutput: o\ntraining: {{num_generations: 4}}\n")
@@ -407,6 +437,7 @@ def test_the_command(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
     good = CliRunner().invoke(main, [*words, "--per_device_train_batch_size", "8"])
     assert good.exit_code == 0, good.output
     assert "stage: grpo" in good.stdout
+    assert re.search(r"  weights: \d+\.\d MiB\n", good.stdout)
     assert "fits on 24 GiB: per_device_train_batch_size up to about" in good.stdout
     bad = CliRunner().invoke(main, [*words, "--per_device_train_batch_size", "96"])
     assert (bad.exit_code, "problem:" in bad.stderr) == (2, True)

@@ -116,6 +116,15 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
+def spinner(title: str) -> Iterator[None]:
+    """A line on standard error while something is worked out of which nobody knows how long it takes."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
+@contextmanager
 def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     """A progress bar on standard error; yields advance(done, words)."""
     from rich.console import Console

@@ -13,7 +13,10 @@ from sifthinker.cli.terminal import (
     FAILED,
     quiet_libraries,
     resumable,
+    spinner,
 )
+
+_SMALL_GIB = 0.1  # below it memory is given in MiB
 
 
 @click.command("train", context_settings={"ignore_unknown_options": True})
@@ -48,13 +51,15 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
     from sifthinker.training.stages import defaults
 
     stage = stage or guess_stage(config)
-    made = make_plan(load_config(config, stage, list(_overrides(overrides))), stage, defaults(stage), gpu_gib=gpu_gib)
+    settings = load_config(config, stage, list(_overrides(overrides)))
+    with spinner("counting tokens and working out memory; many or large images take minutes"):
+        made = make_plan(settings, stage, defaults(stage), gpu_gib=gpu_gib)
     click.echo(f"stage: {stage}")
     for name, fact in made.facts.items():
         click.echo(f"{name}: {fact}")
     click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")
     for name, gib in made.memory_gib.items():
-        click.echo(f"  {name}: {gib:.2f} GiB")
+        click.echo(f"  {name}: {gib:.2f} GiB" if gib >= _SMALL_GIB else f"  {name}: {gib * 1024:.1f} MiB")
     for note in made.notes:
         click.echo(f"note: {note}", err=True)
     for problem in made.problems:

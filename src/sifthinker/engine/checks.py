@@ -48,7 +48,7 @@ FINDINGS: dict[str, str] = {
     "path": "a path leads outside the dataset's folder",
     "missing_image": "an image file is not there",
     "broken_image": "an image file cannot be read",
-    "not_plain_rgb": "an image is transparent, or has more than 8 bits a channel, and trainers would see another picture",
+    "not_plain_rgb": "an image is transparent or has more than 8 bits a channel: other trainers would see another picture",
     "size_mismatch": "the image, its depth image and its depth map differ in size, or `resized` has another shape",
     "bad_depth": "the depth map cannot be read, or is not in our own format",
     "placeholder": "a text holds an image placeholder or a control token of a model",

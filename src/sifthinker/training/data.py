@@ -148,7 +148,8 @@ def grpo_dataset(examples: list[Example]) -> Any:
 
 
 def _dataset(columns: dict[str, Any]) -> Any:
-    from datasets import Dataset, Image, List
+    from datasets import Dataset, List
 
-    # Depth views are stored in grey; image processors that convert nothing would be given one channel.
-    return Dataset.from_dict(columns).cast_column("images", List(Image(mode="RGB")))
+    from sifthinker.training.image_column import LoadedImage
+
+    return Dataset.from_dict(columns).cast_column("images", List(LoadedImage()))

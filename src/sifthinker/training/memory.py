@@ -11,10 +11,12 @@ real too while they are few, for some models look for empty tiles in them.
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -77,19 +79,19 @@ def generation_bytes(config: TrainSettings, arguments: Any, rows: int, length: i
 
 @dataclass(frozen=True, slots=True)
 class RunMemory:
-    """What a run needs, and what grows with its batch.
+    """What a run needs, and what it would need with another batch.
 
     Args:
         step: of one micro-step with the run's batch.
         unit: rows that come together: one, or for GRPO those of a group.
-        unit_bytes: what each further unit adds to the peak.
         shares: whether GRPO computes the prompt of a group once.
+        peak_of: rows → `StepMemory.peak` of a micro-step with that many, worked out when it is asked for.
     """
 
     step: StepMemory
     unit: int
-    unit_bytes: float
     shares: bool
+    peak_of: Callable[[int], float]
 
 
 def run_memory(
@@ -104,8 +106,9 @@ def run_memory(
 ) -> RunMemory:
     """Work out a run by the example that needs most.
 
-    Everything grows in proportion to the rows and to the layers of the language model. So two small batches of two shallow
-    models tell what the whole costs.
+    Everything grows in proportion to the layers of the language model, so that two shallow models tell what the whole costs.
+    It does not so to the rows: the most that lives at once is now in the head, now in a layer that is recomputed. So the
+    batch is the run's own.
 
     Args:
         config: the run.
@@ -123,31 +126,77 @@ def run_memory(
     keep = arguments.max_completion_length if stage == "grpo" else 0
     whole = hollow_model(config, arguments, FakeTensorMode())
     counts = _counts(whole, config, arguments)
-    depths = _depths(config)
-    found: dict[int, tuple[float, float]] = {}  # units → bytes that are kept, and that live at once beyond old gradients
-    for units in (1, 2):
+    depths, layers = _depths(config), _layers(config)
+    old = counts.gradients if accumulates(arguments) else 0
+
+    @cache
+    def at(rows: int) -> tuple[float, float]:
+        """Bytes that are kept, and that live at once, with so many rows."""
         if stage == "grpo":
-            batch = grpo_batch(turn, units * unit, keep, processor, **template)
+            batch = grpo_batch(turn, rows, keep, processor, group=unit, **template)
         else:
-            batch = sft_batch(turn, units * unit, processor, arguments)
+            batch = sft_batch(turn, rows, processor, arguments)
         steps = [step_memory(config, stage, arguments, batch, keep=keep, on_gpu=on_gpu, layers=depth) for depth in depths]
         kept = [float(step.kept) for step in steps]
         peak = [float(step.peak - (step.gradients if accumulates(arguments) else 0)) for step in steps]
-        layers = _layers(config)
-        found[units] = (_line(depths, kept, layers), _line(depths, peak, layers))
-    (kept_one, peak_one), (kept_two, peak_two) = found[1], found[2]
-    more = rows / unit - 1
-    old = counts.gradients if accumulates(arguments) else 0
+        most = max(float(counts.gradients), _line(depths, peak, layers) + old)
+        return _line(depths, kept, layers), most
+
+    kept, peak = at(rows)
     return RunMemory(
-        step=replace(
-            counts,
-            kept=round(kept_one + more * (kept_two - kept_one)),
-            peak=max(counts.gradients, round(peak_one + more * (peak_two - peak_one)) + old),
-        ),
+        step=replace(counts, kept=round(kept), peak=round(peak)),
         unit=unit,
-        unit_bytes=max(0.0, peak_two - peak_one),
         shares=config.prefix_sharing == "auto" and why_not_shared(whole) is None,
+        peak_of=lambda rows: at(rows)[1],
     )
+
+
+_CLOSE = 0.03  # how far from the largest batch that fits the one that is named may be
+_STRAIGHT = 24  # rows up to which a batch that is tried is worked out
+_ANY = 2**16  # more units than any batch has
+_MOST_TRIED = 6  # batches that are worked out to find it
+
+
+def fitting_rows(needed: RunMemory, rows: int, room: float, cache_a_row: float = 0.0) -> int:
+    """The largest batch that fits, to about 3 %, in whole units; 0 if not even one unit does.
+
+    Tried on the line through what is known: the run's batch and the next, then a batch that fits and one that does not. The
+    batch that is given was worked out itself, whatever bends there are between; one of more than 24 rows is
+    on the line from there, for it takes long.
+
+    Args:
+        needed: of the run.
+        rows: of the run.
+        room: bytes for the peak, weights and optimizer not among them.
+        cache_a_row: bytes that each row needs while completions are sampled, when no gradients are there.
+    """
+
+    # Groups are packed one by one, which takes long: of those the run's own batch and the next are enough.
+    straight = max(rows, _STRAIGHT) if needed.unit == 1 else max(1, rows // needed.unit)
+
+    def peak(units: int) -> float:
+        if units <= straight + 1:
+            return needed.peak_of(units * needed.unit)
+        first = peak(straight)
+        return first + (units - straight) * (peak(straight + 1) - first)
+
+    most = int(room // (cache_a_row * needed.unit)) if cache_a_row else _ANY
+    low, high, above = max(1, rows // needed.unit), most + 1, math.inf  # fits, does not, and the peak of that if known
+    if peak(low) > room:
+        low, high, above = 1, low, peak(low)
+    if most < 1 or peak(low) > room:
+        return 0
+    for _ in range(_MOST_TRIED):
+        if high - low <= max(1, _CLOSE * low):
+            break
+        slope = (above - peak(low)) / (high - low) if above < math.inf else peak(low + 1) - peak(low)
+        guess = low + int((room - peak(low)) / slope) if slope > 0 else high - 1
+        guess = min(max(guess, low + 1), high - 1)
+        if peak(guess) > room:
+            high, above = guess, peak(guess)
+        else:
+            low = guess
+    return min(low, most) * needed.unit
 
 
 def accumulates(arguments: Any) -> bool:
@@ -256,22 +305,30 @@ def sft_batch(turn: Turn, rows: int, processor: Any, arguments: Any) -> dict[str
     collate = DataCollatorForVisionLanguageModeling(
         processor, max_length=arguments.max_length, completion_only_loss=arguments.completion_only_loss is not False
     )
+    said = [{"role": "assistant", "content": turn.said}]
     images = [blank(size) for size in turn.sizes]
-    examples = []
-    for _ in range(rows):  # a fresh one each, since the collator writes into them
-        said = [{"role": "assistant", "content": turn.said}]
-        examples.append({"prompt": [{"role": "user", "content": turn.asked}], "completion": said, "images": images})
-    return dict(collate(examples))
+    made = collate([{"prompt": [{"role": "user", "content": turn.asked}], "completion": said, "images": images}])
+    return {name: _repeated(value, rows) for name, value in made.items()}
 
 
-def grpo_batch(turn: Turn, rows: int, length: int, processor: Any, **template: Any) -> dict[str, Any]:
-    """Completions of one prompt as TRL hands them on to be scored; the prompt's images are blank.
+def _repeated(value: Any, rows: int) -> Any:
+    """A tensor of one row's inputs, so many times; of many numbers, as pixels have, the shape alone."""
+    if value.is_floating_point() and rows * value.numel() > _REAL:
+        return value.new_empty(()).expand(rows * value.size(0), *value.shape[1:])
+    return value.repeat(rows, *[1] * (value.ndim - 1))
+
+
+def grpo_batch(
+    turn: Turn, rows: int, length: int, processor: Any, *, group: int | None = None, **template: Any
+) -> dict[str, Any]:
+    """Completions of prompts as TRL hands them on to be scored; the prompts' images are blank.
 
     Args:
         turn: the prompt.
         rows: completions.
         length: tokens of each.
         processor: of the model.
+        group: completions of a prompt; those of the next differ from it in a word. By default all have one.
         template: further arguments of `apply_chat_template`.
     """
     made = {
@@ -279,12 +336,16 @@ def grpo_batch(turn: Turn, rows: int, length: int, processor: Any, **template: A
         for name, value in prompt_inputs([turn], "grpo", processor, **template).items()
     }
     ids = made.pop("input_ids")
-    word = next(int(token) for token in reversed(ids[0].tolist()) if token not in processor.tokenizer.all_special_ids)
-    batch = {name: value.repeat(rows, *[1] * (value.ndim - 1)) for name, value in made.items()}
+    plain = [place for place, token in enumerate(ids[0].tolist()) if token not in processor.tokenizer.all_special_ids]
+    word = int(ids[0, plain[-1]])
+    batch = {name: _repeated(value, rows) for name, value in made.items()}
     for name in ("token_type_ids", "mm_token_type_ids"):
         if name in batch:
             batch[name] = torch.cat([batch[name], batch[name].new_zeros(rows, length)], dim=1)
-    batch["input_ids"] = torch.cat([ids.expand(rows, -1), ids.new_full((rows, length), word)], dim=1)
+    prompts = ids.repeat(rows, 1)
+    other = next((token for token in ids[0, plain].tolist() if token != word), word)
+    prompts[torch.arange(rows) // (group or rows) % 2 == 1, plain[-1]] = other
+    batch["input_ids"] = torch.cat([prompts, ids.new_full((rows, length), word)], dim=1)
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     return {**batch, "num_images": [len(turn.sizes)] * rows}
 
@@ -321,10 +382,6 @@ def hollow_model(
         text.num_hidden_layers = layers
     dtype = weights_dtype(config, settings)
     attention = "eager" if attention == "eager" else "sdpa"
-    windows: Any = getattr(settings, "vision_config", None)
-    if attention == "sdpa" and hasattr(windows, "window_size"):
-        # Qwen2.5-VL's tower computes window after window, thousands of them; all as one keep just as many bytes.
-        windows.window_size *= 2**10
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(settings, dtype=dtype, attn_implementation=attention)
         frozen = freeze(model, tuple(config.freeze))
@@ -334,11 +391,24 @@ def hollow_model(
 
             model = get_peft_model(model, lora_config(config, frozen))
     _give_fakes(model, fake)
+    if attention == "sdpa":
+        for module in model.modules():
+            if "cu_seqlens" in inspect.signature(module.forward).parameters:
+                module.register_forward_pre_hook(_as_one_sequence, with_kwargs=True)
     if arguments.activation_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments.activation_checkpointing_kwargs)
         if config.lora is not None:
             model.enable_input_require_grads()
     return model.train()
+
+
+def _as_one_sequence(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A hook of layers that compute image after image, and window after window: thousands of them.
+
+    All as one keep just as many bytes where no table of scores is kept, which `sdpa` does not.
+    """
+    ends = named.get("cu_seqlens")
+    return (args, named) if ends is None else (args, {**named, "cu_seqlens": ends[[0, -1]]})
 
 
 def weights_dtype(config: TrainSettings, settings: Any) -> torch.dtype:

@@ -7,6 +7,8 @@ as the trainers count them (`lengths`), images by their headers, and memory is w
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +30,7 @@ from sifthinker.training.settings import Stage, TrainSettings, check_vllm, train
 logger = logging.getLogger(__name__)
 
 _GIB = 2**30
+_FAR = 4  # times the median, from which the longest example is named
 _DRY_RUN = 8  # examples whose gold chains are scored
 # Below this learning rate most weights of 8 significant bits do not move, see docs/training.md.
 _SMALL_STEPS = 1e-4
@@ -138,10 +141,11 @@ def plan_run(
                 f"the model's chat template writes no end token behind an answer; SFT adds {end!r} to every completion, so "
                 "that the model learns to stop"
             )
+    notes += _length_notes(lengths, turned, config)
     plan = Plan(facts, {}, refusals + problems, refusals, notes)
     if estimate:
         number = max(range(len(turned)), key=(lengths.prompts if stage == "grpo" else lengths.whole).__getitem__)
-        _add_memory(plan, config, stage, arguments, turned[number], processor, longest, gpu_gib, template)
+        _add_memory(plan, config, stage, arguments, turned[number], processor, longest, len(examples), gpu_gib, template)
     return plan
 
 
@@ -161,6 +165,7 @@ def _add_memory(
     turn: Turn,
     processor: Any,
     longest: int,
+    examples: int,
     gpu_gib: float | None,
     template: Mapping[str, Any],
 ) -> None:
@@ -174,10 +179,11 @@ def _add_memory(
         turn: the longest example.
         processor: of the model.
         longest: tokens of the longest prompt.
+        examples: how many there are.
         gpu_gib: memory of the GPU that it is to fit on.
         template: further arguments of `apply_chat_template`.
     """
-    from sifthinker.training.memory import generation_bytes, run_memory
+    from sifthinker.training.memory import fitting_rows, generation_bytes, run_memory
 
     rows = arguments.per_device_train_batch_size
     on_gpu = gpu_gib is not None or arguments.device.type != "cpu"
@@ -211,21 +217,61 @@ def _add_memory(
         plan.memory_gib["generation cache"] = generation_bytes(config, arguments, at_once, longest + most) / _GIB
         if arguments.beta and config.lora is None:
             plan.memory_gib["reference model"] = step.weights / _GIB
-    if gpu_gib is None:
-        return
-    first = step.peak - (rows / needed.unit - 1) * needed.unit_bytes  # of one unit
-    rest = plan.total_gib - max(step.peak / _GIB, plan.memory_gib.get("generation cache", 0.0))
-    units = (gpu_gib - rest - first / _GIB) / (needed.unit_bytes / _GIB) if needed.unit_bytes else 0
-    fitting = needed.unit * (1 + int(units)) if units >= 0 else 0
-    least = f"not even {needed.unit} at once" if not fitting else f"up to about {fitting}"
-    plan.facts[f"fits on {gpu_gib:g} GiB"] = f"per_device_train_batch_size {least} (now {rows})"
-    if plan.total_gib > gpu_gib:
+    room = gpu_gib if gpu_gib is not None else _memory_here(arguments.device)
+    if gpu_gib is not None:
+        sampling = plan.memory_gib.get("generation cache", 0.0)
+        rest = plan.total_gib - max(step.peak / _GIB, sampling)
+        try:
+            fitting = fitting_rows(needed, rows, (gpu_gib - rest) * _GIB, sampling * _GIB / rows)
+        except _NOT_BY_SHAPES as error:
+            logger.debug("no other batch can be worked out: %s", error)
+            fitting = rows if plan.total_gib <= gpu_gib else 0
+        least = f"up to about {fitting}" if fitting else f"not even {needed.unit} at once"
+        every = examples * (needed.unit if stage == "grpo" else 1)
+        beyond = f", more than the {examples:,} examples are" if fitting > every else ""
+        plan.facts[f"fits on {gpu_gib:g} GiB"] = f"per_device_train_batch_size {least} (now {rows}){beyond}"
+    if plan.total_gib > room:
         adapters = "" if config.lora is not None else "lora (which may have dtype bfloat16), "
         again = "" if arguments.activation_checkpointing else "activation_checkpointing, "
+        of = "the GPU" if on_gpu else "this machine"
+        pixels = f"fewer max_pixels (now {config.max_pixels or 'as the processor says'})"
         plan.problems.append(
-            f"about {plan.total_gib:.1f} GiB are needed and the GPU has {gpu_gib:g}: lower per_device_train_batch_size "
-            f"({rows}), use {adapters}{again}fewer max_pixels, or ZeRO-3 over several GPUs"
+            f"about {plan.total_gib:.1f} GiB are needed and {of} has {room:.3g}: lower per_device_train_batch_size "
+            f"({rows}), use {adapters}{again}{pixels}{', or ZeRO-3 over several GPUs' if on_gpu else ''}"
         )
+
+
+def _memory_here(device: Any) -> float:
+    """GiB of memory of the device that a run would use on this machine; infinite where that is not known."""
+    if device.type == "cpu":
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+        except (AttributeError, ValueError, OSError):  # Windows has no such numbers
+            return math.inf
+    if device.type == "cuda":
+        import torch
+
+        return float(torch.cuda.get_device_properties(device).total_memory / _GIB)
+    return math.inf
+
+
+def _length_notes(lengths: Lengths, turned: Sequence[Turn], config: TrainSettings) -> list[str]:
+    """Whether the longest example is longer than the model was made for, or far above the usual."""
+    from sifthinker.training.memory import model_settings
+
+    whole = lengths.whole
+    longest, median = max(whole), float(np.median(whole))
+    name = turned[whole.index(longest)].id
+    made_for = getattr(model_settings(config).get_text_config(), "max_position_embeddings", None)
+    notes = []
+    if made_for and longest > made_for:
+        notes.append(f"the longest example, {name!r}, has {longest:,} tokens, and the model's positions end at {made_for:,}")
+    if longest > _FAR * median:
+        notes.append(
+            f"the longest example, {name!r}, has {longest:,} tokens and the median {median:,.0f}: the longest decides "
+            "what memory is needed; lower max_pixels, or leave it out"
+        )
+    return notes
 
 
 def report_problems(plan: Plan) -> None:
