@@ -132,6 +132,10 @@ def run_memory(
     @cache
     def at(rows: int) -> tuple[float, float]:
         """Bytes that are kept, and that live at once, with so many rows."""
+        if stage == "grpo" and rows > 4 * unit:  # groups are packed one by one, which takes long
+            few, more = at(3 * unit), at(4 * unit)
+            beyond = (rows - 3 * unit) / unit
+            return few[0] + beyond * (more[0] - few[0]), few[1] + beyond * (more[1] - few[1])
         if stage == "grpo":
             batch = grpo_batch(turn, rows, keep, processor, group=unit, **template)
         else:
