@@ -224,7 +224,7 @@ def _add_memory(
         try:
             fitting = fitting_rows(needed, rows, (gpu_gib - rest) * _GIB, sampling * _GIB / rows)
         except _NOT_BY_SHAPES as error:
-            logger.debug("no other batch can be worked out: %s", error)
+            plan.notes.append(f"which batch fits cannot be worked out ({type(error).__name__}); only that of the run was")
             fitting = rows if plan.total_gib <= gpu_gib else 0
         least = f"up to about {fitting}" if fitting else f"not even {needed.unit} at once"
         every = examples * (needed.unit if stage == "grpo" else 1)
