@@ -179,6 +179,16 @@ class TestChains:
         write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
         return tmp_path / "d"
 
+    def said(self, said: dict[str, Any], folder: Path, tmp_path: Path) -> Path:
+        """A dataset whose lines say this of their coordinates, whatever these are."""
+
+        def change(row: dict[str, Any]) -> None:
+            row.pop("coordinates", None)
+            row.pop("resized", None)
+            row.update(said)
+
+        return self.dataset(folder, change, tmp_path)
+
     @pytest.mark.parametrize(
         ("written", "said", "looks"),
         [
@@ -196,12 +206,7 @@ class TestChains:
     def test_another_space_than_the_lines_say(
         self, written: str, said: dict[str, Any], looks: str, chains_in: Callable[[str], Path], tmp_path: Path
     ) -> None:
-        def change(row: dict[str, Any]) -> None:
-            row.pop("coordinates", None)
-            row.pop("resized", None)
-            row.update(said)
-
-        found = list(check_dataset(self.dataset(chains_in(written), change, tmp_path)))
+        found = list(check_dataset(self.said(said, chains_in(written), tmp_path)))
         others = [finding for finding in found if finding.code == "other_space"]
         assert len({finding.where for finding in others}) == 6
         assert looks in others[0].message
@@ -223,13 +228,7 @@ class TestChains:
         self, written: str, said: dict[str, Any], fits: str, chains_in: Callable[[str], Path], tmp_path: Path
     ) -> None:
         """Whole pixels of 56 are thousandths just as well: their numbers alone do not tell."""
-
-        def change(row: dict[str, Any]) -> None:
-            row.pop("coordinates", None)
-            row.pop("resized", None)
-            row.update(said)
-
-        found = list(check_dataset(self.dataset(chains_in(written), change, tmp_path)))
+        found = list(check_dataset(self.said(said, chains_in(written), tmp_path)))
         assert [finding.code for finding in found] == ["other_space"] * 6
         assert all(finding.message.endswith(f"its last area is the target boxes in {fits}") for finding in found)
 

@@ -213,7 +213,6 @@ def depth_reward(
     completions: Sequence[Completion], depth: Sequence[DepthMap | str | None], *, repeats: bool = False, **columns: Any
 ) -> list[float | None]:
     """TRL reward function of `score_depth`. Column `depth`: a DepthMap, the path of one in our own format, or None."""
-    _check_columns(len(completions), {"depth": depth})
     readings = _readings(completions, depth, columns)
     maps = [cached_depth(truth) if isinstance(truth, str) else truth for truth in depth]
     return [score_depth(reading, known, repeats=repeats).value for reading, known in zip(readings, maps, strict=True)]

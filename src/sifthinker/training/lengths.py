@@ -6,8 +6,9 @@ gives the number, and gives it for whatever a family does with images: areas, ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -190,6 +191,7 @@ def _tokens_of_images(
     for number, turn in enumerate(turned):
         first.setdefault(turn.sizes, number)
 
+    @cache
     def by_blanks(sizes: tuple[Size, ...]) -> int:
         return prompt_tokens(turned[first[sizes]], stage, processor, **template) - texts[first[sizes]]
 
@@ -198,7 +200,9 @@ def _tokens_of_images(
     return [added[turn.sizes] for turn in turned]
 
 
-def _formula(groups: list[tuple[Size, ...]], by_blanks: Any, processor: Any) -> dict[tuple[Size, ...], int] | None:
+def _formula(
+    groups: list[tuple[Size, ...]], by_blanks: Callable[[tuple[Size, ...]], int], processor: Any
+) -> dict[tuple[Size, ...], int] | None:
     """The same by the processor's own formula, which is fast; None where it has none or where it is not true.
 
     It is held against blank images of the extreme sizes: smallest, largest, widest and tallest.

@@ -480,7 +480,7 @@ def _hollow_pixels(value: Any, model: Any, fake: FakeTensorMode) -> Any:
     """Pixels in the model's own kind, without numbers where there are many; anything else as it is."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return value
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point()) if value.dtype.is_floating_point else None
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     if value.numel() <= _REAL:
         return value.to(dtype)
     with fake:

@@ -48,6 +48,7 @@ class Plan:
         problems: each with its remedy; empty when nothing is wrong.
         refusals: those of the problems with which a run would teach nothing: it does not start.
         notes: what is worth knowing and no fault.
+        end: what SFT adds to every completion, see `data.missing_end`.
     """
 
     facts: dict[str, str]
@@ -55,6 +56,7 @@ class Plan:
     problems: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    end: str = ""
 
     @property
     def total_gib(self) -> float:
@@ -142,7 +144,7 @@ def plan_run(
                 "that the model learns to stop"
             )
     notes += _length_notes(lengths, turned, config)
-    plan = Plan(facts, {}, refusals + problems, refusals, notes)
+    plan = Plan(facts, {}, refusals + problems, refusals, notes, end)
     if estimate:
         number = max(range(len(turned)), key=(lengths.prompts if stage == "grpo" else lengths.whole).__getitem__)
         _add_memory(plan, config, stage, arguments, turned[number], processor, longest, len(examples), gpu_gib, template)

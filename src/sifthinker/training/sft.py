@@ -9,8 +9,8 @@ from trl import SFTTrainer
 from sifthinker.coordinates import note_learnt
 from sifthinker.errors import ConfigError
 from sifthinker.files import make_folder
-from sifthinker.models import end_tokens, freeze, load_model, load_processor
-from sifthinker.training.data import load_examples, missing_end, sft_dataset
+from sifthinker.models import freeze, load_model, load_processor
+from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.runs import OurTrainer, claim, lora_config, run
@@ -43,8 +43,8 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     if not config.answers_only:
         note_learnt(processor.tokenizer, examples[0].coordinates)
     questions = held_out(config, examples, arguments, processor)
-    end = missing_end(examples[0], processor, end_tokens(config.model, processor))
-    report_problems(plan_run(config, "sft", arguments, examples, processor))
+    plan = plan_run(config, "sft", arguments, examples, processor)
+    report_problems(plan)
     model = load_model(config.model, dtype=config.dtype, attn_implementation=config.attention)
     frozen = freeze(model, tuple(config.freeze))
     prepare_for_sharding(model)
@@ -52,7 +52,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
         trainer = SIFSFTTrainer(
             model=model,
             args=arguments,
-            train_dataset=sft_dataset(examples, answers_only=config.answers_only, end=end),
+            train_dataset=sft_dataset(examples, answers_only=config.answers_only, end=plan.end),
             # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
             eval_dataset=None if questions is None else sft_dataset(examples[:1]),
             processing_class=processor,
