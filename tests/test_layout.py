@@ -34,6 +34,7 @@ LAYERS = [
     ["thinker"],
     ["evaluation"],
     ["engine", "training"],
+    ["benchmarks"],
     ["thinking"],
     ["show"],
     ["lab"],

@@ -1,0 +1,166 @@
+"""What makes a published benchmark: how its files are read, its own metrics, and the numbers of its table.
+
+`sifthinker.benchmarks` holds the benchmarks themselves. Here is what an evaluation needs to know of any of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sifthinker.evaluation.metrics import RESAMPLES, Result, Row
+from sifthinker.evaluation.questions import Question
+from sifthinker.thinker import Thought
+
+# What a number is the mean of: (group, value) of every unit, for instance of every question, or of every pair of them.
+Units = Callable[[Sequence[Row]], Iterable[tuple[str, float]]]
+Statistic = Callable[[Sequence[Row]], float | None]
+
+_STATISTIC_RESAMPLES = 200  # of a statistic that is no mean, and is worked out anew each time
+
+
+class Reader(Protocol):
+    """Reads a benchmark's files as they are published."""
+
+    def __call__(
+        self, data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None, limit: int | None
+    ) -> list[Question]:
+        """
+        Args:
+            data: local file or folder, or a Hugging Face name.
+            split: one of the benchmark's.
+            images: folder of the images where they do not lie with the files.
+            limit: the first so many questions; None for all.
+        Raises:
+            RecordError: the files are not there or not as published; says where.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A benchmark's own value of one question, beside those of `metrics.METRICS`.
+
+    Args:
+        name: its key in `Row.values`; "answer accuracy" replaces the general one.
+        about: what it is, in half a sentence.
+        value: of a thought about a question; None where it does not apply.
+    """
+
+    name: str
+    about: str
+    value: Callable[[Thought, Question], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One number of a benchmark's table.
+
+    Args:
+        name: as the benchmark's table has it.
+        about: what it is, in half a sentence.
+        units: what it is the mean of. With several groups it is the mean of the groups' means, each group counting alike.
+        lenient: the same as the benchmark's official scorer counts, where that is more lenient; None where it is not.
+        lenient_about: in what way it is.
+        statistic: the number itself, where it is no mean; `units` then say no more than how many there are.
+        lenient_statistic: likewise, of the official scorer.
+    """
+
+    name: str
+    about: str
+    units: Units
+    lenient: Units | None = None
+    lenient_about: str = ""
+    statistic: Statistic | None = None
+    lenient_statistic: Statistic | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A headline of one evaluation: the strict number, and the official lenient one where it differs in kind."""
+
+    strict: Result
+    lenient: Result | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A published benchmark.
+
+    Args:
+        name: on the command line.
+        title: as its authors write it.
+        source: paper and place of its files.
+        hub: the Hugging Face name of its files, asked for where no data is named; "" where there is none.
+        splits: its splits, the usual one first.
+        read: reads its files.
+        headlines: the numbers of its table, the most important first.
+        metrics: its own values of a question.
+        show_choices: whether its questions are asked with their choices under them.
+    """
+
+    name: str
+    title: str
+    source: str
+    hub: str
+    splits: tuple[str, ...]
+    read: Reader
+    headlines: tuple[Headline, ...]
+    metrics: tuple[Metric, ...] = ()
+    show_choices: bool = True
+
+    def numbers(self, rows: Iterable[Row]) -> dict[str, Number]:
+        """The benchmark's table: headline → number; without those that no row has a part in."""
+        asked = [row for row in rows if not row.error]
+        found = {}
+        for headline in self.headlines:
+            strict = _number(asked, headline.units, headline.statistic)
+            if strict is not None:
+                lenient = headline.lenient and _number(asked, headline.lenient, headline.lenient_statistic)
+                found[headline.name] = Number(strict, lenient)
+        return found
+
+
+def mean_of(metric: str, keep: Callable[[Row], bool] | None = None, by: Callable[[Row], str] | None = None) -> Units:
+    """The mean of a metric over questions.
+
+    Args:
+        metric: a key of `Row.values`.
+        keep: which rows; all by default.
+        by: the group of a row; groups count alike.
+    """
+
+    def units(rows: Sequence[Row]) -> Iterable[tuple[str, float]]:
+        for row in rows:
+            value = row.values.get(metric)
+            if value is not None and (keep is None or keep(row)):
+                yield (by(row) if by else ""), value
+
+    return units
+
+
+def _number(rows: Sequence[Row], units: Units, statistic: Statistic | None) -> Result | None:
+    groups: dict[str, list[float]] = {}
+    for group, value in units(rows):
+        groups.setdefault(group, []).append(value)
+    if not groups:
+        return None
+    count = sum(map(len, groups.values()))
+    draw = np.random.default_rng(0)
+    if statistic is None:
+        arrays = [np.array(values, dtype=np.float64) for values in groups.values()]
+        mean = float(np.mean([array.mean() for array in arrays]))
+        means = np.mean([draw.choice(array, (RESAMPLES, len(array))).mean(axis=1) for array in arrays], axis=0)
+    else:
+        found = statistic(rows)
+        if found is None:
+            return None
+        mean = found
+        drawn = (statistic([rows[i] for i in draw.integers(len(rows), size=len(rows))]) for _ in range(_STATISTIC_RESAMPLES))
+        means = np.array([value for value in drawn if value is not None], dtype=np.float64)
+    low, high = np.percentile(means, [2.5, 97.5]) if len(means) else (mean, mean)
+    return Result(mean, count, float(low), float(high))
