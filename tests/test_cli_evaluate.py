@@ -80,7 +80,7 @@ def test_killed_and_resumed_it_writes_what_python_writes(tiny_vlm: Path, photos:
     # Options may come first; another evaluation is refused.
     other = sif("eval", "--model", str(tiny_vlm), "--direct", "-o", output, photos)
     assert other.exit_code == 2
-    assert "batch_size was 1, now 8" in other.stderr or "direct was false, now true" in other.stderr
+    assert "batch_size was 1, now 8" in other.stderr or "protocol was 'chain', now 'direct'" in other.stderr
 
 
 def test_completions_are_scored_and_failures_are_shown_first(photos: Path, tmp_path: Path) -> None:

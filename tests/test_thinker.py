@@ -12,7 +12,7 @@ from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError, ImageError, ModelError
 from sifthinker.models import Generation, complete
 from sifthinker.prompts import user_prompt
-from sifthinker.thinker import Thinker, Thought
+from sifthinker.thinker import LocalThinker, Thinker, Thought
 
 pytest.importorskip("torch")
 
@@ -78,9 +78,9 @@ class TestThinker:
             return found
 
         monkeypatch.setattr("sifthinker.thinker.complete", watched)
-        brief = Thinker(thinker.model, thinker.processor, max_new_tokens=3)
-        thought = brief.think(IMAGE, "Why?", depth, direct=direct)
-        text = user_prompt("Why?", with_depth=depth is not None, direct=direct)
+        brief = LocalThinker(thinker.model, thinker.processor, max_new_tokens=3)
+        thought = brief.think(IMAGE, "Why?", depth, protocol="direct" if direct else "chain")
+        text = user_prompt("Why?", with_depth=depth is not None, protocol="direct" if direct else "chain")
         pictures = [IMAGE] if depth is None else [IMAGE, depth.view()]
         assert shown["talks"] == [
             [{"role": "user", "content": [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]}]

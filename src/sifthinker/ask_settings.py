@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from sifthinker.literals import Coordinates, Dtype, Encoding, Near
+from sifthinker.errors import ConfigError
+from sifthinker.literals import Coordinates, Dtype, Encoding, ImageFormat, Near, ThinkProtocol
 from sifthinker.settings import Flag, Settings
 
 MAX_NEW_TOKENS = 1024
@@ -42,22 +43,103 @@ class ServerSettings(Settings):
     """Requests under way at once."""
 
 
-class AskSettings(Settings):
-    """Who answers, and how."""
+class Metered(Settings):
+    """How fast a server is asked, and what it costs."""
+
+    rpm: PositiveFloat | None = None
+    """Most requests in a minute."""
+    prompt_price: NonNegativeFloat = 0.0
+    """Price of a million tokens that the model reads."""
+    completion_price: NonNegativeFloat = 0.0
+    """Price of a million tokens that the model writes."""
+
+
+class AskSettings(Metered):
+    """Who answers, and how: a model in this process, or with `base_url` one on a server."""
 
     model: str | None = None
-    """Model folder or Hugging Face name."""
-    direct: bool = False
-    """Ask for the answer alone, as of a model that knows no chains."""
+    """Model folder or Hugging Face name; with --base-url, the model's name on its server."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server (vLLM, SGLang, transformers serve, hosted) that runs the model."""
+    protocol: ThinkProtocol = "chain"
+    """Ask for a chain, as of a model that was trained on chains; for the same steps as JSON, as of any capable model
+    (structured); or for the answer alone (direct)."""
     coordinates: Coordinates | None = None
-    """Boxes in the model's chains, as it has learnt them: fractions of the image (unit), whole numbers from 0 to 1000
-    (per_mille), or pixels of the image as its processor resizes it (resized) [default: as its training noted, else unit]."""
+    """Boxes in the model's words: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
+    image as its processor resizes it (resized) [default: for chains as its training noted, else unit; for structured as its
+    family writes]."""
     max_new_tokens: PositiveInt = MAX_NEW_TOKENS
     """Longest answer, in tokens."""
     max_pixels: PositiveInt | None = None
-    """Greatest area of an image, for models that resize by area."""
+    """Greatest area of an image, for models that resize by area; of an image that is sent to a server [default there:
+    4194304]."""
     dtype: Dtype = "auto"
     """Data type of the weights; `auto` is the checkpoint's own."""
+    grammar: bool = False
+    """Hold chains to their grammar while the server decodes them (vLLM's structured_outputs)."""
+    image_format: ImageFormat = "png"
+    """How images are sent to a server: exactly, or smaller."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key."""
+    timeout_s: Annotated[PositiveFloat, Flag("--timeout")] = 120.0
+    """Seconds for one request to a server."""
+    retries: NonNegativeInt = 5
+    """Further tries of a failed request."""
+    concurrency: PositiveInt = 8
+    """Requests to a server under way at once."""
+    budget: NonNegativeFloat | None = None
+    """Stop before the server's model has cost more, in the prices' currency."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _direct_is_a_protocol(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "direct" not in values:
+            return values
+        rest = {key: value for key, value in values.items() if key != "direct"}
+        if not isinstance(values["direct"], bool) and str(values["direct"]).lower() not in ("true", "false"):
+            raise ValueError(f"direct is {values['direct']!r:.100}, wanted true or false; or say protocol direct")
+        if str(values["direct"]).lower() == "false":
+            return rest
+        if rest.get("protocol", "direct") != "direct":
+            raise ValueError(f"direct and protocol {rest['protocol']} are both given; leave one out")
+        return {**rest, "protocol": "direct"}
+
+    @model_validator(mode="after")
+    def _server_has_what_it_needs(self) -> Self:
+        if self.base_url is None:
+            for name in ("grammar", "budget"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is for a model on a server; say which with base_url (--base-url)")
+        if self.base_url is not None and self.model is None:
+            raise ValueError("base_url needs model (--model): the model's name on that server")
+        if self.grammar and self.protocol != "chain":
+            raise ValueError(f"grammar is for protocol chain, got {self.protocol}; leave one out")
+        if self.budget is not None and not (self.prompt_price or self.completion_price):
+            raise ValueError("budget needs prices: prompt_price and completion_price (--prompt-price, --completion-price)")
+        return self
+
+    @property
+    def direct(self) -> bool:
+        """Whether the answer alone is asked for."""
+        return self.protocol == "direct"
+
+    @property
+    def server(self) -> ServerSettings:
+        """The server alone.
+
+        Raises:
+            ConfigError: the model is in this process.
+        """
+        if self.base_url is None:
+            raise ConfigError("the settings name no server; say base_url")
+        return ServerSettings(**{name: getattr(self, name) for name in ServerSettings.model_fields})
+
+
+SERVER_FIELDS = (
+    "base_url", "grammar", "image_format", "api_key_env", "timeout_s", "retries", "concurrency", "rpm", "prompt_price",
+    "completion_price", "budget",
+)  # fmt: skip
+"""Fields of `AskSettings` that speak of a server alone."""
 
 
 class ThinkSettings(AskSettings, DepthFiles):

@@ -224,6 +224,32 @@ def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int 
     return "\n".join(lines)
 
 
+_MOST_STEPS, _MOST_REGIONS = 16, 32  # of a grammar, so that a model that repeats itself comes to an end
+
+
+def chain_pattern(*, with_depth: bool = True, frame: Frame = UNIT) -> str:
+    """A regular expression of chains, for servers that hold a model to a grammar while it decodes.
+
+    What it matches is a chain to `check_chain`, but for boxes without area, blank words, and pixels past the border. It
+    uses no more than literals, classes, groups and bounded repetition, which all such servers know.
+
+    Args:
+        with_depth: whether regions state their depth.
+        frame: what the numbers of boxes stand for.
+    Example:
+        >>> bool(re.fullmatch(chain_pattern(with_depth=False), render_chain(chain)))  # doctest: +SKIP
+        True
+    """
+    check_frame(frame)
+    unit = r"(0(\.[0-9]{1,3})?|1(\.0{1,3})?)"
+    side = {"unit": unit, "per_mille": "([0-9]{1,3}|1000)", "resized": "[0-9]{1,5}"}[frame.space]
+    depth = f',"depth":{unit}' if with_depth else ""
+    region = rf'\{{"bbox_2d":\[{side},{side},{side},{side}\]{depth}\}}'
+    area = rf"<area>\[{region}(,{region}){{0,{_MOST_REGIONS - 1}}}\]</area>"
+    step = rf"{area}\n?<text>[^<>]+</text>\n?"
+    return rf"<think>\n?({step}){{1,{_MOST_STEPS}}}</think>\n?<answer>[^<>]+</answer>"
+
+
 def render_regions(
     regions: Sequence[Region], *, decimals: int = DECIMALS, depth_decimals: int | None = None, frame: Frame = UNIT
 ) -> str:
@@ -263,7 +289,9 @@ class Reading:
         return tuple(regions for regions, _ in self.steps)
 
 
-def read_completion(text: str, *, with_depth: bool = True, opened: bool | None = None, frame: Frame = UNIT) -> Reading:
+def read_completion(
+    text: str, *, with_depth: bool | None = True, opened: bool | None = None, frame: Frame = UNIT
+) -> Reading:
     """Read a completion, for everything that scores or shows it. Never raises on what a model wrote.
 
     The last few hundred readings are kept, so that four rewards, a trainer's logs and a page parse a completion once.
@@ -274,7 +302,7 @@ def read_completion(text: str, *, with_depth: bool = True, opened: bool | None =
 
     Args:
         text: what the model wrote.
-        with_depth: whether regions state their depth.
+        with_depth: whether regions state their depth; None where each may or may not.
         opened: whether the template wrote `<think>`; None where the caller does not know: it did if an area comes first.
         frame: what the numbers of its boxes stand for.
     Raises:
@@ -294,7 +322,7 @@ def read_completion(text: str, *, with_depth: bool = True, opened: bool | None =
     return read(text, with_depth, opened, frame)
 
 
-def _read(text: str, with_depth: bool, opened: bool, frame: Frame) -> Reading:
+def _read(text: str, with_depth: bool | None, opened: bool, frame: Frame) -> Reading:
     scan = _Scan(text[: _end_of_words(text)], with_depth, opened, frame)
     if not scan.problems:
         return Reading((), tuple((step.regions, step.text) for step in scan.steps), scan.answer)
@@ -322,7 +350,7 @@ def find_regions(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> 
     return [regions for regions, _ in find_steps(text, with_depth=with_depth, frame=frame)]
 
 
-def find_steps(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> list[tuple[tuple[Region, ...], str]]:
+def find_steps(text: str, *, with_depth: bool | None = True, frame: Frame = UNIT) -> list[tuple[tuple[Region, ...], str]]:
     """Every well-formed area in order with the words that follow it, "" where no complete `<text>` does. Never raises."""
     check_frame(frame)
     steps: list[tuple[tuple[Region, ...], str]] = []
@@ -437,7 +465,7 @@ _EXPECTED: dict[str, str] = {
 class _Scan:
     """One pass over a text: its steps, its answer, and every problem on the way."""
 
-    def __init__(self, text: str, with_depth: bool, opened: bool = False, frame: Frame = UNIT) -> None:
+    def __init__(self, text: str, with_depth: bool | None, opened: bool = False, frame: Frame = UNIT) -> None:
         check_frame(frame)
         self.steps: list[Step] = []
         self.answer = ""
@@ -534,7 +562,9 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _read_area(content: str, position: int, with_depth: bool, frame: Frame) -> tuple[tuple[Region, ...], list[Problem]]:
+def _read_area(
+    content: str, position: int, with_depth: bool | None, frame: Frame
+) -> tuple[tuple[Region, ...], list[Problem]]:
     """The regions of an area and its problems; the regions count only when there are no problems."""
     try:
         value = _DECODER.decode(content)
@@ -559,13 +589,15 @@ def _read_area(content: str, position: int, with_depth: bool, frame: Frame) -> t
     return tuple(regions), problems
 
 
-def _read_region(item: object, with_depth: bool, frame: Frame) -> Region | tuple[str, str]:
+def _read_region(item: object, with_depth: bool | None, frame: Frame) -> Region | tuple[str, str]:
     """A region, or (reason code, message)."""
     if not isinstance(item, _Pairs):
         return "not_a_region", "wanted a JSON object with bbox_2d and depth"
     fields = dict(item)
     if len(fields) != len(item):
         return "duplicate_key", "a key is stated twice"
+    if with_depth is None:
+        with_depth = "depth" in fields
     wanted = {"bbox_2d", "depth"} if with_depth else {"bbox_2d"}
     if wanted - fields.keys():
         return "missing_key", f"lacks {', '.join(sorted(wanted - fields.keys()))}"

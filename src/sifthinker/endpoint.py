@@ -11,7 +11,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ import httpx2
 
 from sifthinker.ask_settings import ServerSettings
 from sifthinker.errors import ConfigError, EndpointError
-from sifthinker.responses import Fault, Reply, read_response
+from sifthinker.responses import Fault, Reply, read_events, read_response
 
 _log = logging.getLogger(__name__)
 
@@ -172,6 +172,43 @@ class Endpoint:
         Raises:
             EndpointError: every attempt failed, or the server refused the request; its `kind` says what can be done.
         """
+        return await self._gated(messages, parameters)
+
+    async def stream(self, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> AsyncGenerator[Reply, None]:
+        """One chat completion as it is written: the reply so far again and again, code `partial`, the whole one last.
+
+        A stream that breaks is a failed attempt: the next one begins from nothing. A server that does not stream gives the
+        whole reply alone.
+
+        Args:
+            messages: see `chat`.
+            parameters: see `chat`.
+        Raises:
+            EndpointError: see `chat`.
+        """
+        growing: asyncio.Queue[Reply] = asyncio.Queue()
+        asked = {**parameters, "stream": True, "stream_options": {"include_usage": True}}
+        whole = asyncio.ensure_future(self._gated(messages, asked, growing.put_nowait))
+        try:
+            while not whole.done():
+                waiting = asyncio.ensure_future(growing.get())
+                await asyncio.wait((waiting, whole), return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                    break
+                yield waiting.result()
+            yield await whole
+        finally:
+            whole.cancel()
+            await asyncio.gather(whole, return_exceptions=True)
+
+    async def _gated(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        parameters: Mapping[str, Any],
+        grow: Callable[[Reply], None] | None = None,
+    ) -> Reply:
+        """Ask when it is this request's turn; `grow` is told the reply so far, where it is streamed."""
         session = self._sessions.get(asyncio.get_running_loop())
         if session is None:
             raise RuntimeError("use the endpoint inside `async with`")
@@ -184,7 +221,7 @@ class Endpoint:
                 if session.stopped is not None:
                     raise session.stopped
             try:
-                return await self._chat(session, messages, parameters)
+                return await self._chat(session, messages, parameters, grow)
             except EndpointError as error:
                 if scout and error.kind == "setup" and not session.met.is_set():
                     session.stopped = error
@@ -193,7 +230,13 @@ class Endpoint:
                 if scout:
                     session.met.set()
 
-    async def _chat(self, session: _Session, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> Reply:
+    async def _chat(
+        self,
+        session: _Session,
+        messages: Sequence[Mapping[str, Any]],
+        parameters: Mapping[str, Any],
+        grow: Callable[[Reply], None] | None,
+    ) -> Reply:
         forms = dict(self._forms)
         requests = retries = 0
         while True:
@@ -203,14 +246,19 @@ class Endpoint:
             body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
             for name, value in parameters.items():
                 body |= _forms_of(name, value)[forms.get(name, 0)]
-            outcome = await self._ask(session.client, body)
+            outcome = await self._ask(session.client, body, grow)
             if isinstance(outcome, Reply):
                 self._learn(parameters, forms)
                 session.met.set()
                 self.usage.prompt_tokens += outcome.prompt_tokens
                 self.usage.completion_tokens += outcome.completion_tokens
                 # What a server says is kept; should it quote the key, that is not.
-                return replace(outcome, text=self._redact(outcome.text), reason=self._redact(outcome.reason))
+                return replace(
+                    outcome,
+                    text=self._redact(outcome.text),
+                    reason=self._redact(outcome.reason),
+                    reasoning=self._redact(outcome.reasoning),
+                )
             if self._adapt(outcome, parameters, forms):
                 self.usage.retries += 1
                 continue
@@ -235,10 +283,19 @@ class Endpoint:
             outcome.kind,
         )
 
-    async def _ask(self, client: httpx2.AsyncClient, body: Mapping[str, Any]) -> Reply | Fault:
+    async def _ask(
+        self, client: httpx2.AsyncClient, body: Mapping[str, Any], grow: Callable[[Reply], None] | None
+    ) -> Reply | Fault:
         """Send one request."""
         try:
-            response = await client.post(self._url, json=body, headers=self._headers())
+            if body.get("stream"):
+                async with client.stream("POST", self._url, json=body, headers=self._headers()) as response:
+                    if response.is_success and "event-stream" in response.headers.get("content-type", ""):
+                        self._met = True
+                        return await read_events(response.aiter_lines(), response.headers, grow, self._redact)
+                    await response.aread()
+            else:
+                response = await client.post(self._url, json=body, headers=self._headers())
         except httpx2.HTTPError as error:
             message = f"no answer within {self.timeout_s:g} s" if isinstance(error, httpx2.TimeoutException) else ""
             code = "timeout" if message else "connection"

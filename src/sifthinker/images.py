@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from sifthinker.errors import ImageError
+from sifthinker.literals import ImageFormat
 
 logger = logging.getLogger(__name__)
 
@@ -130,12 +131,13 @@ def what_is_wrong(error: BaseException) -> str:
     return "no picture of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
-def data_url(image: Image.Image, *, max_side: int | None = None) -> str:
+def data_url(image: Image.Image, *, max_side: int | None = None, form: ImageFormat | None = None) -> str:
     """An image as text, for a page or a request: exact up to 256 pixels a side (PNG), larger ones as JPEG.
 
     Args:
         image: RGB or grey.
         max_side: shrink a larger image to this longest side in pixels; None keeps its size.
+        form: `png`, exact, or `jpeg`, smaller; None chooses by size.
     Example:
         >>> data_url(Image.new("RGB", (64, 48)))[:22]
         'data:image/png;base64,'
@@ -143,7 +145,8 @@ def data_url(image: Image.Image, *, max_side: int | None = None) -> str:
     if max_side is not None and max(image.size) > max_side:
         image = image.copy()
         image.thumbnail((max_side, max_side))
-    kind, options = ("png", {}) if max(image.size) <= _EXACT_SIDE else ("jpeg", {"quality": _JPEG_QUALITY})
+    kind = form or ("png" if max(image.size) <= _EXACT_SIDE else "jpeg")
+    options = {"quality": _JPEG_QUALITY} if kind == "jpeg" else {}
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

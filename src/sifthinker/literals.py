@@ -34,3 +34,8 @@ Correction = Literal["own", "group", "off"]
 
 # Of a model's weights: a torch dtype's name, or the checkpoint's own.
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+# How a model is asked about an image; see `thinker.Thinker.think_all`.
+ThinkProtocol = Literal["direct", "chain", "structured"]
+# How images are sent to a server: exactly, or smaller.
+ImageFormat = Literal["png", "jpeg"]

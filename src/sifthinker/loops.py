@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -65,6 +66,53 @@ def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
                 loop.call_soon_threadsafe(task.cancel)
         thread.join()
     return outcome.result()
+
+
+_END = object()
+
+
+def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
+    """The items of an asynchronous iterator for synchronous code, each as soon as it is there; see `run_coroutine`.
+
+    It runs in a thread of its own. When the caller stops listening it is cancelled, and waited for until it has cleaned up.
+
+    Raises:
+        BaseException: what the iterator raises.
+    """
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        begun.set_result((asyncio.get_running_loop(), task))
+        async for item in items:
+            ready.put((item, None))
+
+    def work() -> None:
+        error: BaseException | None = None
+        try:
+            asyncio.run(main())
+        except BaseException as raised:  # noqa: BLE001  # the caller's thread raises it
+            error = raised
+        ready.put((_END, error))
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if item is not _END:
+                yield item
+                continue
+            if error is not None:
+                raise error
+            return
+    finally:
+        loop, task = begun.result()
+        with contextlib.suppress(RuntimeError):  # the loop came to its end meanwhile
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -299,6 +300,54 @@ def complete(
         length = next((index + 1 for index, token in enumerate(row) if token in ends), None)
         found.append(Generation(text.strip(), length is not None, asked, len(row) if length is None else length))
     return found
+
+
+def stream(
+    model: Any,
+    processor: Any,
+    conversation: Sequence[Mapping[str, Any]],
+    images: Sequence[Image.Image],
+    **sampling: Any,
+) -> Iterator[str | Generation]:
+    """Continue one conversation and give its words so far each time there are more; see `complete`.
+
+    Yields:
+        The text so far, longer each time; in the end the `Generation`, equal to what `complete` gives of it alone.
+    """
+    import torch
+    from transformers import TextIteratorStreamer
+
+    stop = threading.Event()
+
+    def stopped(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.full(ids.shape[:1], stop.is_set(), dtype=torch.bool, device=ids.device)
+
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    outcome: list[Generation | BaseException] = []
+
+    def work() -> None:
+        try:
+            more = {**sampling, "streamer": streamer, "stopping_criteria": [stopped]}
+            outcome.extend(complete(model, processor, [conversation], [images], **more))
+        except BaseException as error:  # noqa: BLE001  # the caller's thread raises it
+            outcome.append(error)
+        finally:
+            streamer.end()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    text = ""
+    try:
+        for piece in streamer:
+            if piece:
+                text += piece
+                yield text.lstrip()
+    finally:
+        stop.set()  # whoever listened has gone
+        thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    yield outcome[0]
 
 
 def merge_adapter(

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import Region, render_regions
-from sifthinker.literals import Coordinates
+from sifthinker.literals import Coordinates, ThinkProtocol
 
 PROMPT_VERSION = "1"
 
@@ -38,18 +38,42 @@ DIRECT_DEPTH = (
     "Answer the question in a few words."
 )
 DIRECT_RGB = "Answer the question about the image in a few words."
+# The steps as JSON: for models that have not learnt to write chains.
+STRUCTURED_DEPTH = (
+    "The first image is the scene; the second is its depth, dark where near and bright where far. Both show the same view. "
+    "Answer the question by looking step by step: begin with the regions that may matter, then correct your focus until it "
+    "rests on what answers the question, as tightly as you can. At each step give the regions you look at, with coordinates "
+    "as fractions of width and height and the mean depth in each from 0 near to 1 far, and then say in one to three "
+    'sentences what you see there. Reply with JSON only: {"steps":[{"regions":[{"bbox_2d":[x1,y1,x2,y2],"depth":d}],'
+    '"text":"what you see"}],"answer":"short answer"}.'
+)
+STRUCTURED_RGB = (
+    "Answer the question about the image by looking step by step: begin with the regions that may matter, then correct your "
+    "focus until it rests on what answers the question, as tightly as you can. At each step give the regions you look at, "
+    "with coordinates as fractions of width and height, and then say in one to three sentences what you see there. Reply "
+    'with JSON only: {"steps":[{"regions":[{"bbox_2d":[x1,y1,x2,y2]}],"text":"what you see"}],"answer":"short answer"}.'
+)
+
+# By protocol: the task with a depth image, and without.
+_TASKS: dict[ThinkProtocol, tuple[str, str]] = {
+    "direct": (DIRECT_DEPTH, DIRECT_RGB),
+    "chain": (TASK_DEPTH, TASK_RGB),
+    "structured": (STRUCTURED_DEPTH, STRUCTURED_RGB),
+}
 
 
-def user_prompt(question: str, *, with_depth: bool = True, direct: bool = False, coordinates: Coordinates = "unit") -> str:
+def user_prompt(
+    question: str, *, with_depth: bool = True, protocol: ThinkProtocol = "chain", coordinates: Coordinates = "unit"
+) -> str:
     """What the model is asked: the images' meaning, the format, the question.
 
     Args:
         question: the question.
         with_depth: whether the second image is there; False for RGB-only work.
-        direct: ask for the answer alone, without steps.
+        protocol: what is asked for: the answer alone (`direct`), a chain, or its steps as JSON (`structured`).
         coordinates: what the numbers of boxes are to be, see `coordinates.Frame`.
     """
-    task = (DIRECT_DEPTH if with_depth else DIRECT_RGB) if direct else (TASK_DEPTH if with_depth else TASK_RGB)
+    task = _TASKS[protocol][0 if with_depth else 1]
     return f"{_task(task, coordinates)}\nQuestion: {question.strip()}"
 
 

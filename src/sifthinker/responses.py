@@ -11,7 +11,7 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,8 +64,10 @@ class Reply:
         text: the model's words, as they stand; half surrogate pairs, which are no text, replaced.
         prompt_tokens: as the server counted them.
         completion_tokens: as the server counted them.
-        code: "" for a reply that came to its end; `cut_off`, `refused` or `no_content` for one that did not.
+        code: "" for a reply that came to its end; `cut_off`, `refused` or `no_content` for one that did not; `partial` for
+            one that is still being written.
         reason: why, in words.
+        reasoning: what the server's reasoning parser took out of the text, "" where it took out nothing.
     """
 
     text: str
@@ -73,6 +75,7 @@ class Reply:
     completion_tokens: int = 0
     code: str = ""
     reason: str = ""
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,64 @@ def read_response(response: httpx2.Response, redact: Callable[[str], str] = str)
     said = error.get("code")
     status = int(said) if isinstance(said, int | str) and re.fullmatch(r"[1-5]\d\d", str(said)) else 0
     return _fault(status, error, f"{where} with an error inside", text, response.headers, inside=True)
+
+
+async def read_events(
+    lines: AsyncIterator[str],
+    headers: Mapping[str, str],
+    grow: Callable[[Reply], None] | None = None,
+    redact: Callable[[str], str] = str,
+) -> Reply | Fault:
+    """The reply or the fault of a stream of server-sent events.
+
+    Args:
+        lines: of the stream, read as they come.
+        headers: of the response.
+        grow: called with the reply so far each time there is more of it.
+        redact: see `read_response`.
+    Raises:
+        httpx2.HTTPError: the connection breaks.
+    """
+    written = {"content": "", "reasoning_content": ""}
+    message: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
+    usage: Any = None
+    ended = False
+    async for line in lines:
+        if not line.startswith("data:"):
+            continue  # comments that keep the connection open, names of events, blank lines between them
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            ended = True
+            break
+        try:
+            event = json.loads(data)
+        except (ValueError, RecursionError):
+            return Fault("not_json", f"an event of the stream is no JSON: {_quoted(redact(data))}", words=redact(data))
+        error = _error_of(event) if isinstance(event, dict) and not event.get("choices") else {}
+        if error:
+            said = error.get("code")
+            status = int(said) if isinstance(said, int | str) and re.fullmatch(r"[1-5]\d\d", str(said)) else 0
+            return _fault(status, error, "an error in the stream", redact(data), headers, inside=True)
+        usage = event.get("usage") or usage if isinstance(event, dict) else usage
+        part = _first_choice(event)
+        if part is None:
+            continue
+        choice |= {key: value for key, value in part.items() if value is not None and key != "delta"}
+        given = part.get("delta")
+        delta: dict[str, Any] = given if isinstance(given, dict) else {}
+        content = delta.get("content")
+        new = {"content": content if isinstance(content, str) else "", "reasoning_content": _reasoning(delta)[1]}
+        message |= {key: value for key, value in delta.items() if key in ("refusal", "tool_calls") and value}
+        if new["content"] or new["reasoning_content"]:
+            for name, more in new.items():
+                written[name] += more
+            if grow is not None:
+                text, reasoning = (_whole(redact(written[name])) for name in ("content", "reasoning_content"))
+                grow(Reply(text, code="partial", reasoning=reasoning))
+    if not ended and not choice.get("finish_reason"):
+        return Fault("connection", "the stream ended before the reply did")
+    return _read_choice({**choice, "message": {**message, **written}}, {"usage": usage})
 
 
 def _fault(
@@ -208,10 +269,24 @@ def _read_choice(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Reply | 
         content = "".join(_part_text(part) for part in parts)
     if content is not None and not isinstance(content, str):
         return Fault("bad_shape", f"the reply's content is {type(content).__name__}, wanted text")
-    text = (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = _whole(content or "")
     code, reason = _shortcoming(choice, message, text, refusal)
     usage = body.get("usage")
-    return Reply(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), code, reason)
+    tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    return Reply(text, *tokens, code, reason, _whole(_reasoning(message)[1]))
+
+
+def _whole(text: str) -> str:
+    """A text with its half surrogate pairs replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _reasoning(message: Mapping[str, Any]) -> tuple[str, str]:
+    """(name of the field, what stands in it) of a reply's reasoning."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name]:
+            return name, message[name]
+    return "", ""
 
 
 def _part_text(part: Mapping[str, Any]) -> str:
@@ -229,15 +304,12 @@ def _shortcoming(choice: Mapping[str, Any], message: Mapping[str, Any], text: st
         return "refused", f"the model refused: {_quoted(str(refusal))}"
     if finish in _FILTERED:
         return "refused", f"the server filtered the reply (finish_reason {finish})"
-    reasoning = next(
-        ((name, message[name]) for name in ("reasoning_content", "reasoning") if isinstance(message.get(name), str)), None
-    )
+    name, said = _reasoning(message)
     blank = not text.strip()
     if finish in _CUT_OFF:
-        where = " while the model still reasoned" if blank and reasoning and reasoning[1] else ""
+        where = " while the model still reasoned" if blank and said else ""
         return "cut_off", f"the reply was cut off{where} (finish_reason {finish})"
-    if blank and reasoning and reasoning[1]:
-        name, said = reasoning
+    if blank and said:
         return "no_content", (
             f"the reply stands in {name} and its content is empty ({name} ends {_quoted(said[-60:])}); serve the model with "
             "the reasoning parser that belongs to it, or turn reasoning off"

@@ -13,6 +13,7 @@ from sifthinker.engine.estimators import BESIDE, ModelDepth, given_depth
 from sifthinker.errors import ConfigError
 from sifthinker.images import load_image
 from sifthinker.records import Record
+from sifthinker.served import open_thinker
 from sifthinker.thinker import Thinker, Thought
 
 
@@ -42,10 +43,8 @@ def think(
     if thinker is None:
         if settings.model is None:
             raise ConfigError("think: no model; name one in the settings, or give a loaded thinker")
-        thinker = Thinker.load(
-            settings.model, dtype=settings.dtype, max_pixels=settings.max_pixels, max_new_tokens=settings.max_new_tokens
-        )
-    return thinker.think(picture, question, depth, direct=settings.direct, coordinates=settings.coordinates)
+        thinker = open_thinker(settings)
+    return thinker.think(picture, question, depth, protocol=settings.protocol, coordinates=settings.coordinates)
 
 
 def has_depth_beside(image: Path) -> bool:

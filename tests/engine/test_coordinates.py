@@ -150,7 +150,7 @@ class TestPrompts:
         assert asked == question
         assert (task.startswith(head), task.endswith(tail)) == (True, True)
         assert WORDS[space] in task
-        assert user_prompt("Why?", direct=True, coordinates=space) == user_prompt("Why?", direct=True)
+        assert user_prompt("Why?", protocol="direct", coordinates=space) == user_prompt("Why?", protocol="direct")
 
     def test_a_teacher_is_told_fractions(self) -> None:
         frame = Frame("resized", (3584, 1204))

@@ -106,7 +106,7 @@ class TestAsked:
             evaluate(settings)
         assert list(tmp_path.iterdir()) == []
         assert evaluate(settings.replace(coordinates="unit", limit=1, max_new_tokens=2)).errors == 0
-        assert evaluate(settings.replace(direct=True, limit=1, max_new_tokens=2), fresh=True).errors == 0
+        assert evaluate(settings.replace(protocol="direct", limit=1, max_new_tokens=2), fresh=True).errors == 0
 
     def test_an_image_that_the_processor_does_not_take_is_one_question(self, qwen: Thinker) -> None:
         good = Question("a", Image.new("RGB", (64, 64)), "What?", answers=("cat",))
@@ -244,7 +244,7 @@ class TestThinker:
         assert thought.steps[0][0][0].box == (0.25, 0, 0.5, 1)
         assert thought.reading.problems == ()
         assert qwen.think(image, "What?").reading.problems[0].code == "box_range"
-        assert qwen.think(image, "What?", direct=True, coordinates="resized").frame == Frame()
+        assert qwen.think(image, "What?", protocol="direct", coordinates="resized").frame == Frame()
 
     @pytest.mark.parametrize(("space", "hint"), [("unit", True), ("per_mille", False)])
     def test_the_command_says_what_boxes_look_like(

@@ -29,8 +29,8 @@ def area(box: Any, depth: float | None = 0.5) -> str:
     return f'{{"bbox_2d":[{",".join(map(str, box))}]{stated}}}'
 
 
-def thought(text: str, depth: DepthMap | None = HALF, *, direct: bool = False) -> Thought:
-    return Thought("q", IMAGE, depth, text, direct=direct)
+def thought(text: str, depth: DepthMap | None = HALF, *, protocol: Any = "chain") -> Thought:
+    return Thought("q", IMAGE, depth, text, protocol=protocol)
 
 
 def asked(**known: Any) -> Question:
@@ -80,17 +80,17 @@ def test_a_metric_that_a_question_cannot_have_is_left_out(known: dict[str, Any],
 def test_an_answer_is_right_or_wrong() -> None:
     """The judge gives "left turn" two thirds for "left"; as an answer it is wrong."""
     for text, right in (("left", 1), ("Left.", 1), ("left turn", 0), ("right", 0)):
-        values, _ = measure(thought(text, None, direct=True), asked(answers=("left",)))
+        values, _ = measure(thought(text, None, protocol="direct"), asked(answers=("left",)))
         assert values == {**dict.fromkeys(METRICS), "answer accuracy": right}
 
 
 def test_one_of_several_right_answers_is_right() -> None:
     question = asked(answers=("sofa", "couch"))
     for text, right in (("couch", 1), ("sofa", 1), ("chair", 0)):
-        values, verdict = measure(thought(text, None, direct=True), question)
+        values, verdict = measure(thought(text, None, protocol="direct"), question)
         assert (values["answer accuracy"], verdict.score) == (right, right)
-    assert measure(thought(" ", None, direct=True), question).values["answer accuracy"] == 0
-    assert measure(thought("B", None, direct=True), asked(choices=("dog", "cat"))).values["answer accuracy"] == 1
+    assert measure(thought(" ", None, protocol="direct"), question).values["answer accuracy"] == 0
+    assert measure(thought("B", None, protocol="direct"), asked(choices=("dog", "cat"))).values["answer accuracy"] == 1
 
 
 def test_intervals_by_hand() -> None:

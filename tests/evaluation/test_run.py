@@ -30,7 +30,7 @@ class Answering(Thinker):
         self.dies_after = dies_after
         self.refuses = refuses
 
-    def think_all(self, tasks: Sequence[Any], *, direct: bool = False, **sampling: Any) -> list[Thought]:
+    def think_all(self, tasks: Sequence[Any], *, protocol: Any = "chain", **sampling: Any) -> list[Thought]:
         if self.dies_after is not None and len(self.batches) == self.dies_after:
             raise KeyboardInterrupt
         for _, question, _ in tasks:
@@ -38,7 +38,7 @@ class Answering(Thinker):
                 raise ImageError(f"{question!r} holds a special token")
         self.batches.append([question for _, question, _ in tasks])
         # What a model says may depend on what shares its batch.
-        return [Thought(q, image, depth, f"{q} of {len(tasks)}", direct=direct) for image, q, depth in tasks]
+        return [Thought(q, image, depth, f"{q} of {len(tasks)}", protocol=protocol) for image, q, depth in tasks]
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_finished_evaluation_is_not_done_again(questions: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"direct": False}, "direct was true, now false"),
+        ({"direct": False}, "protocol was 'direct', now 'chain'"),
         ({"rgb_only": True}, "rgb_only was false, now true"),
         ({"max_new_tokens": 5}, "max_new_tokens was 1024, now 5"),
         ({"batch_size": 3}, "batch_size was 2, now 3"),
@@ -282,15 +282,15 @@ def test_images_are_looked_for_before_the_model_is_loaded(
     assert evaluate(named).errors == 2
 
 
-def test_a_file_that_calls_direct_protocol_is_read(questions: Path, tmp_path: Path) -> None:
+def test_a_file_that_notes_direct_is_read(questions: Path, tmp_path: Path) -> None:
     output = tmp_path / "e.json"
     evaluate(settings(questions, output=str(output)), thinker=Answering())
     body = json.loads(output.read_text())
-    assert body["settings"].pop("direct") is True
-    body["settings"]["protocol"] = "direct"
+    assert body["settings"].pop("protocol") == "direct"
+    body["settings"]["direct"] = True  # as earlier versions did
     output.write_text(json.dumps(body))
     assert evaluate(settings(questions, output=str(output)), thinker=Answering()).known
-    with pytest.raises(ConfigError, match="direct was true, now false"):
+    with pytest.raises(ConfigError, match="protocol was 'direct', now 'chain'"):
         evaluate(settings(questions, output=str(output), direct=False), thinker=Answering())
 
 
@@ -391,8 +391,8 @@ class TestCompletions:
         direct = [{"id": row["id"], "completion": row["answer"]} for row in examples]
         told = evaluate(EvalSettings(data=str(chains), completions=self.saved(tmp_path, *direct), direct=True))
         assert (list(told.results), told.results["answer accuracy"].mean) == (["answer accuracy"], 1)
-        with pytest.raises(ConfigError, match="direct was false, now true"):
-            evaluate(asked.replace(direct=True))
+        with pytest.raises(ConfigError, match="protocol was 'chain', now 'direct'"):
+            evaluate(asked.replace(protocol="direct"))
 
     def test_plain_answers_are_not_silently_scored_as_chains(
         self, questions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

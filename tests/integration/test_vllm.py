@@ -114,7 +114,7 @@ async def ask(endpoint: Endpoint, tasks: list[Task], *, direct: bool, banned: li
 
     async def one(image: Image.Image, question: str, depth: DepthMap) -> Reply:
         shown = [{"type": "image_url", "image_url": {"url": data_url(part)}} for part in (image, depth.view())]
-        content = [*shown, {"type": "text", "text": user_prompt(question, direct=direct)}]
+        content = [*shown, {"type": "text", "text": user_prompt(question, protocol="direct" if direct else "chain")}]
         bias = {str(token): -100 for token in banned}
         message = {"role": "user", "content": content}
         return await endpoint.chat([message], temperature=0, max_tokens=MOST_TOKENS, logit_bias=bias)
@@ -145,7 +145,7 @@ def trained(kind: str, model: Path, data: Path, out: Path) -> Path:
 def compare(vllm: Environment, model: Path, tasks: list[Task], log: Path, *, direct: bool = False) -> list[Thought]:
     """Every text that is served is the one that transformers writes; the thoughts are returned."""
     thinker = Thinker.load(model, device="cpu", dtype="float32", max_new_tokens=MOST_TOKENS)
-    local = thinker.think_all(tasks, direct=direct)
+    local = thinker.think_all(tasks, protocol="direct" if direct else "chain")
     with served(vllm, model, log) as address:
         endpoint = Endpoint(address, "served", timeout_s=300, max_retries=0)
         said, formed = asyncio.run(

@@ -38,16 +38,16 @@ class Reciting(Thinker):
         self.text = text
         self.asked: list[tuple] = []
 
-    def think_all(self, tasks, *, direct=False, **sampling):
+    def think_all(self, tasks, *, protocol="chain", **sampling):
         self.asked += tasks
         if self.text is not None:
-            return [Thought(question, image, depth, self.text, direct=direct) for image, question, depth in tasks]
+            return [Thought(question, image, depth, self.text, protocol=protocol) for image, question, depth in tasks]
         known = list(sample_questions(len(self.asked), split="test"))[-len(tasks) :]
         thoughts = []
         for (image, asked, depth), question in zip(tasks, known, strict=True):
             record = world_record(question, image="i.png", split="test")
-            text = question.answer if direct else gold_chain(record, question, 0)
-            thoughts.append(Thought(asked, image, depth, text, direct=direct))
+            text = question.answer if protocol == "direct" else gold_chain(record, question, 0)
+            thoughts.append(Thought(asked, image, depth, text, protocol=protocol))
         return thoughts
 
 
@@ -203,8 +203,8 @@ class Locating(Thinker):
         step = (x2 - x1) * self.shift
         return f'[{{"bbox_2d":[{x1 + step:.3f},{y1},{x2 + step:.3f},{y2}],"depth":{region.depth * self.factor:.3f}}}]'
 
-    def think_all(self, tasks, *, direct=False, **sampling):
-        assert direct
+    def think_all(self, tasks, *, protocol="chain", **sampling):
+        assert protocol == "direct"
         said = []
         for image, question, depth in tasks:
             if question == LIST_QUESTION:
@@ -214,9 +214,9 @@ class Locating(Thinker):
                 if self.ghost:
                     regions.append(('[{"bbox_2d":[0.000,0.000,0.010,0.010],"depth":0.5}]', "red ghost"))
                 lines = ["I see:", *(" ".join(pair) for pair in regions[::-1])]
-                said.append(Thought(question, image, depth, "\n".join(lines), direct=True))
+                said.append(Thought(question, image, depth, "\n".join(lines), protocol="direct"))
                 continue
-            said.append(Thought(question, image, depth, self.written(self.truths.pop(0)), direct=True))
+            said.append(Thought(question, image, depth, self.written(self.truths.pop(0)), protocol="direct"))
         return said
 
 

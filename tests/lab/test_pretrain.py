@@ -160,7 +160,7 @@ class TestSharedImages:
             image, map_, _ = scene.reference
             shown: list[Image.Image] = [image, map_.view()] if depth else [image]
             for lesson in lessons(scene, seed, level, with_depth=depth):
-                text = [{"type": "text", "text": user_prompt(lesson.question, with_depth=depth, direct=True)}]
+                text = [{"type": "text", "text": user_prompt(lesson.question, with_depth=depth, protocol="direct")}]
                 turns = [
                     {"role": "user", "content": [{"type": "image"}] * len(shown) + text},
                     {"role": "assistant", "content": lesson.reply},

@@ -164,7 +164,7 @@ def test_a_thinker_puts_the_tag_back(templated: Callable[[tuple[str, str]], Path
     thinker = Thinker.load(templated(OPENS_LINE), max_new_tokens=4)
     picture = Image.new("RGB", (64, 64))
     assert thinker.think(picture, "What is there?").text.startswith("<think>\n")
-    assert not thinker.think(picture, "What is there?", direct=True).text.startswith("<think>")
+    assert not thinker.think(picture, "What is there?", protocol="direct").text.startswith("<think>")
 
 
 def test_a_direct_answer_is_what_follows_the_reasoning() -> None:
@@ -173,6 +173,6 @@ def test_a_direct_answer_is_what_follows_the_reasoning() -> None:
     from sifthinker.thinker import Thought
 
     picture = Image.new("RGB", (4, 4))
-    assert Thought("?", picture, None, "It looks blue.</think>\n\nblue", direct=True).answer == "blue"
-    assert Thought("?", picture, None, "It looks blue.</think>", direct=True).answer is None
-    assert Thought("?", picture, None, "blue", direct=True).answer == "blue"
+    assert Thought("?", picture, None, "It looks blue.</think>\n\nblue", protocol="direct").answer == "blue"
+    assert Thought("?", picture, None, "It looks blue.</think>", protocol="direct").answer is None
+    assert Thought("?", picture, None, "blue", protocol="direct").answer == "blue"

@@ -379,7 +379,7 @@ class TestData:
         if rgb_only:
             example = replace(example, depth=None, images=example.images[:1])
         (row,) = sft_dataset([example], answers_only=True)
-        text = user_prompt(example.problem, with_depth=not rgb_only, direct=True)
+        text = user_prompt(example.problem, with_depth=not rgb_only, protocol="direct")
         assert row["prompt"] == [{"role": "user", "content": text}]
         assert row["completion"] == [{"role": "assistant", "content": example.answer}]
         assert len(row["images"]) == 2 - rgb_only

@@ -89,7 +89,7 @@ class TestSFT:
         example = next(read_examples(chains))
         tokenizer = trainer.processing_class.tokenizer
         assert tokenizer.decode(batch["input_ids"][0][batch["labels"][0] != -100]) == example.answer + "</s>"
-        assert user_prompt(example.problem, direct=True) in tokenizer.decode(batch["input_ids"][0])
+        assert user_prompt(example.problem, protocol="direct") in tokenizer.decode(batch["input_ids"][0])
 
     def test_lora_is_merged_into_a_model_that_loads(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.models import load_model, load_processor

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sifthinker.cli.flags import Command, click_options
+from sifthinker.ask_settings import SERVER_FIELDS
+from sifthinker.cli.flags import Command, click_options, direct_option
 from sifthinker.cli.terminal import (
     SOME_REJECTED,
     bar,
@@ -77,7 +78,7 @@ def evaluation() -> None:
     {
         "": ("model", "completions", "output", "limit"),
         "Asking": (
-            "direct",
+            "protocol",
             "coordinates",
             "rgb_only",
             "show_choices",
@@ -86,9 +87,11 @@ def evaluation() -> None:
             "max_pixels",
             "dtype",
         ),
+        "A model on a server": SERVER_FIELDS,
         "Files of questions": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
     },
 )
+@direct_option
 @click.option("--most", default=60, show_default=True, type=click.IntRange(min=1), help="Answers on the page.")
 @click.option("--fresh", is_flag=True, help="Start over instead of going on.")
 def dataset(data: str, given: dict[str, Any], most: int, fresh: bool) -> None:

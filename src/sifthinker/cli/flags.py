@@ -100,6 +100,18 @@ def click_options(
     return decorate
 
 
+def direct_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator below `click_options`: the switch `--direct`, short for `--protocol direct`, in the same `given`."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any, given: dict[str, Any], direct: bool, **values: Any) -> Any:
+        if direct and given.get("protocol", "direct") != "direct":
+            raise click.UsageError(f"--direct and --protocol {given['protocol']} are both given; leave one out")
+        return function(*arguments, given={**given, **({"protocol": "direct"} if direct else {})}, **values)
+
+    return click.option("--direct", is_flag=True, help="Short for --protocol direct.")(called)
+
+
 def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     flag = next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
     names = flag.names or (f"--{name.replace('_', '-')}",)

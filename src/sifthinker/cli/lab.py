@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from sifthinker.ask_settings import SERVER_FIELDS
 from sifthinker.cli.evaluate import run_evaluation
-from sifthinker.cli.flags import Command, click_options
+from sifthinker.cli.flags import Command, click_options, direct_option
 from sifthinker.cli.terminal import (
     bar,
     print_metrics,
@@ -155,7 +156,8 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
 
 
 @click.command("world", cls=Command, short_help="The embedded world's questions")
-@click_options(EvalSettings, ("model", "output", "direct", "rgb_only"))
+@click_options(EvalSettings, ("model", "output", "protocol", "rgb_only", *SERVER_FIELDS))
+@direct_option
 @click.option(
     "-n",
     "--count",

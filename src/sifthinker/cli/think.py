@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from sifthinker.ask_settings import DepthFiles, ThinkSettings
-from sifthinker.cli.flags import Command, click_options
+from sifthinker.ask_settings import SERVER_FIELDS, DepthFiles, ThinkSettings
+from sifthinker.cli.flags import Command, click_options, direct_option
 from sifthinker.cli.terminal import (
     keep_inputs,
     quiet_libraries,
@@ -22,11 +22,13 @@ from sifthinker.cli.terminal import (
 @click_options(
     ThinkSettings,
     {
-        "": ["model", "direct", "coordinates", "output"],
+        "": ["model", "protocol", "coordinates", "output"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "The model": ["max_new_tokens", "max_pixels", "dtype"],
+        "A model on a server": SERVER_FIELDS,
     },
 )
+@direct_option
 def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
     """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
 
@@ -47,7 +49,7 @@ def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
         raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
     load_image(image)  # what is wrong with it is said before a model is loaded
     if settings.model is None:
-        settings = settings.replace(model=_embedded_model(image), direct=True)
+        settings = settings.replace(model=_embedded_model(image), protocol="direct")
     if settings.depth is None:
         settings = settings.replace(depth="given" if has_depth_beside(image) else "none")
         if settings.depth == "none":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from sifthinker.ask_settings import DepthFiles, ServerSettings
+from sifthinker.ask_settings import DepthFiles, Metered, ServerSettings
 from sifthinker.literals import BoxForm, Coordinates, OutsideBoxes, SourceFormat, Space
 from sifthinker.settings import Flag, Settings
 
@@ -41,7 +41,7 @@ class Expansion(Settings):
         return self
 
 
-class TeacherSettings(ServerSettings):
+class TeacherSettings(Metered, ServerSettings):
     """Who explains the focus paths, and how it is asked."""
 
     teacher: Annotated[str, Flag(metavar="openai|local|NAME")] = "openai"
@@ -59,12 +59,6 @@ class TeacherSettings(ServerSettings):
     """Longest side of the images that the teacher sees, in pixels."""
     max_tokens: PositiveInt | None = None
     """Longest reply of the teacher [default: its server's bound]."""
-    rpm: PositiveFloat | None = None
-    """Most requests to the teacher in a minute."""
-    prompt_price: NonNegativeFloat = 0.0
-    """Price of a million tokens that the teacher reads."""
-    completion_price: NonNegativeFloat = 0.0
-    """Price of a million tokens that the teacher writes."""
 
 
 class ResizedPixels(Settings):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -123,6 +123,25 @@ class Benchmark:
                 lenient = headline.lenient and _number(asked, headline.lenient, headline.lenient_statistic)
                 found[headline.name] = Number(strict, lenient)
         return found
+
+    def to_json(self, rows: Iterable[Row]) -> dict[str, Any]:
+        """What an evaluation's file says of the benchmark: its title, its own metrics, its table; plain values."""
+        about = {headline.name: headline for headline in self.headlines}
+        return {
+            "name": self.name,
+            "title": self.title,
+            "source": self.source,
+            "metrics": {metric.name: metric.about for metric in self.metrics},
+            "table": {
+                name: {
+                    "about": about[name].about,
+                    "lenient_about": about[name].lenient_about,
+                    "strict": asdict(number.strict),
+                    "lenient": None if number.lenient is None else asdict(number.lenient),
+                }
+                for name, number in self.numbers(rows).items()
+            },
+        }
 
 
 def mean_of(metric: str, keep: Callable[[Row], bool] | None = None, by: Callable[[Row], str] | None = None) -> Units:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sifthinker.errors import ConfigError
-from sifthinker.evaluation.metrics import METRICS, Result, Row, bootstrap, group_by, paired_difference
+from sifthinker.evaluation.metrics import Result, Row, bootstrap, group_by, metrics_of, paired_difference
 from sifthinker.evaluation.run import Evaluation
 
 
@@ -89,8 +89,8 @@ def compare(first: str | os.PathLike[str] | Evaluation, second: str | os.PathLik
 
 def _differences(rows: Sequence[Row], theirs: Mapping[str, Row]) -> dict[str, Difference]:
     found = {}
-    for metric in METRICS:
-        pairs = [(row.id, row.values[metric], theirs[row.id].values[metric]) for row in rows]
+    for metric in metrics_of(rows):
+        pairs = [(row.id, row.values.get(metric), theirs[row.id].values.get(metric)) for row in rows]
         first = {name: a for name, a, b in pairs if a is not None and b is not None}
         second = {name: b for name, a, b in pairs if a is not None and b is not None}
         difference = paired_difference(second, first)

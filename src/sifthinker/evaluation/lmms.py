@@ -56,7 +56,7 @@ class LmmsModel(lmms):  # type: ignore[misc]
             raise ConfigError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
         asked = AskSettings.from_values({"model": pretrained, **settings}, where="model_args")
         self.batch_size = int(batch_size)
-        self.direct = asked.direct
+        self.protocol = asked.protocol
         self.thinker = Thinker.load(
             pretrained,
             device=device,
@@ -74,7 +74,7 @@ class LmmsModel(lmms):  # type: ignore[misc]
         answers: list[str] = []
         for start in range(0, len(requests), self.batch_size):
             tasks = [self._task(*request.args) for request in requests[start : start + self.batch_size]]
-            answers += [thought.answer or "" for thought in self.thinker.think_all(tasks, direct=self.direct)]
+            answers += [thought.answer or "" for thought in self.thinker.think_all(tasks, protocol=self.protocol)]
         return answers
 
     def _task(

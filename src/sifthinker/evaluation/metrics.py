@@ -58,7 +58,7 @@ class Row:
         image: the image's path, relative to the folder of the images.
         depth: the depth file's path likewise; None where the model saw no depth.
         prompt: all that was asked, without the marks of the model's chat template.
-        completion: what the model wrote.
+        completion: what the model wrote; of a structured reply, the chain that was composed from it.
         complete: whether the model ended by itself; False when it ran out of tokens.
         answer: the answer that was read in the completion; None where there is none.
         verdict: of the answer: score, rule, reason; None where there is nothing to judge.
@@ -68,6 +68,9 @@ class Row:
         file_sizes: bytes of the image and of the depth file when it was asked, see `Question.file_sizes`; () where unknown.
         coordinates: what the numbers of boxes in the completion are, see `coordinates.Frame`.
         resized: for `resized`, (width, height) of the image as the model saw it.
+        reply: what the model wrote, where the completion was composed from it.
+        faults: (reason code, words) of what was wrong with the reply, see `structured.FAULTS`.
+        tokens: (read, written); () where unknown.
     """
 
     id: str
@@ -92,6 +95,9 @@ class Row:
     file_sizes: tuple[int | None, ...] = ()
     coordinates: Coordinates = "unit"
     resized: tuple[int, int] | None = None
+    reply: str = ""
+    faults: tuple[tuple[str, str], ...] = ()
+    tokens: tuple[int, ...] = ()
 
     @property
     def frame(self) -> Frame:
@@ -104,6 +110,10 @@ class Row:
         del row["coordinates"], row["resized"]
         row |= self.frame.columns()
         row["boxes"] = [list(box) for box in self.boxes]
+        row["faults"] = [list(fault) for fault in self.faults]
+        for name in ("reply", "faults", "tokens"):  # what few rows have
+            if not row[name]:
+                del row[name]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
 
     @classmethod
@@ -116,7 +126,8 @@ class Row:
         """
         check_keys(row, list(cls.__dataclass_fields__), where)
         lists: dict[str, Any] = {name: tuple(row[name]) for name in ("answers", "choices", "problems")}
-        lists["file_sizes"] = tuple(row.get("file_sizes", ()))
+        lists |= {name: tuple(row.get(name, ())) for name in ("file_sizes", "tokens")}
+        lists["faults"] = tuple((code, words) for code, words in row.get("faults", ()))
         frame = frame_of(row.get("coordinates"), row.get("resized"))
         lists |= {"coordinates": frame.space, "resized": frame.size}
         return cls(**{**row, **lists, "boxes": tuple(tuple(box) for box in row["boxes"])})
@@ -148,7 +159,7 @@ def measure(thought: Thought, question: Question) -> Measured:
         values["answer accuracy"] = 0.0 if verdict is None else float(verdict.score == 1)
     if thought.direct:
         return Measured(values, verdict)
-    reading = thought.reading
+    reading = thought.reading  # of a structured reply: what was composed, with what is wrong with the reply
     values["valid format"] = float(not reading.problems)
     if reading.areas and thought.depth is not None:
         values["depth consistency"] = score_depth(reading, thought.depth).value
@@ -165,11 +176,16 @@ def summarise(rows: Iterable[Row], *, resamples: int = RESAMPLES) -> dict[str, R
     """Mean, count and percentile bootstrap interval of every metric; a metric without values is left out."""
     rows = list(rows)
     results = {}
-    for name in METRICS:
-        values = [value for row in rows if (value := row.values[name]) is not None]
+    for name in metrics_of(rows):
+        values = [value for row in rows if (value := row.values.get(name)) is not None]
         if values:
             results[name] = bootstrap(values, resamples)
     return results
+
+
+def metrics_of(rows: Iterable[Row]) -> list[str]:
+    """The metrics that rows may have, the general ones first."""
+    return list(dict.fromkeys([*METRICS, *(name for row in rows for name in row.values)]))
 
 
 def bootstrap(values: Sequence[float], resamples: int = RESAMPLES) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -12,25 +13,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from PIL import Image
-
 from sifthinker import __version__
 from sifthinker.chain import TAG
 from sifthinker.coordinates import UNIT, Frame, frame_stated, learnt_by
-from sifthinker.depth import DepthMap, DepthReading
-from sifthinker.errors import BoxError, ConfigError, DepthError, ImageError, ModelError, RecordError
+from sifthinker.depth import DepthReading
+from sifthinker.errors import (
+    BoxError,
+    BudgetError,
+    ConfigError,
+    DepthError,
+    EndpointError,
+    ImageError,
+    ModelError,
+    RecordError,
+)
+from sifthinker.evaluation.benchmark import Benchmark
 from sifthinker.evaluation.completions import Looks
-from sifthinker.evaluation.metrics import Result, Row, all_groups, measure, summarise
+from sifthinker.evaluation.metrics import METRICS, Result, Row, all_groups, measure, summarise
 from sifthinker.evaluation.questions import Question, identity_of, questions_root, read_questions
 from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.files import atomic_write, make_folder, read_jsonl, sha256, to_json
 from sifthinker.fingerprint import model_fingerprint
 from sifthinker.journal import Journal, check_same
-from sifthinker.literals import Coordinates
-from sifthinker.loops import in_thread
+from sifthinker.literals import Coordinates, ThinkProtocol
+from sifthinker.loops import in_thread, run_coroutine, threads
 from sifthinker.prompts import PROMPT_VERSION, user_prompt, with_choices
 from sifthinker.records import as_text
-from sifthinker.thinker import Thinker, Thought
+from sifthinker.served import ServedThinker, open_thinker
+from sifthinker.thinker import LocalThinker, Task, Thinker, Thought, problems_of, thought_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +60,24 @@ class Evaluation:
         rows: one a question, in order.
         questions: what was asked, by id; empty where the evaluation was read from its file.
         known: whether it had been finished before and nothing was asked.
+        benchmark: of a published benchmark: its title, its own metrics, and the numbers of its table; plain values.
     """
 
     settings: Mapping[str, Any]
     rows: tuple[Row, ...]
     questions: Mapping[str, Question] = field(default_factory=dict)
     known: bool = False
+    benchmark: Mapping[str, Any] | None = None
+
+    @property
+    def protocol(self) -> ThinkProtocol:
+        """How the model was asked."""
+        return protocol_of(self.settings)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Metric → what it is: the general ones, and the benchmark's own."""
+        return {**METRICS, **(self.benchmark or {}).get("metrics", {})}
 
     @cached_property
     def results(self) -> dict[str, Result]:
@@ -80,6 +102,7 @@ class Evaluation:
             "settings": dict(self.settings),
             "questions": len(self.rows),
             "errors": self.errors,
+            **({} if self.benchmark is None else {"benchmark": dict(self.benchmark)}),
             "results": {name: asdict(result) for name, result in self.results.items()},
             "groups": {
                 name: {
@@ -113,9 +136,16 @@ class Evaluation:
         except ValueError:
             raise ConfigError(f"{path}: not JSON; wanted the file of an evaluation, see `sif eval`") from None
         try:
-            return cls(body["settings"], tuple(Row.from_json(row, str(path)) for row in body["rows"]), known=True)
+            rows = tuple(Row.from_json(row, str(path)) for row in body["rows"])
+            return cls(body["settings"], rows, known=True, benchmark=body.get("benchmark"))
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
             raise ConfigError(f"{path}: not an evaluation of this version ({error}); evaluate again with --fresh") from None
+
+
+def protocol_of(settings: Mapping[str, Any]) -> ThinkProtocol:
+    """How the model of an evaluation was asked; earlier versions noted no more than whether directly."""
+    found: ThinkProtocol = settings.get("protocol", "direct" if settings.get("direct") else "chain")
+    return found
 
 
 def evaluate(
@@ -123,6 +153,7 @@ def evaluate(
     *,
     questions: Sequence[Question] | None = None,
     thinker: Thinker | None = None,
+    benchmark: Benchmark | None = None,
     progress: Progress | None = None,
     fresh: bool = False,
 ) -> Evaluation:
@@ -135,10 +166,13 @@ def evaluate(
     A question that cannot be asked, for instance because its image is broken, is a row with its error. It is asked again
     when the evaluation is repeated; what was answered stays.
 
+    A model on a server is asked several questions at once, and each answer is kept as soon as it is there.
+
     Args:
         settings: what and how.
         questions: asked instead of those in `settings.data`, which then is no more than their name.
         thinker: asked instead of `settings.model`, which then is no more than its name.
+        benchmark: whose questions these are, for its own metrics and its table; see `benchmarks.evaluate_benchmark`.
         progress: called with the number of questions done and of all.
         fresh: start over, even if the file is there.
     Raises:
@@ -146,15 +180,20 @@ def evaluate(
             question that was answered has changed; or another process is at work on it.
         RecordError: what is wrong with the questions or the saved completions.
         ModelError: the model cannot be loaded, or none of the first questions could be asked.
+        EndpointError: the server refuses every request alike, or went away; the same call goes on.
+        BudgetError: the budget is spent; the same call with a greater one goes on.
         SIFError: the file cannot be written.
     Example:
         >>> found = evaluate(EvalSettings(data="dataset", model="runs/sft", output="sft.json"))  # doctest: +SKIP
         >>> found.results["answer accuracy"].mean, found.errors  # doctest: +SKIP
         (0.71, 0)
     """
-    with _Run(settings, questions, thinker, progress, fresh) as run:
-        for batch in run.left():
-            run.take(run.ask(batch))
+    with _Run(settings, questions, thinker, benchmark, progress, fresh) as run:
+        if run.served:
+            run_coroutine(run.ask_served())
+        else:
+            for batch in run.left():
+                run.take(run.ask(batch))
         return run.finish()
 
 
@@ -163,14 +202,18 @@ async def evaluate_async(
     *,
     questions: Sequence[Question] | None = None,
     thinker: Thinker | None = None,
+    benchmark: Benchmark | None = None,
     progress: Progress | None = None,
     fresh: bool = False,
 ) -> Evaluation:
     """`evaluate` for callers with an event loop, which goes on while the model thinks."""
-    run = await in_thread(_Run, settings, questions, thinker, progress, fresh)
+    run = await in_thread(_Run, settings, questions, thinker, benchmark, progress, fresh)
     with run:
-        for batch in run.left():
-            run.take(await in_thread(run.ask, batch))
+        if run.served:
+            await run.ask_served()
+        else:
+            for batch in run.left():
+                run.take(await in_thread(run.ask, batch))
         return run.finish()
 
 
@@ -179,7 +222,7 @@ def ask(
     batch: Sequence[Question],
     root: Path = Path(),
     *,
-    direct: bool = False,
+    protocol: ThinkProtocol = "chain",
     rgb_only: bool = False,
     show_choices: bool = False,
     coordinates: Coordinates | None = None,
@@ -191,7 +234,7 @@ def ask(
         thinker: the model.
         batch: at least one question.
         root: folder that the names of images in rows are relative to.
-        direct: see `EvalSettings`.
+        protocol: see `EvalSettings`.
         rgb_only: see `EvalSettings`.
         show_choices: see `EvalSettings`.
         coordinates: see `EvalSettings`.
@@ -201,9 +244,11 @@ def ask(
     Raises:
         ConfigError: see `coordinates_of` and `Thinker.check_coordinates`.
     """
-    how = {"direct": direct, "rgb_only": rgb_only, "show_choices": show_choices}
-    chosen = coordinates or learnt_by(thinker.processor.tokenizer)
-    return _ask(lambda: thinker, batch, root, coordinates=coordinates_of(batch, chosen), **how, **sampling)
+    chosen = coordinates or (learnt_by(thinker.processor.tokenizer) if isinstance(thinker, LocalThinker) else None)
+    if protocol == "chain":
+        chosen = coordinates_of(batch, chosen)
+    how = _How(protocol, rgb_only, show_choices, chosen)
+    return _ask(lambda: thinker, batch, root, how, None, **sampling)
 
 
 def coordinates_of(questions: Iterable[Question], chosen: Coordinates | None = None) -> Coordinates:
@@ -223,59 +268,87 @@ def coordinates_of(questions: Iterable[Question], chosen: Coordinates | None = N
     return found[0] if found else "unit"
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How questions are asked, see `EvalSettings`; coordinates None are those that the model states by itself."""
+
+    protocol: ThinkProtocol
+    rgb_only: bool
+    show_choices: bool
+    coordinates: Coordinates | None
+
+    def text(self, question: Question) -> str:
+        """The question as it is asked."""
+        return with_choices(question.question, question.choices) if self.show_choices else question.question
+
+    def prompt(self, text: str, *, with_depth: bool, coordinates: Coordinates) -> str:
+        """All that is asked."""
+        space: Coordinates = "unit" if self.protocol == "direct" else coordinates
+        return user_prompt(text, with_depth=with_depth, protocol=self.protocol, coordinates=space)
+
+    def space(self, thinker: Thinker) -> Coordinates:
+        """The coordinates that a model is asked for."""
+        by_itself = thinker.native_coordinates if self.protocol == "structured" else thinker.coordinates
+        return self.coordinates or by_itself
+
+
 def _ask(
     load: Callable[[], Thinker],
     batch: Sequence[Question],
     root: Path,
-    *,
-    direct: bool,
-    rgb_only: bool,
-    show_choices: bool,
-    coordinates: Coordinates,
+    how: _How,
+    benchmark: Benchmark | None,
     **sampling: Any,
 ) -> list[Row]:
     """`ask` of a model that is loaded once a question of the batch can be asked."""
-
-    def prompt(text: str, with_depth: bool) -> str:
-        return user_prompt(text, with_depth=with_depth, direct=direct, coordinates=coordinates)
-
     rows: dict[int, Row] = {}
-    tasks: dict[int, tuple[Image.Image, str, DepthMap | None]] = {}
+    tasks: dict[int, Task] = {}
     for index, question in enumerate(batch):
-        text = with_choices(question.question, question.choices) if show_choices else question.question
         try:
-            image, depth = question.load(with_depth=not rgb_only)
+            image, depth = question.load(with_depth=not how.rgb_only)
         except (ImageError, DepthError) as error:
-            rows[index] = _row(question, root, prompt(text, _has_depth(question, rgb_only)), error)
+            rows[index] = _unasked(question, root, how, error)
         else:
-            tasks[index] = image, text, depth
+            tasks[index] = image, how.text(question), depth
     thoughts: dict[int, Thought | ValueError] = {}
+    space: Coordinates = how.coordinates or "unit"
     if tasks:
         thinker = load()  # outside of `try`: what it raises is about the model, not about a question
-        how = {"direct": direct, **sampling}
-        if not direct:
-            thinker.check_coordinates(coordinates)
-            how["coordinates"] = coordinates
+        given: dict[str, Any] = {"protocol": how.protocol, **sampling}
+        if how.protocol != "direct":
+            space = how.space(thinker)
+            thinker.check_coordinates(space)
+            given["coordinates"] = space
         try:
-            thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), **how), strict=True)
+            thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), **given), strict=True)
         except ValueError:
             # One that the model's processor or tokenizer refuses; which one shows when they are asked one by one.
             for index, task in tasks.items():
                 try:
-                    (thoughts[index],) = thinker.think_all([task], **how)
+                    (thoughts[index],) = thinker.think_all([task], **given)
                 except ValueError as error:
                     thoughts[index] = error
     for index, thought in thoughts.items():
         _, text, depth = tasks[index]
-        rows[index] = _row(batch[index], root, prompt(text, depth is not None), thought)
+        prompt = how.prompt(text, with_depth=depth is not None, coordinates=space)
+        rows[index] = _row(batch[index], root, prompt, thought, benchmark)
     return [rows[index] for index in range(len(batch))]
+
+
+def _unasked(question: Question, root: Path, how: _How, error: Exception) -> Row:
+    """The row of a question whose image or depth cannot be read."""
+    with_depth = _has_depth(question, how.rgb_only)
+    prompt = how.prompt(how.text(question), with_depth=with_depth, coordinates=how.coordinates or "unit")
+    return _row(question, root, prompt, error)
 
 
 def _has_depth(question: Question, rgb_only: bool) -> bool:
     return question.depth is not None and not rgb_only
 
 
-def _row(question: Question, root: Path, prompt: str, outcome: Thought | Exception) -> Row:
+def _row(
+    question: Question, root: Path, prompt: str, outcome: Thought | Exception, benchmark: Benchmark | None = None
+) -> Row:
     asked = Row(
         id=question.id,
         dataset=question.dataset,
@@ -294,6 +367,8 @@ def _row(question: Question, root: Path, prompt: str, outcome: Thought | Excepti
     if isinstance(outcome, Exception):
         return replace(asked, error=str(outcome) or type(outcome).__name__)
     values, verdict = measure(outcome, question)
+    for metric in benchmark.metrics if benchmark is not None else ():
+        values[metric.name] = metric.value(outcome, question)
     return replace(
         asked,
         depth=None if outcome.depth is None else asked.depth,
@@ -301,10 +376,13 @@ def _row(question: Question, root: Path, prompt: str, outcome: Thought | Excepti
         complete=outcome.complete,
         answer=outcome.answer,
         verdict=None if verdict is None else asdict(verdict),
-        problems=() if outcome.direct else tuple(dict.fromkeys(problem.code for problem in outcome.reading.problems)),
+        problems=tuple(dict.fromkeys(problem.code for problem in problems_of(outcome))),
         values=values,
         coordinates=outcome.frame.space,
         resized=outcome.frame.size,
+        reply=outcome.reply,
+        faults=tuple((problem.code, problem.message) for problem in outcome.faults),
+        tokens=outcome.tokens,
     )
 
 
@@ -316,6 +394,7 @@ class _Run:
         settings: EvalSettings,
         questions: Sequence[Question] | None,
         thinker: Thinker | None,
+        benchmark: Benchmark | None,
         progress: Progress | None,
         fresh: bool,
     ) -> None:
@@ -323,6 +402,7 @@ class _Run:
         if settings.model is None and settings.completions is None and thinker is None:
             raise ConfigError("Give --model or --completions: a model that answers, or a file of saved completions")
         self.settings = settings
+        self.benchmark = benchmark
         if questions is None:
             reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
             self.questions = read_questions(
@@ -338,13 +418,17 @@ class _Run:
             if twice or not self.questions:
                 raise RecordError(f"the id {twice[0]!r} is there twice" if twice else "there is no question", "duplicate_id")
         self.root = questions_root(settings.data, settings.images)
-        learnt = None if settings.model is None else learnt_by(settings.model)
-        self.coordinates: Coordinates = (
-            "unit" if settings.direct else coordinates_of(self.questions, settings.coordinates or learnt)
-        )
+        local = settings.model if settings.base_url is None else None
+        learnt = None if local is None else learnt_by(local)
+        self.coordinates: Coordinates = "unit"
+        if settings.protocol == "chain":
+            self.coordinates = coordinates_of(self.questions, settings.coordinates or learnt)
+        asked = settings.coordinates if settings.protocol == "structured" else self.coordinates
+        self.how = _How(settings.protocol, settings.rgb_only, settings.show_choices, asked)
         self.identity = self._identity()
         self._rows: dict[str, Row] = {}  # by id; of a question that was asked again, the last
         self._thinker = thinker
+        self.served = settings.base_url is not None if thinker is None else isinstance(thinker, ServedThinker)
         self._progress = progress
         self._fresh = fresh
         self._asked = 0  # questions that are done with
@@ -371,18 +455,21 @@ class _Run:
         asked = self.settings
         found: dict[str, Any] = {"sifthinker": __version__, "data": asked.data}
         how = {
-            **asked.model_dump(include={"limit", "direct", "rgb_only"}),
+            **({} if self.benchmark is None else {"benchmark": self.benchmark.name}),
+            **asked.model_dump(include={"limit", "protocol", "rgb_only"}),
             "questions": identity_of(self.questions, self.root),  # behind the limit, which says better why they differ
         }
-        if self.coordinates != "unit":  # evaluations of chains in fractions stay as they were
-            how["coordinates"] = self.coordinates
+        if self.how.coordinates not in (None, "unit"):  # evaluations of chains in fractions stay as they were
+            how["coordinates"] = self.how.coordinates
         if asked.completions is not None:
             saved = sha256(_bytes(asked.completions))
             return {**found, **how, "completions": asked.completions, "completions_sha256": saved}
+        found |= {"prompt_version": PROMPT_VERSION, "model": asked.model}
+        if asked.base_url is not None:
+            sent = asked.model_dump(include={"show_choices", "max_new_tokens", "max_pixels", "image_format", "grammar"})
+            return {**found, "base_url": asked.base_url, **how, **sent}
         return {
             **found,
-            "prompt_version": PROMPT_VERSION,
-            "model": asked.model,
             "weights": None if asked.model is None else model_fingerprint(asked.model),
             **how,
             **asked.model_dump(include={"show_choices", "batch_size", "max_new_tokens", "max_pixels", "dtype"}),
@@ -495,18 +582,73 @@ class _Run:
         """One batch; loads the model when it is first needed."""
         if self._saved is not None:
             return [self._score(question, self._saved[question.id].text) for question in batch]
-        asked = self.settings
-        how = asked.model_dump(include={"direct", "rgb_only", "show_choices"})
-        return _ask(self._load, batch, self.root, coordinates=self.coordinates, **how)
+        return _ask(self._load, batch, self.root, self.how, self.benchmark)
 
     def _load(self) -> Thinker:
         if self._thinker is None:
-            asked = self.settings
-            assert asked.model is not None
-            self._thinker = Thinker.load(
-                asked.model, dtype=asked.dtype, max_pixels=asked.max_pixels, max_new_tokens=asked.max_new_tokens
-            )
+            self._thinker = open_thinker(self.settings)
         return self._thinker
+
+    async def ask_served(self) -> None:
+        """Ask every question that is left, as many at once as the server is to be asked; each is kept when it is there.
+
+        Raises:
+            EndpointError: the server refuses every request alike, or does not answer any more.
+            BudgetError: the budget is spent.
+        """
+        waiting = iter([] if self._finished is not None else [q for q in self.questions if self._is_open(q)])
+        thinker = self._load()
+        assert isinstance(thinker, ServedThinker)
+        meter = _Meter(self.settings, (row.tokens for row in self._rows.values()))
+
+        async def work() -> None:
+            while await meter.may_start():
+                question = next(waiting, None)
+                if question is None:
+                    await meter.ended(())
+                    return
+                row, outage = await self._ask_one(thinker, question)
+                await meter.ended(row.tokens)
+                self.take([row])
+                meter.see(outage)
+
+        async with thinker:
+            with threads(thinker.endpoint.concurrency):
+                workers = [asyncio.create_task(work()) for _ in range(thinker.endpoint.concurrency)]
+                try:
+                    await asyncio.gather(*workers)
+                finally:
+                    for worker in workers:
+                        worker.cancel()
+                    await asyncio.gather(*workers, return_exceptions=True)
+        left = sum(map(self._is_open, self.questions)) if meter.spent else 0
+        if left:
+            raise BudgetError(
+                f"The answers cost {meter.cost:.4g} of {self.settings.budget:g}; {left} questions are left. The same "
+                "command with a greater --budget goes on"
+            )
+
+    async def _ask_one(self, thinker: ServedThinker, question: Question) -> tuple[Row, EndpointError | None]:
+        """The row of one question, and why the server did not answer it, where that may pass."""
+        try:
+            image, depth = await in_thread(question.load, with_depth=not self.how.rgb_only)
+        except (ImageError, DepthError) as error:
+            return _unasked(question, self.root, self.how, error), None
+        text, space = self.how.text(question), self.how.space(thinker)
+        prompt = self.how.prompt(text, with_depth=depth is not None, coordinates=space)
+        outcome: Thought | Exception
+        try:
+            outcome = await thinker.ask((image, text, depth), protocol=self.how.protocol, coordinates=space)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            outcome = error
+        except EndpointError as error:
+            if error.kind == "setup":
+                raise
+            outcome = error
+        row = _row(question, self.root, prompt, outcome, self.benchmark)
+        return row, outcome if isinstance(outcome, EndpointError) and outcome.kind == "outage" else None
 
     def _score(self, question: Question, completion: str) -> Row:
         direct = self.settings.direct
@@ -517,8 +659,9 @@ class _Run:
             image, depth = question.load(with_depth=not self.settings.rgb_only)
         except (ImageError, DepthError) as error:
             return _row(question, self.root, "", error)
-        thought = Thought(question.question, image, depth, completion, direct=direct, frame=self._frames[question.id])
-        return _row(question, self.root, "", thought)
+        protocol, frame = self.settings.protocol, self._frames[question.id]
+        thought = thought_of((image, question.question, depth), protocol, frame, completion)
+        return _row(question, self.root, "", thought, self.benchmark)
 
     def _frame(self, question: Question) -> Frame:
         """What the numbers of boxes in a saved completion stand for: what its line says, else what is known of the question.
@@ -569,7 +712,9 @@ class _Run:
             if self._journal is not None:
                 self._journal.delete()
             return self._finished
-        found = Evaluation(self.identity, tuple(self._rows[question.id] for question in self.questions), self._by_id())
+        rows = tuple(self._rows[question.id] for question in self.questions)
+        about = None if self.benchmark is None else self.benchmark.to_json(rows)
+        found = Evaluation(self.identity, rows, self._by_id(), benchmark=about)
         self._say_looks(found.rows)
         if self.output is not None:
             found.write(self.output)
@@ -588,6 +733,63 @@ class _Run:
             who = self.settings.completions or self.settings.model or "the model"
             lines = ", or `coordinates` in each line" if self.settings.completions else ""
             logger.warning("%s: %s; --coordinates%s says what the model has learnt", who, hint, lines)
+
+
+class _Meter:
+    """What the answers of a server cost, and whether it still answers."""
+
+    def __init__(self, settings: EvalSettings, before: Iterable[tuple[int, ...]]) -> None:
+        self._budget = settings.budget
+        self._prices = settings.prompt_price, settings.completion_price
+        self._answers = 0  # whose cost is known
+        self.cost = 0.0
+        self._under_way = 0
+        self._changed = asyncio.Condition()
+        self._outages = 0  # in a row
+        self.spent = False
+        for tokens in before:
+            self._pay(tokens)
+
+    def _pay(self, tokens: tuple[int, ...]) -> None:
+        if tokens:
+            self._answers += 1
+            self.cost += sum(n * price for n, price in zip(tokens, self._prices, strict=True)) / 1e6
+
+    async def may_start(self) -> bool:
+        """Whether another question may be asked within the budget; waits until that is known."""
+        if self._budget is None:
+            return True
+        async with self._changed:
+            # Nobody knows yet what an answer costs: then one at a time.
+            await self._changed.wait_for(lambda: self._answers or not self._under_way)
+            likely = self.cost / self._answers if self._answers else 0.0
+            self.spent = self.spent or self.cost + (self._under_way + 1) * likely > self._budget
+            if not self.spent:
+                self._under_way += 1
+            return not self.spent
+
+    async def ended(self, tokens: tuple[int, ...]) -> None:
+        """One that was started has ended."""
+        async with self._changed:
+            self._under_way -= 1
+            self._pay(tokens)
+            self._changed.notify_all()
+
+    def see(self, outage: EndpointError | None) -> None:
+        """Take note of whether the server answered.
+
+        Raises:
+            EndpointError: it did not, several times in a row, each after every retry.
+        """
+        self._outages = self._outages + 1 if outage is not None else 0
+        if outage is not None and self._outages >= FIRST_FAILURES:
+            raise EndpointError(
+                f"the server left {self._outages} questions in a row unanswered; the same command goes on. The last: "
+                f"{outage}",
+                "gave_up",
+                outage.attempts,
+                outage.kind,
+            )
 
 
 def journal_path(output: Path) -> Path:
@@ -624,10 +826,11 @@ def _check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without where things lie, which content stands for: a dataset or a model that was moved is the same."""
     found = dict(json.loads(to_json(dict(settings))))
-    if "protocol" in found:  # as earlier versions called it
-        found["direct"] = found.pop("protocol") == "direct"
+    found["protocol"] = protocol_of(found)
+    found.pop("direct", None)  # as earlier versions called it
     found.setdefault("coordinates", "unit")  # which is not stated
-    aside = ["data", "completions", *(["model"] if found.get("weights") is not None else [])]
+    # A server that was started again may have another port, and its model is named anyway.
+    aside = ["data", "completions", "base_url", *(["model"] if found.get("weights") is not None else [])]
     return {key: value for key, value in found.items() if key not in aside}
 
 

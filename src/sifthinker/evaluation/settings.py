@@ -16,7 +16,7 @@ class EvalSettings(AskSettings, DepthFiles):
     """One evaluation.
 
     Example:
-        >>> EvalSettings(data="questions.jsonl", model="nano", direct=True, limit=100).max_new_tokens
+        >>> EvalSettings(data="questions.jsonl", model="nano", protocol="direct", limit=100).max_new_tokens
         1024
     """
 
@@ -38,8 +38,9 @@ class EvalSettings(AskSettings, DepthFiles):
     batch_size: PositiveInt = 8
     """Questions at once."""
     coordinates: Coordinates | None = None
-    """Boxes in the model's chains: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
-    image as its processor resizes it (resized) [default: what the model's training noted, else those of the dataset]."""
+    """Boxes in the model's words: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
+    image as its processor resizes it (resized) [default: for chains what the model's training noted, else those of the
+    dataset; for structured as the model's family writes]."""
     box_space: Space = "unit"
     """Coordinates of the boxes in a file of questions."""
 

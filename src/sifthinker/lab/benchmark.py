@@ -27,6 +27,7 @@ from sifthinker.files import atomic_write, sha256
 from sifthinker.lab.lessons import LIST_QUESTION, locate_question, read_list, regions_of
 from sifthinker.lab.questions import WorldQuestion, is_novel, sample_questions, scene_at, scene_of, world_record
 from sifthinker.lab.scenes import Scene, render
+from sifthinker.literals import ThinkProtocol
 from sifthinker.thinker import Thinker
 
 
@@ -111,7 +112,8 @@ def evaluate(
     Returns:
         (metric → result, one row a question).
     """
-    settings = EvalSettings(data="world", rgb_only=rgb_only, direct=direct, batch_size=batch_size)
+    protocol: ThinkProtocol = "direct" if direct else "chain"
+    settings = EvalSettings(data="world", rgb_only=rgb_only, protocol=protocol, batch_size=batch_size)
     found = evaluate_questions(
         settings,
         questions=list(world_questions(count, split=split, seed=seed, size=size)),
@@ -262,7 +264,7 @@ def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0
     def replies(asked: Sequence[tuple[Scene, str]]) -> Iterator[str]:
         tasks = [(scene.reference[0], question, scene.depth_reference) for scene, question in asked]
         for start in range(0, len(tasks), batch_size):
-            yield from (thought.text for thought in thinker.think_all(tasks[start : start + batch_size], direct=True))
+            yield from (thought.text for thought in thinker.think_all(tasks[start : start + batch_size], protocol="direct"))
 
     each = [(scene, thing) for scene, things in zip(scenes, there, strict=True) for thing in things]
     named: list[tuple[_Thing | None, _Thing | None]] = []

@@ -127,7 +127,9 @@ def _card(row: Row, title: str = "") -> Card:
     image, depth, _ = render(scene_at(int(Path(row.image).stem), row.tags["level"]), 256)
     return Card(
         # Answers without steps are measured on nothing but the answer.
-        Thought(row.question, image, depth, row.completion, direct=row.values["valid format"] is None),
+        Thought(
+            row.question, image, depth, row.completion, protocol="direct" if row.values["valid format"] is None else "chain"
+        ),
         title=title,
         truth=row.answers[0],
         correct=bool(row.values["answer accuracy"]),

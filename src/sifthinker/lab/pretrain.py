@@ -77,7 +77,7 @@ class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
         pixels = self._processor.image_processor([image, map_.view()] if depth else [image], return_tensors="pt")
         patches = len(pixels["pixel_values"]) * (IMAGE_SIZE // PATCH_SIZE) ** 2
         taught = list(lessons(scene, seed, level, with_depth=depth, course=self._course))
-        texts = [user_prompt(item.question, with_depth=depth, direct=True) for item in taught]
+        texts = [user_prompt(item.question, with_depth=depth, protocol="direct") for item in taught]
         tokens = tokenizer(texts + [item.reply for item in taught])["input_ids"]
         pairs = []
         for question, reply in zip(tokens[: len(taught)], tokens[len(taught) :], strict=True):

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sifthinker import __version__
 from sifthinker.ask_settings import names_thought
-from sifthinker.chain import Region
+from sifthinker.chain import Problem, Region
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import ConfigError, DepthError, ImageError
 from sifthinker.evaluation.completions import Scored
@@ -27,7 +27,7 @@ from sifthinker.evaluation.run import Evaluation
 from sifthinker.files import atomic_write
 from sifthinker.images import data_url, load_image
 from sifthinker.scoring.rewards import REWARDS
-from sifthinker.thinker import Thought
+from sifthinker.thinker import Thought, problems_of
 
 _PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
 _LONGEST_SIDE = 640
@@ -214,8 +214,10 @@ def _row_card(row: Row, evaluation: Evaluation) -> Card:
             image,
             depth,
             row.completion,
+            reply=row.reply,
+            faults=tuple(Problem(code, 0, message) for code, message in row.faults),
             complete=row.complete,
-            direct=bool(evaluation.settings.get("direct", evaluation.settings.get("protocol") == "direct")),
+            protocol=evaluation.protocol,
             frame=row.frame,
         ),
         title=row.id,
@@ -355,10 +357,10 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "question": thought.question,
         "choices": list(card.choices),
         "answer": thought.answer,
-        "text": thought.text,
+        "text": thought.reply or thought.text,
         "complete": thought.complete,
         "direct": thought.direct,
-        "problems": [] if thought.direct else [str(problem) for problem in thought.reading.problems],
+        "problems": [problem.message if thought.faults else str(problem) for problem in problems_of(thought)],
         "width": width,
         "height": height,
         "line": max(width, height) / 160,

@@ -64,7 +64,7 @@ def sft_turns(
 
 def _direct(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
     """The two turns of an example without steps."""
-    text = user_prompt(example.problem, with_depth=example.depth is not None, direct=True)
+    text = user_prompt(example.problem, with_depth=example.depth is not None, protocol="direct")
     return {"role": "user", "content": text}, {"role": "assistant", "content": example.answer}
 
 

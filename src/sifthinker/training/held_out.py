@@ -14,11 +14,11 @@ from sifthinker.errors import ConfigError, DepthError, ImageError
 from sifthinker.evaluation.metrics import Row, summarise
 from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.evaluation.run import ask
-from sifthinker.literals import Coordinates
+from sifthinker.literals import Coordinates, ThinkProtocol
 from sifthinker.models import special_tokens
 from sifthinker.processors import image_fault
 from sifthinker.records import Example
-from sifthinker.thinker import Thinker
+from sifthinker.thinker import LocalThinker
 from sifthinker.training.progress import LOGGED, logged_name
 from sifthinker.training.settings import TrainSettings
 from sifthinker.training.sharding import ready_to_generate
@@ -59,12 +59,13 @@ class HeldOut:
         batches = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
         answered: list[tuple[int, list[Row]]] = []
         with _generating(trainer) as model:
-            thinker = Thinker(model, trainer.processing_class, max_new_tokens=self.max_new_tokens)
+            thinker = LocalThinker(model, trainer.processing_class, max_new_tokens=self.max_new_tokens)
             for turn in range(math.ceil(len(batches) / accelerator.num_processes)):
                 number = turn * accelerator.num_processes + accelerator.process_index
                 # Where weights are spread over processes, all must generate equally often: the last ones repeat a batch.
                 batch = batches[number % len(batches)]
-                rows = ask(thinker, batch, direct=self.direct, rgb_only=self.rgb_only, coordinates=self.coordinates)
+                protocol: ThinkProtocol = "direct" if self.direct else "chain"
+                rows = ask(thinker, batch, protocol=protocol, rgb_only=self.rgb_only, coordinates=self.coordinates)
                 if number < len(batches):
                     answered.append((number, rows))
                 trainer.callback_handler.on_prediction_step(trainer.args, trainer.state, trainer.control)
