@@ -352,14 +352,15 @@ def _unread(name: str, split: str, error: Exception) -> RecordError:
     from huggingface_hub.errors import GatedRepoError
 
     causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 10:
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in str(error):
-        advice = f"its terms must be accepted first: open https://huggingface.co/datasets/{name}, then `hf auth login`"
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "is a gated dataset" in str(error):
+        advice = f"accept its terms at https://huggingface.co/datasets/{hub_name(name)}, then log in with `hf auth login`"
+    elif isinstance(error, ValueError) and "split" in str(error):
+        advice = f"wanted its split {split!r}"
     elif Path(name).exists():
         advice = f"wanted files as they are published, with the split {split!r}" if split else "wanted files as published"
     else:
-        advice = "no such local file or folder either; offline, name a folder that holds its files"
-    words = next((str(cause).strip() for cause in (causes[-1], error) if str(cause).strip()), type(error).__name__)
-    said = str(error).strip() or words
-    return RecordError(f"{name}: cannot be read ({said.splitlines()[0][:300]}); {advice}", "missing_file")
+        advice = "there is no such local file or folder either; where there is no network, name a folder with its files"
+    words = next((" ".join(str(cause).split()) for cause in (error, causes[-1]) if str(cause).strip()), type(error).__name__)
+    return RecordError(f"{name}: cannot be read ({words[:300]}); {advice}", "missing_file")
