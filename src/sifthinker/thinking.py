@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +13,7 @@ from sifthinker.ask_settings import DepthFiles, ThinkSettings
 from sifthinker.depth import DepthMap
 from sifthinker.engine.estimators import BESIDE, ModelDepth, given_depth
 from sifthinker.errors import ConfigError
+from sifthinker.evaluation.questions import Question
 from sifthinker.images import load_image
 from sifthinker.records import Record
 from sifthinker.served import open_thinker
@@ -45,6 +48,20 @@ def think(
             raise ConfigError("think: no model; name one in the settings, or give a loaded thinker")
         thinker = open_thinker(settings)
     return thinker.think(picture, question, depth, protocol=settings.protocol, coordinates=settings.coordinates)
+
+
+def with_depth(questions: Iterable[Question], model: str, *, cache: str | os.PathLike[str] | None = None) -> list[Question]:
+    """Questions whose depth is estimated when they are asked; those that come with depth keep it.
+
+    Args:
+        questions: of a file or a benchmark.
+        model: of depth estimation, a folder or Hugging Face name.
+        cache: folder for the maps, so that they are estimated once; None for none.
+    Raises:
+        ModelError: there is no such model.
+    """
+    estimator = ModelDepth(model, cache=cache)
+    return [replace(question, estimator=estimator) if question.depth is None else question for question in questions]
 
 
 def has_depth_beside(image: Path) -> bool:

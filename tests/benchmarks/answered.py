@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from sifthinker.chain import read_completion
@@ -14,7 +13,6 @@ from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.evaluation.run import evaluate
 from sifthinker.evaluation.settings import EvalSettings
-from sifthinker.thinker import Thought
 
 Box = Sequence[float]
 
@@ -45,15 +43,9 @@ def rows_of(
     lines = [{"id": asked.id, "completion": said, **frame.columns()} for asked, said in pairs]
     saved.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     settings = EvalSettings(data=str(folder), completions=str(saved), direct=direct)
-    rows = evaluate(settings, questions=questions).rows
-    found = []
-    for row, asked in zip(rows, questions, strict=True):
-        assert not row.error, row.error
-        image, _ = asked.load(with_depth=False)
-        thought = Thought(asked.question, image, None, row.completion, direct=direct, frame=row.frame)
-        own = {metric.name: metric.value(thought, asked) for metric in benchmark.metrics}
-        found.append(replace(row, values={**row.values, **own}))
-    return found
+    rows = evaluate(settings, questions=questions, benchmark=benchmark).rows
+    assert [row.error for row in rows if row.error] == []
+    return list(rows)
 
 
 def numbers_of(

@@ -17,7 +17,6 @@ from typing import Any
 
 from PIL import Image
 
-from sifthinker.depth import DepthMap
 from sifthinker.engine.sources.tables import undecoded
 from sifthinker.errors import RecordError, need
 from sifthinker.evaluation.questions import Question
@@ -84,17 +83,13 @@ class TableQuestion(Question):
 
     pictures: tuple[StoredPicture, ...] = ()
 
-    def load(self, *, with_depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
-        """See `Question.load`. No table holds depth."""
-        return side_by_side([picture.load() for picture in self.pictures]), None
+    def picture(self) -> Image.Image:
+        """See `Question.picture`."""
+        return side_by_side([picture.load() for picture in self.pictures])
 
     def image_name(self, root: Path) -> str:
         """The picture's name in its table; it is no path of a file."""
         return str(self.image)
-
-    def depth_name(self, root: Path) -> str | None:
-        """None: no table holds depth."""
-        return None
 
     def identity(self, root: Path) -> list[Any]:
         """See `Question.identity`. Pictures are told apart by their content."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -40,6 +40,16 @@ from sifthinker.scoring.options import options_of
 from sifthinker.scoring.reading import read
 
 
+class Estimator(Protocol):
+    """A depth model, as `engine.estimators.ModelDepth`."""
+
+    name: str
+
+    def estimate(self, image: Image.Image) -> DepthMap:
+        """The depth of an upright RGB image, of its size."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question about an image, with what is known about its answer.
@@ -60,6 +70,7 @@ class Question:
         source: file and line, for messages.
         frame: what the numbers of boxes stand for in chains that answer it: those of its dataset. `boxes` are unit in any
             case.
+        estimator: estimates the depth from the image where there is none, see `thinking.with_depth`.
     Raises:
         RecordError: a field is blank or a box is wrong.
 
@@ -81,6 +92,7 @@ class Question:
     reading: DepthReading = field(default_factory=DepthReading)
     source: str = ""
     frame: Frame = UNIT
+    estimator: Estimator | None = None
 
     def __post_init__(self) -> None:
         where = self.source or f"question {self.id!r}"
@@ -132,12 +144,24 @@ class Question:
             ImageError: the image is missing or cannot be read.
             DepthError: the depth file is missing, cannot be read, or has another size than the image.
         """
-        image = self.image if isinstance(self.image, Image.Image) else load_image(self.image)
-        if not with_depth or self.depth is None:
+        image = self.picture()
+        if not with_depth or not self.has_depth:
             return image, None
+        if self.depth is None:
+            assert self.estimator is not None
+            return image, self.estimator.estimate(image)
         if isinstance(self.depth, DepthMap):
             return image, self.depth
         return image, self.reading.read(self.depth, image.size)
+
+    def picture(self) -> Image.Image:
+        """The image, upright RGB; see `load`."""
+        return self.image if isinstance(self.image, Image.Image) else load_image(self.image)
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it comes with depth, or with what estimates it."""
+        return self.depth is not None or self.estimator is not None
 
     def image_name(self, root: Path) -> str:
         """The image's path relative to the folder of the images; "" where it is no file."""
@@ -146,7 +170,7 @@ class Question:
     def depth_name(self, root: Path) -> str | None:
         """The depth file's path likewise; None where there is no depth."""
         if self.depth is None:
-            return None
+            return None if self.estimator is None else f"estimated by {self.estimator.name}"
         return relative_name(self.depth, root) if isinstance(self.depth, Path) else ""
 
     def identity(self, root: Path) -> list[Any]:
@@ -160,11 +184,13 @@ class Question:
         told = [list(self.answers), list(self.choices), [list(box) for box in self.boxes]]
         groups = [self.dataset, self.split, self.family, dict(self.tags)]
         framed = [self.frame.columns()] if self.frame != UNIT else []
-        return [self.id, self.question, *told, *groups, files, picture, depth, how, *framed]
+        estimated = [f"estimated by {self.estimator.name}"] if self.depth is None and self.estimator is not None else []
+        return [self.id, self.question, *told, *groups, files, picture, depth, how, *framed, *estimated]
 
     def lacks_image(self) -> bool:
         """Whether its image is a file that is not there, unopened; False of a subclass that loads its own way."""
-        return type(self).load is Question.load and isinstance(self.image, Path) and not self.image.is_file()
+        mine = type(self).load is Question.load and type(self).picture is Question.picture
+        return mine and isinstance(self.image, Path) and not self.image.is_file()
 
     def file_sizes(self) -> tuple[int | None, int | None]:
         """Bytes of the image file and of the depth file as they are now; None for one that is not there, or is no file."""

@@ -343,7 +343,7 @@ def _unasked(question: Question, root: Path, how: _How, error: Exception) -> Row
 
 
 def _has_depth(question: Question, rgb_only: bool) -> bool:
-    return question.depth is not None and not rgb_only
+    return question.has_depth and not rgb_only
 
 
 def _row(

@@ -29,6 +29,10 @@ class EvalSettings(AskSettings, DepthFiles):
     """JSON file for the results and every completion."""
     images: str | None = None
     """Folder for the image and depth paths in a file of questions; the file's own folder by default."""
+    split: str | None = None
+    """Split of a benchmark [default: its usual one]."""
+    depth: Annotated[str | None, Flag(metavar="MODEL")] = None
+    """Depth model, a folder or Hugging Face name, for questions that come without depth."""
     limit: PositiveInt | None = None
     """Ask only the first N questions."""
     rgb_only: bool = False
