@@ -1,8 +1,7 @@
 """A stand-in for the Hugging Face hub on loopback, and a Python that takes it for the hub.
 
 It speaks as much of the hub's interface as `datasets.load_dataset` and `huggingface_hub.snapshot_download` ask for. Those
-are the real ones: `run_with` starts a Python whose `HF_ENDPOINT` is the stand-in, since both read it once, when they are
-imported.
+are the real ones: `run_with` starts a Python whose `HF_ENDPOINT` is the stand-in, since both read it once, when imported.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from sifthinker.files import nearest
 if TYPE_CHECKING:  # `sif eval --help` knows their names, and loads nothing
     from sifthinker.evaluation.benchmark import Benchmark
     from sifthinker.evaluation.questions import Question
+    from sifthinker.evaluation.run import Evaluation
+    from sifthinker.evaluation.settings import EvalSettings
+    from sifthinker.thinker import Thinker
 
 # Name on the command line → module that holds it as `BENCHMARKS[name]`.
 _HOMES = {
@@ -76,3 +80,42 @@ def read_benchmark(
     if not source:
         raise ConfigError(f"{name} needs its files: say where with --data ({found.source})")
     return found.read(source, split or found.splits[0], images=images, limit=limit)
+
+
+def evaluate_benchmark(
+    name: str,
+    settings: EvalSettings,
+    *,
+    questions: Sequence[Question] | None = None,
+    thinker: Thinker | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    fresh: bool = False,
+) -> Evaluation:
+    """Ask a model the questions of a benchmark, strictly scored; see `evaluation.run.evaluate`.
+
+    Args:
+        name: see `benchmark`.
+        settings: `data`, `split`, `images` and `limit` say which questions, the others who answers and how.
+        questions: those of `read_benchmark`, where they were read already or changed.
+        thinker: asked instead of `settings.model`.
+        progress: called with the number of questions done and of all.
+        fresh: start over, even if the output is there.
+    Raises:
+        ConfigError: see `read_benchmark` and `evaluate`; so are the others.
+    Example:
+        >>> found = evaluate_benchmark("cv-bench", EvalSettings(data="CV-Bench", model="runs/grpo"))  # doctest: +SKIP
+        >>> found.table["2D"].strict.mean  # doctest: +SKIP
+        0.61
+    """
+    from sifthinker.evaluation.run import evaluate
+
+    if questions is None:
+        questions = read_benchmark(
+            name, settings.data, split=settings.split, images=settings.images, limit=settings.limit
+        )
+    found = benchmark(name)
+    if "show_choices" not in settings.model_fields_set:
+        settings = settings.replace(show_choices=found.show_choices)
+    return evaluate(
+        settings, questions=questions, thinker=thinker, benchmark=found, progress=progress, fresh=fresh
+    )

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,8 @@ def table_rows(
     columns = [column for column in pictures if column in table.column_names]
     plain = table.remove_columns(columns)
     cells = {column: table.select_columns([column]) for column in columns}
-    for index, values in enumerate(islice(plain, limit)):
+    values_of = plain if plain.column_names else repeat({}, len(table))
+    for index, values in enumerate(islice(values_of, limit)):
         place = f"{name} {split}[{index}]"
         found = {column: _pictures(cells[column], index, column, place) for column in columns}
         yield TableRow(place, index, values, found)

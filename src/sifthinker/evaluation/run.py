@@ -27,7 +27,7 @@ from sifthinker.errors import (
     ModelError,
     RecordError,
 )
-from sifthinker.evaluation.benchmark import Benchmark
+from sifthinker.evaluation.benchmark import Benchmark, Number
 from sifthinker.evaluation.completions import Looks
 from sifthinker.evaluation.metrics import METRICS, Result, Row, all_groups, measure, summarise
 from sifthinker.evaluation.questions import Question, identity_of, questions_root, read_questions
@@ -73,6 +73,15 @@ class Evaluation:
     def protocol(self) -> ThinkProtocol:
         """How the model was asked."""
         return protocol_of(self.settings)
+
+    @property
+    def table(self) -> dict[str, Number]:
+        """The benchmark's table: headline → number; empty where it is of none."""
+        found = {}
+        for name, number in (self.benchmark or {}).get("table", {}).items():
+            lenient = None if number["lenient"] is None else Result(**number["lenient"])
+            found[name] = Number(Result(**number["strict"]), lenient)
+        return found
 
     @property
     def metrics(self) -> dict[str, str]:
