@@ -1,7 +1,7 @@
 """Published benchmarks: their files read as they are published, strictly scored, the official lenient number beside.
 
-    read_benchmark("cv-bench", "nyu-visionx/CV-Bench", limit=10)
-    evaluate(EvalSettings(data=…, model=…), questions=questions, benchmark=benchmark("cv-bench"))
+read_benchmark("cv-bench", "nyu-visionx/CV-Bench", limit=10)
+evaluate(EvalSettings(data=…, model=…), questions=questions, benchmark=benchmark("cv-bench"))
 """
 
 from __future__ import annotations
@@ -110,12 +110,8 @@ def evaluate_benchmark(
     from sifthinker.evaluation.run import evaluate
 
     if questions is None:
-        questions = read_benchmark(
-            name, settings.data, split=settings.split, images=settings.images, limit=settings.limit
-        )
+        questions = read_benchmark(name, settings.data, split=settings.split, images=settings.images, limit=settings.limit)
     found = benchmark(name)
     if "show_choices" not in settings.model_fields_set:
         settings = settings.replace(show_choices=found.show_choices)
-    return evaluate(
-        settings, questions=questions, thinker=thinker, benchmark=found, progress=progress, fresh=fresh
-    )
+    return evaluate(settings, questions=questions, thinker=thinker, benchmark=found, progress=progress, fresh=fresh)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sifthinker.ask_settings import SERVER_FIELDS
+from sifthinker.benchmarks import NAMES
 from sifthinker.cli.flags import Command, click_options, direct_option
 from sifthinker.cli.terminal import (
     SOME_REJECTED,
@@ -27,15 +28,18 @@ from sifthinker.cli.terminal import (
 from sifthinker.evaluation.settings import EvalSettings
 
 if TYPE_CHECKING:
+    from sifthinker.evaluation.benchmark import Benchmark
     from sifthinker.evaluation.completions import Scored
     from sifthinker.evaluation.questions import Question
+    from sifthinker.evaluation.run import Evaluation
     from sifthinker.scoring.rewards import Scores
 
 
 class _Evaluation(click.Group):
-    """`sif eval DATASET`, beside `sif eval compare` and, where the package has the embedded world, `sif eval world`.
+    """`sif eval DATASET` and `sif eval BENCHMARK`, beside `sif eval compare` and, where the package has the embedded world,
+    `sif eval world`.
 
-    What is no command is a dataset; one that is called like a command is written ./world.
+    What is neither a command nor a benchmark is a dataset; one that is called like one of them is written ./world.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -50,20 +54,25 @@ class _Evaluation(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] in self.list_commands(ctx):
             return super().resolve_command(ctx, args)
+        if args[0] in NAMES:
+            return args[0], published, args[1:]
         return None, dataset, args
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "[OPTIONS] DATASET", prefix="Usage: ")
+        formatter.write_usage(ctx.command_path, "BENCHMARK [--data FOLDER|NAME] [OPTIONS]", prefix="   or: ")
         formatter.write_usage(ctx.command_path, "COMMAND …", prefix="   or: ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         dataset.format_options(ctx, formatter)
+        with formatter.section("Benchmarks, each with a help page of its own"):
+            formatter.write_text(", ".join(NAMES))
         self.format_commands(ctx, formatter)
 
 
 @click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True})
 def evaluation() -> None:
-    """Measure a model on a dataset or a file of questions.
+    """Measure a model on a dataset, a file of questions or a published benchmark.
 
     Writes a JSON file of every answer and a page that shows the wrong ones first. An interrupted evaluation goes on when the
     command is repeated. A file of questions has one JSON object a line: image, question, and what is known of answer (or
@@ -71,43 +80,161 @@ def evaluation() -> None:
     """
 
 
+_ASKING = (
+    "protocol",
+    "coordinates",
+    "rgb_only",
+    "depth",
+    "show_choices",
+    "batch_size",
+    "max_new_tokens",
+    "max_pixels",
+    "dtype",
+)
+
+
+def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator for the options that both kinds of evaluation have beside those of their settings."""
+    about = EvalSettings.model_fields["model"].description or ""
+    for option in (
+        click.option("--fresh", is_flag=True, help="Start over instead of going on."),
+        click.option("--most", default=60, show_default=True, type=click.IntRange(min=1), help="Answers on the page."),
+        direct_option,
+        click.option("--model", "models", multiple=True, help=f"{' '.join(about.split())} Repeatable: one after the other."),
+    ):
+        function = option(function)
+    return function
+
+
 @click.command("DATASET", cls=Command)
 @click.argument("data", metavar="DATASET")
 @click_options(
     EvalSettings,
     {
-        "": ("model", "completions", "output", "limit"),
-        "Asking": (
-            "protocol",
-            "coordinates",
-            "rgb_only",
-            "show_choices",
-            "batch_size",
-            "max_new_tokens",
-            "max_pixels",
-            "dtype",
-        ),
+        "": ("completions", "output", "limit"),
+        "Asking": _ASKING,
         "A model on a server": SERVER_FIELDS,
         "Files of questions": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
     },
 )
-@direct_option
-@click.option("--most", default=60, show_default=True, type=click.IntRange(min=1), help="Answers on the page.")
-@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
-def dataset(data: str, given: dict[str, Any], most: int, fresh: bool) -> None:
+@_answering
+def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, fresh: bool) -> None:
     """Measure a model on DATASET: a dataset folder of ours, its examples file, or a file of questions."""
-    settings = EvalSettings(**{"data": data, **given})
-    if settings.output is None:
-        settings = settings.replace(output=str(_default_output(settings)))
-    run_evaluation(settings, most=most, fresh=fresh)
+    found = {}
+    for settings in _for_each_model({"data": data, **given}, models):
+        questions = None
+        if settings.depth is not None:
+            from sifthinker.depth import DepthReading
+            from sifthinker.evaluation.questions import read_questions
+            from sifthinker.thinking import with_depth
+
+            reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
+            read = read_questions(
+                data, limit=settings.limit, images=settings.images, box_space=settings.box_space, reading=reading
+            )
+            questions = with_depth(read, settings.depth, cache=_depth_cache(settings))
+        found[settings.model or "completions"] = run_evaluation(settings, questions=questions, most=most, fresh=fresh)
+    _finish(found)
 
 
-def _default_output(settings: EvalSettings) -> Path:
-    """`runs/eval/` and the last part of the names of data and model; where another evaluation has that name, a hash too."""
+@click.command("BENCHMARK", cls=Command, add_help_option=False)
+@click.option(
+    "--data",
+    metavar="FOLDER|FILE|NAME",
+    help="Its files as published: a local folder or file, or a Hugging Face name [default: its own name there].",
+)
+@click_options(
+    EvalSettings,
+    {
+        "": ("split", "images", "completions", "output", "limit"),
+        "Asking": _ASKING,
+        "A model on a server": SERVER_FIELDS,
+    },
+)
+@_answering
+@click.option("--help", "shows_help", is_flag=True, help="Show this message and exit.")
+@click.pass_context
+def published(
+    ctx: click.Context,
+    data: str | None,
+    given: dict[str, Any],
+    models: Sequence[str],
+    most: int,
+    fresh: bool,
+    shows_help: bool,
+) -> None:
+    """Measure a model on a published benchmark: its own numbers, strictly scored, and as its official scorer counts."""
+    from sifthinker.benchmarks import benchmark, read_benchmark
+
+    name = str(ctx.info_name)
+    found = benchmark(name)
+    if shows_help:
+        click.echo(f"{ctx.get_help()}\n\n{found.title}:\n")
+        lines = [found.source, f"Splits: {', '.join(found.splits)}"]
+        lines += [f"{headline.name}: {headline.about}" for headline in found.headlines]
+        lenient = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
+        lines += [f"Lenient: {about}" for about in lenient]
+        click.echo("\n".join(click.wrap_text(line, 78, "  ", "    ") for line in lines))
+        return
+    values = {"data": data or found.hub, "show_choices": found.show_choices, **given}
+    results = {}
+    for settings in _for_each_model(values, models, stem=f"{name}-{given['split']}" if "split" in given else name):
+        questions = read_benchmark(name, settings.data, split=settings.split, images=settings.images, limit=settings.limit)
+        if settings.depth is not None:
+            from sifthinker.thinking import with_depth
+
+            questions = with_depth(questions, settings.depth, cache=_depth_cache(settings))
+        results[settings.model or "completions"] = run_evaluation(
+            settings, questions=questions, benchmark=found, most=most, fresh=fresh
+        )
+    _finish(results)
+
+
+def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str | None = None) -> list[EvalSettings]:
+    """The settings of the evaluation of each model, with its output."""
+    if len(models) > 1 and "output" in values:
+        raise click.UsageError("-o names one file and there are several models; leave it out, or evaluate one at a time")
+    found = []
+    for model in models or (None,):
+        settings = EvalSettings(**{**values, **({} if model is None else {"model": model})})
+        if settings.output is None:
+            settings = settings.replace(output=str(_default_output(settings, stem)))
+        found.append(settings)
+    return found
+
+
+def _depth_cache(settings: EvalSettings) -> Path:
+    """Where the maps of a depth model are kept, for all evaluations there."""
+    return Path(str(settings.output)).parent / ".depth_cache"
+
+
+def _finish(found: Mapping[str, Evaluation]) -> None:
+    """Show several models side by side, and end the process with `SOME_REJECTED` where questions could not be asked."""
+    if len(found) > 1:
+        tables = {model: evaluation.table for model, evaluation in found.items()}
+        names = list(dict.fromkeys(name for table in tables.values() for name in table))
+        if names:
+            strict = {model: {name: table[name].strict for name in table} for model, table in tables.items()}
+            print_metrics(strict, names, title="strict")
+        else:
+            metrics = dict.fromkeys(name for evaluation in found.values() for name in evaluation.results)
+            print_metrics({model: evaluation.results for model, evaluation in found.items()}, metrics, title="all questions")
+    if any(evaluation.errors for evaluation in found.values()):
+        sys.exit(SOME_REJECTED)
+
+
+def _default_output(settings: EvalSettings, stem: str | None = None) -> Path:
+    """`runs/eval/` and the last part of the names of data and model; where another evaluation has that name, a hash too.
+
+    Args:
+        settings: of the evaluation.
+        stem: stands for the name of the data.
+    """
     from sifthinker.files import sha256
 
     who = settings.model or settings.completions or "model"
-    names = (Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2] for name in (settings.data, who))
+    asked = (stem or settings.data, who)
+    names = (Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2] for name in asked)
     stem = "-".join(name.removesuffix(".jsonl").removesuffix(".json") for name in names)
     plain = Path("runs/eval") / f"{stem}.json"
     places = _places(settings.model_dump())
@@ -134,14 +261,15 @@ def _evaluated(output: Path) -> list[str] | None:
 
 
 def run_evaluation(
-    settings: EvalSettings, *, questions: Sequence[Question] | None = None, most: int = 60, fresh: bool = False
-) -> None:
-    """Evaluate, show the tables, and write the JSON file and the page where there is an output.
-
-    Ends the process with `SOME_REJECTED` where questions could not be asked.
-    """
+    settings: EvalSettings,
+    *,
+    questions: Sequence[Question] | None = None,
+    benchmark: Benchmark | None = None,
+    most: int = 60,
+    fresh: bool = False,
+) -> Evaluation:
+    """Evaluate, show the tables, and write the JSON file and the page where there is an output."""
     quiet_libraries()
-    from sifthinker.evaluation.metrics import METRICS
     from sifthinker.evaluation.run import evaluate
     from sifthinker.files import make_folder
     from sifthinker.show.report import evaluation_page, refuse_foreign_page, write_page
@@ -158,15 +286,24 @@ def run_evaluation(
         found = evaluate(
             settings,
             questions=questions,
+            benchmark=benchmark,
             progress=lambda done, total: advance(done, "", total),
             fresh=fresh,
         )
     if found.known:
         click.echo("this evaluation was finished before; --fresh does it again", err=True)
-    print_metrics({"all": found.results}, METRICS, title="all questions")
+    if settings.base_url is not None:
+        asked, written = (sum(row.tokens[n] for row in found.rows if row.tokens) for n in (0, 1))
+        cost = (asked * settings.prompt_price + written * settings.completion_price) / 1e6
+        click.echo(f"{asked:,} tokens read, {written:,} written" + (f", cost {cost:.2f}" if cost else ""), err=True)
+    if found.table:
+        columns = {"strict": {name: number.strict for name, number in found.table.items()}}
+        lenient = {name: number.lenient for name, number in found.table.items() if number.lenient is not None}
+        print_metrics(columns | ({"official, lenient": lenient} if lenient else {}), found.table, title=settings.model or "")
+    print_metrics({"all": found.results}, found.metrics, title="all questions")
     for what, groups in found.groups.items():
         if len(groups) > 1:
-            print_metrics_of_groups(what, groups, METRICS)
+            print_metrics_of_groups(what, groups, found.metrics)
     if found.errors:
         first = next(row for row in found.rows if row.error)
         click.echo(f"questions that could not be asked: {found.errors}; the first, {first.id!r}: {first.error}", err=True)
@@ -174,8 +311,7 @@ def run_evaluation(
         write_page(page, evaluation_page(found, title=f"Evaluation: {output.stem}" if output else "Evaluation", most=most))
         click.echo(output)
         click.echo(page)
-    if found.errors:
-        sys.exit(SOME_REJECTED)
+    return found
 
 
 @evaluation.command("compare", short_help="Differences of two evaluations")
@@ -212,6 +348,29 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
     if output:
         atomic_write(output, json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
         click.echo(output)
+
+
+@evaluation.command("card", short_help="Numbers to publish, as JSON and in a model card")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model card to write or to add to: README.md.")
+@click.option("--numbers", type=click.Path(path_type=Path), help="JSON file for the numbers.")
+@click.option("--name", help="The model's name in the card's metadata [default: that of the first evaluation].")
+def card_command(results: Sequence[Path], output: Path | None, numbers: Path | None, name: str | None) -> None:
+    """Write the numbers of the evaluations RESULTS for others: strict and official lenient, with intervals, the SHA-256 of
+    weights and questions, and how the model was asked. Without -o and --numbers, the card's section is printed."""
+    from sifthinker.evaluation.card import card_section, write_card, write_numbers
+    from sifthinker.evaluation.run import Evaluation
+
+    keep_inputs((output, numbers), *results)
+    found = [Evaluation.read(path) for path in results]
+    if output is not None:
+        write_card(output, found, model=name)
+        click.echo(output)
+    if numbers is not None:
+        write_numbers(numbers, found)
+        click.echo(numbers)
+    if output is None and numbers is None:
+        click.echo(card_section(found))
 
 
 @click.command("rewards")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sifthinker.ask_settings import SERVER_FIELDS
 from sifthinker.cli.evaluate import run_evaluation
 from sifthinker.cli.flags import Command, click_options, direct_option
 from sifthinker.cli.terminal import (
+    SOME_REJECTED,
     bar,
     print_metrics,
     quiet_libraries,
@@ -192,4 +194,5 @@ def eval_world(
     data = f"world, split {split}, seed {seed}, size {size}"
     settings = EvalSettings(**{"data": data, "batch_size": batch_size, "max_new_tokens": max_new_tokens, **given})
     questions = list(world_questions(count, split=split, seed=seed, size=size))
-    run_evaluation(settings, questions=questions, fresh=fresh)
+    if run_evaluation(settings, questions=questions, fresh=fresh).errors:
+        sys.exit(SOME_REJECTED)

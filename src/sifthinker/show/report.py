@@ -22,7 +22,7 @@ from sifthinker.chain import Problem, Region
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import ConfigError, DepthError, ImageError
 from sifthinker.evaluation.completions import Scored
-from sifthinker.evaluation.metrics import METRICS, Row
+from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.run import Evaluation
 from sifthinker.files import atomic_write
 from sifthinker.images import data_url, load_image
@@ -180,8 +180,10 @@ def evaluation_page(evaluation: Evaluation, *, title: str = "Evaluation", most: 
         summary=f"{evaluation.settings.get('model') or evaluation.settings.get('completions') or 'A model'}: "
         + ", ".join(counts)
         + ".",
-        metrics=METRICS,
+        metrics=evaluation.metrics,
         results=evaluation.results,
+        benchmark=evaluation.benchmark,
+        table=evaluation.table,
         groups={name: found[:_MOST_GROUPS] for name, found in groups.items()},
         more={name: max(0, len(found) - _MOST_GROUPS) for name, found in groups.items()},
         errors=errors[:_MOST_ERRORS],

@@ -1,0 +1,115 @@
+"""Numbers that can be published: complete, without paths of this machine, and in a card that keeps what it said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from sifthinker.cli.main import main
+from sifthinker.errors import ConfigError
+from sifthinker.evaluation.benchmark import Benchmark, Headline, mean_of
+from sifthinker.evaluation.card import card_section, numbers, write_card
+from sifthinker.evaluation.questions import Question, read_questions
+from sifthinker.evaluation.run import Evaluation, evaluate
+from sifthinker.evaluation.settings import EvalSettings
+
+pytest.importorskip("huggingface_hub")
+
+
+def _toy(name: str = "toy") -> Benchmark:
+    def read(*_: object, **__: object) -> list[Question]:
+        return []
+
+    def shouted(rows: object) -> list[tuple[str, float]]:
+        return [("", 1.0), ("", 1.0)]
+
+    headline = Headline("Overall", "accuracy", mean_of("answer accuracy"), shouted, "every answer | counts")
+    return Benchmark(name, "Toy <b>bench</b>", "us", "", ("test",), read, (headline,))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def asked(photo_folder: Path) -> Path:
+    """Two questions about one photo, and completions: one of them right."""
+    rows = [{"id": f"q{n}", "image": "cat.png", "question": "?" * (n + 1), "answer": "cat"} for n in range(2)]
+    path = photo_folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = [{"id": "q0", "completion": "cat"}, {"id": "q1", "completion": "dog"}]
+    (photo_folder / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    return path
+
+
+def _evaluated(asked: Path, output: Path, benchmark: Benchmark | None = None) -> Evaluation:
+    settings = EvalSettings(
+        data=str(asked), completions=str(asked.parent / "said.jsonl"), protocol="direct", output=str(output)
+    )
+    evaluate(settings, questions=read_questions(asked), benchmark=benchmark)
+    return Evaluation.read(output)  # as it is read by whoever publishes it
+
+
+def test_numbers_name_what_was_measured_and_no_place(asked: Path, tmp_path: Path) -> None:
+    found = numbers(_evaluated(asked, tmp_path / "e.json"))
+    accuracy = found["metrics"]["answer accuracy"]
+    assert (accuracy["mean"], accuracy["count"]) == (0.5, 2)  # one of two
+    assert (found["model"], found["data"], found["questions"], found["not_asked"]) == ("said.jsonl", "questions.jsonl", 2, 0)
+    assert len(found["settings"]["questions"]) == len(found["settings"]["completions_sha256"]) == 64
+    assert found["settings"]["protocol"] == "direct"
+    assert str(tmp_path) not in json.dumps(found)
+    assert str(asked.parent) not in json.dumps(found)
+
+
+def test_a_benchmark_states_both_numbers(asked: Path, tmp_path: Path) -> None:
+    evaluation = _evaluated(asked, tmp_path / "e.json", _toy())
+    assert (evaluation.table["Overall"].strict.mean, evaluation.table["Overall"].lenient.mean) == (0.5, 1.0)  # type: ignore[union-attr]
+    section = card_section([evaluation])
+    assert "| Overall | 0.500 (" in section
+    assert "1.000 (1.000 to 1.000), 2 |" in section
+    assert "<b>" not in section  # a title of data is no HTML of the card
+    assert r"every answer \| counts" in section  # nor a column of its table
+
+
+def test_a_card_keeps_what_it_said(asked: Path, tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: apache-2.0\ntags:\n- mine\n---\n# My model\n\nWords of mine.\n")
+    first = _evaluated(asked, tmp_path / "first.json", _toy())
+    for _ in range(2):  # a second call replaces the section and adds nothing
+        write_card(card, [first])
+    text = card.read_text()
+    assert text.count("## Evaluation with sifthinker") == 1
+    assert "Words of mine." in text
+    head = yaml.safe_load(text.split("---")[1])
+    assert (head["license"], head["tags"]) == ("apache-2.0", ["mine"])
+    (entry,) = head["model-index"]
+    (result,) = entry["results"]
+    assert result["dataset"] == {"name": "Toy <b>bench</b>", "type": "toy"}
+    assert [(metric["name"], metric["value"]) for metric in result["metrics"]] == [("Overall, strict", 0.5)]
+    # Another evaluation joins it.
+    write_card(card, [_evaluated(asked, tmp_path / "second.json")])
+    (entry,) = yaml.safe_load(card.read_text().split("---")[1])["model-index"]
+    assert [result["dataset"]["name"] for result in entry["results"]] == ["Toy <b>bench</b>", "questions.jsonl"]
+
+
+def test_a_card_with_a_broken_head_is_refused(asked: Path, tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: [\n---\n# My model\n")
+    with pytest.raises(ConfigError, match="metadata at its head cannot be read"):
+        write_card(card, [_evaluated(asked, tmp_path / "e.json")])
+    assert card.read_text().startswith("---\nlicense: [")
+
+
+def test_the_command(asked: Path, tmp_path: Path) -> None:
+    _evaluated(asked, tmp_path / "e.json", _toy())
+    run = CliRunner().invoke(main, ["eval", "card", str(tmp_path / "e.json")])
+    assert run.exit_code == 0, run.output
+    assert "| Overall | 0.500" in run.stdout
+    made = [str(tmp_path / "README.md"), str(tmp_path / "numbers.json")]
+    run = CliRunner().invoke(main, ["eval", "card", str(tmp_path / "e.json"), "-o", made[0], "--numbers", made[1]])
+    assert run.stdout.split() == made
+    (one,) = json.loads(Path(made[1]).read_text())
+    assert one["table"]["Overall"]["strict"]["mean"] == 0.5
+    run = CliRunner().invoke(main, ["eval", "card", str(asked)])
+    assert run.exit_code == 2
+    assert "not JSON" in run.stderr or "not an evaluation" in run.stderr
