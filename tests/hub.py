@@ -47,7 +47,7 @@ def serve(datasets: Mapping[str, Path], *, gated: tuple[str, ...] = ()) -> Itera
 
         def _answer(self, body: bytes = b"") -> None:
             url = urlsplit(self.path)
-            asked.append(f"{self.command} {self.path}")
+            asked.append(f"{self.command} {unquote(self.path)}")
             parts = [unquote(part) for part in url.path.split("/") if part]
             at = 1 if parts[:1] == ["api"] else 0
             name = "/".join(parts[at + 1 : at + 3])

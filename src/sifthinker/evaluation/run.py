@@ -735,6 +735,16 @@ class _Run:
         """Warn where most chains state boxes in another space than they are read in: their metrics mean nothing."""
         if self.settings.direct:
             return
+        if self.settings.protocol == "structured":
+            outside = sum("box_range" in row.problems for row in rows if not row.error)
+            if 2 * outside > len(self.questions):
+                logger.warning(
+                    "%s: %d of %d replies have boxes outside the image; --coordinates says how the model writes them",
+                    self.settings.model or "the model",
+                    outside,
+                    len(self.questions),
+                )
+            return
         looks = Looks()
         for row in rows:
             looks.add(row.completion, row.frame)
