@@ -176,6 +176,7 @@ def published(
         lines += [f"Lenient: {about}" for about in lenient]
         click.echo("\n".join(click.wrap_text(line, 78, "  ", "    ") for line in lines))
         return
+    quiet_libraries()
     values = {"data": data or found.hub, "show_choices": found.show_choices, **given}
     results = {}
     for settings in _for_each_model(values, models, stem=f"{name}-{given['split']}" if "split" in given else name):
@@ -302,7 +303,7 @@ def run_evaluation(
         print_metrics(columns | ({"official, lenient": lenient} if lenient else {}), found.table, title=settings.model or "")
     print_metrics({"all": found.results}, found.metrics, title="all questions")
     for what, groups in found.groups.items():
-        if len(groups) > 1:
+        if len(groups) > 1 and not found.table:  # a benchmark's table has its groups; the page has all of them
             print_metrics_of_groups(what, groups, found.metrics)
     if found.errors:
         first = next(row for row in found.rows if row.error)

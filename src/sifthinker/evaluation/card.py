@@ -76,8 +76,7 @@ def card_section(evaluations: Sequence[Evaluation]) -> str:
                 f"| {_plain(name)} | {_cell(number.strict)} | {_cell(number.lenient)} |"
                 for name, number in evaluation.table.items()
             ]
-            notes = {one["lenient_about"] for one in evaluation.benchmark["table"].values()} if evaluation.benchmark else ()
-            parts += ["", *(f"Lenient: {_plain(note)}." for note in sorted(notes) if note)]
+            parts += ["", *(f"Lenient: {_plain(note)}." for note in evaluation.lenient_notes)]
         else:
             parts += ["| metric | mean (95 % interval), count |", "| --- | --- |"]
             parts += [f"| {_plain(name)} | {_cell(result)} |" for name, result in evaluation.results.items()]

@@ -84,6 +84,12 @@ class Evaluation:
         return found
 
     @property
+    def lenient_notes(self) -> list[str]:
+        """In what the official scorer of the benchmark is more lenient, each said once."""
+        table = (self.benchmark or {}).get("table", {})
+        return list(dict.fromkeys(one["lenient_about"] for one in table.values() if one["lenient_about"]))
+
+    @property
     def metrics(self) -> dict[str, str]:
         """Metric → what it is: the general ones, and the benchmark's own."""
         return {**METRICS, **(self.benchmark or {}).get("metrics", {})}

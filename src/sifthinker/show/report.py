@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sifthinker import __version__
 from sifthinker.ask_settings import names_thought
 from sifthinker.chain import Problem, Region
+from sifthinker.depth import DepthMap
 from sifthinker.depth_cache import cached_depth
 from sifthinker.errors import ConfigError, DepthError, ImageError
 from sifthinker.evaluation.completions import Scored
@@ -184,6 +186,7 @@ def evaluation_page(evaluation: Evaluation, *, title: str = "Evaluation", most: 
         results=evaluation.results,
         benchmark=evaluation.benchmark,
         table=evaluation.table,
+        lenient_notes=evaluation.lenient_notes,
         groups={name: found[:_MOST_GROUPS] for name, found in groups.items()},
         more={name: max(0, len(found) - _MOST_GROUPS) for name, found in groups.items()},
         errors=errors[:_MOST_ERRORS],
@@ -372,7 +375,7 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "steps": [
             {
                 "words": words,
-                "boxes": [_rectangle(region, index, width, height) for index, region in enumerate(regions)],
+                "boxes": [_rectangle(region, index, width, height, thought.depth) for index, region in enumerate(regions)],
             }
             for regions, words in thought.steps
         ],
@@ -383,8 +386,9 @@ def _card(card: Card, number: int) -> dict[str, Any]:
     }
 
 
-def _rectangle(region: Region, index: int, width: int, height: int) -> dict[str, Any]:
+def _rectangle(region: Region, index: int, width: int, height: int, depth: DepthMap | None) -> dict[str, Any]:
     x1, y1, x2, y2 = region.box
+    truth = None if depth is None or region.depth is None else float(depth.mean([region.box])[0])
     return {
         "x": x1 * width,
         "y": y1 * height,
@@ -392,6 +396,7 @@ def _rectangle(region: Region, index: int, width: int, height: int) -> dict[str,
         "height": (y2 - y1) * height,
         "colour": _PALETTE[index % len(_PALETTE)],
         "depth": region.depth,
+        "true_depth": None if truth is None or math.isnan(truth) else truth,
     }
 
 
