@@ -231,7 +231,9 @@ def chain_pattern(*, with_depth: bool = True, frame: Frame = UNIT) -> str:
     """A regular expression of chains, for servers that hold a model to a grammar while it decodes.
 
     What it matches is a chain to `check_chain`, but for boxes without area, blank words, and pixels past the border. It
-    uses no more than literals, classes, groups and bounded repetition, which all such servers know.
+    matches the chains that `render_chain` writes, but for very long ones, and for words in which `<` stands before `<`, `/`,
+    `t` or `a`, as it does in tags, or at the end. It uses no more than literals, classes, groups and repetition, which all
+    such servers know.
 
     Args:
         with_depth: whether regions state their depth.
@@ -242,12 +244,13 @@ def chain_pattern(*, with_depth: bool = True, frame: Frame = UNIT) -> str:
     """
     check_frame(frame)
     unit = r"(0(\.[0-9]{1,3})?|1(\.0{1,3})?)"
-    side = {"unit": unit, "per_mille": "([0-9]{1,3}|1000)", "resized": "[0-9]{1,5}"}[frame.space]
+    side = {"unit": unit, "per_mille": "(0|[1-9][0-9]{0,2}|1000)", "resized": "(0|[1-9][0-9]{0,4})"}[frame.space]
+    words = "([^<]|<[^</ta])+"
     depth = f',"depth":{unit}' if with_depth else ""
     region = rf'\{{"bbox_2d":\[{side},{side},{side},{side}\]{depth}\}}'
     area = rf"<area>\[{region}(,{region}){{0,{_MOST_REGIONS - 1}}}\]</area>"
-    step = rf"{area}\n?<text>[^<>]+</text>\n?"
-    return rf"<think>\n?({step}){{1,{_MOST_STEPS}}}</think>\n?<answer>[^<>]+</answer>"
+    step = rf"{area}\n?<text>{words}</text>\n?"
+    return rf"<think>\n?({step}){{1,{_MOST_STEPS}}}</think>\n?<answer>{words}</answer>"
 
 
 def render_regions(

@@ -11,7 +11,7 @@ import math
 import os
 import random
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -20,7 +20,7 @@ import httpx2
 
 from sifthinker.ask_settings import ServerSettings
 from sifthinker.errors import ConfigError, EndpointError
-from sifthinker.responses import Fault, Reply, read_events, read_response
+from sifthinker.responses import Fault, Reply, lines_of, read_events, read_response
 
 _log = logging.getLogger(__name__)
 
@@ -162,41 +162,50 @@ class Endpoint:
             del self._sessions[loop]
             await session.client.aclose()
 
-    async def chat(self, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Reply:
+    async def chat(self, messages: Sequence[Mapping[str, Any]], needed: Collection[str] = (), /, **parameters: Any) -> Reply:
         """One chat completion.
 
         Args:
             messages: in the server's own format.
-            parameters: further fields of the request, for instance `temperature`. They are wishes: one that the server
-                refuses is sent in another form, or not at all.
+            needed: names of fields without which the reply is worth nothing.
+            parameters: further fields of the request, for instance `temperature`. They are wishes, but for those that are
+                needed: one that the server refuses is sent in another form, or not at all.
         Raises:
             EndpointError: every attempt failed, or the server refused the request; its `kind` says what can be done.
         """
-        return await self._gated(messages, parameters)
+        return await self._gated(messages, parameters, needed)
 
-    async def stream(self, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> AsyncGenerator[Reply, None]:
+    async def stream(
+        self, messages: Sequence[Mapping[str, Any]], needed: Collection[str] = (), /, **parameters: Any
+    ) -> AsyncGenerator[Reply, None]:
         """One chat completion as it is written: the reply so far again and again, code `partial`, the whole one last.
 
-        A stream that breaks is a failed attempt: the next one begins from nothing. A server that does not stream gives the
-        whole reply alone.
+        Who is slower than the server misses some of the replies between. A stream that breaks is a failed attempt: the next
+        one begins from nothing. A server that does not stream gives the whole reply alone.
 
         Args:
             messages: see `chat`.
+            needed: see `chat`.
             parameters: see `chat`.
         Raises:
             EndpointError: see `chat`.
         """
-        growing: asyncio.Queue[Reply] = asyncio.Queue()
+        growing: list[Reply] = []  # the reply so far, where it has grown since it was last given
+        changed = asyncio.Event()
+
+        def grow(reply: Reply) -> None:
+            growing[:] = [reply]
+            changed.set()
+
         asked = {**parameters, "stream": True, "stream_options": {"include_usage": True}}
-        whole = asyncio.ensure_future(self._gated(messages, asked, growing.put_nowait))
+        whole = asyncio.create_task(self._gated(messages, asked, needed, grow))
+        whole.add_done_callback(lambda _: changed.set())
         try:
             while not whole.done():
-                waiting = asyncio.ensure_future(growing.get())
-                await asyncio.wait((waiting, whole), return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    waiting.cancel()
-                    break
-                yield waiting.result()
+                await changed.wait()
+                changed.clear()
+                if growing:
+                    yield growing.pop()
             yield await whole
         finally:
             whole.cancel()
@@ -206,6 +215,7 @@ class Endpoint:
         self,
         messages: Sequence[Mapping[str, Any]],
         parameters: Mapping[str, Any],
+        needed: Collection[str],
         grow: Callable[[Reply], None] | None = None,
     ) -> Reply:
         """Ask when it is this request's turn; `grow` is told the reply so far, where it is streamed."""
@@ -221,7 +231,7 @@ class Endpoint:
                 if session.stopped is not None:
                     raise session.stopped
             try:
-                return await self._chat(session, messages, parameters, grow)
+                return await self._chat(session, messages, parameters, needed, grow)
             except EndpointError as error:
                 if scout and error.kind == "setup" and not session.met.is_set():
                     session.stopped = error
@@ -235,6 +245,7 @@ class Endpoint:
         session: _Session,
         messages: Sequence[Mapping[str, Any]],
         parameters: Mapping[str, Any],
+        needed: Collection[str],
         grow: Callable[[Reply], None] | None,
     ) -> Reply:
         forms = dict(self._forms)
@@ -259,7 +270,7 @@ class Endpoint:
                     reason=self._redact(outcome.reason),
                     reasoning=self._redact(outcome.reasoning),
                 )
-            if self._adapt(outcome, parameters, forms):
+            if self._adapt(outcome, {name: value for name, value in parameters.items() if name not in needed}, forms):
                 self.usage.retries += 1
                 continue
             if not outcome.passing or retries == self.max_retries:
@@ -292,7 +303,7 @@ class Endpoint:
                 async with client.stream("POST", self._url, json=body, headers=self._headers()) as response:
                     if response.is_success and "event-stream" in response.headers.get("content-type", ""):
                         self._met = True
-                        return await read_events(response.aiter_lines(), response.headers, grow, self._redact)
+                        return await read_events(lines_of(response.aiter_bytes()), response.headers, grow, self._redact)
                     await response.aread()
             else:
                 response = await client.post(self._url, json=body, headers=self._headers())

@@ -8,7 +8,7 @@ import contextvars
 import functools
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -74,11 +74,17 @@ _END = object()
 def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
     """The items of an asynchronous iterator for synchronous code, each as soon as it is there; see `run_coroutine`.
 
-    It runs in a thread of its own. When the caller stops listening it is cancelled, and waited for until it has cleaned up.
+    It runs in a thread of its own. When the caller stops listening, or is interrupted, it is cancelled, and waited for until
+    it has cleaned up.
 
     Raises:
         BaseException: what the iterator raises.
     """
+    try:
+        caller = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        caller = None
+    asked = caller.cancelling() if caller is not None else 0
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
     begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
 
@@ -101,7 +107,13 @@ def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
     thread.start()
     try:
         while True:
-            item, error = ready.get()
+            try:
+                item, error = ready.get(timeout=_GLANCE_S)
+            except queue.Empty:
+                # Under `asyncio.run` an interruption does no more than ask the caller's task to end.
+                if caller is not None and caller.cancelling() > asked:
+                    raise asyncio.CancelledError from None
+                continue
             if item is not _END:
                 yield item
                 continue
@@ -113,6 +125,34 @@ def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
         with contextlib.suppress(RuntimeError):  # the loop came to its end meanwhile
             loop.call_soon_threadsafe(task.cancel)
         thread.join()
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, _T]], most: int) -> list[_T]:
+    """The results of coroutines in order, so many of them at once; they are taken from `calls` as their turn comes.
+
+    The first that fails ends the others. They have cleaned up when this raises.
+
+    Args:
+        calls: any number.
+        most: how many run at once.
+    Raises:
+        BaseException: what the first raises.
+    """
+    found: dict[int, _T] = {}
+    numbered = enumerate(calls)
+
+    async def work() -> None:
+        for number, call in numbered:
+            found[number] = await call
+
+    workers = [asyncio.create_task(work()) for _ in range(most)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return [found[number] for number in range(len(found))]
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ _LASTING = {501, 505, 511}
 _SETUP = {401, 402, 403, 404, 405, 407, 410}
 
 _LONGEST_QUOTE = 300
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 _CUT_OFF = {"length", "max_tokens", "model_length", "model_context_window_exceeded"}
 _FILTERED = {"content_filter", "safety", "prohibited_content", "recitation", "refusal", "blocklist"}
@@ -130,14 +131,11 @@ def read_response(response: httpx2.Response, redact: Callable[[str], str] = str)
         if choice is None:
             return Fault("bad_shape", f"the server's reply has no choices[0]: {_quoted(text)}", words=text)
         error = _error_of({"error": choice["error"]}) if choice.get("error") else {}
-        if not error and choice.get("finish_reason") == "error":
+        if not error and _broke(choice):
             error = {"message": "finish_reason error"}
         if not error:
             return _read_choice(choice, body)
-    # The response's own status says nothing about an error inside it; the error's code may.
-    said = error.get("code")
-    status = int(said) if isinstance(said, int | str) and re.fullmatch(r"[1-5]\d\d", str(said)) else 0
-    return _fault(status, error, f"{where} with an error inside", text, response.headers, inside=True)
+    return _fault(_status_of(error), error, f"{where} with an error inside", text, response.headers, inside=True)
 
 
 async def read_events(
@@ -149,22 +147,19 @@ async def read_events(
     """The reply or the fault of a stream of server-sent events.
 
     Args:
-        lines: of the stream, read as they come.
+        lines: of the stream, read as they come; see `lines_of`.
         headers: of the response.
         grow: called with the reply so far each time there is more of it.
         redact: see `read_response`.
     Raises:
         httpx2.HTTPError: the connection breaks.
     """
-    written = {"content": "", "reasoning_content": ""}
-    message: dict[str, Any] = {}
+    written = {"content": "", "reasoning_content": "", "refusal": ""}
+    calls: Any = None
     choice: dict[str, Any] = {}
     usage: Any = None
     ended = False
-    async for line in lines:
-        if not line.startswith("data:"):
-            continue  # comments that keep the connection open, names of events, blank lines between them
-        data = line.removeprefix("data:").strip()
+    async for data in _events(lines):
         if data == "[DONE]":
             ended = True
             break
@@ -172,30 +167,85 @@ async def read_events(
             event = json.loads(data)
         except (ValueError, RecursionError):
             return Fault("not_json", f"an event of the stream is no JSON: {_quoted(redact(data))}", words=redact(data))
-        error = _error_of(event) if isinstance(event, dict) and not event.get("choices") else {}
-        if error:
-            said = error.get("code")
-            status = int(said) if isinstance(said, int | str) and re.fullmatch(r"[1-5]\d\d", str(said)) else 0
-            return _fault(status, error, "an error in the stream", redact(data), headers, inside=True)
-        usage = event.get("usage") or usage if isinstance(event, dict) else usage
         part = _first_choice(event)
+        error = _error_of(event) if part is None else {"message": "finish_reason error"} if _broke(part) else {}
+        if part is not None and part.get("error"):
+            error = _error_of({"error": part["error"]})
+        if error:
+            where = "an error in the stream"
+            return _fault(_status_of(error), error, where, redact(data), headers, inside=True)
+        usage = event.get("usage") or usage if isinstance(event, dict) else usage
         if part is None:
             continue
         choice |= {key: value for key, value in part.items() if value is not None and key != "delta"}
         given = part.get("delta")
         delta: dict[str, Any] = given if isinstance(given, dict) else {}
-        content = delta.get("content")
-        new = {"content": content if isinstance(content, str) else "", "reasoning_content": _reasoning(delta)[1]}
-        message |= {key: value for key, value in delta.items() if key in ("refusal", "tool_calls") and value}
-        if new["content"] or new["reasoning_content"]:
-            for name, more in new.items():
-                written[name] += more
-            if grow is not None:
-                text, reasoning = (_whole(redact(written[name])) for name in ("content", "reasoning_content"))
-                grow(Reply(text, code="partial", reasoning=reasoning))
+        content, refusal = delta.get("content"), delta.get("refusal")
+        if isinstance(content, list):
+            content = "".join(_part_text(piece) for piece in _parts(content))
+        new = {
+            "content": content if isinstance(content, str) else "",
+            "reasoning_content": _reasoning(delta)[1],
+            "refusal": refusal if isinstance(refusal, str) else "",
+        }
+        for name, more in new.items():
+            written[name] += more
+        calls = delta.get("tool_calls") or calls
+        if grow is not None and (new["content"] or new["reasoning_content"]):
+            text, reasoning = (_whole(redact(written[name])) for name in ("content", "reasoning_content"))
+            grow(Reply(text, code="partial", reasoning=reasoning))
+    if not choice and ended:
+        return Fault("bad_shape", "the server's stream has no choices[0]")
     if not ended and not choice.get("finish_reason"):
         return Fault("connection", "the stream ended before the reply did")
-    return _read_choice({**choice, "message": {**message, **written}}, {"usage": usage})
+    return _read_choice({**choice, "message": {**written, "tool_calls": calls}}, {"usage": usage})
+
+
+async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """The lines of a stream of events, without what ends them.
+
+    Lines end where the standard says so, and nowhere else: replies hold characters such as U+2028 at which `str.splitlines`
+    breaks too.
+
+    Source: WHATWG HTML, section 9.2.5, "Parsing an event stream".
+    """
+    kept = b""
+    async for chunk in chunks:
+        text = kept + chunk
+        # A line feed that belongs to a last carriage return may still come.
+        held = b"\r" if text.endswith(b"\r") else b""
+        *lines, kept = _LINE_END.split(text.removesuffix(held))
+        kept += held
+        for line in lines:
+            yield line.decode(errors="replace")
+    for line in _LINE_END.split(kept):
+        yield line.decode(errors="replace")
+
+
+async def _events(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The data of each event. An event may have several lines of data; servers that part events by no blank line give
+    each one whole in its line."""
+    held: list[str] = []
+    async for line in lines:
+        if line.startswith("data:"):
+            if held and (held == ["[DONE]"] or _is_json("\n".join(held))):
+                yield "\n".join(held)
+                held = []
+            held.append(line.removeprefix("data:").strip())
+        elif held and not line.strip():
+            yield "\n".join(held)
+            held = []
+        # All else are comments that keep the connection open, and names of events.
+    if held:
+        yield "\n".join(held)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _fault(
@@ -250,6 +300,17 @@ def _no_json(response: httpx2.Response, text: str) -> Fault:
     return Fault("not_json", f"the server's reply is {form}. It begins {_quoted(_first_line(begins))}", words=text)
 
 
+def _status_of(error: Mapping[str, Any]) -> int:
+    """The status that an error inside a success states; 0 for none. The response's own says nothing about it."""
+    said = error.get("code")
+    return int(said) if isinstance(said, int | str) and re.fullmatch(r"[1-5]\d\d", str(said)) else 0
+
+
+def _broke(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice says that the server failed in the middle of it."""
+    return choice.get("finish_reason") == "error"
+
+
 def _first_choice(body: Any) -> dict[str, Any] | None:
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -264,7 +325,7 @@ def _read_choice(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Reply | 
         return Fault("bad_shape", "the server's reply has no choices[0].message.content")
     content, refusal = message.get("content"), message.get("refusal")
     if isinstance(content, list):
-        parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in content]
+        parts = _parts(content)
         refusal = refusal or next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
         content = "".join(_part_text(part) for part in parts)
     if content is not None and not isinstance(content, str):
@@ -287,6 +348,10 @@ def _reasoning(message: Mapping[str, Any]) -> tuple[str, str]:
         if isinstance(message.get(name), str) and message[name]:
             return name, message[name]
     return "", ""
+
+
+def _parts(content: list[Any]) -> list[dict[str, Any]]:
+    return [part if isinstance(part, dict) else {"type": "text", "text": part} for part in content]
 
 
 def _part_text(part: Mapping[str, Any]) -> str:

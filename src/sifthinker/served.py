@@ -8,7 +8,9 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from PIL import Image
 
@@ -16,10 +18,10 @@ from sifthinker.ask_settings import MAX_NEW_TOKENS, AskSettings
 from sifthinker.chain import TAG, Problem, chain_pattern
 from sifthinker.coordinates import Frame, Resizer, default_for
 from sifthinker.endpoint import Endpoint, Usage, open_endpoint
-from sifthinker.errors import ConfigError, ImageError
+from sifthinker.errors import ConfigError, EndpointError, ImageError
 from sifthinker.images import data_url
 from sifthinker.literals import Coordinates, ImageFormat, ThinkProtocol
-from sifthinker.loops import in_thread, iterate, run_coroutine
+from sifthinker.loops import in_thread, iterate, run_coroutine, together
 from sifthinker.prompts import user_prompt
 from sifthinker.records import find_placeholder
 from sifthinker.responses import Reply
@@ -32,6 +34,9 @@ MAX_PIXELS = 4_194_304  # greatest area of an image that is sent, unless told ot
 
 # A text that no model writes by itself: whether a server heeds a grammar is seen by asking for it.
 _PROBE = "sif-[0-9]{6}-ok"
+_GRAMMAR = "structured_outputs"  # vLLM's field; one that others, and older ones, pass over
+_NEEDED = (_GRAMMAR,)  # never left out where a server refuses it
+_MOST_FREE = 3  # chains that are asked for without the grammar too
 
 
 class ServedThinker(Thinker):
@@ -47,8 +52,9 @@ class ServedThinker(Thinker):
         max_pixels: greatest area of an image that is sent; larger ones are made smaller.
         coordinates: that its chains state boxes in; `unit` by default, since a server does not tell what a model has learnt.
         image_format: `png`, exact, or `jpeg`, smaller.
-        grammar: hold chains to their grammar while they are decoded; needs a server that offers it (vLLM). Each reply is
-            checked, and a server that passes the request over is refused at the first.
+        grammar: hold chains to their grammar while they are decoded; needs a server that offers it (vLLM). A server that
+            passes the request over is refused before the first question, each reply is checked, and it is said where the
+            grammar changes chains that are whole without it, as one that masks tokens by mistake does.
     Example:
         >>> endpoint = Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen3-VL-8B-Instruct")
         >>> ServedThinker(endpoint).think(image, "What is on the shelf?", protocol="structured").answer  # doctest: +SKIP
@@ -73,8 +79,9 @@ class ServedThinker(Thinker):
         self._max_pixels = max_pixels or MAX_PIXELS
         self._image_format: ImageFormat = image_format
         self._grammar = grammar
-        self._heeds_grammar: bool | None = None
-        self._probing = asyncio.Lock()
+        self._heeds_grammar = False
+        self._free_asked = 0  # how often a chain was asked for without the grammar too
+        self._probing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     @property
     def usage(self) -> Usage:
@@ -113,7 +120,7 @@ class ServedThinker(Thinker):
         async def ask() -> list[Thought]:
             async with self:
                 asked = (self.ask(task, protocol=protocol, coordinates=coordinates, **sampling) for task in tasks)
-                return await asyncio.gather(*asked)
+                return await together(asked, self.endpoint.concurrency)
 
         return run_coroutine(ask())
 
@@ -123,8 +130,12 @@ class ServedThinker(Thinker):
         """`think` for callers with an event loop, inside `async with`; as many at once as the endpoint allows."""
         frame, messages, parameters = await self._request(task, protocol, coordinates, sampling)
         started = time.monotonic()
-        reply = await self.endpoint.chat(messages, **parameters)
-        return self._thought(task, protocol, frame, reply, time.monotonic() - started)
+        reply = await self.endpoint.chat(messages, _NEEDED, **parameters)
+        seconds = time.monotonic() - started
+        if protocol == "chain" and self._grammar and self._free_asked < _MOST_FREE and not parameters["temperature"]:
+            self._free_asked += 1
+            await self._compare_free(messages, parameters, reply)
+        return self._thought(task, protocol, frame, reply, seconds)
 
     def stream(
         self,
@@ -151,7 +162,7 @@ class ServedThinker(Thinker):
         """`stream` for callers with an event loop, inside `async with`."""
         frame, messages, parameters = await self._request(task, protocol, coordinates, sampling)
         started = time.monotonic()
-        async with aclosing(self.endpoint.stream(messages, **parameters)) as growing:
+        async with aclosing(self.endpoint.stream(messages, _NEEDED, **parameters)) as growing:
             async for found in growing:
                 seconds = time.monotonic() - started
                 yield self._thought(task, protocol, frame, found, seconds)
@@ -169,7 +180,7 @@ class ServedThinker(Thinker):
             parameters["response_format"] = response_format(with_depth=with_depth)
         elif protocol == "chain" and self._grammar:
             await self._see_grammar_heeded()
-            parameters["structured_outputs"] = {"regex": chain_pattern(with_depth=with_depth, frame=frame)}
+            parameters[_GRAMMAR] = {"regex": chain_pattern(with_depth=with_depth, frame=frame)}
         return frame, messages, parameters
 
     def _messages(self, task: Task, protocol: ThinkProtocol, frame: Frame) -> list[dict[str, Any]]:
@@ -178,6 +189,7 @@ class ServedThinker(Thinker):
         shown = [image] if depth is None else [image, depth.view()]
         content: list[dict[str, Any]] = []
         for picture in shown:
+            picture = picture if picture.mode == "RGB" else picture.convert("RGB")
             if picture.size != size:
                 picture = picture.resize(size, Image.Resampling.BICUBIC)
             content.append({"type": "image_url", "image_url": {"url": data_url(picture, form=self._image_format)}})
@@ -192,25 +204,21 @@ class ServedThinker(Thinker):
         if width * height <= self._max_pixels:
             return size
         scale = (self._max_pixels / (width * height)) ** 0.5
-        return max(1, int(width * scale)), max(1, int(height * scale))
+        width = max(1, int(width * scale))
+        return width, max(1, min(int(height * scale), self._max_pixels // width))
 
     def _thought(self, task: Task, protocol: ThinkProtocol, frame: Frame, reply: Reply, seconds: float) -> Thought:
-        text, faults, growing = reply.text.strip(), [], reply.code == "partial"
-        opens = TAG.search(reply.reasoning)
-        if protocol == "chain" and opens is not None and "<think>" not in text:
-            # A reasoning parser of the server takes the think part of a chain for reasoning, and its tags away.
-            closing = "" if growing and not text else "\n</think>"
-            text = f"<think>\n{reply.reasoning.strip()}{closing}\n{text}"
-        elif not growing and reply.code and (reply.code != "cut_off" or not text):
+        text, growing = reply.text.strip(), reply.code == "partial"
+        faults = []
+        # What was cut off shows by itself, but for a reply of which nothing is left.
+        if not growing and reply.code and (reply.code != "cut_off" or not text):
             faults.append(Problem(reply.code, 0, reply.reason or FAULTS[reply.code]))
-        first = TAG.search(text)
-        if protocol == "chain" and first is not None and first[0] == "<area>":
-            text = f"<think>{text}"  # opened by the chat template on the server
-        if protocol == "chain" and self._grammar and not reply.code:
-            pattern = chain_pattern(with_depth=task[2] is not None, frame=frame)
-            if not re.fullmatch(pattern, text):
+        if protocol == "chain":
+            text = _whole_chain(text, reply.reasoning.strip())
+            pattern = chain_pattern(with_depth=task[2] is not None, frame=frame) if self._grammar else ""
+            if pattern and not reply.code and not re.fullmatch(pattern, text):
                 faults.append(Problem("not_constrained", 0, FAULTS["not_constrained"]))
-        return thought_of(
+        found = thought_of(
             task,
             protocol,
             frame,
@@ -221,25 +229,68 @@ class ServedThinker(Thinker):
             faults=tuple(faults),
             tokens=(reply.prompt_tokens, reply.completion_tokens),
         )
+        if reply.code == "cut_off" and protocol == "structured":
+            # Of an object that was cut off, that is what is wrong with it.
+            cut = Problem(reply.code, 0, reply.reason or FAULTS[reply.code])
+            codes = dict.fromkeys(cut if fault.code == "not_json" else fault for fault in found.faults)
+            found = replace(found, faults=tuple(codes))
+        return found
 
     async def _see_grammar_heeded(self) -> None:
         """Ask once for a text that no model writes by itself.
 
         Raises:
-            ConfigError: the server writes something else: it passes over the field `structured_outputs`, as many do.
+            ConfigError: the server writes something else: it passes over the field `structured_outputs`, as many do; or it
+                refuses it.
         """
-        async with self._probing:
-            if self._heeds_grammar is None:
-                asked = [{"role": "user", "content": "Describe the weather."}]
-                parameters = {"temperature": 0, "max_tokens": 32, "structured_outputs": {"regex": _PROBE}}
-                reply = await self.endpoint.chat(asked, **parameters)
-                self._heeds_grammar = re.fullmatch(_PROBE, reply.text.strip()) is not None
-                logger.info("%s: grammar %s", self.endpoint.base_url, "heeded" if self._heeds_grammar else "passed over")
-        if not self._heeds_grammar:
-            raise ConfigError(
-                f"{self.endpoint.base_url}: was asked to hold a reply to a grammar (structured_outputs, regex) and did not; "
-                "leave out grammar (--grammar), or serve the model with vLLM 0.12 or newer"
+        async with self._probing.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            if self._heeds_grammar:
+                return
+            asked = [{"role": "user", "content": "Describe the weather."}]
+            parameters: dict[str, Any] = {"temperature": 0, "max_tokens": 32, _GRAMMAR: {"regex": _PROBE}}
+            try:
+                said = (await self.endpoint.chat(asked, _NEEDED, **parameters)).text.strip()
+            except EndpointError as error:
+                if error.kind != "request":
+                    raise
+                said, why = "", f"refused it: {error}"
+            else:
+                why = f"wrote {said[:80]!r}"
+            if re.fullmatch(_PROBE, said) is None:
+                raise ConfigError(
+                    f"{self.endpoint.base_url}: was asked to hold a reply to a grammar (structured_outputs, regex) and "
+                    f"{why}; leave out grammar (--grammar), or serve the model with vLLM 0.12 or newer"
+                )
+            self._heeds_grammar = True
+
+    async def _compare_free(self, messages: list[dict[str, Any]], parameters: dict[str, Any], held: Reply) -> None:
+        """Ask the same without the grammar, and say where that changes the reply: a greedy chain that is one to the grammar
+        must be the same with it."""
+        try:
+            free = await self.endpoint.chat(messages, **{k: v for k, v in parameters.items() if k != _GRAMMAR})
+        except EndpointError:
+            return  # no more than a look
+        text, pattern = free.text.strip(), parameters[_GRAMMAR]["regex"]
+        if not free.code and text != held.text.strip() and re.fullmatch(pattern, text):
+            logger.warning(
+                "%s: the grammar changes a chain that is whole without it, from %.200r to %.200r; the server masks tokens "
+                "that the grammar allows, and its chains are not those of the model; leave out grammar (--grammar)",
+                self.endpoint.base_url,
+                text,
+                held.text.strip(),
             )
+
+
+def _whole_chain(text: str, reasoning: str) -> str:
+    """A chain with what a server took from it: a reasoning parser takes the think part for reasoning and its tags away, and
+    a chat template opens the chain by itself."""
+    if TAG.search(reasoning) is not None and "<think>" not in text:
+        # Without words behind it nobody knows whether the model closed it.
+        closing = "\n</think>" if text and "</think>" not in (reasoning + text) else ""
+        text = f"{reasoning}{closing}\n{text}".rstrip()
+        return text if text.startswith("<think>") else f"<think>\n{text}"
+    first = TAG.search(text)
+    return f"<think>{text}" if first is not None and first[0] == "<area>" else text
 
 
 def open_thinker(settings: AskSettings) -> Thinker:

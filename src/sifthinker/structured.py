@@ -28,6 +28,8 @@ FAULTS: dict[str, str] = {
     "not_constrained": "the server was asked to hold the reply to the grammar of chains, and did not",
 }
 
+_MOST_PROBLEMS = 100  # named of the steps of one reply; a broken one may have very many
+
 Steps = list[tuple[tuple[Region, ...], str]]
 
 
@@ -85,8 +87,7 @@ def compose(reply: str, frame: Frame, *, with_depth: bool) -> tuple[str, tuple[P
         return reply, (Problem(code, 0, FAULTS[code]),)
     steps, problems = _read_steps(found[0]["steps"], frame, with_depth)
     answer, fault = _read_answer(found[0]["answer"])
-    if fault is not None:
-        problems.append(fault)
+    problems = [*problems[:_MOST_PROBLEMS], *([] if fault is None else [fault])]
     return write(steps, answer), tuple(problems)
 
 
@@ -166,9 +167,7 @@ def _words(said: Any, blank: str, name: str) -> tuple[str, list[tuple[str, str]]
         return "", [(blank, f"the {name} is {'blank' if isinstance(said, str) else _kind(said)}")]
     if not TAG.search(said):
         return said.strip(), []
-    while TAG.search(said):  # what is left may make another
-        said = TAG.sub(" ", said)
-    return said.strip(), [("nested_tag", f"a tag of the chain format stands in the {name}")]
+    return TAG.sub(" ", said).strip(), [("nested_tag", f"a tag of the chain format stands in the {name}")]
 
 
 def _is_number(value: Any) -> bool:

@@ -17,6 +17,7 @@ from sifthinker import __version__
 from sifthinker.chain import TAG
 from sifthinker.coordinates import UNIT, Frame, frame_stated, learnt_by
 from sifthinker.depth import DepthReading
+from sifthinker.endpoint import Usage
 from sifthinker.errors import (
     BoxError,
     BudgetError,
@@ -36,7 +37,7 @@ from sifthinker.files import atomic_write, make_folder, read_jsonl, sha256, to_j
 from sifthinker.fingerprint import model_fingerprint
 from sifthinker.journal import Journal, check_same
 from sifthinker.literals import Coordinates, ThinkProtocol
-from sifthinker.loops import in_thread, run_coroutine, threads
+from sifthinker.loops import in_thread, run_coroutine, threads, together
 from sifthinker.prompts import PROMPT_VERSION, user_prompt, with_choices
 from sifthinker.records import as_text
 from sifthinker.served import ServedThinker, open_thinker
@@ -443,7 +444,9 @@ class _Run:
         self.identity = self._identity()
         self._rows: dict[str, Row] = {}  # by id; of a question that was asked again, the last
         self._thinker = thinker
-        self.served = settings.base_url is not None if thinker is None else isinstance(thinker, ServedThinker)
+        if thinker is None and settings.base_url is not None:
+            self._thinker = open_thinker(settings)  # an address that cannot be used is refused before it is noted anywhere
+        self.served = isinstance(self._thinker, ServedThinker)
         self._progress = progress
         self._fresh = fresh
         self._asked = 0  # questions that are done with
@@ -611,36 +614,31 @@ class _Run:
             EndpointError: the server refuses every request alike, or does not answer any more.
             BudgetError: the budget is spent.
         """
-        waiting = iter([] if self._finished is not None else [q for q in self.questions if self._is_open(q)])
+        left = [] if self._finished is not None else [question for question in self.questions if self._is_open(question)]
+        left.reverse()
         thinker = self._load()
         assert isinstance(thinker, ServedThinker)
-        meter = _Meter(self.settings, (row.tokens for row in self._rows.values()))
+        meter = _Meter(self.settings, thinker.usage, (row.tokens for row in self._rows.values()))
 
         async def work() -> None:
-            while await meter.may_start():
-                question = next(waiting, None)
-                if question is None:
-                    await meter.ended(())
+            while left and await meter.may_start():
+                if not left:  # another took the last one meanwhile
+                    await meter.ended()
                     return
-                row, outage = await self._ask_one(thinker, question)
-                await meter.ended(row.tokens)
-                self.take([row])
+                row, outage = await self._ask_one(thinker, left.pop())
+                # Nothing may come between an answer and its place in the journal: the run may be stopped there.
                 meter.see(outage)
+                self.take([row])
+                await meter.ended(answered=bool(row.tokens))
 
         async with thinker:
             with threads(thinker.endpoint.concurrency):
-                workers = [asyncio.create_task(work()) for _ in range(thinker.endpoint.concurrency)]
-                try:
-                    await asyncio.gather(*workers)
-                finally:
-                    for worker in workers:
-                        worker.cancel()
-                    await asyncio.gather(*workers, return_exceptions=True)
-        left = sum(map(self._is_open, self.questions)) if meter.spent else 0
+                most = thinker.endpoint.concurrency
+                await together((work() for _ in range(most)), most)
         if left:
             raise BudgetError(
-                f"The answers cost {meter.cost:.4g} of {self.settings.budget:g}; {left} questions are left. The same "
-                "command with a greater --budget goes on"
+                f"The answers cost {meter.cost:.4g} of {self.settings.budget:g}, and another may go beyond; {len(left)} "
+                f"question{'s are' if len(left) > 1 else ' is'} left. The same command with a greater --budget goes on"
             )
 
     async def _ask_one(self, thinker: ServedThinker, question: Question) -> tuple[Row, EndpointError | None]:
@@ -763,22 +761,26 @@ class _Run:
 class _Meter:
     """What the answers of a server cost, and whether it still answers."""
 
-    def __init__(self, settings: EvalSettings, before: Iterable[tuple[int, ...]]) -> None:
+    def __init__(self, settings: EvalSettings, usage: Usage, before: Iterable[tuple[int, ...]]) -> None:
         self._budget = settings.budget
         self._prices = settings.prompt_price, settings.completion_price
-        self._answers = 0  # whose cost is known
-        self.cost = 0.0
+        self._usage = usage
+        earlier = [tokens for tokens in before if tokens]
+        self._answers = len(earlier)  # whose cost is known
+        # Of earlier processes, less what this one's server was asked for before.
+        self._before = sum(map(self._cost_of, earlier)) - self._cost_of((usage.prompt_tokens, usage.completion_tokens))
         self._under_way = 0
         self._changed = asyncio.Condition()
         self._outages = 0  # in a row
-        self.spent = False
-        for tokens in before:
-            self._pay(tokens)
+        self._spent = False
 
-    def _pay(self, tokens: tuple[int, ...]) -> None:
-        if tokens:
-            self._answers += 1
-            self.cost += sum(n * price for n, price in zip(tokens, self._prices, strict=True)) / 1e6
+    def _cost_of(self, tokens: Sequence[int]) -> float:
+        return sum(number * price for number, price in zip(tokens, self._prices, strict=True)) / 1e6
+
+    @property
+    def cost(self) -> float:
+        """Of all that was answered so far, looks at what the server offers included."""
+        return self._before + self._cost_of((self._usage.prompt_tokens, self._usage.completion_tokens))
 
     async def may_start(self) -> bool:
         """Whether another question may be asked within the budget; waits until that is known."""
@@ -788,16 +790,17 @@ class _Meter:
             # Nobody knows yet what an answer costs: then one at a time.
             await self._changed.wait_for(lambda: self._answers or not self._under_way)
             likely = self.cost / self._answers if self._answers else 0.0
-            self.spent = self.spent or self.cost + (self._under_way + 1) * likely > self._budget
-            if not self.spent:
+            beyond = self.cost + (self._under_way + 1) * likely > self._budget
+            self._spent = self._spent or beyond or not self._budget
+            if not self._spent:
                 self._under_way += 1
-            return not self.spent
+            return not self._spent
 
-    async def ended(self, tokens: tuple[int, ...]) -> None:
+    async def ended(self, *, answered: bool = False) -> None:
         """One that was started has ended."""
         async with self._changed:
             self._under_way -= 1
-            self._pay(tokens)
+            self._answers += answered
             self._changed.notify_all()
 
     def see(self, outage: EndpointError | None) -> None:
