@@ -1,0 +1,30 @@
+"""docs/benchmarks.md says of each benchmark what the registry says. `SIF_WRITE_DOCS=1` writes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sifthinker.benchmarks import NAMES, benchmark
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- written by SIF_WRITE_DOCS=1 pytest tests/benchmarks/test_docs.py -->\n", "<!-- end -->"
+
+
+def test_the_page_says_what_there_is() -> None:
+    lines = []
+    for name in NAMES:
+        found = benchmark(name)
+        hub = f"`{found.hub}`" if found.hub else "needs `--data`"
+        lines += [f"### `{name}`: {found.title}", ""]
+        lines += [f"{found.source}. Files: {hub}. Splits: {', '.join(found.splits)}.", "", "| number | |", "| --- | --- |"]
+        lines += [f"| {headline.name} | {headline.about} |" for headline in found.headlines]
+        notes = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
+        lines += ["", *(f"Lenient: {note}." for note in notes), *([""] if notes else [])]
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    written, _, after = rest.partition(END)
+    wanted = "\n".join(lines)
+    if os.environ.get("SIF_WRITE_DOCS"):
+        PAGE.write_text(f"{before}{BEGIN}{wanted}{END}{after}", encoding="utf-8")
+    else:
+        assert written == wanted, "SIF_WRITE_DOCS=1 pytest tests/benchmarks/test_docs.py writes it anew"
