@@ -135,7 +135,7 @@ class ModelDepth:
 
     def estimate(self, image: Image.Image) -> DepthMap:
         """Depth of an upright RGB image at its own size, from the cache if it is there; threads share batches."""
-        file = self._cache_file(image)
+        file = self.cache_file(image)
         if file is not None and file.is_file():
             return DepthMap.read(file, encoding="sif")
         found = self._predictions(image)
@@ -143,7 +143,8 @@ class ModelDepth:
             found.write(file)
         return found
 
-    def _cache_file(self, image: Image.Image) -> Path | None:
+    def cache_file(self, image: Image.Image) -> Path | None:
+        """Where the map of an image is kept; None without a cache."""
         if self._cache is None:
             return None
         key = sha256(f"{self.name}\0{self._near}\0{image.size}\0".encode() + image.tobytes())
