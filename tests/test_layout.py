@@ -35,6 +35,7 @@ LAYERS = [
     ["thinker"],
     ["served"],
     ["evaluation"],
+    ["results"],
     ["engine", "training"],
     ["benchmarks"],
     ["thinking"],

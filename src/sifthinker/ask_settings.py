@@ -143,7 +143,7 @@ SERVER_FIELDS = (
 
 
 class ThinkSettings(AskSettings, DepthFiles):
-    """One question about one image, as `sif think` asks it.
+    """How `sif think` asks: one question about one image, or many.
 
     Example:
         >>> ThinkSettings(model="nano", direct=True, depth="none").max_new_tokens
@@ -155,13 +155,14 @@ class ThinkSettings(AskSettings, DepthFiles):
     depth: Annotated[str | None, Flag(metavar="given|none|FILE|MODEL")] = None
     """The depth file beside the image, RGB only, a depth file, or a depth model [default: the file if there is one]."""
     output: Annotated[Path | None, Flag("-o", "--output")] = None
-    """Page to write, or with the ending .png one picture [default: IMAGE's name .thought.html]."""
+    """Page to write, or with the ending .png one picture; for many questions JSON lines, .jsonl [default: the name of IMAGE
+    and .thought.html, of FILE or FOLDER and .thoughts.jsonl]."""
 
     @field_validator("output")
     @classmethod
     def _page_or_picture(cls, value: Path | None) -> Path | None:
-        if value is not None and not names_thought(value):
-            raise ValueError(f"{value}: wanted a name that ends in .html or .png")
+        if value is not None and not names_thought(value) and value.suffix.lower() != ".jsonl":
+            raise ValueError(f"{value}: wanted a name that ends in .html or .png, or for many questions in .jsonl")
         return value
 
 

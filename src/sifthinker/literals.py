@@ -23,7 +23,10 @@ Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "metres", "millime
 Near = Literal["low", "high"]
 
 # Whose form a finished dataset is exported in; see `engine.exports`.
-ExportForm = Literal["trl", "llamafactory", "verl", "swift", "hf"]
+ExportForm = Literal["trl", "llamafactory", "verl", "swift", "hf", "coco", "label-studio"]
+
+# Whose form the thoughts of an evaluation are exported in; see `results`.
+ThoughtForm = Literal["jsonl", "coco", "label-studio"]
 
 # The rewards of GRPO-SIF, in the order in which they are shown.
 RewardName = Literal["format", "answer", "grounding", "depth"]

@@ -312,12 +312,12 @@ def data_stats(dataset: Path, output: Path | None) -> None:
         click.echo(output)
 
 
-@data.command("export", short_help="Files for other trainers or the hub")
+@data.command("export", short_help="Files for other trainers, the hub or annotation tools")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--to", required=True, type=click.Choice(get_args(ExportForm)), help="Whose form.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to write.")
 def data_export(dataset: Path, to: Any, output: Path) -> None:
-    """Write DATASET in the form that TRL, LLaMA-Factory, verl, ms-swift or the Hugging Face hub loads."""
+    """Write DATASET in the form of TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face hub, COCO or Label Studio."""
     quiet_libraries()
     from sifthinker.engine.exports import FORMS, export
 

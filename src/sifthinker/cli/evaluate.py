@@ -9,23 +9,25 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sifthinker.ask_settings import SERVER_FIELDS
+from sifthinker.ask_settings import SERVER_FIELDS, DepthFiles
 from sifthinker.benchmarks import NAMES
 from sifthinker.cli.flags import Command, click_options, direct_option
 from sifthinker.cli.terminal import (
     SOME_REJECTED,
     bar,
     keep_inputs,
+    number_of,
     print_metrics,
     print_metrics_of_groups,
     quiet_libraries,
     resumable,
 )
 from sifthinker.evaluation.settings import EvalSettings
+from sifthinker.literals import ThoughtForm
 
 if TYPE_CHECKING:
     from sifthinker.evaluation.benchmark import Benchmark
@@ -372,6 +374,60 @@ def card_command(results: Sequence[Path], output: Path | None, numbers: Path | N
         click.echo(numbers)
     if output is None and numbers is None:
         click.echo(card_section(found))
+
+
+@evaluation.command("export", short_help="Thoughts as JSON lines, COCO or Label Studio", cls=Command)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Choice(get_args(ThoughtForm)), help="Whose form.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
+@click.option("--prefix", metavar="URL", help="What stands before image paths for Label Studio [default: its local files].")
+@click_options(EvalSettings, ("images", *DepthFiles.model_fields))
+def export_command(file: Path, to: str, output: Path, prefix: str | None, given: dict[str, Any]) -> None:
+    """Write the thoughts in FILE, a JSON file of an evaluation or the .eval.json of `sif think`, for other tools.
+
+    Images are looked for in --images, by default in the folder of the questions that FILE names. For Label Studio an
+    interface is written beside OUTPUT, with the ending .xml.
+    """
+    from sifthinker.depth import DepthReading
+    from sifthinker.evaluation.questions import questions_root
+    from sifthinker.evaluation.run import Evaluation
+    from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
+    from sifthinker.results import (
+        LABEL_STUDIO_FILES,
+        evaluation_to_json,
+        label_studio_config,
+        to_coco,
+        to_label_studio,
+        with_questions,
+    )
+
+    if prefix is not None and to != "label-studio":
+        raise click.UsageError("--prefix is for --to label-studio")
+    interface = output.with_suffix(".xml") if to == "label-studio" else None
+    keep_inputs((output, interface), file)
+    make_folder(output.parent)
+    read = DepthReading(given.get("depth_encoding", "auto"), given.get("depth_near"), given.get("depth_hole", ()))
+    found = Evaluation.read(file)
+    root = questions_root(str(found.settings.get("data", "")), given.get("images"))
+    gone: dict[str, str] = {}
+    thoughts = evaluation_to_json(with_questions(found, root, read), gone)
+    if to == "jsonl":
+        write_jsonl(output, thoughts)
+    elif to == "coco":
+        atomic_write(output, to_json(to_coco(thoughts)) + "\n")
+    else:
+        model = str(found.settings.get("model") or found.settings.get("completions") or "model")
+        tasks = to_label_studio(thoughts, prefix=LABEL_STUDIO_FILES if prefix is None else prefix, model=model)
+        atomic_write(output, to_json(tasks) + "\n")
+        assert interface is not None
+        atomic_write(interface, label_studio_config(tasks))
+        click.echo(interface)
+    click.echo(output)
+    for name, why in list(gone.items())[:1]:
+        what = f"{len(gone)} of {number_of(len(found.rows), 'thought')} without pixels or true depths; the first, {name!r}"
+        click.echo(f"{what}: {why}; --images names the folder of the images", err=True)
+    if gone:
+        sys.exit(SOME_REJECTED)
 
 
 @click.command("rewards")

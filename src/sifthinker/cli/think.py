@@ -1,24 +1,38 @@
-"""`sif think`: one question about one image."""
+"""`sif think`: one question about one image; one about every image of a folder; a file of questions."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sifthinker.ask_settings import SERVER_FIELDS, DepthFiles, ThinkSettings
 from sifthinker.cli.flags import Command, click_options, direct_option
 from sifthinker.cli.terminal import (
+    SOME_REJECTED,
+    bar,
     keep_inputs,
+    number_of,
     quiet_libraries,
+    resumable,
 )
+from sifthinker.evaluation.settings import EvalSettings
+
+if TYPE_CHECKING:
+    from sifthinker.evaluation.questions import Question
+    from sifthinker.thinker import Thought
+
+_QUESTIONS = (".jsonl", ".json")  # endings of files of questions
+_MOST_NAMED = 20  # files in a message
 
 
 @click.command("think", cls=Command)
-@click.argument("image", type=click.Path(path_type=Path))
-@click.argument("question")
+@click.argument("image", type=click.Path(path_type=Path), metavar="IMAGE|FOLDER|FILE.jsonl")
+@click.argument("question", required=False)
 @click_options(
     ThinkSettings,
     {
@@ -28,59 +42,211 @@ from sifthinker.cli.terminal import (
         "A model on a server": SERVER_FIELDS,
     },
 )
+@click_options(
+    EvalSettings,
+    {"Many questions": ["limit", "batch_size", "show_choices", "images", "box_space"]},
+    into="many",
+)
 @direct_option
-def think_command(image: Path, question: str, given: dict[str, Any]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print thoughts as JSON, one line each, and nothing else.")
+@click.option("--fresh", is_flag=True, help="Of many questions: start over instead of going on.")
+def think_command(
+    image: Path, question: str | None, given: dict[str, Any], many: dict[str, Any], as_json: bool, fresh: bool
+) -> None:
     """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
+
+    QUESTION about FOLDER asks it about every image in it. FILE.jsonl, or a dataset folder, has questions of its own, see
+    `sif eval`. The thoughts are JSON lines, with a page beside them; an interrupted command goes on when it is repeated.
 
     Without --model the embedded model answers, where the package has one, and directly: it knows the scenes of `sif world
     build` and nothing else, and has not learnt to think in steps.
     """
+    if question is not None and not question.strip():
+        raise click.UsageError("the question is blank")
+    settings = ThinkSettings.from_values(given)
+    of_questions = image.suffix.lower() in _QUESTIONS and not image.is_dir()
+    if of_questions and question is not None:
+        raise click.UsageError(f"{image} has questions of its own; leave QUESTION out")
+    if of_questions or image.is_dir():
+        _think_many(image, question, settings, many, as_json, fresh)
+        return
+    if question is None:
+        raise click.UsageError(f'say what is asked: sif think {image} "What is …?"')
+    if many or fresh:
+        name = next(iter(many), "fresh").replace("_", "-")
+        raise click.UsageError(f"--{name} is for many questions: a folder of images, or a file of questions")
+    _think_one(image, question, settings, as_json)
+
+
+def _think_one(image: Path, question: str, settings: ThinkSettings, as_json: bool) -> None:
+    from sifthinker.ask_settings import names_thought
     from sifthinker.files import make_folder
     from sifthinker.images import load_image
     from sifthinker.thinking import has_depth_beside
 
-    if not question.strip():
-        raise click.UsageError("the question is blank")
-    settings = ThinkSettings.from_values(given)
-    page = settings.output or Path(f"{image.stem}.thought.html")
-    keep_inputs((page,), image, *([Path(settings.depth)] if settings.depth else []))
-    make_folder(page.parent)  # before minutes are spent on what could not be written
-    if page.is_dir():
-        raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
+    page = settings.output or (None if as_json else Path(f"{image.stem}.thought.html"))
+    if page is not None:
+        keep_inputs((page,), image, *([Path(settings.depth)] if settings.depth else []))
+        make_folder(page.parent)  # before minutes are spent on what could not be written
+        if page.is_dir():
+            raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
+        if not names_thought(page):
+            raise click.UsageError(f"-o {page} is for many questions; one thought is a page or picture, .html or .png")
     load_image(image)  # what is wrong with it is said before a model is loaded
     if settings.model is None:
-        settings = settings.replace(model=_embedded_model(image), protocol="direct")
+        settings = settings.replace(model=_embedded_model([image]), protocol="direct")
     if settings.depth is None:
         settings = settings.replace(depth="given" if has_depth_beside(image) else "none")
         if settings.depth == "none":
             click.echo("no depth file beside the image: RGB only (see --depth)", err=True)
 
     quiet_libraries()
-    from sifthinker.chain import other_coordinates
-    from sifthinker.coordinates import default_for
+    from sifthinker.results import thought_to_json
     from sifthinker.show.report import write_thought
     from sifthinker.thinking import think
 
     thought = think(settings, image, question)
+    if not as_json:
+        _print_steps(thought)
+    _say_problems(thought, settings.model)
+    if as_json:
+        click.echo(_json_line(thought_to_json(thought, file=str(image))))
+    else:
+        click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
+    if page is not None:
+        write_thought(page, thought, note=f"model {settings.model}, depth {settings.depth}")
+        click.echo(page, err=as_json)
+
+
+def _print_steps(thought: Thought) -> None:
     for number, (regions, words) in enumerate(thought.steps, 1):
         places = "; ".join(
             f"[{', '.join(f'{side:.2f}' for side in region.box)}]"
             + ("" if region.depth is None else f" depth {region.depth:.2f}")
             for region in regions
         )
-        click.echo(f"{number}. {places}\n   {words or '(no words)'}")
-    if thought.reading.problems and not settings.direct:
-        click.echo(f"not a valid chain: {thought.reading.problems[0]}", err=True)
+        click.echo(f"{number}. {places or '(no box)'}\n   {words or '(no words)'}")
+
+
+def _say_problems(thought: Thought, model: str | None) -> None:
+    """What is wrong with a thought, on standard error."""
+    from sifthinker.chain import other_coordinates
+    from sifthinker.coordinates import default_for
+    from sifthinker.thinker import problems_of
+
+    faults, problems = thought.faults, problems_of(thought)
+    for fault in faults:
+        click.echo(f"the reply: {fault.message} [{fault.code}]", err=True)
+    if len(problems) > len(faults):
+        click.echo(f"not a valid chain: {problems[len(faults)]}", err=True)
+    if problems and thought.protocol == "chain":
         looks = other_coordinates(thought.text, thought.frame)
         if looks:
-            family = default_for(_type_or_name(settings.model))
+            family = default_for(_type_or_name(model))
             known = "" if family == "unit" else f"; published models of its family write {family}"
             click.echo(f"its boxes look like {looks}; --coordinates says what the model has learnt{known}", err=True)
-    if not thought.complete:
+    if not thought.complete and all(fault.code != "cut_off" for fault in faults):
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
-    click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
-    write_thought(page, thought, note=f"model {settings.model}, depth {settings.depth}")
-    click.echo(page)
+
+
+def _json_line(told: Any) -> str:
+    # Half a surrogate pair, which a model can write, is an escape in `to_json`.
+    from sifthinker.files import to_json
+
+    return to_json(told)
+
+
+def _think_many(
+    source: Path, question: str | None, settings: ThinkSettings, many: dict[str, Any], as_json: bool, fresh: bool
+) -> None:
+    from sifthinker.files import make_folder
+
+    output = settings.output or Path(f"{source.resolve().stem or 'images'}.thoughts.jsonl")
+    if output.suffix.lower() != ".jsonl" or output.is_dir():
+        raise click.UsageError(f"-o {output}: thoughts about many questions are JSON lines; name a file that ends in .jsonl")
+    quiet_libraries()
+    from sifthinker.results import evaluation_to_json
+    from sifthinker.show.report import evaluation_page, refuse_foreign_page, write_page
+    from sifthinker.thinking import evaluation_path, think_many
+
+    evaluation, page = evaluation_path(output), output.with_suffix(".html")
+    keep_inputs((output, evaluation, page), source)
+    refuse_foreign_page(page)
+    questions = _questions(source, question, settings, many)
+    if settings.model is None:
+        settings = settings.replace(model=_embedded_model([q.image for q in questions]), protocol="direct")
+    make_folder(output.parent)
+    with bar("questions", None) as advance, resumable():
+        found, gone = think_many(
+            settings,
+            questions,
+            output,
+            data=source,
+            progress=lambda done, total: advance(done, "", total),
+            fresh=fresh,
+            **{name: value for name, value in many.items() if name != "limit"},
+        )
+    if found.known:
+        click.echo("these questions were asked before; --fresh asks them again", err=True)
+    asked = [row for row in found.rows if not row.error]
+    if settings.depth is None and not any(row.depth is not None for row in asked):
+        click.echo("no depth files: RGB only (see --depth)", err=True)
+    flawed = [row for row in asked if row.problems]
+    if flawed and not settings.direct:
+        first = flawed[0]
+        click.echo(
+            f"of {len(asked)} thoughts {len(flawed)} have problems; the first, {first.id!r}: {first.problems[0]}", err=True
+        )
+    unfinished = sum(not row.complete for row in asked)
+    if unfinished:
+        click.echo(f"{unfinished} ran out of tokens before they ended; see --max-new-tokens", err=True)
+    _name("without pixels or true depths", (f"{name}: {why}" for name, why in gone.items()))
+    _name("questions that could not be asked", (f"{row.id}: {row.error}" for row in found.rows if row.error))
+    write_page(page, evaluation_page(found, title=f"Thoughts: {source.name or source}"))
+    if as_json:
+        for told in evaluation_to_json(found):
+            click.echo(_json_line(told))
+    for path in (output, evaluation, page):
+        click.echo(path, err=as_json)
+    if found.errors:
+        sys.exit(SOME_REJECTED)
+
+
+def _questions(source: Path, question: str | None, settings: ThinkSettings, many: dict[str, Any]) -> Sequence[Question]:
+    """The questions that are asked; says which files of a folder are not."""
+    from sifthinker.depth import DepthReading
+    from sifthinker.evaluation.questions import read_questions
+    from sifthinker.records import EXAMPLES
+    from sifthinker.thinking import questions_about
+
+    reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
+    limit = many.get("limit")
+    if question is None:
+        if source.is_dir() and not (source / EXAMPLES).is_file():
+            raise click.UsageError(f'say what is asked about its images: sif think {source} "What is …?"')
+        kept = {name: many[name] for name in ("images", "box_space") if name in many}
+        return read_questions(source, limit=limit, reading=reading, **kept)
+    for name in ("images", "box_space", "show_choices"):
+        if name in many:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for a file of questions")
+    found = questions_about(source, question, reading)
+    _name("files left out", found.left.values())
+    beside = [number_of(found.depths, "depth file")] if found.depths else []
+    beside += [f"{number_of(found.folders, 'folder')} not looked into"] if found.folders else []
+    words = f" ({', '.join(beside)})" if beside else ""
+    click.echo(f"{number_of(len(found.questions), 'image')} in {source}{words}", err=True)
+    return found.questions[:limit]
+
+
+def _name(what: str, lines: Iterable[str]) -> None:
+    """Name what went wrong, a line each, on standard error."""
+    found = list(lines)
+    if found:
+        click.echo(f"{what}: {len(found)}", err=True)
+    for line in found[:_MOST_NAMED]:
+        click.echo(f"  {line}", err=True)
+    if len(found) > _MOST_NAMED:
+        click.echo(f"  and {len(found) - _MOST_NAMED} more", err=True)
 
 
 def _type_or_name(model: str | None) -> str:
@@ -92,18 +258,31 @@ def _type_or_name(model: str | None) -> str:
     return str(config.get("model_type", "")) if isinstance(config, dict) else ""
 
 
-def _embedded_model(image: Path) -> str:
-    """The embedded model answers; say so, and warn where it cannot know what it is shown."""
+def _embedded_model(images: Sequence[Any]) -> str:
+    """The embedded model answers; say so, and warn where it cannot know what it is shown.
+
+    Args:
+        images: paths; others are no scenes that it knows.
+    """
     from sifthinker.embedded import EMBEDDED
+    from sifthinker.errors import ImageError
     from sifthinker.images import bears_mark
 
+    def known(image: Any, mark: str) -> bool:
+        try:
+            return isinstance(image, Path) and bears_mark(image, mark)
+        except ImageError:
+            return False  # asking about it will say why
+
     for name, model in EMBEDDED.items():
-        if bears_mark(image, model.mark):
+        strange = next((image for image in images if not known(image, model.mark)), None)
+        if strange is None:
             click.echo(f"{name} answers: the embedded model of three million parameters, no steps; see --model", err=True)
         else:
+            called = strange.name if isinstance(strange, Path) else "such images"
             click.echo(
                 f"warning: no --model was named, and {name}, the embedded model, knows only the scenes of `sif world "
-                f"build`; what it says about {image.name} means nothing. For photographs: sif think IMAGE QUESTION "
+                f"build`; what it says about {called} means nothing. For photographs: sif think IMAGE QUESTION "
                 "--model Qwen/Qwen2.5-VL-7B-Instruct --direct, or without --direct a model of `sif train`",
                 err=True,
             )

@@ -144,6 +144,7 @@ class ModelDepth:
         return found
 
     def _cache_file(self, image: Image.Image) -> Path | None:
+        """Where the map of an image is kept; None without a cache."""
         if self._cache is None:
             return None
         key = sha256(f"{self.name}\0{self._near}\0{image.size}\0".encode() + image.tobytes())

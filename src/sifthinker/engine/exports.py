@@ -1,4 +1,5 @@
-"""A finished dataset in the forms that other trainers load: TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face hub."""
+"""A finished dataset in the forms that other trainers load: TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face hub; and in
+those that people look at boxes in: COCO, Label Studio."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.engine.stats import counts_in_words
-from sifthinker.errors import ConfigError, RecordError, need
+from sifthinker.errors import ConfigError, DepthError, ImageError, RecordError, need
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.literals import ExportForm
 from sifthinker.records import Example, read_examples, write_choices
+from sifthinker.results import example_to_json, label_studio_config, to_coco, to_label_studio
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ FORMS: dict[ExportForm, str] = {
     "verl": "data.train_files FOLDER/train.parquet, reward.custom_reward_function.path pkg://sifthinker.scoring.verl",
     "swift": "--dataset FOLDER/train.jsonl --external_plugins examples/swift_plugin.py; images stay where they are",
     "hf": "datasets.load_dataset(FOLDER): every field of an example, images in the Parquet files",
+    "coco": "pycocotools.coco.COCO('FOLDER/annotations.json'): boxes of every step, a category a step; images in FOLDER",
+    "label-studio": "FOLDER/label_config.xml and FOLDER/tasks.json; LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=FOLDER",
 }
 
 
@@ -42,7 +46,12 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Exp
         ConfigError: the folder is not empty.
         RecordError: the dataset cannot be read, holds nothing, or lacks a file; the folder is left empty.
     """
-    written: dict[str, Callable[[str | os.PathLike[str], Path], int]] = {"llamafactory": _llamafactory, "swift": _swift}
+    written: dict[str, Callable[[str | os.PathLike[str], Path], int]] = {
+        "llamafactory": _llamafactory,
+        "swift": _swift,
+        "coco": _coco,
+        "label-studio": _label_studio,
+    }
     if to not in written:
         need(f"the form {to}", "datasets", "pyarrow")
     folder = make_folder(out)
@@ -212,6 +221,32 @@ def _swift(dataset: str | os.PathLike[str], folder: Path) -> int:
         rows.append({"id": example.id, "messages": messages, "images": list(example.images), **told})
     write_jsonl(folder / "train.jsonl", rows)
     return len(rows)
+
+
+def _coco(dataset: str | os.PathLike[str], folder: Path) -> int:
+    """A COCO file with a category a step, and the images."""
+    found = to_coco(_thoughts(dataset, folder))
+    atomic_write(folder / "annotations.json", to_json(found) + "\n")
+    return len(found["thoughts"])
+
+
+def _label_studio(dataset: str | os.PathLike[str], folder: Path) -> int:
+    """Tasks of Label Studio with the steps as predictions, their labelling interface, and the images."""
+    tasks = to_label_studio(_thoughts(dataset, folder), model="chains")
+    atomic_write(folder / "tasks.json", to_json(tasks) + "\n")
+    atomic_write(folder / "label_config.xml", label_studio_config(tasks))
+    return len(tasks)
+
+
+def _thoughts(dataset: str | os.PathLike[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """The chains as `results` has thoughts; their images are linked into the folder."""
+    taken: dict[str, Path] = {}
+    for example in read_examples(dataset):
+        file = _linked(Path(example.images[0]), folder, taken)
+        try:
+            yield example_to_json(example, file=file)
+        except (ImageError, DepthError) as error:
+            raise RecordError(str(error), "missing_image") from None
 
 
 def _linked(file: Path, folder: Path, taken: dict[str, Path]) -> str:

@@ -4,7 +4,6 @@ Text from models and data is always escaped."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import os
@@ -19,15 +18,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sifthinker import __version__
 from sifthinker.ask_settings import names_thought
-from sifthinker.chain import Problem, Region
+from sifthinker.chain import Region
 from sifthinker.depth import DepthMap
 from sifthinker.depth_cache import cached_depth
-from sifthinker.errors import ConfigError, DepthError, ImageError
+from sifthinker.errors import ConfigError
 from sifthinker.evaluation.completions import Scored
 from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.run import Evaluation
 from sifthinker.files import atomic_write
 from sifthinker.images import data_url, load_image
+from sifthinker.results import files_of_row, thought_of_row
 from sifthinker.scoring.rewards import REWARDS
 from sifthinker.thinker import Thought, problems_of
 
@@ -204,27 +204,12 @@ def _success(row: Row) -> tuple[float, ...]:
 
 
 def _row_card(row: Row, evaluation: Evaluation) -> Card:
-    image, depth = Image.new("RGB", (256, 256), (90, 90, 90)), None
-    question = evaluation.questions.get(row.id)
-    if question is not None:
-        # Files may have gone since they were asked about.
-        with contextlib.suppress(ImageError, DepthError):
-            image, depth = question.load(with_depth=row.depth is not None)
+    image, depth, _ = files_of_row(row, evaluation.questions.get(row.id))
     about = [name for name in (row.dataset, row.family) if name]
     about += [f"{name} {value:.2f}" for name, value in row.values.items() if value is not None and name != "answer accuracy"]
     right = row.values["answer accuracy"]
     return Card(
-        Thought(
-            row.question,
-            image,
-            depth,
-            row.completion,
-            reply=row.reply,
-            faults=tuple(Problem(code, 0, message) for code, message in row.faults),
-            complete=row.complete,
-            protocol=evaluation.protocol,
-            frame=row.frame,
-        ),
+        thought_of_row(row, image, depth, evaluation.protocol),
         title=row.id,
         truth=" / ".join(row.answers),
         correct=None if right is None else right == 1,
