@@ -37,6 +37,7 @@ EXTRAS = {
     "pyarrow": "train",
     "trl": "train",
     "ray": "ray",
+    "gradio": "app",
 }
 
 
