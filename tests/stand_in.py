@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any], int], "str | bytes | tuple[int, dict[str, str], str]"]
+Answer = Callable[[dict[str, Any], int], "str | bytes | Iterator[str] | tuple[int, dict[str, str], str]"]
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
     Args:
         answer: (request, its number from 0) → the reply's text, or (status, headers, body) as they stand, or bytes after
-            which the connection is reset.
+            which the connection is reset, or an iterator of the reply's parts, each sent as an event once it is there.
     """
     requests: list[dict[str, Any]] = []
     lock = threading.Lock()
@@ -41,6 +41,17 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 self.connection.close()
                 self.close_connection = True
                 return
+            if isinstance(said, Iterator):
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                with contextlib.suppress(OSError):  # the client gave up
+                    self.end_headers()
+                    for part in said:
+                        self._event({"choices": [{"delta": {"content": part}}]})
+                    usage = {"prompt_tokens": 100, "completion_tokens": 20}
+                    self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage})
+                self.close_connection = True
+                return
             if isinstance(said, str):
                 reply = {
                     "choices": [{"message": {"role": "assistant", "content": said}}],
@@ -55,6 +66,10 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             with contextlib.suppress(OSError):  # the client gave up
                 self.end_headers()
                 self.wfile.write(text.encode())
+
+        def _event(self, body: dict[str, Any]) -> None:
+            self.wfile.write(f"data: {json.dumps(body)}\n\n".encode())
+            self.wfile.flush()
 
         def finish(self) -> None:
             with contextlib.suppress(OSError, ValueError):  # the connection was reset, or the client gave up

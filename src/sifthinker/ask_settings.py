@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from sifthinker.errors import ConfigError
-from sifthinker.literals import Coordinates, Dtype, Encoding, ImageFormat, Near, ThinkProtocol
+from sifthinker.literals import Coordinates, Dtype, Encoding, ImageFormat, Near, Space, ThinkProtocol
 from sifthinker.settings import Flag, Settings
 
 MAX_NEW_TOKENS = 1024
@@ -164,6 +164,57 @@ class ThinkSettings(AskSettings, DepthFiles):
         if value is not None and not names_thought(value) and value.suffix.lower() != ".jsonl":
             raise ValueError(f"{value}: wanted a name that ends in .html or .png, or for many questions in .jsonl")
         return value
+
+
+class AppSettings(AskSettings, DepthFiles):
+    """The page that asks, see `show.app`: who answers, where depth comes from, what is browsed, who may come.
+
+    Example:
+        >>> AppSettings(model="runs/grpo", compare="runs/sft").second.model
+        'runs/sft'
+    """
+
+    model: str | None = None
+    """Model folder or Hugging Face name; with --base-url, the model's name on its server [default: the embedded model, where
+    there is one]."""
+    compare: str | None = None
+    """A second model, asked the same and shown beside the first."""
+    compare_base_url: str | None = None
+    """Address of the server that runs the second model [default: that of the first]."""
+    depth: Annotated[str | None, Flag(metavar="MODEL")] = None
+    """Depth model, folder or Hugging Face name, that estimates the depth of photographs without a depth file."""
+    data: Annotated[str | None, Flag(metavar="DATASET")] = None
+    """Dataset folder or file of questions to browse and ask."""
+    images: str | None = None
+    """Folder for the image and depth paths in a file of questions; the file's own folder by default."""
+    box_space: Space = "unit"
+    """Coordinates of the boxes in a file of questions."""
+    show_choices: bool = False
+    """Write the choices of a question under it, as (A) …, (B) …"""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 lets other machines in, and there is no password."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 7860
+    """Port to listen at."""
+    max_upload: Annotated[PositiveInt, Flag(metavar="MB")] = 64
+    """Largest file that is taken, in megabytes."""
+
+    @model_validator(mode="after")
+    def _second_is_named(self) -> Self:
+        if self.compare_base_url is not None and self.compare is None:
+            raise ValueError("compare_base_url needs compare (--compare): the second model's name on that server")
+        return self
+
+    @property
+    def second(self) -> AppSettings:
+        """The same settings with the second model as the one that answers.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.compare is None:
+            raise ConfigError("the settings name no second model; say compare")
+        url = self.compare_base_url or self.base_url
+        return self.replace(model=self.compare, base_url=url, compare=None, compare_base_url=None)
 
 
 def names_thought(path: Path) -> bool:

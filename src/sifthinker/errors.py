@@ -38,6 +38,7 @@ EXTRAS = {
     "trl": "train",
     "ray": "ray",
     "supervision": "supervision",
+    "gradio": "app",
 }
 
 

@@ -17,7 +17,6 @@ from sifthinker.files import write_jsonl
 from sifthinker.records import Reject
 from sifthinker.show.viewer import PER_PART, write_viewer
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
@@ -38,17 +37,6 @@ def dataset(chains: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write_jsonl(folder / "rejects.jsonl", [reject.to_json() for reject in rejects])
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ _COMMANDS = {
     "plan": ("train", "plan", "What a run will need, and what is wrong with it"),
     "model": ("train", "model", "Merge adapters into models"),
     "think": ("think", "think_command", "Answer a question about an image"),
+    "app": ("app", "app_command", "A page in the browser that asks a model"),
     "eval": ("evaluate", "evaluation", "Measure a model"),
     "rewards": ("evaluate", "rewards", "Score completions by the rewards of GRPO-SIF"),
     "world": ("lab", "world", "The embedded world: scenes, questions, a tiny model"),
@@ -81,6 +82,7 @@ def main() -> None:
     sif data build FILE      questions with boxes → chains of thought
     sif train sft|grpo FILE  chains → a model that thinks with images
     sif think IMAGE "…"      the model's steps, as a page
+    sif app                  the same in the browser, step by step
     sif eval DATASET         how good is it?
     """
 

@@ -32,7 +32,7 @@ from sifthinker.scoring.rewards import REWARDS
 from sifthinker.thinker import Thought, problems_of
 
 _PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
-_LONGEST_SIDE = 640
+LONGEST_SIDE = 640  # of a picture on a page, in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,12 @@ class Chart:
 
 def thought_page(thought: Thought, *, note: str = "") -> str:
     """One thought as a page: each step's boxes over RGB and over depth, its words, the answer, the raw text."""
-    return render_page("thought.html", title=thought.question, cards=[_card(Card(thought, note=note), 0)])
+    return card_page(Card(thought, note=note))
+
+
+def card_page(card: Card) -> str:
+    """A thought as a page, with what is known about it."""
+    return render_page("thought.html", title=card.thought.question, cards=[_card(card, 0)])
 
 
 def run_page(
@@ -350,30 +355,41 @@ def _card(card: Card, number: int) -> dict[str, Any]:
         "text": thought.reply or thought.text,
         "complete": thought.complete,
         "direct": thought.direct,
-        "problems": [problem.message if thought.faults else str(problem) for problem in problems_of(thought)],
+        "problems": said_problems(thought),
         "width": width,
         "height": height,
         "line": max(width, height) / 160,
         "font": max(width, height) / 22,
-        "rgb": data_url(thought.image, max_side=_LONGEST_SIDE),
-        "depth": None if thought.depth is None else data_url(thought.depth.coloured(), max_side=_LONGEST_SIDE),
+        "rgb": data_url(thought.image, max_side=LONGEST_SIDE),
+        "depth": None if thought.depth is None else data_url(thought.depth.coloured(), max_side=LONGEST_SIDE),
         "steps": [
             {
                 "words": words,
-                "boxes": [_rectangle(region, index, width, height, thought.depth) for index, region in enumerate(regions)],
+                "boxes": [rectangle(region, index, width, height, thought.depth) for index, region in enumerate(regions)],
             }
             for regions, words in thought.steps
         ],
-        "targets": [
-            {"x": x1 * width, "y": y1 * height, "width": (x2 - x1) * width, "height": (y2 - y1) * height}
-            for x1, y1, x2, y2 in card.boxes
-        ],
+        "targets": targets(card.boxes, width, height),
     }
 
 
-def _rectangle(region: Region, index: int, width: int, height: int, depth: DepthMap | None) -> dict[str, Any]:
+def said_problems(thought: Thought) -> list[str]:
+    """What is wrong with a thought, in words; where in its text, if that is what the model wrote."""
+    return [problem.message if thought.faults else str(problem) for problem in problems_of(thought)]
+
+
+def targets(boxes: Sequence[Sequence[float]], width: int, height: int) -> list[dict[str, float]]:
+    """Target boxes (unit xyxy) as templates draw them, in pixels of an image of (width, height)."""
+    return [
+        {"x": x1 * width, "y": y1 * height, "width": (x2 - x1) * width, "height": (y2 - y1) * height}
+        for x1, y1, x2, y2 in boxes
+    ]
+
+
+def rectangle(region: Region, index: int, width: int, height: int, depth: DepthMap | None) -> dict[str, Any]:
+    """A step's region of this index as templates draw it, in pixels of an image of (width, height), with its true depth."""
     x1, y1, x2, y2 = region.box
-    truth = None if depth is None or region.depth is None else float(depth.mean([region.box])[0])
+    truth = None if depth is None else float(depth.mean([region.box])[0])
     return {
         "x": x1 * width,
         "y": y1 * height,

@@ -1,0 +1,726 @@
+"""The page that asks: a photograph or a dataset's question, and the steps of one or two models as they are written.
+
+Gradio gives the page its fields and its server. What a model or a person wrote reaches the page by templates that escape it,
+or as the value of a field of text; images are read by `images.load_image` alone, bounded and safe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from PIL import Image
+
+from sifthinker.ask_settings import AppSettings, DepthFiles
+from sifthinker.chain import Region
+from sifthinker.coordinates import learnt_by
+from sifthinker.depth import DepthMap, DepthReading, agrees
+from sifthinker.engine.estimators import ModelDepth
+from sifthinker.errors import BudgetError, ConfigError, ImageError, SIFError, need
+from sifthinker.evaluation.metrics import Measured, measure
+from sifthinker.evaluation.questions import Question
+from sifthinker.evaluation.run import coordinates_of
+from sifthinker.files import atomic_write
+from sifthinker.images import data_url, load_image
+from sifthinker.literals import Coordinates, Encoding
+from sifthinker.prompts import with_choices
+from sifthinker.served import ServedThinker
+from sifthinker.show.report import (
+    LONGEST_SIDE,
+    Card,
+    card_page,
+    rectangle,
+    render_page,
+    said_problems,
+    targets,
+    write_picture,
+)
+from sifthinker.thinker import LocalThinker, Thinker, Thought
+
+if TYPE_CHECKING:
+    import gradio
+
+_MOST_REGIONS = 12  # of a step in the table below its pictures
+_LISTED = 5  # questions of a dataset at once
+_SHOWN = 160  # characters of a question in the list
+_SESSIONS = 100  # whose photographs and thoughts are kept
+_FILES_S = 24 * 3600  # after which what somebody sent or was sent is deleted
+_GLANCE_S = 0.25  # between two showings of a text that grows
+# What stands for something else in the templates of Gradio's component for HTML.
+_BRACES = str.maketrans({sign: f"&#{ord(sign)};" for sign in "{}$`\\"})
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A model that the page asks.
+
+    Args:
+        thinker: loaded.
+        settings: how it is asked.
+        about: what it can do, "" where nothing is known.
+    """
+
+    thinker: Thinker
+    settings: AppSettings
+    about: str = ""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.settings.model or "model"
+
+    def coordinates(self, question: Question | None) -> Coordinates | None:
+        """Those that it is asked to state boxes in: the chosen ones, what it has learnt, or those of a dataset."""
+        chosen = self.settings.coordinates
+        if chosen is None and isinstance(self.thinker, LocalThinker):
+            chosen = learnt_by(self.thinker.processor.tokenizer)
+        return coordinates_of([question], chosen) if question and self.settings.protocol == "chain" else chosen
+
+    def check_budget(self) -> None:
+        """See that its server may cost more.
+
+        Raises:
+            BudgetError: it may not.
+        """
+        budget = self.settings.budget
+        if budget is not None and isinstance(self.thinker, ServedThinker) and self.thinker.usage.cost >= budget:
+            raise BudgetError(f"{self.name} has cost {self.thinker.usage.cost:g} of {budget:g}; see --budget")
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photograph as the page shows it; `number` keeps what stands on one page apart."""
+
+    number: int
+    width: int
+    height: int
+    rgb: str
+    depth: str | None
+    about: str
+
+    @classmethod
+    def of(cls, image: Image.Image, depth: DepthMap | None, number: int, about: str) -> Photo:
+        """Of an upright RGB image and its depth."""
+        coloured = None if depth is None else data_url(depth.coloured(), max_side=LONGEST_SIDE)
+        return cls(number, *image.size, data_url(image, max_side=LONGEST_SIDE), coloured, about)
+
+    @property
+    def line(self) -> float:
+        """Width of a line, in the picture's pixels."""
+        return max(self.width, self.height) / 160
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of asking one model.
+
+    Args:
+        photo: what it was asked about; None where nothing was asked yet.
+        thought: so far.
+        question: of the dataset, where it was one.
+        state: `writing`, `done` or `stopped`.
+        error: why it could not be asked, "" otherwise.
+        folder: holds the files to download.
+    """
+
+    photo: Photo | None = None
+    thought: Thought | None = None
+    question: Question | None = None
+    state: str = "writing"
+    error: str = ""
+    folder: Path | None = None
+
+    @property
+    def steps(self) -> Sequence[tuple[tuple[Region, ...], str]]:
+        """Of the thought, as far as they can be read."""
+        return () if self.thought is None else self.thought.steps
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the page does, without the page.
+
+    Args:
+        settings: of the page.
+        askers: one model, or two to be compared.
+        questions: to browse.
+        depth: estimates depth where no file gives it.
+        folder: for files to download; whoever made it deletes it.
+    """
+
+    settings: AppSettings
+    askers: Sequence[Asker]
+    questions: Sequence[Question] = ()
+    depth: ModelDepth | None = None
+    folder: Path = field(default_factory=Path)
+
+    def find(self, words: str) -> list[int]:
+        """The questions that hold every word somewhere, in their order."""
+        wanted = words.casefold().split()
+        found = []
+        for index, asked in enumerate(self.questions):
+            text = " ".join((asked.id, asked.question, asked.family, asked.dataset, *asked.answers)).casefold()
+            if all(word in text for word in wanted):
+                found.append(index)
+        return found
+
+    def label(self, index: int) -> str:
+        """A question in the list."""
+        text = " ".join(self.questions[index].question.split())
+        return f"{self.questions[index].id} · {text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}"
+
+    def text(self, index: int) -> str:
+        """A question as it is asked."""
+        question = self.questions[index]
+        return with_choices(question.question, question.choices) if self.settings.show_choices else question.question
+
+    def image(self, upload: str | None, chosen: int | None) -> Image.Image:
+        """The photograph: a file that was sent, else that of the chosen question.
+
+        Raises:
+            ImageError: there is none, or it cannot be read.
+        """
+        if upload is not None:
+            return load_image(upload)
+        if chosen is None:
+            raise ImageError("Choose a photograph first", "missing_image")
+        return self.questions[chosen].load(with_depth=False)[0]
+
+    def known_depth(
+        self, image: Image.Image, upload: str | None, chosen: int | None, files: DepthFiles
+    ) -> tuple[DepthMap | None, str]:
+        """The depth that a file gives, and where it comes from.
+
+        Args:
+            image: upright RGB.
+            upload: a depth file that was sent.
+            chosen: the question whose photograph it is; None where it was sent.
+            files: how a depth file that was sent is read.
+        Raises:
+            DepthError: it cannot be read, or has another size than the image.
+        """
+        if upload is not None:
+            reading = DepthReading(files.depth_encoding, files.depth_near, files.depth_hole)
+            return reading.read(upload, image.size), f"with depth from {Path(upload).name}"
+        if chosen is not None and self.questions[chosen].depth is not None:
+            return self.questions[chosen].load()[1], "with the dataset's depth"
+        return None, "without depth" if self.depth is None else f"depth to be estimated by {self.depth.name}"
+
+    def all_depth(
+        self, image: Image.Image, upload: str | None, chosen: int | None, files: DepthFiles
+    ) -> tuple[DepthMap | None, str]:
+        """`known_depth`, or else an estimate where a depth model is there.
+
+        Raises:
+            DepthError: see `known_depth`.
+            ModelError: the depth model cannot be loaded.
+        """
+        found, about = self.known_depth(image, upload, chosen, files)
+        if found is None and self.depth is not None:
+            return self.depth.estimate(image), f"with depth estimated by {self.depth.name}"
+        return found, about
+
+    def ask(
+        self, asker: Asker, image: Image.Image, photo: Photo, text: str, depth: DepthMap | None, question: Question | None
+    ) -> Iterator[Outcome]:
+        """Ask one model and give the outcome as it grows: with each new step, and now and then between.
+
+        What goes wrong is the outcome's `error`.
+        """
+        outcome = Outcome(photo, question=question)
+        yield outcome
+        seen, shown_s = 0, 0.0
+        try:
+            asker.check_budget()
+            growing = asker.thinker.stream(
+                image, text, depth, protocol=asker.settings.protocol, coordinates=asker.coordinates(question)
+            )
+            with closing(growing):  # type: ignore[type-var]
+                for thought in growing:
+                    outcome = replace(outcome, thought=thought)
+                    if len(outcome.steps) > seen or thought.seconds - shown_s > _GLANCE_S:
+                        seen, shown_s = len(outcome.steps), thought.seconds
+                        yield outcome
+            outcome = replace(outcome, state="done")
+            outcome = replace(outcome, folder=self.write(asker, outcome))
+        except (SIFError, ValueError) as error:  # a processor refuses images with a ValueError
+            outcome = replace(outcome, error=self.sentence(error), state="done")
+        yield outcome
+
+    def write(self, asker: Asker, outcome: Outcome) -> Path:
+        """Write the page and the picture of a thought to a folder of their own, which is returned.
+
+        Raises:
+            SIFError: the folder cannot be written.
+        """
+        assert outcome.thought is not None
+        thought, question, note = outcome.thought, outcome.question, f"model {asker.name}"
+        card = Card(thought, note=note)
+        if question is not None:
+            right = measure(thought, question).values["answer accuracy"]
+            card = Card(
+                thought,
+                note=note,
+                truth=" / ".join(question.answers),
+                correct=None if right is None else right == 1,
+                boxes=question.boxes,
+                choices=question.choices,
+            )
+        folder = Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder))
+        atomic_write(folder / "thought.html", card_page(card))
+        write_picture(folder / "thought.png", card)
+        return folder
+
+    def sentence(self, error: Exception) -> str:
+        """An error as a sentence, with files that were sent by their own name."""
+        text = re.sub(re.escape(f"{self.folder}{os.sep}") + r"(?:[0-9a-f]{16,}/)?", "", str(error))
+        return f"{text[:1].upper()}{text[1:]}" or type(error).__name__
+
+
+def photo_view(photo: Photo | None) -> str:
+    """A photograph and its depth, as HTML."""
+    return _html("app_photo.html", photo=photo)
+
+
+def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
+    """One step of an outcome, as HTML: its boxes over RGB and depth, with stated and true depths, and its words.
+
+    Args:
+        outcome: whose.
+        step: from 1; one past the end is the last.
+        waiting: said where nothing was asked yet.
+    """
+    regions: tuple[Region, ...] = ()
+    words, count = "", len(outcome.steps)
+    if count:
+        step = min(max(step, 1), count)
+        regions, words = outcome.steps[step - 1]
+    photo, question = outcome.photo, outcome.question
+    return _html(
+        "app_step.html",
+        photo=photo,
+        waiting=waiting,
+        index=step,
+        count=count,
+        growing=outcome.state == "writing",
+        boxes=[] if photo is None or outcome.thought is None else _boxes(regions, photo, outcome.thought.depth),
+        most=_MOST_REGIONS,
+        targets=[] if photo is None or question is None else targets(question.boxes, photo.width, photo.height),
+        words=words,
+    )
+
+
+def _boxes(regions: Sequence[Region], photo: Photo, depth: DepthMap | None) -> list[dict[str, Any]]:
+    """Regions as they are drawn, with their true depth and whether the stated one agrees; None where either is unknown."""
+    boxes = []
+    for index, region in enumerate(regions):
+        box = rectangle(region, index, photo.width, photo.height, depth)
+        true = box["true_depth"]
+        known = true is not None and region.depth is not None
+        box |= {
+            "sides": ", ".join(f"{side:.2f}" for side in region.box),
+            "agrees": bool(agrees([region.depth], [true])[0]) if known else None,
+        }
+        boxes.append(box)
+    return boxes
+
+
+def answer_view(outcome: Outcome) -> str:
+    """The answer of an outcome as HTML: judged where the right one is known, and what is wrong with the chain."""
+    thought, question = outcome.thought, outcome.question
+    done = thought is not None and outcome.state == "done"
+    measured = measure(thought, question) if done and thought is not None and question is not None else Measured({}, None)
+    right = measured.values.get("answer accuracy")
+    return _html(
+        "app_answer.html",
+        error=outcome.error,
+        growing=outcome.state == "writing" and outcome.photo is not None,
+        stopped=outcome.state == "stopped",
+        steps=len(outcome.steps),
+        answer=None if thought is None else thought.answer,
+        truth="" if question is None else " / ".join(question.answers),
+        correct=None if right is None else right == 1,
+        direct=thought is not None and thought.direct,
+        problems=[] if thought is None else said_problems(thought),
+        complete=thought is None or thought.complete,
+        about="" if thought is None else _about(thought, measured.values),
+    )
+
+
+def _about(thought: Thought, values: Mapping[str, float | None]) -> str:
+    parts = [f"{name} {value:.2f}" for name, value in values.items() if value is not None and name != "answer accuracy"]
+    parts.append(f"{thought.seconds:.1f} s")
+    if thought.tokens:
+        parts.append(f"{thought.tokens[0]} tokens read, {thought.tokens[1]} written")
+    return " · ".join(parts)
+
+
+def said_view(said: str, *, fault: bool = False) -> str:
+    """A line that the page says, as HTML."""
+    return _html("app_said.html", said=said, fault=fault)
+
+
+def _html(template: str, **values: Any) -> str:
+    """A template with its values, escaped for HTML and for the templates of Gradio's component, which read braces."""
+    return render_page(template, **values).translate(_BRACES)
+
+
+def _forget(outcomes: Sequence[Outcome]) -> None:
+    """Delete the files of outcomes that nobody sees any more."""
+    for outcome in outcomes:
+        if outcome.folder is not None:
+            shutil.rmtree(outcome.folder, ignore_errors=True)
+
+
+class _Page:
+    """The page: Gradio's components, and what happens at each click."""
+
+    def __init__(self, desk: Desk) -> None:
+        import gradio as gr
+
+        self.gr = gr
+        self.desk = desk
+        self.names = [re.sub(r"[^\w.-]+", "-", Path(asker.name).name).strip("-.") or "model" for asker in desk.askers]
+        with gr.Blocks(title="SIFThinker", analytics_enabled=False, fill_width=True, delete_cache=(3600, _FILES_S)) as made:
+            self.chosen = gr.State(None)
+            self.outcomes = gr.State([], delete_callback=_forget)
+            gr.HTML(_html("app_head.html", askers=desk.askers))
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=2, min_width=320):
+                    self._lay_questions()
+                    self._lay_asking()
+                self.columns = []
+                for number in range(len(desk.askers)):
+                    with gr.Column(scale=3, min_width=340):
+                        self.columns.append(self._lay_column(number))
+            self._connect()
+        self.blocks = made
+
+    def _lay_questions(self) -> None:
+        gr, desk = self.gr, self.desk
+        with gr.Accordion(f"Questions of {Path(desk.settings.data or '').name}", visible=bool(desk.questions)):
+            self.search = gr.Textbox(
+                label="Search", placeholder="words of the question, its answer or its kind", max_lines=1
+            )
+            choices = self._listed(desk.find(""), 0)
+            self.list = gr.Radio(choices, label=self._count(desk.find("")), elem_id="questions")
+            with gr.Row():
+                self.before = gr.Button("Previous", size="sm", elem_id="previous", min_width=80)
+                self.after = gr.Button("Next", size="sm", elem_id="next", min_width=80)
+
+    def _lay_asking(self) -> None:
+        gr, files = self.gr, self.desk.settings
+        self.photo_view = gr.HTML(photo_view(None), elem_id="photo")
+        with gr.Row():
+            look: dict[str, Any] = {"height": 130, "min_width": 140}
+            self.photo = gr.File(label="Photograph", elem_id="photo-file", **look)
+            self.depth = gr.File(label="Depth file (optional)", elem_id="depth-file", **look)
+        with gr.Accordion("How the depth file is read", open=False):
+            self.encoding = gr.Dropdown(list(get_args(Encoding)), value=files.depth_encoding, label="Numbers in it")
+            near = [("as usual for these numbers", ""), ("low numbers", "low"), ("high numbers", "high")]
+            self.near = gr.Radio(near, value=files.depth_near or "", label="Near is")
+            holes = ", ".join(f"{hole:g}" for hole in files.depth_hole)
+            self.holes = gr.Textbox(holes, label="Numbers that stand for “no reading”", placeholder="10000, -1", max_lines=1)
+        self.use_depth = gr.Checkbox(value=True, label="Show the model the depth, where there is one", elem_id="use-depth")
+        self.question = gr.Textbox(
+            label="Question", lines=2, max_lines=8, max_length=4000, elem_id="question", placeholder="What is on the shelf?"
+        )
+        with gr.Row():
+            self.go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=100)
+            self.stop = gr.Button("Stop", visible=False, elem_id="stop", min_width=100)
+        self.said = gr.HTML(said_view(""), elem_id="said")
+
+    def _lay_column(self, number: int) -> dict[str, Any]:
+        gr, asker = self.gr, self.desk.askers[number]
+        made: dict[str, Any] = {}
+        if len(self.desk.askers) > 1:
+            gr.HTML(_html("app_name.html", name=asker.name))
+        made["slider"] = gr.Slider(
+            1, 2, value=1, step=1, label="Step", visible=False, buttons=[], elem_id=f"slider-{number}", interactive=True
+        )
+        made["step"] = gr.HTML(self._blank_step(), elem_id=f"step-{number}")
+        made["answer"] = gr.HTML(said_view(""), elem_id=f"answer-{number}")
+        with gr.Accordion("Raw text", open=False, elem_id=f"raw-{number}"):
+            made["raw"] = gr.Textbox(show_label=False, lines=6, max_lines=24, interactive=False, container=False)
+        with gr.Row():
+            look: dict[str, Any] = {"size": "sm", "visible": False, "min_width": 90}
+            made["page"] = gr.DownloadButton("Save as page", elem_id=f"page-{number}", **look)
+            made["png"] = gr.DownloadButton("Save as PNG", elem_id=f"png-{number}", **look)
+        return made
+
+    def _connect(self) -> None:
+        gr = self.gr
+        local = any(isinstance(asker.thinker, LocalThinker) for asker in self.desk.askers)
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        told = [self.encoding, self.near, self.holes]
+        look = {"fn": self._look, "inputs": [self.photo, self.depth, *told, self.chosen], **quiet}
+        seen = [self.photo_view, self.said]
+        gr.on(
+            [self.photo.upload, self.photo.clear],
+            self._sent,
+            None,
+            [self.chosen, self.list, *self._all(), self.outcomes],
+            **quiet,
+        ).then(outputs=seen, **look)
+        gr.on(
+            [self.depth.upload, self.depth.clear, self.encoding.input, self.near.input, self.holes.submit],
+            outputs=seen,
+            **look,
+        )
+        picked = [self.chosen, self.photo, self.depth, self.question, self.list, *self._all(), self.outcomes]
+        self.search.input(self._search, [self.search, self.chosen], self.list, trigger_mode="always_last", **quiet)
+        self.list.input(self._pick, [self.list, self.search], picked, **quiet).then(outputs=seen, **look)
+        for button, by in ((self.before, -1), (self.after, 1)):
+            button.click(partial(self._move, by), [self.search, self.chosen], picked, **quiet).then(outputs=seen, **look)
+        asking = gr.on(
+            [self.go.click, self.question.submit],
+            self._ask,
+            [self.photo, self.depth, *told, self.use_depth, self.question, self.chosen, self.outcomes],
+            [self.said, self.stop, self.outcomes, *self._all()],
+            concurrency_limit=1 if local else self.desk.settings.concurrency,
+            **quiet,
+        )
+        answers = [column["answer"] for column in self.columns]
+        self.stop.click(
+            self._stopped, self.outcomes, [self.said, self.stop, self.outcomes, *answers], cancels=[asking], **quiet
+        )
+        for number, column in enumerate(self.columns):
+            column["slider"].input(
+                partial(self._step, number),
+                [column["slider"], self.outcomes],
+                column["step"],
+                trigger_mode="always_last",
+                queue=False,
+                **quiet,
+            )
+
+    def _all(self) -> list[Any]:
+        """Every component of the columns, in the order of `_blank` and `_filled`."""
+        return [part for column in self.columns for part in column.values()]
+
+    def _blank_step(self) -> str:
+        return step_view(Outcome(), 1, "The steps appear here")
+
+    def _blank(self) -> list[Any]:
+        hidden = self.gr.update(value=None, visible=False)
+        slider = self.gr.update(visible=False, value=1, maximum=2)
+        return [slider, self._blank_step(), said_view(""), "", hidden, hidden] * len(self.columns)
+
+    def _filled(self, number: int, outcome: Outcome, *, moved: bool) -> list[Any]:
+        """One column; `moved` where a step came to it, or it has ended."""
+        gr, count, thought = self.gr, len(outcome.steps), outcome.thought
+        files: list[Any] = [gr.skip(), gr.skip()]
+        if outcome.state == "writing":
+            files = [gr.update(visible=False)] * 2
+        elif outcome.folder is not None:
+            files = []
+            for ending in ("html", "png"):
+                named = outcome.folder / f"{self.names[number]}.thought.{ending}"
+                if (outcome.folder / f"thought.{ending}").exists():
+                    os.replace(outcome.folder / f"thought.{ending}", named)
+                files.append(gr.update(value=str(named), visible=True))
+        slider = gr.update(maximum=max(2, count), value=max(1, count), visible=count > 1)
+        raw = "" if thought is None else thought.reply or thought.text
+        drawn = [slider, step_view(outcome, count)] if moved else [gr.skip(), gr.skip()]
+        return [*drawn, answer_view(outcome), raw, *files]
+
+    def _listed(self, found: Sequence[int], position: int) -> list[tuple[str, int]]:
+        """The part of the found questions that a position is in, as choices."""
+        first = position // _LISTED * _LISTED
+        return [(self.desk.label(index), index) for index in found[first : first + _LISTED]]
+
+    def _count(self, found: Sequence[int], position: int | None = None) -> str:
+        total = len(self.desk.questions)
+        many = f"{len(found)} questions" if len(found) == total else f"{len(found)} found of {total} questions"
+        return many if position is None else f"{position + 1} of {many}"
+
+    def _list_at(self, found: Sequence[int], chosen: int | None) -> Any:
+        position = found.index(chosen) if chosen in found else None
+        label, value = self._count(found, position), None if position is None else chosen
+        return self.gr.update(choices=self._listed(found, position or 0), label=label, value=value)
+
+    def _search(self, words: str, chosen: int | None) -> Any:
+        return self._list_at(self.desk.find(words), chosen)
+
+    def _pick(self, index: int, words: str) -> list[Any]:
+        found = self.desk.find(words)
+        return [index, None, None, self.desk.text(index), self._list_at(found, index), *self._blank(), []]
+
+    def _move(self, by: int, words: str, chosen: int | None) -> list[Any]:
+        found = self.desk.find(words)
+        if not found:
+            return [self.gr.skip()] * (6 + len(self._all()))
+        if chosen in found:
+            place = min(max(found.index(chosen) + by, 0), len(found) - 1)
+        else:
+            place = 0 if by > 0 else len(found) - 1
+        return self._pick(found[place], words)
+
+    def _sent(self) -> list[Any]:
+        return [None, self.gr.update(value=None), *self._blank(), []]
+
+    def _look(self, photo: str | None, depth: str | None, *told: Any) -> tuple[str, str]:
+        *reading, chosen = told
+        if photo is None and chosen is None:
+            return photo_view(None), said_view("")
+        try:
+            image = self.desk.image(photo, chosen)
+        except SIFError as error:
+            return photo_view(None), said_view(self.desk.sentence(error), fault=True)
+        said, found, about = "", None, ""
+        try:
+            found, about = self.desk.known_depth(image, depth, chosen, _depth_files(*reading))
+        except SIFError as error:
+            said, about = self.desk.sentence(error), "the depth cannot be read"
+        size = f"{image.width} × {image.height}, {about}"
+        return photo_view(Photo.of(image, found, len(self.columns), size)), said_view(said, fault=bool(said))
+
+    def _ask(
+        self,
+        photo: str | None,
+        depth: str | None,
+        encoding: Any,
+        near: Any,
+        holes: str,
+        use_depth: bool,
+        text: str,
+        chosen: int | None,
+        before: list[Outcome],
+    ) -> Iterator[list[Any]]:
+        gr, desk = self.gr, self.desk
+        _forget(before)
+        hidden = gr.update(visible=False)
+        try:
+            image = desk.image(photo, chosen)
+            if not text.strip():
+                raise ConfigError("Ask a question about the photograph")
+            found: DepthMap | None = None
+            about = "without depth"
+            yield [said_view("Looking at the photograph …"), hidden, [], *self._blank()]
+            if use_depth:
+                files = _depth_files(encoding, near, holes)
+                found, about = desk.all_depth(image, depth, chosen, files)
+        except SIFError as error:
+            yield [said_view(desk.sentence(error), fault=True), hidden, [], *self._blank()]
+            return
+        # Once the words are others it is another question, and the dataset does not know its answer.
+        question = desk.questions[chosen] if chosen is not None and text == desk.text(chosen) else None
+        outcomes = [Outcome() for _ in desk.askers]
+        shown = Photo.of(image, found, 0, about)
+        for number, asker in enumerate(desk.askers):
+            seen = -1
+            photographed = replace(shown, number=number)
+            for outcome in desk.ask(asker, image, photographed, text, found, question):
+                moved = len(outcome.steps) != seen or outcome.state != "writing"
+                seen = len(outcome.steps)
+                outcomes = [*outcomes[:number], outcome, *outcomes[number + 1 :]]
+                column = self._filled(number, outcome, moved=moved)
+                still = [gr.skip()] * len(column)
+                columns = [column if other == number else still for other in range(len(desk.askers))]
+                said = said_view(f"Asking {asker.name} {about}")
+                yield [said, gr.update(visible=True), outcomes, *(part for parts in columns for part in parts)]
+        yield [said_view(f"Asked {about}"), hidden, outcomes, *([gr.skip()] * len(self._all()))]
+
+    def _stopped(self, outcomes: list[Outcome]) -> list[Any]:
+        left = [replace(outcome, state="stopped") if outcome.state == "writing" else outcome for outcome in outcomes]
+        answers = [answer_view(outcome) for outcome in left] or [said_view("")] * len(self.columns)
+        return [said_view("Stopped"), self.gr.update(visible=False), left, *answers]
+
+    def _step(self, number: int, step: float, outcomes: list[Outcome]) -> Any:
+        return step_view(outcomes[number], int(step)) if number < len(outcomes) else self.gr.skip()
+
+
+def _depth_files(encoding: Any, near: Any, holes: str) -> DepthFiles:
+    """How a depth file is read, as the page's fields say.
+
+    Raises:
+        ConfigError: `holes` are no numbers.
+    """
+    parts = holes.replace(",", " ").replace(";", " ").split()
+    return DepthFiles.from_values(
+        {"depth_encoding": encoding, "depth_near": near or None, "depth_hole": parts}, where="the depth file"
+    )
+
+
+@contextmanager
+def serving(
+    settings: AppSettings, askers: Sequence[Asker], *, questions: Sequence[Question] = (), depth: ModelDepth | None = None
+) -> Iterator[str]:
+    """Serve the page while the block runs; yields its address.
+
+    What people send and save lies in a temporary folder that is deleted at the end. Nothing is sent to anybody but the
+    models' own servers, and the page loads nothing from elsewhere.
+
+    Args:
+        settings: address, port and bounds.
+        askers: one model, or two to be compared.
+        questions: to browse.
+        depth: a depth model.
+    Raises:
+        MissingExtraError: Gradio is not installed.
+        ConfigError: the address cannot be listened at.
+    """
+    need("the app", "gradio")
+    with tempfile.TemporaryDirectory(prefix="sif-app-", ignore_cleanup_errors=True) as folder:
+        root = Path(folder).resolve()
+        with _environment(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(root), HF_HUB_DISABLE_TELEMETRY="1"):
+            page = _Page(Desk(settings, askers, questions, depth, root)).blocks
+            url = _launch(page, settings)
+            try:
+                yield url
+            finally:
+                page.close(verbose=False)
+
+
+def _launch(page: gradio.Blocks, settings: AppSettings) -> str:
+    import gradio as gr
+
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    try:
+        _, url, _ = page.launch(
+            server_name=settings.host,
+            server_port=settings.port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            inbrowser=False,
+            show_error=False,
+            footer_links=[],
+            run_history=False,  # questions stay out of the browser's storage
+            allowed_paths=[],
+            max_file_size=settings.max_upload * 1_000_000,
+            state_session_capacity=_SESSIONS,
+            enable_monitoring=False,
+            mcp_server=False,
+            ssr_mode=False,
+            pwa=False,
+            theme=gr.themes.Default(primary_hue="blue", **fonts),
+            css=render_page("app.css"),
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen at {settings.host}, port {settings.port}: {error}; choose another --port or --host"
+        ) from None
+    return str(url)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

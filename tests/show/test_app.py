@@ -1,0 +1,506 @@
+"""The page that asks, opened in a browser and clicked through; its models answer on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from sifthinker.ask_settings import AppSettings
+from sifthinker.cli.main import main
+from sifthinker.depth import DepthMap
+from sifthinker.errors import ConfigError
+from sifthinker.evaluation.questions import Question, read_questions
+from sifthinker.files import write_jsonl
+from sifthinker.served import open_thinker
+from sifthinker.show.app import Asker, Desk, Outcome, serving, step_view
+from sifthinker.thinker import Thinker
+
+from ..stand_in import serve
+
+pytest.importorskip("gradio")
+
+EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+# What Gradio's component for HTML would run, were it to take a value for a template.
+EVIL_TEMPLATE = "${document.title='owned'} {{value}} \\` `"
+STEPS = [
+    {"regions": [{"bbox_2d": [0.0, 0.0, 1.0, 1.0], "depth": 0.5}], "text": "I look at the whole photo."},
+    {
+        "regions": [{"bbox_2d": [0.0, 0.0, 0.5, 1.0], "depth": 0.23}, {"bbox_2d": [0.5, 0.0, 1.0, 1.0], "depth": 0.9}],
+        "text": "I compare its halves.",
+    },
+    {"regions": [{"bbox_2d": [0.25, 0.25, 0.75, 0.75], "depth": 0.45}], "text": "I end in the middle."},
+]
+
+
+def reply(answer: str = "a ramp", steps: Sequence[dict[str, Any]] = STEPS) -> str:
+    return json.dumps({"steps": list(steps), "answer": answer})
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def app(
+    answer: Callable[[dict[str, Any], int], Any], *, questions: Sequence[Question] = (), **given: Any
+) -> Iterator[SimpleNamespace]:
+    """The page before a stand-in server that answers by `answer`: `url`, and the `requests` so far."""
+    with serve(answer) as (url, requests):
+        about = {"model": "owner/eyes", "base_url": url, "protocol": "structured", "coordinates": "unit", "retries": 0}
+        settings = AppSettings(**{**about, "port": free_port(), **given})
+        asked = [settings, *([settings.second] if settings.compare else [])]
+        with serving(settings, [Asker(open_thinker(one), one) for one in asked], questions=questions) as address:
+            yield SimpleNamespace(url=address, requests=requests, settings=settings)
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that fails the test when a script does, or when anything is fetched from elsewhere than this machine."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(30_000)
+    faults: list[str] = []
+    fetched: list[str] = []
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    opened.on("request", lambda request: fetched.append(request.url))
+    yield opened
+    title = opened.title()
+    context.close()
+    assert faults == []
+    assert [url for url in fetched if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
+    assert len(fetched) > 10  # the page and its parts: they were watched
+    assert title == "SIFThinker"
+
+
+@pytest.fixture(autouse=True)
+def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No connection of ours leaves the machine either."""
+    left: list[Any] = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            left.append(address)
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", watched)
+    yield
+    assert left == []
+
+
+@pytest.fixture
+def ramp_photo(tmp_path: Path) -> tuple[Path, Path]:
+    """A photograph, 40 by 20, and its depth: 0 in the left column to 0.975 in the right, in steps of a fortieth."""
+    image, depth = tmp_path / "ramp.png", tmp_path / "far.npy"
+    Image.new("RGB", (40, 20), (200, 120, 40)).save(image)
+    np.save(depth, np.tile(np.arange(40) / 40, (20, 1)).astype(np.float32))
+    return image, depth
+
+
+def send(page: Any, photo: Path, depth: Path | None = None) -> None:
+    page.set_input_files("#photo-file input[type=file]", photo)
+    if depth is not None:
+        page.wait_for_selector("#photo svg[aria-label=rgb]")
+        page.set_input_files("#depth-file input[type=file]", depth)
+        page.wait_for_selector("#photo svg[aria-label=depth]")
+
+
+def ask(page: Any, question: str | None = None) -> None:
+    if question is not None:
+        page.fill("#question textarea", question)
+    page.click("#ask")
+
+
+def go_to(page: Any, step: int, column: int = 0) -> None:
+    """Move a slider with the keyboard."""
+    page.locator(f"#slider-{column} input[type=range]").focus()
+    page.keyboard.press("Home")
+    for _ in range(step - 1):
+        page.keyboard.press("ArrowRight")
+
+
+def said(page: Any, words: str, place: str = "#said") -> None:
+    page.locator(place, has_text=words).wait_for()
+
+
+def test_steps_appear_as_they_are_written_and_are_stepped_through(page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    go_on = threading.Event()
+
+    def answer(request: dict[str, Any], number: int) -> Iterator[str]:
+        whole = reply()
+        cut = whole.index("I compare")
+        yield whole[: cut // 2]
+        yield whole[cut // 2 : cut]
+        assert go_on.wait(30)
+        for start in range(cut, len(whole), 40):
+            yield whole[start : start + 40]
+
+    with app(answer) as served:
+        page.goto(served.url)
+        send(page, *ramp_photo)
+        said(page, "40 × 20, with depth from far.npy", "#photo")
+        ask(page, "What rises here?")
+        # The second step is not whole yet: the first is shown, and the model still writes.
+        said(page, "Step 1 of 1 so far", "#step-0")
+        said(page, "I look at the whole photo.", "#step-0")
+        said(page, "1 step so far", "#answer-0")
+        assert page.locator("#slider-0").count() == 0
+        go_on.set()
+        said(page, "a ramp", "#answer-0")
+        said(page, "Step 3 of 3", "#step-0")  # each new step moved it on
+        said(page, "I end in the middle.", "#step-0")
+        go_to(page, 2)
+        said(page, "I compare its halves.", "#step-0")
+        # Two boxes over each picture, where the reply says, to a pixel of the screen.
+        for name in ("rgb", "depth"):
+            picture = page.locator(f"#step-0 svg[aria-label={name}]")
+            assert picture.locator("rect").count() == 2
+            frame, box = picture.bounding_box(), picture.locator("rect").nth(1).bounding_box()
+            assert box["x"] - frame["x"] == pytest.approx(frame["width"] / 2, abs=4)
+        # The halves' true depths are the means of 0 … 19 and 20 … 39 fortieths: 9.5 / 40 = 0.2375 and 29.5 / 40 = 0.7375.
+        # 0.23 is within a tenth of the first, 0.9 is not of the second.
+        rows = page.locator("#step-0 table.regions tbody tr")
+        cells = [[cell.strip() for cell in row.locator("td").all_inner_texts()] for row in rows.all()]
+        assert cells == [
+            ["1", "0.00, 0.00, 0.50, 1.00", "0.23", "0.24 ✓"],
+            ["2", "0.50, 0.00, 1.00, 1.00", "0.90", "0.74 ✗"],
+        ]
+        go_to(page, 1)
+        said(page, "I look at the whole photo.", "#step-0")
+        # The raw text is what the model wrote.
+        page.click("#raw-0 button")
+        assert page.locator("#raw-0 textarea").input_value() == reply()
+    (request,) = served.requests
+    content = request["messages"][0]["content"]
+    assert [part["type"] for part in content] == ["image_url", "image_url", "text"]
+    assert "What rises here?" in content[2]["text"]
+
+
+def test_without_depth_one_picture_is_shown_and_asked_about(page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    with app(lambda request, number: reply()) as served:
+        page.goto(served.url)
+        send(page, *ramp_photo)
+        page.uncheck("#use-depth input")
+        ask(page, "What is it?")
+        said(page, "a ramp", "#answer-0")
+        said(page, "Asked without depth")
+        assert page.locator("#step-0 svg[aria-label=rgb]").count() == 1
+        assert page.locator("#step-0 svg[aria-label=depth]").count() == 0
+    assert [part["type"] for part in served.requests[0]["messages"][0]["content"]] == ["image_url", "text"]
+
+
+def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[Path, Path], tmp_path: Path) -> None:
+    photo, _ = ramp_photo
+    (tmp_path / "bad.png").write_text("no image")
+    np.save(tmp_path / "small.npy", np.zeros((3, 4), dtype=np.float32))
+    statuses = iter([(401, {}, json.dumps({"error": {"message": f"no key {EVIL}"}})), reply()])
+    with app(lambda request, number: next(statuses)) as served:
+        page.goto(served.url)
+        ask(page, "What is it?")
+        said(page, "Choose a photograph first")
+        page.set_input_files("#photo-file input[type=file]", tmp_path / "bad.png")
+        said(page, "Bad.png: not an image that can be read")
+        ask(page)
+        said(page, "Bad.png: not an image that can be read")
+        page.click("#photo-file button[aria-label='Remove this file'], #photo-file button[aria-label='Clear']")
+        said(page, "No photograph yet", "#photo")
+        send(page, photo)
+        page.set_input_files("#depth-file input[type=file]", tmp_path / "small.npy")
+        said(page, "Small.npy: the depth file is 4×3, its image 40×20; make the depth at the image's size")
+        ask(page)
+        said(page, "the depth file is 4×3")
+        page.click("#depth-file button[aria-label='Remove this file'], #depth-file button[aria-label='Clear']")
+        said(page, "40 × 20, without depth", "#photo")
+        ask(page, "  ")
+        said(page, "Ask a question about the photograph")
+        assert served.requests == []
+        ask(page, "What is it?")
+        said(page, "no key <script>", "#answer-0")  # as it stands, by the server
+        said(page, "owner/eyes", "#answer-0")
+        ask(page)
+        said(page, "a ramp", "#answer-0")
+    assert tempfile.gettempdir() not in page.content()
+
+
+def test_hostile_text_is_shown_not_run(page: Any, ramp_photo: tuple[Path, Path], tmp_path: Path) -> None:
+    named = tmp_path / "<img src=x onerror=alert(1)>.png"
+    shutil.copy(ramp_photo[0], named)
+    hostile = f"{EVIL} {EVIL_TEMPLATE}"
+    step = {"regions": [{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}], "text": f"words {hostile}"}
+    row = {"image": named.name, "question": f"asked {hostile}", "answer": hostile, "id": EVIL, "family": EVIL}
+    write_jsonl(tmp_path / "questions.jsonl", [row])
+    questions = read_questions(tmp_path / "questions.jsonl")
+    asked = {"model": f"owner/{EVIL}", "questions": questions, "data": EVIL}
+    with app(lambda request, number: reply(f"so {hostile}", [step, step]), **asked) as served:
+        page.goto(served.url)
+        page.locator("#questions label").first.click()
+        said(page, "40 × 20", "#photo")
+        assert page.locator("#question textarea").input_value() == f"asked {hostile}"
+        ask(page)
+        said(page, "so <script>", "#answer-0")
+        assert f"so {hostile}" in page.locator("#answer-0").inner_text()
+        assert f"words {hostile}" in page.locator("#step-0").inner_text()
+        assert page.locator("script", has_text="owned").count() == 0
+        assert page.locator("img[src=x]").count() == 0
+        go_to(page, 1)
+        said(page, "Step 1 of 2", "#step-0")
+        with page.expect_download() as loading:
+            page.click("#page-0")
+        loading.value.save_as(tmp_path / "saved.html")
+    assert "<script>" not in (tmp_path / "saved.html").read_text()
+
+
+def test_a_thought_is_saved_as_page_and_as_picture(page: Any, ramp_photo: tuple[Path, Path], tmp_path: Path) -> None:
+    with app(lambda request, number: reply()) as served:
+        page.goto(served.url)
+        send(page, *ramp_photo)
+        ask(page, "What rises here?")
+        for button, ending in (("#page-0", "html"), ("#png-0", "png")):
+            with page.expect_download() as loading:
+                page.click(button)
+            assert loading.value.suggested_filename == f"eyes.thought.{ending}"
+            loading.value.save_as(tmp_path / f"saved.{ending}")
+    text = (tmp_path / "saved.html").read_text()
+    assert "What rises here?" in text
+    assert "model owner/eyes" in text
+    assert text.count('<div class="step">') == 3
+    with Image.open(tmp_path / "saved.png") as picture:
+        # Three columns of 220 pixels with gaps of 14 around.
+        assert picture.size[0] == 14 + 3 * (220 + 14)
+
+
+def test_two_models_are_shown_side_by_side(page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    def answer(request: dict[str, Any], number: int) -> Any:
+        if request["model"] == "owner/second":
+            return reply("a slope", STEPS[:2])
+        return reply()
+
+    with app(answer, compare="owner/second") as served:
+        page.goto(served.url)
+        send(page, *ramp_photo)
+        ask(page, "What rises here?")
+        said(page, "a ramp", "#answer-0")
+        said(page, "a slope", "#answer-1")
+        said(page, "Step 3 of 3", "#step-0")
+        said(page, "Step 2 of 2", "#step-1")
+        first, second = (page.locator(f"#step-{number}").bounding_box() for number in (0, 1))
+        assert first["y"] == second["y"]
+        assert first["x"] + first["width"] <= second["x"]
+        # Each has its own slider.
+        go_to(page, 1, column=1)
+        said(page, "Step 1 of 2", "#step-1")
+        assert "Step 3 of 3" in page.locator("#step-0").inner_text()
+    assert sorted(request["model"] for request in served.requests) == ["owner/eyes", "owner/second"]
+
+
+def test_a_model_that_fails_does_not_keep_the_other_from_answering(page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    def answer(request: dict[str, Any], number: int) -> Any:
+        return (400, {}, "{}") if request["model"] == "owner/eyes" else reply("a slope")
+
+    with app(answer, compare="owner/second") as served:
+        page.goto(served.url)
+        send(page, ramp_photo[0])
+        ask(page, "What rises here?")
+        said(page, "a slope", "#answer-1")
+        said(page, "400", "#answer-0")
+
+
+def test_questions_of_a_dataset_are_browsed_asked_and_judged(page: Any, chains: Path) -> None:
+    questions = read_questions(chains)
+    first = questions[0]
+    answers = iter([first.answers[0], "nothing of the kind", first.answers[0]])
+    with app(lambda request, number: reply(next(answers)), questions=questions, data=str(chains)) as served:
+        page.goto(served.url)
+        listed = page.locator("#questions label")
+        assert listed.count() == 5  # never all of the 18
+        listed.first.click()
+        said(page, "64 × 64, with the dataset's depth", "#photo")
+        assert page.locator("#question textarea").input_value() == first.question
+        ask(page)
+        said(page, f"Right. The right answer: {first.answers[0]}", "#answer-0")
+        # The target boxes are dashed, over both pictures.
+        for name in ("rgb", "depth"):
+            dashed = page.locator(f"#step-0 svg[aria-label={name}] rect[stroke-dasharray]")
+            assert dashed.count() == len(first.boxes)
+        said(page, "final HIoU", "#answer-0")
+        ask(page)
+        said(page, "Wrong. The right answer", "#answer-0")
+        # Other words are another question: nobody knows its answer.
+        ask(page, "What colour is the wall?")
+        page.locator("#answer-0 .answer:not(.wrong)").wait_for()
+        assert "right answer" not in page.locator("#answer-0").inner_text()
+        page.click("#next")
+        page.wait_for_function(
+            "text => document.querySelector('#question textarea').value === text", arg=questions[1].question
+        )
+        said(page, "2 of 18 questions", "#questions")
+        assert page.locator("#answer-0").inner_text().strip() == ""  # what was said was about another photograph
+        for _ in range(4):
+            page.click("#next")
+            page.wait_for_timeout(300)
+        said(page, "6 of 18 questions", "#questions")
+        page.click("#previous")
+        said(page, "5 of 18 questions", "#questions")
+        page.get_by_label("Search").fill("how MANY")
+        said(page, "6 found of 18 questions", "#questions")
+        page.get_by_label("Search").fill("no such words")
+        said(page, "0 found of 18 questions", "#questions")
+        assert page.locator("#questions input").count() == 0
+
+
+def test_a_photograph_that_is_sent_takes_the_place_of_the_datasets(
+    page: Any, chains: Path, ramp_photo: tuple[Path, Path]
+) -> None:
+    with app(lambda request, number: reply(), questions=read_questions(chains), data=str(chains)) as served:
+        page.goto(served.url)
+        page.locator("#questions label").first.click()
+        said(page, "64 × 64", "#photo")
+        send(page, ramp_photo[0])
+        said(page, "40 × 20, without depth", "#photo")
+        ask(page)
+        said(page, "a ramp", "#answer-0")
+        assert "right answer" not in page.locator("#answer-0").inner_text()
+        assert page.locator("#step-0 rect[stroke-dasharray]").count() == 0
+
+
+def test_a_model_of_this_process_answers_and_is_stopped(
+    page: Any, tiny_vlm: Path, ramp_photo: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model writes noise until its tokens end, which the page says; asked for thousands it is stopped."""
+    settings = AppSettings(model=str(tiny_vlm), port=free_port())
+    thinker = Thinker.load(tiny_vlm, device="cpu", max_new_tokens=8)
+    with serving(settings, [Asker(thinker, settings)]) as url:
+        page.goto(url)
+        send(page, *ramp_photo)
+        ask(page, "Why?")
+        said(page, "The model ran out of tokens", "#answer-0")
+        said(page, "8 written", "#answer-0")
+        thinker.max_new_tokens = 100_000
+        ask(page)
+        page.click("#stop")
+        said(page, "Stopped before the end.", "#answer-0")
+        thinker.max_new_tokens = 4
+        ask(page)  # the model is free again
+        said(page, "4 written", "#answer-0")
+
+
+def test_what_is_served_is_bounded(ramp_photo: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing but what was sent and made is read from the disk; uploads have a bound; all is gone in the end."""
+    before = set(Path(tempfile.gettempdir()).glob("sif-app-*"))
+    (tmp_path / "secret.txt").write_text("secret")
+    monkeypatch.chdir(tmp_path)
+    with app(lambda request, number: reply(), max_upload=1) as served, httpx2.Client(base_url=served.url) as client:
+        (folder,) = set(Path(tempfile.gettempdir()).glob("sif-app-*")) - before
+        for path in ("/etc/passwd", str(tmp_path / "secret.txt"), "secret.txt", f"{folder}/../secret.txt"):
+            assert client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
+        small = client.post("/gradio_api/upload", files={"files": ("a.png", ramp_photo[0].read_bytes())})
+        assert small.status_code == 200
+        (stored,) = small.json()
+        assert Path(stored).is_relative_to(folder)
+        assert client.get(f"/gradio_api/file={stored}").content == ramp_photo[0].read_bytes()
+        large = client.post("/gradio_api/upload", files={"files": ("a.png", b"0" * 1_000_001)})
+        assert large.status_code == 413
+        assert client.get("/gradio_api/info").json()["named_endpoints"] == {}
+        # Another address of this machine is not listened at.
+        with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+            other.connect(("127.0.0.2", served.settings.port))
+    assert not folder.exists()
+    assert "GRADIO_TEMP_DIR" not in os.environ
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen at 127\.0\.0\.1, port {port}: .*choose another --port"):
+            with app(lambda request, number: reply(), port=port):
+                pass
+
+
+def test_the_command_serves_until_it_is_interrupted(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+    words = ["app", "--model", str(tiny_vlm), "--data", str(chains), "--port", str(free_port())]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "sifthinker.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        assert running.stdout is not None
+        url = running.stdout.readline().strip()
+        try:
+            assert httpx2.get(url).status_code == 200
+            assert list(tmp_path.glob("sif-app-*"))
+        finally:
+            running.send_signal(signal.SIGTERM)
+            _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 0, stderr
+    assert "18 questions" in stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compare-base-url", "http://127.0.0.1:1/v1"], "compare_base_url needs compare"),
+        (["--base-url", "http://127.0.0.1:1/v1"], "base_url needs model"),
+        (["--model", "m", "--data", "nowhere"], "nowhere: cannot read"),
+        (["--model", "m", "--depth", "nowhere", "--base-url", "http://127.0.0.1:1/v1"], "nor a depth model"),
+        (["--model", "nowhere/"], "nowhere"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["app", *words])
+    assert done.exit_code == 2
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_the_second_model_has_the_settings_of_the_first() -> None:
+    settings = AppSettings(model="a", base_url="http://127.0.0.1:1/v1", compare="b", max_new_tokens=7, protocol="structured")
+    second = settings.second
+    assert (second.model, second.base_url, second.max_new_tokens) == ("b", settings.base_url, 7)
+    elsewhere = settings.replace(compare_base_url="http://127.0.0.1:2/v1").second
+    assert (elsewhere.base_url, elsewhere.compare) == ("http://127.0.0.1:2/v1", None)
+    with pytest.raises(ConfigError, match="no second model"):
+        AppSettings(model="a").second  # noqa: B018
+
+
+def test_a_spent_budget_is_an_error_of_the_asking(ramp: DepthMap) -> None:
+    """100 tokens read at 5 a million cost 0.0005: the first question is asked, the second is not."""
+    image = Image.new("RGB", (10, 10))
+    with serve(lambda request, number: reply()) as (url, requests):
+        about = {"model": "m", "base_url": url, "protocol": "structured", "coordinates": "unit"}
+        settings = AppSettings(**about, prompt_price=5, budget=0.0005)
+        asker = Asker(open_thinker(settings), settings)
+        with tempfile.TemporaryDirectory() as folder:
+            desk = Desk(settings, [asker], folder=Path(folder))
+            ends = [list(desk.ask(asker, image, None, "What?", ramp, None))[-1] for _ in range(2)]
+    assert [end.error for end in ends] == ["", "M has cost 0.0005 of 0.0005; see --budget"]
+    assert len(requests) == 1
+
+
+def test_regions_without_a_known_depth_have_no_mark() -> None:
+    """Where the sensor saw nothing there is no true depth, and a region that states none is not judged."""
+    assert "The steps appear here" in step_view(Outcome(), 1, "The steps appear here")
