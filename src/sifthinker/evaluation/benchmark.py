@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sifthinker.evaluation.metrics import RESAMPLES, Result, Row
 from sifthinker.evaluation.questions import Question
@@ -18,9 +19,26 @@ from sifthinker.thinker import Thought
 
 # What a number is the mean of: (group, value) of every unit, for instance of every question, or of every pair of them.
 Units = Callable[[Sequence[Row]], Iterable[tuple[str, float]]]
-Statistic = Callable[[Sequence[Row]], float | None]
 
-_STATISTIC_RESAMPLES = 200  # of a statistic that is no mean, and is worked out anew each time
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number that is no mean, and how it changes when what it is worked out from is drawn again.
+
+    Args:
+        parts: how many parts there are that are drawn as wholes, for instance the images of all questions.
+        value: the number where each part counts so many times: (parts,) whole numbers, 0 for one that is left out; None
+            where it cannot be worked out.
+    """
+
+    parts: int
+    value: Callable[[NDArray[np.int64]], float | None]
+
+
+# What is worked out once from the rows, so that a bootstrap does not read them again.
+Statistic = Callable[[Sequence[Row]], Estimate | None]
+
+_STATISTIC_RESAMPLES = 200  # of a statistic that is no mean; each takes longer than one of a mean
 
 
 class Reader(Protocol):
@@ -173,13 +191,22 @@ def _number(rows: Sequence[Row], units: Units, statistic: Statistic | None) -> R
     if statistic is None:
         arrays = [np.array(values, dtype=np.float64) for values in groups.values()]
         mean = float(np.mean([array.mean() for array in arrays]))
-        means = np.mean([draw.choice(array, (RESAMPLES, len(array))).mean(axis=1) for array in arrays], axis=0)
+        means = np.mean([_drawn_means(array, draw) for array in arrays], axis=0)
     else:
-        found = statistic(rows)
-        if found is None:
+        estimate = statistic(rows)
+        whole = None if estimate is None else estimate.value(np.ones(estimate.parts, dtype=np.int64))
+        if estimate is None or whole is None:
             return None
-        mean = found
-        drawn = (statistic([rows[i] for i in draw.integers(len(rows), size=len(rows))]) for _ in range(_STATISTIC_RESAMPLES))
-        means = np.array([value for value in drawn if value is not None], dtype=np.float64)
+        mean = whole
+        drawn = (
+            estimate.value(np.bincount(draw.integers(estimate.parts, size=estimate.parts), minlength=estimate.parts))
+            for _ in range(_STATISTIC_RESAMPLES)
+        )
+        means = np.array([found for found in drawn if found is not None], dtype=np.float64)
     low, high = np.percentile(means, [2.5, 97.5]) if len(means) else (mean, mean)
     return Result(mean, count, float(low), float(high))
+
+
+def _drawn_means(values: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
+    """Means of values drawn again, one draw at a time: a thousand of a benchmark's would not fit into memory."""
+    return np.array([values[draw.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)])

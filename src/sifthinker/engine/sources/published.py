@@ -60,8 +60,8 @@ def viscot_conversations(path: Path, root: Path | None, outside: OutsideBoxes) -
 
 
 def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes, place: str) -> Record:
-    image, pixels = _image_and_box(field_of(row, "image", place, "a list of an image and its marked box"), place)
-    asked, square_box, told = _turns(field_of(row, "conversations", place, "a list of four turns"), place)
+    image, pixels = image_and_box(field_of(row, "image", place, "a list of an image and its marked box"), place)
+    asked, square_box, told = turns_of(field_of(row, "conversations", place, "a list of four turns"), place)
     if root is None:
         raise RecordError(
             f"{place}: this form states no image size, which its boxes need; give the image folder with --images",
@@ -75,7 +75,7 @@ def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes
     return Record(
         id=f"{dataset}-{split}-{name_of(row, ('question_id',), index)}",
         image=image,
-        question=_question(asked),
+        question=asked_in(asked),
         answer=told.strip(),
         boxes=tuple(tuple(box) for box in boxes.tolist()),
         dataset=dataset,
@@ -86,7 +86,7 @@ def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes
     )
 
 
-def _image_and_box(images: Any, place: str) -> tuple[str, Boxes]:
+def image_and_box(images: Any, place: str) -> tuple[str, Boxes]:
     """The image of a conversation and its pixel box, (1, 4).
 
     Mixed files hold entries of LLaVA's form too, which have one image and no box.
@@ -107,7 +107,7 @@ def _image_and_box(images: Any, place: str) -> tuple[str, Boxes]:
     return name, _one_box(pixels, "the box of the second image", place, "bad_box")
 
 
-def _turns(turns: Any, place: str) -> tuple[str, str, str]:
+def turns_of(turns: Any, place: str) -> tuple[str, str, str]:
     """What a conversation says: question, box as fractions of the padded square, answer."""
     if not isinstance(turns, list) or len(turns) != 4:
         got = f"has {len(turns)} turns" if isinstance(turns, list) else f"is {shown(turns)}"
@@ -137,7 +137,7 @@ def _one_box(text: str, what: str, place: str, code: str = "bad_record") -> Boxe
 _VISCOT_REQUEST = "Please provide the bounding box coordinate of the region that can help you answer the question better."
 
 
-def _question(asked: str) -> str:
+def asked_in(asked: str) -> str:
     """Without the image's place, which stands first or last, and without the request. One anywhere else is no question."""
     words = asked.strip()
     words = words.removeprefix("<image>") if words.startswith("<image>") else words.removesuffix("<image>")

@@ -554,7 +554,7 @@ def _open_dataset(name: str) -> _Source:
     if isinstance(names, dict):
         raise _several_splits(name, names)
     for column, feature in (dataset.features or {}).items():
-        stored = _undecoded(feature)
+        stored = undecoded(feature)
         if stored is not feature:
             dataset = dataset.cast_column(column, stored)
 
@@ -573,7 +573,7 @@ def _several_splits(name: str, splits: Any) -> ConfigError:
     return ConfigError(f"{name} is a dataset of several splits ({', '.join(names)[:300]}); name one of them{example}")
 
 
-def _undecoded(feature: Any) -> Any:
+def undecoded(feature: Any) -> Any:
     """A column of images, or of lists of them, as the bytes that are stored instead of decoded pictures."""
     import datasets
 

@@ -1,0 +1,109 @@
+"""The boxes that an answer ends on, for benchmarks that ask for boxes: strictly, and as others read them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from sifthinker.boxes import Boxes, pairwise_iou, union_box
+from sifthinker.chain import Region, find_regions, region_boxes
+from sifthinker.coordinates import Frame
+from sifthinker.evaluation.benchmark import Metric
+from sifthinker.evaluation.questions import Question
+from sifthinker.thinker import Thought
+
+_NONE = np.zeros((0, 4))
+_ENOUGH = 0.5  # IoU; MDETR and lmms-eval count one of exactly a half, earlier work more than a half
+_SIDE = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*"
+_BOX = re.compile(rf"[\[(]{_SIDE},{_SIDE},{_SIDE},{_SIDE}[\])]")
+
+
+def last_area(text: str, *, with_depth: bool, frame: Frame) -> Boxes:
+    """The boxes of the last area of a chain, none where that one cannot be read, whatever stands before it.
+
+    What is asked for is boxes: a depth that is missing or superfluous does not matter here.
+
+    Args:
+        text: the chain.
+        with_depth: whether its regions should state their depth.
+        frame: what the numbers of its boxes stand for.
+    Returns:
+        (N, 4) unit xyxy.
+    """
+    start = text.rfind("<area>")
+    return _NONE if start < 0 else _last(text[start:], with_depth, frame)
+
+
+def last_readable_area(text: str, *, with_depth: bool, frame: Frame) -> Boxes:
+    """The boxes of the last area that can be read, (N, 4) unit xyxy; see `last_area` for the arguments."""
+    return _last(text, with_depth, frame)
+
+
+def _last(text: str, with_depth: bool, frame: Frame) -> Boxes:
+    found: list[tuple[Region, ...]] = find_regions(text, with_depth=with_depth, frame=frame)
+    found = found or find_regions(text, with_depth=not with_depth, frame=frame)
+    return region_boxes(found[-1]) if found else _NONE
+
+
+def one_box(thought: Thought) -> Boxes:
+    """The box that a thought ends on, strictly: its last area, which must be a single box.
+
+    An answer that was asked for directly has no area: it must be a box and nothing else, "[0.1, 0.2, 0.5, 0.6]", in
+    fractions.
+
+    Returns:
+        (1, 4) unit xyxy, or (0, 4).
+    """
+    if thought.direct:
+        return _box_of(_BOX.fullmatch((thought.answer or "").strip().removesuffix(".")))
+    boxes = last_area(thought.text, with_depth=thought.depth is not None, frame=thought.frame)
+    return boxes if len(boxes) == 1 else _NONE
+
+
+def box_around(thought: Thought) -> Boxes:
+    """The box that a thought ends on, leniently: the smallest one around all boxes of its last area that can be read.
+
+    Of an answer that was asked for directly it is the first box anywhere in it, which is how lmms-eval reads answers.
+
+    Returns:
+        (1, 4) unit xyxy, or (0, 4).
+    """
+    if thought.direct:
+        return _box_of(_BOX.search(thought.answer or ""))
+    return union_box(last_readable_area(thought.text, with_depth=thought.depth is not None, frame=thought.frame))
+
+
+def _box_of(match: re.Match[str] | None) -> Boxes:
+    if match is None:
+        return _NONE
+    x1, y1, x2, y2 = map(float, match.groups())
+    if not (x1 < x2 <= 1 and y1 < y2 <= 1):  # the pattern has no signs
+        return _NONE
+    return np.array([[x1, y1, x2, y2]])
+
+
+def _iou(boxes: Boxes, question: Question) -> float | None:
+    """IoU of at most one box with the box around a question's boxes; None of a question without boxes."""
+    if not question.boxes:
+        return None
+    return float(pairwise_iou(boxes, union_box(question.boxes))[0, 0]) if len(boxes) else 0.0
+
+
+def _hit(boxes: Boxes, question: Question) -> float | None:
+    iou = _iou(boxes, question)
+    return None if iou is None else float(iou >= _ENOUGH)
+
+
+LENIENT = (
+    "the one box around all boxes of the last area that can be read, as SIFThinker's release sets out to score them (as it "
+    "stands, its code fails on several boxes and blanks the answer); of a direct answer the first box in it, as in lmms-eval"
+)
+
+# The target is one box, as the benchmarks that use these have it.
+METRICS = (
+    Metric("box accuracy", "single box of the last area, IoU at least 0.5", lambda t, q: _hit(one_box(t), q)),
+    Metric("box IoU", "IoU of the single box of the last area; 0 of any other", lambda t, q: _iou(one_box(t), q)),
+    Metric("lenient box accuracy", "box around the last area, IoU at least 0.5", lambda t, q: _hit(box_around(t), q)),
+    Metric("lenient box IoU", "IoU of the box around the last area", lambda t, q: _iou(box_around(t), q)),
+)

@@ -1,0 +1,184 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: find what an expression refers to. The answer is one box.
+
+Two published forms are read. JSON lines as the Visual-CoT repository keeps them (llava/eval/REC/REC_refcoco_unc_val.jsonl):
+`img_path, expression, bbox` (pixels, x1 y1 x2 y2), `width, height, sent_id, split, dataset_name`, a question a line, images
+in COCO's train2014; checked against these files. And lmms-lab's tables on the Hugging Face Hub: `image, bbox` (pixels, x y
+width height), `answer` (the expressions of one object, each a question), `question_id`; checked against the list of their
+columns, not against their rows. The original `refs(unc).p` is a pickle, which can run code when it is read, and is refused.
+
+A box is right at an IoU of 0.5 with the true one. Strictly it is the single box of the last area: several boxes, or a last
+area that cannot be read, are wrong.
+
+Source: Kazemzadeh et al. 2014; Yu et al. 2016 (RefCOCO, RefCOCO+); Mao et al. 2016 (RefCOCOg, here with the umd split).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sifthinker.benchmarks.hub import TableQuestion, table_rows
+from sifthinker.benchmarks.last_area import LENIENT, METRICS
+from sifthinker.benchmarks.listed import check_split, file_of, listed, sound
+from sifthinker.boxes import Boxes
+from sifthinker.engine.sources.rows import field_of, name_of, numbers_of, rows, size_of, text_of, to_unit
+from sifthinker.errors import RecordError
+from sifthinker.evaluation.benchmark import Benchmark, Headline, mean_of
+from sifthinker.evaluation.questions import Question
+from sifthinker.records import shown
+
+_TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg"}
+_HUBS = {"refcoco": "lmms-lab/RefCOCO", "refcoco+": "lmms-lab/RefCOCOplus", "refcocog": "lmms-lab/RefCOCOg"}
+_SPLITS = {
+    "refcoco": ("val", "testA", "testB", "test"),  # the last is in the table alone
+    "refcoco+": ("val", "testA", "testB"),
+    "refcocog": ("val", "test"),
+}
+# What rows call their dataset, behind its owner.
+_NAMES = {"refcoco": "refcoco", "refcoco+": "refcoco+", "refcocoplus": "refcoco+", "refcocog": "refcocog"}
+# As Shikra, LLaVA and SIFThinker's release ask.
+_ASKED = "Please provide the bounding box coordinate of the region this sentence describes: {}."
+_PICKLES = (".p", ".pkl", ".pickle")
+
+
+def _read(
+    name: str, data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None, limit: int | None
+) -> list[Question]:
+    """Read one of the three, see `Reader`.
+
+    Raises:
+        ConfigError: no such split.
+        RecordError: a file or a row that is not as published.
+    """
+    check_split(name, split, _SPLITS[name])
+    file = _lines_file(Path(data), name, split)
+    if file is None:
+        return listed(_of_table(name, data, split), limit, os.fspath(data))
+    root = file.parent if images is None else Path(images)
+    return listed(_of_lines(name, file, split, root), limit, str(file))
+
+
+def _lines_file(path: Path, name: str, split: str) -> Path | None:
+    """The JSON lines that are meant; None for a table."""
+    if path.is_file():
+        if path.suffix in _PICKLES:
+            raise _pickled(path, name)
+        return None if path.suffix == ".parquet" else path
+    published = f"REC_{name}_{'umd' if name == 'refcocog' else 'unc'}_{split}.jsonl"
+    for folder in (path, path / "REC"):
+        if (folder / published).is_file():
+            return folder / published
+    if path.is_dir():
+        pickles = sorted(file for file in path.iterdir() if file.suffix in _PICKLES)
+        if pickles:
+            raise _pickled(pickles[0], name)
+        others = sorted(file.name for folder in (path, path / "REC") for file in folder.glob("REC_*.jsonl"))
+        if others:
+            raise RecordError(f"{path}: lacks {published}; it has {', '.join(others)}", "missing_file")
+    return None
+
+
+def _pickled(path: Path, name: str) -> RecordError:
+    return RecordError(
+        f"{path}: a pickle, which can run code when it is opened, so it is not read; wanted JSON lines (img_path, "
+        f"expression, bbox, width, height) or the table {_HUBS[name]}",
+        "bad_record",
+    )
+
+
+def _of_lines(name: str, file: Path, split: str, root: Path) -> Iterator[Question]:
+    for index, (place, row) in enumerate(sound(rows(file))):
+        size = size_of(row, place)
+        boxes, _ = to_unit([field_of(row, "bbox", place, "a pixel box")], "pixel", size, "clip", place)
+        _check_same(row, name, split, place)
+        yield Question(
+            id=f"{name}-{split}-{name_of(row, ('sent_id',), index)}",
+            image=file_of(row, "img_path", place, root),
+            question=_ASKED.format(_expression(text_of(row, "expression", place), place)),
+            boxes=_tuples(boxes),
+            dataset=name,
+            split=split,
+            source=place,
+        )
+
+
+def _check_same(row: Any, name: str, split: str, place: str) -> None:
+    """See that a row is of the dataset and split that were asked for, where it says of which it is."""
+    stated = row.get("split")
+    if stated is not None and stated != split:
+        raise RecordError(f"{place}: is of the split {shown(stated)}, asked for was {split!r}", "bad_record")
+    dataset = row.get("dataset_name")
+    known = _NAMES.get(dataset.rstrip("/").rpartition("/")[2].lower(), name) if isinstance(dataset, str) else name
+    if known != name:
+        raise RecordError(f"{place}: is of {_TITLES[known]}, asked for was {_TITLES[name]}", "bad_record")
+
+
+def _of_table(name: str, data: str | os.PathLike[str], split: str) -> Iterator[Question]:
+    for row in table_rows(data, split, pictures=["image"]):
+        pictures = row.pictures.get("image", ())
+        if len(pictures) != 1:
+            raise RecordError(f"{row.place}: has {len(pictures)} pictures in image, wanted one", "missing_image")
+        x, y, width, height = numbers_of([row.value("bbox")], row.place)[0].tolist()
+        corners = [[x, y, x + width, y + height]]
+        boxes, _ = to_unit(corners, "pixel", pictures[0].size(), "clip", row.place)
+        object_id = name_of(row.values, ("question_id",), row.index)
+        for number, expression in enumerate(row.texts("answer")):
+            yield TableQuestion(
+                id=f"{name}-{split}-{object_id}-{number}",
+                image=Path(f"{object_id}"),
+                question=_ASKED.format(_expression(expression, row.place)),
+                boxes=_tuples(boxes),
+                dataset=name,
+                split=split,
+                source=row.place,
+                pictures=pictures,
+            )
+
+
+def _expression(text: str, place: str) -> str:
+    if not text:
+        raise RecordError(f"{place}: the expression is blank; wanted words", "blank_field")
+    return text
+
+
+def _tuples(boxes: Boxes) -> tuple[tuple[float, float, float, float], ...]:
+    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.tolist())
+
+
+_HEADLINES = (
+    Headline(
+        "accuracy at IoU 0.5",
+        "expressions whose single box of the last area has an IoU of at least 0.5",
+        mean_of("box accuracy"),
+        lenient=mean_of("lenient box accuracy"),
+        lenient_about=LENIENT,
+    ),
+    Headline(
+        "mean IoU",
+        "IoU of the single box of the last area; 0 of any other",
+        mean_of("box IoU"),
+        lenient=mean_of("lenient box IoU"),
+        lenient_about=LENIENT,
+    ),
+    Headline("final HIoU", "hierarchical IoU of the last area; chains", mean_of("final HIoU")),
+)
+
+BENCHMARKS = {
+    name: Benchmark(
+        name=name,
+        title=title,
+        source=(
+            "Kazemzadeh et al. 2014, Yu et al. 2016, Mao et al. 2016; JSON lines of github.com/deepcs233/Visual-CoT "
+            f"(llava/eval/REC) or hf.co/datasets/{_HUBS[name]}"
+        ),
+        hub=_HUBS[name],
+        splits=_SPLITS[name],
+        read=partial(_read, name),
+        headlines=_HEADLINES,
+        metrics=METRICS,
+    )
+    for name, title in _TITLES.items()
+}
