@@ -38,7 +38,7 @@ LAYERS = [
     ["engine", "training"],
     ["benchmarks"],
     ["thinking"],
-    ["show"],
+    ["show", "lmms"],
     ["lab"],
     ["cli"],
 ]
