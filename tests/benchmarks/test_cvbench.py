@@ -12,10 +12,12 @@ from PIL import Image
 
 from sifthinker.benchmarks import benchmark
 from sifthinker.benchmarks.cvbench import cambrian_letter
-from sifthinker.errors import RecordError
+from sifthinker.errors import ConfigError, RecordError
+from sifthinker.evaluation.run import evaluate
+from sifthinker.evaluation.settings import EvalSettings
 
 from .answered import chain, lenient, numbers_of, strict
-from .published import CV_ROWS, cv_row, write_cv_bench
+from .published import CV_ROWS, cv_row, picture, write_cv_bench
 
 CV = benchmark("cv-bench")
 SOURCES = {"ADE20K": 4, "COCO": 2, "Omni3D": 4}
@@ -189,3 +191,21 @@ def test_another_picture_is_another_question(tmp_path: Path) -> None:
         found.append(question.identity(tmp_path))
     assert found[0] != found[1]
     assert found[0][:-1] == found[1][:-1]
+
+
+def test_a_finished_evaluation_is_known_again_and_another_picture_is_another_one(tmp_path: Path) -> None:
+    saved = tmp_path / "completions.jsonl"
+    saved.write_text(
+        "".join(f'{{"id": "{row["type"]}-{row["task"]}-{row["idx"]}", "completion": "A"}}\n' for row in CV_ROWS)
+    )
+    settings = EvalSettings(data="cv", completions=str(saved), output=str(tmp_path / "cv.json"), direct=True)
+    questions = CV.read(write_cv_bench(tmp_path / "cv"), "test", images=None, limit=None)
+    first = evaluate(settings, questions=questions)
+    assert (first.known, first.errors) == (False, 0)
+    assert first.rows[0].file_sizes == (len(picture("red")), None)
+    again = evaluate(settings, questions=CV.read(tmp_path / "cv", "test", images=None, limit=None))
+    assert (again.known, again.rows) == (True, first.rows)
+    rows = [{**CV_ROWS[0], "image": {"bytes": picture("blue"), "path": None}}, *CV_ROWS[1:]]
+    other = CV.read(write_cv_bench(tmp_path / "other", rows), "test", images=None, limit=None)
+    with pytest.raises(ConfigError, match="questions"):
+        evaluate(settings, questions=other)

@@ -131,9 +131,15 @@ def test_a_pair_that_is_cut_in_two_has_no_part(tmp_path: Path) -> None:
     found = BENCH.numbers(without)
     assert "Size" not in found
     assert (found["Counting"].strict.count, found["SpatialBench"].strict.count) == (1, 1 + 1 + 2 + 1)
-    # Not the answers of two different pairs beside each other.
-    other = [row for row in rows if row.id not in ("reach-0000",)]
-    assert "Reach" not in BENCH.numbers(other)
+
+
+def test_what_is_left_of_a_pair_is_not_paired_with_the_next(tmp_path: Path) -> None:
+    rows = {**SPATIAL_ROWS, "existence": list(SPATIAL_ROWS["existence"]) * 2}
+    questions = BENCH.read(write_spatialbench(tmp_path / "sb", rows), "existence", images=None, limit=None)
+    answered = rows_of(BENCH, questions, ["Yes", "Yes", "Yes", "No"], tmp_path, direct=True)
+    assert strict(BENCH.numbers(answered)) == {"SpatialBench": 0.5, "Existence": 0.5}
+    # Without the first question its pair has no part: of the second, both are right.
+    assert strict(BENCH.numbers(answered[1:])) == {"SpatialBench": 1.0, "Existence": 1.0}
 
 
 @pytest.mark.parametrize(

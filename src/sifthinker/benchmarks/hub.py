@@ -237,14 +237,16 @@ def _load(name: str, split: str, config: str | None, files: str | Mapping[str, s
             return datasets.load_dataset("parquet", data_files={split: str(path)}, split=split)
         if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
             saved = datasets.load_from_disk(name)
-            return saved if isinstance(saved, datasets.Dataset) else saved[split]
+            if isinstance(saved, datasets.Dataset):
+                return saved
+            if split not in saved:
+                raise RecordError(f"{name}: has no split {split!r}; it has {', '.join(map(str, saved))}", "missing_file")
+            return saved[split]
         if path.is_dir():
             for file in sorted(path.rglob("*.parquet"))[:1]:
                 _refuse_pointer(file)
             return datasets.load_dataset(str(path.resolve()), config, split=split, data_files=files)
         return datasets.load_dataset(hub_name(name), config, split=split, data_files=files)
-    except KeyError:
-        raise RecordError(f"{name}: has no split {split!r}; it has {', '.join(map(str, saved))}", "missing_file") from None
     except RecordError:
         raise
     except Exception as error:  # noqa: BLE001 - builders raise whatever their readers do; all of it is about the data

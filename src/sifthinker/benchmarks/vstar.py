@@ -76,7 +76,7 @@ def _of_lines(path: Path, root: Path, split: str) -> Iterator[Question]:
         if not options:
             raise RecordError(f"{place}: text is {shown(row['text'])}, wanted a question with options (A) … (B) …")
         index = index_of_letter(text_of(row, "label", place), options, place)
-        beside = image.with_suffix(".json")
+        beside = file_in(path.parent, Path(name).with_suffix(".json").as_posix(), place)
         told = read_json(beside) if beside.is_file() else {}
         yield _question(image, name, kind, asked, options, index, _boxes(told, image, str(beside)), split, place)
 
@@ -97,7 +97,8 @@ def _of_folders(folder: Path, root: Path, split: str) -> Iterator[Question]:
             options = [option.strip() for option in options]
             if len(set(options)) < len(options):
                 raise RecordError(f"{place}: options is {shown(options)}, two of which are the same")
-            image = next((found for end in _IMAGES if (found := root / kind / f"{path.stem}{end}").is_file()), None)
+            images = (file_in(root, f"{kind}/{path.stem}{end}", place) for end in _IMAGES)
+            image = next((found for found in images if found.is_file()), None)
             if image is None:
                 raise RecordError(
                     f"{place}: there is no image of that name beside it ({', '.join(_IMAGES)})", "missing_image"
