@@ -39,7 +39,7 @@ LAYERS = [
     ["engine", "training"],
     ["benchmarks"],
     ["thinking"],
-    ["show"],
+    ["show", "lmms"],
     ["lab"],
     ["cli"],
 ]

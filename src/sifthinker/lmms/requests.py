@@ -1,0 +1,136 @@
+"""What a request of lmms-eval asks: its pictures, its depth, and its question without what it says of the answer's form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from sifthinker.benchmarks.choices import split_options
+from sifthinker.depth import DepthMap
+from sifthinker.errors import ConfigError
+from sifthinker.images import load_image
+from sifthinker.prompts import with_several_images
+from sifthinker.records import shown
+
+# What tasks of lmms-eval 0.7.3 say of the form of an answer, at the end of a question: it forbids anything but the answer,
+# and with that every chain. Read in its task files; behind each, some of the tasks that have it.
+_ENDINGS = (
+    r"(?:please )?answer with the (?:correct )?option'?s? letters?(?: \([^()\n]*\))? from the given choices(?: directly)?"
+    r"(?: and only give the best option)?\.?",  # LLaVA's: ai2d, blink, vstar_bench
+    r"(?:please )?answer with (?:only )?the option'?s? letter(?: only)?\.?",  # mmmu, mmstar, vstat
+    r"(?:please )?answer directly with only the letter of the correct option and nothing else\.?",  # realworldqa
+    r"(?:please )?only output the letter of the correct option and nothing else\.?",  # sat
+    r"(?:please )?answer the question with (?:the option letter|[A-H](?:, [A-H])*,? or [A-H])\.?",  # lvbench, videomme
+    r"(?:please )?answer this question with [A-H](?:, [A-H])*,? or [A-H]\.?",  # mme_realworld
+    r"(?:please )?respond with only the letter \([^()\n]*\) of the correct option\.?",  # mme_realworld
+    r"select the best answer to the above multiple-choice question based on the (?:image|video)\.?",  # before that
+    r"please select the correct answer and respond with only one option letter\.?",  # spatial_dise
+    r"give me the answer letter directly\.?",  # sitebench
+    r"only give the best option\.?",  # mvbench
+    r"(?:best option: ?\(|the best answer is:?)",  # mvbench, sitebench: what is to be filled in
+    r"(?:please )?answer the question (?:using|with) a single (?:word or phrase|word only|word)\.?",  # LLaVA's: gqa, docvqa
+    r"do not response anything other than a single number!?",  # vsibench
+    r"answer:",
+)
+# Likewise at its beginning.
+_BEGINNINGS = (
+    r"note: you only need to respond with [^\n]*? without providing any additional information\.",  # cv_bench
+    r"question:",
+    # refcoco's and screenspot's: the form is ours, and they are given the boxes of the last area in theirs
+    r"bounding box coordinates are specified in the format \([^()\n]*\)\. all values are floating point numbers bounded "
+    r"between 0 and 1(?: with two decimal places of precision(?: \([^()\n]*\))?)?\.",
+)
+_ENDING = re.compile(rf"(?:^|(?<=\s))(?:{'|'.join(_ENDINGS)})\s*$", re.IGNORECASE)
+_BEGINNING = re.compile(rf"^\s*(?:{'|'.join(_BEGINNINGS)})\s*", re.IGNORECASE)
+_IMAGE_MARK = re.compile(r"<image>[ \t]*\n?")
+_OPTION = re.compile(r"^\s*\(?([A-Z])[).:]\s+(\S.*?)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks.
+
+    Args:
+        text: the question, with the choices that it has.
+        images: RGB, upright.
+        depth: of the one image; None where the task shows none.
+    """
+
+    text: str
+    images: tuple[Image.Image, ...]
+    depth: DepthMap | None = None
+
+
+def asked_in(messages: Any, where: str) -> Asked:
+    """What the messages of a chat request ask.
+
+    System turns are left out: they speak of the form of answers, and so do prompts of ours. Text parts follow one another,
+    with a line's end between them. A depth map stands among the images, behind the image that it belongs to.
+
+    Args:
+        messages: as a task's `doc_to_messages` gives them: `role` and `content`, a text or a list of parts.
+        where: task and question, for messages.
+    Raises:
+        ConfigError: a conversation of several turns, a video or sound, or something that is no message.
+        ImageError: an image's file cannot be read.
+    Example:
+        >>> asked_in([{"role": "user", "content": "What is it?\\nAnswer with the option letter only."}], "task").text
+        'What is it?'
+    """
+    texts: list[str] = []
+    images: list[Image.Image] = []
+    depths: list[DepthMap] = []
+    for message in messages if isinstance(messages, Sequence) else [messages]:
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role not in ("user", "system"):
+            raise ConfigError(f"{where}: holds {shown(message)}, wanted turns of the user alone, without examples before it")
+        if role == "system":
+            continue
+        content = message.get("content")
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or ():
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            value = part.get("text" if kind == "text" else "url") if isinstance(part, Mapping) else None
+            if kind == "text" and isinstance(value, str):
+                texts.append(value)
+            elif kind == "image" and isinstance(value, DepthMap):
+                depths.append(value)
+            elif kind == "image" and isinstance(value, Image.Image):
+                images.append(ImageOps.exif_transpose(value).convert("RGB"))
+            elif kind == "image" and isinstance(value, str):
+                images.append(load_image(value))
+            else:
+                raise ConfigError(f"{where}: holds {shown(part)}, wanted texts and images alone")
+    if len(depths) > 1 or (depths and len(images) != 1):
+        raise ConfigError(f"{where}: shows {len(depths)} depth maps of {len(images)} images; wanted one of a single image")
+    text = with_several_images(bare_question("\n".join(texts)), len(images))
+    return Asked(text, tuple(images), depths[0] if depths else None)
+
+
+def bare_question(text: str) -> str:
+    """A question without what it says of the form of its answer; its choices stay.
+
+    Example:
+        >>> bare_question("Which?\\nA. red\\nB. blue\\nAnswer with the option's letter from the given choices directly.")
+        'Which?\\nA. red\\nB. blue'
+    """
+    found = _IMAGE_MARK.sub("", text).strip()
+    while (shorter := _BEGINNING.sub("", _ENDING.sub("", found)).strip()) != found:
+        found = shorter
+    return found
+
+
+def options_in(text: str) -> tuple[str, ...]:
+    """The lettered options of a question, in order from A on: on lines of their own, or "(A) … (B) …" in a row.
+
+    Example:
+        >>> options_in("Which?\\nA. red\\nB. blue"), options_in("Which? (A) red (B) blue")
+        (('red', 'blue'), ('red', 'blue'))
+    """
+    found = _OPTION.findall(text)
+    if len(found) > 1 and [letter for letter, _ in found] == [chr(ord("A") + i) for i in range(len(found))]:
+        return tuple(words for _, words in found)
+    return split_options(text)[1]
