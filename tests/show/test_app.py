@@ -434,9 +434,9 @@ def test_a_port_in_use_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"cannot listen at 127\.0\.0\.1, port {port}: .*choose another --port"):
-            with app(lambda request, number: reply(), port=port):
-                pass
+        refused = pytest.raises(ConfigError, match=rf"cannot listen at 127\.0\.0\.1, port {port}: .*choose another --port")
+        with refused, app(lambda request, number: reply(), port=port):
+            pass
 
 
 def test_the_command_serves_until_it_is_interrupted(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:

@@ -324,10 +324,9 @@ def _boxes(regions: Sequence[Region], photo: Photo, depth: DepthMap | None) -> l
     for index, region in enumerate(regions):
         box = rectangle(region, index, photo.width, photo.height, depth)
         true = box["true_depth"]
-        known = true is not None and region.depth is not None
         box |= {
             "sides": ", ".join(f"{side:.2f}" for side in region.box),
-            "agrees": bool(agrees([region.depth], [true])[0]) if known else None,
+            "agrees": None if true is None or region.depth is None else bool(agrees([region.depth], [true])[0]),
         }
         boxes.append(box)
     return boxes
