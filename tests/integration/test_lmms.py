@@ -145,7 +145,8 @@ def test_two_benchmarks_by_a_model_here(harness: Harness, model: Path) -> None:
 
 
 def think(request: dict[str, Any], number: int) -> str:
-    """A chain about blocks: the same box, and option B, or the block that the question names first; no chain where that is green."""
+    """A chain about blocks: the same box, and option B, or the block that the question names first. Where that is green,
+    no chain."""
     asked = request["messages"][0]["content"][-1]["text"].rpartition("Question: ")[2]
     said = re.search(r"\(B\) (\w+)", asked) or re.search(r"(\w+ block)", asked)
     answer = said[1] if said else "nothing"
