@@ -90,6 +90,13 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     return "\n".join([question.strip(), *lines])
 
 
+def with_several_images(question: str, count: int) -> str:
+    """A question about several images that are shown as one picture, side by side; as it is where there is one."""
+    return (
+        question if count < 2 else f"The picture shows {count} images side by side, in order from left to right.\n{question}"
+    )
+
+
 TEACHER_SYSTEM = (
     "You explain how somebody looks at an image to answer a question. You are given the question, its true answer, and a "
     "sequence of focuses that ends at the regions holding the answer; every focus comes with a copy of the image on which "

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,8 @@ def table_rows(
     columns = [column for column in pictures if column in table.column_names]
     plain = table.remove_columns(columns)
     cells = {column: table.select_columns([column]) for column in columns}
-    for index, values in enumerate(islice(plain, limit)):
+    values_of = plain if plain.column_names else repeat({}, len(table))
+    for index, values in enumerate(islice(values_of, limit)):
         place = f"{name} {split}[{index}]"
         found = {column: _pictures(cells[column], index, column, place) for column in columns}
         yield TableRow(place, index, values, found)
@@ -236,14 +237,16 @@ def _load(name: str, split: str, config: str | None, files: str | Mapping[str, s
             return datasets.load_dataset("parquet", data_files={split: str(path)}, split=split)
         if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
             saved = datasets.load_from_disk(name)
-            return saved if isinstance(saved, datasets.Dataset) else saved[split]
+            if isinstance(saved, datasets.Dataset):
+                return saved
+            if split not in saved:
+                raise RecordError(f"{name}: has no split {split!r}; it has {', '.join(map(str, saved))}", "missing_file")
+            return saved[split]
         if path.is_dir():
             for file in sorted(path.rglob("*.parquet"))[:1]:
                 _refuse_pointer(file)
             return datasets.load_dataset(str(path.resolve()), config, split=split, data_files=files)
         return datasets.load_dataset(hub_name(name), config, split=split, data_files=files)
-    except KeyError:
-        raise RecordError(f"{name}: has no split {split!r}; it has {', '.join(map(str, saved))}", "missing_file") from None
     except RecordError:
         raise
     except Exception as error:  # noqa: BLE001 - builders raise whatever their readers do; all of it is about the data
@@ -352,14 +355,15 @@ def _unread(name: str, split: str, error: Exception) -> RecordError:
     from huggingface_hub.errors import GatedRepoError
 
     causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 10:
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in str(error):
-        advice = f"its terms must be accepted first: open https://huggingface.co/datasets/{name}, then `hf auth login`"
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "is a gated dataset" in str(error):
+        advice = f"accept its terms at https://huggingface.co/datasets/{hub_name(name)}, then log in with `hf auth login`"
+    elif isinstance(error, ValueError) and "split" in str(error):
+        advice = f"wanted its split {split!r}"
     elif Path(name).exists():
         advice = f"wanted files as they are published, with the split {split!r}" if split else "wanted files as published"
     else:
-        advice = "no such local file or folder either; offline, name a folder that holds its files"
-    words = next((str(cause).strip() for cause in (causes[-1], error) if str(cause).strip()), type(error).__name__)
-    said = str(error).strip() or words
-    return RecordError(f"{name}: cannot be read ({said.splitlines()[0][:300]}); {advice}", "missing_file")
+        advice = "there is no such local file or folder either; where there is no network, name a folder with its files"
+    words = next((" ".join(str(cause).split()) for cause in (error, causes[-1]) if str(cause).strip()), type(error).__name__)
+    return RecordError(f"{name}: cannot be read ({words[:300]}); {advice}", "missing_file")

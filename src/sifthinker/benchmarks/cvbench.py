@@ -1,0 +1,145 @@
+"""CV-Bench: 2D questions of count and relation, 3D questions of depth and distance.
+
+Tong et al., "Cambrian-1" (arXiv 2406.16860); files at https://huggingface.co/datasets/nyu-visionx/CV-Bench, whose card says
+what is read here: `test_2d.parquet` and `test_3d.parquet`, with `idx`, `type` (2D, 3D), `task` (Count, Relation, Depth,
+Distance), `image`, `question`, `choices`, `answer` ("(A)"), `source` (ADE20K, COCO, Omni3D) and others that are passed over.
+2D is the mean of the accuracies of its two sources, 3D the accuracy on Omni3D, the whole the mean of 2D and 3D. Its images
+and lines as single files (`img/`, `test_2d.jsonl`) are not read: the Parquet files hold the same.
+
+The lenient numbers count as Cambrian-1's own scripts do (eval/eval/{ade,coco,omni} of its repository). Not checked against
+the published files themselves, only against their card and the scripts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sifthinker.benchmarks.choices import check_unique, index_of_letter, right_answer, right_letter
+from sifthinker.benchmarks.hub import TableQuestion, TableRow, table_rows
+from sifthinker.errors import RecordError
+from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, Statistic, mean_of
+from sifthinker.evaluation.metrics import Row
+from sifthinker.evaluation.questions import Question
+from sifthinker.records import as_text, shown
+from sifthinker.thinker import Thought
+
+_TASKS = {"Count": "2D", "Relation": "2D", "Depth": "3D", "Distance": "3D"}
+_SOURCES = {"ADE20K": "2D", "COCO": "2D", "Omni3D": "3D"}
+_STRICT, _LENIENT = "answer accuracy", "Cambrian's accuracy"
+_ABOUT = (
+    "the first letter of the answer, after the last 'answer is' or 'answer:', is the right option's, whatever follows it"
+)
+
+
+def read(
+    data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None = None, limit: int | None = None
+) -> list[Question]:
+    """See `benchmark.Reader`. `images` has no part in it: the pictures lie in the table."""
+    return check_unique([_question(row, split) for row in table_rows(data, split, pictures=["image"], limit=limit)])
+
+
+def _question(row: TableRow, split: str) -> Question:
+    kind, task, source = row.text("type"), row.text("task"), row.text("source")
+    if _TASKS.get(task) != kind or _SOURCES.get(source) != kind:
+        raise RecordError(
+            f"{row.place}: type {shown(kind)}, task {shown(task)}, source {shown(source)}; wanted 2D with Count or "
+            "Relation of ADE20K or COCO, or 3D with Depth or Distance of Omni3D"
+        )
+    choices = row.texts("choices")
+    if len(choices) < 2:
+        raise RecordError(f"{row.place}: choices is {shown(list(choices))}, wanted two or more")
+    pictures = row.pictures.get("image", ())
+    if len(pictures) != 1:
+        raise RecordError(f"{row.place}: image holds {len(pictures)} pictures, wanted one", "missing_image")
+    name = f"{kind}-{task}-{as_text(row.value('idx'), 'idx', row.place)}"
+    return TableQuestion(
+        id=name,
+        image=Path(name),
+        question=row.text("question"),
+        answers=(right_answer(choices, index_of_letter(row.text("answer"), choices, row.place)),),
+        choices=choices,
+        dataset="CV-Bench",
+        split=split,
+        family=task,
+        tags={"type": kind, "source": source},
+        source=row.place,
+        pictures=pictures,
+    )
+
+
+def cambrian_letter(answer: str) -> str:
+    """The letter that Cambrian-1's scripts read in an answer: its first character, lower case; "" where there is none.
+
+    Example:
+        >>> cambrian_letter("The answer is (B)."), cambrian_letter("because it is nearer")
+        ('b', 'b')
+    """
+    text = answer.lower().strip()
+    for phrase in ("answer is", "answer:"):
+        text = text.split(phrase)[-1]
+    return text.strip().lstrip("(")[:1]
+
+
+def _lenient(thought: Thought, question: Question) -> float:
+    return float(cambrian_letter(thought.answer or "") == right_letter(question).lower())
+
+
+def _accuracy(metric: str, source: str, rows: Sequence[Row]) -> float | None:
+    values = [value for row in rows if row.tags.get("source") == source and (value := row.values.get(metric)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are there: of a part of the benchmark, some have no question."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _combined(metric: str) -> Statistic:
+    def statistic(rows: Sequence[Row]) -> float | None:
+        plane = _mean([_accuracy(metric, source, rows) for source in ("ADE20K", "COCO")])
+        return _mean([plane, _accuracy(metric, "Omni3D", rows)])
+
+    return statistic
+
+
+def _of(name: str, about: str, keep: Callable[[Row], bool], by: Callable[[Row], str] | None = None) -> Headline:
+    return Headline(name, about, mean_of(_STRICT, keep, by), mean_of(_LENIENT, keep, by), _ABOUT)
+
+
+def _is_task(task: str) -> Callable[[Row], bool]:
+    return lambda row: row.family == task
+
+
+BENCHMARKS = {
+    "cv-bench": Benchmark(
+        name="cv-bench",
+        title="CV-Bench",
+        source="Tong et al., Cambrian-1, arXiv 2406.16860; https://huggingface.co/datasets/nyu-visionx/CV-Bench",
+        hub="nyu-visionx/CV-Bench",
+        splits=("test",),
+        read=read,
+        headlines=(
+            Headline(
+                "CV-Bench",
+                "mean of 2D and 3D",
+                mean_of(_STRICT),
+                mean_of(_LENIENT),
+                _ABOUT,
+                _combined(_STRICT),
+                _combined(_LENIENT),
+            ),
+            _of(
+                "2D",
+                "mean of the accuracies on ADE20K and COCO",
+                lambda row: row.tags["type"] == "2D",
+                lambda row: row.tags["source"],
+            ),
+            _of("3D", "accuracy on Omni3D", lambda row: row.tags["type"] == "3D"),
+            *(_of(task, f"accuracy, {kind}", _is_task(task)) for task, kind in _TASKS.items()),
+        ),
+        metrics=(Metric(_LENIENT, _ABOUT, _lenient),),
+    )
+}

@@ -1,0 +1,120 @@
+"""SAT: spatial relations in one image (static), and motion between two (dynamic).
+
+Ray et al., "SAT: Dynamic Spatial Aptitude Training for Multimodal Language Models" (arXiv 2412.07755); files at
+https://huggingface.co/datasets/array/SAT, whose card says what is read here: `SAT_train.parquet`, `SAT_static.parquet`,
+`SAT_val.parquet` and `SAT_test.parquet`, with `image_bytes` (a list of one picture or two), `question`, `answers`,
+`correct_answer`, `question_type`. `array/SAT-v2` and its copies are read too; there the pictures' column is `images`. The
+split `static` (single images alone) is what SIFThinker's table calls SAT-Static; the card says that it was made for
+training. Not checked against the published files themselves, only against their card and the scripts that read them.
+
+Chains speak of one image, so that several are shown as one picture, side by side from left to right, and the question says
+so. Boxes then are fractions of the whole. Answers are put in an order that the number of the question decides; the card asks
+for that, or for every order ("circular", which the paper's numbers on `test` are and these are not).
+
+The lenient numbers count as SIFThinker's release does (evaluation/sat): the first option whose words stand anywhere in the
+answer is taken, and a chain without an answer counts as right. The release shows no letters; an answer by its letter counts
+as it does strictly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from sifthinker.benchmarks.choices import in_seeded_order, right_answer
+from sifthinker.benchmarks.hub import TableQuestion, TableRow, hub_name, table_rows
+from sifthinker.errors import RecordError
+from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, mean_of
+from sifthinker.evaluation.metrics import Row, measure
+from sifthinker.evaluation.questions import Question
+from sifthinker.prompts import with_several_images
+from sifthinker.records import shown
+from sifthinker.thinker import Thought
+
+_HUB = "array/SAT"
+_SPLITS = ("test", "static", "val", "train")
+_COLUMNS = ("image_bytes", "images")
+_STRICT, _LENIENT = "answer accuracy", "accuracy by words anywhere"
+_ABOUT = (
+    "the first option whose words stand anywhere in the answer is the right one; a chain without an answer counts as right"
+)
+
+
+def read(
+    data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None = None, limit: int | None = None
+) -> list[Question]:
+    """See `benchmark.Reader`. `images` has no part in it: the pictures lie in the table."""
+    file = f"SAT_{split}.parquet"
+    files = None
+    if (Path(data) / file).is_file():
+        data = Path(data) / file
+    elif not Path(data).exists() and hub_name(os.fspath(data)) == _HUB:
+        files = {split: file}  # or all splits would be fetched, which are several GB
+    return [_question(row, split) for row in table_rows(data, split, pictures=_COLUMNS, files=files, limit=limit)]
+
+
+def _question(row: TableRow, split: str) -> Question:
+    pictures = next((row.pictures[column] for column in _COLUMNS if row.pictures.get(column)), ())
+    if not pictures:
+        raise RecordError(f"{row.place}: holds no picture; wanted one or more in {' or '.join(_COLUMNS)}", "missing_image")
+    options, right = row.texts("answers"), row.text("correct_answer")
+    if len(options) < 2 or len(set(options)) < len(options):
+        raise RecordError(f"{row.place}: answers is {shown(list(options))}, wanted two different ones or more")
+    if right not in options:
+        raise RecordError(f"{row.place}: correct_answer is {shown(right)}, which is none of {shown(list(options))}")
+    name = f"{split}-{row.index:06d}"
+    order = in_seeded_order(options, f"SAT {name}")
+    return TableQuestion(
+        id=name,
+        image=Path(name),
+        question=with_several_images(row.text("question"), len(pictures)),
+        answers=(right_answer(order, order.index(right)),),
+        choices=order,
+        dataset="SAT",
+        split=split,
+        family=row.text("question_type"),
+        tags={"images": "single" if len(pictures) == 1 else "several"},
+        source=row.place,
+        pictures=pictures,
+    )
+
+
+def _lenient(thought: Thought, question: Question) -> float:
+    if thought.answer is None:
+        return float(not thought.direct)
+    if measure(thought, question).values[_STRICT] == 1:
+        return 1.0
+    said = thought.answer.lower()
+    return float(next((option for option in question.choices if option.lower() in said), None) in question.answers)
+
+
+def _of(name: str, about: str, keep: Callable[[Row], bool]) -> Headline:
+    return Headline(name, about, mean_of(_STRICT, keep), mean_of(_LENIENT, keep), _ABOUT)
+
+
+BENCHMARKS = {
+    "sat": Benchmark(
+        name="sat",
+        title="SAT",
+        source=f"Ray et al., SAT, arXiv 2412.07755; https://huggingface.co/datasets/{_HUB}",
+        hub=_HUB,
+        splits=_SPLITS,
+        read=read,
+        headlines=(
+            _of("SAT", "accuracy over all questions", lambda row: row.split != "static"),
+            _of("SAT-Static", "accuracy over the questions of the static subset", lambda row: row.split == "static"),
+            _of(
+                "single image",
+                "accuracy over the questions about one image",
+                lambda row: row.split != "static" and row.tags["images"] == "single",
+            ),
+            _of(
+                "several images",
+                "accuracy over the questions about several images",
+                lambda row: row.split != "static" and row.tags["images"] == "several",
+            ),
+        ),
+        metrics=(Metric(_LENIENT, _ABOUT, _lenient),),
+    )
+}

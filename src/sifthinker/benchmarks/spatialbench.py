@@ -1,0 +1,199 @@
+"""SpatialBench: existence, counting, position, size and reach, with depth.
+
+Cai et al., "SpatialBot" (arXiv 2406.13642); files at https://huggingface.co/datasets/RussRobin/SpatialBench, whose terms
+must be accepted. A JSON list for each of the five (`existence.json`, `counting.json`, `positional.json`, `size.json`,
+`reach.json`) with `image`, `question` and `answer`; images in folders of these names, and their depth as PNG files of 16
+bits in millimetres in `existence_d/` and so on. `grounding.json`, which the paper's table leaves out, is not read. Not
+checked against the published files themselves, only against the scripts that read them.
+
+Each has its own score, as in SpatialBot's bunny/eval/eval_spatialbench.py. Existence, size and reach are asked in pairs,
+each two rows one after the other: a pair of existence counts where both answers are right; a pair of size or reach earns a
+point for each right one and another for both, of three. Position is accuracy. Counting is one less the relative error,
+which is below 0 where the count is more than twice the right one; an answer that states no number counts as the answer 0.
+The whole is the mean of the five. Pairs that `--limit` or a broken image cuts in two are left out of their score.
+
+The lenient numbers count as SIFThinker's release does (evaluation/spatialbot), which changes that script in one thing: right
+where the published answer stands anywhere in the model's, and a chain without an answer counts as right.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sifthinker.benchmarks.choices import check_unique, split_options
+from sifthinker.benchmarks.hub import file_in, folder_of
+from sifthinker.depth import DepthReading
+from sifthinker.engine.sources.rows import field_of, read_json, text_of
+from sifthinker.errors import RecordError
+from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, Units
+from sifthinker.evaluation.metrics import Row, measure
+from sifthinker.evaluation.questions import Question
+from sifthinker.records import as_whole, shown
+from sifthinker.scoring.options import options_of
+from sifthinker.scoring.reading import decide, numbers_in
+from sifthinker.scoring.reading import read as read_answer
+from sifthinker.thinker import Thought
+
+_PAIRS = ("existence", "size", "reach")
+_FIVE = ("existence", "counting", "positional", "size", "reach")
+_TITLES = {name: name.capitalize() for name in _FIVE} | {"positional": "Position"}
+_RULES = {
+    "existence": "share of the pairs both of whose answers are right",
+    "counting": "1 less the relative error of the count",
+    "positional": "accuracy",
+    "size": "points of each pair, one for each right answer and one for both, of three",
+    "reach": "points of each pair, one for each right answer and one for both, of three",
+}
+_ALL = "all"
+_STRICT, _LENIENT = "SpatialBench score", "SpatialBench score by text anywhere"
+_ABOUT = "right where the published answer stands anywhere in the model's, or where a chain has no answer"
+
+
+def read(
+    data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None = None, limit: int | None = None
+) -> list[Question]:
+    """See `benchmark.Reader`. `data` may also be one of the five files."""
+    path = Path(data)
+    if path.is_file():
+        if path.stem not in _FIVE:
+            raise RecordError(
+                f"{path}: wanted one of the files {', '.join(f'{name}.json' for name in _FIVE)}", "missing_file"
+            )
+        folder = path.parent
+        names: tuple[str, ...] = (path.stem,)
+    else:
+        names = _FIVE if split == _ALL else (split,)
+        patterns = [pattern for name in names for pattern in (f"{name}.json", f"{name}/*", f"{name}_d/*")]
+        folder = folder_of(data, patterns=patterns)
+    root = Path(images) if images is not None else folder
+    found = (question for name in names for question in _of_file(folder / f"{name}.json", name, root))
+    return check_unique(list(islice(found, limit)))
+
+
+def _of_file(path: Path, name: str, root: Path) -> Iterator[Question]:
+    rows = read_json(path)
+    if not isinstance(rows, list) or not rows:
+        raise RecordError(f"{path}: wanted a JSON list of questions, got {shown(rows)}", "no_example")
+    if name in _PAIRS and len(rows) % 2:
+        raise RecordError(f"{path}: holds {len(rows)} questions, an odd number; wanted pairs, one after the other")
+    for index, row in enumerate(rows):
+        yield _question(row, index, name, root, f"{path.name}[{index}]")
+
+
+def _question(row: Any, index: int, name: str, root: Path, place: str) -> Question:
+    image = field_of(row, "image", place, "a path")
+    listed = image if isinstance(image, list) else [image]
+    if len(listed) != 1 or not isinstance(listed[0], str):
+        raise RecordError(f"{place}: image is {shown(image)}, wanted the path of one image")
+    picture = file_in(root, listed[0], place)
+    folder, _, _ = listed[0].partition("/")
+    depth = file_in(root, f"{folder}_d/{Path(listed[0]).name.partition('.')[0]}.png", place)
+    asked, choices = split_options(text_of(row, "question", place))
+    answer = text_of(row, "answer", place)
+    if name == "counting" and (as_whole(answer) or 0) <= 0:
+        raise RecordError(
+            f"{place}: answer is {shown(answer)}, wanted a whole number above 0, by which the error is divided"
+        )
+    if choices and options_of(choices).index_of(read_answer(answer)) is None:
+        raise RecordError(f"{place}: answer is {shown(answer)}, which is none of the options {shown(list(choices))}")
+    return Question(
+        id=f"{name}-{index:04d}",
+        image=picture,
+        question=asked,
+        answers=(answer,),
+        choices=choices,
+        depth=depth if depth.is_file() else None,
+        dataset="SpatialBench",
+        split="test",
+        family=name,
+        reading=DepthReading("millimetres"),
+        source=place,
+    )
+
+
+def _stated_count(answer: str) -> float | None:
+    """The one number that an answer states; None where it states none, or several."""
+    reading = read_answer(answer)
+    try:
+        return float(decide(reading, numbers_in(reading)) or "")
+    except ValueError:
+        return None
+
+
+def count_score(answer: str | None, truth: str) -> float:
+    """1 less the relative error of a count; an answer that states no number counts as 0, which makes the score 0.
+
+    Args:
+        answer: of a model.
+        truth: a whole number above 0.
+    Example:
+        >>> count_score("There are three.", "4"), count_score("12", "4"), count_score("many", "4")
+        (0.75, -1.0, 0.0)
+    """
+    wanted = float(truth)
+    stated = _stated_count(answer) if answer is not None else None
+    return 1 - abs((stated or 0.0) - wanted) / wanted
+
+
+def _strict(thought: Thought, question: Question) -> float | None:
+    if question.family == "counting":
+        return count_score(thought.answer, question.answers[0])
+    return measure(thought, question).values["answer accuracy"]
+
+
+def _lenient(thought: Thought, question: Question) -> float | None:
+    if thought.answer is None and not thought.direct:
+        return 1.0
+    if question.family == "counting":  # the release would stop at an answer that is no bare number
+        return count_score(thought.answer, question.answers[0])
+    return float(question.answers[0] in (thought.answer or ""))
+
+
+def _scores(name: str, values: Sequence[float | None]) -> Iterator[float]:
+    """The scores of one of the five, of its questions' values in order: one a question, or one a pair."""
+    if name not in _PAIRS:
+        yield from (value for value in values if value is not None)
+        return
+    for first, second in zip(values[::2], values[1::2], strict=False):
+        if first is None or second is None:
+            continue
+        both = first * second
+        yield both if name == "existence" else (first + second + both) / 3
+
+
+def _units(metric: str, names: Iterable[str]) -> Units:
+    def units(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
+        for name in names:
+            values = {int(row.id.rpartition("-")[2]): row.values.get(metric) for row in rows if row.family == name}
+            listed = [values.get(index) for index in range(max(values, default=-1) + 1)]
+            yield from ((name, score) for score in _scores(name, listed))
+
+    return units
+
+
+def _of(title: str, about: str, names: tuple[str, ...]) -> Headline:
+    return Headline(title, about, _units(_STRICT, names), _units(_LENIENT, names), _ABOUT)
+
+
+BENCHMARKS = {
+    "spatialbench": Benchmark(
+        name="spatialbench",
+        title="SpatialBench",
+        source="Cai et al., SpatialBot, arXiv 2406.13642; https://huggingface.co/datasets/RussRobin/SpatialBench",
+        hub="RussRobin/SpatialBench",
+        splits=(_ALL, *_FIVE),
+        read=read,
+        headlines=(
+            _of("SpatialBench", "mean of the five", _FIVE),
+            *(_of(_TITLES[name], _RULES[name], (name,)) for name in _FIVE),
+        ),
+        metrics=(
+            Metric(_STRICT, "1 for a right answer; of a count, 1 less its relative error", _strict),
+            Metric(_LENIENT, _ABOUT, _lenient),
+        ),
+    )
+}

@@ -1,0 +1,179 @@
+"""V*Bench: both published forms, boxes, options in an order of their own, strict letters and letters anywhere."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import pytest
+
+from sifthinker.benchmarks import benchmark
+from sifthinker.benchmarks.choices import right_letter, split_options
+from sifthinker.errors import RecordError
+
+from .answered import chain, lenient, numbers_of, strict
+from .published import write_vstar
+
+VSTAR = benchmark("vstar")
+IDS = [f"direct_attributes/sa_{n}" for n in range(6)] + [f"relative_position/sa_{n}" for n in range(6, 10)]
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_both_forms_give_the_same_questions(lines: bool, tmp_path: Path) -> None:
+    found = VSTAR.read(write_vstar(tmp_path / "vstar", lines=lines), "test", images=None, limit=None)
+    assert [question.id for question in found] == IDS
+    assert [question.answers[0].rstrip(".") for question in found] == ["red"] * 6 + ["It is on the left"] * 4
+    assert {question.family for question in found} == {"direct_attributes", "relative_position"}
+    assert found[0].question == "What of glove 0?"
+    # [8, 4, 16, 8] of 80 by 40 pixels: x 8/80 to 24/80, y 4/40 to 12/40.
+    assert found[0].boxes == ((0.1, 0.1, 0.3, 0.3),)
+    assert found[0].load()[0].size == (80, 40)
+    assert len(VSTAR.read(tmp_path / "vstar", "test", images=None, limit=3)) == 3
+
+
+def test_options_of_the_folders_are_shuffled_and_always_in_the_same_way(tmp_path: Path) -> None:
+    """The first option of every file is right: whoever says A would be right on all."""
+    read = [VSTAR.read(write_vstar(tmp_path / name), "test", images=None, limit=None) for name in ("a", "b")]
+    assert [question.choices for question in read[0]] == [question.choices for question in read[1]]
+    letters = [right_letter(question) for question in read[0]]
+    assert letters == ["A", "D", "D", "A", "C", "D", "A", "B", "B", "A"]
+    numbers = numbers_of(VSTAR, read[0], ["A"] * 10, tmp_path, direct=True)
+    assert strict(numbers)["Overall"] == 0.4
+
+
+def test_the_published_order_of_the_lettered_file_stays(tmp_path: Path) -> None:
+    found = VSTAR.read(write_vstar(tmp_path / "vstar", lines=True), "test", images=None, limit=None)
+    assert found[0].choices == ("blue", "green", "white", "red")
+    assert [right_letter(question) for question in found] == ["D"] * 6 + ["B"] * 4
+    file = VSTAR.read(tmp_path / "vstar" / "test_questions.jsonl", "test", images=None, limit=None)
+    assert [question.id for question in file] == IDS
+
+
+# Of the lettered file, where D is right of the first six and B of the rest: answer, strict, and letter anywhere.
+VERDICTS: list[tuple[str, int, int]] = [
+    ("(D) red", 1, 1),
+    ("Red", 1, 0),
+    ("A or D", 0, 1),
+    ("It Depends", 0, 1),
+    ("d", 1, 0),
+    ("", 0, 0),
+    ("B", 1, 1),
+    ("It is on the left.", 1, 0),
+    ("Both A and B", 0, 1),
+    ("A", 0, 0),
+]
+
+
+def test_strict_and_lenient_numbers_of_ten_answers(tmp_path: Path) -> None:
+    questions = VSTAR.read(write_vstar(tmp_path / "vstar", lines=True), "test", images=None, limit=None)
+    numbers = numbers_of(VSTAR, questions, [answer for answer, _, _ in VERDICTS], tmp_path, direct=True)
+    # Attributes 1 1 0 0 1 0, positions 1 1 0 0; the whole is the mean over questions, 5 of 10, not of the two kinds.
+    assert strict(numbers) == {"Overall": 0.5, "Attribute": 0.5, "Spatial": 0.5}
+    # Anywhere: 1 0 1 1 0 0 and 1 0 1 0.
+    assert lenient(numbers) == {"Overall": 0.5, "Attribute": 0.5, "Spatial": 0.5}
+
+
+@pytest.mark.parametrize("index", range(len(VERDICTS)))
+def test_the_verdict_of_each_answer(index: int, tmp_path: Path) -> None:
+    answer, right, counted = VERDICTS[index]
+    questions = VSTAR.read(write_vstar(tmp_path / "vstar", lines=True), "test", images=None, limit=None)
+    numbers = numbers_of(VSTAR, [questions[index]], [answer], tmp_path, direct=True)
+    assert (strict(numbers)["Overall"], lenient(numbers)["Overall"]) == (right, counted)
+
+
+def test_a_chain_is_scored_by_its_answer_and_its_last_area(tmp_path: Path) -> None:
+    questions = VSTAR.read(write_vstar(tmp_path / "vstar", lines=True), "test", images=None, limit=2)
+    # The target is (0.1, 0.1, 0.3, 0.3): once met exactly, once missed; the words before the answer do not count.
+    completions = [chain([(0.1, 0.1, 0.3, 0.3)], "D"), chain([(0.5, 0.5, 0.9, 0.9)], "A")]
+    numbers = numbers_of(VSTAR, questions, completions, tmp_path)
+    assert strict(numbers) == {"Overall": 0.5, "Attribute": 0.5, "HIoU": 0.5}
+    without = numbers_of(VSTAR, questions, [text.partition("<answer>")[0] for text in completions], tmp_path)
+    assert (strict(without)["Overall"], lenient(without)["Overall"]) == (0.0, 0.0)
+
+
+def test_gold_answers_score_100_percent(tmp_path: Path) -> None:
+    for lines in (False, True):
+        questions = VSTAR.read(write_vstar(tmp_path / str(lines), lines=lines), "test", images=None, limit=None)
+        words = [question.answers[0] for question in questions]
+        letters = [right_letter(question) for question in questions]
+        assert set(strict(numbers_of(VSTAR, questions, words, tmp_path, direct=True)).values()) == {1.0}
+        numbers = numbers_of(VSTAR, questions, letters, tmp_path, direct=True)
+        assert set(strict(numbers).values()) | set(lenient(numbers).values()) == {1.0}
+
+
+def test_guessing_scores_chance(tmp_path: Path) -> None:
+    questions = VSTAR.read(write_vstar(tmp_path / "vstar"), "test", images=None, limit=None)
+    draw = random.Random(0)
+    found = []
+    for _ in range(40):
+        guesses = [draw.choice(ascii_uppercase[: len(question.choices)]) for question in questions]
+        found.append(strict(numbers_of(VSTAR, questions, guesses, tmp_path, direct=True)))
+    # One of four and one of two; four standard deviations of 240 and of 160 guesses.
+    assert abs(sum(each["Attribute"] for each in found) / 40 - 0.25) < 0.112
+    assert abs(sum(each["Spatial"] for each in found) / 40 - 0.5) < 0.159
+
+
+def changed(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: changed(file, options=["red"]), "wanted a list of two texts or more"),
+        (lambda file: changed(file, options=["red", "red"]), "two of which are the same"),
+        (lambda file: changed(file, options="red"), "options is 'red'"),
+        (lambda file: changed(file, question=""), "question"),
+        (lambda file: changed(file, bbox=[[1, 2, 3]]), "is not four finite numbers"),
+        (lambda file: changed(file, bbox=[[8, 4, 0, 8]]), "has no area"),
+        (lambda file: changed(file, bbox=[[800, 4, 9, 8]]), "lies wholly outside"),
+        (lambda file: file.with_suffix(".jpg").unlink(), "there is no image of that name"),
+        (lambda file: file.write_text("{"), "not JSON"),
+        (lambda file: file.write_text("[]"), "wanted a JSON object"),
+    ],
+)
+def test_a_malformed_file_is_an_error_with_its_place(spoil: Callable[[Path], Any], said: str, tmp_path: Path) -> None:
+    spoil(write_vstar(tmp_path / "vstar") / "direct_attributes" / "sa_2.json")
+    with pytest.raises(RecordError, match=r"direct_attributes/sa_2\.json") as caught:
+        VSTAR.read(tmp_path / "vstar", "test", images=None, limit=None)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": "E"}, "right answer is 'E', wanted a letter of the 4 options"),
+        ({"label": None}, "label"),
+        ({"text": "What of it?"}, "wanted a question with options"),
+        ({"category": "OCR"}, "category is 'OCR'"),
+        ({"image": "../elsewhere.jpg"}, "leads outside"),
+        ({"image": "/etc/passwd"}, "leads outside"),
+        ({"image": "direct_attributes/sa_0.jpg"}, "was there before, at test_questions.jsonl:1"),
+    ],
+)
+def test_a_malformed_line_is_an_error_with_its_place(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    file = write_vstar(tmp_path / "vstar", lines=True) / "test_questions.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1] |= changes
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RecordError, match=r"test_questions\.jsonl:2") as caught:
+        VSTAR.read(tmp_path / "vstar", "test", images=None, limit=None)
+    assert said in str(caught.value)
+
+
+def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"holds no question; wanted test_questions\.jsonl, or the folders direct_attr"):
+        VSTAR.read(tmp_path, "test", images=None, limit=None)
+
+
+def test_options_in_a_row_and_on_lines() -> None:
+    lines = "Which?\n(A) red.\n(B) blue\nAnswer with the option's letter from the given choices directly."
+    assert split_options(lines) == split_options("Which? (A) red (B) blue.") == ("Which?", ("red", "blue"))
+    assert split_options("Which? Answer with the option's letter. (A) red (B) blue") == ("Which?", ("red", "blue"))
+    assert split_options("(A) red (B) blue") == ("(A) red (B) blue", ())
+    assert split_options("Is it on (B) or (C)?") == ("Is it on (B) or (C)?", ())
+    assert split_options("Which? (A) red (B) blue (B) green") == ("Which?", ("red", "blue", "green"))
