@@ -7,12 +7,12 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any], int], "str | bytes | tuple[int, dict[str, str], str]"]
+Answer = Callable[[dict[str, Any], int], "str | bytes | tuple[int, dict[str, str], str] | Iterator[str]"]
 
 
 @contextmanager
@@ -21,7 +21,8 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
     Args:
         answer: (request, its number from 0) → the reply's text, or (status, headers, body) as they stand, or bytes after
-            which the connection is reset.
+            which the connection is reset, or an iterator of pieces of a stream of events, sent as they come; it is closed
+            when the client has gone.
     """
     requests: list[dict[str, Any]] = []
     lock = threading.Lock()
@@ -41,6 +42,9 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 self.connection.close()
                 self.close_connection = True
                 return
+            if isinstance(said, Iterator):
+                self._stream(said)
+                return
             if isinstance(said, str):
                 reply = {
                     "choices": [{"message": {"role": "assistant", "content": said}}],
@@ -55,6 +59,16 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             with contextlib.suppress(OSError):  # the client gave up
                 self.end_headers()
                 self.wfile.write(text.encode())
+
+        def _stream(self, pieces: Any) -> None:
+            self.close_connection = True  # which ends the stream
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+            self.end_headers()
+            with contextlib.suppress(OSError), contextlib.closing(pieces):
+                for piece in pieces:
+                    self.wfile.write(piece.encode())
+                    self.wfile.flush()
 
         def finish(self) -> None:
             with contextlib.suppress(OSError, ValueError):  # the connection was reset, or the client gave up
@@ -72,6 +86,25 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def event(content: str | None = None, finish: str | None = None, **delta: Any) -> str:
+    """One event of a stream."""
+    words = {} if content is None else {"content": content}
+    body = {"choices": [{"index": 0, "delta": {**words, **delta}, "finish_reason": finish}]}
+    return f"data: {json.dumps(body)}\n\n"
+
+
+USAGE = 'data: {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 20}}\n\n'
+DONE = "data: [DONE]\n\n"
+
+
+def told(pieces: Iterable[str]) -> Iterator[str]:
+    """A whole stream of events with these pieces of text."""
+    yield event("", role="assistant")
+    yield from map(event, pieces)
+    yield event(finish="stop")
+    yield USAGE + DONE
 
 
 def focuses(request: dict[str, Any]) -> int:
