@@ -7,12 +7,12 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any], int], "str | bytes | Iterator[str] | tuple[int, dict[str, str], str]"]
+Answer = Callable[[dict[str, Any], int], "str | bytes | tuple[int, dict[str, str], str] | Iterator[str]"]
 
 
 @contextmanager
@@ -21,7 +21,8 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
     Args:
         answer: (request, its number from 0) → the reply's text, or (status, headers, body) as they stand, or bytes after
-            which the connection is reset, or an iterator of the reply's parts, each sent as an event once it is there.
+            which the connection is reset, or an iterator of pieces of a stream of events, sent as they come; it is closed
+            when the client has gone.
     """
     requests: list[dict[str, Any]] = []
     lock = threading.Lock()
@@ -42,15 +43,7 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 self.close_connection = True
                 return
             if isinstance(said, Iterator):
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                with contextlib.suppress(OSError):  # the client gave up
-                    self.end_headers()
-                    for part in said:
-                        self._event({"choices": [{"delta": {"content": part}}]})
-                    usage = {"prompt_tokens": 100, "completion_tokens": 20}
-                    self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": usage})
-                self.close_connection = True
+                self._stream(said)
                 return
             if isinstance(said, str):
                 reply = {
@@ -67,9 +60,15 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-        def _event(self, body: dict[str, Any]) -> None:
-            self.wfile.write(f"data: {json.dumps(body)}\n\n".encode())
-            self.wfile.flush()
+        def _stream(self, pieces: Any) -> None:
+            self.close_connection = True  # which ends the stream
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+            self.end_headers()
+            with contextlib.suppress(OSError), contextlib.closing(pieces):
+                for piece in pieces:
+                    self.wfile.write(piece.encode())
+                    self.wfile.flush()
 
         def finish(self) -> None:
             with contextlib.suppress(OSError, ValueError):  # the connection was reset, or the client gave up
@@ -87,6 +86,25 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def event(content: str | None = None, finish: str | None = None, **delta: Any) -> str:
+    """One event of a stream."""
+    words = {} if content is None else {"content": content}
+    body = {"choices": [{"index": 0, "delta": {**words, **delta}, "finish_reason": finish}]}
+    return f"data: {json.dumps(body)}\n\n"
+
+
+USAGE = 'data: {"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 20}}\n\n'
+DONE = "data: [DONE]\n\n"
+
+
+def told(pieces: Iterable[str]) -> Iterator[str]:
+    """A whole stream of events with these pieces of text."""
+    yield event("", role="assistant")
+    yield from map(event, pieces)
+    yield event(finish="stop")
+    yield USAGE + DONE
 
 
 def focuses(request: dict[str, Any]) -> int:

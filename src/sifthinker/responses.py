@@ -6,6 +6,7 @@ field of its own. This is the one place that knows these forms.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import email.utils
 import json
@@ -209,9 +210,11 @@ async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
     Source: WHATWG HTML, section 9.2.5, "Parsing an event stream".
     """
-    kept = b""
+    kept, begun = b"", False
     async for chunk in chunks:
         text = kept + chunk
+        if not begun and len(text) >= len(codecs.BOM_UTF8):
+            text, begun = text.removeprefix(codecs.BOM_UTF8), True
         # A line feed that belongs to a last carriage return may still come.
         held = b"\r" if text.endswith(b"\r") else b""
         *lines, kept = _LINE_END.split(text.removesuffix(held))

@@ -33,7 +33,7 @@ from sifthinker.served import open_thinker
 from sifthinker.show.app import Asker, Desk, Outcome, serving, step_view
 from sifthinker.thinker import Thinker
 
-from ..stand_in import serve
+from ..stand_in import serve, told
 
 pytest.importorskip("gradio")
 
@@ -156,7 +156,7 @@ def test_steps_appear_as_they_are_written_and_are_stepped_through(page: Any, ram
         for start in range(cut, len(whole), 40):
             yield whole[start : start + 40]
 
-    with app(answer) as served:
+    with app(lambda request, number: told(answer(request, number))) as served:
         page.goto(served.url)
         send(page, *ramp_photo)
         said(page, "40 × 20, with depth from far.npy", "#photo")
