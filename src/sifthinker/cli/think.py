@@ -125,7 +125,7 @@ def _print_steps(thought: Thought) -> None:
             + ("" if region.depth is None else f" depth {region.depth:.2f}")
             for region in regions
         )
-        click.echo(f"{number}. {places or '(no box)'}\n   {words or '(no words)'}")
+        click.echo(f"{number}. {places}\n   {words or '(no words)'}")
 
 
 def _say_problems(thought: Thought, model: str | None) -> None:
