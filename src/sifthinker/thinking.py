@@ -189,9 +189,7 @@ def with_depth(
                 beside = _depth_beside(question.image) or missing
             yield replace(question, depth=question.depth or beside)
     elif Path(source).is_file():
-        raise ConfigError(
-            f"--depth {source} is one depth file, and there are many images; wanted given, none or a depth model"
-        )
+        raise ConfigError(f"--depth {source} is one depth file for many images; wanted given, none or a depth model")
     else:
         model = ModelDepth(source, cache=cache)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -246,6 +244,8 @@ def think_many(
     """
     ThinkSettings.expect(settings)
     refuse_foreign_thoughts(Path(output))
+    if fresh and Path(output).is_file():
+        Path(output).unlink()  # or, interrupted, the old thoughts would pass for the new ones
     found = list(with_depth(questions, settings.depth, Path(output).absolute().with_suffix(".depth"), depth_progress))
     shared = {name: getattr(settings, name) for name in (*AskSettings.model_fields, *DepthFiles.model_fields)}
     how = EvalSettings(

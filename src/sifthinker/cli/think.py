@@ -75,6 +75,8 @@ def think_command(
     if many or fresh:
         name = next(iter(many), "fresh").replace("_", "-")
         raise click.UsageError(f"--{name} is for many questions: a folder of images, or a file of questions")
+    if settings.budget is not None:
+        raise click.UsageError("--budget is for many questions; what one answer costs is known when it is there")
     _think_one(image, question, settings, as_json)
 
 
@@ -194,10 +196,8 @@ def _think_many(
         click.echo("no depth files: RGB only (see --depth)", err=True)
     flawed = [row for row in asked if row.problems]
     if flawed and not settings.direct:
-        first = flawed[0]
-        click.echo(
-            f"of {len(asked)} thoughts {len(flawed)} have problems; the first, {first.id!r}: {first.problems[0]}", err=True
-        )
+        first, said = flawed[0], f"{len(flawed)} of {number_of(len(asked), 'thought')} have problems"
+        click.echo(f"{said}; the first, {first.id!r}: {', '.join(first.problems)}", err=True)
     unfinished = sum(not row.complete for row in asked)
     if unfinished:
         click.echo(f"{unfinished} ran out of tokens before they ended; see --max-new-tokens", err=True)
