@@ -100,8 +100,8 @@ class TestJson:
         assert told["steps"][0]["regions"][0]["box_px"] == [1, 2, 5, 8]
         assert [problem["code"] for problem in told["problems"]] == ["no_region"]
 
-    def test_a_direct_answer_has_no_steps(self) -> None:
-        told = thought_to_json(Thought("What?", PICTURE, None, CHAIN, protocol="direct"))
+    def test_a_direct_answer_has_no_steps(self, ramp: DepthMap) -> None:
+        told = thought_to_json(Thought("What?", PICTURE, ramp, CHAIN, protocol="direct"))
         assert (told["steps"], told["problems"], told["answer"]) == ([], [], "<answer>cat</answer>")
 
 

@@ -82,7 +82,7 @@ def think_command(
 
 def _think_one(image: Path, question: str, settings: ThinkSettings, as_json: bool) -> None:
     from sifthinker.ask_settings import names_thought
-    from sifthinker.files import make_folder
+    from sifthinker.files import make_folder, to_json
     from sifthinker.images import load_image
     from sifthinker.thinking import has_depth_beside
 
@@ -112,7 +112,7 @@ def _think_one(image: Path, question: str, settings: ThinkSettings, as_json: boo
         _print_steps(thought)
     _say_problems(thought, settings.model)
     if as_json:
-        click.echo(_json_line(thought_to_json(thought, file=str(image))))
+        click.echo(to_json(thought_to_json(thought, file=str(image))))
     else:
         click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
     if page is not None:
@@ -151,13 +151,6 @@ def _say_problems(thought: Thought, model: str | None) -> None:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
 
 
-def _json_line(told: Any) -> str:
-    # Half a surrogate pair, which a model can write, is an escape in `to_json`.
-    from sifthinker.files import to_json
-
-    return to_json(told)
-
-
 def _think_many(
     source: Path, question: str | None, settings: ThinkSettings, many: dict[str, Any], as_json: bool, fresh: bool
 ) -> None:
@@ -167,7 +160,6 @@ def _think_many(
     if output.suffix.lower() != ".jsonl" or output.is_dir():
         raise click.UsageError(f"-o {output}: thoughts about many questions are JSON lines; name a file that ends in .jsonl")
     quiet_libraries()
-    from sifthinker.results import evaluation_to_json
     from sifthinker.show.report import evaluation_page, refuse_foreign_page, write_page
     from sifthinker.thinking import evaluation_path, think_many
 
@@ -205,8 +197,9 @@ def _think_many(
     _name("questions that could not be asked", (f"{row.id}: {row.error}" for row in found.rows if row.error))
     write_page(page, evaluation_page(found, title=f"Thoughts: {source.name or source}"))
     if as_json:
-        for told in evaluation_to_json(found):
-            click.echo(_json_line(told))
+        with open(output, encoding="utf-8") as stream:
+            for line in stream:
+                click.echo(line, nl=False)
     for path in (output, evaluation, page):
         click.echo(path, err=as_json)
     if found.errors:
