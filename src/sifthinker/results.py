@@ -357,8 +357,8 @@ def to_label_studio(
             Label Studio's own disk, relative to LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
         model: `model_version` of the predictions.
     Returns:
-        One task an item, plain values. `data` holds the image's address, the question, the answer, and the words of all
-        steps; a step without a readable box has no other place.
+        One task an item, plain values. `data` holds the image's address, the question, the answer, the words of all steps,
+        and the text as the model wrote it: what of it could not be read stands nowhere else.
     Raises:
         ConfigError: an item that is neither.
     Source: labelstud.io, "Import pre-annotations".
@@ -409,6 +409,7 @@ def _task(told: Mapping[str, Any], prefix: str, model: str) -> dict[str, Any]:
         "answer": answer,
         "right_answers": " / ".join(told["truth"]["answers"]),
         "words": "\n".join(f"{number}. {step['words']}" for number, step in enumerate(told["steps"], 1)),
+        "text": told["reply"] or told["text"],
         "problems": "\n".join(problem["message"] for problem in told["problems"]) or told["error"],
     }
     return {"data": data, "predictions": predictions}

@@ -129,14 +129,14 @@ def questions_about(folder: str | os.PathLike[str], question: str, reading: Dept
     except OSError as error:
         raise RecordError(f"{root}: cannot read: {error.strerror}", "missing_file") from None
     folders = [path for path in files if path.is_dir()]
-    names = {path.name for path in files}
+    stems = {path.stem for path in files}
     asked: list[Question] = []
     left: dict[str, str] = {}
     depths = 0
     for path in files:
-        if path in folders:
+        if path.is_dir():
             continue
-        if _is_depth_of_another(path.name, names):
+        if _is_depth_of_another(path.name, stems):
             depths += 1
             continue
         if path.suffix.lower() not in _PICTURES:
@@ -153,10 +153,9 @@ def questions_about(folder: str | os.PathLike[str], question: str, reading: Dept
     return FolderQuestions(tuple(asked), left, depths, len(folders))
 
 
-def _is_depth_of_another(name: str, names: set[str]) -> bool:
-    """Whether a file is the depth of an image beside it: `cat.depth.png` where there is a `cat.jpg`."""
-    stem = next((name.removesuffix(suffix) for suffix in BESIDE if name.endswith(suffix)), None)
-    return stem is not None and any(Path(other).stem == stem for other in names if other != name)
+def _is_depth_of_another(name: str, stems: set[str]) -> bool:
+    """Whether a file is the depth of one beside it: `cat.depth.png` where there is a `cat.jpg`, whose stem is `cat`."""
+    return any(name.endswith(suffix) and name.removesuffix(suffix) in stems for suffix in BESIDE)
 
 
 def with_depth(
@@ -179,9 +178,7 @@ def with_depth(
     if source in ("given", None):
         return [_with_file(question, needed=source == "given") for question in questions]
     if Path(source).is_file():
-        raise ConfigError(
-            f"--depth {source} is one depth file, and there are many images; wanted given, none or a depth model"
-        )
+        raise ConfigError(f"--depth {source} is one depth file for many images; wanted given, none or a depth model")
     model = ModelDepth(source, cache=cache)
     return [replace(question, estimator=model) if question.depth is None else question for question in questions]
 
@@ -227,6 +224,8 @@ def think_many(
     """
     ThinkSettings.expect(settings)
     refuse_foreign_thoughts(Path(output))
+    if fresh and Path(output).is_file():
+        Path(output).unlink()  # or, interrupted, the old thoughts would pass for the new ones
     found = with_depth(questions, settings.depth, Path(output).absolute().with_suffix(".depth"))
     shared = {name: getattr(settings, name) for name in (*AskSettings.model_fields, *DepthFiles.model_fields)}
     how = EvalSettings(

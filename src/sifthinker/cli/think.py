@@ -75,12 +75,14 @@ def think_command(
     if many or fresh:
         name = next(iter(many), "fresh").replace("_", "-")
         raise click.UsageError(f"--{name} is for many questions: a folder of images, or a file of questions")
+    if settings.budget is not None:
+        raise click.UsageError("--budget is for many questions; what one answer costs is known when it is there")
     _think_one(image, question, settings, as_json)
 
 
 def _think_one(image: Path, question: str, settings: ThinkSettings, as_json: bool) -> None:
     from sifthinker.ask_settings import names_thought
-    from sifthinker.files import make_folder
+    from sifthinker.files import make_folder, to_json
     from sifthinker.images import load_image
     from sifthinker.thinking import has_depth_beside
 
@@ -110,7 +112,7 @@ def _think_one(image: Path, question: str, settings: ThinkSettings, as_json: boo
         _print_steps(thought)
     _say_problems(thought, settings.model)
     if as_json:
-        click.echo(_json_line(thought_to_json(thought, file=str(image))))
+        click.echo(to_json(thought_to_json(thought, file=str(image))))
     else:
         click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
     if page is not None:
@@ -125,7 +127,7 @@ def _print_steps(thought: Thought) -> None:
             + ("" if region.depth is None else f" depth {region.depth:.2f}")
             for region in regions
         )
-        click.echo(f"{number}. {places or '(no box)'}\n   {words or '(no words)'}")
+        click.echo(f"{number}. {places}\n   {words or '(no words)'}")
 
 
 def _say_problems(thought: Thought, model: str | None) -> None:
@@ -149,13 +151,6 @@ def _say_problems(thought: Thought, model: str | None) -> None:
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
 
 
-def _json_line(told: Any) -> str:
-    # Half a surrogate pair, which a model can write, is an escape in `to_json`.
-    from sifthinker.files import to_json
-
-    return to_json(told)
-
-
 def _think_many(
     source: Path, question: str | None, settings: ThinkSettings, many: dict[str, Any], as_json: bool, fresh: bool
 ) -> None:
@@ -165,7 +160,6 @@ def _think_many(
     if output.suffix.lower() != ".jsonl" or output.is_dir():
         raise click.UsageError(f"-o {output}: thoughts about many questions are JSON lines; name a file that ends in .jsonl")
     quiet_libraries()
-    from sifthinker.results import evaluation_to_json
     from sifthinker.show.report import evaluation_page, refuse_foreign_page, write_page
     from sifthinker.thinking import evaluation_path, think_many
 
@@ -193,10 +187,8 @@ def _think_many(
         click.echo("no depth files: RGB only (see --depth)", err=True)
     flawed = [row for row in asked if row.problems]
     if flawed and not settings.direct:
-        first = flawed[0]
-        click.echo(
-            f"of {len(asked)} thoughts {len(flawed)} have problems; the first, {first.id!r}: {first.problems[0]}", err=True
-        )
+        first, said = flawed[0], f"{len(flawed)} of {number_of(len(asked), 'thought')} have problems"
+        click.echo(f"{said}; the first, {first.id!r}: {', '.join(first.problems)}", err=True)
     unfinished = sum(not row.complete for row in asked)
     if unfinished:
         click.echo(f"{unfinished} ran out of tokens before they ended; see --max-new-tokens", err=True)
@@ -204,8 +196,9 @@ def _think_many(
     _name("questions that could not be asked", (f"{row.id}: {row.error}" for row in found.rows if row.error))
     write_page(page, evaluation_page(found, title=f"Thoughts: {source.name or source}"))
     if as_json:
-        for told in evaluation_to_json(found):
-            click.echo(_json_line(told))
+        with open(output, encoding="utf-8") as stream:
+            for line in stream:
+                click.echo(line, nl=False)
     for path in (output, evaluation, page):
         click.echo(path, err=as_json)
     if found.errors:
