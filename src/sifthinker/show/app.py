@@ -282,7 +282,7 @@ class Desk:
     def sentence(self, error: Exception) -> str:
         """An error as a sentence, with files that were sent by their own name."""
         text = re.sub(re.escape(f"{self.folder}{os.sep}") + r"(?:[0-9a-f]{16,}/)?", "", str(error))
-        return f"{text[:1].upper()}{text[1:]}" or type(error).__name__
+        return text or type(error).__name__
 
 
 def photo_view(photo: Photo | None) -> str:
@@ -434,7 +434,7 @@ class _Page:
         )
         with gr.Row():
             self.go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=100)
-            self.stop = gr.Button("Stop", visible=False, elem_id="stop", min_width=100)
+            self.stop = gr.Button("Stop", visible="hidden", elem_id="stop", min_width=100)
         self.said = gr.HTML(said_view(""), elem_id="said")
 
     def _lay_column(self, number: int) -> dict[str, Any]:
@@ -443,14 +443,14 @@ class _Page:
         if len(self.desk.askers) > 1:
             gr.HTML(_html("app_name.html", name=asker.name))
         made["slider"] = gr.Slider(
-            1, 2, value=1, step=1, label="Step", visible=False, buttons=[], elem_id=f"slider-{number}", interactive=True
+            1, 2, value=1, step=1, label="Step", visible="hidden", buttons=[], elem_id=f"slider-{number}", interactive=True
         )
         made["step"] = gr.HTML(self._blank_step(), elem_id=f"step-{number}")
         made["answer"] = gr.HTML(said_view(""), elem_id=f"answer-{number}")
         with gr.Accordion("Raw text", open=False, elem_id=f"raw-{number}"):
             made["raw"] = gr.Textbox(show_label=False, lines=6, max_lines=24, interactive=False, container=False)
         with gr.Row():
-            look: dict[str, Any] = {"size": "sm", "visible": False, "min_width": 90}
+            look: dict[str, Any] = {"size": "sm", "visible": "hidden", "min_width": 90}
             made["page"] = gr.DownloadButton("Save as page", elem_id=f"page-{number}", **look)
             made["png"] = gr.DownloadButton("Save as PNG", elem_id=f"png-{number}", **look)
         return made
@@ -470,12 +470,12 @@ class _Page:
             **quiet,
         ).then(outputs=seen, **look)
         gr.on(
-            [self.depth.upload, self.depth.clear, self.encoding.input, self.near.input, self.holes.submit],
+            [self.depth.upload, self.depth.clear, self.encoding.input, self.near.input, self.holes.submit, self.holes.blur],
             outputs=seen,
             **look,
         )
         picked = [self.chosen, self.photo, self.depth, self.question, self.list, *self._all(), self.outcomes]
-        self.search.input(self._search, [self.search, self.chosen], self.list, trigger_mode="always_last", **quiet)
+        self.search.change(self._search, [self.search, self.chosen], self.list, trigger_mode="always_last", **quiet)
         self.list.input(self._pick, [self.list, self.search], picked, **quiet).then(outputs=seen, **look)
         for button, by in ((self.before, -1), (self.after, 1)):
             button.click(partial(self._move, by), [self.search, self.chosen], picked, **quiet).then(outputs=seen, **look)
@@ -509,8 +509,8 @@ class _Page:
         return step_view(Outcome(), 1, "The steps appear here")
 
     def _blank(self) -> list[Any]:
-        hidden = self.gr.update(value=None, visible=False)
-        slider = self.gr.update(visible=False, value=1, maximum=2)
+        hidden = self.gr.update(value=None, visible="hidden")
+        slider = self.gr.update(visible="hidden", value=1, maximum=2)
         return [slider, self._blank_step(), said_view(""), "", hidden, hidden] * len(self.columns)
 
     def _filled(self, number: int, outcome: Outcome, *, moved: bool) -> list[Any]:
@@ -518,7 +518,7 @@ class _Page:
         gr, count, thought = self.gr, len(outcome.steps), outcome.thought
         files: list[Any] = [gr.skip(), gr.skip()]
         if outcome.state == "writing":
-            files = [gr.update(visible=False)] * 2
+            files = [gr.update(visible="hidden")] * 2
         elif outcome.folder is not None:
             files = []
             for ending in ("html", "png"):
@@ -526,7 +526,7 @@ class _Page:
                 if (outcome.folder / f"thought.{ending}").exists():
                     os.replace(outcome.folder / f"thought.{ending}", named)
                 files.append(gr.update(value=str(named), visible=True))
-        slider = gr.update(maximum=max(2, count), value=max(1, count), visible=count > 1)
+        slider = gr.update(maximum=max(2, count), value=max(1, count), visible=count > 1 or "hidden")
         raw = "" if thought is None else thought.reply or thought.text
         drawn = [slider, step_view(outcome, count)] if moved else [gr.skip(), gr.skip()]
         return [*drawn, answer_view(outcome), raw, *files]
@@ -596,7 +596,7 @@ class _Page:
     ) -> Iterator[list[Any]]:
         gr, desk = self.gr, self.desk
         _forget(before)
-        hidden = gr.update(visible=False)
+        hidden = gr.update(visible="hidden")
         try:
             image = desk.image(photo, chosen)
             if not text.strip():
@@ -631,7 +631,7 @@ class _Page:
     def _stopped(self, outcomes: list[Outcome]) -> list[Any]:
         left = [replace(outcome, state="stopped") if outcome.state == "writing" else outcome for outcome in outcomes]
         answers = [answer_view(outcome) for outcome in left] or [said_view("")] * len(self.columns)
-        return [said_view("Stopped"), self.gr.update(visible=False), left, *answers]
+        return [said_view("Stopped"), self.gr.update(visible="hidden"), left, *answers]
 
     def _step(self, number: int, step: float, outcomes: list[Outcome]) -> Any:
         return step_view(outcomes[number], int(step)) if number < len(outcomes) else self.gr.skip()
