@@ -138,7 +138,8 @@ def test_splits_and_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         read(tmp_path / "empty.jsonl")
 
 
-def test_the_table_of_the_hub_asks_each_expression_of_an_object(tmp_path: Path) -> None:
+def write_table(folder: Path, split: str = "val", **changes: Any) -> Path:
+    """Two objects with three expressions as lmms-lab's tables have them."""
     datasets = pytest.importorskip("datasets")
     picture = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 30)).save(picture, "PNG")
@@ -151,10 +152,16 @@ def test_the_table_of_the_hub_asks_each_expression_of_an_object(tmp_path: Path) 
         "bbox": [[0.0, 0.0, 50.0, 80.0], [50.0, 40.0, 50.0, 40.0]],  # x y width height
         "iscrowd": [0, 0],
         "file_name": ["COCO_train2014_000000000001_0.jpg"] * 2,
+        **changes,
     }
     table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    (tmp_path / "data").mkdir()
-    table.to_parquet(str(tmp_path / "data" / "val-00000-of-00001.parquet"))
+    (folder / "data").mkdir(parents=True)
+    table.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+def test_the_table_of_the_hub_asks_each_expression_of_an_object(tmp_path: Path) -> None:
+    write_table(tmp_path)
     asked = read(tmp_path)
     assert [question.id for question in asked] == [f"refcoco-val-{name}" for name in ("469306-0", "469306-1", "469307-0")]
     assert [question.boxes for question in asked] == [(LEFT,), (LEFT,), ((0.5, 0.5, 1.0, 1.0),)]
@@ -165,6 +172,23 @@ def test_the_table_of_the_hub_asks_each_expression_of_an_object(tmp_path: Path) 
     assert asked[0].identity(tmp_path) != asked[1].identity(tmp_path)
     numbers = numbers_of(REFCOCO, asked, [chain(question.boxes, "here") for question in asked], tmp_path)
     assert strict(numbers)["accuracy at IoU 0.5"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": [["left"], []]}, r"val\[1\]: answer is empty"),
+        ({"answer": [["left"], [" "]]}, r"val\[1\]: answer is"),
+        ({"bbox": [[0.0, 0.0, 50.0, 80.0], [0.0, 0.0, 0.0, 80.0]]}, r"val\[1\]: box .* has no area"),
+        ({"bbox": [[0.0, 0.0, 50.0, 80.0], None]}, r"val\[1\]: lacks 'bbox'"),
+        ({"image": [None, None]}, r"val\[0\]: has 0 pictures"),
+        ({"question_id": ["1", "1"]}, "was there before"),
+    ],
+)
+def test_a_row_of_the_table_that_is_not_as_published_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_table(tmp_path, **changes)
+    with pytest.raises(RecordError, match=message):
+        read(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------- scoring

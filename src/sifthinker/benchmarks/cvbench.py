@@ -16,10 +16,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sifthinker.benchmarks.choices import check_unique, index_of_letter, right_answer, right_letter
 from sifthinker.benchmarks.hub import TableQuestion, TableRow, table_rows
 from sifthinker.errors import RecordError
-from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, Statistic, mean_of
+from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, Metric, Statistic, mean_of
 from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.records import as_text, shown
@@ -86,11 +89,6 @@ def _lenient(thought: Thought, question: Question) -> float:
     return float(cambrian_letter(thought.answer or "") == right_letter(question).lower())
 
 
-def _accuracy(metric: str, source: str, rows: Sequence[Row]) -> float | None:
-    values = [value for row in rows if row.tags.get("source") == source and (value := row.values.get(metric)) is not None]
-    return sum(values) / len(values) if values else None
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     """Of those that are there: of a part of the benchmark, some have no question."""
     found = [value for value in values if value is not None]
@@ -98,9 +96,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _combined(metric: str) -> Statistic:
-    def statistic(rows: Sequence[Row]) -> float | None:
-        plane = _mean([_accuracy(metric, source, rows) for source in ("ADE20K", "COCO")])
-        return _mean([plane, _accuracy(metric, "Omni3D", rows)])
+    def statistic(rows: Sequence[Row]) -> Estimate | None:
+        found = [(row.tags.get("source"), value) for row in rows if (value := row.values.get(metric)) is not None]
+        values = np.array([value for _, value in found])
+        of = {source: np.array([source == each for each, _ in found]) for source in ("ADE20K", "COCO", "Omni3D")}
+
+        def combined(times: NDArray[np.int64]) -> float | None:
+            counts = {source: times * of_it for source, of_it in of.items()}
+            accuracy = {
+                source: float(values @ count) / count.sum() if count.any() else None for source, count in counts.items()
+            }
+            return _mean([_mean([accuracy["ADE20K"], accuracy["COCO"]]), accuracy["Omni3D"]])
+
+        return Estimate(len(found), combined) if found else None
 
     return statistic
 

@@ -125,11 +125,14 @@ def _of_table(name: str, data: str | os.PathLike[str], split: str) -> Iterator[Q
         corners = [[x, y, x + width, y + height]]
         boxes, _ = to_unit(corners, "pixel", pictures[0].size(), "clip", row.place)
         object_id = name_of(row.values, ("question_id",), row.index)
-        for number, expression in enumerate(row.texts("answer")):
+        expressions = row.texts("answer")
+        if not expressions:
+            raise RecordError(f"{row.place}: answer is empty, wanted the expressions of the object", "blank_field")
+        for number, expression in enumerate(expressions):
             yield TableQuestion(
                 id=f"{name}-{split}-{object_id}-{number}",
                 image=Path(f"{object_id}"),
-                question=_ASKED.format(_expression(expression, row.place)),
+                question=_ASKED.format(expression),
                 boxes=_tuples(boxes),
                 dataset=name,
                 split=split,

@@ -27,8 +27,8 @@ class Estimate:
 
     Args:
         parts: how many parts there are that are drawn as wholes, for instance the images of all questions.
-        value: the number where each part counts so many times: (parts,) whole numbers, 0 for one that is left out; None
-            where it cannot be worked out.
+        value: the number, 0 or more, where each part counts so many times: (parts,) whole numbers, 0 for one that is left
+            out; None where it cannot be worked out.
     """
 
     parts: int
@@ -188,23 +188,29 @@ def _number(rows: Sequence[Row], units: Units, statistic: Statistic | None) -> R
         return None
     count = sum(map(len, groups.values()))
     draw = np.random.default_rng(0)
-    if statistic is None:
-        arrays = [np.array(values, dtype=np.float64) for values in groups.values()]
-        mean = float(np.mean([array.mean() for array in arrays]))
-        means = np.mean([_drawn_means(array, draw) for array in arrays], axis=0)
-    else:
-        estimate = statistic(rows)
-        whole = None if estimate is None else estimate.value(np.ones(estimate.parts, dtype=np.int64))
-        if estimate is None or whole is None:
-            return None
-        mean = whole
-        drawn = (
-            estimate.value(np.bincount(draw.integers(estimate.parts, size=estimate.parts), minlength=estimate.parts))
-            for _ in range(_STATISTIC_RESAMPLES)
-        )
-        means = np.array([found for found in drawn if found is not None], dtype=np.float64)
-    low, high = np.percentile(means, [2.5, 97.5]) if len(means) else (mean, mean)
+    if statistic is not None:
+        return _estimated(statistic(rows), count, draw)
+    arrays = [np.array(values, dtype=np.float64) for values in groups.values()]
+    mean = float(np.mean([array.mean() for array in arrays]))
+    low, high = np.percentile(np.mean([_drawn_means(array, draw) for array in arrays], axis=0), [2.5, 97.5])
     return Result(mean, count, float(low), float(high))
+
+
+def _estimated(estimate: Estimate | None, count: int, draw: np.random.Generator) -> Result | None:
+    """The number of an estimate, and an interval of 1.96 standard deviations of what other draws come to.
+
+    Not their percentiles: an average precision of parts that are drawn again, some of them twice, is higher than that of
+    all, by more than its spread where categories are small.
+    """
+    mean = None if estimate is None else estimate.value(np.ones(estimate.parts, dtype=np.int64))
+    if estimate is None or mean is None:
+        return None
+    drawn = (
+        estimate.value(np.bincount(draw.integers(estimate.parts, size=estimate.parts), minlength=estimate.parts))
+        for _ in range(_STATISTIC_RESAMPLES)
+    )
+    spread = 1.96 * float(np.std([value for value in drawn if value is not None] or [mean]))
+    return Result(mean, count, max(mean - spread, 0.0), mean + spread)
 
 
 def _drawn_means(values: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:

@@ -1,0 +1,69 @@
+"""The numbers of a benchmark's table: means of groups, statistics that are no means, and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pytest
+
+from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, mean_of
+from sifthinker.evaluation.metrics import Row
+from sifthinker.evaluation.questions import Question
+
+
+def rows(values: Iterable[float | None], family: str = "") -> list[Row]:
+    return [
+        Row(str(number), "", "", family, {}, "?", ("yes",), (), (), "", None, "", values={"right": value})
+        for number, value in enumerate(values)
+    ]
+
+
+def nothing(*_: object, **__: object) -> list[Question]:
+    return []
+
+
+def numbers(headline: Headline, of: Sequence[Row]) -> dict[str, tuple[float, int]]:
+    found = Benchmark("own", "Own", "ours", "", ("test",), nothing, (headline,)).numbers(of)
+    return {name: (number.strict.mean, number.strict.count) for name, number in found.items()}
+
+
+def test_groups_count_alike() -> None:
+    # 1/4 of four, and 1 of one: the mean of all five is 2/5.
+    of = rows([1, 0, 0, 0], "a") + rows([1], "b")
+    assert numbers(Headline("all", "", mean_of("right")), of) == {"all": (0.4, 5)}
+    assert numbers(Headline("both", "", mean_of("right", by=lambda row: row.family)), of) == {"both": (0.625, 5)}
+    assert numbers(Headline("a", "", mean_of("right", lambda row: row.family == "a")), of) == {"a": (0.25, 4)}
+
+
+def test_what_no_row_has_is_left_out() -> None:
+    assert numbers(Headline("all", "", mean_of("right")), rows([None])) == {}
+    assert numbers(Headline("all", "", mean_of("wrong")), rows([1])) == {}
+    failed = Row("1", "", "", "", {}, "?", (), (), (), "", None, "", values={"right": 1.0}, error="no image")
+    assert numbers(Headline("all", "", mean_of("right")), [failed]) == {}
+
+
+def greatest(of: Sequence[Row]) -> Estimate | None:
+    values = np.array([row.values["right"] for row in of])
+    return Estimate(len(values), lambda times: float(values[times > 0].max()))
+
+
+def test_a_statistic_is_worked_out_of_all_and_of_what_is_drawn() -> None:
+    headline = Headline("most", "", mean_of("right"), mean_of("right"), "", greatest, lambda of: None)
+    found = Benchmark("own", "Own", "ours", "", ("test",), nothing, (headline,)).numbers(rows([0, 1, 2, 3]))["most"]
+    assert (found.strict.mean, found.strict.count) == (3, 4)
+    assert found.lenient is None
+    # Of four drawn out of four, the greatest is 3, 2, 1, 0 in 175, 65, 15 and 1 of 256 cases.
+    values, cases = np.array([3, 2, 1, 0]), np.array([175, 65, 15, 1]) / 256
+    spread = 1.96 * np.sqrt(cases @ values**2 - (cases @ values) ** 2)
+    assert found.strict.high - 3 == pytest.approx(spread, rel=0.2)
+    assert 3 - found.strict.low == pytest.approx(found.strict.high - 3)
+
+
+def test_a_statistic_that_never_varies_has_no_interval_and_none_is_below_zero() -> None:
+    headline = Headline("most", "", mean_of("right"), statistic=greatest)
+    benchmark = Benchmark("own", "Own", "ours", "", ("test",), nothing, (headline,))
+    always = benchmark.numbers(rows([2, 2]))["most"].strict
+    assert (always.low, always.mean, always.high) == (2, 2, 2)
+    assert benchmark.numbers(rows([0, 0, 0, 0.1]))["most"].strict.low == pytest.approx(0.1 - 0.085, abs=0.02)
+    assert benchmark.numbers(rows([0] * 60 + [0.1]))["most"].strict.low >= 0
