@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
-import logging
 import os
 import random
 import re
@@ -15,19 +12,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from sifthinker.endpoint import Endpoint
-from sifthinker.errors import BudgetError, ConfigError, EndpointError, ModelError
-from sifthinker.evaluation.questions import Question
-from sifthinker.evaluation.run import Evaluation, evaluate, evaluate_async, journal_path
+from sifthinker.evaluation.run import evaluate, journal_path
 from sifthinker.evaluation.settings import EvalSettings
-from sifthinker.served import ServedThinker
 
 from ..stand_in import serve
 
@@ -75,7 +67,15 @@ def structured(number: int) -> str:
 
 def settings(data: Path, url: str, **changes: Any) -> EvalSettings:
     return EvalSettings(
-        **{"data": str(data), "base_url": url, "model": "vlm", "protocol": "structured", "timeout_s": 5, "retries": 0, **changes}
+        **{
+            "data": str(data),
+            "base_url": url,
+            "model": "vlm",
+            "protocol": "structured",
+            "timeout_s": 5,
+            "retries": 0,
+            **changes,
+        }
     )
 
 
@@ -97,7 +97,18 @@ class Faulty:
     same faults. `delivered` counts whole replies that were handed to the connection, by question.
     """
 
-    KINDS = ("429", "429 with Retry-After", "500", "error in 200", "reset", "cut", "hang", "not JSON", "empty body", "no choices")
+    KINDS = (
+        "429",
+        "429 with Retry-After",
+        "500",
+        "error in 200",
+        "reset",
+        "cut",
+        "hang",
+        "not JSON",
+        "empty body",
+        "no choices",
+    )
 
     def __init__(self, hang_s: float) -> None:
         self.asked = Counter[int]()

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from sifthinker.depth import DepthMap
 
 from ..small_data import SIDE, write_records
 
@@ -81,19 +84,17 @@ def write_sat_static(folder: Path) -> Path:
 
 
 def write_spatialbench(folder: Path) -> Path:
-    """SpatialBench's folder, its existence.json alone: ten questions of which side something is on, with depth."""
-    import numpy as np
-
-    from sifthinker.depth import DepthMap
-
-    rows = []
-    for name in ("existence", "existence_d"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for number, row in enumerate(_records(folder, "side")):
-        Image.open(folder / row["image"]).save(folder / "existence" / f"{number}.png")
-        depth = DepthMap.read(folder / row["depth"])
-        metres = np.round(np.asarray(depth.values) * 5000 + 500).astype(np.uint16)
-        Image.fromarray(metres).save(folder / "existence_d" / f"{number}.png")
-        rows.append({"image": f"existence/{number}.png", "question": row["question"], "answer": row["answer"]})
-    (folder / "existence.json").write_text(json.dumps(rows), encoding="utf-8")
+    """SpatialBench's folder: two questions of each of the five, about sides, counts and what is nearer, with depth."""
+    families = {"existence": "side", "counting": "count", "positional": "nearer", "size": "side", "reach": "nearer"}
+    for start, (name, family) in zip((0, 0, 2, 4, 6), families.items(), strict=True):
+        rows = []
+        for row in _records(folder, family)[start : start + 2]:
+            image = f"{name}/{row['id']}"
+            for end in ("", "_d"):
+                (folder / f"{name}{end}").mkdir(exist_ok=True)
+            Image.open(folder / row["image"]).save(folder / f"{image}.png")
+            metres = np.asarray(DepthMap.read(folder / row["depth"]).values) * 5 + 0.5
+            Image.fromarray(np.round(metres * 1000).astype(np.uint16)).save(folder / f"{name}_d" / f"{row['id']}.png")
+            rows.append({"image": f"{image}.png", "question": row["question"], "answer": row["answer"]})
+        (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder

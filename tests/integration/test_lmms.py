@@ -63,8 +63,12 @@ class Harness:
         words += ["--tasks", ",".join(tasks), "--batch_size", "8", "--device", "cpu", "--output_path", str(out)]
         path = f"{self.installed}:{self.lmms.variables()['PYTHONPATH']}"
         variables |= {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(self.folder / "hf"), "PYTHONPATH": path}
-        self.lmms.command(self.lmms.python, *words, "--log_samples", cwd=self.folder, timeout_s=600, variables=variables)
-        (results,) = out.rglob("*_results.json")
+        done = self.lmms.command(
+            self.lmms.python, *words, "--log_samples", cwd=self.folder, timeout_s=600, variables=variables
+        )
+        # A run that failed ends with status 0 too.
+        results = next(out.rglob("*_results.json"), None)
+        assert results is not None, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         samples = {}
         for task in tasks:
             (file,) = out.rglob(f"*_samples_{task}.jsonl")
@@ -139,14 +143,19 @@ def test_two_benchmarks_by_a_model_here(harness: Harness, model: Path) -> None:
     how = {"model": str(model), "protocol": "direct", "max_new_tokens": 16, "batch_size": 8}
     ours = evaluated("tallyqa", tally, "test", **how)
     assert_same(run, "sif_tallyqa", ours, "tallyqa")
-    assert 0.2 < run.number("sif_tallyqa", "all") < 1
+    assert 0 < run.number("sif_tallyqa", "all") < 1
     assert_same(run, "sif_spatialbench", evaluated("spatialbench", spatial, "all", **how), "spatialbench")
     assert all(row["depth"] for row in run.rows("sif_spatialbench", "spatialbench"))
+    assert 0 < run.number("sif_spatialbench", "spatialbench") < 1
 
 
 def think(request: dict[str, Any], number: int) -> str:
+<<<<<<< HEAD
     """A chain about blocks: the same box, and option B, or the block that the question names first. Where that is green,
     no chain."""
+=======
+    """A chain: always the same box, and option B or the block that is named first; of a green block no chain."""
+>>>>>>> h-lmms
     asked = request["messages"][0]["content"][-1]["text"].rpartition("Question: ")[2]
     said = re.search(r"\(B\) (\w+)", asked) or re.search(r"(\w+ block)", asked)
     answer = said[1] if said else "nothing"

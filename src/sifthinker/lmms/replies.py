@@ -19,8 +19,7 @@ from sifthinker.errors import BoxError
 from sifthinker.evaluation.benchmark import Benchmark
 from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
-from sifthinker.evaluation.run import evaluate
-from sifthinker.evaluation.settings import EvalSettings
+from sifthinker.evaluation.run import ask
 from sifthinker.literals import Coordinates, ThinkProtocol
 from sifthinker.lmms.requests import options_in
 from sifthinker.lmms.settings import BoxNumbers
@@ -137,10 +136,11 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 class _Said(Thinker):
-    """Says again what was said."""
+    """Says again what was said, and keeps the thought that it comes to."""
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
+        self.thought: Thought | None = None
         self.coordinates = self.native_coordinates = reply.frame.space
 
     def check_coordinates(self, coordinates: Coordinates) -> None:
@@ -154,33 +154,31 @@ class _Said(Thinker):
         coordinates: Coordinates | None = None,
         **sampling: Any,
     ) -> list[Thought]:
-        reply, found = self.reply, []
-        for image, question, depth in tasks:
-            if reply.depth == "estimated":
-                depth = DepthMap(np.full((image.height, image.width), 0.5))  # so that stated depths can be read
-            task = image, question, depth
-            found.append(thought_of(task, protocol, reply.frame, reply.text, complete=reply.complete))
-        return found
+        ((image, question, depth),) = tasks
+        if self.reply.depth == "estimated":
+            depth = DepthMap(np.full((image.height, image.width), 0.5))  # so that stated depths can be read
+        task, said = (image, question, depth), self.reply
+        self.thought = thought_of(task, protocol, said.frame, said.text, complete=said.complete)
+        return [self.thought]
 
 
 def row_of(question: Question, reply: Reply, benchmark: Benchmark) -> Row:
     """The row of a question that was answered elsewhere: the one that `sif eval` makes of the same completion.
 
     Depth that was estimated is not kept, so that such a row has no depth consistency.
-
-    Raises:
-        ConfigError: see `evaluate`.
     """
-    if reply.error:
-        return replace(row_of(question, replace(reply, error="", text=""), benchmark), values={}, error=reply.error)
-    settings = EvalSettings(
-        data=benchmark.name,
+    said = _Said(reply)
+    (row,) = ask(
+        said,
+        [question],
         protocol=reply.protocol,
-        coordinates=None if reply.protocol == "direct" else reply.frame.space,
+        coordinates=reply.frame.space,
         rgb_only=reply.depth != "given",
         show_choices=benchmark.show_choices,
     )
-    (row,) = evaluate(settings, questions=[question], thinker=_Said(reply), benchmark=benchmark).rows
+    if reply.error or said.thought is None:
+        return replace(row, completion="", answer=None, verdict=None, problems=(), values={}, error=reply.error or row.error)
+    values = {**row.values, **{metric.name: metric.value(said.thought, question) for metric in benchmark.metrics}}
     if reply.depth == "estimated":
-        return replace(row, values={**row.values, "depth consistency": None})
-    return row
+        values["depth consistency"] = None
+    return replace(row, values=values)

@@ -13,12 +13,13 @@ from sifthinker.errors import ConfigError
 BoxNumbers = Literal["unit", "per_mille", "pixel", "resized"]
 
 # Tasks of lmms-eval 0.7.3 whose answer is a box, and the numbers that their scorers take boxes in, read in their code
-# (utils_rec.py of refcoco, refcoco+, refcocog and screenspot; utils.py of refcoco_grounding and groundingme).
+# (utils_rec.py of refcoco, refcoco+, refcocog and screenspot; utils.py of refcoco_grounding and groundingme). A task file
+# that includes one of these, with data of its own, puts something before the name.
 _GROUNDING: tuple[tuple[re.Pattern[str], BoxNumbers], ...] = (
-    (re.compile(r"refcoco[g+]?_bbox_rec(_.*)?"), "unit"),
-    (re.compile(r"screenspot_rec(_.*)?"), "unit"),
-    (re.compile(r"refcoco(g|_plus)?_grounding(_.*)?"), "pixel"),
-    (re.compile(r"groundingme(_.*)?"), "pixel"),
+    (re.compile(r"(.*_)?refcoco[g+]?_bbox_rec(_.*)?"), "unit"),
+    (re.compile(r"(.*_)?screenspot_rec(_.*)?"), "unit"),
+    (re.compile(r"(.*_)?refcoco(g|_plus)?_grounding(_.*)?"), "pixel"),
+    (re.compile(r"(.*_)?groundingme(_.*)?"), "pixel"),
 )
 
 
