@@ -150,12 +150,7 @@ def test_two_benchmarks_by_a_model_here(harness: Harness, model: Path) -> None:
 
 
 def think(request: dict[str, Any], number: int) -> str:
-<<<<<<< HEAD
-    """A chain about blocks: the same box, and option B, or the block that the question names first. Where that is green,
-    no chain."""
-=======
     """A chain: always the same box, and option B or the block that is named first; of a green block no chain."""
->>>>>>> h-lmms
     asked = request["messages"][0]["content"][-1]["text"].rpartition("Question: ")[2]
     said = re.search(r"\(B\) (\w+)", asked) or re.search(r"(\w+ block)", asked)
     answer = said[1] if said else "nothing"
