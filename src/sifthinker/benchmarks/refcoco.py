@@ -39,6 +39,7 @@ _SPLITS = {
 }
 # What rows call their dataset, behind its owner.
 _NAMES = {"refcoco": "refcoco", "refcoco+": "refcoco+", "refcocoplus": "refcoco+", "refcocog": "refcocog"}
+_SPLIT_NAMES = {"validation": "val"}  # as the rows of the files of val call it
 # As Shikra, LLaVA and SIFThinker's release ask.
 _ASKED = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 _PICKLES = (".p", ".pkl", ".pickle")
@@ -108,7 +109,7 @@ def _of_lines(name: str, file: Path, split: str, root: Path) -> Iterator[Questio
 def _check_same(row: Any, name: str, split: str, place: str) -> None:
     """See that a row is of the dataset and split that were asked for, where it says of which it is."""
     stated = row.get("split")
-    if stated is not None and stated != split:
+    if stated is not None and _SPLIT_NAMES.get(str(stated), stated) != split:
         raise RecordError(f"{place}: is of the split {shown(stated)}, asked for was {split!r}", "bad_record")
     dataset = row.get("dataset_name")
     known = _NAMES.get(dataset.rstrip("/").rpartition("/")[2].lower(), name) if isinstance(dataset, str) else name
