@@ -2,9 +2,10 @@
 
 Two published forms are read. JSON lines as the Visual-CoT repository keeps them (llava/eval/REC/REC_refcoco_unc_val.jsonl):
 `img_path, expression, bbox` (pixels, x1 y1 x2 y2), `width, height, sent_id, split, dataset_name`, a question a line, images
-in COCO's train2014; checked against these files. And lmms-lab's tables on the Hugging Face Hub: `image, bbox` (pixels, x y
-width height), `answer` (the expressions of one object, each a question), `question_id`; checked against the list of their
-columns, not against their rows. The original `refs(unc).p` is a pickle, which can run code when it is read, and is refused.
+in COCO's train2014; checked against RefCOCO's testB, and where a file of RefCOCO+ and of RefCOCOg begins. And lmms-lab's
+tables on the Hugging Face Hub: `image, bbox` (pixels, x y width height), `answer` (the expressions of one object, each a
+question), `question_id`; checked against the list of their columns, not against their rows. The original `refs(unc).p` is a
+pickle, which can run code when it is read, and is refused.
 
 A box is right at an IoU of 0.5 with the true one. Strictly it is the single box of the last area: several boxes, or a last
 area that cannot be read, are wrong.
