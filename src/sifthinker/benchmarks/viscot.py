@@ -5,7 +5,7 @@ holds conversations (question, box as fractions of the padded square, answer; an
 holds the true box in pixels with the image's size, and no answer. Where both are there they are read together: answers and
 exact boxes, and no image is opened. Conversations alone take the sizes from the images; benchmark_det/ alone has no answers.
 The form of the training data (`question, answer, image, width, height, bboxs, dataset, split`; NAME_cot_val.jsonl) is read
-too. Checked against VSR's files, and against where those of seven other datasets begin.
+too. Checked against VSR's files, and against where those of eight other datasets begin.
 
 Some boxes have no area or lie outside their image, 530 of the 11,735 in DUDE's training file: such a question stays without
 its box, and a warning says how many there are.
