@@ -41,7 +41,7 @@ def write(folder: Path, count: int = 10, name: str = "REC_refcoco_unc_val.jsonl"
             "width": WIDTH,
             "image_id": 1,
             "sent_id": 70 + number,
-            "split": "val",
+            "split": "validation",  # so the rows of the files of val say
             **changes,
         }
         for number in range(count)

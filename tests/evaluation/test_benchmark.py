@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pytest
 
-from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, mean_of
-from sifthinker.evaluation.metrics import Row
+from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, Statistic, mean_of
+from sifthinker.evaluation.metrics import Result, Row
 from sifthinker.evaluation.questions import Question
 
 
@@ -60,10 +60,19 @@ def test_a_statistic_is_worked_out_of_all_and_of_what_is_drawn() -> None:
     assert 3 - found.strict.low == pytest.approx(found.strict.high - 3)
 
 
+def total(of: Sequence[Row]) -> Estimate | None:
+    values = np.array([row.values["right"] for row in of])
+    return Estimate(len(values), lambda times: float(values @ times))
+
+
 def test_a_statistic_that_never_varies_has_no_interval_and_none_is_below_zero() -> None:
-    headline = Headline("most", "", mean_of("right"), statistic=greatest)
-    benchmark = Benchmark("own", "Own", "ours", "", ("test",), nothing, (headline,))
-    always = benchmark.numbers(rows([2, 2]))["most"].strict
+    def of(statistic: Statistic, values: Iterable[float]) -> Result:
+        headline = Headline("most", "", mean_of("right"), statistic=statistic)
+        return Benchmark("own", "Own", "ours", "", ("test",), nothing, (headline,)).numbers(rows(values))["most"].strict
+
+    always = of(greatest, [2, 2])
     assert (always.low, always.mean, always.high) == (2, 2, 2)
-    assert benchmark.numbers(rows([0, 0, 0, 0.1]))["most"].strict.low == pytest.approx(0.1 - 0.085, abs=0.02)
-    assert benchmark.numbers(rows([0] * 60 + [0.1]))["most"].strict.low >= 0
+    # One of four is 1: its sum is a count of four draws with a chance of a quarter, standard deviation 0.87.
+    once = of(total, [0, 0, 0, 1])
+    assert once.low == 0
+    assert once.high == pytest.approx(1 + 1.96 * np.sqrt(4 * 1 / 4 * 3 / 4), rel=0.2)

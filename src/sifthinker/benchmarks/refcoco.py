@@ -2,9 +2,10 @@
 
 Two published forms are read. JSON lines as the Visual-CoT repository keeps them (llava/eval/REC/REC_refcoco_unc_val.jsonl):
 `img_path, expression, bbox` (pixels, x1 y1 x2 y2), `width, height, sent_id, split, dataset_name`, a question a line, images
-in COCO's train2014; checked against these files. And lmms-lab's tables on the Hugging Face Hub: `image, bbox` (pixels, x y
-width height), `answer` (the expressions of one object, each a question), `question_id`; checked against the list of their
-columns, not against their rows. The original `refs(unc).p` is a pickle, which can run code when it is read, and is refused.
+in COCO's train2014; checked against RefCOCO's testB, and where a file of RefCOCO+ and of RefCOCOg begins. And lmms-lab's
+tables on the Hugging Face Hub: `image, bbox` (pixels, x y width height), `answer` (the expressions of one object, each a
+question), `question_id`; checked against the list of their columns, not against their rows. The original `refs(unc).p` is a
+pickle, which can run code when it is read, and is refused.
 
 A box is right at an IoU of 0.5 with the true one. Strictly it is the single box of the last area: several boxes, or a last
 area that cannot be read, are wrong.
@@ -39,6 +40,7 @@ _SPLITS = {
 }
 # What rows call their dataset, behind its owner.
 _NAMES = {"refcoco": "refcoco", "refcoco+": "refcoco+", "refcocoplus": "refcoco+", "refcocog": "refcocog"}
+_SPLIT_NAMES = {"validation": "val"}  # as the rows of the files of val call it
 # As Shikra, LLaVA and SIFThinker's release ask.
 _ASKED = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 _PICKLES = (".p", ".pkl", ".pickle")
@@ -108,7 +110,7 @@ def _of_lines(name: str, file: Path, split: str, root: Path) -> Iterator[Questio
 def _check_same(row: Any, name: str, split: str, place: str) -> None:
     """See that a row is of the dataset and split that were asked for, where it says of which it is."""
     stated = row.get("split")
-    if stated is not None and stated != split:
+    if stated is not None and _SPLIT_NAMES.get(str(stated), stated) != split:
         raise RecordError(f"{place}: is of the split {shown(stated)}, asked for was {split!r}", "bad_record")
     dataset = row.get("dataset_name")
     known = _NAMES.get(dataset.rstrip("/").rpartition("/")[2].lower(), name) if isinstance(dataset, str) else name

@@ -5,8 +5,10 @@ holds conversations (question, box as fractions of the padded square, answer; an
 holds the true box in pixels with the image's size, and no answer. Where both are there they are read together: answers and
 exact boxes, and no image is opened. Conversations alone take the sizes from the images; benchmark_det/ alone has no answers.
 The form of the training data (`question, answer, image, width, height, bboxs, dataset, split`; NAME_cot_val.jsonl) is read
-too. Checked against these files. Some boxes have no area or lie outside their image, 530 of the 11,735 in DUDE's training
-file: such a question stays without its box, and a warning says how many there are.
+too. Checked against VSR's files, and against where those of eight other datasets begin.
+
+Some boxes have no area or lie outside their image, 530 of the 11,735 in DUDE's training file: such a question stays without
+its box, and a warning says how many there are.
 
 The authors score answers by a language model (GPT-3.5) from 0 to 1, and boxes by accuracy at IoU 0.5. Their judge is no
 rule, so answers have no official lenient number here. An answer is right or wrong by the rules of `scoring.answers`, and
