@@ -4,11 +4,12 @@ import _thread
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 
 import pytest
 
-from sifthinker.loops import in_thread, run_coroutine, threads
+from sifthinker.loops import in_thread, iterate, run_coroutine, threads, together
 
 HERE: ContextVar[str] = ContextVar("HERE", default="nowhere")
 
@@ -97,3 +98,157 @@ def test_in_thread_takes_the_context_along() -> None:
         return await in_thread(HERE.get)
 
     assert asyncio.run(go()) == "with me"
+
+
+async def count(most: int, happened: list[str], wait_s: float = 0.0) -> AsyncIterator[int]:
+    try:
+        for number in range(most):
+            yield number
+            await asyncio.sleep(wait_s)
+    finally:
+        happened.append("cleaned up")
+
+
+class TestIterate:
+    def test_items_come_as_they_are_made(self) -> None:
+        happened: list[str] = []
+        times = []
+        started = time.monotonic()
+        for item in iterate(count(3, happened, 0.2)):
+            times.append(time.monotonic() - started)
+            assert item == len(times) - 1
+        assert times[2] - times[0] > 0.3
+        assert happened == ["cleaned up"]
+
+    def test_nothing_runs_before_the_first_is_asked_for(self) -> None:
+        happened: list[str] = []
+        before = threading.active_count()
+        items = iterate(count(3, happened))
+        assert threading.active_count() == before
+        assert list(items) == [0, 1, 2]
+        assert threading.active_count() == before
+
+    def test_errors_come_behind_the_items(self) -> None:
+        async def breaks() -> AsyncIterator[int]:
+            yield 1
+            raise LookupError("lost")
+
+        items = iterate(breaks())
+        assert next(items) == 1
+        with pytest.raises(LookupError, match="lost"):
+            next(items)
+        with pytest.raises(StopIteration):
+            next(items)
+
+    def test_who_stops_listening_ends_it(self) -> None:
+        """Even while it waits for long, and it has cleaned up when `close` returns."""
+        happened: list[str] = []
+        before = threading.active_count()
+        items = iterate(count(3, happened, 600))
+        assert next(items) == 0
+        items.close()  # type: ignore[attr-defined]
+        assert happened == ["cleaned up"]
+        assert threading.active_count() == before
+
+    def test_inside_a_running_loop(self) -> None:
+        async def cell() -> list[int]:
+            HERE.set("in a notebook")
+
+            async def here() -> AsyncIterator[str]:
+                yield HERE.get()
+
+            assert list(iterate(here())) == ["in a notebook"]
+            return list(iterate(count(3, [])))
+
+        assert asyncio.run(cell()) == [0, 1, 2]
+
+    @pytest.mark.parametrize("where", ["no loop", "asyncio.run", "a kernel's loop"])
+    def test_an_interruption_ends_it(self, where: str) -> None:
+        happened: list[str] = []
+
+        async def work() -> AsyncIterator[int]:
+            try:
+                yield 0
+                threading.Timer(0.05, _thread.interrupt_main).start()
+                await asyncio.sleep(600)
+            finally:
+                happened.append("cleaned up")
+
+        def listen() -> None:
+            try:
+                for _ in iterate(work()):
+                    pass
+            finally:
+                happened.append("interrupted")
+
+        async def cell() -> None:
+            listen()
+
+        if where == "no loop":
+            with pytest.raises(KeyboardInterrupt):
+                listen()
+        elif where == "asyncio.run":  # takes the signal itself, and cancels the caller's task
+            with pytest.raises(KeyboardInterrupt):
+                asyncio.run(cell())
+        else:
+            loop = asyncio.new_event_loop()
+            with pytest.raises(KeyboardInterrupt):
+                loop.run_until_complete(cell())
+            loop.close()
+        assert happened == ["cleaned up", "interrupted"]
+
+
+class TestTogether:
+    def test_results_are_in_order_and_so_many_at_once(self) -> None:
+        running, most = 0, 0
+
+        async def call(number: int) -> int:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01 * (number % 3))
+            running -= 1
+            return number
+
+        assert asyncio.run(together((call(number) for number in range(20)), 4)) == list(range(20))
+        assert most == 4
+        assert asyncio.run(together([], 4)) == []
+
+    def test_the_first_that_fails_ends_the_others(self) -> None:
+        happened: list[str] = []
+        begun = []
+
+        async def call(number: int) -> None:
+            begun.append(number)
+            try:
+                if number == 1:
+                    raise LookupError("lost")
+                await asyncio.sleep(600)
+            finally:
+                happened.append(f"{number} cleaned up")
+
+        async def run() -> int:
+            with pytest.raises(LookupError, match="lost"):
+                await together((call(number) for number in range(99)), 3)
+            return len(asyncio.all_tasks()) - 1
+
+        assert asyncio.run(run()) == 0
+        assert begun == [0, 1, 2]
+        assert sorted(happened) == ["0 cleaned up", "1 cleaned up", "2 cleaned up"]
+
+    def test_a_cancelled_one_ends_all(self) -> None:
+        happened: list[str] = []
+
+        async def call() -> None:
+            try:
+                await asyncio.sleep(600)
+            finally:
+                happened.append("cleaned up")
+
+        async def run() -> None:
+            async with asyncio.timeout(0.05):
+                await together((call() for _ in range(5)), 2)
+
+        with pytest.raises(TimeoutError):
+            asyncio.run(run())
+        assert happened == ["cleaned up"] * 2

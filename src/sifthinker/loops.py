@@ -68,7 +68,14 @@ def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
     return outcome.result()
 
 
-_END = object()
+_END: Any = object()
+
+
+def _item_of(taken: tuple[Any, BaseException | None]) -> Any:
+    item, error = taken
+    if error is not None:
+        raise error
+    return item
 
 
 def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
@@ -105,21 +112,19 @@ def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
-    try:
+
+    def take() -> tuple[Any, BaseException | None]:
         while True:
-            try:
-                item, error = ready.get(timeout=_GLANCE_S)
-            except queue.Empty:
-                # Under `asyncio.run` an interruption does no more than ask the caller's task to end.
-                if caller is not None and caller.cancelling() > asked:
-                    raise asyncio.CancelledError from None
-                continue
-            if item is not _END:
-                yield item
-                continue
-            if error is not None:
-                raise error
-            return
+            with contextlib.suppress(queue.Empty):
+                found: tuple[Any, BaseException | None] = ready.get(timeout=_GLANCE_S)
+                return found
+            # Under `asyncio.run` an interruption does no more than ask the caller's task to end.
+            if caller is not None and caller.cancelling() > asked:
+                raise asyncio.CancelledError
+
+    try:
+        # No `while` here: CPython 3.11 lets an interruption at the jump back to its head go past `finally`.
+        yield from iter(lambda: _item_of(take()), _END)
     finally:
         loop, task = begun.result()
         with contextlib.suppress(RuntimeError):  # the loop came to its end meanwhile

@@ -289,8 +289,9 @@ def _whole_chain(text: str, reasoning: str) -> str:
         closing = "\n</think>" if text and "</think>" not in (reasoning + text) else ""
         text = f"{reasoning}{closing}\n{text}".rstrip()
         return text if text.startswith("<think>") else f"<think>\n{text}"
+    text = text.lstrip()
     first = TAG.search(text)
-    return f"<think>{text}" if first is not None and first[0] == "<area>" else text
+    return f"<think>\n{text}" if first is not None and first[0] == "<area>" else text
 
 
 def open_thinker(settings: AskSettings) -> Thinker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -12,14 +13,18 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from sifthinker.evaluation.run import evaluate, journal_path
+from sifthinker.endpoint import Endpoint
+from sifthinker.errors import BudgetError, ConfigError, EndpointError, ModelError
+from sifthinker.evaluation.run import Evaluation, evaluate, evaluate_async, journal_path
 from sifthinker.evaluation.settings import EvalSettings
+from sifthinker.served import ServedThinker
 
 from ..stand_in import serve
 
@@ -209,3 +214,411 @@ def test_kills_and_a_failing_server_change_nothing(tmp_path: Path, count: int, k
     # Delivered twice: what was under way when a process was killed.
     assert sum(faulty.delivered.values()) - count <= kills * concurrency
     assert "Traceback" not in said
+
+
+class TestTheEngine:
+    def test_rows_are_in_order_and_say_how_they_were_asked(self, tmp_path: Path) -> None:
+        data = write_questions(tmp_path, 20)
+
+        def answer(request: dict[str, Any], _: int) -> str:
+            time.sleep(random.random() * 0.02)  # answers come in any order
+            return structured(number_in(request))
+
+        with serve(answer) as (url, requests):
+            found = evaluate(settings(data, url, output=str(tmp_path / "e.json")))
+        assert [row.id for row in found.rows] == [f"q{number}" for number in range(20)]
+        assert [row.reply for row in found.rows] == [structured(number) for number in range(20)]
+        assert {row.prompt for row in found.rows} == {request["messages"][0]["content"][-1]["text"] for request in requests}
+        assert found.rows[0].tokens == (100, 20)
+        assert {code for row in found.rows for code, _ in row.faults} == {"not_json", "box_range"}
+        said = [json.loads(structured(n))["answer"] if structured(n)[0] == "{" else None for n in range(20)]
+        right = [found == WORDS[number % 3] for number, found in enumerate(said)]
+        assert found.results["answer accuracy"].mean == pytest.approx(sum(right) / 20)
+        # Valid, in words and in box: the chains that were composed without fault.
+        assert found.results["valid format"].mean == sum(not row.faults for row in found.rows) / 20
+        assert Evaluation.read(tmp_path / "e.json").rows == found.rows
+
+    def test_no_more_are_asked_at_once_than_allowed(self, tmp_path: Path) -> None:
+        under_way, most = 0, 0
+        lock = threading.Lock()
+
+        def answer(request: dict[str, Any], _: int) -> str:
+            nonlocal under_way, most
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            time.sleep(0.03)
+            with lock:
+                under_way -= 1
+            return structured(number_in(request))
+
+        with serve(answer) as (url, _):
+            evaluate(settings(write_questions(tmp_path, 24), url, concurrency=3))
+        assert 1 < most <= 3
+
+    def test_an_event_loop_goes_on(self, tmp_path: Path) -> None:
+        data = write_questions(tmp_path, 12)
+
+        async def both(url: str) -> tuple[Evaluation, Evaluation, int]:
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    ticks += 1
+                    await asyncio.sleep(0.001)
+
+            ticking = asyncio.create_task(tick())
+            waited = await evaluate_async(settings(data, url))
+            seen = ticks
+            ticking.cancel()
+            return waited, evaluate(settings(data, url)), seen  # in a notebook, whose loop waits
+
+        with serve(lambda request, _: structured(number_in(request))) as (url, _):
+            one, two, ticks = asyncio.run(both(url))
+        assert one.rows == two.rows
+        assert ticks > 3
+
+    def test_a_server_that_moved_is_the_same_and_other_images_are_not(self, tmp_path: Path) -> None:
+        data, out = write_questions(tmp_path, 3), str(tmp_path / "e.json")
+        with serve(lambda request, _: structured(number_in(request))) as (url, _):
+            evaluate(settings(data, url, output=out))
+        with serve(lambda request, _: pytest.fail("was asked")) as (url, requests):
+            assert evaluate(settings(data, url, output=out, concurrency=2, timeout_s=9)).known
+            for change, message in (
+                ({"image_format": "jpeg"}, "image_format was 'png', now 'jpeg'"),
+                ({"protocol": "direct"}, "protocol was 'structured', now 'direct'"),
+                ({"model": "other"}, "model was 'vlm', now 'other'"),
+                ({"max_pixels": 4096}, "max_pixels was None, now 4096"),
+            ):
+                with pytest.raises(ConfigError, match=message):
+                    evaluate(settings(data, url, output=out, **change))
+            assert requests == []
+
+    def test_a_thinker_of_the_caller_s(self, tmp_path: Path) -> None:
+        data = write_questions(tmp_path, 3)
+        with serve(lambda request, _: structured(number_in(request))) as (url, _):
+            thinker = ServedThinker(Endpoint(url, "vlm"))
+            found = evaluate(EvalSettings(data=str(data), protocol="structured"), thinker=thinker)
+        assert [row.reply for row in found.rows] == [structured(number) for number in range(3)]
+        assert thinker.usage.requests == 3
+
+
+REFUSALS: dict[str, tuple[Any, str]] = {
+    "key": ((401, {}, '{"error": {"message": "bad key"}}'), r"bad key.*SIF_TEST_KEY.*--api-key-env"),
+    "model": ((404, {}, '{"error": {"message": "The model `vlm` does not exist."}}'), "does not exist.*--model"),
+    "address": ((404, {}, '{"detail": "Not Found"}'), "Not Found.*--base-url"),
+    "quota": ((402, {}, '{"error": {"message": "Insufficient Balance"}}'), "Insufficient Balance.*Add credit"),
+}
+
+
+class TestWhatEndsIt:
+    @pytest.mark.parametrize("what", REFUSALS)
+    def test_a_wrong_setup_ends_it_at_once(self, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
+        said, words = REFUSALS[what]
+        data, out = write_questions(tmp_path, 30), tmp_path / "e.json"
+        with serve(lambda request, _: said) as (url, requests):
+            with pytest.raises(EndpointError, match=words) as caught:
+                evaluate(settings(data, url, output=str(out), retries=5, api_key_env="SIF_TEST_KEY"))
+            assert (caught.value.kind, len(requests)) == ("setup", 1)
+        assert "\n" not in str(caught.value)
+        assert list(tmp_path.glob("e.json*")) == []  # a start that failed leaves nothing behind
+        assert "exception" not in caplog.text.lower()  # asyncio logs the errors of tasks that nobody waited for
+
+    def test_no_server_at_all(self, tmp_path: Path) -> None:
+        with pytest.raises(EndpointError, match=r"cannot connect.*Is the server running"):
+            evaluate(settings(write_questions(tmp_path, 3), "http://127.0.0.1:9/v1", retries=5))
+
+    def test_the_key_that_ends_in_the_middle(self, tmp_path: Path) -> None:
+        data, out = write_questions(tmp_path, 30), str(tmp_path / "e.json")
+        said = REFUSALS["key"][0]
+        with (
+            serve(lambda request, number: structured(number_in(request)) if number < 10 else said) as (url, _),
+            pytest.raises(EndpointError, match="bad key"),
+        ):
+            evaluate(settings(data, url, output=out, concurrency=4))
+        assert len(self.kept(out)) == 10
+        self.resume(data, out, self.kept(out))
+
+    def kept(self, out: str) -> set[int]:
+        lines = journal_path(Path(out)).read_text().splitlines()[1:]
+        return {int(row["id"][1:]) for line in lines for row in json.loads(line) if not row["error"]}
+
+    def resume(self, data: Path, out: str, kept: set[int], **changes: Any) -> None:
+        """Asks what is left and nothing else, and comes to what an evaluation without faults comes to."""
+        with serve(lambda request, _: structured(number_in(request))) as (url, requests):
+            found = evaluate(settings(data, url, output=out, **changes))
+            whole = evaluate(settings(data, url))
+        every = set(range(len(whole.rows)))
+        assert set(numbers(requests[: len(every) - len(kept)])) == every - kept
+        assert len(requests) == 2 * len(every) - len(kept)
+        assert found.rows == whole.rows
+
+    @pytest.mark.parametrize("concurrency", [1, 8])
+    def test_an_outage_ends_it_and_loses_nothing(self, tmp_path: Path, concurrency: int) -> None:
+        data, out = write_questions(tmp_path, 60), str(tmp_path / "e.json")
+
+        def answer(request: dict[str, Any], number: int) -> Any:
+            return structured(number_in(request)) if number < 20 else (503, {}, "gone")
+
+        with (
+            serve(answer) as (url, requests),
+            pytest.raises(
+                EndpointError, match=r"10 questions in a row unanswered; the same command goes on.*gone"
+            ) as caught,
+        ):
+            evaluate(settings(data, url, output=out, concurrency=concurrency))
+        assert caught.value.code == "gave_up"
+        assert 30 <= len(requests) <= 30 + concurrency
+        assert self.kept(out) == set(numbers(requests[:20]))
+        self.resume(data, out, self.kept(out))
+
+    @pytest.mark.parametrize(("count", "error"), [(40, EndpointError), (4, ModelError)])
+    def test_an_outage_from_the_beginning(self, tmp_path: Path, count: int, error: type[Exception]) -> None:
+        data, out = write_questions(tmp_path, count), tmp_path / "e.json"
+        with serve(lambda request, _: (503, {}, "gone")) as (url, _), pytest.raises(error, match="gone"):
+            evaluate(settings(data, url, output=str(out)))
+        assert list(tmp_path.glob("e.json*")) == []
+
+    def test_single_failures_are_rows_and_asked_again_when_repeated(self, tmp_path: Path) -> None:
+        """One in three is not answered, never ten in a row; one is refused for itself."""
+        data, out = write_questions(tmp_path, 30), str(tmp_path / "e.json")
+
+        def answer(request: dict[str, Any], _: int) -> Any:
+            number = number_in(request)
+            if number == 5:
+                return 400, {}, '{"error": {"message": "this picture is too strange"}}'
+            return (500, {}, "oops") if number % 3 == 0 else structured(number)
+
+        with serve(answer) as (url, _):
+            found = evaluate(settings(data, url, output=out))
+        named = {int(row.id[1:]): row.error for row in found.rows if row.error}
+        assert set(named) == {5, *range(0, 30, 3)}
+        assert "this picture is too strange" in named[5]
+        assert "status 500" in named[3]
+        assert found.results["answer accuracy"].count == 30 - len(named)
+        self.resume(data, out, set(range(30)) - set(named))
+
+    def test_a_reply_is_kept_before_anything_else_happens(self, tmp_path: Path) -> None:
+        """Stopped by whoever is told of the first answer, the journal has it already."""
+        data, out = write_questions(tmp_path, 9), str(tmp_path / "e.json")
+
+        def stop(done: int, _: int) -> None:
+            if done:
+                raise KeyboardInterrupt
+
+        with (
+            serve(lambda request, _: structured(number_in(request))) as (url, requests),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            evaluate(settings(data, url, output=out, concurrency=1), progress=stop)
+        assert self.kept(out) == set(numbers(requests)) == {0}
+        self.resume(data, out, {0})
+
+    def test_a_cancelled_evaluation_keeps_its_answers(self, tmp_path: Path) -> None:
+        data, out = write_questions(tmp_path, 12), str(tmp_path / "e.json")
+        answered = threading.Event()
+        let_go = threading.Event()
+
+        def answer(request: dict[str, Any], number: int) -> str:
+            if number >= 6:
+                answered.set()
+                let_go.wait(20)
+            return structured(number_in(request))
+
+        async def run(url: str) -> None:
+            task = asyncio.create_task(evaluate_async(settings(data, url, output=out, concurrency=2)))
+            await asyncio.to_thread(answered.wait, 20)
+            await asyncio.sleep(0.2)
+            task.cancel()
+            await task
+
+        with serve(answer) as (url, requests):
+            with pytest.raises(asyncio.CancelledError):
+                asyncio.run(run(url))
+            let_go.set()
+        assert self.kept(out) == set(numbers(requests[:6]))
+        self.resume(data, out, self.kept(out))
+
+
+class TestTheBudget:
+    PRICES = {"prompt_price": 1000.0, "completion_price": 5000.0}  # 100 and 20 tokens: 0.1 + 0.1 = 0.2 an answer
+
+    @pytest.mark.parametrize("concurrency", [1, 8])
+    def test_it_stops_before_it_is_passed_and_goes_on_with_a_greater_one(self, tmp_path: Path, concurrency: int) -> None:
+        data, out = write_questions(tmp_path, 20), str(tmp_path / "e.json")
+        how = {**self.PRICES, "output": out, "concurrency": concurrency}
+        with serve(lambda request, _: structured(number_in(request))) as (url, requests):
+            # 1.5 pays for seven answers: 7 × 0.2 = 1.4.
+            with pytest.raises(BudgetError, match=r"cost 1\.4 of 1\.5.*13 questions are left.*greater --budget"):
+                evaluate(settings(data, url, budget=1.5, **how))
+            assert len(requests) == 7
+            with pytest.raises(BudgetError, match=r"cost 1\.4 of 1\.5"):  # what was paid before counts
+                evaluate(settings(data, url, budget=1.5, **how))
+            assert len(requests) == 7
+            found = evaluate(settings(data, url, budget=4.1, **how))
+            assert set(numbers(requests).values()) == {1}
+            assert found.rows == evaluate(settings(data, url)).rows
+
+    def test_one_goes_ahead_to_see_what_an_answer_costs(self, tmp_path: Path) -> None:
+        with serve(lambda request, _: structured(number_in(request))) as (url, requests):
+            with pytest.raises(BudgetError, match=r"cost 0\.2 of 0\.1.*4 questions are left"):
+                evaluate(settings(write_questions(tmp_path, 5), url, budget=0.1, concurrency=8, **self.PRICES))
+            assert len(requests) == 1
+            with pytest.raises(BudgetError, match="cost 0 of 0"):
+                evaluate(settings(write_questions(tmp_path, 5), url, budget=0, concurrency=8, **self.PRICES))
+            assert len(requests) == 1
+
+    def test_a_budget_that_is_just_enough(self, tmp_path: Path) -> None:
+        with serve(lambda request, _: structured(number_in(request))) as (url, _):
+            asked = settings(write_questions(tmp_path, 5), url, budget=1, **self.PRICES)
+            assert evaluate(asked).errors == 0
+
+    def test_failures_do_not_keep_it_waiting(self, tmp_path: Path) -> None:
+        """Nobody knows what an answer costs until one is there, and the first three are none."""
+
+        def answer(request: dict[str, Any], number: int) -> Any:
+            return (500, {}, "oops") if number < 3 else structured(number_in(request))
+
+        with serve(answer) as (url, _):
+            found = evaluate(settings(write_questions(tmp_path, 12), url, budget=99, **self.PRICES))
+        assert found.errors == 3
+
+    def test_questions_that_cannot_be_asked_are_not_left(self, tmp_path: Path) -> None:
+        data = write_questions(tmp_path, 12)
+        (tmp_path / "3.png").write_bytes(b"no picture")  # of questions 3 and 10
+        with serve(lambda request, _: structured(number_in(request))) as (url, _):
+            found = evaluate(settings(data, url, budget=2, **self.PRICES))
+        assert found.errors == 2
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"budget": 1}, "budget needs prices"),
+            ({"budget": 1, "base_url": None, "prompt_price": 1}, "budget is for a model on a server"),
+            ({"grammar": True, "base_url": None}, "grammar is for a model on a server"),
+            ({"grammar": True}, "grammar is for protocol chain, got structured"),
+            ({"model": None}, "base_url needs model"),
+        ],
+    )
+    def test_settings_that_make_no_sense(self, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            EvalSettings.from_values(
+                {"data": "q.jsonl", "base_url": "http://h/v1", "model": "m", "protocol": "structured", **change}
+            )
+
+
+CHAIN = (
+    '<think>\n<area>[{"bbox_2d":[0.100,0.200,0.600,0.900]}]</area>\n<text>Here.</text>\n</think>\n<answer>\nred\n</answer>'
+)
+
+THINK = CHAIN.removeprefix("<think>").partition("</think>")[0]
+PART = THINK[:50].strip()
+
+
+def choice(content: Any, finish: str = "stop", **more: Any) -> tuple[int, dict[str, str], str]:
+    return 200, {}, json.dumps({"choices": [{"message": {"content": content, **more}, "finish_reason": finish}]})
+
+
+@pytest.mark.parametrize(
+    ("said", "protocol", "completion", "problems", "complete"),
+    [
+        (choice(CHAIN), "chain", CHAIN, (), True),
+        # A reasoning parser has taken the think part for reasoning, and its tags away; a template has opened it.
+        (choice("<answer>\nred\n</answer>", reasoning_content=THINK), "chain", CHAIN, (), True),
+        (choice(CHAIN.removeprefix("<think>")), "chain", CHAIN, (), True),
+        (choice(None, reasoning_content=PART), "chain", f"<think>\n{PART}", ("no_content", "missing_tag"), True),
+        (choice(None, "length", reasoning=PART), "chain", f"<think>\n{PART}", ("cut_off", "missing_tag"), False),
+        (choice(CHAIN[:60], "length"), "chain", CHAIN[:60], ("missing_tag",), False),
+        (choice(None, refusal="I won't."), "chain", "", ("refused", "missing_tag"), True),
+        (choice(None, "content_filter"), "chain", "", ("refused", "missing_tag"), True),
+        (choice(None, reasoning_content="hm"), "chain", "", ("no_content", "missing_tag"), True),
+        (choice(None, tool_calls=[{"id": "1"}]), "chain", "", ("no_content", "missing_tag"), True),
+        (choice(""), "chain", "", ("missing_tag",), True),
+        (choice("red"), "direct", "red", (), True),
+        (choice("hm</think>red"), "direct", "hm</think>red", (), True),
+        (choice(None, refusal="I won't."), "direct", "", ("refused",), True),
+        (choice(None, reasoning_content="hm"), "direct", "", ("no_content",), True),
+        (choice(None, "length", reasoning_content="hm"), "direct", "", ("cut_off",), False),
+        (choice("re", "length"), "direct", "re", (), False),
+        (choice('{"steps": [', "length"), "structured", '{"steps": [', ("cut_off",), False),
+        (choice(None, "length", reasoning="hm"), "structured", "", ("cut_off",), False),
+        (choice(None, refusal="I won't."), "structured", "", ("refused", "not_json"), True),
+        (choice(None, reasoning_content='{"steps": [], "answer": "a"}'), "structured", "", ("no_content", "not_json"), True),
+        (choice("Sorry."), "structured", "Sorry.", ("not_json",), True),
+    ],
+)  # fmt: skip
+def test_replies_that_are_none_are_rows_with_their_reason(
+    tmp_path: Path, said: Any, protocol: str, completion: str, problems: tuple[str, ...], complete: bool
+) -> None:
+    with serve(lambda request, _: said) as (url, _):
+        found = evaluate(settings(write_questions(tmp_path, 1), url, protocol=protocol))
+    (row,) = found.rows
+    assert (row.error, row.completion, row.problems, row.complete) == ("", completion, problems, complete)
+    assert found.results["answer accuracy"].mean == ("red" in completion)
+    assert all(words for _, words in row.faults)
+    assert {code for code, _ in row.faults} <= set(problems)
+
+
+KEY = "planted-secret-key-123"
+
+
+class TestTheCommand:
+    def test_an_interruption_ends_it_cleanly(self, tmp_path: Path) -> None:
+        data, out = write_questions(tmp_path / "data", 40), tmp_path / "e.json"
+        hanging, release = threading.Event(), threading.Event()
+
+        def answer(request: dict[str, Any], number: int) -> str:
+            if number >= 10:
+                hanging.set()
+                release.wait(60)
+            return structured(number_in(request))
+
+        with serve(answer) as (url, requests):
+            words = ["eval", data, "--base-url", url, "--model", "vlm", "--protocol", "structured", "-o", out]
+            process = sif(*words)
+            assert hanging.wait(120), process.communicate()
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+            release.set()
+        assert process.returncode == 130
+        assert "the same command goes on where this one stopped" in said
+        assert "Traceback" not in said
+        assert "exception" not in said.lower()
+        TestWhatEndsIt().resume(data, str(out), set(numbers(requests[:10])))
+
+    def test_no_file_and_no_message_holds_the_key(self, tmp_path: Path) -> None:
+        """The server quotes it in replies and refusals; an address that holds one is refused before it is written down."""
+        data, out = write_questions(tmp_path / "data", 3), tmp_path / "out" / "e.json"
+
+        def answer(request: dict[str, Any], number: int) -> Any:
+            if number_in(request) == 1:
+                return 400, {}, json.dumps({"error": {"message": f"refused for {KEY}"}})
+            return f"You sent {KEY}. {structured(number_in(request))}"
+
+        with serve(answer) as (url, requests):
+            words = ["eval", data, "--model", "vlm", "--protocol", "structured", "-o", out, "--api-key-env", "SIF_TEST_KEY"]
+            process = sif(*words, "--base-url", url, env={"SIF_TEST_KEY": KEY})
+            _, said = process.communicate(timeout=120)
+        assert process.returncode == 3, said  # finished, one could not be asked
+        assert requests[0]["_headers"]["Authorization"] == f"Bearer {KEY}"
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert out in files
+        assert out.with_suffix(".html") in files
+        assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+        assert KEY not in said
+        assert "[key]" in out.read_text()
+
+    @pytest.mark.parametrize("url", [f"http://me:{KEY}@127.0.0.1:9/v1", f"http://127.0.0.1:9/v1?api_key={KEY}"])
+    def test_an_address_with_a_secret_is_written_down_nowhere(
+        self, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data, noted = write_questions(tmp_path, 3), []
+        real: Callable[..., None] = Path.unlink
+        monkeypatch.setattr(Path, "unlink", lambda self, **more: (noted.append(self.read_bytes()), real(self, **more)))
+        with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
+            evaluate(settings(data, url, output=str(tmp_path / "e.json")))
+        assert KEY not in str(caught.value)
+        assert noted == []  # nothing was written and taken back
+        assert [path for path in tmp_path.rglob("*.json*") if KEY.encode() in path.read_bytes()] == []

@@ -787,14 +787,20 @@ class _Meter:
         if self._budget is None:
             return True
         async with self._changed:
-            # Nobody knows yet what an answer costs: then one at a time.
-            await self._changed.wait_for(lambda: self._answers or not self._under_way)
-            likely = self.cost / self._answers if self._answers else 0.0
-            beyond = self.cost + (self._under_way + 1) * likely > self._budget
-            self._spent = self._spent or beyond or not self._budget
+            # While nobody knows what an answer costs, one at a time; and those under way may cost less than is likely.
+            await self._changed.wait_for(lambda: self._spent or not self._under_way or (self._answers and self._fits()))
+            if not self._spent and not self._fits():
+                self._spent = True
+                self._changed.notify_all()
             if not self._spent:
                 self._under_way += 1
             return not self._spent
+
+    def _fits(self) -> bool:
+        """Whether one more would stay within the budget, if it and those under way cost what others did."""
+        likely = self.cost / self._answers if self._answers else 0.0
+        budget = self._budget or 0.0
+        return budget > 0 and self.cost + (self._under_way + 1) * likely <= budget * (1 + 1e-9)
 
     async def ended(self, *, answered: bool = False) -> None:
         """One that was started has ended."""
