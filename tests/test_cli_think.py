@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -369,10 +370,11 @@ class TestPython:
 
     def test_depth_that_a_question_names_comes_first(self, album: Path) -> None:
         (question,) = [q for q in questions_about(album, "What?").questions if q.id == "a.png"]
-        (found,) = with_depth([question], None, album / "cache")
-        assert found.depth == album / "a.depth.png"
-        (found,) = with_depth([found], "none", album / "cache")
-        assert found.depth is None
+        named = replace(question, depth=album / "lone.depth.png")
+        for source in (None, "given"):
+            beside, kept = with_depth([question, named], source, album / "cache")
+            assert (beside.depth, kept.depth) == (album / "a.depth.png", album / "lone.depth.png")
+        assert [found.depth for found in with_depth([question, named], "none", album / "cache")] == [None, None]
 
     def test_thoughts_are_written_over_thoughts_alone(self, tmp_path: Path) -> None:
         file = tmp_path / "x.jsonl"
