@@ -47,6 +47,7 @@ MODEL = {
     "local teacher": ["data", "build", "r.jsonl", "-o", "a", "--depth", "none", "--teacher", "local", "--model", "model"],
     "depth model": ["data", "build", "r.jsonl", "-o", "b", "--depth", "./model", "--model", "m"],
     "merge": ["model", "merge", "adapter", "-o", "e"],
+    "app": ["app", "--model", "./model"],
 }
 TRAIN = {
     "sft": ["train", "sft", "sft.yaml"],
@@ -65,6 +66,7 @@ COMMANDS = {
     "datasets": {**TRAIN, **TABLES, "a saved dataset": ["data", "paths", "saved", "-o", "j.jsonl"]},
     "pyarrow": {**TRAIN, **TABLES, "parquet": ["data", "paths", "x.parquet", "-o", "k.jsonl"]},
     "ray": {"ray": ["data", "build", "r.jsonl", "-o", "l", "--depth", "none", "--model", "m", "--engine", "ray"]},
+    "gradio": {"app": MODEL["app"]},
 }
 
 

@@ -114,6 +114,8 @@ def test_thinking_asks_for_a_model(bare: Path, photo_folder: Path) -> None:
     assert "name one with --model" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (photo_folder / "cat.thought.html").exists()
+    done = run(bare, "sifthinker.cli", "app", cwd=photo_folder)
+    assert (done.returncode, "name one with --model" in done.stderr) == (2, True)
 
 
 def test_a_teacher_that_is_offered_and_gone_is_named_in_one_line(bare: Path, photo_folder: Path) -> None:

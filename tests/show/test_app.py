@@ -37,6 +37,8 @@ from sifthinker.thinker import Thinker, Thought
 from ..stand_in import serve, told
 
 pytest.importorskip("gradio")
+# Of Gradio's own queue, about what pandas 4 will do.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword")
 
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 # What Gradio's component for HTML would run, were it to take a value for a template.
@@ -401,6 +403,7 @@ def test_a_model_of_this_process_answers_and_is_stopped(
         ask(page)
         page.click("#stop")
         said(page, "Stopped before the end.", "#answer-0")
+        page.locator("#stop").wait_for(state="hidden")
         thinker.max_new_tokens = 4
         ask(page)  # the model is free again
         said(page, "4 written", "#answer-0")

@@ -144,6 +144,13 @@ class Outcome:
         return () if self.thought is None else self.thought.steps
 
 
+@dataclass(slots=True)
+class Bell:
+    """What somebody rings who wants no more of what is being written."""
+
+    rung: bool = False
+
+
 @dataclass(frozen=True)
 class Desk:
     """What the page does, without the page.
@@ -229,11 +236,27 @@ class Desk:
         return found, about
 
     def ask(
-        self, asker: Asker, image: Image.Image, photo: Photo, text: str, depth: DepthMap | None, question: Question | None
+        self,
+        asker: Asker,
+        image: Image.Image,
+        photo: Photo,
+        text: str,
+        depth: DepthMap | None = None,
+        question: Question | None = None,
+        bell: Bell | None = None,
     ) -> Iterator[Outcome]:
         """Ask one model and give the outcome as it grows: with each new step, and now and then between.
 
-        What goes wrong is the outcome's `error`.
+        Args:
+            asker: the model.
+            image: upright RGB.
+            photo: the same as it is shown.
+            text: the question as it is asked.
+            depth: of the image.
+            question: of the dataset, where it is one.
+            bell: ends the writing.
+        Yields:
+            At least one outcome; what goes wrong is its `error`.
         """
         outcome = Outcome(photo, question=question)
         yield outcome
@@ -245,6 +268,9 @@ class Desk:
             )
             with closing(growing):  # type: ignore[type-var]
                 for thought in growing:
+                    if bell is not None and bell.rung:
+                        yield replace(outcome, state="stopped")
+                        return
                     outcome = replace(outcome, thought=thought)
                     if len(outcome.steps) > seen or thought.seconds - shown_s > _GLANCE_S:
                         seen, shown_s = len(outcome.steps), thought.seconds
@@ -390,6 +416,7 @@ class _Page:
         self.names = [re.sub(r"[^\w.-]+", "-", Path(asker.name).name).strip("-.") or "model" for asker in desk.askers]
         with gr.Blocks(title="SIFThinker", analytics_enabled=False, fill_width=True, delete_cache=(3600, _FILES_S)) as made:
             self.chosen = gr.State(None)
+            self.bell = gr.State(Bell())
             self.outcomes = gr.State([], delete_callback=_forget)
             gr.HTML(_html("app_head.html", askers=desk.askers))
             with gr.Row(equal_height=False):
@@ -479,18 +506,15 @@ class _Page:
         self.list.input(self._pick, [self.list, self.search], picked, **quiet).then(outputs=seen, **look)
         for button, by in ((self.before, -1), (self.after, 1)):
             button.click(partial(self._move, by), [self.search, self.chosen], picked, **quiet).then(outputs=seen, **look)
-        asking = gr.on(
+        gr.on(
             [self.go.click, self.question.submit],
             self._ask,
-            [self.photo, self.depth, *told, self.use_depth, self.question, self.chosen, self.outcomes],
+            [self.photo, self.depth, *told, self.use_depth, self.question, self.chosen, self.outcomes, self.bell],
             [self.said, self.stop, self.outcomes, *self._all()],
             concurrency_limit=1 if local else self.desk.settings.concurrency,
             **quiet,
         )
-        answers = [column["answer"] for column in self.columns]
-        self.stop.click(
-            self._stopped, self.outcomes, [self.said, self.stop, self.outcomes, *answers], cancels=[asking], **quiet
-        )
+        self.stop.click(self._stop, self.bell, self.said, queue=False, **quiet)
         for number, column in enumerate(self.columns):
             column["slider"].input(
                 partial(self._step, number),
@@ -593,9 +617,11 @@ class _Page:
         text: str,
         chosen: int | None,
         before: list[Outcome],
+        bell: Bell,
     ) -> Iterator[list[Any]]:
         gr, desk = self.gr, self.desk
         _forget(before)
+        bell.rung = False
         hidden = gr.update(visible="hidden")
         try:
             image = desk.image(photo, chosen)
@@ -617,7 +643,7 @@ class _Page:
         for number, asker in enumerate(desk.askers):
             seen = -1
             photographed = replace(shown, number=number)
-            for outcome in desk.ask(asker, image, photographed, text, found, question):
+            for outcome in desk.ask(asker, image, photographed, text, found, question, bell):
                 moved = len(outcome.steps) != seen or outcome.state != "writing"
                 seen = len(outcome.steps)
                 outcomes = [*outcomes[:number], outcome, *outcomes[number + 1 :]]
@@ -626,12 +652,13 @@ class _Page:
                 columns = [column if other == number else still for other in range(len(desk.askers))]
                 said = said_view(f"Asking {asker.name} {about}")
                 yield [said, gr.update(visible=True), outcomes, *(part for parts in columns for part in parts)]
-        yield [said_view(f"Asked {about}"), hidden, outcomes, *([gr.skip()] * len(self._all()))]
+            if bell.rung:
+                break
+        yield [said_view("Stopped" if bell.rung else f"Asked {about}"), hidden, outcomes, *([gr.skip()] * len(self._all()))]
 
-    def _stopped(self, outcomes: list[Outcome]) -> list[Any]:
-        left = [replace(outcome, state="stopped") if outcome.state == "writing" else outcome for outcome in outcomes]
-        answers = [answer_view(outcome) for outcome in left] or [said_view("")] * len(self.columns)
-        return [said_view("Stopped"), self.gr.update(visible="hidden"), left, *answers]
+    def _stop(self, bell: Bell) -> str:
+        bell.rung = True
+        return said_view("Stopping …")
 
     def _step(self, number: int, step: float, outcomes: list[Outcome]) -> Any:
         return step_view(outcomes[number], int(step)) if number < len(outcomes) else self.gr.skip()
