@@ -28,6 +28,7 @@ from sifthinker.lmms.settings import LmmsSettings
 
 from .benchmarks.answered import chain
 from .benchmarks.published import write_sat, write_spatialbench
+from .benchmarks.test_ovdeval import write as write_ovdeval
 from .test_lmms import Told
 
 FOLDER = Path(__file__).parents[1] / "configs" / "lmms_eval"
@@ -222,6 +223,25 @@ def test_a_completion_comes_to_the_row_of_sif_eval(tmp_path: Path) -> None:
     lenient = numbers["SpatialBench"].lenient
     assert lenient is not None
     assert tasks.aggregate([result["spatialbench_lenient"] for result in results]) == lenient.mean
+
+
+def test_numbers_of_boxes_are_those_of_sif_eval(tmp_path: Path) -> None:
+    data = write_ovdeval(tmp_path)
+    found = documents(place("ovdeval", data, split="all"))
+
+    def say(question: str) -> str:
+        return chain([(0, 0, 0.5, 1)], "yes" if "red car" in question else "no")
+
+    numbers = benchmark("ovdeval").numbers(evaluated("ovdeval", data, "all", say).rows)
+    theirs = scored(found, [say(document["question"]) for document in found])
+    for metric, (title, lenient) in tasks.metrics_of("ovdeval").items():
+        wanted = numbers[title].lenient if lenient else numbers[title].strict
+        assert wanted is not None
+        assert theirs[metric] == wanted.mean
+    # Five images show red, red, two red, blue, blue: of ten questions the four of the last two are answered wrongly.
+    assert theirs["presence"] == 0.6
+    # Red: 3 of 5 boxes are right and 3 of 4 found, which are 76 of the 101 recalls; blue: none of 2.
+    assert theirs["nms_ap"] == pytest.approx((3 / 5 * 76 / 101 + 0) / 2)
 
 
 def test_estimated_depth_is_read_and_not_measured(tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def _end_of_words(text: str) -> int:
     return words
 
 
-def find_regions(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> list[tuple[Region, ...]]:
+def find_regions(text: str, *, with_depth: bool | None = True, frame: Frame = UNIT) -> list[tuple[Region, ...]]:
     """The regions of every well-formed area in order, whatever else in the text is broken.
 
     An area is an `<area>` whose next tag is `</area>`, with a valid region list between. Never raises.

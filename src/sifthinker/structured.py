@@ -58,8 +58,9 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 def compose(reply: str, frame: Frame, *, with_depth: bool) -> tuple[str, tuple[Problem, ...]]:
     """The chain that a structured reply comes to.
 
-    What cannot be read is left out and named, as the lenient reader of chains does: a step with a wrong region has no area,
-    a reply without its object has nothing. Nothing is guessed or repaired.
+    What cannot be read is left out and named, as the lenient reader of chains does: a step with a wrong region is not there, a
+    reply without its object has nothing. Nothing is guessed or repaired. A chain whose last step is left out ends on an empty
+    area, so that no scorer takes the one before for what the model ended on.
 
     Args:
         reply: of the model, whatever stands around its JSON object.
@@ -110,15 +111,20 @@ def _read_steps(steps: Any, frame: Frame, with_depth: bool) -> tuple[Steps, list
         return [], [Problem("bad_steps", 0, f"steps is {_kind(steps)}, wanted a list")]
     problems = [] if steps else [Problem("no_step", 0, "steps is an empty list")]
     found: Steps = []
+    lost = False  # whether the last step is left out
     for number, step in enumerate(steps, 1):
         if not isinstance(step, dict):
             problems.append(Problem("bad_steps", 0, f"step {number} is {_kind(step)}, wanted an object"))
+            lost = True
             continue
         regions, faults = _read_regions(step.get("regions"), frame, with_depth)
         words, wrong = _words(step.get("text"), "blank_text", "text")
         problems += [Problem(code, 0, f"step {number}: {message}") for code, message in (*faults, *wrong)]
+        lost = bool(faults)
         if not faults:
             found.append((regions, words))
+    if lost:
+        found.append(((), ""))
     return found, problems
 
 

@@ -280,8 +280,8 @@ def test_a_direct_answer_is_a_box_in_fractions(said: str, own: float, first: flo
 
 def test_a_depth_that_is_missing_or_too_many_leaves_the_box() -> None:
     text = '<think><area>[{"bbox_2d":[0,0,0.5,1],"depth":0.4}]</area><text>It.</text></think><answer>left</answer>'
-    for with_depth in (True, False):
-        assert last_area(text, with_depth=with_depth, frame=UNIT).tolist() == [list(LEFT)]
-    assert last_area(text.replace("</area>", ""), with_depth=True, frame=UNIT).shape == (0, 4)
+    for stated in (text, text.replace(',"depth":0.4', "")):
+        assert last_area(stated, frame=UNIT).tolist() == [list(LEFT)]
+    assert last_area(text.replace("</area>", ""), frame=UNIT).shape == (0, 4)
     thought = Thought("?", Image.new("RGB", (4, 4)), None, text)
     assert one_box(thought).tolist() == box_around(thought).tolist() == [list(LEFT)]

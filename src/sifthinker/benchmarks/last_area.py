@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from sifthinker.boxes import Boxes, pairwise_iou, union_box
-from sifthinker.chain import Region, find_regions, region_boxes
+from sifthinker.chain import find_regions, region_boxes
 from sifthinker.coordinates import Frame
 from sifthinker.evaluation.benchmark import Metric
 from sifthinker.evaluation.questions import Question
@@ -19,30 +19,28 @@ _SIDE = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*"
 _BOX = re.compile(rf"[\[(]{_SIDE},{_SIDE},{_SIDE},{_SIDE}[\])]")
 
 
-def last_area(text: str, *, with_depth: bool, frame: Frame) -> Boxes:
+def last_area(text: str, *, frame: Frame) -> Boxes:
     """The boxes of the last area of a chain, none where that one cannot be read, whatever stands before it.
 
     What is asked for is boxes: a depth that is missing or superfluous does not matter here.
 
     Args:
         text: the chain.
-        with_depth: whether its regions should state their depth.
         frame: what the numbers of its boxes stand for.
     Returns:
         (N, 4) unit xyxy.
     """
     start = text.rfind("<area>")
-    return _NONE if start < 0 else _last(text[start:], with_depth, frame)
+    return _NONE if start < 0 else _last(text[start:], frame)
 
 
-def last_readable_area(text: str, *, with_depth: bool, frame: Frame) -> Boxes:
+def last_readable_area(text: str, *, frame: Frame) -> Boxes:
     """The boxes of the last area that can be read, (N, 4) unit xyxy; see `last_area` for the arguments."""
-    return _last(text, with_depth, frame)
+    return _last(text, frame)
 
 
-def _last(text: str, with_depth: bool, frame: Frame) -> Boxes:
-    found: list[tuple[Region, ...]] = find_regions(text, with_depth=with_depth, frame=frame)
-    found = found or find_regions(text, with_depth=not with_depth, frame=frame)
+def _last(text: str, frame: Frame) -> Boxes:
+    found = find_regions(text, with_depth=None, frame=frame)
     return region_boxes(found[-1]) if found else _NONE
 
 
@@ -57,7 +55,7 @@ def one_box(thought: Thought) -> Boxes:
     """
     if thought.direct:
         return _box_of(_BOX.fullmatch((thought.answer or "").strip().removesuffix(".")))
-    boxes = last_area(thought.text, with_depth=thought.depth is not None, frame=thought.frame)
+    boxes = last_area(thought.text, frame=thought.frame)
     return boxes if len(boxes) == 1 else _NONE
 
 
@@ -71,7 +69,7 @@ def box_around(thought: Thought) -> Boxes:
     """
     if thought.direct:
         return _box_of(_BOX.search(thought.answer or ""))
-    return union_box(last_readable_area(thought.text, with_depth=thought.depth is not None, frame=thought.frame))
+    return union_box(last_readable_area(thought.text, frame=thought.frame))
 
 
 def _box_of(match: re.Match[str] | None) -> Boxes:

@@ -244,7 +244,7 @@ def strictly_found(row: Row) -> tuple[Boxes, int]:
         return np.zeros((0, 4)), 0 if row.boxes else 1
     if stated == "no":
         return np.zeros((0, 4)), 0
-    boxes = last_area(row.completion, with_depth=row.depth is not None, frame=row.frame)[:_MOST]
+    boxes = last_area(row.completion, frame=row.frame)[:_MOST]
     return boxes, 0 if len(boxes) or row.boxes else 1  # a yes without a box, where there is nothing
 
 
@@ -252,7 +252,7 @@ def leniently_found(row: Row) -> tuple[Boxes, int]:
     """The boxes of the last area that can be read, unless the answer is no."""
     if said_polar(row.answer) == "no":
         return np.zeros((0, 4)), 0
-    return last_readable_area(row.completion, with_depth=row.depth is not None, frame=row.frame)[:_MOST], 0
+    return last_readable_area(row.completion, frame=row.frame)[:_MOST], 0
 
 
 def kept(boxes: Boxes, labels: NDArray[np.int64], truth: Boxes, of: NDArray[np.int64], *, strict: bool) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ def boxes_of(row: Row, size: tuple[int, int], numbers: BoxNumbers, resizer: Resi
     Returns:
         "" where the last area cannot be read.
     """
-    boxes = last_area(row.completion, with_depth=row.depth is not None, frame=row.frame)
+    boxes = last_area(row.completion, frame=row.frame)
     found = _scaled(boxes, size, numbers, resizer or Resizer())
     return "" if not found else json.dumps(found[0] if len(found) == 1 else found)
 
