@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import cache
@@ -61,6 +62,19 @@ def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny_vlm")
     write_tiny_vlm(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wordy_vlm(tiny_vlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with weights eight times as large: it writes other words about every image and question, and many."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("wordy") / "vlm"
+    shutil.copytree(tiny_vlm, folder)
+    weights = load_file(folder / "model.safetensors")
+    louder = {name: weight * 8 if weight.ndim > 1 else weight for name, weight in weights.items()}
+    save_file(louder, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,59 @@ class TestThinker:
 
     def test_half_precision_models_are_fed_their_own_kind(self, tiny_vlm: Path) -> None:
         Thinker.load(tiny_vlm, device="cpu", dtype="bfloat16", max_new_tokens=2).think(IMAGE, "Why?", DEPTH)
+
+
+@pytest.fixture(scope="module")
+def wordy(wordy_vlm: Path) -> Thinker:
+    return Thinker.load(wordy_vlm, device="cpu", max_new_tokens=30)
+
+
+class TestStreams:
+    @pytest.mark.parametrize("protocol", ["chain", "structured", "direct"])
+    def test_a_stream_ends_with_what_think_gives(self, wordy: Thinker, protocol: Any) -> None:
+        *parts, last = wordy.stream(IMAGE, "Which is nearer?", DEPTH, protocol=protocol)
+        alone = wordy.think(IMAGE, "Which is nearer?", DEPTH, protocol=protocol)
+        for name in ("text", "reply", "faults", "complete", "tokens", "protocol", "frame"):
+            assert getattr(last, name) == getattr(alone, name), name
+        assert len(parts) > 1
+        said = [part.reply or part.text for part in parts]
+        assert said == sorted(said, key=len)
+        assert all((last.reply or last.text).startswith(text.strip()) for text in said)
+        assert not any(part.complete or part.faults for part in parts)
+
+    def test_what_a_template_opens_is_there_from_the_beginning(self, wordy: Thinker) -> None:
+        """A model that was made to reason begins behind `<think>`; see `opened_by_template`."""
+        opened = LocalThinker(wordy.model, wordy.processor, max_new_tokens=4)
+        opened._opening = "<think>\n"
+        found = list(opened.stream(IMAGE, "Why?", DEPTH))
+        assert all(thought.text.startswith("<think>\n") for thought in found)
+        assert found[-1].text == opened.think(IMAGE, "Why?", DEPTH).text
+
+    def test_who_stops_listening_ends_the_generation(self, wordy: Thinker) -> None:
+        """It would write 4,000 tokens, which takes minutes; it is over when `close` returns."""
+        before = threading.active_count()
+        steps = 0
+
+        def counted(*_: Any) -> None:
+            nonlocal steps
+            steps += 1
+
+        hook = wordy.model.register_forward_hook(counted)
+        try:
+            patient = LocalThinker(wordy.model, wordy.processor, max_new_tokens=4000)
+            growing = patient.stream(IMAGE, "Why?", DEPTH)
+            assert not next(growing).complete
+            growing.close()
+        finally:
+            hook.remove()
+        assert 1 <= steps < 2000
+        assert threading.active_count() == before
+
+    def test_errors_come_to_the_listener(self, wordy: Thinker) -> None:
+        with pytest.raises(ImageError, match="a special token"):
+            next(wordy.stream(IMAGE, "What does <image> mean?", DEPTH))
+        with pytest.raises(ValueError, match="no_such_option"):
+            list(wordy.stream(IMAGE, "Why?", DEPTH, no_such_option=3))
 
 
 def test_folders_that_are_no_models(tmp_path: Path) -> None:
