@@ -20,6 +20,7 @@ from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.lmms.tasks import metrics_of
 from sifthinker.training.settings import make_config
 
+from ..engine.test_estimators import depth_model  # noqa: F401 - a fixture
 from ..small_data import write_records
 from ..stand_in import serve
 from .environments import ROOT, Environment, prepare
@@ -119,10 +120,9 @@ def assert_same(run: Run, task: str, ours: Evaluation, name: str) -> None:
     """Every row and every number of a task is that of `sif eval`."""
     metrics = metrics_of(name)
     rows = run.rows(task, next(iter(metrics)))
-    kept = ("id", "completion", "reply", "answer", "verdict", "problems", "values", "depth", "complete", "error")
-    assert [{key: row.get(key) for key in kept} for row in rows] == [
-        {key: row.to_json().get(key) for key in kept} for row in ours.rows
-    ]
+    assert len(rows) == 10
+    for row, known in zip(rows, ours.rows, strict=True):
+        assert row == {key: value for key, value in known.to_json().items() if key != "tokens"}
     numbers = benchmark(name).numbers(ours.rows)
     for metric, (title, lenient) in metrics.items():
         found = numbers.get(title)
@@ -229,19 +229,22 @@ def choose(request: dict[str, Any], number: int) -> str:
     return f"<think>\n{step}\n</think>\n<answer>\n{option[1] if option else 'there'}\n</answer>"
 
 
-def test_tasks_of_lmms_eval(harness: Harness) -> None:
-    """Runs its own RefCOCO and V*Bench, which get the boxes of the last area and letters."""
+def test_tasks_of_lmms_eval(harness: Harness, depth_model: Path) -> None:  # noqa: F811 - the fixture
+    """Runs its own RefCOCO and V*Bench with estimated depth: they get the boxes of the last area, and letters."""
     folder = write_own(harness.folder / "own", harness.lmms)
     tasks = ["own_refcoco_bbox_rec_val", "own_vstar_bench"]
     with serve(choose) as (url, requests):
-        args = f"pretrained=blocks,base_url={url},letters=true,grounding=auto"
+        args = f"pretrained=blocks,base_url={url},letters=true,depth={depth_model}"
         run = harness.run(folder, tasks, args)
-        texts = [request["messages"][0]["content"][-1]["text"] for request in requests]
-    assert len(texts) == 20
+        asked = [request["messages"][0]["content"] for request in requests]
+    assert len(asked) == 20
+    assert {tuple(part["type"] for part in parts) for parts in asked} == {("image_url", "image_url", "text")}
+    texts = [parts[-1]["text"] for parts in asked]
+    assert all("the second is its depth" in text for text in texts)
     assert not [text for text in texts if "directly" in text or "floating point" in text]
+    assert set(run.answers("own_refcoco_bbox_rec_val")) == {"[0.1, 0.25, 0.6, 0.75]"}
     assert run.number("own_refcoco_bbox_rec_val", "refcoco_ACC@0.5") == 0.5
     assert run.number("own_refcoco_bbox_rec_val", "refcoco_IoU") == pytest.approx(0.5)
-    assert set(run.answers("own_refcoco_bbox_rec_val")) == {"[0.1, 0.25, 0.6, 0.75]"}
     assert run.answers("own_vstar_bench") == ["B"] * 10
     assert run.number("own_vstar_bench", "vstar_overall_acc") == 50
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, get_args
 
@@ -162,15 +163,22 @@ class _Said(Thinker):
         return [self.thought]
 
 
-def row_of(question: Question, reply: Reply, benchmark: Benchmark) -> Row:
+def row_of(question: Question, reply: Reply, benchmark: Benchmark, root: Path) -> Row:
     """The row of a question that was answered elsewhere: the one that `sif eval` makes of the same completion.
 
     Depth that was estimated is not kept, so that such a row has no depth consistency.
+
+    Args:
+        question: of the benchmark.
+        reply: to it.
+        benchmark: whose own values the row has too.
+        root: folder that the names of images are relative to.
     """
     said = _Said(reply)
     (row,) = ask(
         said,
         [question],
+        root,
         protocol=reply.protocol,
         coordinates=reply.frame.space,
         rgb_only=reply.depth != "given",

@@ -22,7 +22,7 @@ from sifthinker.benchmarks import benchmark
 from sifthinker.errors import ConfigError, need
 from sifthinker.evaluation.benchmark import Benchmark
 from sifthinker.evaluation.metrics import Row
-from sifthinker.evaluation.questions import Question
+from sifthinker.evaluation.questions import Question, questions_root
 from sifthinker.lmms.replies import Reply, row_of
 from sifthinker.prompts import with_choices
 
@@ -154,7 +154,8 @@ def doc_to_target(document: Mapping[str, Any]) -> str:
 def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Metric → what `aggregate` needs of one answer: the row that `sif eval` writes of it."""
     found = benchmark(document["benchmark"])
-    row = row_of(_question(document), Reply.from_text(results[0] if results else ""), found).to_json()
+    root = questions_root(document["data"], document["images"] or None)
+    row = row_of(_question(document), Reply.from_text(results[0] if results else ""), found, root).to_json()
     return {metric: {"benchmark": found.name, "metric": metric, "row": row} for metric in metrics_of(found.name)}
 
 
