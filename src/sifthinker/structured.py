@@ -58,9 +58,9 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 def compose(reply: str, frame: Frame, *, with_depth: bool) -> tuple[str, tuple[Problem, ...]]:
     """The chain that a structured reply comes to.
 
-    What cannot be read is left out and named, as the lenient reader of chains does: a step with a wrong region is not there, a
-    reply without its object has nothing. Nothing is guessed or repaired. A chain whose last step is left out ends on an empty
-    area, so that no scorer takes the one before for what the model ended on.
+    What cannot be read is left out and named, as the lenient reader of chains does: a step with a wrong region is not
+    there, a reply without its object has nothing. Nothing is guessed or repaired. A chain whose last step is left out ends
+    on an empty area, so that no scorer takes the one before for what the model ended on.
 
     Args:
         reply: of the model, whatever stands around its JSON object.

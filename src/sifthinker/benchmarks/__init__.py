@@ -53,6 +53,18 @@ def benchmark(name: str) -> Benchmark:
     return found
 
 
+def place_of(name: str) -> str:
+    """The Hugging Face name of a benchmark's files, which are taken where no others are named.
+
+    Raises:
+        ConfigError: no such benchmark, or it has no such name.
+    """
+    found = benchmark(name)
+    if not found.hub:
+        raise ConfigError(f"{name} needs its files: say where with --data ({found.source})")
+    return found.hub
+
+
 def read_benchmark(
     name: str,
     data: str | os.PathLike[str] | None = None,
@@ -76,10 +88,7 @@ def read_benchmark(
     found = benchmark(name)
     if split is not None and split not in found.splits:
         raise ConfigError(f"{name} has no split {split!r}; wanted {', '.join(found.splits)}")
-    source = data or found.hub
-    if not source:
-        raise ConfigError(f"{name} needs its files: say where with --data ({found.source})")
-    return found.read(source, split or found.splits[0], images=images, limit=limit)
+    return found.read(data or place_of(name), split or found.splits[0], images=images, limit=limit)
 
 
 def evaluate_benchmark(

@@ -166,7 +166,7 @@ def published(
     shows_help: bool,
 ) -> None:
     """Measure a model on a published benchmark: its own numbers, strictly scored, and as its official scorer counts."""
-    from sifthinker.benchmarks import benchmark, read_benchmark
+    from sifthinker.benchmarks import benchmark, place_of, read_benchmark
 
     name = str(ctx.info_name)
     found = benchmark(name)
@@ -179,7 +179,7 @@ def published(
         click.echo("\n".join(click.wrap_text(line, 78, "  ", "    ") for line in lines))
         return
     quiet_libraries()
-    values = {"data": data or found.hub, "show_choices": found.show_choices, **given}
+    values = {"data": data or place_of(name), "show_choices": found.show_choices, **given}
     results = {}
     for settings in _for_each_model(values, models, stem=f"{name}-{given['split']}" if "split" in given else name):
         questions = read_benchmark(name, settings.data, split=settings.split, images=settings.images, limit=settings.limit)

@@ -1,0 +1,247 @@
+"""`sif eval NAME` from published files to the benchmark's table, for each benchmark: ten questions, numbers by hand.
+
+Every second answer is right. The others state nothing that can be read strictly, and something that a lenient scorer reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sifthinker.benchmarks import NAMES, benchmark, read_benchmark
+from sifthinker.benchmarks.choices import right_letter
+from sifthinker.cli.main import main
+from sifthinker.evaluation.questions import Question
+
+from ..stand_in import serve
+from . import test_ovdeval, test_refcoco, test_tallyqa, test_viscot
+from .answered import chain
+from .published import write_cv_bench, write_sat, write_spatialbench, write_vstar
+
+pytest.importorskip("datasets")
+
+
+def _viscot(folder: Path) -> Path:
+    folder.mkdir()
+    return test_viscot.write(folder, test_viscot.conversations(["Yes"] * 5 + ["No"] * 5), test_viscot.boxes(10))
+
+
+def _refcoco(folder: Path) -> Path:
+    folder.mkdir()
+    return test_refcoco.write(folder)
+
+
+def _ovdeval(folder: Path) -> Path:
+    folder.mkdir()
+    return test_ovdeval.write(folder)
+
+
+def _tallyqa(folder: Path) -> Path:
+    folder.mkdir()
+    return test_tallyqa.write(folder, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+
+
+def _letter(question: Question) -> str:
+    return right_letter(question) or question.answers[0]
+
+
+def _box(question: Question) -> str:
+    return chain(question.boxes or [(0, 0, 1, 1)], question.answers[0] if question.answers else "it")
+
+
+Numbers = dict[str, tuple[float, float | None]]  # headline → (strict, lenient)
+# name: (files, right answer, other answer, numbers). Right are those of the questions 0, 2, 4, 6 and 8.
+CASES: dict[str, tuple[Callable[[Path], Path], Callable[[Question], str], Callable[[Question], str], Numbers]] = {
+    # Right letters C A A B B A A B B A; ADE20K has the first four, COCO two, Omni3D four. The first letter of "B, or A" is
+    # B, which is right of the questions 3 and 7.
+    "cv-bench": (
+        write_cv_bench,
+        _letter,
+        lambda _: "B, or A",
+        {
+            "CV-Bench": ((0.5 + 0.5) / 2, (0.625 + 0.75) / 2),
+            "2D": ((2 / 4 + 1 / 2) / 2, (3 / 4 + 1 / 2) / 2),
+            "3D": (2 / 4, 3 / 4),
+            "Count": (2 / 3, 2 / 3),
+            "Relation": (1 / 3, 2 / 3),
+            "Depth": (1 / 2, 2 / 2),
+            "Distance": (1 / 2, 1 / 2),
+        },
+    ),
+    # D is right of the first six, B of the other four; both letters stand in "B, or D".
+    "vstar": (
+        lambda folder: write_vstar(folder, lines=True),
+        _letter,
+        lambda _: "B, or D",
+        {"Overall": (0.5, 1), "Attribute": (0.5, 1), "Spatial": (0.5, 1)},
+    ),
+    # The first six have several images. The first option in their order is right of the questions 1 and 3.
+    "sat": (
+        write_sat,
+        lambda question: question.answers[0],
+        lambda question: " or ".join(question.choices),
+        {"SAT": (5 / 10, 7 / 10), "single image": (2 / 4, 2 / 4), "several images": (3 / 6, 5 / 6)},
+    ),
+    # Two of each kind, of which the first is right: half a pair of existence earns nothing, half a pair of size or reach one
+    # of three points. The right answer stands in the other one, but a count must be the answer.
+    "spatialbench": (
+        write_spatialbench,
+        lambda question: question.answers[0],
+        lambda question: f"{question.answers[0]}, or not",
+        {
+            "SpatialBench": ((0 + 1 / 2 + 1 / 2 + 1 / 3 + 1 / 3) / 5, (1 + 1 / 2 + 1 + 1 + 1) / 5),
+            "Existence": (0, 1),
+            "Counting": ((1 + 0) / 2, (1 + 0) / 2),
+            "Position": (1 / 2, 1),
+            "Size": (1 / 3, 1),
+            "Reach": (1 / 3, 1),
+        },
+    ),
+    # Answers have no official rule.
+    "viscot": (
+        _viscot,
+        lambda question: question.answers[0],
+        lambda _: "Yes or no",
+        {"answers": (0.5, None), "answer score": (0.5, None), "vsr": (0.5, None)},
+    ),
+    # Counts 1 to 10, the first five simple. What states two numbers is off by the most there can be from 0 to 15: of 2 and 4
+    # by 13 and 11, of 6, 8 and 10 by 9, 8 and 10.
+    "tallyqa": (
+        _tallyqa,
+        lambda question: question.answers[0],
+        lambda question: f"{question.answers[0]} or 12",
+        {
+            "simple": (3 / 5, 1),
+            "complex": (2 / 5, 1),
+            "all": (5 / 10, 1),
+            "simple RMSE": (((13**2 + 11**2) / 5) ** 0.5, 0),
+            "complex RMSE": (((9**2 + 8**2 + 10**2) / 5) ** 0.5, 0),
+        },
+    ),
+    # The right box twice is two boxes, around which the right one lies; of these HIoU pays (1 + 1/2) / 2.
+    "refcoco": (
+        _refcoco,
+        _box,
+        lambda question: chain([*question.boxes, question.boxes[0]], "it"),
+        {"accuracy at IoU 0.5": (0.5, 1), "mean IoU": (0.5, 1), "final HIoU": ((1 + 0.75) / 2, None)},
+    ),
+    # Every label that is there is found (4 red, 2 blue boxes); of each that is not (2 red, 3 blue), a false box. With equal
+    # confidences the precisions are 4/6 and 2/5. In COCO's order of images the false red ones come last, and cost nothing.
+    "ovdeval": (
+        _ovdeval,
+        _box,
+        lambda _: chain([(0, 0, 1, 1)], "I cannot say"),
+        {
+            "NMS-AP": ((4 / 6 + 2 / 5) / 2, (1 + 2 / 5) / 2),
+            "NMS-AP at 0.5": ((4 / 6 + 2 / 5) / 2, (1 + 2 / 5) / 2),
+            "color": ((4 / 6 + 2 / 5) / 2, (1 + 2 / 5) / 2),
+            "presence": (5 / 10, None),
+        },
+    ),
+}
+
+
+def sif(*words: Any) -> Result:
+    return CliRunner().invoke(main, ["eval", *map(str, words)])
+
+
+def run(name: str, tmp_path: Path) -> tuple[dict[str, Any], Result]:
+    files, right, wrong, _ = CASES[name]
+    data = files(tmp_path / "data")
+    asked = read_benchmark(name, data, split="all" if name in ("viscot", "ovdeval") else None)
+    assert len(asked) == 10
+    said = [{"id": q.id, "completion": (wrong if n % 2 else right)(q)} for n, q in enumerate(asked)]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+    direct = [] if right is _box else ["--direct"]
+    output = tmp_path / "e.json"
+    result = sif(name, "--data", data, "--completions", tmp_path / "said.jsonl", "-o", output, *direct)
+    assert result.exit_code == 0, result.output
+    body: dict[str, Any] = json.loads(output.read_text())
+    return body, result
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_table_of_ten_questions(name: str, tmp_path: Path) -> None:
+    body, result = run(name, tmp_path)
+    wanted = CASES[name][3]
+    table = body["benchmark"]["table"]
+    assert list(table) == list(wanted)
+    for headline, (strict, lenient) in wanted.items():
+        assert table[headline]["strict"]["mean"] == pytest.approx(strict, abs=2e-3 if name == "ovdeval" else 1e-9), headline
+        found = table[headline]["lenient"]
+        if lenient is None:
+            assert found is None, headline
+        else:
+            assert found["mean"] == pytest.approx(lenient, abs=2e-3 if name == "ovdeval" else 1e-9), headline
+        assert f"{strict:.3f}" in result.stdout
+    # What every question came to is in the file, and its page shows the table.
+    assert [row["error"] for row in body["rows"]] == [""] * 10
+    assert all(row["completion"] for row in body["rows"])
+    assert body["benchmark"]["title"] in (tmp_path / "e.html").read_text()
+
+
+def test_a_served_model_is_asked_with_the_choices_and_goes_on(tmp_path: Path) -> None:
+    """Two models, one after the other; the second time nothing is asked."""
+    data = write_cv_bench(tmp_path / "cv")
+
+    def answer(request: dict[str, Any], number: int) -> str:
+        return "(A)" if request["model"] == "first" else "(B)"
+
+    with serve(answer) as (address, requests):
+        words = ["cv-bench", "--data", data, "--base-url", address, "--model", "first", "--model", "second", "--direct"]
+        with working_in(tmp_path):
+            result = sif(*words)
+            again = sif(*words)
+    assert result.exit_code == again.exit_code == 0, result.output + again.output
+    assert len(requests) == 20
+    prompts = [request["messages"][0]["content"][-1]["text"] for request in requests]
+    assert prompts[0].endswith("Question: Question 0?\n(A) 1\n(B) 0\n(C) 3\n(D) 2")
+    # A is right of 1, 2, 5, 6 and 9; B of 3, 4, 7 and 8: (2/4 + 1/2) / 2 with 2/4, and (1/4 + 1/2) / 2 with 2/4.
+    assert "0.500" in result.stdout.split("strict: mean")[1]
+    assert f"{((1 / 4 + 1 / 2) / 2 + 2 / 4) / 2:.3f}" in result.stdout.split("strict: mean")[1]
+    found = [json.loads((tmp_path / f"runs/eval/cv-bench-{name}.json").read_text()) for name in ("first", "second")]
+    assert [one["benchmark"]["table"]["CV-Bench"]["strict"]["mean"] for one in found] == [0.5, 0.4375]
+
+
+@contextlib.contextmanager
+def working_in(path: Path) -> Iterator[None]:
+    """Inside another working folder, where results go by default."""
+    before = Path.cwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cv-bench", "--model", "m", "--split", "val"), "cv-bench has no split 'val'; wanted test"),
+        (("tallyqa", "--model", "m"), "tallyqa needs its files: say where with --data"),
+        (("cv-bench", "--data", "nowhere", "--model", "m"), "no such file or folder"),
+        (("cv-bench", "--model", "a", "--model", "b", "-o", "x.json"), "-o names one file and there are several models"),
+        (("vstarr", "--model", "m"), "vstarr"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(words: tuple[str, ...], said: str) -> None:
+    result = sif(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_a_help_page(name: str) -> None:
+    result = sif(name, "--help")
+    assert result.exit_code == 0, result.output
+    found = benchmark(name)
+    assert found.title in result.stdout
+    assert all(f"{headline.name}:" in result.stdout for headline in found.headlines)
