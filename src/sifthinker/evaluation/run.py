@@ -724,8 +724,22 @@ class _Run:
         """Warn where most chains state boxes in another space than they are read in: their metrics mean nothing."""
         if self.settings.direct:
             return
+        asked = [row for row in rows if not row.error]
+        if self.settings.protocol == "structured":
+            # What does not fit is left out of what is composed, so that it cannot be looked at there.
+            wrong = sum(not {"box_range", "box_order"}.isdisjoint(row.problems) for row in asked)
+            if 2 * wrong > len(asked):
+                logger.warning(
+                    "%s: %d of %d replies hold boxes that are none in the coordinates that were asked for, the first in "
+                    "question %r; --coordinates says what the model writes",
+                    self.settings.model or "the model",
+                    wrong,
+                    len(asked),
+                    next(row.id for row in asked if not {"box_range", "box_order"}.isdisjoint(row.problems)),
+                )
+            return
         looks = Looks()
-        for row in rows:
+        for row in asked:
             looks.add(row.completion, row.frame)
         if hint := looks.hint():
             who = self.settings.completions or self.settings.model or "the model"
