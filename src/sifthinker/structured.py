@@ -146,6 +146,8 @@ def _read_region(region: Any, frame: Frame, with_depth: bool) -> Region | tuple[
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return "bad_box", f"bbox_2d is {_kind(box)}, wanted a list of four numbers"
     unit = frame.read(box)
+    if frame.space != "unit" and max(map(abs, box)) <= 1 and any(side != int(side) for side in box):
+        return "box_range", f"bbox_2d {box} are fractions: wanted {frame.wanted}"
     if not all(0 <= side <= 1 for side in unit):
         return "box_range", f"bbox_2d {box}: wanted {frame.wanted}"
     depth = region.get("depth") if with_depth else None

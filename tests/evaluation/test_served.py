@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -295,6 +296,19 @@ class TestTheEngine:
                     evaluate(settings(data, url, output=out, **change))
             assert requests == []
 
+    @pytest.mark.parametrize(("written", "asked"), [([100, 200, 600, 900], None), ([0.1, 0.2, 0.6, 0.9], "per_mille")])
+    def test_boxes_in_other_coordinates_are_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, written: list[float], asked: Any
+    ) -> None:
+        said = json.dumps({"steps": [{"regions": [{"bbox_2d": written}], "text": "a"}], "answer": "b"})
+        with serve(lambda request, _: said) as (url, _):
+            evaluate(settings(write_questions(tmp_path, 3), url, coordinates=asked))
+            assert "3 of 3 replies hold boxes that are none in the coordinates" in caplog.text
+            assert "--coordinates says" in caplog.text
+            caplog.clear()
+            evaluate(settings(write_questions(tmp_path, 3), url, coordinates=None if asked else "per_mille"))
+            assert caplog.text == ""
+
     def test_a_thinker_of_the_caller_s(self, tmp_path: Path) -> None:
         data = write_questions(tmp_path, 3)
         with serve(lambda request, _: structured(number_in(request))) as (url, _):
@@ -323,6 +337,7 @@ class TestWhatEndsIt:
             assert (caught.value.kind, len(requests)) == ("setup", 1)
         assert "\n" not in str(caught.value)
         assert list(tmp_path.glob("e.json*")) == []  # a start that failed leaves nothing behind
+        gc.collect()
         assert "exception" not in caplog.text.lower()  # asyncio logs the errors of tasks that nobody waited for
 
     def test_no_server_at_all(self, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from PIL import Image
 from sifthinker.depth import DepthMap
 from sifthinker.embedded import EMBEDDED
 from sifthinker.endpoint import Endpoint
-from sifthinker.images import data_url, load_image
+from sifthinker.evaluation.run import evaluate
+from sifthinker.evaluation.settings import EvalSettings
+from sifthinker.images import load_image
+from sifthinker.literals import ThinkProtocol
 from sifthinker.models import placeholder_tokens
-from sifthinker.prompts import user_prompt
-from sifthinker.responses import Reply
+from sifthinker.served import ServedThinker
 from sifthinker.thinker import Thinker, Thought
 from sifthinker.training.settings import make_config
 
@@ -35,7 +38,7 @@ from .environments import Environment, prepare
 
 pytestmark = pytest.mark.integration
 
-QUESTIONS = 12
+QUESTIONS = 48
 MOST_TOKENS = 200
 STARTS_WITHIN_S = 600
 # The backend is named, because without a name vLLM refuses the other setting; and that one, because without it a model may
@@ -66,10 +69,15 @@ def vllm() -> Environment:
 
 
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("asked"), QUESTIONS, seed=5)
+
+
+@pytest.fixture(scope="module")
+def tasks(records: Path) -> list[Task]:
     """Questions about pictures of 56 by 56 pixels, which Qwen-VL does not resample: two programs would do so differently."""
-    folder = tmp_path_factory.mktemp("asked")
-    rows = map(json.loads, write_records(folder, QUESTIONS, seed=5).read_text().splitlines())
+    folder = records.parent
+    rows = map(json.loads, records.read_text().splitlines())
     return [
         (
             load_image(folder / row["image"]).crop((0, 0, 56, 56)),
@@ -109,23 +117,6 @@ def served(vllm: Environment, model: Path, log: Path) -> Iterator[str]:
             server.wait()
 
 
-async def ask(endpoint: Endpoint, tasks: list[Task], *, direct: bool, banned: list[int]) -> tuple[list[Reply], Reply]:
-    """What the server says to each task, and to a question whose answer has a schema."""
-
-    async def one(image: Image.Image, question: str, depth: DepthMap) -> Reply:
-        shown = [{"type": "image_url", "image_url": {"url": data_url(part)}} for part in (image, depth.view())]
-        content = [*shown, {"type": "text", "text": user_prompt(question, protocol="direct" if direct else "chain")}]
-        bias = {str(token): -100 for token in banned}
-        message = {"role": "user", "content": content}
-        return await endpoint.chat([message], temperature=0, max_tokens=MOST_TOKENS, logit_bias=bias)
-
-    form = {"type": "json_schema", "json_schema": {"name": "explanation", "schema": SCHEMA, "strict": True}}
-    async with endpoint:
-        said = await asyncio.gather(*(one(*task) for task in tasks))
-        message = {"role": "user", "content": "Which is nearer?"}
-        return said, await endpoint.chat([message], temperature=0, max_tokens=MOST_TOKENS, response_format=form)
-
-
 def trained(kind: str, model: Path, data: Path, out: Path) -> Path:
     """What a short run leaves."""
     from sifthinker.training.grpo import train_grpo
@@ -142,45 +133,112 @@ def trained(kind: str, model: Path, data: Path, out: Path) -> Path:
     return out
 
 
-def compare(vllm: Environment, model: Path, tasks: list[Task], log: Path, *, direct: bool = False) -> list[Thought]:
-    """Every text that is served is the one that transformers writes; the thoughts are returned."""
-    thinker = Thinker.load(model, device="cpu", dtype="float32", max_new_tokens=MOST_TOKENS)
-    local = thinker.think_all(tasks, protocol="direct" if direct else "chain")
+@dataclass(frozen=True)
+class Both:
+    """A model in this process and on a server, which think the same."""
+
+    local: Thinker
+    served: ServedThinker
+    address: str
+    sampling: dict[str, Any]
+    thoughts: list[Thought]
+
+    def compare_tables(self, data: Path, protocol: str) -> None:
+        """`sif eval` of both gives the same rows, to the last character, and so the same numbers."""
+        asked = EvalSettings(
+            data=str(data), model="served", base_url=self.address, protocol=protocol, max_new_tokens=MOST_TOKENS,
+            timeout_s=300, retries=0,
+        )  # fmt: skip
+        theirs = evaluate(asked)
+        mine = evaluate(EvalSettings(data=str(data), protocol=protocol, max_new_tokens=MOST_TOKENS), thinker=self.local)
+        assert theirs.errors == 0
+        assert theirs.rows == mine.rows
+        assert (theirs.results, theirs.groups) == (mine.results, mine.groups)
+
+    def see_structured(self, tasks: list[Task]) -> None:
+        """A model that has learnt no JSON is held to the schema: its replies are steps, or the beginning of them."""
+        for thought in self.served.think_all(tasks, protocol="structured"):
+            assert thought.reply.startswith('{"steps":['), thought.reply
+            if thought.complete:
+                assert json.loads(thought.reply).keys() == {"steps", "answer"}
+                assert "not_json" not in {fault.code for fault in thought.faults}
+            else:
+                assert [fault.code for fault in thought.faults] == ["cut_off"]
+
+    def see_grammar(self, tasks: list[Task]) -> int:
+        """Held to the grammar of chains, a model writes chains, or the beginning of one; how many were whole is returned."""
+        held = ServedThinker(self.served.endpoint, max_new_tokens=MOST_TOKENS, grammar=True)
+        allowed = {"box_order", "blank_text", "blank_answer"}
+        found = held.think_all(tasks, **self.sampling)
+        for thought in found:
+            codes = {problem.code for problem in thought.reading.problems}
+            assert codes <= allowed if thought.complete else codes <= {*allowed, "missing_tag", "stray_text"}, thought.text
+        return sum(thought.complete for thought in found)
+
+
+@contextlib.contextmanager
+def both(vllm: Environment, model: Path, tasks: list[Task], log: Path, *, direct: bool = False) -> Iterator[Both]:
+    """Every text that is served is the one that transformers writes; so is every text that is streamed."""
+    protocol: ThinkProtocol = "direct" if direct else "chain"
+    local = Thinker.load(model, device="cpu", dtype="float32", max_new_tokens=MOST_TOKENS)
+    mine = local.think_all(tasks, protocol=protocol)
+    sampling = {"logit_bias": {str(token): -100 for token in placeholder_tokens(local.model.config) or []}}
     with served(vllm, model, log) as address:
-        endpoint = Endpoint(address, "served", timeout_s=300, max_retries=0)
-        said, formed = asyncio.run(
-            ask(endpoint, tasks, direct=direct, banned=placeholder_tokens(thinker.model.config) or [])
-        )
-    assert [reply.text.strip() for reply in said] == [thought.text.strip() for thought in local]
-    body = json.loads(formed.text)
-    assert body.keys() == {"thoughts", "answer"}
-    assert len(body["thoughts"]) == 2
-    assert set(body["thoughts"]) <= {"It is here.", "Nothing here."}
-    assert body["answer"] in {"red block", "blue block"}
-    return local
+        there = ServedThinker(Endpoint(address, "served", timeout_s=300, max_retries=0), max_new_tokens=MOST_TOKENS)
+        theirs = there.think_all(tasks, protocol=protocol, **sampling)
+        assert [thought.text for thought in theirs] == [thought.text for thought in mine]
+        assert [thought.complete for thought in theirs] == [thought.complete for thought in mine]
+        assert [thought.tokens for thought in theirs] == [thought.tokens for thought in mine]
+        *parts, last = there.stream(*tasks[0], protocol=protocol, **sampling)
+        assert (last.text, last.complete, last.tokens) == (mine[0].text, mine[0].complete, mine[0].tokens)
+        assert all(last.text.startswith(part.text) for part in parts)
+        form = {"type": "json_schema", "json_schema": {"name": "explanation", "schema": SCHEMA, "strict": True}}
+        body = json.loads(asyncio.run(formed(there.endpoint, form)))
+        assert body.keys() == {"thoughts", "answer"}
+        assert len(body["thoughts"]) == 2
+        assert set(body["thoughts"]) <= {"It is here.", "Nothing here."}
+        assert body["answer"] in {"red block", "blue block"}
+        yield Both(local, there, address, sampling, mine)
 
 
-def test_the_embedded_model(vllm: Environment, tasks: list[Task], tmp_path: Path) -> None:
-    """Serves nano: greedy answers equal to transformers', JSON by a schema."""
+async def formed(endpoint: Endpoint, form: dict[str, Any]) -> str:
+    """What the server says to a question whose answer has a schema."""
+    async with endpoint:
+        message = {"role": "user", "content": "Which is nearer?"}
+        return (await endpoint.chat([message], temperature=0, max_tokens=MOST_TOKENS, response_format=form)).text
+
+
+def test_the_embedded_model(vllm: Environment, tasks: list[Task], records: Path, tmp_path: Path) -> None:
+    """Serves nano: answers, streams and tables equal to transformers', JSON by a schema."""
     if "nano" not in EMBEDDED:
         pytest.skip("the package carries no model")
-    answers = compare(vllm, EMBEDDED["nano"].folder, tasks, tmp_path / "log", direct=True)
-    assert len({thought.text for thought in answers}) > 3
+    with both(vllm, EMBEDDED["nano"].folder, tasks, tmp_path / "log", direct=True) as models:
+        assert len({thought.text for thought in models.thoughts}) > 3
+        models.compare_tables(records, "direct")
+        models.see_structured(tasks[:4])
 
 
-def test_a_llava_that_was_trained_here(vllm: Environment, tasks: list[Task], chains: Path, tmp_path: Path) -> None:
-    """Serves a LLaVA after SFT and a step of GRPO-SIF: greedy chains equal to transformers', JSON by a schema."""
+def test_a_llava_that_was_trained_here(
+    vllm: Environment, tasks: list[Task], records: Path, chains: Path, tmp_path: Path
+) -> None:
+    """Serves a LLaVA after SFT and a GRPO step: chains, streams, tables as transformers', JSON by schema, grammar."""
     write_tiny_vlm(tmp_path / "start")
     sft = trained("sft", tmp_path / "start", chains, tmp_path / "sft")
-    thoughts = compare(vllm, trained("grpo", sft, chains, tmp_path / "grpo"), tasks, tmp_path / "log")
-    assert all("<area>" in thought.text for thought in thoughts)
+    with both(vllm, trained("grpo", sft, chains, tmp_path / "grpo"), tasks, tmp_path / "log") as models:
+        assert len(models.thoughts) == QUESTIONS
+        assert all("<area>" in thought.text for thought in models.thoughts)
+        models.compare_tables(records, "chain")
+        models.see_structured(tasks[:4])
+        assert models.see_grammar(tasks[:8]) > 0
 
 
 def test_a_qwen_that_was_trained_here(vllm: Environment, tasks: list[Task], chains: Path, tmp_path: Path) -> None:
-    """Serves a Qwen2.5-VL after SFT with LoRA: greedy chains equal to transformers', JSON by a schema."""
+    """Serves a Qwen2.5-VL after SFT with LoRA: chains, streams as transformers', JSON by schema, grammar."""
     write_real_model("qwen2_5_vl", tmp_path / "start", **QWEN_HEADS)
     model = trained("lora", tmp_path / "start", chains, tmp_path / "run")
-    compare(vllm, model, tasks, tmp_path / "log")
+    with both(vllm, model, tasks[:12], tmp_path / "log") as models:
+        models.see_structured(tasks[:4])
+        models.see_grammar(tasks[:4])
 
 
 def test_image_tokens_are_written_out_twice(vllm: Environment, tmp_path: Path) -> None:

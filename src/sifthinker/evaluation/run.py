@@ -739,18 +739,22 @@ class _Run:
         """Warn where most chains state boxes in another space than they are read in: their metrics mean nothing."""
         if self.settings.direct:
             return
+        asked = [row for row in rows if not row.error]
         if self.settings.protocol == "structured":
-            outside = sum("box_range" in row.problems for row in rows if not row.error)
-            if 2 * outside > len(self.questions):
+            # What does not fit is left out of what is composed, so that it cannot be looked at there.
+            wrong = sum(not {"box_range", "box_order"}.isdisjoint(row.problems) for row in asked)
+            if 2 * wrong > len(asked):
                 logger.warning(
-                    "%s: %d of %d replies have boxes outside the image; --coordinates says how the model writes them",
+                    "%s: %d of %d replies hold boxes that are none in the coordinates that were asked for, the first in "
+                    "question %r; --coordinates says what the model writes",
                     self.settings.model or "the model",
-                    outside,
-                    len(self.questions),
+                    wrong,
+                    len(asked),
+                    next(row.id for row in asked if not {"box_range", "box_order"}.isdisjoint(row.problems)),
                 )
             return
         looks = Looks()
-        for row in rows:
+        for row in asked:
             looks.add(row.completion, row.frame)
         if hint := looks.hint():
             who = self.settings.completions or self.settings.model or "the model"
