@@ -150,6 +150,7 @@ def test_a_relative_place_is_the_same_from_wherever_it_is_read_later(
     write_tallyqa(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     (first, *_) = documents(place("tallyqa", "data"))
+    assert first["data"] == str(tmp_path / "data")
     monkeypatch.chdir("/")
     assert tasks.doc_to_visual(first)[0].size == (40, 20)
 
@@ -241,6 +242,20 @@ def test_numbers_of_boxes_are_those_of_sif_eval(tmp_path: Path) -> None:
     assert theirs["nms_ap"] == pytest.approx((3 / 5 * 76 / 101 + 0) / 2)
 
 
+def test_a_structured_reply_comes_to_the_row_of_sif_eval(tmp_path: Path) -> None:
+    data = write_tallyqa(tmp_path / "data")
+
+    def say(question: str) -> str:
+        return json.dumps({"steps": [{"regions": [{"bbox_2d": [0, 0, 0.5, 1]}], "text": "One."}], "answer": "1"})
+
+    (first, *_) = documents(place("tallyqa", data))
+    settings = LmmsSettings.of("m", protocol="structured")
+    (one,) = ask_all(Told(say), settings, [("task", lambda: asked_in(tasks.doc_to_messages(first, OURS), "task"))])
+    row = tasks.process_results(first, [one.reply("structured").to_text()])["all"]["row"]
+    assert row == evaluated("tallyqa", data, "test", say, protocol="structured").rows[0].to_json()
+    assert (row["answer"], row["reply"]) == ("1", say(""))
+
+
 def test_estimated_depth_is_read_and_not_measured(tmp_path: Path) -> None:
     (first, *_) = documents(place("tallyqa", write_tallyqa(tmp_path / "data")))
     said = '<think>\n<area>[{"bbox_2d":[0,0,1,1],"depth":0.3}]</area>\n<text>One.</text>\n</think>\n<answer>\n1\n</answer>'
@@ -260,6 +275,8 @@ def test_a_question_that_could_not_be_asked_counts_neither_as_right_nor_as_wrong
     found = documents(place("tallyqa", write_tallyqa(tmp_path / "data")))
     replies = ["1", Reply("", error="no picture").to_text(), "3", "5"]
     assert scored(found, replies)["all"] == pytest.approx(2 / 3)
+    row = tasks.process_results(found[1], [replies[1]])["all"]["row"]
+    assert (row["error"], row["answer"], set(row["values"].values())) == ("no picture", None, {None})
     assert np.isnan(scored(found[:1], replies[1:2])["all"])
 
 

@@ -181,7 +181,5 @@ def _eval_settings(settings: LmmsSettings, thinker: Thinker) -> EvalSettings:
     values = {name: getattr(settings, name) for name in names}
     if settings.protocol == "chain":
         values["coordinates"] = settings.coordinates or thinker.coordinates
-    rgb_only = settings.depth == "none"
-    return EvalSettings.from_values(
-        {**values, "data": "lmms-eval", "rgb_only": rgb_only, "batch_size": settings.batch_size}, where="model_args"
-    )
+    aside = {"data": "lmms-eval", "batch_size": settings.batch_size}
+    return EvalSettings.from_values({**values, **aside}, where="model_args")

@@ -18,7 +18,7 @@ from sifthinker.coordinates import UNIT, Frame, Resizer, frame_of
 from sifthinker.depth import DepthMap
 from sifthinker.errors import BoxError
 from sifthinker.evaluation.benchmark import Benchmark
-from sifthinker.evaluation.metrics import Row
+from sifthinker.evaluation.metrics import METRICS, Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.evaluation.run import ask
 from sifthinker.literals import Coordinates, ThinkProtocol
@@ -185,7 +185,8 @@ def row_of(question: Question, reply: Reply, benchmark: Benchmark, root: Path) -
         show_choices=benchmark.show_choices,
     )
     if reply.error or said.thought is None:
-        return replace(row, completion="", answer=None, verdict=None, problems=(), values={}, error=reply.error or row.error)
+        nothing = {"completion": "", "answer": None, "verdict": None, "problems": (), "values": dict.fromkeys(METRICS)}
+        return replace(row, **nothing, error=reply.error or row.error)
     values = {**row.values, **{metric.name: metric.value(said.thought, question) for metric in benchmark.metrics}}
     if reply.depth == "estimated":
         values["depth consistency"] = None
