@@ -76,39 +76,6 @@ def test_rgb_only(photo_folder: Path) -> None:
     assert NoDepth().read(CAT, photo_folder, Image.open(photo_folder / "cat.png")) is None
 
 
-@pytest.fixture(scope="module")
-def depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Depth Anything with its image processor."""
-    torch = pytest.importorskip("torch")
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
-    from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
-
-    torch.manual_seed(0)
-    backbone = Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-        out_features=["stage1", "stage2"],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
-    )
-    config = DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=16,
-        neck_hidden_sizes=[8, 8],
-        reassemble_factors=[2, 1],
-        fusion_hidden_size=8,
-        head_in_channels=8,
-        head_hidden_size=4,
-    )
-    folder = tmp_path_factory.mktemp("depth")
-    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
-    DPTImageProcessorPil(size={"height": 28, "width": 28}, ensure_multiple_of=14).save_pretrained(folder)
-    return folder
-
-
 class TestModel:
     def test_maps_have_the_images_sizes_and_are_cached(self, depth_model: Path, tmp_path: Path) -> None:
         draw = np.random.default_rng(0)

@@ -169,9 +169,9 @@ class Desk:
     depth: ModelDepth | None = None
     folder: Path = field(default_factory=Path)
 
-    def find(self, words: str) -> list[int]:
-        """The questions that hold every word somewhere, in their order."""
-        wanted = words.casefold().split()
+    def find(self, words: str | None) -> list[int]:
+        """The questions that hold every word somewhere, in their order; a field that nobody touched gives None."""
+        wanted = (words or "").casefold().split()
         found = []
         for index, asked in enumerate(self.questions):
             text = " ".join((asked.id, asked.question, asked.family, asked.dataset, *asked.answers)).casefold()
@@ -433,9 +433,7 @@ class _Page:
     def _lay_questions(self) -> None:
         gr, desk = self.gr, self.desk
         with gr.Accordion(f"Questions of {Path(desk.settings.data or '').name}", visible=bool(desk.questions)):
-            self.search = gr.Textbox(
-                label="Search", placeholder="words of the question, its answer or its kind", max_lines=1
-            )
+            self.search = gr.Textbox("", label="Search", placeholder="words to look for", max_lines=1)
             choices = self._listed(desk.find(""), 0)
             self.list = gr.Radio(choices, label=self._count(desk.find("")), elem_id="questions")
             with gr.Row():
@@ -457,7 +455,13 @@ class _Page:
             self.holes = gr.Textbox(holes, label="Numbers that stand for “no reading”", placeholder="10000, -1", max_lines=1)
         self.use_depth = gr.Checkbox(value=True, label="Show the model the depth, where there is one", elem_id="use-depth")
         self.question = gr.Textbox(
-            label="Question", lines=2, max_lines=8, max_length=4000, elem_id="question", placeholder="What is on the shelf?"
+            "",
+            label="Question",
+            lines=2,
+            max_lines=8,
+            max_length=4000,
+            elem_id="question",
+            placeholder="What is on the shelf?",
         )
         with gr.Row():
             self.go = gr.Button("Ask", variant="primary", elem_id="ask", min_width=100)
@@ -492,7 +496,7 @@ class _Page:
         gr.on(
             [self.photo.upload, self.photo.clear],
             self._sent,
-            None,
+            self.search,
             [self.chosen, self.list, *self._all(), self.outcomes],
             **quiet,
         ).then(outputs=seen, **look)
@@ -570,14 +574,14 @@ class _Page:
         label, value = self._count(found, position), None if position is None else chosen
         return self.gr.update(choices=self._listed(found, position or 0), label=label, value=value)
 
-    def _search(self, words: str, chosen: int | None) -> Any:
+    def _search(self, words: str | None, chosen: int | None) -> Any:
         return self._list_at(self.desk.find(words), chosen)
 
-    def _pick(self, index: int, words: str) -> list[Any]:
+    def _pick(self, index: int, words: str | None) -> list[Any]:
         found = self.desk.find(words)
         return [index, None, None, self.desk.text(index), self._list_at(found, index), *self._blank(), []]
 
-    def _move(self, by: int, words: str, chosen: int | None) -> list[Any]:
+    def _move(self, by: int, words: str | None, chosen: int | None) -> list[Any]:
         found = self.desk.find(words)
         if not found:
             return [self.gr.skip()] * (6 + len(self._all()))
@@ -587,8 +591,8 @@ class _Page:
             place = 0 if by > 0 else len(found) - 1
         return self._pick(found[place], words)
 
-    def _sent(self) -> list[Any]:
-        return [None, self.gr.update(value=None), *self._blank(), []]
+    def _sent(self, words: str | None) -> list[Any]:
+        return [None, self._list_at(self.desk.find(words), None), *self._blank(), []]
 
     def _look(self, photo: str | None, depth: str | None, *told: Any) -> tuple[str, str]:
         *reading, chosen = told
@@ -612,9 +616,9 @@ class _Page:
         depth: str | None,
         encoding: Any,
         near: Any,
-        holes: str,
+        holes: str | None,
         use_depth: bool,
-        text: str,
+        text: str | None,
         chosen: int | None,
         before: list[Outcome],
         bell: Bell,
@@ -625,7 +629,7 @@ class _Page:
         hidden = gr.update(visible="hidden")
         try:
             image = desk.image(photo, chosen)
-            if not text.strip():
+            if not text or not text.strip():
                 raise ConfigError("Ask a question about the photograph")
             found: DepthMap | None = None
             about = "without depth"
@@ -664,13 +668,13 @@ class _Page:
         return step_view(outcomes[number], int(step)) if number < len(outcomes) else self.gr.skip()
 
 
-def _depth_files(encoding: Any, near: Any, holes: str) -> DepthFiles:
+def _depth_files(encoding: Any, near: Any, holes: str | None) -> DepthFiles:
     """How a depth file is read, as the page's fields say.
 
     Raises:
         ConfigError: `holes` are no numbers.
     """
-    parts = holes.replace(",", " ").replace(";", " ").split()
+    parts = (holes or "").replace(",", " ").replace(";", " ").split()
     return DepthFiles.from_values(
         {"depth_encoding": encoding, "depth_near": near or None, "depth_hole": parts}, where="the depth file"
     )
@@ -722,7 +726,7 @@ def _launch(page: gradio.Blocks, settings: AppSettings) -> str:
             footer_links=[],
             run_history=False,  # questions stay out of the browser's storage
             allowed_paths=[],
-            max_file_size=settings.max_upload * 1_000_000,
+            max_file_size=settings.max_upload << 20,
             state_session_capacity=_SESSIONS,
             enable_monitoring=False,
             mcp_server=False,
