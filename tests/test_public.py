@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 import sifthinker
 from sifthinker import BuildSettings, DepthMap, EvalSettings, Record, Reference, ThinkSettings, Thought, TrainSettings
 
+from .benchmarks.published import write_cv_bench
 from .small_data import BlockTeacher, write_records
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -44,6 +46,7 @@ def calls(chains: Path, tiny_vlm: Path, photo_folder: Path, tmp_path: Path) -> d
 
     training = {"max_steps": 1, "per_device_train_batch_size": 1, "bf16": False, "save_strategy": "no"}
     depth = DepthMap(np.full((4, 4), 0.5))
+    cards = write_cv_bench(tmp_path / "cv")
     plain = {"answer": ["cat"], "boxes": [BOX], "depth": [None], "id": ["a"]}
     thought = Thought("What?", Image.new("RGB", (8, 8)), depth, CHAIN)
     return {
@@ -56,6 +59,9 @@ def calls(chains: Path, tiny_vlm: Path, photo_folder: Path, tmp_path: Path) -> d
         "convert": lambda: sifthinker.convert(BOX, source="unit", target="pixel", size=(10, 10)),
         "depth_reward": lambda: sifthinker.depth_reward(SPOKEN, [depth]),
         "evaluate": lambda: sifthinker.evaluate(asked("a.json")),
+        "evaluate_benchmark": lambda: sifthinker.evaluate_benchmark(
+            "cv-bench", EvalSettings(data=str(cards), model=str(tiny_vlm), limit=2, max_new_tokens=4)
+        ),
         "evaluate_async": lambda: sifthinker.evaluate_async(asked("b.json")),
         "expand": lambda: sifthinker.expand(record, seed=0),
         "find_answer": lambda: sifthinker.find_answer(CHAIN),
@@ -65,8 +71,10 @@ def calls(chains: Path, tiny_vlm: Path, photo_folder: Path, tmp_path: Path) -> d
         "hierarchical_iou": lambda: sifthinker.hierarchical_iou(BOX, BOX),
         "judge": lambda: sifthinker.judge("cat", "cat"),
         "load_image": lambda: sifthinker.load_image(photo_folder / "cat.png"),
+        "open_thinker": lambda: sifthinker.open_thinker(ThinkSettings(model=str(tiny_vlm), max_new_tokens=2)),
         "paired_iou": lambda: sifthinker.paired_iou(BOX, BOX),
         "parse_chain": lambda: sifthinker.parse_chain(CHAIN, with_depth=False),
+        "read_benchmark": lambda: sifthinker.read_benchmark("cv-bench", cards, limit=2),
         "read_completion": lambda: sifthinker.read_completion(CHAIN, with_depth=False),
         "read_examples": lambda: list(sifthinker.read_examples(chains)),
         "read_questions": lambda: list(sifthinker.read_questions(chains)),
@@ -82,6 +90,16 @@ def calls(chains: Path, tiny_vlm: Path, photo_folder: Path, tmp_path: Path) -> d
         "think": lambda: sifthinker.think(
             ThinkSettings(model=str(tiny_vlm), max_new_tokens=2), photo_folder / "cat.png", "What?"
         ),
+        "think_many": lambda: sifthinker.think_many(
+            ThinkSettings(model=str(tiny_vlm), max_new_tokens=2),
+            sifthinker.read_questions(chains, limit=1),
+            tmp_path / "thoughts.jsonl",
+            data=chains,
+        ),
+        "thought_to_json": lambda: sifthinker.thought_to_json(thought),
+        "to_coco": lambda: sifthinker.to_coco([thought]),
+        "to_detections": lambda: find_spec("supervision") is None or sifthinker.to_detections(thought),
+        "to_label_studio": lambda: sifthinker.to_label_studio([thought], model="m"),
         "user_prompt": lambda: sifthinker.user_prompt("What?", with_depth=True),
         "write_thought": lambda: sifthinker.write_thought(tmp_path / "t.png", thought) is None,
         "Thinker": lambda: sifthinker.Thinker.load(str(tiny_vlm), max_new_tokens=2).think(thought.image, "What?", depth),

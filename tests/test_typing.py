@@ -31,17 +31,19 @@ RIGHT = """
 
     import sifthinker
     from sifthinker import (
-        AnswerReward, BoxError, BuildSettings, Chain, ChainError, ConfigError, DepthError, DepthMap, DepthSource,
-        Endpoint, EndpointError, Engine, EvalSettings, Evaluation, Example, Expansion, Focus, Frame, GivenDepth,
-        GroundingReward, ImageError, Ledger, LocalTeacher, MissingExtraError, ModelDepth, ModelError, ModelJudge,
-        NoDepth, OpenAITeacher, Problem, Question, Reading, Record, Reference, Region, Reject, Resizer, Result, Score,
-        Scores, SIFError, SourceSettings, Step, Teacher, Thinker, ThinkSettings, Thought, TrainSettings, Verdict,
-        answer_reward, build, build_async, check_chain, check_dataset, compare, convert, depth_reward, evaluate,
-        evaluate_async, expand, find_answer, find_regions, format_reward, grounding_reward, hierarchical_iou, judge,
-        load_image, paired_iou, parse_chain, read_completion, read_examples, read_questions, read_source,
-        render_chain, score_completion, set_iou, smart_resize, think, train, user_prompt, write_thought,
+        AnswerReward, BoxError, BuildSettings, Chain, ChainError, ConfigError, DepthError, DepthMap,
+        DepthSource, Endpoint, EndpointError, Engine, EvalSettings, Evaluation, Example, Expansion, Focus,
+        Frame, GivenDepth, GroundingReward, ImageError, Ledger, LocalTeacher, LocalThinker, MissingExtraError,
+        ModelDepth, ModelError, ModelJudge, NoDepth, OpenAITeacher, Problem, Question, Reading, Record,
+        RecordError, Reference, Region, Reject, Resizer, Result, Score, Scores, ServedThinker, SIFError,
+        SourceSettings, Step, Teacher, Thinker, ThinkSettings, Thought, TrainSettings, Verdict, answer_reward,
+        build, build_async, check_chain, check_dataset, compare, convert, depth_reward, evaluate,
+        evaluate_async, evaluate_benchmark, expand, find_answer, find_regions, format_reward,
+        grounding_reward, hierarchical_iou, judge, load_image, open_thinker, paired_iou, parse_chain,
+        read_benchmark, read_completion, read_examples, read_questions, read_source, render_chain,
+        score_completion, set_iou, smart_resize, think, think_many, thought_to_json, to_coco, to_detections,
+        to_label_studio, train, user_prompt, write_thought,
     )
-    from sifthinker.errors import RecordError
 
     Reward = Callable[..., list[float | None]]  # TRL's
 
@@ -117,6 +119,19 @@ RIGHT = """
     async def served() -> int:
         found: Evaluation = await evaluate_async(asked)
         return (await build_async(settings)).accepted + found.errors
+
+
+    def asked_elsewhere() -> list[dict[str, object]]:
+        thinker: Thinker = ServedThinker(Endpoint("http://localhost:8000/v1", "m"), max_pixels=262144)
+        local: LocalThinker = Thinker.load("a/model")
+        growing = [thought.answer for thought in open_thinker(thinking).stream(load_image("cat.jpg"), "What?")]
+        thought = thinker.think(load_image("cat.jpg"), "What?", protocol="structured", coordinates="per_mille")
+        questions: list[Question] = read_benchmark("cv-bench", "CV-Bench", limit=10)
+        strict: float = evaluate_benchmark("cv-bench", asked, questions=questions).table["2D"].strict.mean
+        evaluation, gone = think_many(thinking, questions, "thoughts.jsonl", data="CV-Bench")
+        print(growing, strict, gone, evaluation.errors, local.think_all([(thought.image, "What?", None)]))
+        print(to_detections(thought), to_coco([thought]), to_label_studio([thought]))
+        return [thought_to_json(thought)]
 
 
     def texts(text: str) -> list[str]:

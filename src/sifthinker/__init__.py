@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are those of _HOMES
     from sifthinker.ask_settings import ThinkSettings
+    from sifthinker.benchmarks import evaluate_benchmark, read_benchmark
     from sifthinker.boxes import convert, hierarchical_iou, paired_iou, set_iou, smart_resize
     from sifthinker.chain import (
         Chain,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
     from sifthinker.images import load_image
     from sifthinker.prompts import user_prompt
     from sifthinker.records import Example, Record, Reject, read_examples
+    from sifthinker.results import thought_to_json, to_coco, to_detections, to_label_studio
     from sifthinker.scoring.answers import Verdict, judge
     from sifthinker.scoring.judge import ModelJudge
     from sifthinker.scoring.rewards import Reference, Score, Scores, score_completion
@@ -67,9 +69,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are
         format_reward,
         grounding_reward,
     )
+    from sifthinker.served import ServedThinker, open_thinker
     from sifthinker.show.report import write_thought
-    from sifthinker.thinker import Thinker, Thought
-    from sifthinker.thinking import think
+    from sifthinker.thinker import LocalThinker, Thinker, Thought
+    from sifthinker.thinking import think, think_many
     from sifthinker.training.settings import TrainSettings
     from sifthinker.training.stages import train
 
@@ -77,6 +80,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ask_settings": ("ThinkSettings",),
+    "benchmarks": ("evaluate_benchmark", "read_benchmark"),
     "boxes": ("convert", "hierarchical_iou", "paired_iou", "set_iou", "smart_resize"),
     "chain": (
         "Chain",
@@ -121,6 +125,7 @@ _HOMES = {
     "images": ("load_image",),
     "prompts": ("user_prompt",),
     "records": ("Example", "Record", "Reject", "read_examples"),
+    "results": ("thought_to_json", "to_coco", "to_detections", "to_label_studio"),
     "scoring.answers": ("Verdict", "judge"),
     "scoring.judge": ("ModelJudge",),
     "scoring.rewards": ("Reference", "Score", "Scores", "score_completion"),
@@ -133,9 +138,10 @@ _HOMES = {
         "format_reward",
         "grounding_reward",
     ),
+    "served": ("ServedThinker", "open_thinker"),
     "show.report": ("write_thought",),
-    "thinker": ("Thinker", "Thought"),
-    "thinking": ("think",),
+    "thinker": ("LocalThinker", "Thinker", "Thought"),
+    "thinking": ("think", "think_many"),
     "training.settings": ("TrainSettings",),
     "training.stages": ("train",),
 }
@@ -165,6 +171,7 @@ __all__ = [
     "ImageError",
     "Ledger",
     "LocalTeacher",
+    "LocalThinker",
     "MissingExtraError",
     "ModelDepth",
     "ModelError",
@@ -184,6 +191,7 @@ __all__ = [
     "SIFError",
     "Score",
     "Scores",
+    "ServedThinker",
     "SourceSettings",
     "Step",
     "Teacher",
@@ -203,6 +211,7 @@ __all__ = [
     "depth_reward",
     "evaluate",
     "evaluate_async",
+    "evaluate_benchmark",
     "expand",
     "find_answer",
     "find_regions",
@@ -211,8 +220,10 @@ __all__ = [
     "hierarchical_iou",
     "judge",
     "load_image",
+    "open_thinker",
     "paired_iou",
     "parse_chain",
+    "read_benchmark",
     "read_completion",
     "read_examples",
     "read_questions",
@@ -222,6 +233,11 @@ __all__ = [
     "set_iou",
     "smart_resize",
     "think",
+    "think_many",
+    "thought_to_json",
+    "to_coco",
+    "to_detections",
+    "to_label_studio",
     "train",
     "user_prompt",
     "write_thought",
