@@ -185,7 +185,13 @@ def row_of(question: Question, reply: Reply, benchmark: Benchmark, root: Path) -
         show_choices=benchmark.show_choices,
     )
     if reply.error or said.thought is None:
-        nothing = {"completion": "", "answer": None, "verdict": None, "problems": (), "values": dict.fromkeys(METRICS)}
+        nothing: dict[str, Any] = {
+            "completion": "",
+            "answer": None,
+            "verdict": None,
+            "problems": (),
+            "values": dict.fromkeys(METRICS),
+        }
         return replace(row, **nothing, error=reply.error or row.error)
     values = {**row.values, **{metric.name: metric.value(said.thought, question) for metric in benchmark.metrics}}
     if reply.depth == "estimated":
