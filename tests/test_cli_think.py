@@ -17,7 +17,6 @@ from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.thinking import evaluation_path, questions_about, refuse_foreign_thoughts, think_many, with_depth
 
-from .engine.test_estimators import depth_model  # noqa: F401
 from .stand_in import serve
 from .test_cli import lines, sif, write_rows
 
@@ -212,7 +211,7 @@ class TestFolder:
         album: Path,
         served,
         tmp_path: Path,
-        depth_model: Path,  # noqa: F811
+        depth_model: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         options, requests = served

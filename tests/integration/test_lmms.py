@@ -20,7 +20,6 @@ from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.lmms.tasks import metrics_of
 from sifthinker.training.settings import make_config
 
-from ..engine.test_estimators import depth_model  # noqa: F401 - a fixture
 from ..small_data import write_records
 from ..stand_in import serve
 from .environments import ROOT, Environment, prepare
@@ -229,7 +228,7 @@ def choose(request: dict[str, Any], number: int) -> str:
     return f"<think>\n{step}\n</think>\n<answer>\n{option[1] if option else 'there'}\n</answer>"
 
 
-def test_tasks_of_lmms_eval(harness: Harness, depth_model: Path) -> None:  # noqa: F811 - the fixture
+def test_tasks_of_lmms_eval(harness: Harness, depth_model: Path) -> None:
     """Runs its own RefCOCO and V*Bench with estimated depth: they get the boxes of the last area, and letters."""
     folder = write_own(harness.folder / "own", harness.lmms)
     tasks = ["own_refcoco_bbox_rec_val", "own_vstar_bench"]
