@@ -31,6 +31,7 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value for negatives
 _COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 # Modes that convert to RGB in one way only.
 _PLAIN_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "LAB")
+_FAST = 1  # level of PNG's compression for what is sent once: a third of the time, a fourteenth larger than the usual 6
 _EXACT_SIDE = 256  # pictures of no more pixels a side are small as they are; JPEG would blur boxes drawn into them
 _JPEG_QUALITY = 90
 # What Pillow's decoders raise on broken files; which of them depends on the format.
@@ -146,7 +147,7 @@ def data_url(image: Image.Image, *, max_side: int | None = None, form: ImageForm
         image = image.copy()
         image.thumbnail((max_side, max_side))
     kind = form or ("png" if max(image.size) <= _EXACT_SIDE else "jpeg")
-    options = {"quality": _JPEG_QUALITY} if kind == "jpeg" else {}
+    options = {"quality": _JPEG_QUALITY} if kind == "jpeg" else {"compress_level": 6 if form is None else _FAST}
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
