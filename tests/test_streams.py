@@ -58,6 +58,7 @@ AB = Reply("ab", 100, 20)
         (event("a") + event("b").replace(', "delta"', ',\ndata: "delta"') + STOP + USAGE + DONE, AB),
         (event("a") + event("b").replace(', "delta"', ',\ndata: "delta"').replace("\n\n", "\n") + STOP + USAGE + DONE, AB),
         # What stands behind the end mark is nobody's.
+        ((event("a") + event("b") + STOP + USAGE + DONE + event("c")).replace("\n\n", "\n"), AB),
         (event("a") + event("b") + STOP + USAGE + DONE + event("c"), AB),
         # Characters at which a text of Python breaks into lines.
         ('data: {"choices": [{"delta": {"content": "a\u2028\x85 b"}}]}\n\n' + STOP + DONE,
@@ -197,6 +198,15 @@ class TestAsking:
         assert found[-1] == "abcdefgh"
         assert len(found) < 9
         assert found == sorted(found, key=len)
+
+    def test_what_came_together_is_given_once(self) -> None:
+        def answer(request: dict[str, Any], number: int) -> Iterator[str]:
+            yield event("a") + event("b") + event("c")
+            time.sleep(0.3)
+            yield STOP + DONE
+
+        with serve(answer) as (url, _):
+            assert [reply.text for reply in follow(Endpoint(url, "m"))] == ["abc", "abc"]
 
     @pytest.mark.parametrize("broken", ["cut", "reset", "error", "no JSON", "status"])
     def test_a_stream_that_breaks_begins_again(self, broken: str) -> None:

@@ -129,13 +129,13 @@ class ServedThinker(Thinker):
     ) -> Thought:
         """`think` for callers with an event loop, inside `async with`; as many at once as the endpoint allows."""
         frame, messages, parameters = await self._request(task, protocol, coordinates, sampling)
+        free = await self._ask_free(messages, parameters)
         started = time.monotonic()
         reply = await self.endpoint.chat(messages, _NEEDED, **parameters)
-        seconds = time.monotonic() - started
-        if protocol == "chain" and self._grammar and self._free_asked < _MOST_FREE and not parameters["temperature"]:
-            self._free_asked += 1
-            await self._compare_free(messages, parameters, reply)
-        return self._thought(task, protocol, frame, reply, seconds)
+        # An answer that is there must not wait for anything: whoever asked keeps it first.
+        if free:
+            self._compare_free(free, reply.text.strip(), parameters[_GRAMMAR]["regex"])
+        return self._thought(task, protocol, frame, reply, time.monotonic() - started)
 
     def stream(
         self,
@@ -263,21 +263,26 @@ class ServedThinker(Thinker):
                 )
             self._heeds_grammar = True
 
-    async def _compare_free(self, messages: list[dict[str, Any]], parameters: dict[str, Any], held: Reply) -> None:
-        """Ask the same without the grammar, and say where that changes the reply: a greedy chain that is one to the grammar
-        must be the same with it."""
+    async def _ask_free(self, messages: list[dict[str, Any]], parameters: dict[str, Any]) -> str:
+        """A greedy chain as the model writes it without the grammar; "" where there is none, or enough were asked for."""
+        if _GRAMMAR not in parameters or parameters["temperature"] or self._free_asked >= _MOST_FREE:
+            return ""
+        self._free_asked += 1
         try:
             free = await self.endpoint.chat(messages, **{k: v for k, v in parameters.items() if k != _GRAMMAR})
         except EndpointError:
-            return  # no more than a look
-        text, pattern = free.text.strip(), parameters[_GRAMMAR]["regex"]
-        if not free.code and text != held.text.strip() and re.fullmatch(pattern, text):
+            return ""  # no more than a look
+        return "" if free.code else free.text.strip()
+
+    def _compare_free(self, free: str, held: str, pattern: str) -> None:
+        """Say where the grammar changes a chain: a greedy one that is one to the grammar must be the same with it."""
+        if free != held and re.fullmatch(pattern, free):
             logger.warning(
                 "%s: the grammar changes a chain that is whole without it, from %.200r to %.200r; the server masks tokens "
                 "that the grammar allows, and its chains are not those of the model; leave out grammar (--grammar)",
                 self.endpoint.base_url,
-                text,
-                held.text.strip(),
+                free,
+                held,
             )
 
 

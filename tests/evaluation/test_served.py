@@ -488,6 +488,17 @@ class TestTheBudget:
         with serve(lambda request, _: structured(number_in(request))) as (url, _):
             asked = settings(write_questions(tmp_path, 5), url, budget=1, **self.PRICES)
             assert evaluate(asked).errors == 0
+            # 4 × (100 × 2.5 + 20 × 10) / 10⁶, which floats miss by a last digit.
+            asked = settings(write_questions(tmp_path, 4), url, budget=0.0018, prompt_price=2.5, completion_price=10)
+            assert evaluate(asked).errors == 0
+
+    def test_what_a_thinker_was_asked_before_is_not_counted(self, tmp_path: Path) -> None:
+        with serve(lambda request, _: structured(number_in(request))) as (url, _):
+            thinker = ServedThinker(Endpoint(url, "vlm"))
+            for _ in range(3):
+                asked = settings(write_questions(tmp_path, 5), url, budget=1, **self.PRICES)
+                assert evaluate(asked, thinker=thinker).errors == 0
+        assert thinker.usage.requests == 15
 
     def test_failures_do_not_keep_it_waiting(self, tmp_path: Path) -> None:
         """Nobody knows what an answer costs until one is there, and the first three are none."""
