@@ -88,7 +88,7 @@ def page(browser: Any) -> Iterator[Any]:
     """A page that fails the test when a script does, or when anything is fetched from elsewhere than this machine."""
     context = browser.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True)
     opened = context.new_page()
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(12_000)
     faults: list[str] = []
     fetched: list[str] = []
     opened.on("pageerror", lambda error: faults.append(str(error)))
@@ -300,6 +300,7 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         said(page, "Choose a photograph first")
         page.set_input_files("#photo-file input[type=file]", tmp_path / "bad.png")
         said(page, "bad.png: not an image that can be read")
+        assert page.locator("#said").inner_text().strip().startswith("bad.png: ")  # and not where it was put
         ask(page)
         said(page, "bad.png: not an image that can be read")
         page.click("#photo-file button[aria-label='Remove this file'], #photo-file button[aria-label='Clear']")
@@ -307,6 +308,7 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         send(page, photo)
         page.set_input_files("#depth-file input[type=file]", tmp_path / "small.npy")
         said(page, "small.npy: the depth file is 4×3, its image 40×20; make the depth at the image's size")
+        assert page.locator("#said").inner_text().strip().startswith("small.npy: ")
         ask(page)
         said(page, "the depth file is 4×3")
         page.click("#depth-file button[aria-label='Remove this file'], #depth-file button[aria-label='Clear']")

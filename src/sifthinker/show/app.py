@@ -54,8 +54,6 @@ _SHOWN = 160  # characters of a question in the list
 _SESSIONS = 100  # whose photographs and thoughts are kept
 _FILES_S = 24 * 3600  # after which what somebody sent or was sent is deleted
 _GLANCE_S = 0.25  # between two showings of a text that grows
-# What stands for something else in the templates of Gradio's component for HTML.
-_BRACES = str.maketrans({sign: f"&#{ord(sign)};" for sign in "{}$`\\"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +311,7 @@ class Desk:
 
 def photo_view(photo: Photo | None) -> str:
     """A photograph and its depth, as HTML."""
-    return _html("app_photo.html", photo=photo)
+    return render_page("app_photo.html", photo=photo)
 
 
 def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
@@ -330,7 +328,7 @@ def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
         step = min(max(step, 1), count)
         regions, words = outcome.steps[step - 1]
     photo, question = outcome.photo, outcome.question
-    return _html(
+    return render_page(
         "app_step.html",
         photo=photo,
         waiting=waiting,
@@ -365,7 +363,7 @@ def answer_view(outcome: Outcome) -> str:
     done = thought is not None and outcome.state == "done"
     measured = measure(thought, question) if done and thought is not None and question is not None else Measured({}, None)
     right = measured.values.get("answer accuracy")
-    return _html(
+    return render_page(
         "app_answer.html",
         error=outcome.error,
         growing=outcome.state == "writing" and outcome.photo is not None,
@@ -391,12 +389,7 @@ def _about(thought: Thought, values: Mapping[str, float | None]) -> str:
 
 def said_view(said: str, *, fault: bool = False) -> str:
     """A line that the page says, as HTML."""
-    return _html("app_said.html", said=said, fault=fault)
-
-
-def _html(template: str, **values: Any) -> str:
-    """A template with its values, escaped for HTML and for the templates of Gradio's component, which read braces."""
-    return render_page(template, **values).translate(_BRACES)
+    return render_page("app_said.html", said=said, fault=fault)
 
 
 def _forget(outcomes: Sequence[Outcome]) -> None:
@@ -419,7 +412,7 @@ class _Page:
             self.chosen = gr.State(None)
             self.bell = gr.State(Bell())
             self.outcomes = gr.State([], delete_callback=_forget)
-            gr.HTML(_html("app_head.html", askers=desk.askers))
+            gr.HTML(render_page("app_head.html", askers=desk.askers))
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=320):
                     self._lay_questions()
@@ -473,7 +466,7 @@ class _Page:
         gr, asker = self.gr, self.desk.askers[number]
         made: dict[str, Any] = {}
         if len(self.desk.askers) > 1:
-            gr.HTML(_html("app_name.html", name=asker.name))
+            gr.HTML(render_page("app_name.html", name=asker.name))
         made["slider"] = gr.Slider(
             1, 2, value=1, step=1, label="Step", visible="hidden", buttons=[], elem_id=f"slider-{number}", interactive=True
         )
