@@ -53,6 +53,7 @@ _LISTED = 5  # questions of a dataset at once
 _SHOWN = 160  # characters of a question in the list
 _SESSIONS = 100  # whose photographs and thoughts are kept
 _FILES_S = 24 * 3600  # after which what somebody sent or was sent is deleted
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _GLANCE_S = 0.25  # between two showings of a text that grows
 
 
@@ -74,6 +75,12 @@ class Asker:
     def name(self) -> str:
         """The model's name."""
         return self.settings.model or "model"
+
+    def file(self, outcome: Outcome, ending: str) -> Path:
+        """Where the page or the picture of an outcome lies, by its ending; named after the model."""
+        assert outcome.folder is not None
+        name = re.sub(r"[^\w.-]+", "-", Path(self.name).name).strip("-.") or "model"
+        return outcome.folder / f"{name}.thought.{ending}"
 
     def coordinates(self, question: Question | None) -> Coordinates | None:
         """Those that it is asked to state boxes in: the chosen ones, what it has learnt, or those of a dataset."""
@@ -273,14 +280,14 @@ class Desk:
                     if len(outcome.steps) > seen or thought.seconds - shown_s > _GLANCE_S:
                         seen, shown_s = len(outcome.steps), thought.seconds
                         yield outcome
-            outcome = replace(outcome, state="done")
-            outcome = replace(outcome, folder=self.write(asker, outcome))
+            outcome = replace(outcome, state="done", folder=Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder)))
+            self.write(asker, outcome)
         except (SIFError, ValueError) as error:  # a processor refuses images with a ValueError
             outcome = replace(outcome, error=self.sentence(error), state="done")
         yield outcome
 
-    def write(self, asker: Asker, outcome: Outcome) -> Path:
-        """Write the page and the picture of a thought to a folder of their own, which is returned.
+    def write(self, asker: Asker, outcome: Outcome) -> None:
+        """Write the page and the picture of a thought to the outcome's folder.
 
         Raises:
             SIFError: the folder cannot be written.
@@ -298,10 +305,8 @@ class Desk:
                 boxes=question.boxes,
                 choices=question.choices,
             )
-        folder = Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder))
-        atomic_write(folder / "thought.html", card_page(card))
-        write_picture(folder / "thought.png", card)
-        return folder
+        atomic_write(asker.file(outcome, "html"), card_page(card))
+        write_picture(asker.file(outcome, "png"), card)
 
     def sentence(self, error: Exception) -> str:
         """An error as a sentence, with files that were sent by their own name."""
@@ -407,7 +412,6 @@ class _Page:
 
         self.gr = gr
         self.desk = desk
-        self.names = [re.sub(r"[^\w.-]+", "-", Path(asker.name).name).strip("-.") or "model" for asker in desk.askers]
         with gr.Blocks(title="SIFThinker", analytics_enabled=False, fill_width=True, delete_cache=(3600, _FILES_S)) as made:
             self.chosen = gr.State(None)
             self.bell = gr.State(Bell())
@@ -541,13 +545,9 @@ class _Page:
         files: list[Any] = [gr.skip(), gr.skip()]
         if outcome.state == "writing":
             files = [gr.update(visible="hidden")] * 2
-        elif outcome.folder is not None:
-            files = []
-            for ending in ("html", "png"):
-                named = outcome.folder / f"{self.names[number]}.thought.{ending}"
-                if (outcome.folder / f"thought.{ending}").exists():
-                    os.replace(outcome.folder / f"thought.{ending}", named)
-                files.append(gr.update(value=str(named), visible=True))
+        elif outcome.folder is not None and not outcome.error:
+            asker = self.desk.askers[number]
+            files = [gr.update(value=str(asker.file(outcome, ending)), visible=True) for ending in ("html", "png")]
         slider = gr.update(maximum=max(2, count), value=max(1, count), visible=count > 1 or "hidden")
         raw = "" if thought is None else thought.reply or thought.text
         drawn = [slider, step_view(outcome, count)] if moved else [gr.skip(), gr.skip()]
@@ -695,7 +695,10 @@ def serving(
     need("the app", "gradio")
     with tempfile.TemporaryDirectory(prefix="sif-app-", ignore_cleanup_errors=True) as folder:
         root = Path(folder).resolve()
-        with _environment(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(root), HF_HUB_DISABLE_TELEMETRY="1"):
+        # Gradio asks its own server whether it is up, which no proxy can answer.
+        near = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), *_LOOPBACK, settings.host)))
+        told = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(root), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        with _environment(**told, no_proxy=near, NO_PROXY=near):
             page = _Page(Desk(settings, askers, questions, depth, root)).blocks
             url = _launch(page, settings)
             try:
