@@ -53,9 +53,8 @@ _LISTED = 5  # questions of a dataset at once
 _SHOWN = 160  # characters of a question in the list
 _SESSIONS = 100  # whose photographs and thoughts are kept
 _FILES_S = 24 * 3600  # after which what somebody sent or was sent is deleted
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _GLANCE_S = 0.25  # between two showings of a text that grows
-# What stands for something else in the templates of Gradio's component for HTML.
-_BRACES = str.maketrans({sign: f"&#{ord(sign)};" for sign in "{}$`\\"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,12 @@ class Asker:
     def name(self) -> str:
         """The model's name."""
         return self.settings.model or "model"
+
+    def file(self, outcome: Outcome, ending: str) -> Path:
+        """Where the page or the picture of an outcome lies, by its ending; named after the model."""
+        assert outcome.folder is not None
+        name = re.sub(r"[^\w.-]+", "-", Path(self.name).name).strip("-.") or "model"
+        return outcome.folder / f"{name}.thought.{ending}"
 
     def coordinates(self, question: Question | None) -> Coordinates | None:
         """Those that it is asked to state boxes in: the chosen ones, what it has learnt, or those of a dataset."""
@@ -275,14 +280,14 @@ class Desk:
                     if len(outcome.steps) > seen or thought.seconds - shown_s > _GLANCE_S:
                         seen, shown_s = len(outcome.steps), thought.seconds
                         yield outcome
-            outcome = replace(outcome, state="done")
-            outcome = replace(outcome, folder=self.write(asker, outcome))
+            outcome = replace(outcome, state="done", folder=Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder)))
+            self.write(asker, outcome)
         except (SIFError, ValueError) as error:  # a processor refuses images with a ValueError
             outcome = replace(outcome, error=self.sentence(error), state="done")
         yield outcome
 
-    def write(self, asker: Asker, outcome: Outcome) -> Path:
-        """Write the page and the picture of a thought to a folder of their own, which is returned.
+    def write(self, asker: Asker, outcome: Outcome) -> None:
+        """Write the page and the picture of a thought to the outcome's folder.
 
         Raises:
             SIFError: the folder cannot be written.
@@ -300,10 +305,8 @@ class Desk:
                 boxes=question.boxes,
                 choices=question.choices,
             )
-        folder = Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder))
-        atomic_write(folder / "thought.html", card_page(card))
-        write_picture(folder / "thought.png", card)
-        return folder
+        atomic_write(asker.file(outcome, "html"), card_page(card))
+        write_picture(asker.file(outcome, "png"), card)
 
     def sentence(self, error: Exception) -> str:
         """An error as a sentence, with files that were sent by their own name."""
@@ -313,7 +316,7 @@ class Desk:
 
 def photo_view(photo: Photo | None) -> str:
     """A photograph and its depth, as HTML."""
-    return _html("app_photo.html", photo=photo)
+    return render_page("app_photo.html", photo=photo)
 
 
 def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
@@ -330,7 +333,7 @@ def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
         step = min(max(step, 1), count)
         regions, words = outcome.steps[step - 1]
     photo, question = outcome.photo, outcome.question
-    return _html(
+    return render_page(
         "app_step.html",
         photo=photo,
         waiting=waiting,
@@ -364,7 +367,7 @@ def answer_view(outcome: Outcome) -> str:
     done = thought is not None and outcome.state == "done"
     measured = measure(thought, question) if done and thought is not None and question is not None else Measured({}, None)
     right = measured.values.get("answer accuracy")
-    return _html(
+    return render_page(
         "app_answer.html",
         error=outcome.error,
         growing=outcome.state == "writing" and outcome.photo is not None,
@@ -390,12 +393,7 @@ def _about(thought: Thought, values: Mapping[str, float | None]) -> str:
 
 def said_view(said: str, *, fault: bool = False) -> str:
     """A line that the page says, as HTML."""
-    return _html("app_said.html", said=said, fault=fault)
-
-
-def _html(template: str, **values: Any) -> str:
-    """A template with its values, escaped for HTML and for the templates of Gradio's component, which read braces."""
-    return render_page(template, **values).translate(_BRACES)
+    return render_page("app_said.html", said=said, fault=fault)
 
 
 def _forget(outcomes: Sequence[Outcome]) -> None:
@@ -413,12 +411,11 @@ class _Page:
 
         self.gr = gr
         self.desk = desk
-        self.names = [re.sub(r"[^\w.-]+", "-", Path(asker.name).name).strip("-.") or "model" for asker in desk.askers]
         with gr.Blocks(title="SIFThinker", analytics_enabled=False, fill_width=True, delete_cache=(3600, _FILES_S)) as made:
             self.chosen = gr.State(None)
             self.bell = gr.State(Bell())
             self.outcomes = gr.State([], delete_callback=_forget)
-            gr.HTML(_html("app_head.html", askers=desk.askers))
+            gr.HTML(render_page("app_head.html", askers=desk.askers))
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=320):
                     self._lay_questions()
@@ -472,7 +469,7 @@ class _Page:
         gr, asker = self.gr, self.desk.askers[number]
         made: dict[str, Any] = {}
         if len(self.desk.askers) > 1:
-            gr.HTML(_html("app_name.html", name=asker.name))
+            gr.HTML(render_page("app_name.html", name=asker.name))
         made["slider"] = gr.Slider(
             1, 2, value=1, step=1, label="Step", visible="hidden", buttons=[], elem_id=f"slider-{number}", interactive=True
         )
@@ -547,13 +544,9 @@ class _Page:
         files: list[Any] = [gr.skip(), gr.skip()]
         if outcome.state == "writing":
             files = [gr.update(visible="hidden")] * 2
-        elif outcome.folder is not None:
-            files = []
-            for ending in ("html", "png"):
-                named = outcome.folder / f"{self.names[number]}.thought.{ending}"
-                if (outcome.folder / f"thought.{ending}").exists():
-                    os.replace(outcome.folder / f"thought.{ending}", named)
-                files.append(gr.update(value=str(named), visible=True))
+        elif outcome.folder is not None and not outcome.error:
+            asker = self.desk.askers[number]
+            files = [gr.update(value=str(asker.file(outcome, ending)), visible=True) for ending in ("html", "png")]
         slider = gr.update(maximum=max(2, count), value=max(1, count), visible=count > 1 or "hidden")
         raw = "" if thought is None else thought.reply or thought.text
         drawn = [slider, step_view(outcome, count)] if moved else [gr.skip(), gr.skip()]
@@ -701,7 +694,10 @@ def serving(
     need("the app", "gradio")
     with tempfile.TemporaryDirectory(prefix="sif-app-", ignore_cleanup_errors=True) as folder:
         root = Path(folder).resolve()
-        with _environment(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(root), HF_HUB_DISABLE_TELEMETRY="1"):
+        # Gradio asks its own server whether it is up, which no proxy can answer.
+        near = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), *_LOOPBACK, settings.host)))
+        told = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(root), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        with _environment(**told, no_proxy=near, NO_PROXY=near):
             page = _Page(Desk(settings, askers, questions, depth, root)).blocks
             url = _launch(page, settings)
             try:
