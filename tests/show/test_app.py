@@ -386,6 +386,8 @@ def test_two_models_are_shown_side_by_side(page: Any, ramp_photo: tuple[Path, Pa
         said(page, "a slope", "#answer-1")
         said(page, "Step 3 of 3", "#step-0")
         said(page, "Step 2 of 2", "#step-1")
+        for number in (0, 1):
+            page.locator(f"#slider-{number}").wait_for()
         first, second = (page.locator(f"#step-{number}").bounding_box() for number in (0, 1))
         assert first["y"] == second["y"]
         assert first["x"] + first["width"] <= second["x"]
