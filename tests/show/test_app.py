@@ -386,6 +386,8 @@ def test_two_models_are_shown_side_by_side(page: Any, ramp_photo: tuple[Path, Pa
         said(page, "a slope", "#answer-1")
         said(page, "Step 3 of 3", "#step-0")
         said(page, "Step 2 of 2", "#step-1")
+        for number in (0, 1):
+            page.locator(f"#slider-{number}").wait_for()
         first, second = (page.locator(f"#step-{number}").bounding_box() for number in (0, 1))
         assert first["y"] == second["y"]
         assert first["x"] + first["width"] <= second["x"]
@@ -488,11 +490,13 @@ def test_a_model_of_this_process_answers_and_is_stopped(
 
 def test_what_is_served_is_bounded(ramp_photo: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing but what was sent and made is read from the disk; uploads have a bound; all is gone in the end."""
-    before = set(Path(tempfile.gettempdir()).glob("sif-app-*"))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))  # others may run the app beside this test
     (tmp_path / "secret.txt").write_text("secret")
     monkeypatch.chdir(tmp_path)
     with app(lambda request, number: reply(), max_upload=1) as served, httpx2.Client(base_url=served.url) as client:
-        (folder,) = set(Path(tempfile.gettempdir()).glob("sif-app-*")) - before
+        (folder,) = temporary.glob("sif-app-*")
         for path in ("/etc/passwd", str(tmp_path / "secret.txt"), "secret.txt", f"{folder}/../secret.txt"):
             assert client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
         small = client.post("/gradio_api/upload", files={"files": ("a.png", ramp_photo[0].read_bytes())})
