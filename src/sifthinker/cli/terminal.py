@@ -102,17 +102,22 @@ def resumable() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' bars and deprecation notices out of ours. Their errors and warnings about data still show."""
+    """Keep other libraries' bars and deprecation notices out of ours. Their errors and warnings about data still show.
+
+    Where they are not imported yet they are told by the environment: importing them takes seconds, which a model on a server
+    does not need.
+    """
+    import os
+    import sys
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    try:
-        import datasets
-        import transformers
-    except ImportError:
-        return  # whoever needs them says so
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 @contextmanager
