@@ -374,6 +374,8 @@ class TestResizer:
         ("qwen3.6:9b", "per_mille"), ("Qwen/Qwen3-8B", "unit"), ("qwen3", "unit"), ("qwen3_8b", "unit"),
         ("Qwen/Qwen3-Next-80B-A3B-Instruct", "unit"),
         ("llava-hf/llava-1.5-7b-hf", "unit"), ("Qwen/Qwen2.5-7B-Instruct", "unit"), ("gpt-4o", "unit"), ("", "unit"),
+        ("gemini-2.5-pro", "per_mille"), ("google/gemini-3-pro", "per_mille"), ("zai-org/GLM-4.5V", "per_mille"),
+        ("glm4v", "per_mille"), ("glm-4.6v-flash", "per_mille"), ("zai-org/GLM-4.6", "unit"), ("gemma3", "unit"),
     ],
 )  # fmt: skip
 def test_family_defaults(model: str, space: str) -> None:

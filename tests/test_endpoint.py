@@ -564,3 +564,26 @@ def test_addresses_that_cannot_be_used(url: str) -> None:
 def test_misuse() -> None:
     with pytest.raises(RuntimeError, match="async with"):
         asyncio.run(Endpoint("http://localhost/v1", "m").chat([]))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Incorrect API key provided: sk-short12.", "Incorrect API key provided: [key]."),
+        ("Incorrect API key provided: Bearer sk-short12", "Incorrect API key provided: Bearer [key]"),
+        ("invalid key 'sk-short12'", "invalid key '[key]'"),
+        ('{"api_key": "sk-short12"}', '{"api_key": "[key]"}'),
+        ("A sk-short12 and a key", "A sk-short12 and a key"),  # a word of the reply, for all that is known
+    ],
+)
+def test_a_short_key_is_taken_out_where_the_text_says_that_it_is_one(
+    text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-short12")
+
+    async def ask(url: str) -> str:
+        async with Endpoint(url, "m", max_retries=0) as endpoint:
+            return (await endpoint.chat([{"role": "user", "content": "?"}])).text
+
+    with serve(lambda request, number: text) as (url, _):
+        assert asyncio.run(ask(url)) == shown

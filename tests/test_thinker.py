@@ -48,6 +48,18 @@ class TestThought:
         thought = Thought("q", IMAGE, DEPTH, GOOD.removeprefix("<think>"))
         assert thought.reading.problems[0].code == "missing_tag"
 
+    @pytest.mark.parametrize(
+        ("said", "answer"),
+        [
+            ("<think>It looks red.</think>\n<answer>\nred\n</answer>", "red"),
+            ("<answer>red</answer>", "red"),
+            ("<answer> </answer>", None),
+            ("red</answer>", "red</answer>"),  # tags that are not around it are words
+        ],
+    )
+    def test_a_direct_answer_in_the_tags_of_one(self, said: str, answer: str | None) -> None:
+        assert Thought("q", IMAGE, None, said, protocol="direct").answer == answer
+
 
 class TestThinker:
     def test_one_and_many_agree(self, thinker: Thinker) -> None:

@@ -375,6 +375,8 @@ _FAMILIES: tuple[tuple[re.Pattern[str], Coordinates], ...] = (
     # A version, not a size: qwen3_8b is a model of text. Others of text may match, and are never shown an image.
     (re.compile(r"qwen[-_]?3[-_]?vl|qwen[-_]?3[._](?:[5-9]|\d\d)(?![\d.]*b(?:\b|_))", re.IGNORECASE), "per_mille"),
     (re.compile(r"intern[-_]?vl", re.IGNORECASE), "per_mille"),
+    (re.compile(r"\bgemini\b|gemini[-_]\d", re.IGNORECASE), "per_mille"),
+    (re.compile(r"glm[-_]?[4-9](?:[._]\d)?v", re.IGNORECASE), "per_mille"),
 )
 
 

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_RETRY_AFTER_S = 600.0
 _SHORTEST_SECRET = 12  # servers without keys are given words such as EMPTY, which replies may hold
+_SAYS_KEY = r"\bBearer\s+|\b(?:api[ _-]?)?key\b[^\w\n]{0,4}(?:(?:provided|is)[^\w\n]{1,4})?"
 
 _CHAT = "/chat/completions"
 _OTHER_ROUTE = re.compile(r"/(?:completions|responses|embeddings|models|messages)$")
@@ -403,9 +404,13 @@ class Endpoint:
         return {"Authorization": f"Bearer {key}"}
 
     def _redact(self, text: str) -> str:
-        """A text with our key taken out: some servers quote it back."""
+        """A text with our key taken out: some servers quote it back. A short one only where the text says that it is one."""
         key = self._key()
-        return text.replace(key, "[key]") if len(key) >= _SHORTEST_SECRET else text
+        if not key:
+            return text
+        if len(key) >= _SHORTEST_SECRET:
+            return text.replace(key, "[key]")
+        return re.sub(rf"({_SAYS_KEY}){re.escape(key)}(?!\w)", r"\1[key]", text, flags=re.IGNORECASE)
 
 
 def _forms_of(name: str, value: Any) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from sifthinker.ask_settings import MAX_NEW_TOKENS
-from sifthinker.chain import Problem, Reading, Region, read_completion
+from sifthinker.chain import Problem, Reading, Region, find_answer, read_completion
 from sifthinker.coordinates import UNIT, Frame, Resizer, default_for, learnt_by
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError, ImageError
@@ -79,8 +79,14 @@ class Thought:
 
     @property
     def answer(self) -> str | None:
-        """The answer, or None when there is none to be read. Of a direct one, what comes after any reasoning."""
-        return (self.text.rpartition("</think>")[2].strip() or None) if self.direct else self.reading.answer
+        """The answer, or None when there is none to be read. Of a direct one, what comes after any reasoning, without the
+        tags of an answer around it, which models that reason write by themselves."""
+        if not self.direct:
+            return self.reading.answer
+        said = self.text.rpartition("</think>")[2].strip()
+        if said.startswith("<answer>") and said.endswith("</answer>"):
+            return find_answer(said)
+        return said or None
 
     @property
     def steps(self) -> tuple[tuple[tuple[Region, ...], str], ...]:

@@ -500,6 +500,22 @@ class TestTheBudget:
                 assert evaluate(asked, thinker=thinker).errors == 0
         assert thinker.usage.requests == 15
 
+    def test_a_server_that_counts_no_tokens_ends_it(self, tmp_path: Path) -> None:
+        """The first answer shows it; that one is kept, and the rest can be asked without a budget."""
+
+        def answer(request: dict[str, Any], number: int) -> Any:
+            body = {"choices": [{"message": {"content": structured(number_in(request))}}]}
+            return 200, {"Content-Type": "application/json"}, json.dumps(body)
+
+        data, out = write_questions(tmp_path, 9), str(tmp_path / "e.json")
+        with serve(answer) as (url, requests):
+            with pytest.raises(BudgetError, match="does not say how many tokens"):
+                evaluate(settings(data, url, budget=5, output=out, concurrency=8, **self.PRICES))
+            assert len(requests) == 1
+            found = evaluate(settings(data, url, output=out))
+            assert set(numbers(requests).values()) == {1}
+        assert (found.errors, len(found.rows)) == (0, 9)
+
     def test_failures_do_not_keep_it_waiting(self, tmp_path: Path) -> None:
         """Nobody knows what an answer costs until one is there, and the first three are none."""
 

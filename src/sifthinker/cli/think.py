@@ -147,6 +147,11 @@ def _say_problems(thought: Thought, model: str | None) -> None:
             family = default_for(_type_or_name(model))
             known = "" if family == "unit" else f"; published models of its family write {family}"
             click.echo(f"its boxes look like {looks}; --coordinates says what the model has learnt{known}", err=True)
+    if thought.protocol == "structured" and any(fault.code in ("box_range", "box_order") for fault in faults):
+        family = default_for(_type_or_name(model))
+        click.echo(
+            f"boxes were asked for in {family} unless told otherwise; --coordinates says what the model writes", err=True
+        )
     if not thought.complete and all(fault.code != "cut_off" for fault in faults):
         click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
 

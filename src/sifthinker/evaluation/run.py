@@ -629,7 +629,8 @@ class _Run:
                 # Nothing may come between an answer and its place in the journal: the run may be stopped there.
                 meter.see(outage)
                 self.take([row])
-                await meter.ended(answered=bool(row.tokens))
+                meter.see_tokens(row)
+                await meter.ended(answered=any(row.tokens))
 
         async with thinker:
             with threads(thinker.endpoint.concurrency):
@@ -769,7 +770,7 @@ class _Meter:
         self._budget = settings.budget
         self._prices = settings.prompt_price, settings.completion_price
         self._usage = usage
-        earlier = [tokens for tokens in before if tokens]
+        earlier = [tokens for tokens in before if any(tokens)]
         self._answers = len(earlier)  # whose cost is known
         # Of earlier processes, less what this one's server was asked for before.
         self._before = sum(map(self._cost_of, earlier)) - self._cost_of((usage.prompt_tokens, usage.completion_tokens))
@@ -812,6 +813,18 @@ class _Meter:
             self._under_way -= 1
             self._answers += answered
             self._changed.notify_all()
+
+    def see_tokens(self, row: Row) -> None:
+        """Take note of whether the server counts tokens.
+
+        Raises:
+            BudgetError: there is a budget, and it does not: nobody can tell what an answer costs.
+        """
+        if self._budget is not None and not row.error and not any(row.tokens):
+            raise BudgetError(
+                f"The server does not say how many tokens it read and wrote (question {row.id!r}), so that no budget can be "
+                "kept. The same command without --budget goes on"
+            )
 
     def see(self, outage: EndpointError | None) -> None:
         """Take note of whether the server answered.
