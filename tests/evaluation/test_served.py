@@ -456,6 +456,30 @@ class TestWhatEndsIt:
         self.resume(data, out, self.kept(out))
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_trial_of_the_first_questions_goes_on_with_all(tmp_path: Path, killed: bool) -> None:
+    data, out = write_questions(tmp_path, 9), str(tmp_path / "e.json")
+
+    def answer(request: dict[str, Any], number: int) -> Any:
+        return (401, {}, "no key") if killed and number == 2 else structured(number_in(request))
+
+    with serve(answer) as (url, requests):
+        trial = settings(data, url, output=out, limit=4, concurrency=1)
+        if killed:
+            with pytest.raises(EndpointError):
+                evaluate(trial)
+        else:
+            assert len(evaluate(trial).rows) == 4
+        evaluate(settings(data, url, output=out, limit=6))
+        found = evaluate(settings(data, url, output=out))
+        assert found.rows == evaluate(settings(data, url)).rows[:9]
+        answered = [request for number, request in enumerate(requests[:-9]) if not (killed and number == 2)]
+        assert set(numbers(answered).values()) == {1}
+    # Fewer questions than were asked are another run.
+    with pytest.raises(ConfigError, match="limit was None, now 3"):
+        evaluate(settings(data, "http://127.0.0.1:9/v1", output=out, limit=3))
+
+
 class TestTheBudget:
     PRICES = {"prompt_price": 1000.0, "completion_price": 5000.0}  # 100 and 20 tokens: 0.1 + 0.1 = 0.2 an answer
 

@@ -468,6 +468,7 @@ class _Run:
             make_folder(self.output.parent)
             if self._saved is None:
                 self._journal = _Journal(journal_path(self.output), self.identity, fresh=fresh)
+                self._journal.as_ours = self._grown
 
     def _identity(self) -> dict[str, Any]:
         asked = self.settings
@@ -500,12 +501,24 @@ class _Run:
         found = Evaluation.read(self.output)  # somebody else's file is refused here
         if self._fresh:
             return None
-        _check_same(str(self.output), found.settings, self.identity)
+        _check_same(str(self.output), self._grown(found.settings), self.identity)
         self._check_files(self.output, found.rows)
-        if found.errors:
+        if found.errors or len(found.rows) < len(self.questions):
             self._rows = {row.id: row for row in found.rows}
             return None
         return replace(found, questions=self._by_id())
+
+    def _grown(self, theirs: Any) -> Any:
+        """Settings of an evaluation of the first of these questions as those of this one, where that changes no answer.
+
+        A server answers each question by itself. What a model here says may depend on what shares its batch.
+        """
+        limit = theirs.get("limit") if isinstance(theirs, dict) else None
+        if not self.served or not isinstance(limit, int) or not 0 < limit < len(self.questions):
+            return theirs
+        if theirs.get("questions") != identity_of(self.questions[:limit], self.root):
+            return theirs
+        return {**theirs, **{name: self.identity[name] for name in ("limit", "questions")}}
 
     def _check_files(self, where: Path, rows: Iterable[Row]) -> None:
         """See that answered questions still have the files that they were asked about, as far as these are there."""
@@ -852,9 +865,10 @@ class _Journal(Journal):
     """The journal of an evaluation: batches of rows."""
 
     holds_answers = False
+    as_ours: Callable[[Any], Any] = staticmethod(lambda header: header)
 
     def check(self, header: Any) -> None:
-        _check_same(str(self._path), header, self._header)
+        _check_same(str(self._path), self.as_ours(header), self._header)
 
     def __enter__(self) -> Self:
         super().__enter__()
