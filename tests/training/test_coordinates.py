@@ -235,17 +235,17 @@ class TestRuns:
     def test_a_run_of_grpo_asks_held_out_questions_in_its_own_space(
         self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from sifthinker.thinker import Thinker
+        from sifthinker.thinker import LocalThinker
         from sifthinker.training.grpo import train_grpo
 
         asked: list[Any] = []
-        think = Thinker.think_all
+        think = LocalThinker.think_all
 
-        def watched(self: Thinker, tasks: Any, **how: Any) -> Any:
+        def watched(self: LocalThinker, tasks: Any, **how: Any) -> Any:
             asked.append(how.get("coordinates"))
             return think(self, tasks, **how)
 
-        monkeypatch.setattr(Thinker, "think_all", watched)
+        monkeypatch.setattr(LocalThinker, "think_all", watched)
         data = chains_in("per_mille")
         training = {"max_steps": 1, "per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 6}
         config = grpo_config(

@@ -18,7 +18,7 @@ from sifthinker.errors import ConfigError, RecordError  # noqa: E402
 from sifthinker.evaluation.run import evaluate  # noqa: E402
 from sifthinker.evaluation.settings import EvalSettings  # noqa: E402
 from sifthinker.models import load_model  # noqa: E402
-from sifthinker.thinker import Thinker, Thought  # noqa: E402
+from sifthinker.thinker import LocalThinker, Thought  # noqa: E402
 from sifthinker.training.held_out import HeldOut  # noqa: E402
 from sifthinker.training.progress import LOGGED, read_history  # noqa: E402
 from sifthinker.training.settings import make_config  # noqa: E402
@@ -186,12 +186,12 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
     shutil.copytree(chains / "images", tmp_path / "rgb" / "images")
     seen: list[bool] = []
 
-    def asked(self: Thinker, tasks: Any, **how: Any) -> Any:
+    def asked(self: LocalThinker, tasks: Any, **how: Any) -> Any:
         seen.extend(depth is not None for _, _, depth in tasks)
         return think_all(self, tasks, **how)
 
-    think_all = Thinker.think_all
-    monkeypatch.setattr(Thinker, "think_all", asked)
+    think_all = LocalThinker.think_all
+    monkeypatch.setattr(LocalThinker, "think_all", asked)
     trained("sft", tiny_vlm, tmp_path / "rgb", tmp_path / "rgb-run", OFTEN, eval_data=chains)
     assert seen == [False] * 5
 
