@@ -4,12 +4,12 @@ import _thread
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextvars import ContextVar
 
 import pytest
 
-from sifthinker.loops import in_thread, iterate, run_coroutine, threads, together
+from sifthinker.loops import in_thread, iterate, run_coroutine, threads, ticking, together
 
 HERE: ContextVar[str] = ContextVar("HERE", default="nowhere")
 
@@ -100,7 +100,7 @@ def test_in_thread_takes_the_context_along() -> None:
     assert asyncio.run(go()) == "with me"
 
 
-async def count(most: int, happened: list[str], wait_s: float = 0.0) -> AsyncIterator[int]:
+async def count(most: int, happened: list[str], wait_s: float = 0.0) -> AsyncGenerator[int, None]:
     try:
         for number in range(most):
             yield number
@@ -252,3 +252,33 @@ class TestTogether:
         with pytest.raises(TimeoutError):
             asyncio.run(run())
         assert happened == ["cleaned up"] * 2
+
+
+class TestTicking:
+    def test_silence_is_told_between_the_items(self) -> None:
+        happened: list[str] = []
+        told = list(iterate(ticking(count(2, happened, 0.5), 0.2)))
+        assert [item for item in told if item is not None] == [0, 1]
+        # Of the half second behind each item a tick tells at least 0.2 s and 0.4 s, fewer on a machine under load.
+        assert None in told[1 : told.index(1)]
+        assert happened == ["cleaned up"]
+
+    def test_a_silent_one_is_left_at_a_tick(self) -> None:
+        """The generator waits for ten minutes; who listens ends it at once, and it has cleaned up."""
+        happened: list[str] = []
+        started = time.monotonic()
+        items = iterate(ticking(count(2, happened, 600), 0.05))
+        assert [next(items), next(items)] == [0, None]
+        items.close()  # type: ignore[attr-defined]
+        assert happened == ["cleaned up"]
+        assert time.monotonic() - started < 30
+
+    def test_errors_come_behind_the_items(self) -> None:
+        async def breaks() -> AsyncGenerator[int, None]:
+            yield 1
+            raise LookupError("lost")
+
+        items = iterate(ticking(breaks(), 60))
+        assert next(items) == 1
+        with pytest.raises(LookupError, match="lost"):
+            next(items)

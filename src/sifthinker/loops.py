@@ -8,7 +8,7 @@ import contextvars
 import functools
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -130,6 +130,37 @@ def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
         with contextlib.suppress(RuntimeError):  # the loop came to its end meanwhile
             loop.call_soon_threadsafe(task.cancel)
         thread.join()
+
+
+async def ticking(items: AsyncGenerator[_T, None], seconds: float) -> AsyncGenerator[_T | None, None]:
+    """The items of an asynchronous generator, and None each time that none came for so long.
+
+    Who listens can look at other things between, such as whether to go on. When it stops listening, the generator is
+    cancelled where it waits, and closed.
+
+    Args:
+        items: none of them None.
+        seconds: between two items, or an item and None, at most.
+    Raises:
+        BaseException: what the generator raises.
+    """
+    following = asyncio.ensure_future(anext(items))
+    try:
+        while True:
+            await asyncio.wait([following], timeout=seconds)
+            if not following.done():
+                yield None
+                continue
+            try:
+                item = following.result()
+            except StopAsyncIteration:
+                return
+            yield item
+            following = asyncio.ensure_future(anext(items))
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await items.aclose()
 
 
 async def together(calls: Iterable[Coroutine[Any, Any, _T]], most: int) -> list[_T]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ from sifthinker.served import open_thinker
 from sifthinker.show.app import Asker, Desk, Outcome, Photo, serving, step_view
 from sifthinker.thinker import Thinker, Thought
 
-from ..stand_in import serve, told
+from ..stand_in import event, serve, told
 
 pytest.importorskip("gradio")
 # Of Gradio's own queue, about what pandas 4 will do.
@@ -205,6 +206,123 @@ def test_steps_appear_as_they_are_written_and_are_stepped_through(page: Any, ram
     content = request["messages"][0]["content"]
     assert [part["type"] for part in content] == ["image_url", "image_url", "text"]
     assert "What rises here?" in content[2]["text"]
+
+
+CHAIN = '<think><area>[{"bbox_2d":[0.0,0.0,0.5,1.0]}]</area><text>I look at the left'
+
+
+def test_stop_ends_a_request_whose_server_is_silent(page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    """It writes half a step and hangs; its time-out is minutes. The words so far are shown; after Stop it is asked again."""
+    over, left = threading.Event(), threading.Event()
+
+    def hangs() -> Iterator[str]:
+        try:
+            yield event(CHAIN)
+            while not over.wait(0.2):
+                yield ": a comment\n\n"  # says nothing; it cannot be written once the client has gone
+        finally:
+            left.set()
+
+    def answer(request: dict[str, Any], number: int) -> Any:
+        return hangs() if number == 0 else told([CHAIN + "</text></think><answer>a slope</answer>"])
+
+    with app(answer, protocol="chain", retries=3, timeout_s=600) as served:
+        page.goto(served.url)
+        send(page, ramp_photo[0])
+        ask(page, "What rises here?")
+        said(page, "I look at the left", "#step-0")
+        assert "(no words)" not in page.locator("#step-0").inner_text()
+        said(page, "nothing new for", "#answer-0")
+        started = time.monotonic()
+        page.click("#stop")
+        said(page, "Stopped before the end.", "#answer-0")
+        page.locator("#stop").wait_for(state="hidden")
+        assert time.monotonic() - started < 15
+        assert left.wait(15)  # the connection is closed
+        ask(page)
+        said(page, "a slope", "#answer-0")
+        over.set()
+        assert len(served.requests) == 2
+
+
+def test_stop_ends_the_wait_before_another_try(page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    """A server that asks to be left alone for ten minutes is left alone, and so is the visitor."""
+    with app(lambda request, number: (503, {"Retry-After": "600"}, "{}"), retries=3) as served:
+        page.goto(served.url)
+        send(page, ramp_photo[0])
+        ask(page, "What rises here?")
+        said(page, "the server is asked again", "#answer-0")
+        page.click("#stop")
+        said(page, "Stopped before the end.", "#answer-0")
+        page.locator("#stop").wait_for(state="hidden")
+        assert len(served.requests) == 1
+
+
+def test_who_waits_for_others_is_told_and_can_stop(browser: Any, page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    go_on = threading.Event()
+
+    def answer(request: dict[str, Any], number: int) -> str:
+        assert go_on.wait(60)
+        return reply()
+
+    with app(answer, concurrency=1) as served:
+        context = browser.new_context()
+        other = context.new_page()
+        for visitor in (page, other):
+            visitor.goto(served.url)
+            send(visitor, ramp_photo[0])
+        ask(page, "What is it?")
+        said(page, "Asking owner/eyes")
+        ask(other, "What is it?")
+        said(other, "Waiting: 1 before you")
+        other.click("#stop")
+        said(other, "Stopped")
+        other.locator("#stop").wait_for(state="hidden")
+        ask(other)
+        said(other, "Waiting: 1 before you")
+        go_on.set()
+        for visitor in (page, other):
+            said(visitor, "a ramp", "#answer-0")
+        context.close()
+    assert len(served.requests) == 2
+
+
+def test_words_are_drawn_as_they_grow_but_not_over_another_step(page: Any, ramp_photo: tuple[Path, Path]) -> None:
+    go_on = threading.Event()
+    first = CHAIN + " half.</text>"
+
+    def answer() -> Iterator[str]:
+        yield event(first + '<area>[{"bbox_2d":[0.5,0.0,1.0,1.0]}]</area>')
+        yield event("<text>Then at")
+        assert go_on.wait(60)
+        for word in (" the", " right", " half"):
+            time.sleep(1.2)
+            yield event(word)
+        yield event(".</text></think><answer>a slope</answer>")
+        yield event(finish="stop")
+
+    with app(lambda request, number: answer(), protocol="chain") as served:
+        page.goto(served.url)
+        send(page, ramp_photo[0])
+        ask(page, "What rises here?")
+        said(page, "Then at", "#step-0")
+        go_to(page, 1)
+        said(page, "I look at the left half.", "#step-0")
+        go_on.set()
+        time.sleep(2.5)
+        assert "I look at the left half." in page.locator("#step-0").inner_text()
+        said(page, "Then at the right half.", "#step-0")  # the end moves it on
+
+
+def test_a_step_without_words_yet_is_being_written() -> None:
+    image = Image.new("RGB", (10, 10))
+    area = CHAIN.partition("<text>")[0]
+    views = []
+    for text in (area, f"{area}<text>", f"{area}<text>I look</te"):
+        thought = Thought("What?", image, None, text, protocol="chain", complete=False)
+        views.append(step_view(Outcome(Photo.of(image, None, 0, ""), thought), 1))
+    shown = [re.findall(r'<div class="words">(.*?)</div>', view) for view in views]
+    assert shown == [["…"], ["…"], ["I look"]]
 
 
 def test_without_depth_one_picture_is_shown_and_asked_about(page: Any, ramp_photo: tuple[Path, Path]) -> None:

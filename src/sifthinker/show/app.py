@@ -10,8 +10,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +33,7 @@ from sifthinker.evaluation.run import coordinates_of
 from sifthinker.files import atomic_write
 from sifthinker.images import data_url, load_image
 from sifthinker.literals import Coordinates, Encoding
+from sifthinker.loops import iterate, ticking
 from sifthinker.prompts import with_choices
 from sifthinker.served import ServedThinker
 from sifthinker.show.report import (
@@ -53,8 +56,11 @@ _LISTED = 5  # questions of a dataset at once
 _SHOWN = 160  # characters of a question in the list
 _SESSIONS = 100  # whose photographs and thoughts are kept
 _FILES_S = 24 * 3600  # after which what somebody sent or was sent is deleted
+_UNCOUNTED = "the server reports no tokens, so no budget can be kept"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_GLANCE_S = 0.25  # between two showings of a text that grows
+_GLANCE_S = 0.25  # between two showings of a text that grows, and between looks for who wants no more
+_REDRAW_S = 1.0  # between two drawings of a step whose words grow: its pictures are sent again each time
+_PATIENCE_S = 5.0  # of silence, before and between saying so
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +71,13 @@ class Asker:
         thinker: loaded.
         settings: how it is asked.
         about: what it can do, "" where nothing is known.
+        uncounted: set once its server has answered without saying how many tokens that took.
     """
 
     thinker: Thinker
     settings: AppSettings
     about: str = ""
+    uncounted: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @property
     def name(self) -> str:
@@ -96,8 +104,35 @@ class Asker:
             BudgetError: it may not.
         """
         budget = self.settings.budget
-        if budget is not None and isinstance(self.thinker, ServedThinker) and self.thinker.usage.cost >= budget:
+        if budget is None or not isinstance(self.thinker, ServedThinker):
+            return
+        if self.uncounted.is_set():
+            raise BudgetError(f"{self.name} is not asked: {_UNCOUNTED}; start again without --budget to ask it all the same")
+        if self.thinker.usage.cost >= budget:
             raise BudgetError(f"{self.name} has cost {self.thinker.usage.cost:g} of {budget:g}; see --budget")
+
+    def note_tokens(self, thought: Thought) -> str:
+        """Note whether the server said what a whole answer took; a sentence where it did not and a budget needs it."""
+        if self.settings.budget is None or not isinstance(self.thinker, ServedThinker) or any(thought.tokens):
+            return ""
+        self.uncounted.set()
+        return f"{_UNCOUNTED[0].upper()}{_UNCOUNTED[1:]}."
+
+    def stream(
+        self, image: Image.Image, text: str, depth: DepthMap | None, question: Question | None
+    ) -> Iterator[Thought | None]:
+        """The growing thought, see `Thinker.stream`; None each time that a server has been silent for a moment."""
+        how: dict[str, Any] = {"protocol": self.settings.protocol, "coordinates": self.coordinates(question)}
+        thinker = self.thinker
+        if not isinstance(thinker, ServedThinker):
+            return thinker.stream(image, text, depth, **how)
+
+        async def thoughts() -> AsyncIterator[Thought | None]:
+            async with thinker, aclosing(ticking(thinker.ask_stream((image, text, depth), **how), _GLANCE_S)) as growing:
+                async for thought in growing:
+                    yield thought
+
+        return iterate(thoughts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +169,9 @@ class Outcome:
         state: `writing`, `done` or `stopped`.
         error: why it could not be asked, "" otherwise.
         folder: holds the files to download.
+        silent_s: for how long nothing has come, where that is long.
+        retried: whether its server was asked again meanwhile.
+        note: about the asking, "" for none.
     """
 
     photo: Photo | None = None
@@ -142,6 +180,17 @@ class Outcome:
     state: str = "writing"
     error: str = ""
     folder: Path | None = None
+    silent_s: int = 0
+    retried: bool = False
+    note: str = ""
+
+    @property
+    def growing_words(self) -> str:
+        """Of a step that is being written: the words so far, which no closed step holds yet."""
+        if self.thought is None or self.state != "writing":
+            return ""
+        _, tag, words = self.thought.text.rpartition("<text>")
+        return "" if not tag or "</text>" in words else re.sub(r"</?\w*$", "", words).strip()
 
     @property
     def steps(self) -> Sequence[tuple[tuple[Region, ...], str]]:
@@ -151,9 +200,42 @@ class Outcome:
 
 @dataclass(slots=True)
 class Bell:
-    """What somebody rings who wants no more of what is being written."""
+    """What somebody rings who wants no more of what is being written, and the step of each column that they look at."""
 
     rung: bool = False
+    looked: dict[int, int] = field(default_factory=dict)
+
+
+class Line:
+    """Who asks now and who waits, in the order of coming.
+
+    Args:
+        most: how many may ask at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tickets: list[object] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def place(self) -> Iterator[object]:
+        """A place in the line, given up at the end of the block."""
+        ticket = object()
+        with self._changed:
+            self._tickets.append(ticket)
+        try:
+            yield ticket
+        finally:
+            with self._changed:
+                self._tickets.remove(ticket)
+                self._changed.notify_all()
+
+    def ahead(self, ticket: object, wait_s: float) -> int:
+        """How many must end before a place has its turn; waits so long for it to be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._tickets.index(ticket) < self._most, wait_s)
+            return max(0, self._tickets.index(ticket) - self._most + 1)
 
 
 @dataclass(frozen=True)
@@ -252,6 +334,8 @@ class Desk:
     ) -> Iterator[Outcome]:
         """Ask one model and give the outcome as it grows: with each new step, and now and then between.
 
+        A server's request ends when the bell is rung, whatever it waits for. A model of this process looks up at each token.
+
         Args:
             asker: the model.
             image: upright RGB.
@@ -265,25 +349,35 @@ class Desk:
         """
         outcome = Outcome(photo, question=question)
         yield outcome
-        seen, shown_s = 0, 0.0
+        seen, shown_s, heard_s = 0, 0.0, time.monotonic()
+        tries = _tries(asker)
         try:
             asker.check_budget()
-            growing = asker.thinker.stream(
-                image, text, depth, protocol=asker.settings.protocol, coordinates=asker.coordinates(question)
-            )
+            growing = asker.stream(image, text, depth, question)
             with closing(growing):  # type: ignore[type-var]
                 for thought in growing:
                     if bell is not None and bell.rung:
-                        yield replace(outcome, state="stopped")
+                        yield replace(outcome, state="stopped", silent_s=0)
                         return
-                    outcome = replace(outcome, thought=thought)
+                    if thought is None:
+                        silent_s = time.monotonic() - heard_s
+                        if silent_s >= outcome.silent_s + _PATIENCE_S:
+                            outcome = replace(outcome, silent_s=int(silent_s), retried=_tries(asker) > tries)
+                            yield outcome
+                        elif silent_s < 2 * _REDRAW_S:
+                            yield outcome  # what came last was perhaps too early to be shown
+                        continue
+                    heard_s = time.monotonic()
+                    outcome = replace(outcome, thought=thought, silent_s=0)
                     if len(outcome.steps) > seen or thought.seconds - shown_s > _GLANCE_S:
                         seen, shown_s = len(outcome.steps), thought.seconds
                         yield outcome
+            if outcome.thought is not None:
+                outcome = replace(outcome, note=asker.note_tokens(outcome.thought))
             outcome = replace(outcome, state="done", folder=Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder)))
             self.write(asker, outcome)
         except (SIFError, ValueError) as error:  # a processor refuses images with a ValueError
-            outcome = replace(outcome, error=self.sentence(error), state="done")
+            outcome = replace(outcome, error=self.sentence(error), state="done", silent_s=0)
         yield outcome
 
     def write(self, asker: Asker, outcome: Outcome) -> None:
@@ -312,6 +406,11 @@ class Desk:
         """An error as a sentence, with files that were sent by their own name."""
         text = re.sub(re.escape(f"{self.folder}{os.sep}") + r"(?:[0-9a-f]{16,}/)?", "", str(error))
         return text or type(error).__name__
+
+
+def _tries(asker: Asker) -> int:
+    """How often requests to a model's server were repeated so far."""
+    return asker.thinker.usage.retries if isinstance(asker.thinker, ServedThinker) else 0
 
 
 def photo_view(photo: Photo | None) -> str:
@@ -343,7 +442,8 @@ def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
         boxes=[] if photo is None or outcome.thought is None else _boxes(regions, photo, outcome.thought.depth),
         most=_MOST_REGIONS,
         targets=[] if photo is None or question is None else targets(question.boxes, photo.width, photo.height),
-        words=words,
+        words=words or (outcome.growing_words if step == count else ""),
+        written=outcome.state != "writing" or step < count,
     )
 
 
@@ -372,6 +472,9 @@ def answer_view(outcome: Outcome) -> str:
         error=outcome.error,
         growing=outcome.state == "writing" and outcome.photo is not None,
         stopped=outcome.state == "stopped",
+        silent_s=outcome.silent_s,
+        retried=outcome.retried,
+        note=outcome.note,
         steps=len(outcome.steps),
         answer=None if thought is None else thought.answer,
         truth="" if question is None else " / ".join(question.answers),
@@ -411,6 +514,8 @@ class _Page:
 
         self.gr = gr
         self.desk = desk
+        local = any(isinstance(asker.thinker, LocalThinker) for asker in desk.askers)
+        self.line = Line(1 if local else desk.settings.concurrency)
         with gr.Blocks(title="SIFThinker", analytics_enabled=False, fill_width=True, delete_cache=(3600, _FILES_S)) as made:
             self.chosen = gr.State(None)
             self.bell = gr.State(Bell())
@@ -485,7 +590,6 @@ class _Page:
 
     def _connect(self) -> None:
         gr = self.gr
-        local = any(isinstance(asker.thinker, LocalThinker) for asker in self.desk.askers)
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         told = [self.encoding, self.near, self.holes]
         look = {"fn": self._look, "inputs": [self.photo, self.depth, *told, self.chosen], **quiet}
@@ -512,14 +616,14 @@ class _Page:
             self._ask,
             [self.photo, self.depth, *told, self.use_depth, self.question, self.chosen, self.outcomes, self.bell],
             [self.said, self.stop, self.outcomes, *self._all()],
-            concurrency_limit=1 if local else self.desk.settings.concurrency,
+            concurrency_limit=None,  # `Line` keeps who waits: they can be told, and can stop
             **quiet,
         )
         self.stop.click(self._stop, self.bell, self.said, queue=False, **quiet)
         for number, column in enumerate(self.columns):
             column["slider"].input(
                 partial(self._step, number),
-                [column["slider"], self.outcomes],
+                [column["slider"], self.outcomes, self.bell],
                 column["step"],
                 trigger_mode="always_last",
                 queue=False,
@@ -619,17 +723,46 @@ class _Page:
         gr, desk = self.gr, self.desk
         _forget(before)
         bell.rung = False
-        hidden = gr.update(visible="hidden")
+        bell.looked.clear()
+        hidden, shown_stop = gr.update(visible="hidden"), gr.update(visible=True)
+        still = [gr.skip()] * len(self._all())
         try:
             image = desk.image(photo, chosen)
             if not text or not text.strip():
                 raise ConfigError("Ask a question about the photograph")
-            found: DepthMap | None = None
-            about = "without depth"
-            yield [said_view("Looking at the photograph …"), hidden, [], *self._blank()]
-            if use_depth:
-                files = _depth_files(encoding, near, holes)
-                found, about = desk.all_depth(image, depth, chosen, files)
+        except SIFError as error:
+            yield [said_view(desk.sentence(error), fault=True), hidden, [], *self._blank()]
+            return
+        yield [said_view("Looking at the photograph …"), shown_stop, [], *self._blank()]
+        with self.line.place() as ticket:
+            told = 0
+            while (ahead := self.line.ahead(ticket, _GLANCE_S)) and not bell.rung:
+                # Something is given each time, so that whoever waits holds no thread of the server for long.
+                said = said_view(f"Waiting: {ahead} before you") if ahead != told else gr.skip()
+                told = ahead
+                yield [said, gr.skip(), gr.skip(), *still]
+            if bell.rung:
+                yield [said_view("Stopped"), hidden, [], *still]
+                return
+            yield from self._asked(image, text, depth, (encoding, near, holes) if use_depth else None, chosen, bell)
+
+    def _asked(
+        self,
+        image: Image.Image,
+        text: str,
+        depth: str | None,
+        reading: tuple[Any, Any, str | None] | None,
+        chosen: int | None,
+        bell: Bell,
+    ) -> Iterator[list[Any]]:
+        """What `_ask` shows once it is its turn; `reading` is how a depth file is read, None for no depth."""
+        gr, desk = self.gr, self.desk
+        hidden = gr.update(visible="hidden")
+        found: DepthMap | None = None
+        about = "without depth"
+        try:
+            if reading is not None:
+                found, about = desk.all_depth(image, depth, chosen, _depth_files(*reading))
         except SIFError as error:
             yield [said_view(desk.sentence(error), fault=True), hidden, [], *self._blank()]
             return
@@ -638,26 +771,42 @@ class _Page:
         outcomes = [Outcome() for _ in desk.askers]
         shown = Photo.of(image, found, 0, about)
         for number, asker in enumerate(desk.askers):
-            seen = -1
+            if bell.rung:
+                break
+            seen, drawn_s = -1, 0.0
+            drawn: Any = None
             photographed = replace(shown, number=number)
             for outcome in desk.ask(asker, image, photographed, text, found, question, bell):
-                moved = len(outcome.steps) != seen or outcome.state != "writing"
-                seen = len(outcome.steps)
+                count, now = len(outcome.steps), time.monotonic()
+                moved = count != seen or outcome.state != "writing"
+                grown = (outcome.steps[-1:], outcome.growing_words)
+                # A step that grows is drawn again, though not over another one that is looked at.
+                if not moved and grown != drawn and now - drawn_s > _REDRAW_S:
+                    moved = bell.looked.get(number, count) == count
+                if moved:
+                    drawn, drawn_s = grown, now
+                if count != seen:
+                    bell.looked.pop(number, None)
+                seen = count
                 outcomes = [*outcomes[:number], outcome, *outcomes[number + 1 :]]
                 column = self._filled(number, outcome, moved=moved)
                 still = [gr.skip()] * len(column)
                 columns = [column if other == number else still for other in range(len(desk.askers))]
-                said = said_view(f"Asking {asker.name} {about}")
+                # Once somebody has stopped it, what they were told stays.
+                said = gr.skip() if bell.rung else said_view(f"Asking {asker.name} {about}")
                 yield [said, gr.update(visible=True), outcomes, *(part for parts in columns for part in parts)]
-            if bell.rung:
-                break
-        yield [said_view("Stopped" if bell.rung else f"Asked {about}"), hidden, outcomes, *([gr.skip()] * len(self._all()))]
+        failed = [asker.name for asker, outcome in zip(desk.askers, outcomes, strict=True) if outcome.error]
+        end = "Stopped" if bell.rung else f"Asked {about}"
+        if failed and not bell.rung:
+            end = f"{' and '.join(dict.fromkeys(failed))} could not be asked"
+        yield [said_view(end), hidden, outcomes, *([gr.skip()] * len(self._all()))]
 
     def _stop(self, bell: Bell) -> str:
         bell.rung = True
         return said_view("Stopping …")
 
-    def _step(self, number: int, step: float, outcomes: list[Outcome]) -> Any:
+    def _step(self, number: int, step: float, outcomes: list[Outcome], bell: Bell) -> Any:
+        bell.looked[number] = int(step)
         return step_view(outcomes[number], int(step)) if number < len(outcomes) else self.gr.skip()
 
 
