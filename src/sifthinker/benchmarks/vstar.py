@@ -29,6 +29,7 @@ from sifthinker.benchmarks.choices import (
     split_options,
 )
 from sifthinker.benchmarks.hub import file_in, folder_of
+from sifthinker.benchmarks.last_area import HIOU_METRICS, hiou
 from sifthinker.engine.sources.rows import field_of, numbers_of, read_json, text_of, to_unit
 from sifthinker.errors import ImageError, RecordError
 from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, mean_of
@@ -173,8 +174,8 @@ BENCHMARKS = {
                 Headline(title, f"accuracy, {kind}", mean_of(_STRICT, _is(kind)), mean_of(_LENIENT, _is(kind)), _ABOUT)
                 for kind, title in _KINDS.items()
             ),
-            Headline("HIoU", "hierarchical IoU of the last area with the target objects", mean_of("final HIoU")),
+            hiou("HIoU", "hierarchical IoU of the last area with the target objects, 0 where that one cannot be read"),
         ),
-        metrics=(Metric(_LENIENT, _ABOUT, _lenient),),
+        metrics=(Metric(_LENIENT, _ABOUT, _lenient), *HIOU_METRICS),
     )
 }
