@@ -774,8 +774,8 @@ class _Run:
         with_depths = [row for row in chains if "unknown_key" in row.problems and _states_depth(row)]
         if 2 * len(with_depths) > len(chains):
             logger.warning(
-                "%s: %d of %d chains state depths, but %s, so that the valid format of these is 0; the first answers question "
-                "%r. %s",
+                "%s: %d of %d chains state depths, but %s, so that the valid format of these is 0; the first answers "
+                "question %r. %s",
                 self.settings.completions or self.settings.model or "the model",
                 len(with_depths),
                 len(chains),
