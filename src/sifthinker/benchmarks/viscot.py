@@ -31,7 +31,7 @@ from sifthinker.benchmarks.listed import check_split, listed, sound
 from sifthinker.engine.sources.published import asked_in, image_and_box, turns_of
 from sifthinker.engine.sources.rows import field_of, list_or_lines, name_of, path_of, rows, size_of, text_of, to_unit
 from sifthinker.errors import ImageError, RecordError
-from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, mean_of
+from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, Unit, mean_of
 from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.files import inside
@@ -232,11 +232,11 @@ def _is(dataset: str) -> Callable[[Row], bool]:
     return lambda row: row.dataset == dataset
 
 
-def _scores(rows: Sequence[Row]) -> Iterable[tuple[str, float]]:
+def _scores(rows: Sequence[Row]) -> Iterable[Unit]:
     """Verdicts with their parts of points; an answer that cannot be read has none."""
     for row in rows:
         if row.values.get("answer accuracy") is not None:
-            yield row.dataset, float(row.verdict["score"]) if row.verdict else 0.0
+            yield Unit(row.dataset, float(row.verdict["score"]) if row.verdict else 0.0, (row.id,))
 
 
 def _of_chains(metric: Metric) -> Metric:

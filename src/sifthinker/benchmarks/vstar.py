@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,10 @@ def _lenient(thought: Thought, question: Question) -> float:
     return float(right_letter(question) in (thought.answer or ""))
 
 
+def _kinds(row: Row) -> tuple[str, ...]:
+    return (row.family,)
+
+
 def _is(kind: str) -> Callable[[Row], bool]:
     return lambda row: row.family == kind
 
@@ -169,12 +174,24 @@ BENCHMARKS = {
         splits=("test",),
         read=read,
         headlines=(
-            Headline("Overall", "accuracy over all questions", mean_of(_STRICT), mean_of(_LENIENT), _ABOUT),
+            Headline(
+                "Overall",
+                "accuracy over all questions",
+                mean_of(_STRICT),
+                mean_of(_LENIENT),
+                _ABOUT,
+                needs=frozenset(_KINDS),
+                parts=_kinds,
+            ),
             *(
                 Headline(title, f"accuracy, {kind}", mean_of(_STRICT, _is(kind)), mean_of(_LENIENT, _is(kind)), _ABOUT)
                 for kind, title in _KINDS.items()
             ),
-            hiou("HIoU", "hierarchical IoU of the last area with the target objects, 0 where that one cannot be read"),
+            replace(
+                hiou("HIoU", "hierarchical IoU of the last area with the target objects, 0 where that one cannot be read"),
+                needs=frozenset(_KINDS),
+                parts=_kinds,
+            ),
         ),
         metrics=(Metric(_LENIENT, _ABOUT, _lenient), *HIOU_METRICS),
     )

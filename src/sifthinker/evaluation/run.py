@@ -734,6 +734,9 @@ class _Run:
         about = None if self.benchmark is None else self.benchmark.to_json(rows)
         found = Evaluation(self.identity, rows, self._by_id(), benchmark=about)
         self._say_looks(found.rows)
+        if self.benchmark is not None:
+            for sentence in self.benchmark.left_out(rows):
+                logger.warning("%s: %s", self.benchmark.title, sentence)
         if self.output is not None:
             found.write(self.output)
         if self._journal is not None:
