@@ -394,7 +394,7 @@ def other_coordinates(text: str, frame: Frame = UNIT) -> str:
         'whole numbers from 0 to 1000 (per_mille)'
     """
     check_frame(frame)
-    boxes = list(_stated_boxes(text))
+    boxes = [box for area in stated_areas(text) for box in area if box is not None]
     greatest = [max(box) for box in boxes]
     if frame.space == "unit":
         wrong = sum(most > 1 for most in greatest)
@@ -414,8 +414,18 @@ def other_coordinates(text: str, frame: Frame = UNIT) -> str:
     return "whole numbers from 0 to 1000 (per_mille)" + ("" if max(greatest) == 1000 else f" or {pixels}")
 
 
-def _stated_boxes(text: str) -> Iterator[tuple[float, float, float, float]]:
-    """Every list of four numbers that stands as a `bbox_2d` in the areas of a text, whatever the numbers."""
+def stated_areas(text: str) -> Iterator[list[tuple[float, float, float, float] | None]]:
+    """The numbers of every area whose content is a JSON list, whatever their form, order and range. Never raises.
+
+    For scorers that are more lenient than the format; `find_regions` holds to it. `NaN` and `Infinity` are numbers here, as
+    they are to Python's reader.
+
+    Yields:
+        Of each region the four numbers of its `bbox_2d` as they are written; None where it has no four numbers.
+    Example:
+        >>> list(stated_areas('<area>[{"bbox_2d":[0,-1,0.12345,9]},{"bbox_2d":[1]}]</area><area>[</area>'))
+        [[(0.0, -1.0, 0.12345, 9.0), None]]
+    """
     opened: int | None = None
     for tag in TAG.finditer(text):
         if tag[0] == "</area>" and opened is not None:
@@ -423,13 +433,18 @@ def _stated_boxes(text: str) -> Iterator[tuple[float, float, float, float]]:
                 regions = json.loads(text[opened : tag.start()])
             except (ValueError, RecursionError):
                 regions = None
-            for region in regions if isinstance(regions, list) else []:
-                box = region.get("bbox_2d") if isinstance(region, dict) else None
-                if isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box):
-                    with contextlib.suppress(OverflowError):  # an integer that no float holds
-                        x1, y1, x2, y2 = map(float, box)
-                        yield x1, y1, x2, y2
+            if isinstance(regions, list):
+                yield [_four_numbers(region) for region in regions]
         opened = tag.end() if tag[0] == "<area>" else None
+
+
+def _four_numbers(region: object) -> tuple[float, float, float, float] | None:
+    box = region.get("bbox_2d") if isinstance(region, dict) else None
+    if isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box):
+        with contextlib.suppress(OverflowError):  # an integer that no float holds
+            x1, y1, x2, y2 = map(float, box)
+            return x1, y1, x2, y2
+    return None
 
 
 def find_answer(text: str) -> str | None:

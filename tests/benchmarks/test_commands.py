@@ -130,7 +130,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], Callable[[Question], str], Callab
         _refcoco,
         _box,
         lambda question: chain([*question.boxes, question.boxes[0]], "it"),
-        {"accuracy at IoU 0.5": (0.5, 1), "mean IoU": (0.5, 1), "final HIoU": ((1 + 0.75) / 2, None)},
+        {"accuracy at IoU 0.5": (0.5, 1), "mean IoU": (0.5, 1), "HIoU": ((1 + 0.75) / 2, (1 + 0.75) / 2)},
     ),
     # Every label that is there is found (4 red, 2 blue boxes); of each that is not (2 red, 3 blue), a false box. With equal
     # confidences the precisions are 4/6 and 2/5. In COCO's order of images the false red ones come last, and cost nothing.

@@ -89,7 +89,9 @@ def test_the_verdict_of_each_answer(index: int, tmp_path: Path) -> None:
     questions = CV.read(write_cv_bench(tmp_path / "cv", [CV_ROWS[index]]), "test", images=None, limit=None)
     for completion, direct in ((answer, True), (chain([(0.1, 0.1, 0.5, 0.5)], answer), False)):
         numbers = numbers_of(CV, questions, [completion], tmp_path, direct=direct)
-        assert (strict(numbers)["CV-Bench"], lenient(numbers)["CV-Bench"]) == (right, counted), completion
+        task = CV_ROWS[index]["task"]
+        assert (strict(numbers)[task], lenient(numbers)[task]) == (right, counted), completion
+        assert "CV-Bench" not in numbers  # one source is no whole
 
 
 def test_gold_answers_score_100_percent(tmp_path: Path) -> None:
@@ -113,11 +115,28 @@ def test_guessing_scores_chance(tmp_path: Path) -> None:
         assert abs(found["CV-Bench"] - 0.375) < 0.094
 
 
-def test_a_source_without_questions_has_no_part(tmp_path: Path) -> None:
-    rows = [row for row in CV_ROWS if row["source"] == "COCO"]
-    questions = CV.read(write_cv_bench(tmp_path / "cv", rows), "test", images=None, limit=None)
-    found = strict(numbers_of(CV, questions, ["B", "B"], tmp_path, direct=True))
-    assert found == {"CV-Bench": 0.5, "2D": 0.5, "Count": 1.0, "Relation": 0.0}
+def test_a_part_does_not_stand_under_the_name_of_the_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_cv_bench(tmp_path / "cv")
+    asked = CV.read(data / "test_2d.parquet", "test", images=None, limit=None)
+    assert list(numbers_of(CV, asked, ["B"] * 6, tmp_path, direct=True)) == ["2D", "Count", "Relation"]
+    assert "CV-Bench: not in the table: CV-Bench, for want of questions of Omni3D that have a value" in caplog.text
+    coco = [question for question in asked if question.tags["source"] == "COCO"]
+    found = strict(numbers_of(CV, coco, ["B", "B"], tmp_path, direct=True))
+    assert found == {"Count": 1.0, "Relation": 0.0}
+
+
+def test_intervals_lie_where_numbers_can(tmp_path: Path) -> None:
+    """Of the percentiles of other draws; the number is 2/3, and no draw comes to more than 1."""
+    rows = [row for row in CV_ROWS if row["idx"] in (0, 1, 4, 5, 6, 7, 8)]
+    asked = CV.read(write_cv_bench(tmp_path / "cv", rows), "test", images=None, limit=None)
+    right = [question.answers[0] for question in asked]
+    numbers = numbers_of(CV, asked, [*right[:-2], "none", right[-1]], tmp_path, direct=True)
+    for number in numbers.values():
+        for result in (number.strict, number.lenient):
+            assert result is not None
+            assert 0 <= result.low <= result.mean <= result.high <= 1
+    assert numbers["CV-Bench"].strict.mean == pytest.approx((1 + 2 / 3) / 2)
+    assert numbers["CV-Bench"].strict.high == 1
 
 
 def test_the_letter_that_the_scripts_read() -> None:
@@ -168,7 +187,7 @@ def test_options_of_the_same_words_are_told_apart_by_letter(tmp_path: Path) -> N
     assert question.answers == ("(B)",)
     for answer, right in (("B", 1.0), ("A", 0.0), ("C", 0.0)):
         numbers = numbers_of(CV, [question], [answer], tmp_path, direct=True)
-        assert (strict(numbers)["2D"], lenient(numbers)["2D"]) == (right, right)
+        assert (strict(numbers)["Count"], lenient(numbers)["Count"]) == (right, right)
 
 
 def test_a_broken_picture_is_found_when_it_is_asked_about(tmp_path: Path) -> None:

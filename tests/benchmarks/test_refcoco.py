@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from sifthinker.benchmarks import benchmark
-from sifthinker.benchmarks.last_area import box_around, last_area, one_box
+from sifthinker.benchmarks.last_area import box_around, last_area, last_readable_area, one_box
+from sifthinker.chain import Region, render_regions
 from sifthinker.coordinates import UNIT, Frame
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.evaluation.benchmark import Benchmark
@@ -224,10 +225,13 @@ def test_hand_worked_verdicts(tmp_path: Path) -> None:
     assert lenient(numbers)["accuracy at IoU 0.5"] == 0.6
     assert numbers["mean IoU"].strict.mean == pytest.approx((1 + 0.6 + 0.5 + 0.4) / 10)
     assert lenient(numbers)["mean IoU"] == pytest.approx((1 + 0.6 + 0.5 + 0.4 + 1 + 0.5 + 1) / 10)
-    # HIoU reads the last readable area, and pays half for the two halves: set IoU 1, paired IoU (0.5 + 0) / 2.
+    # HIoU pays half for the two halves: set IoU 1, paired IoU (0.5 + 0) / 2.
     # The true box with a corner: set IoU 0.5 / 0.51, paired IoU 1 / 2.
     halves, corner = (1 + 0.25) / 2, (0.5 / 0.51 + 0.5) / 2
-    assert numbers["final HIoU"].strict.mean == pytest.approx((1 + 0.6 + 0.5 + 0.4 + halves + corner + 1) / 10)
+    assert numbers["HIoU"].strict.mean == pytest.approx((1 + 0.6 + 0.5 + 0.4 + halves + corner) / 10)
+    # Leniently the area before the broken one counts, as it does in the general "final HIoU".
+    assert lenient(numbers)["HIoU"] == pytest.approx((1 + 0.6 + 0.5 + 0.4 + halves + corner + 1) / 10, abs=1e-4)
+    assert sum(row.values["final HIoU"] or 0 for row in rows) / 10 == pytest.approx(lenient(numbers)["HIoU"], abs=1e-4)
     assert numbers["accuracy at IoU 0.5"].strict.count == 10
 
 
@@ -236,8 +240,8 @@ def test_right_boxes_score_all(tmp_path: Path) -> None:
     said = [chain(question.boxes, "here") for question in asked]
     assert all(map(is_valid, said))
     numbers = numbers_of(REFCOCO, asked, said, tmp_path)
-    assert strict(numbers) == {"accuracy at IoU 0.5": 1, "mean IoU": 1, "final HIoU": 1}
-    assert lenient(numbers) == {"accuracy at IoU 0.5": 1, "mean IoU": 1}
+    assert strict(numbers) == {"accuracy at IoU 0.5": 1, "mean IoU": 1, "HIoU": 1}
+    assert lenient(numbers) == strict(numbers)
 
 
 def test_guessing_one_of_four_halves_scores_a_quarter(tmp_path: Path) -> None:
@@ -275,7 +279,7 @@ def test_a_direct_answer_is_a_box_in_fractions(said: str, own: float, first: flo
     asked = read(write(tmp_path, 1))
     (row,) = rows_of(REFCOCO, asked, [said], tmp_path, direct=True)
     assert [row.values["box IoU"], row.values["lenient box IoU"]] == pytest.approx([own, first])
-    assert row.values["final HIoU"] is None
+    assert row.values["final HIoU"] is row.values["HIoU of the last area"] is None
 
 
 def test_a_depth_that_is_missing_or_too_many_leaves_the_box() -> None:
@@ -285,3 +289,40 @@ def test_a_depth_that_is_missing_or_too_many_leaves_the_box() -> None:
     assert last_area(text.replace("</area>", ""), frame=UNIT).shape == (0, 4)
     thought = Thought("?", Image.new("RGB", (4, 4)), None, text)
     assert one_box(thought).tolist() == box_around(thought).tolist() == [list(LEFT)]
+
+
+def test_depths_in_a_run_without_depth_leave_the_hiou(tmp_path: Path) -> None:
+    asked = read(write(tmp_path, 1))
+    said = chain([LEFT], "left").replace("}]", ',"depth":0.4}]')
+    (row,) = rows_of(REFCOCO, asked, [said], tmp_path)
+    assert (row.values["final HIoU"], row.problems) == (0.0, ("unknown_key",))
+    assert row.values["HIoU of the last area"] == row.values["HIoU of the last readable area"] == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "frame", "boxes"),
+    [
+        ("[0,0,0.50001,1]", UNIT, [(0, 0, 0.50001, 1)]),  # more decimals than the format allows
+        ("[-0.1,0,5e-1,1.2]", UNIT, [LEFT]),  # clipped
+        ("[0,0,499.5,1000]", Frame("per_mille"), [(0, 0, 0.4995, 1)]),
+        ("[0,0,100,50.5]", Frame("resized", (200, 100)), [(0, 0, 0.5, 0.505)]),
+        ("[0.5,0,0.5,1]", UNIT, []),  # nothing is left of it
+        ("[0,0,1e999,1]", UNIT, [(0.25, 0, 0.75, 1)]),  # none that can be read: the area before it
+        ("[0,0,1]", UNIT, [(0.25, 0, 0.75, 1)]),
+        (f"[0,0,1{'0' * 400},1]", UNIT, [(0.25, 0, 0.75, 1)]),
+    ],
+)
+def test_the_lenient_area_takes_numbers_of_any_form(numbers: str, frame: Frame, boxes: list[Any]) -> None:
+    first = render_regions([Region((0.25, 0, 0.75, 1))], frame=frame)
+    text = f'<area>{first}</area><area>[{{"bbox_2d":{numbers}}}]</area>'
+    assert last_area(text, frame=frame).tolist() == []
+    assert last_readable_area(text, frame=frame) == pytest.approx(np.array(boxes).reshape(-1, 4))
+
+
+def test_an_iou_of_exactly_a_half_is_right(tmp_path: Path) -> None:
+    """The truth is [0, 0, 0.1, 0.5], the answer its upper half: in floats the IoU is 0.49999999999999994."""
+    write(tmp_path, 1, bbox=[0, 0, 64, 214], width=640, height=428)
+    (asked,) = read(tmp_path)
+    (row,) = rows_of(REFCOCO, [asked], [chain([(0, 0, 0.1, 0.25)], "it")], tmp_path)
+    assert 0.5 - 1e-12 < (row.values["box IoU"] or 0) < 0.5
+    assert row.values["box accuracy"] == row.values["lenient box accuracy"] == 1

@@ -92,7 +92,9 @@ def test_strict_and_lenient_numbers_of_ten_answers(tmp_path: Path) -> None:
     assert lenient(numbers)["single image"] == 0.5
     for question, (answer, right, _), released in zip(questions, VERDICTS, counted, strict=True):
         one = numbers_of(SAT, [question], [answer], tmp_path, direct=True)
-        assert (strict(one)["SAT"], lenient(one)["SAT"]) == (right, released), answer
+        kind = f"{question.tags['images']} image{'s' if question.tags['images'] == 'several' else ''}"
+        assert (strict(one)[kind], lenient(one)[kind]) == (right, released), answer
+        assert "SAT" not in one  # single images alone, or several, are no whole
 
 
 def test_letters_count_in_both_numbers(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_guessing_scores_chance(tmp_path: Path) -> None:
     for always in (False, True):
         guesses = ["A" if always else draw.choice("ABCD") for _ in questions]
         found = strict(numbers_of(SAT, questions, guesses, tmp_path, direct=True))
-        assert abs(found["SAT"] - 0.25) < 0.087  # four standard deviations
+        assert abs(found["single image"] - 0.25) < 0.087  # four standard deviations
 
 
 @pytest.mark.parametrize(
@@ -156,3 +158,10 @@ def test_a_malformed_row_is_an_error_with_its_place(changes: dict[str, Any], sai
     with pytest.raises(RecordError, match=r"SAT_test\.parquet test\[1\]") as caught:
         SAT.read(write_sat(tmp_path / "sat", rows=rows), "test", images=None, limit=None)
     assert said in str(caught.value)
+
+
+def test_a_file_of_another_split_is_refused(tmp_path: Path) -> None:
+    file = write_sat(tmp_path / "sat", "static") / "SAT_static.parquet"
+    with pytest.raises(RecordError, match="is the split static, asked for was test; say --split static"):
+        SAT.read(file, "test", images=None, limit=None)
+    assert SAT.read(file, "static", images=None, limit=None)[0].split == "static"

@@ -121,25 +121,33 @@ def test_guessing_scores_chance(tmp_path: Path) -> None:
     assert found["Counting"] == 0  # "Yes" is no number
 
 
-def test_a_pair_that_is_cut_in_two_has_no_part(tmp_path: Path) -> None:
+def test_a_pair_that_is_cut_in_two_has_no_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_spatialbench(tmp_path / "sb")
     questions = BENCH.read(folder, "all", images=None, limit=1)
     assert BENCH.numbers(rows_of(BENCH, questions, ["Yes"], tmp_path, direct=True)) == {}
+    assert (
+        "SpatialBench: 1 of 1 questions have no part in any number, each of which is of a question, or of a pair of them, "
+        "both of which must be asked; the first is 'existence-0000'"
+    ) in caplog.text
     questions = BENCH.read(folder, "all", images=None, limit=None)
     rows = rows_of(BENCH, questions, GOLD, tmp_path, direct=True)
     without = [row for row in rows if row.id not in ("size-0000", "counting-0000")]
     found = BENCH.numbers(without)
-    assert "Size" not in found
-    assert (found["Counting"].strict.count, found["SpatialBench"].strict.count) == (1, 1 + 1 + 2 + 1)
+    assert list(found) == ["Existence", "Counting", "Position", "Reach"]  # without sizes, there is no mean of the five
+    assert found["Counting"].strict.count == 1
+    table, without_part = BENCH.left_out(without)
+    assert table == "not in the table: SpatialBench, Size, for want of questions of size that have a value"
+    assert without_part.startswith("1 of 8 questions have no part in any number")
+    assert BENCH.left_out(rows) == []
 
 
 def test_what_is_left_of_a_pair_is_not_paired_with_the_next(tmp_path: Path) -> None:
     rows = {**SPATIAL_ROWS, "existence": list(SPATIAL_ROWS["existence"]) * 2}
     questions = BENCH.read(write_spatialbench(tmp_path / "sb", rows), "existence", images=None, limit=None)
     answered = rows_of(BENCH, questions, ["Yes", "Yes", "Yes", "No"], tmp_path, direct=True)
-    assert strict(BENCH.numbers(answered)) == {"SpatialBench": 0.5, "Existence": 0.5}
+    assert strict(BENCH.numbers(answered)) == {"Existence": 0.5}
     # Without the first question its pair has no part: of the second, both are right.
-    assert strict(BENCH.numbers(answered[1:])) == {"SpatialBench": 1.0, "Existence": 1.0}
+    assert strict(BENCH.numbers(answered[1:])) == {"Existence": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,24 @@ def test_a_row_that_is_not_as_published_is_named(changes: dict[str, Any], messag
     assert "test.json[" in str(caught.value)
 
 
+def test_the_training_file_does_not_tell_the_kind(tmp_path: Path) -> None:
+    rows = json.loads(write(tmp_path, [1, 2]).read_text())
+    for row in rows:
+        del row["issimple"]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    asked = read(tmp_path, "train")
+    assert [question.family for question in asked] == ["", ""]
+    assert strict(numbers_of(TALLYQA, asked, ["1", "1"], tmp_path, direct=True)) == {"all": 0.5}
+    with pytest.raises(RecordError, match="lacks 'issimple'"):
+        read(tmp_path, "test")
+
+
+def test_simple_questions_alone_are_not_all(tmp_path: Path) -> None:
+    asked = read(write(tmp_path, [1, 2]))
+    assert strict(numbers_of(TALLYQA, asked, ["1", "1"], tmp_path, direct=True)).keys() == {"simple", "simple RMSE"}
+
+
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"test.json: no such file; wanted test.json out of tallyqa.zip"):
         read(tmp_path)

@@ -408,6 +408,26 @@ class TestCompletions:
         with pytest.raises(ConfigError, match=r"the completions in .*saved.jsonl have changed"):
             evaluate(asked)
 
+    def test_depths_where_none_were_asked_for_are_told_of(
+        self, questions: Path, chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        said = '<think><area>[{"bbox_2d":[0,0,1,1]%s}]</area><text>It.</text></think><answer>0</answer>'
+        rows = [{"id": f"q{n}", "completion": said % (',"depth":0.5' if n < 4 else "")} for n in range(7)]
+        evaluate(settings(questions, completions=self.saved(tmp_path, *rows), direct=False))
+        assert "4 of 7 chains state depths, but their questions have none, so that the valid format" in caplog.text
+        assert "the first answers question 'q0'. --depth MODEL" in caplog.text
+        caplog.clear()
+        rows[3] = {"id": "q3", "completion": said % ""}
+        evaluate(settings(questions, completions=self.saved(tmp_path, *rows), direct=False))
+        assert caplog.text == ""
+        examples = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
+        rows = [{"id": row["id"], "completion": row["messages"][1]["content"]} for row in examples]
+        asked = EvalSettings(data=str(chains), completions=self.saved(tmp_path, *rows))
+        evaluate(asked)
+        assert caplog.text == ""
+        evaluate(asked.replace(rgb_only=True))
+        assert "18 of 18 chains state depths, but --rgb-only leaves these out" in caplog.text
+
     def test_ids_that_are_missing_or_unknown_are_named(self, questions: Path, tmp_path: Path) -> None:
         rows = [{"id": f"q{n}", "completion": str(n)} for n in range(7)]
 

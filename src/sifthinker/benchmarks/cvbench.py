@@ -89,12 +89,6 @@ def _lenient(thought: Thought, question: Question) -> float:
     return float(cambrian_letter(thought.answer or "") == right_letter(question).lower())
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are there: of a part of the benchmark, some have no question."""
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else None
-
-
 def _combined(metric: str) -> Statistic:
     def statistic(rows: Sequence[Row]) -> Estimate | None:
         known = [(row.tags.get("source"), found) for row in rows if (found := row.values.get(metric)) is not None]
@@ -102,19 +96,27 @@ def _combined(metric: str) -> Statistic:
         of = {name: np.array([source == name for source, _ in known], dtype=bool) for name in _SOURCES}
 
         def value(times: NDArray[np.int64]) -> float | None:
-            def accuracy(source: str) -> float | None:
-                count = int(times[of[source]].sum())
-                return float((values * times)[of[source]].sum()) / count if count else None
-
-            return _mean([_mean([accuracy("ADE20K"), accuracy("COCO")]), accuracy("Omni3D")])
+            counts = {name: int(times[of[name]].sum()) for name in _SOURCES}
+            if not all(counts.values()):
+                return None  # a draw without one of the sources
+            ade, coco, omni = (float((values * times)[of[name]].sum()) / counts[name] for name in _SOURCES)
+            return ((ade + coco) / 2 + omni) / 2
 
         return Estimate(len(known), value) if known else None
 
     return statistic
 
 
-def _of(name: str, about: str, keep: Callable[[Row], bool], by: Callable[[Row], str] | None = None) -> Headline:
-    return Headline(name, about, mean_of(_STRICT, keep, by), mean_of(_LENIENT, keep, by), _ABOUT)
+def _source(row: Row) -> str:
+    return row.tags["source"]
+
+
+def _of(name: str, about: str, keep: Callable[[Row], bool]) -> Headline:
+    return Headline(name, about, mean_of(_STRICT, keep), mean_of(_LENIENT, keep), _ABOUT)
+
+
+def _is_2d(row: Row) -> bool:
+    return row.tags["type"] == "2D"
 
 
 def _is_task(task: str) -> Callable[[Row], bool]:
@@ -133,17 +135,20 @@ BENCHMARKS = {
             Headline(
                 "CV-Bench",
                 "mean of 2D and 3D",
-                mean_of(_STRICT),
-                mean_of(_LENIENT),
+                mean_of(_STRICT, by=_source),
+                mean_of(_LENIENT, by=_source),
                 _ABOUT,
                 _combined(_STRICT),
                 _combined(_LENIENT),
+                needs=frozenset(_SOURCES),
             ),
-            _of(
+            Headline(
                 "2D",
                 "mean of the accuracies on ADE20K and COCO",
-                lambda row: row.tags["type"] == "2D",
-                lambda row: row.tags["source"],
+                mean_of(_STRICT, _is_2d, _source),
+                mean_of(_LENIENT, _is_2d, _source),
+                _ABOUT,
+                needs=frozenset(("ADE20K", "COCO")),
             ),
             _of("3D", "accuracy on Omni3D", lambda row: row.tags["type"] == "3D"),
             *(_of(task, f"accuracy, {kind}", _is_task(task)) for task, kind in _TASKS.items()),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
-from sifthinker.boxes import Boxes, pairwise_iou, union_box
-from sifthinker.chain import find_regions, region_boxes
+from sifthinker.boxes import Boxes, hierarchical_iou, pairwise_iou, union_box
+from sifthinker.chain import find_regions, region_boxes, stated_areas
 from sifthinker.coordinates import Frame
-from sifthinker.evaluation.benchmark import Metric
+from sifthinker.evaluation.benchmark import Headline, Metric, mean_of
+from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.thinker import Thought
 
 _NONE = np.zeros((0, 4))
 _ENOUGH = 0.5  # IoU; MDETR and lmms-eval count one of exactly a half, earlier work more than a half
+_NOISE = 1e-9  # of fractions where pixels are exact
 _SIDE = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*"
 _BOX = re.compile(rf"[\[(]{_SIDE},{_SIDE},{_SIDE},{_SIDE}[\])]")
 
@@ -31,17 +34,26 @@ def last_area(text: str, *, frame: Frame) -> Boxes:
         (N, 4) unit xyxy.
     """
     start = text.rfind("<area>")
-    return _NONE if start < 0 else _last(text[start:], frame)
+    found = [] if start < 0 else find_regions(text[start:], with_depth=None, frame=frame)
+    return region_boxes(found[-1]) if found else _NONE
 
 
 def last_readable_area(text: str, *, frame: Frame) -> Boxes:
-    """The boxes of the last area that can be read, (N, 4) unit xyxy; see `last_area` for the arguments."""
-    return _last(text, frame)
+    """The boxes of the last area that can be read as JSON, each region of which has a `bbox_2d` of four numbers.
 
+    Numbers may have any form: more decimals than the format allows, parts of thousandths or of pixels, negative ones. Boxes
+    are clipped to the image; those of which nothing is left have no part.
 
-def _last(text: str, frame: Frame) -> Boxes:
-    found = find_regions(text, with_depth=None, frame=frame)
-    return region_boxes(found[-1]) if found else _NONE
+    Returns:
+        (N, 4) unit xyxy; see `last_area` for the arguments.
+    """
+    found = _NONE
+    for area in stated_areas(text):
+        boxes = np.array([frame.read(box) for box in area if box is not None], dtype=np.float64).reshape(-1, 4)
+        if area and len(boxes) == len(area) and np.isfinite(boxes).all():
+            found = boxes
+    found = np.clip(found, 0, 1)
+    return found[(found[:, 0] < found[:, 2]) & (found[:, 1] < found[:, 3])]
 
 
 def one_box(thought: Thought) -> Boxes:
@@ -90,12 +102,37 @@ def _iou(boxes: Boxes, question: Question) -> float | None:
 
 def _hit(boxes: Boxes, question: Question) -> float | None:
     iou = _iou(boxes, question)
-    return None if iou is None else float(iou >= _ENOUGH)
+    return None if iou is None else float(iou >= _ENOUGH - _NOISE)
 
 
+def _hierarchical(boxes: Boxes, thought: Thought, question: Question) -> float | None:
+    """HIoU with a question's boxes, 0 of no box; None of a question without boxes, and of a direct answer."""
+    if thought.direct or not question.boxes:
+        return None
+    return hierarchical_iou(boxes, question.boxes) if len(boxes) else 0.0
+
+
+def _strict_hiou(thought: Thought, question: Question) -> float | None:
+    return _hierarchical(last_area(thought.text, frame=thought.frame), thought, question)
+
+
+def _lenient_hiou(thought: Thought, question: Question) -> float | None:
+    return _hierarchical(last_readable_area(thought.text, frame=thought.frame), thought, question)
+
+
+_READ = "the last area that is JSON with four numbers a region, of any form, clipped to the image"
 LENIENT = (
-    "the one box around all boxes of the last area that can be read, as SIFThinker's release sets out to score them (as it "
-    "stands, its code fails on several boxes and blanks the answer); of a direct answer the first box in it, as in lmms-eval"
+    f"the one box around all boxes of {_READ}, as SIFThinker's release sets out to score them (as it stands, its code fails "
+    "on several boxes and blanks the answer); of a direct answer the first box in it, as in lmms-eval"
+)
+_ABOUT_HIOU = f"HIoU of {_READ}"
+_HIOU, _LENIENT_HIOU = "HIoU of the last area", "HIoU of the last readable area"
+
+# Of chains. The general "final HIoU" takes the last area that is as the format has it; here the last one counts that is
+# written, and depths do not matter.
+HIOU_METRICS = (
+    Metric(_HIOU, "hierarchical IoU of the last area; 0 where that one cannot be read", _strict_hiou),
+    Metric(_LENIENT_HIOU, _ABOUT_HIOU, _lenient_hiou),
 )
 
 # The target is one box, as the benchmarks that use these have it.
@@ -105,3 +142,10 @@ METRICS = (
     Metric("lenient box accuracy", "box around the last area, IoU at least 0.5", lambda t, q: _hit(box_around(t), q)),
     Metric("lenient box IoU", "IoU of the box around the last area", lambda t, q: _iou(box_around(t), q)),
 )
+
+
+def hiou(
+    name: str, about: str, *, keep: Callable[[Row], bool] | None = None, by: Callable[[Row], str] | None = None
+) -> Headline:
+    """A headline of `HIOU_METRICS`; see `mean_of` for `keep` and `by`."""
+    return Headline(name, about, mean_of(_HIOU, keep, by), mean_of(_LENIENT_HIOU, keep, by), _ABOUT_HIOU)

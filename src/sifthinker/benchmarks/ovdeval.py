@@ -32,7 +32,7 @@ Detection", AAAI 2024; Lin et al., COCO (2014).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -48,7 +48,7 @@ from sifthinker.benchmarks.listed import check_split, file_of, listed
 from sifthinker.boxes import Boxes, as_boxes, pairwise_iou
 from sifthinker.engine.sources.rows import field_of, numbers_of, read_json, size_of, text_of, to_unit, whole_of
 from sifthinker.errors import RecordError
-from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, Metric, mean_of
+from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, Metric, Units, mean_of
 from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.records import Box, shown
@@ -425,7 +425,7 @@ def _nms_ap(names: Sequence[str], thresholds: int, strict: bool, rows: Sequence[
         stated[order],
         np.concatenate(marks)[order],
     )
-    return Estimate(len(pictures), partial(everything.mean, thresholds=thresholds, strict=strict))
+    return Estimate(len(pictures), partial(everything.mean, thresholds=thresholds, strict=strict), biased=True)
 
 
 def _of_picture(
@@ -450,7 +450,7 @@ def _presence(thought: Thought, question: Question) -> float:
     return float(said_polar(thought.answer) == question.answers[0])
 
 
-def _asked_of(names: Sequence[str]) -> Callable[[Sequence[Row]], Iterable[tuple[str, float]]]:
+def _asked_of(names: Sequence[str]) -> Units:
     """The questions that a number is about, of chains alone."""
     return mean_of("valid format", keep=lambda row: row.family in names, by=lambda row: row.family)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sifthinker.benchmarks.hub import TableQuestion, table_rows
-from sifthinker.benchmarks.last_area import LENIENT, METRICS
+from sifthinker.benchmarks.last_area import HIOU_METRICS, LENIENT, METRICS, hiou
 from sifthinker.benchmarks.listed import check_split, file_of, listed, sound
 from sifthinker.boxes import Boxes
 from sifthinker.engine.sources.rows import field_of, name_of, numbers_of, rows, size_of, text_of, to_unit
@@ -168,7 +168,7 @@ _HEADLINES = (
         lenient=mean_of("lenient box IoU"),
         lenient_about=LENIENT,
     ),
-    Headline("final HIoU", "hierarchical IoU of the last area; chains", mean_of("final HIoU")),
+    hiou("HIoU", "hierarchical IoU of the last area, 0 where that one cannot be read; chains"),
 )
 
 BENCHMARKS = {
@@ -183,7 +183,7 @@ BENCHMARKS = {
         splits=_SPLITS[name],
         read=partial(_read, name),
         headlines=_HEADLINES,
-        metrics=METRICS,
+        metrics=(*METRICS, *HIOU_METRICS),
     )
     for name, title in _TITLES.items()
 }

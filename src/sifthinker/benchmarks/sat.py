@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sifthinker.benchmarks.choices import in_seeded_order, right_answer
@@ -47,6 +48,11 @@ def read(
     """See `benchmark.Reader`. `images` has no part in it: the pictures lie in the table."""
     file = f"SAT_{split}.parquet"
     files = None
+    named = next((known for known in _SPLITS if Path(data).name == f"SAT_{known}.parquet"), split)
+    if named != split:
+        raise RecordError(
+            f"{os.fspath(data)}: is the split {named}, asked for was {split}; say --split {named}", "bad_record"
+        )
     if (Path(data) / file).is_file():
         data = Path(data) / file
     elif not Path(data).exists() and hub_name(os.fspath(data)) == _HUB:
@@ -102,7 +108,11 @@ BENCHMARKS = {
         splits=_SPLITS,
         read=read,
         headlines=(
-            _of("SAT", "accuracy over all questions", lambda row: row.split != "static"),
+            replace(
+                _of("SAT", "accuracy over all questions", lambda row: row.split != "static"),
+                needs=frozenset(("single", "several")),
+                parts=lambda row: [row.tags["images"]],
+            ),
             _of("SAT-Static", "accuracy over the questions of the static subset", lambda row: row.split == "static"),
             _of(
                 "single image",

@@ -19,7 +19,7 @@ where the published answer stands anywhere in the model's, and a chain without a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sifthinker.benchmarks.hub import file_in, folder_of
 from sifthinker.depth import DepthReading
 from sifthinker.engine.sources.rows import field_of, read_json, text_of
 from sifthinker.errors import RecordError
-from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, Units
+from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, Unit, Units
 from sifthinker.evaluation.metrics import Row, measure
 from sifthinker.evaluation.questions import Question
 from sifthinker.records import as_whole, shown
@@ -101,7 +101,7 @@ def _question(row: Any, index: int, name: str, root: Path, place: str) -> Questi
     if choices and options_of(choices).index_of(read_answer(answer)) is None:
         raise RecordError(f"{place}: answer is {shown(answer)}, which is none of the options {shown(list(choices))}")
     return Question(
-        id=f"{name}-{index:04d}",
+        id=_id(name, index),
         image=picture,
         question=asked,
         answers=(answer,),
@@ -153,30 +153,36 @@ def _lenient(thought: Thought, question: Question) -> float | None:
     return float(question.answers[0] in (thought.answer or ""))
 
 
-def _scores(name: str, values: Sequence[float | None]) -> Iterator[float]:
-    """The scores of one of the five, of its questions' values in order: one a question, or one a pair."""
-    if name not in _PAIRS:
-        yield from (value for value in values if value is not None)
-        return
-    for first, second in zip(values[::2], values[1::2], strict=False):
-        if first is None or second is None:
+def _pairs(name: str, values: Mapping[str, float]) -> Iterator[Unit]:
+    """The scores of pairs of questions, by what each question came to."""
+    for first, one in values.items():
+        index = int(first.rpartition("-")[2])
+        other = values.get(second := _id(name, index + 1))
+        if index % 2 or other is None:
             continue
-        both = first * second
-        yield both if name == "existence" else (first + second + both) / 3
+        both = one * other
+        yield Unit(name, both if name == "existence" else (one + other + both) / 3, (first, second))
 
 
 def _units(metric: str, names: Iterable[str]) -> Units:
-    def units(rows: Sequence[Row]) -> Iterator[tuple[str, float]]:
+    def units(rows: Sequence[Row]) -> Iterator[Unit]:
         for name in names:
-            values = {int(row.id.rpartition("-")[2]): row.values.get(metric) for row in rows if row.family == name}
-            listed = [values.get(index) for index in range(max(values, default=-1) + 1)]
-            yield from ((name, score) for score in _scores(name, listed))
+            found = ((row.id, row.values.get(metric)) for row in rows if row.family == name)
+            values = {key: value for key, value in found if value is not None}
+            if name in _PAIRS:
+                yield from _pairs(name, values)
+            else:
+                yield from (Unit(name, value, (key,)) for key, value in values.items())
 
     return units
 
 
 def _of(title: str, about: str, names: tuple[str, ...]) -> Headline:
-    return Headline(title, about, _units(_STRICT, names), _units(_LENIENT, names), _ABOUT)
+    return Headline(title, about, _units(_STRICT, names), _units(_LENIENT, names), _ABOUT, needs=frozenset(names))
+
+
+def _id(name: str, index: int) -> str:
+    return f"{name}-{index:04d}"
 
 
 BENCHMARKS = {
@@ -195,5 +201,6 @@ BENCHMARKS = {
             Metric(_STRICT, "1 for a right answer; of a count, 1 less its relative error", _strict),
             Metric(_LENIENT, _ABOUT, _lenient),
         ),
+        unit="a question, or of a pair of them, both of which must be asked",
     )
 }

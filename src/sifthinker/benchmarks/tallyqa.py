@@ -1,7 +1,8 @@
 """TallyQA: counting, simple questions ("How many dogs?") and complex ones ("How many brown dogs are lying down?").
 
 `test.json`, a JSON list: `image, question, answer` (a whole number), `question_id, image_id, issimple, data_source`. Checked
-against the authors' description of the files, not against the files. Images of Visual Genome and COCO, named with their
+against the authors' description of the files, not against the files. `train.json` lacks `issimple`, as programs
+that read it say: its questions then are neither simple nor complex. Images of Visual Genome and COCO, named with their
 folders (VG_100K_2/2410408.jpg), so that --images is the folder that holds these.
 
 The authors' models choose one of the numbers 0 to 15. They are measured by accuracy and by the root of the mean squared
@@ -18,6 +19,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ from sifthinker.scoring.reading import decide, numbers_in, read
 from sifthinker.thinker import Thought
 
 _SPLITS = ("test", "train")
+_KINDS = ("simple", "complex")
 _MOST = 15  # the largest answer of the data
 
 
@@ -59,9 +62,6 @@ def _read(
 
 def _questions(file: Path, split: str, root: Path) -> Iterator[Question]:
     for index, (place, row) in enumerate(sound(list_or_lines(file))):
-        simple = field_of(row, "issimple", place, "true or false")
-        if not isinstance(simple, bool):
-            raise RecordError(f"{place}: issimple is {shown(simple)}, wanted true or false", "bad_record")
         answer = whole_of(row, "answer", place)
         if answer < 0:
             raise RecordError(f"{place}: answer is {answer}, wanted a number of things", "bad_record")
@@ -72,10 +72,20 @@ def _questions(file: Path, split: str, root: Path) -> Iterator[Question]:
             answers=(str(answer),),
             dataset="tallyqa",
             split=split,
-            family="simple" if simple else "complex",
+            family=_kind(row, split, place),
             tags={"source": text_of(row, "data_source", place)} if row.get("data_source") is not None else {},
             source=place,
         )
+
+
+def _kind(row: Any, split: str, place: str) -> str:
+    """simple, complex, or "" for a row of the training file, which says nothing of it."""
+    if split == "train" and isinstance(row, dict) and "issimple" not in row:
+        return ""
+    simple = field_of(row, "issimple", place, "true or false")
+    if not isinstance(simple, bool):
+        raise RecordError(f"{place}: issimple is {shown(simple)}, wanted true or false", "bad_record")
+    return "simple" if simple else "complex"
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
@@ -136,6 +146,11 @@ def _is(family: str) -> Callable[[Row], bool]:
     return lambda row: row.family == family
 
 
+def _kinds(row: Row) -> Sequence[str]:
+    """The kinds that a row stands for: one of the training file, which does not tell, stands for both."""
+    return [row.family] if row.family else _KINDS
+
+
 _FIRST = (
     "the first number in the answer, whatever else it says, as harnesses for language models read it; the authors' models "
     "choose a number and write no text"
@@ -148,6 +163,8 @@ _ACCURACIES = tuple(
         mean_of("answer accuracy", keep),
         lenient=mean_of("first number", keep),
         lenient_about=_FIRST,
+        needs=frozenset(_KINDS if keep is None else ()),
+        parts=_kinds,
     )
     for name, about, keep in (
         ("simple", "simple questions whose answer states the right number and no other", _is("simple")),

@@ -26,12 +26,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sifthinker.benchmarks.last_area import LENIENT, METRICS
+from sifthinker.benchmarks.last_area import HIOU_METRICS, LENIENT, METRICS, hiou
 from sifthinker.benchmarks.listed import check_split, listed, sound
 from sifthinker.engine.sources.published import asked_in, image_and_box, turns_of
 from sifthinker.engine.sources.rows import field_of, list_or_lines, name_of, path_of, rows, size_of, text_of, to_unit
 from sifthinker.errors import ImageError, RecordError
-from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, mean_of
+from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, Unit, mean_of
 from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.files import inside
@@ -232,11 +232,11 @@ def _is(dataset: str) -> Callable[[Row], bool]:
     return lambda row: row.dataset == dataset
 
 
-def _scores(rows: Sequence[Row]) -> Iterable[tuple[str, float]]:
+def _scores(rows: Sequence[Row]) -> Iterable[Unit]:
     """Verdicts with their parts of points; an answer that cannot be read has none."""
     for row in rows:
         if row.values.get("answer accuracy") is not None:
-            yield row.dataset, float(row.verdict["score"]) if row.verdict else 0.0
+            yield Unit(row.dataset, float(row.verdict["score"]) if row.verdict else 0.0, (row.id,))
 
 
 def _of_chains(metric: Metric) -> Metric:
@@ -256,10 +256,10 @@ BENCHMARKS = {
         headlines=(
             Headline("answers", "right answers by rules, mean of the datasets", mean_of("answer accuracy", by=_by_dataset)),
             Headline("answer score", "the same, with part of a point for free text that is right in part", _scores),
-            Headline(
-                "final HIoU",
-                "hierarchical IoU of the last area, mean of the datasets",
-                mean_of("final HIoU", by=_by_dataset),
+            hiou(
+                "HIoU",
+                "hierarchical IoU of the last area, 0 where that one cannot be read, mean of the datasets",
+                by=_by_dataset,
             ),
             Headline(
                 "box accuracy",
@@ -273,10 +273,10 @@ BENCHMARKS = {
                 for name in (*_DATASETS, "emotic")
                 for headline in (
                     Headline(name, f"right answers of {name} by rules", mean_of("answer accuracy", _is(name))),
-                    Headline(f"{name} HIoU", f"hierarchical IoU of {name}'s last areas", mean_of("final HIoU", _is(name))),
+                    hiou(f"{name} HIoU", f"hierarchical IoU of {name}'s last areas", keep=_is(name)),
                 )
             ),
         ),
-        metrics=tuple(map(_of_chains, METRICS)),
+        metrics=(*map(_of_chains, METRICS), *HIOU_METRICS),
     )
 }

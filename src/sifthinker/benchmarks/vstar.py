@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from sifthinker.benchmarks.choices import (
     split_options,
 )
 from sifthinker.benchmarks.hub import file_in, folder_of
+from sifthinker.benchmarks.last_area import HIOU_METRICS, hiou
 from sifthinker.engine.sources.rows import field_of, numbers_of, read_json, text_of, to_unit
 from sifthinker.errors import ImageError, RecordError
 from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, mean_of
@@ -155,6 +157,10 @@ def _lenient(thought: Thought, question: Question) -> float:
     return float(right_letter(question) in (thought.answer or ""))
 
 
+def _kinds(row: Row) -> tuple[str, ...]:
+    return (row.family,)
+
+
 def _is(kind: str) -> Callable[[Row], bool]:
     return lambda row: row.family == kind
 
@@ -168,13 +174,25 @@ BENCHMARKS = {
         splits=("test",),
         read=read,
         headlines=(
-            Headline("Overall", "accuracy over all questions", mean_of(_STRICT), mean_of(_LENIENT), _ABOUT),
+            Headline(
+                "Overall",
+                "accuracy over all questions",
+                mean_of(_STRICT),
+                mean_of(_LENIENT),
+                _ABOUT,
+                needs=frozenset(_KINDS),
+                parts=_kinds,
+            ),
             *(
                 Headline(title, f"accuracy, {kind}", mean_of(_STRICT, _is(kind)), mean_of(_LENIENT, _is(kind)), _ABOUT)
                 for kind, title in _KINDS.items()
             ),
-            Headline("HIoU", "hierarchical IoU of the last area with the target objects", mean_of("final HIoU")),
+            replace(
+                hiou("HIoU", "hierarchical IoU of the last area with the target objects, 0 where that one cannot be read"),
+                needs=frozenset(_KINDS),
+                parts=_kinds,
+            ),
         ),
-        metrics=(Metric(_LENIENT, _ABOUT, _lenient),),
+        metrics=(Metric(_LENIENT, _ABOUT, _lenient), *HIOU_METRICS),
     )
 }

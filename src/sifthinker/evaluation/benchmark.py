@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,23 @@ from sifthinker.evaluation.metrics import RESAMPLES, Result, Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.thinker import Thought
 
-# What a number is the mean of: (group, value) of every unit, for instance of every question, or of every pair of them.
-Units = Callable[[Sequence[Row]], Iterable[tuple[str, float]]]
+
+class Unit(NamedTuple):
+    """One of the values that a number is the mean of: of a question, or of a pair of them.
+
+    Args:
+        group: groups count alike.
+        value: the value.
+        ids: of the rows that it comes from.
+    """
+
+    group: str
+    value: float
+    ids: tuple[str, ...]
+
+
+# What a number is the mean of.
+Units = Callable[[Sequence[Row]], Iterable[Unit]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +44,19 @@ class Estimate:
         parts: how many parts there are that are drawn as wholes, for instance the images of all questions.
         value: the number, 0 or more, where each part counts so many times: (parts,) whole numbers, 0 for one that is left
             out; None where it cannot be worked out.
+        biased: whether the values of other draws lie to one side of the number, so that their percentiles say nothing about
+            it; such a number is a share, from 0 to 1.
     """
 
     parts: int
     value: Callable[[NDArray[np.int64]], float | None]
+    biased: bool = False
 
 
 # What is worked out once from the rows, so that a bootstrap does not read them again.
 Statistic = Callable[[Sequence[Row]], Estimate | None]
 
-_STATISTIC_RESAMPLES = 200  # of a statistic that is no mean; each takes longer than one of a mean
+_BIASED_RESAMPLES = 200  # a standard deviation needs fewer than percentiles do
 
 
 class Reader(Protocol):
@@ -86,6 +104,9 @@ class Headline:
         lenient_about: in what way it is.
         statistic: the number itself, where it is no mean; `units` then say no more than how many there are.
         lenient_statistic: likewise, of the official scorer.
+        needs: the parts that the number is about. Where one of them has no row the number is left out: a part of a benchmark
+            must not stand under the name of the whole.
+        parts: the parts that a row stands for; by default that of the group of its unit.
     """
 
     name: str
@@ -95,6 +116,18 @@ class Headline:
     lenient_about: str = ""
     statistic: Statistic | None = None
     lenient_statistic: Statistic | None = None
+    needs: frozenset[str] = frozenset()
+    parts: Callable[[Row], Iterable[str]] | None = None
+
+    def lacks(self, rows: Sequence[Row]) -> frozenset[str]:
+        """The parts of `needs` that none of the rows is of."""
+        if not self.needs:
+            return self.needs
+        units = list(self.units(rows))
+        if self.parts is None:
+            return self.needs - {unit.group for unit in units}
+        used = {name for unit in units for name in unit.ids}
+        return self.needs - {part for row in rows if row.id in used for part in self.parts(row)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +152,7 @@ class Benchmark:
         headlines: the numbers of its table, the most important first.
         metrics: its own values of a question.
         show_choices: whether its questions are asked with their choices under them.
+        unit: what a value of its numbers is of, where it is not a question, for instance "a pair of questions".
     """
 
     name: str
@@ -130,17 +164,44 @@ class Benchmark:
     headlines: tuple[Headline, ...]
     metrics: tuple[Metric, ...] = ()
     show_choices: bool = True
+    unit: str = "a question"
 
     def numbers(self, rows: Iterable[Row]) -> dict[str, Number]:
-        """The benchmark's table: headline → number; without those that no row has a part in."""
+        """The benchmark's table: headline → number; without those that lack a part, or that no row has a part in."""
         asked = [row for row in rows if not row.error]
         found = {}
         for headline in self.headlines:
+            if headline.lacks(asked):
+                continue
             strict = _number(asked, headline.units, headline.statistic)
             if strict is not None:
                 lenient = headline.lenient and _number(asked, headline.lenient, headline.lenient_statistic)
                 found[headline.name] = Number(strict, lenient)
         return found
+
+    def left_out(self, rows: Iterable[Row]) -> list[str]:
+        """What the table does not say, in sentences: numbers that lack a part, and rows that have a part in no number."""
+        asked = [row for row in rows if not row.error]
+        lacking = {headline: lacks for headline in self.headlines if (lacks := headline.lacks(asked))}
+        said = []
+        if lacking:
+            names = ", ".join(headline.name for headline in lacking)
+            parts = ", ".join(sorted({part for lacks in lacking.values() for part in lacks}))
+            said.append(f"not in the table: {names}, for want of questions of {parts} that have a value")
+        used = {
+            name
+            for headline in self.headlines
+            if headline not in lacking
+            for unit in headline.units(asked)
+            for name in unit.ids
+        }
+        without = [row.id for row in asked if row.id not in used]
+        if without:
+            said.append(
+                f"{len(without)} of {len(asked)} questions have no part in any number, each of which is of {self.unit}; the "
+                f"first is {without[0]!r}"
+            )
+        return said
 
     def to_json(self, rows: Iterable[Row]) -> dict[str, Any]:
         """What an evaluation's file says of the benchmark: its title, its own metrics, its table; plain values."""
@@ -171,18 +232,18 @@ def mean_of(metric: str, keep: Callable[[Row], bool] | None = None, by: Callable
         by: the group of a row; groups count alike.
     """
 
-    def units(rows: Sequence[Row]) -> Iterable[tuple[str, float]]:
+    def units(rows: Sequence[Row]) -> Iterable[Unit]:
         for row in rows:
             value = row.values.get(metric)
             if value is not None and (keep is None or keep(row)):
-                yield (by(row) if by else ""), value
+                yield Unit(by(row) if by else "", value, (row.id,))
 
     return units
 
 
 def _number(rows: Sequence[Row], units: Units, statistic: Statistic | None) -> Result | None:
     groups: dict[str, list[float]] = {}
-    for group, value in units(rows):
+    for group, value, _ in units(rows):
         groups.setdefault(group, []).append(value)
     if not groups:
         return None
@@ -197,20 +258,25 @@ def _number(rows: Sequence[Row], units: Units, statistic: Statistic | None) -> R
 
 
 def _estimated(estimate: Estimate | None, count: int, draw: np.random.Generator) -> Result | None:
-    """The number of an estimate, and an interval of 1.96 standard deviations of what other draws come to.
+    """The number of an estimate, and a percentile interval of what other draws come to.
 
-    Not their percentiles: an average precision of parts that are drawn again, some of them twice, is higher than that of
-    all, by more than its spread where categories are small.
+    Where that is biased it is 1.96 of their standard deviations about the number, as far as shares go: an average precision
+    of parts that are drawn again, some of them twice, is higher than that of all, by more than its spread where categories
+    are small.
     """
     mean = None if estimate is None else estimate.value(np.ones(estimate.parts, dtype=np.int64))
     if estimate is None or mean is None:
         return None
     drawn = (
         estimate.value(np.bincount(draw.integers(estimate.parts, size=estimate.parts), minlength=estimate.parts))
-        for _ in range(_STATISTIC_RESAMPLES)
+        for _ in range(_BIASED_RESAMPLES if estimate.biased else RESAMPLES)
     )
-    spread = 1.96 * float(np.std([value for value in drawn if value is not None] or [mean]))
-    return Result(mean, count, max(mean - spread, 0.0), mean + spread)
+    values = [value for value in drawn if value is not None] or [mean]
+    if estimate.biased:
+        spread = 1.96 * float(np.std(values))
+        return Result(mean, count, max(mean - spread, 0.0), min(mean + spread, 1.0))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Result(mean, count, float(low), float(high))
 
 
 def _drawn_means(values: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sifthinker import __version__
-from sifthinker.chain import TAG
+from sifthinker.chain import TAG, find_regions
 from sifthinker.coordinates import UNIT, Frame, frame_stated, learnt_by
 from sifthinker.depth import DepthReading
 from sifthinker.endpoint import Usage
@@ -402,6 +402,11 @@ def _row(
     )
 
 
+def _states_depth(row: Row) -> bool:
+    areas = find_regions(row.completion, with_depth=None, frame=row.frame)
+    return any(region.depth is not None for regions in areas for region in regions)
+
+
 class _Run:
     """An evaluation under way. As a context it holds its journal, where it has an output and is not finished."""
 
@@ -743,6 +748,9 @@ class _Run:
         about = None if self.benchmark is None else self.benchmark.to_json(rows)
         found = Evaluation(self.identity, rows, self._by_id(), benchmark=about)
         self._say_looks(found.rows)
+        if self.benchmark is not None:
+            for sentence in self.benchmark.left_out(rows):
+                logger.warning("%s: %s", self.benchmark.title, sentence)
         if self.output is not None:
             found.write(self.output)
         if self._journal is not None:
@@ -750,7 +758,9 @@ class _Run:
         return found
 
     def _say_looks(self, rows: Iterable[Row]) -> None:
-        """Warn where most chains state boxes in another space than they are read in: their metrics mean nothing."""
+        """Warn where most chains are not what they are read as, so that their metrics mean nothing: they state boxes in
+        another space, or depths where there are none.
+        """
         if self.settings.direct:
             return
         asked = [row for row in rows if not row.error]
@@ -774,6 +784,22 @@ class _Run:
             who = self.settings.completions or self.settings.model or "the model"
             lines = ", or `coordinates` in each line" if self.settings.completions else ""
             logger.warning("%s: %s; --coordinates%s says what the model has learnt", who, hint, lines)
+        self._say_depths([row for row in asked if row.depth is None and "<area>" in row.completion])
+
+    def _say_depths(self, chains: Sequence[Row]) -> None:
+        """Warn where most chains about questions without depth state depths."""
+        with_depths = [row for row in chains if "unknown_key" in row.problems and _states_depth(row)]
+        if 2 * len(with_depths) > len(chains):
+            logger.warning(
+                "%s: %d of %d chains state depths, but %s, so that the valid format of these is 0; the first answers "
+                "question %r. %s",
+                self.settings.completions or self.settings.model or "the model",
+                len(with_depths),
+                len(chains),
+                "--rgb-only leaves these out" if self.settings.rgb_only else "their questions have none",
+                with_depths[0].id,
+                "Score them without --rgb-only" if self.settings.rgb_only else "--depth MODEL estimates them",
+            )
 
 
 class _Meter:

@@ -31,7 +31,7 @@ COMPLETION = "sif_completion"
 
 # Benchmark → the numbers of its table that are metrics of its task.
 _HEADLINES: dict[str, tuple[str, ...]] = {
-    "viscot": ("answers", "answer score", "final HIoU", "box accuracy"),
+    "viscot": ("answers", "answer score", "HIoU", "box accuracy"),
     "spatialbench": ("SpatialBench", "Existence", "Counting", "Position", "Size", "Reach"),
     "ovdeval": ("NMS-AP", "NMS-AP at 0.5", "presence"),
     "tallyqa": ("all", "simple", "complex"),
