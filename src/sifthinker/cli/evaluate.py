@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -122,6 +123,7 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
 @_answering
 def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, fresh: bool) -> None:
     """Measure a model on DATASET: a dataset folder of ours, its examples file, or a file of questions."""
+    _refuse_mistyped(data)
     found = {}
     for settings in _for_each_model({"data": data, **given}, models):
         questions = None
@@ -154,7 +156,7 @@ def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, 
     },
 )
 @_answering
-@click.option("--help", "shows_help", is_flag=True, help="Show this message and exit.")
+@click.option("-h", "--help", "shows_help", is_flag=True, help="Show this message and exit.")
 @click.pass_context
 def published(
     ctx: click.Context,
@@ -193,17 +195,33 @@ def published(
     _finish(results)
 
 
-def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str | None = None) -> list[EvalSettings]:
-    """The settings of the evaluation of each model, with its output."""
+def _refuse_mistyped(data: str) -> None:
+    """Refuse what is no file, but nearly the name of a benchmark or a command.
+
+    Raises:
+        ConfigError: names the nearest.
+    """
+    from sifthinker.errors import ConfigError
+    from sifthinker.files import nearest
+
+    if Path(data).exists() or Path(data).name != data or Path(data).suffix:
+        return
+    near = nearest(data.lower(), [*NAMES, *evaluation.list_commands(click.get_current_context())])
+    if near is not None:
+        raise ConfigError(f"{data}: no such file or folder, and no benchmark is called so; did you mean {near!r}?")
+
+
+def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str | None = None) -> Iterator[EvalSettings]:
+    """The settings of the evaluation of each model, with its output.
+
+    All settings are checked before the first evaluation. An output is chosen when its turn comes: names of models may end
+    alike, and then the second one sees what the first has written.
+    """
     if len(models) > 1 and "output" in values:
         raise click.UsageError("-o names one file and there are several models; leave it out, or evaluate one at a time")
-    found = []
-    for model in models or (None,):
-        settings = EvalSettings(**{**values, **({} if model is None else {"model": model})})
-        if settings.output is None:
-            settings = settings.replace(output=str(_default_output(settings, stem)))
-        found.append(settings)
-    return found
+    found = [EvalSettings(**{**values, **({} if model is None else {"model": model})}) for model in models or (None,)]
+    for settings in found:
+        yield settings if settings.output else settings.replace(output=str(_default_output(settings, stem)))
 
 
 def _depth_cache(settings: EvalSettings) -> Path:
@@ -226,6 +244,9 @@ def _finish(found: Mapping[str, Evaluation]) -> None:
         sys.exit(SOME_REJECTED)
 
 
+_UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # what the names of files on some systems cannot hold
+
+
 def _default_output(settings: EvalSettings, stem: str | None = None) -> Path:
     """`runs/eval/` and the last part of the names of data and model; where another evaluation has that name, a hash too.
 
@@ -239,6 +260,7 @@ def _default_output(settings: EvalSettings, stem: str | None = None) -> Path:
     asked = (stem or settings.data, who)
     names = (Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2] for name in asked)
     stem = "-".join(name.removesuffix(".jsonl").removesuffix(".json") for name in names)
+    stem = _UNFIT.sub("_", stem)
     plain = Path("runs/eval") / f"{stem}.json"
     places = _places(settings.model_dump())
     if _evaluated(plain) in (None, places):
