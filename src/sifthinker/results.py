@@ -172,16 +172,19 @@ def files_of_row(row: Row, question: Question | None) -> tuple[Image.Image | Non
     if question is None:
         return None, None, "nothing tells where the image lies"
     sizes = zip(row.file_sizes, question.file_sizes(), strict=False)
-    if any(None not in (was, now) and was != now for was, now in sizes):
-        return None, None, "the image or its depth has changed since it was asked about"
+    changed = [None not in (was, now) and was != now for was, now in sizes]
+    if any(changed[:1]):
+        return None, None, "the image has changed since it was asked about"
     try:
+        if any(changed[1:]):
+            return question.picture(), None, "the depth has changed since it was asked about"
         image, depth = question.load(with_depth=row.depth is not None)
         lost = depth is None and row.depth is not None
         return image, depth, "nothing tells where the depth lies" if lost else ""
     except ImageError as error:
         return None, None, str(error)
     except DepthError as error:
-        return question.load(with_depth=False)[0], None, str(error)
+        return question.picture(), None, str(error)
 
 
 def row_to_json(row: Row, question: Question | None, protocol: ThinkProtocol) -> tuple[dict[str, Any], str]:

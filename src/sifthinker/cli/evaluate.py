@@ -408,11 +408,11 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
     """Write the thoughts in FILE, a JSON file of an evaluation or the .eval.json of `sif think`, for other tools.
 
     Images are looked for in --images, by default in the folder of the questions that FILE names. For Label Studio an
-    interface is written beside OUTPUT, with the ending .xml.
+    interface is written beside OUTPUT, with the ending .xml. Depth files are read as they were for the evaluation, unless an
+    option says otherwise.
     """
-    from sifthinker.depth import DepthReading
     from sifthinker.evaluation.questions import questions_root
-    from sifthinker.evaluation.run import Evaluation
+    from sifthinker.evaluation.run import Evaluation, reading_of
     from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
     from sifthinker.results import (
         LABEL_STUDIO_FILES,
@@ -428,11 +428,19 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
     interface = output.with_suffix(".xml") if to == "label-studio" else None
     keep_inputs((output, interface), file)
     make_folder(output.parent)
-    read = DepthReading(given.get("depth_encoding", "auto"), given.get("depth_near"), given.get("depth_hole", ()))
     found = Evaluation.read(file)
+    read = reading_of({**found.settings, **given})
     root = questions_root(str(found.settings.get("data", "")), given.get("images"))
     gone: dict[str, str] = {}
-    thoughts = evaluation_to_json(with_questions(found, root, read), gone)
+    blind: list[str] = []  # without pixels
+
+    def told() -> Iterator[dict[str, Any]]:
+        for thought in evaluation_to_json(with_questions(found, root, read), gone):
+            if thought["image"]["width"] is None and thought["id"] in gone:
+                blind.append(thought["id"])
+            yield thought
+
+    thoughts = told()
     if to == "jsonl":
         write_jsonl(output, thoughts)
     elif to == "coco":
@@ -445,9 +453,13 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
         atomic_write(interface, label_studio_config(tasks))
         click.echo(interface)
     click.echo(output)
-    for name, why in list(gone.items())[:1]:
-        what = f"{len(gone)} of {number_of(len(found.rows), 'thought')} without pixels or true depths; the first, {name!r}"
-        click.echo(f"{what}: {why}; --images names the folder of the images", err=True)
+    for names, lack, hint in (
+        (blind, "pixels", "; --images names the folder of the images"),
+        ([name for name in gone if name not in blind], "true depths", ""),
+    ):
+        if names:
+            what = f"{len(names)} of {number_of(len(found.rows), 'thought')} without {lack}; the first, {names[0]!r}"
+            click.echo(f"{what}: {gone[names[0]]}{hint}", err=True)
     if gone:
         sys.exit(SOME_REJECTED)
 
