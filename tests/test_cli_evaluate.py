@@ -184,3 +184,64 @@ def test_what_is_wrong_is_said(photos: Path, tmp_path: Path) -> None:
         assert (result.exit_code, message in result.stderr) == (2, True), result.output
     assert "Usage: sif eval [OPTIONS] DATASET" in sif("eval", "--help").output.replace("main", "sif")
     assert lines(photos)[0]["id"] == "q0"
+
+
+@pytest.fixture
+def deep(photos: Path, tmp_path: Path) -> tuple[Path, Path, list[object]]:
+    """A chain about a photograph with a grey depth image that is dark where it is near; the words that evaluate it."""
+    grey = np.tile(np.linspace(0, 255, 320).astype(np.uint8), (240, 1))
+    Image.fromarray(grey).save(photos.parent / "0.grey.png")
+    asked = {"id": "q", "image": "0.jpg", "depth": "0.grey.png", "question": "What?", "answer": "cat"}
+    data = write_rows(photos.parent / "deep.jsonl", [asked])
+    text = '<think><area>[{"bbox_2d":[0,0,0.5,1],"depth":0.25}]</area><text>a</text></think><answer>cat</answer>'
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": "q", "completion": text}])
+    output = tmp_path / "deep.json"
+    words: list[object] = ["eval", data, "--completions", saved, "-o", output, "--depth-encoding", "grey8"]
+    return data, output, words
+
+
+def test_the_depth_reading_is_kept_for_the_export(deep: tuple[Path, Path, list[object]], tmp_path: Path) -> None:
+    _data, output, words = deep
+    result = sif(*words, "--depth-near", "high")
+    assert result.exit_code == 0, result.output
+    kept = json.loads(output.read_text())["settings"]
+    assert (kept["depth_encoding"], kept["depth_near"]) == ("grey8", "high")
+    out = tmp_path / "out.jsonl"
+
+    def true_depth(*more: str) -> float:
+        result = sif("eval", "export", output, "--to", "jsonl", "-o", out, *more)
+        assert result.exit_code == 0, result.output
+        found: float = lines(out)[0]["steps"][0]["regions"][0]["depth_true"]
+        return found
+
+    # The left half runs from 0 to a half in grey: with high numbers near, from 1 to a half.
+    assert true_depth() == pytest.approx(0.75, abs=0.005)
+    assert true_depth("--depth-near", "low") == pytest.approx(0.25, abs=0.005)
+    # Another reading is named as what it is, not as questions that have changed.
+    other = sif(*words, "--depth-near", "low")
+    assert (other.exit_code, "depth_near was 'high', now 'low'" in other.stderr) == (2, True), other.stderr
+    # A file of an earlier version does not name it; its questions do.
+    body = json.loads(output.read_text())
+    del body["settings"]["depth_near"]
+    output.write_text(json.dumps(body))
+    assert sif(*words, "--depth-near", "high").exit_code == 0
+    assert sif(*words, "--depth-near", "low").exit_code == 2
+
+
+def test_without_its_depth_a_thought_keeps_its_pixels(deep: tuple[Path, Path, list[object]], tmp_path: Path) -> None:
+    data, output, words = deep
+    assert sif(*words, "--depth-near", "low").exit_code == 0
+    out = tmp_path / "out.jsonl"
+    grey = data.parent / "0.grey.png"
+    for content in (b"", b"another file", None):
+        grey.unlink() if content is None else grey.write_bytes(content)
+        result = sif("eval", "export", output, "--to", "jsonl", "-o", out)
+        assert result.exit_code == 3, result.output
+        assert "1 of 1 thought without true depths; the first, 'q': " in result.stderr
+        assert "--images" not in result.stderr
+        (region,) = lines(out)[0]["steps"][0]["regions"]
+        assert (region["box_px"], region["depth_true"]) == ([0, 0, 160, 240], None)
+    (data.parent / "0.jpg").unlink()
+    result = sif("eval", "export", output, "--to", "jsonl", "-o", out)
+    assert "1 of 1 thought without pixels; the first, 'q': " in result.stderr
+    assert "--images names the folder of the images" in result.stderr

@@ -355,8 +355,15 @@ class TestExport:
         ):
             result = sif("eval", "export", asked, *words)
             assert (result.exit_code, said in result.stderr) == (2, True)
-        result = sif("eval", "export", tmp_path / "out.jsonl", "--to", "coco", "-o", tmp_path / "x.json")
-        assert (result.exit_code, "not JSON; wanted the file of an evaluation" in result.stderr) == (2, True)
+        thoughts = tmp_path / "out.jsonl"
+        for content in (thoughts.read_text(), thoughts.read_text().splitlines()[0]):  # JSON lines; and one, which is JSON
+            thoughts.write_text(content)
+            result = sif("eval", "export", thoughts, "--to", "coco", "-o", tmp_path / "x.json")
+            assert (result.exit_code, f"use {asked}" in result.stderr) == (2, True)
+        asked.unlink()
+        thoughts.write_text("{}\n{}\n")
+        result = sif("eval", "export", thoughts, "--to", "coco", "-o", tmp_path / "x.json")
+        assert (result.exit_code, "not JSON; wanted the file of an evaluation, see `sif eval`" in result.stderr) == (2, True)
 
 
 class TestPython:

@@ -331,15 +331,19 @@ class TestDetections:
         assert found.data["class_name"].tolist() == ["step 2", "step 2"]
         assert found.data["depth"].tolist() == [0.9, 0.45]
         assert to_detections(thought, None).class_id.tolist() == [0, 1, 1]
-        assert to_detections(thought, 0).xyxy.tolist() == [[1, 2, 5, 8]]
-        for step in (2, -3):
-            assert len(to_detections(thought, step)) == 0
+        assert to_detections(thought, None).data["step"].tolist() == [1, 2, 2]
+        for step in (1, -2):  # as COCO, Label Studio and `class_name` count
+            assert to_detections(thought, step).xyxy.tolist() == [[1, 2, 5, 8]]
+            assert to_detections(thought, step).data["class_name"].tolist() == ["step 1"]
+        for step in (3, 0, -3):
+            with pytest.raises(ConfigError, match=f"step is {step}; wanted 1 to 2, or -1 to -2 from the end"):
+                to_detections(thought, step)
         assert len(to_detections(Thought("What?", PICTURE, None, "nothing"))) == 0
 
     def test_a_chain_needs_a_size(self) -> None:
         pytest.importorskip("supervision")
         chain = parse_chain(CHAIN)
-        assert to_detections(chain, 0, size=(100, 50)).xyxy.tolist() == [[10, 10, 50, 40]]
+        assert to_detections(chain, 1, size=(100, 50)).xyxy.tolist() == [[10, 10, 50, 40]]
         with pytest.raises(ConfigError, match="give size"):
             to_detections(chain)
         with pytest.raises(ConfigError, match="not that of"):

@@ -140,21 +140,27 @@ def check_same(where: str, theirs: Any, ours: Mapping[str, Any], contents: Mappi
         ours: that of the run.
         contents: key of a hash → what to call its content in a message.
     Raises:
-        ConfigError: it is of another; names the first value that differs, was and is.
+        ConfigError: it is of another; names the first value that differs, was and is, one that is no hash if there is one.
     """
     if theirs == ours:
         return
     if not isinstance(theirs, dict):
         raise ConfigError(f"{where} is not of a run of ours; name another output")
-    key = next(key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key))
+    differing = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+    # What a hash is of may differ just because a setting does, which says more.
+    key = next((key for key in differing if not _is_hash(theirs.get(key), ours.get(key))), differing[0])
     was, now = theirs.get(key), ours.get(key)
-    hashes = all(isinstance(value, str) and _HASH.fullmatch(value) for value in (was, now))
+    hashes = _is_hash(was, now)
     called = (contents or {}).get(key)
     if hashes:
         differs = f"{called} have changed" if called else f"{key} are not the same"
     else:
         differs = f"{key} was {_said(was)}, now {_said(now)}"
     raise ConfigError(f"{where} is of another run: {differs}; name another output, or start over with --fresh")
+
+
+def _is_hash(*values: Any) -> bool:
+    return all(isinstance(value, str) and _HASH.fullmatch(value) for value in values)
 
 
 def _said(value: Any) -> str:

@@ -172,16 +172,19 @@ def files_of_row(row: Row, question: Question | None) -> tuple[Image.Image | Non
     if question is None:
         return None, None, "nothing tells where the image lies"
     sizes = zip(row.file_sizes, question.file_sizes(), strict=False)
-    if any(None not in (was, now) and was != now for was, now in sizes):
-        return None, None, "the image or its depth has changed since it was asked about"
+    changed = [None not in (was, now) and was != now for was, now in sizes]
+    if any(changed[:1]):
+        return None, None, "the image has changed since it was asked about"
     try:
+        if any(changed[1:]):
+            return question.picture(), None, "the depth has changed since it was asked about"
         image, depth = question.load(with_depth=row.depth is not None)
         lost = depth is None and row.depth is not None
         return image, depth, "nothing tells where the depth lies" if lost else ""
     except ImageError as error:
         return None, None, str(error)
     except DepthError as error:
-        return question.load(with_depth=False)[0], None, str(error)
+        return question.picture(), None, str(error)
 
 
 def row_to_json(row: Row, question: Question | None, protocol: ThinkProtocol) -> tuple[dict[str, Any], str]:
@@ -465,13 +468,14 @@ def to_detections(
 
     Args:
         thought: what a model thought, or a chain.
-        step: which step: from 0, or from the end; None for all. A step that the model did not come to has no boxes.
+        step: which step: from 1, or -1 for the last, -2 for the one before; None for all. Of a chain without steps the last
+            one has no boxes.
         size: (width, height) in pixels of the image of a chain, which does not know it.
     Returns:
-        `xyxy` (N, 4) float32 pixels; `class_id` the step from 0; `data` with, for each box, `class_name` ("step 1"),
-        `step` (from 0), `depth` as stated (NaN where none is) and `words`.
+        `xyxy` (N, 4) float32 pixels; `class_id` the step, from 0 as classes are; `data` with, for each box, `class_name`
+        ("step 1"), `step` (from 1), `depth` as stated (NaN where none is) and `words`.
     Raises:
-        ConfigError: a chain without a size, or a thought with one of its own.
+        ConfigError: a chain without a size, a thought with one of its own, or a step that there is not.
         MissingExtraError: supervision is not installed.
     Example:
         >>> import supervision  # doctest: +SKIP
@@ -490,8 +494,11 @@ def to_detections(
             raise ConfigError(f"to_detections: size {size} is not that of the thought's image, {thought.image.size}")
         size, steps = thought.image.size, list(thought.steps)
     numbered = list(enumerate(steps))
-    if step is not None:
-        numbered = [numbered[step]] if -len(steps) <= step < len(steps) else []
+    if step is not None and (steps or step != -1):
+        if step == 0 or abs(step) > len(steps):
+            there = f"1 to {len(steps)}, or -1 to -{len(steps)} from the end" if steps else "none, the chain has no step"
+            raise ConfigError(f"to_detections: step is {step}; wanted {there}")
+        numbered = [numbered[step - (step > 0)]]
     found = [(number, region, words) for number, (regions, words) in numbered for region in regions]
     depths = [np.nan if region.depth is None else region.depth for _, region, _ in found]
     numbers = np.array([number for number, *_ in found], dtype=np.int64)
@@ -501,7 +508,7 @@ def to_detections(
         class_id=numbers,
         data={
             "class_name": np.array([step_label(number + 1) for number in numbers], dtype=str),
-            "step": numbers,
+            "step": numbers + 1,
             "depth": np.array(depths, dtype=np.float64),
             "words": np.array([words for *_, words in found], dtype=str),
         },

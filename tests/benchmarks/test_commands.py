@@ -210,6 +210,30 @@ def test_a_served_model_is_asked_with_the_choices_and_goes_on(tmp_path: Path) ->
     assert [one["benchmark"]["table"]["CV-Bench"]["strict"]["mean"] for one in found] == [0.5, 0.4375]
 
 
+def test_choices_are_left_out_on_request(tmp_path: Path) -> None:
+    data = write_cv_bench(tmp_path / "cv")
+    with serve(lambda request, number: "1") as (address, requests), working_in(tmp_path):
+        words = ["cv-bench", "--data", data, "--base-url", address, "--model", "m", "--direct", "--limit", 1]
+        result = sif(*words, "--no-show-choices")
+        assert result.exit_code == 0, result.output
+    assert requests[0]["messages"][0]["content"][-1]["text"].endswith("Question: Question 0?")
+
+
+def test_models_whose_names_end_alike_are_evaluated_beside_each_other(tmp_path: Path) -> None:
+    data = write_cv_bench(tmp_path / "cv")
+    with serve(lambda request, number: "(A)" if request["model"] == "a/x:7b" else "(B)") as (address, requests):
+        words = ["cv-bench", "--data", data, "--base-url", address, "--model", "a/x:7b", "--model", "b/x:7b", "--direct"]
+        with working_in(tmp_path):
+            results = [sif(*words) for _ in range(2)]
+    assert [result.exit_code for result in results] == [0, 0], results[0].output
+    assert len(requests) == 20  # the second call finds both files again
+    files = sorted((tmp_path / "runs/eval").glob("*.json"))
+    models = [json.loads(file.read_text())["settings"]["model"] for file in files]
+    assert sorted(models) == ["a/x:7b", "b/x:7b"]
+    # Windows and some shares refuse colons in names.
+    assert [file.name[:14] for file in files] == ["cv-bench-x_7b-", "cv-bench-x_7b."]
+
+
 @contextlib.contextmanager
 def working_in(path: Path) -> Iterator[None]:
     """Inside another working folder, where results go by default."""
@@ -228,7 +252,9 @@ def working_in(path: Path) -> Iterator[None]:
         (("tallyqa", "--model", "m"), "tallyqa needs its files: say where with --data"),
         (("cv-bench", "--data", "nowhere", "--model", "m"), "no such file or folder"),
         (("cv-bench", "--model", "a", "--model", "b", "-o", "x.json"), "-o names one file and there are several models"),
-        (("vstarr", "--model", "m"), "vstarr"),
+        (("vstarr", "--model", "m"), "vstarr: no such file or folder, and no benchmark is called so; did you mean 'vstar'?"),
+        (("CV-Bench",), "did you mean 'cv-bench'?"),
+        (("vstar.jsonl", "--model", "m"), "vstar.jsonl: cannot read"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(words: tuple[str, ...], said: str) -> None:
@@ -242,6 +268,7 @@ def test_what_is_wrong_is_a_sentence(words: tuple[str, ...], said: str) -> None:
 def test_each_has_a_help_page(name: str) -> None:
     result = sif(name, "--help")
     assert result.exit_code == 0, result.output
+    assert sif(name, "-h").output == result.output
     found = benchmark(name)
     assert found.title in result.stdout
     assert all(f"{headline.name}:" in result.stdout for headline in found.headlines)

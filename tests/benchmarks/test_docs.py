@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from sifthinker.benchmarks import NAMES, benchmark
@@ -28,3 +29,10 @@ def test_the_page_says_what_there_is() -> None:
         PAGE.write_text(f"{before}{BEGIN}{wanted}{END}{after}", encoding="utf-8")
     else:
         assert written == wanted, "SIF_WRITE_DOCS=1 pytest tests/benchmarks/test_docs.py writes it anew"
+
+
+def test_the_example_names_a_number_that_there_is() -> None:
+    """Its benchmark's headlines are the keys of `Evaluation.table`."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (name,), (key,) = re.findall(r'evaluate_benchmark\("(.*?)"', example), re.findall(r'found\.table\["(.*?)"\]', example)
+    assert key in [headline.name for headline in benchmark(name).headlines]

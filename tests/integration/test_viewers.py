@@ -78,12 +78,12 @@ def test_supervision(seen: dict[str, Any]) -> None:
     # Fractions of 100 by 50 pixels.
     assert found["xyxy"] == [pytest.approx(box) for box in ([10, 10, 50, 40], [60, 0, 100, 25], [20, 20, 40, 30])]
     assert found["dtype"] == "float32"
-    assert found["class_id"] == found["data"]["step"] == [0, 0, 1]
+    assert (found["class_id"], found["data"]["step"]) == ([0, 0, 1], [1, 1, 2])
     assert found["data"]["class_name"] == ["step 1", "step 1", "step 2"]
     assert found["data"]["depth"] == [0.25, 0.75, 0.3]
     assert found["data"]["words"] == ["a", "a", "b"]
     assert found["last"] == [pytest.approx([20, 20, 40, 30])]
-    assert found["beyond"] == 0
+    assert found["first"] == found["xyxy"][:2]
     assert found["kept"] == ["step 1", "step 2"]
     assert found["drawn"][:2] == [10, 0]
     assert found["labelled"]

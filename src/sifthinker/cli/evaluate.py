@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -122,6 +123,7 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
 @_answering
 def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, fresh: bool) -> None:
     """Measure a model on DATASET: a dataset folder of ours, its examples file, or a file of questions."""
+    _refuse_mistyped(data)
     found = {}
     for settings in _for_each_model({"data": data, **given}, models):
         questions = None
@@ -154,7 +156,7 @@ def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, 
     },
 )
 @_answering
-@click.option("--help", "shows_help", is_flag=True, help="Show this message and exit.")
+@click.option("-h", "--help", "shows_help", is_flag=True, help="Show this message and exit.")
 @click.pass_context
 def published(
     ctx: click.Context,
@@ -193,17 +195,33 @@ def published(
     _finish(results)
 
 
-def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str | None = None) -> list[EvalSettings]:
-    """The settings of the evaluation of each model, with its output."""
+def _refuse_mistyped(data: str) -> None:
+    """Refuse what is no file, but nearly the name of a benchmark or a command.
+
+    Raises:
+        ConfigError: names the nearest.
+    """
+    from sifthinker.errors import ConfigError
+    from sifthinker.files import nearest
+
+    if Path(data).exists() or Path(data).name != data or Path(data).suffix:
+        return
+    near = nearest(data.lower(), [*NAMES, *evaluation.list_commands(click.get_current_context())])
+    if near is not None:
+        raise ConfigError(f"{data}: no such file or folder, and no benchmark is called so; did you mean {near!r}?")
+
+
+def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str | None = None) -> Iterator[EvalSettings]:
+    """The settings of the evaluation of each model, with its output.
+
+    All settings are checked before the first evaluation. An output is chosen when its turn comes: names of models may end
+    alike, and then the second one sees what the first has written.
+    """
     if len(models) > 1 and "output" in values:
         raise click.UsageError("-o names one file and there are several models; leave it out, or evaluate one at a time")
-    found = []
-    for model in models or (None,):
-        settings = EvalSettings(**{**values, **({} if model is None else {"model": model})})
-        if settings.output is None:
-            settings = settings.replace(output=str(_default_output(settings, stem)))
-        found.append(settings)
-    return found
+    found = [EvalSettings(**{**values, **({} if model is None else {"model": model})}) for model in models or (None,)]
+    for settings in found:
+        yield settings if settings.output else settings.replace(output=str(_default_output(settings, stem)))
 
 
 def _depth_cache(settings: EvalSettings) -> Path:
@@ -226,6 +244,9 @@ def _finish(found: Mapping[str, Evaluation]) -> None:
         sys.exit(SOME_REJECTED)
 
 
+_UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # what the names of files on some systems cannot hold
+
+
 def _default_output(settings: EvalSettings, stem: str | None = None) -> Path:
     """`runs/eval/` and the last part of the names of data and model; where another evaluation has that name, a hash too.
 
@@ -239,6 +260,7 @@ def _default_output(settings: EvalSettings, stem: str | None = None) -> Path:
     asked = (stem or settings.data, who)
     names = (Path(name).resolve().name if Path(name).exists() else name.rpartition("/")[2] for name in asked)
     stem = "-".join(name.removesuffix(".jsonl").removesuffix(".json") for name in names)
+    stem = _UNFIT.sub("_", stem)
     plain = Path("runs/eval") / f"{stem}.json"
     places = _places(settings.model_dump())
     if _evaluated(plain) in (None, places):
@@ -386,11 +408,11 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
     """Write the thoughts in FILE, a JSON file of an evaluation or the .eval.json of `sif think`, for other tools.
 
     Images are looked for in --images, by default in the folder of the questions that FILE names. For Label Studio an
-    interface is written beside OUTPUT, with the ending .xml.
+    interface is written beside OUTPUT, with the ending .xml. Depth files are read as they were for the evaluation, unless an
+    option says otherwise.
     """
-    from sifthinker.depth import DepthReading
     from sifthinker.evaluation.questions import questions_root
-    from sifthinker.evaluation.run import Evaluation
+    from sifthinker.evaluation.run import Evaluation, reading_of
     from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
     from sifthinker.results import (
         LABEL_STUDIO_FILES,
@@ -406,11 +428,19 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
     interface = output.with_suffix(".xml") if to == "label-studio" else None
     keep_inputs((output, interface), file)
     make_folder(output.parent)
-    read = DepthReading(given.get("depth_encoding", "auto"), given.get("depth_near"), given.get("depth_hole", ()))
     found = Evaluation.read(file)
+    read = reading_of({**found.settings, **given})
     root = questions_root(str(found.settings.get("data", "")), given.get("images"))
     gone: dict[str, str] = {}
-    thoughts = evaluation_to_json(with_questions(found, root, read), gone)
+    blind: list[str] = []  # without pixels
+
+    def told() -> Iterator[dict[str, Any]]:
+        for thought in evaluation_to_json(with_questions(found, root, read), gone):
+            if thought["image"]["width"] is None and thought["id"] in gone:
+                blind.append(thought["id"])
+            yield thought
+
+    thoughts = told()
     if to == "jsonl":
         write_jsonl(output, thoughts)
     elif to == "coco":
@@ -423,9 +453,13 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
         atomic_write(interface, label_studio_config(tasks))
         click.echo(interface)
     click.echo(output)
-    for name, why in list(gone.items())[:1]:
-        what = f"{len(gone)} of {number_of(len(found.rows), 'thought')} without pixels or true depths; the first, {name!r}"
-        click.echo(f"{what}: {why}; --images names the folder of the images", err=True)
+    for names, lack, hint in (
+        (blind, "pixels", "; --images names the folder of the images"),
+        ([name for name in gone if name not in blind], "true depths", ""),
+    ):
+        if names:
+            what = f"{len(names)} of {number_of(len(found.rows), 'thought')} without {lack}; the first, {names[0]!r}"
+            click.echo(f"{what}: {gone[names[0]]}{hint}", err=True)
     if gone:
         sys.exit(SOME_REJECTED)
 

@@ -22,7 +22,7 @@ _SECTION = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
 _TOLD = (
     "sifthinker", "prompt_version", "weights", "questions", "completions_sha256", "benchmark", "limit", "protocol",
     "coordinates", "rgb_only", "show_choices", "batch_size", "max_new_tokens", "max_pixels", "image_format", "grammar",
-    "dtype",
+    "dtype", "depth_encoding", "depth_near", "depth_hole",
 )  # fmt: skip
 
 

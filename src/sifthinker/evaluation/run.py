@@ -150,18 +150,47 @@ class Evaluation:
         except OSError as error:
             raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
         except ValueError:
-            raise ConfigError(f"{path}: not JSON; wanted the file of an evaluation, see `sif eval`") from None
+            raise ConfigError(f"{path}: not JSON; wanted the file of an evaluation, {_hint(Path(path))}") from None
         try:
             rows = tuple(Row.from_json(row, str(path)) for row in body["rows"])
             return cls(body["settings"], rows, known=True, benchmark=body.get("benchmark"))
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
-            raise ConfigError(f"{path}: not an evaluation of this version ({error}); evaluate again with --fresh") from None
+            hint = _hint(Path(path), "evaluate again with --fresh")
+            raise ConfigError(f"{path}: not an evaluation of this version ({error}); {hint}") from None
+
+
+def _hint(path: Path, otherwise: str = "see `sif eval`") -> str:
+    """What to do about a file that is no evaluation: the one behind the thoughts of `sif think`, where it is there."""
+    beside = path.with_suffix(".eval.json")
+    return f"use {beside}" if beside != path and beside.is_file() else otherwise
 
 
 def protocol_of(settings: Mapping[str, Any]) -> ThinkProtocol:
     """How the model of an evaluation was asked; earlier versions noted no more than whether directly."""
     found: ThinkProtocol = settings.get("protocol", "direct" if settings.get("direct") else "chain")
     return found
+
+
+def reading_of(settings: Mapping[str, Any]) -> DepthReading:
+    """How the depth files of an evaluation were read.
+
+    Raises:
+        DepthError: settings that no file can be read by.
+    """
+    holes = tuple(float(hole) for hole in settings.get("depth_hole") or ())
+    return DepthReading(settings.get("depth_encoding") or "auto", settings.get("depth_near"), holes)
+
+
+_READING = ("depth_encoding", "depth_near", "depth_hole")
+
+
+def _told_reading(questions: Sequence[Question]) -> dict[str, Any]:
+    """How the depth files of questions are read, as settings, where that does not follow from the files."""
+    readings = list(dict.fromkeys(question.reading for question in questions))
+    if len(readings) != 1 or readings[0] == DepthReading("sif"):  # which files of datasets say by themselves
+        return {}
+    values = (readings[0].encoding, readings[0].near, list(readings[0].holes))
+    return {name: value for name, value in zip(_READING, values, strict=True) if value not in ("auto", None, [])}
 
 
 def evaluate(
@@ -481,6 +510,7 @@ class _Run:
         how = {
             **({} if self.benchmark is None else {"benchmark": self.benchmark.name}),
             **asked.model_dump(include={"limit", "protocol", "rgb_only"}),
+            **_told_reading(self.questions),
             "questions": identity_of(self.questions, self.root),  # behind the limit, which says better why they differ
         }
         if self.how.coordinates not in (None, "unit"):  # evaluations of chains in fractions stay as they were
@@ -911,7 +941,12 @@ def _check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
         "questions": f"the questions in {ours['data']}",
         "completions_sha256": f"the completions in {ours.get('completions')}",
     }
-    check_same(where, _comparable(theirs) if isinstance(theirs, dict) else theirs, _comparable(ours), contents)
+    was, now = (_comparable(told) if isinstance(told, dict) else told for told in (theirs, dict(ours)))
+    if isinstance(was, dict) and was.get("questions") == now.get("questions"):
+        for name in _READING:  # is part of the questions; earlier versions noted it nowhere else
+            was.pop(name, None)
+            now.pop(name, None)
+    check_same(where, was, now, contents)
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ class EvalSettings(AskSettings, DepthFiles):
     """Ask only the first N questions."""
     rgb_only: bool = False
     """Show the model no depth."""
-    show_choices: bool = False
-    """Write the choices of a question under it, as (A) …, (B) …"""
+    show_choices: Annotated[bool, Flag("--show-choices/--no-show-choices")] = False
+    """Write the choices of a question under it, as (A) …, (B) …; most benchmarks do by default."""
     batch_size: PositiveInt = 8
     """Questions at once."""
     coordinates: Coordinates | None = None

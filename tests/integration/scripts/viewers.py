@@ -82,7 +82,7 @@ def of_supervision(file: Path) -> dict:
         "class_id": found.class_id.tolist(),
         "data": {name: values.tolist() for name, values in found.data.items()},
         "last": to_detections(chain, size=size).xyxy.tolist(),
-        "beyond": len(to_detections(chain, 9, size=size)),
+        "first": to_detections(chain, 1, size=size).xyxy.tolist(),
         "kept": found[found.data["depth"] < 0.5].data["class_name"].tolist(),
         "drawn": [int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())],
         "labelled": bool(labelled.any()),
