@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from string import ascii_uppercase
@@ -197,6 +198,23 @@ def test_a_broken_picture_is_found_when_it_is_asked_about(tmp_path: Path) -> Non
     (question,) = CV.read(write_cv_bench(tmp_path / "cv", rows), "test", images=None, limit=None)
     with pytest.raises(ImageError, match=r"test\[0\]\.image"):
         question.load()
+
+
+def test_a_picture_that_is_not_there_costs_its_own_question_alone(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").write_bytes(picture("red"))  # whoever wrote the table had it
+    gone = {**CV_ROWS[5], "image": {"bytes": None, "path": str(tmp_path / "gone.png")}}
+    data = write_cv_bench(tmp_path / "cv", [*CV_ROWS[:5], gone, *CV_ROWS[6:]])
+    asked = CV.read(data, "test", images=None, limit=None)
+    (tmp_path / "said.jsonl").write_text(
+        "".join(json.dumps({"id": question.id, "completion": question.answers[0]}) + "\n" for question in asked)
+    )
+    settings = EvalSettings(data="cv", completions=str(tmp_path / "said.jsonl"), direct=True)
+    found = evaluate(settings, questions=asked, benchmark=CV)
+    assert [bool(row.error) for row in found.rows] == [number == 5 for number in range(10)]
+    assert "test[5]: image has the path" in found.rows[5].error
+    assert "gone.png' and null bytes; wanted the picture's bytes" in found.rows[5].error
+    assert found.table["CV-Bench"].strict.mean == 1
+    assert found.table["CV-Bench"].strict.count == 9
 
 
 def test_another_picture_is_another_question(tmp_path: Path) -> None:

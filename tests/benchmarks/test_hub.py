@@ -176,8 +176,14 @@ def test_a_path_in_place_of_a_picture_is_refused(tmp_path: Path) -> None:
     """Nothing that a table names on this machine is opened."""
     (tmp_path / "secret.png").write_bytes(picture("red"))
     cells = [{"bytes": None, "path": str(tmp_path / "secret.png")}]
-    with pytest.raises(RecordError, match="wanted a picture's bytes"):
-        rows_of(table(tmp_path / "x.parquet", image=cells))
+    (row,) = rows_of(table(tmp_path / "x.parquet", image=cells))
+    (found,) = row.pictures["image"]
+    said = r"x\.parquet test\[0\]: image has the path '.*secret\.png' and null bytes; wanted the picture's bytes"
+    with pytest.raises(ImageError, match=said) as caught:
+        found.load()
+    assert caught.value.code == "missing_image"
+    with pytest.raises(RecordError, match=said):
+        found.size()
 
 
 def test_pictures_side_by_side_are_scaled_to_the_highest() -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sifthinker.benchmarks import benchmark
+from sifthinker.benchmarks.last_area import last_area
 from sifthinker.benchmarks.ovdeval import average_precisions, hits, kept, leniently_found, strictly_found
 from sifthinker.boxes import as_boxes
 from sifthinker.errors import ConfigError, RecordError
@@ -282,6 +283,23 @@ def test_hand_worked_numbers(tmp_path: Path) -> None:
     assert "logo" not in numbers
     spread = numbers["color"].strict
     assert 0 <= spread.low < spread.mean < spread.high <= 1
+    said = [chain([CORNER], "yes") if number == 7 else gold(question) for number, question in enumerate(asked)]
+    high = numbers_of(OVDEVAL, asked, said, tmp_path)["color"].strict
+    assert high.mean < high.high == 1  # 1.96 standard deviations above it would be more than all
+
+
+def test_each_answer_is_read_once_for_all_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_texts: list[str] = []
+
+    def counted(text: str, *, frame: Any) -> Any:
+        read_texts.append(text)
+        return last_area(text, frame=frame)
+
+    asked = read(write(tmp_path))
+    rows = rows_of(OVDEVAL, asked, [chain([LEFT], "yes")] * 10, tmp_path)
+    monkeypatch.setattr("sifthinker.benchmarks.ovdeval.last_area", counted)
+    OVDEVAL.numbers(rows)
+    assert len(read_texts) == 10
 
 
 @pytest.mark.parametrize(

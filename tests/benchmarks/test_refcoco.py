@@ -15,7 +15,7 @@ from sifthinker.benchmarks import benchmark
 from sifthinker.benchmarks.last_area import box_around, last_area, last_readable_area, one_box
 from sifthinker.chain import Region, render_regions
 from sifthinker.coordinates import UNIT, Frame
-from sifthinker.errors import ConfigError, RecordError
+from sifthinker.errors import ConfigError, ImageError, RecordError
 from sifthinker.evaluation.benchmark import Benchmark
 from sifthinker.evaluation.questions import Question
 from sifthinker.thinker import Thought
@@ -173,6 +173,18 @@ def test_the_table_of_the_hub_asks_each_expression_of_an_object(tmp_path: Path) 
     assert asked[0].identity(tmp_path) != asked[1].identity(tmp_path)
     numbers = numbers_of(REFCOCO, asked, [chain(question.boxes, "here") for question in asked], tmp_path)
     assert strict(numbers)["accuracy at IoU 0.5"] == 1
+
+
+def test_an_object_whose_picture_is_not_there_costs_its_own_questions(tmp_path: Path) -> None:
+    write_table(tmp_path / "whole")
+    (first, *_) = read(tmp_path / "whole")
+    first.picture().save(tmp_path / "gone.png")  # whoever wrote the table had it
+    bytes_of = (tmp_path / "gone.png").read_bytes()
+    gone = [{"bytes": bytes_of, "path": None}, {"bytes": None, "path": str(tmp_path / "gone.png")}]
+    asked = read(write_table(tmp_path / "part", image=gone))
+    assert [question.boxes for question in asked] == [(LEFT,), (LEFT,), ()]
+    with pytest.raises(ImageError, match=r"image has the path .*gone.png' and null bytes"):
+        asked[2].load()
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,17 @@ def test_what_is_left_of_a_pair_is_not_paired_with_the_next(tmp_path: Path) -> N
     assert strict(BENCH.numbers(answered[1:])) == {"Existence": 1.0}
 
 
+def test_options_on_lines_are_read(tmp_path: Path) -> None:
+    rows = {**SPATIAL_ROWS, "positional": [("Is the cup nearer?\nA. Yes\nB. No", "A"), ("Is it not?\nA. Yes\nB. No", "No")]}
+    asked = BENCH.read(write_spatialbench(tmp_path / "sb", rows), "positional", images=None, limit=None)
+    assert [(question.question, question.choices) for question in asked] == [
+        ("Is the cup nearer?", ("Yes", "No")),
+        ("Is it not?", ("Yes", "No")),
+    ]
+    numbers = numbers_of(BENCH, asked, ["Yes", "B"], tmp_path, direct=True)
+    assert strict(numbers) == {"Position": 1.0}
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [

@@ -176,6 +176,13 @@ def test_options_in_a_row_and_on_lines() -> None:
     lines = "Which?\n(A) red.\n(B) blue\nAnswer with the option's letter from the given choices directly."
     assert split_options(lines) == split_options("Which? (A) red (B) blue.") == ("Which?", ("red", "blue"))
     assert split_options("Which? Answer with the option's letter. (A) red (B) blue") == ("Which?", ("red", "blue"))
+    assert split_options("Which?\nA. red.\nB. blue\nAnswer with the option's letter.") == ("Which?", ("red", "blue"))
+    assert (
+        split_options("Which?\n A) red\n B) blue") == split_options("Which?\nA: red\nB: blue") == ("Which?", ("red", "blue"))
+    )
+    assert split_options("Whose?\nB. blue\nC. green") == ("Whose?\nB. blue\nC. green", ())
+    assert split_options("Is plan A. or B. better?") == ("Is plan A. or B. better?", ())
+    assert split_options("A. red\nB. blue") == ("A. red\nB. blue", ())
     assert split_options("(A) red (B) blue") == ("(A) red (B) blue", ())
     assert split_options("Is it on (B) or (C)?") == ("Is it on (B) or (C)?", ())
     assert split_options("Which? (A) red (B) blue (B) green") == ("Which?", ("red", "blue", "green"))

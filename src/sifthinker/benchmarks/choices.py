@@ -12,11 +12,13 @@ from sifthinker.evaluation.questions import Question
 from sifthinker.records import shown
 
 _MARK = re.compile(r"\(([A-Z])\)\s*")
+_LINE = re.compile(r"^[ \t]*([A-Z])[.:)][ \t]+", re.MULTILINE)
 _INSTRUCTION = re.compile(r"\s*\bAnswer with the option'?s letter[^.\n]*\.?\s*", re.IGNORECASE)
 
 
 def split_options(text: str) -> tuple[str, tuple[str, ...]]:
-    """A question and the options that its text holds as "(A) … (B) …", on lines of their own or in a row.
+    """A question and the options that its text holds: "(A) … (B) …" on lines of their own or in a row, or "A. …" on lines of
+    their own.
 
     An instruction to answer with the option's letter is left out: prompts bring their own. Options count by their place, so
     that a letter which is there twice does no harm.
@@ -29,7 +31,11 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]]:
     """
     bare = _INSTRUCTION.sub("\n", text).strip()
     marks = list(_MARK.finditer(bare))
-    if len(marks) < 2 or marks[0][1] != "A" or not bare[: marks[0].start()].strip():
+    if len(marks) < 2 or marks[0][1] != "A":
+        marks = list(_LINE.finditer(bare))
+        if "".join(mark[1] for mark in marks) != ascii_uppercase[: len(marks)]:
+            return bare, ()
+    if len(marks) < 2 or not bare[: marks[0].start()].strip():
         return bare, ()
     ends = [mark.start() for mark in marks[1:]] + [len(bare)]
     options = tuple(bare[mark.end() : end].strip().rstrip(".,;") for mark, end in zip(marks, ends, strict=True))

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from sifthinker.engine.sources.tables import undecoded
-from sifthinker.errors import RecordError, need
+from sifthinker.errors import ImageError, RecordError, need
 from sifthinker.evaluation.questions import Question
 from sifthinker.files import inside, sha256
 from sifthinker.images import BROKEN_IMAGE, ORIENTATION, decode_image, what_is_wrong
@@ -42,27 +42,34 @@ class StoredPicture:
         read: gives its bytes, an image file's.
         digest: SHA-256 of them.
         length: their number.
+        missing: what is there instead, where the table holds no bytes of it; "" where it does. What asks about such a
+            picture cannot be asked, as where an image's file is gone.
     """
 
     place: str
     read: Callable[[], bytes]
     digest: str
     length: int
+    missing: str = ""
 
     def load(self) -> Image.Image:
         """The picture, upright RGB.
 
         Raises:
-            ImageError: it is broken, has no pixels or too many.
+            ImageError: it is missing or broken, has no pixels or too many.
         """
+        if self.missing:
+            raise ImageError(self.missing, "missing_image")
         return decode_image(self.place, self.read())[0]
 
     def size(self) -> tuple[int, int]:
         """(width, height) as `load` would give it, from its header alone.
 
         Raises:
-            RecordError: it is no picture.
+            RecordError: it is missing, or no picture.
         """
+        if self.missing:
+            raise RecordError(self.missing, "missing_image")
         try:
             with Image.open(io.BytesIO(self.read())) as image:
                 width, height = image.size
@@ -198,7 +205,7 @@ def table_rows(
         limit: the first so many rows; None for all.
     Raises:
         MissingExtraError: `datasets` is not installed.
-        RecordError: nothing there that can be read, no such split, or a picture's cell that holds none.
+        RecordError: nothing there that can be read, no such split, or a cell of pictures that is none.
 
     Example:
         >>> rows = table_rows("nyu-visionx/CV-Bench", "test", pictures=["image"], limit=10)  # doctest: +SKIP
@@ -256,6 +263,11 @@ def _pictures(cells: Any, index: int, column: str, place: str) -> tuple[StoredPi
 
     found = []
     for number, cell in enumerate(_listed(cells[index][column])):
+        if isinstance(cell, Mapping) and cell.get("path") and not cell.get("bytes"):
+            # Nothing that a table names on this machine is opened.
+            missing = f"{place}: {column} has the path {shown(cell['path'])} and null bytes; wanted the picture's bytes"
+            found.append(StoredPicture(f"{place}.{column}", bytes, sha256(missing.encode()), 0, missing))
+            continue
         data = _bytes_in(cell, column, place)
         found.append(StoredPicture(f"{place}.{column}", content(number), sha256(data), len(data)))
     return tuple(found)

@@ -48,7 +48,7 @@ from sifthinker.benchmarks.listed import check_split, file_of, listed
 from sifthinker.boxes import Boxes, as_boxes, pairwise_iou
 from sifthinker.engine.sources.rows import field_of, numbers_of, read_json, size_of, text_of, to_unit, whole_of
 from sifthinker.errors import RecordError
-from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, Metric, Units, mean_of
+from sifthinker.evaluation.benchmark import Asked, Benchmark, Estimate, Headline, Metric, Units, mean_of
 from sifthinker.evaluation.metrics import Row
 from sifthinker.evaluation.questions import Question
 from sifthinker.records import Box, shown
@@ -411,8 +411,11 @@ def _nms_ap(names: Sequence[str], thresholds: int, strict: bool, rows: Sequence[
     truth: list[tuple[int, int]] = []
     boxes: list[tuple[int, int]] = []
     marks: list[NDArray[np.bool_]] = []
+    known = rows.known if isinstance(rows, Asked) else {}
     for part, (picture, asked) in enumerate(pictures.items()):
-        for category, count, found in _of_picture(asked, find, strict):
+        if (picture, strict) not in known:
+            known[picture, strict] = list(_of_picture(asked, find, strict))
+        for category, count, found in known[picture, strict]:
             number = numbers.setdefault((families[picture], category), len(numbers))
             truth += [(number, part)] * count
             boxes += [(number, part)] * len(found)

@@ -16,7 +16,7 @@ Source: Kazemzadeh et al. 2014; Yu et al. 2016 (RefCOCO, RefCOCO+); Mao et al. 2
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sifthinker.engine.sources.rows import field_of, name_of, numbers_of, rows, 
 from sifthinker.errors import RecordError
 from sifthinker.evaluation.benchmark import Benchmark, Headline, mean_of
 from sifthinker.evaluation.questions import Question
-from sifthinker.records import shown
+from sifthinker.records import Box, shown
 
 _TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg"}
 _HUBS = {"refcoco": "lmms-lab/RefCOCO", "refcoco+": "lmms-lab/RefCOCOplus", "refcocog": "lmms-lab/RefCOCOg"}
@@ -125,7 +125,9 @@ def _of_table(name: str, data: str | os.PathLike[str], split: str) -> Iterator[Q
             raise RecordError(f"{row.place}: has {len(pictures)} pictures in image, wanted one", "missing_image")
         x, y, width, height = numbers_of([row.value("bbox")], row.place)[0].tolist()
         corners = [[x, y, x + width, y + height]]
-        boxes, _ = to_unit(corners, "pixel", pictures[0].size(), "clip", row.place)
+        boxes: Boxes | list[Box] = []  # without its picture a question cannot be asked, which it says itself
+        if not pictures[0].missing:
+            boxes, _ = to_unit(corners, "pixel", pictures[0].size(), "clip", row.place)
         object_id = name_of(row.values, ("question_id",), row.index)
         expressions = row.texts("answer")
         if not expressions:
@@ -149,8 +151,8 @@ def _expression(text: str, place: str) -> str:
     return text
 
 
-def _tuples(boxes: Boxes) -> tuple[tuple[float, float, float, float], ...]:
-    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.tolist())
+def _tuples(boxes: Boxes | Sequence[Box]) -> tuple[Box, ...]:
+    return tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in boxes)
 
 
 _HEADLINES = (

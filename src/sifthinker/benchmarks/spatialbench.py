@@ -3,8 +3,9 @@
 Cai et al., "SpatialBot" (arXiv 2406.13642); files at https://huggingface.co/datasets/RussRobin/SpatialBench, whose terms
 must be accepted. A JSON list for each of the five (`existence.json`, `counting.json`, `positional.json`, `size.json`,
 `reach.json`) with `image`, `question` and `answer`; images in folders of these names, and their depth as PNG files of 16
-bits in millimetres in `existence_d/` and so on. `grounding.json`, which the paper's table leaves out, is not read. Not
-checked against the published files themselves, only against the scripts that read them.
+bits in millimetres in `existence_d/` and so on. `grounding.json`, which the paper's table leaves out, is not read. Options
+in a question's text are read as "(A) …" and as "A. …" on lines of their own. Not checked against the published files
+themselves, only against the scripts that read them, which say nothing of the form of options.
 
 Each has its own score, as in SpatialBot's bunny/eval/eval_spatialbench.py. Existence, size and reach are asked in pairs,
 each two rows one after the other: a pair of existence counts where both answers are right; a pair of size or reach earns a

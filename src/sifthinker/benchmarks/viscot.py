@@ -44,7 +44,7 @@ _DATASETS = (
     "docvqa", "textcap", "textvqa", "dude", "sroie", "infographicsvqa", "flickr30k", "gqa", "openimages", "vsr", "cub",
     "visual7w",
 )  # fmt: skip
-# The repository has one more, which is not in the paper's table: it is read when it is asked for.
+# The repository has one more, which is not in the paper's table: it is read when it is asked for, and is not in "all".
 _SPLITS = ("all", *_DATASETS, "emotic")
 
 

@@ -53,6 +53,18 @@ class Estimate:
     biased: bool = False
 
 
+class Asked(list[Row]):
+    """The rows that the numbers of a table are worked out of.
+
+    Attributes:
+        known: what a statistic keeps of them for the next one that needs it, by keys of its own.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        super().__init__(row for row in rows if not row.error)
+        self.known: dict[Any, Any] = {}
+
+
 # What is worked out once from the rows, so that a bootstrap does not read them again.
 Statistic = Callable[[Sequence[Row]], Estimate | None]
 
@@ -168,7 +180,7 @@ class Benchmark:
 
     def numbers(self, rows: Iterable[Row]) -> dict[str, Number]:
         """The benchmark's table: headline → number; without those that lack a part, or that no row has a part in."""
-        asked = [row for row in rows if not row.error]
+        asked = Asked(rows)
         found = {}
         for headline in self.headlines:
             if headline.lacks(asked):
