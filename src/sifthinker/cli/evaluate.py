@@ -393,20 +393,26 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
 @click.option("--name", help="The model's name in the card's metadata [default: that of the first evaluation].")
 def card_command(results: Sequence[Path], output: Path | None, numbers: Path | None, name: str | None) -> None:
     """Write the numbers of the evaluations RESULTS for others: strict and official lenient, with intervals, the SHA-256 of
-    weights and questions, and how the model was asked. Without -o and --numbers, the card's section is printed."""
+    weights and questions, and how the model was asked. Without -o and --numbers, the card's section is printed.
+
+    All are of one model, and no two of the same questions asked in the same way. A card that is there keeps its words, its
+    line ends, the keys and values of its metadata (not comments among them), and what an earlier call wrote of other
+    questions.
+    """
     from sifthinker.evaluation.card import card_section, write_card, write_numbers
     from sifthinker.evaluation.run import Evaluation
 
     keep_inputs((output, numbers), *results)
     found = [Evaluation.read(path) for path in results]
+    called = [str(path) for path in results]
     if output is not None:
-        write_card(output, found, model=name)
+        write_card(output, found, model=name, names=called)
         click.echo(output)
     if numbers is not None:
         write_numbers(numbers, found)
         click.echo(numbers)
     if output is None and numbers is None:
-        click.echo(card_section(found))
+        click.echo(card_section(found, model=name, names=called))
 
 
 @evaluation.command("export", short_help="Thoughts as JSON lines, COCO or Label Studio", cls=Command)
