@@ -326,3 +326,15 @@ def test_each_has_a_help_page(name: str) -> None:
     found = benchmark(name)
     assert found.title in result.stdout
     assert all(f"{headline.name}:" in result.stdout for headline in found.headlines)
+
+
+def test_the_split_is_noted_and_the_usual_one_is_the_same_as_none(tmp_path: Path) -> None:
+    data = write_cv_bench(tmp_path / "cv")
+    asked = read_benchmark("cv-bench", data)
+    said = "".join(json.dumps({"id": q.id, "completion": _letter(q)}) + "\n" for q in asked)
+    (tmp_path / "said.jsonl").write_text(said)
+    words = ["cv-bench", "--data", data, "--completions", tmp_path / "said.jsonl", "-o", tmp_path / "e.json", "--direct"]
+    assert sif(*words, "--split", "test").exit_code == 0
+    assert json.loads((tmp_path / "e.json").read_text())["settings"]["split"] == "test"
+    again = sif(*words)
+    assert (again.exit_code, "finished before" in again.stderr) == (0, True), again.stderr
