@@ -127,6 +127,16 @@ def test_comparing(photos: Path, tmp_path: Path) -> None:
     assert sif("eval", "compare", tmp_path / "a.json", tmp_path / "a.jsonl").exit_code == 2
 
 
+def test_a_comparison_of_nothing_says_so(photos: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"q{n}", "image": "0.jpg", "question": "What?"} for n in range(2)]  # no answer is known
+    asked = write_rows(photos.parent / "open.jsonl", rows)
+    saved = write_rows(tmp_path / "saved.jsonl", [{"id": f"q{n}", "completion": "x"} for n in range(2)])
+    assert sif("eval", asked, "--completions", saved, "--direct", "-o", tmp_path / "a.json").exit_code == 0
+    result = sif("eval", "compare", tmp_path / "a.json", tmp_path / "a.json")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no question has a metric in both evaluations, so that there is nothing to compare" in result.stderr
+
+
 def test_where_results_go_by_default(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     saved = write_rows(tmp_path / "saved.jsonl", [{"id": f"q{n}", "completion": "x"} for n in range(6)])

@@ -29,6 +29,8 @@ from sifthinker.lmms.settings import LmmsSettings
 from .benchmarks.answered import chain
 from .benchmarks.published import write_sat, write_spatialbench
 from .benchmarks.test_ovdeval import write as write_ovdeval
+from .benchmarks.test_viscot import boxes, conversations
+from .benchmarks.test_viscot import write as write_viscot
 from .test_lmms import Told
 
 FOLDER = Path(__file__).parents[1] / "configs" / "lmms_eval"
@@ -191,6 +193,23 @@ def test_answers_of_any_model_are_scored_strictly_and_leniently(tmp_path: Path) 
     assert scored(found, ["1", "There are two.", "3 or 4", "5"]) == {
         "all": 0.5, "all_lenient": 0.75, "simple": 1.0, "simple_lenient": 1.0, "complex": 0.0, "complex_lenient": 0.5,
     }  # fmt: skip
+
+
+def test_the_page_says_which_numbers_plain_answers_lack(tmp_path: Path) -> None:
+    page = (FOLDER.parents[1] / "docs" / "lmms-eval.md").read_text(encoding="utf-8")
+    said = " ".join(page.split())
+    write_ovdeval(tmp_path)
+    (tmp_path / "viscot").mkdir()
+    write_viscot(tmp_path / "viscot", conversations(["Yes"]), boxes(1))
+    lacking = {}
+    for name, data in (("ovdeval", tmp_path), ("viscot", tmp_path / "viscot")):
+        found = documents(place(name, data, split="all"))
+        numbers = scored(found, ["Yes, at [0.1, 0.2, 0.5, 0.6]."] * len(found))
+        lacking[name] = [metric for metric, number in numbers.items() if math.isnan(number)]
+        assert f"of `sif_{name}` {', '.join(f'`{metric}`' for metric in lacking[name])}" in said
+    assert lacking["ovdeval"][0] == "nms_ap"
+    given = yaml.load((FOLDER / "_benchmark").read_text(encoding="utf-8"), _Loader)["generation_kwargs"]
+    assert f"in at most {given['max_new_tokens']} tokens" in said
 
 
 def test_a_completion_comes_to_the_row_of_sif_eval(tmp_path: Path) -> None:

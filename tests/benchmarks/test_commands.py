@@ -187,6 +187,60 @@ def test_the_table_of_ten_questions(name: str, tmp_path: Path) -> None:
     assert body["benchmark"]["title"] in (tmp_path / "e.html").read_text()
 
 
+def compared(name: str, tmp_path: Path, first: str, second: str) -> tuple[dict[str, Any], Result]:
+    """Two models compared: "right" is right of all ten questions, "half" of every second, "wrong" of none."""
+    files, right, wrong, _ = CASES[name]
+    data = files(tmp_path / "data")
+    asked = read_benchmark(name, data, split="all" if name in ("viscot", "ovdeval") else None)
+    says = {
+        "right": [right(q) for q in asked],
+        "half": [(wrong if n % 2 else right)(q) for n, q in enumerate(asked)],
+        "wrong": [wrong(q) for q in asked],
+    }
+    direct = [] if right is _box else ["--direct"]
+    for who in (first, second):
+        rows = [{"id": q.id, "completion": text} for q, text in zip(asked, says[who], strict=True)]
+        saved = tmp_path / f"{who}.jsonl"
+        saved.write_text("".join(json.dumps(line) + "\n" for line in rows))
+        result = sif(name, "--data", data, "--completions", saved, "-o", tmp_path / f"{who}.json", *direct)
+        assert result.exit_code == 0, result.output
+    result = sif("compare", *(tmp_path / f"{who}.json" for who in (first, second)), "-o", tmp_path / "d.json")
+    assert result.exit_code == 0, result.output
+    return json.loads((tmp_path / "d.json").read_text()), result
+
+
+def test_a_comparison_has_the_numbers_of_the_benchmark(tmp_path: Path) -> None:
+    found, result = compared("refcoco", tmp_path, "half", "right")
+    accuracy = found["table"]["accuracy at IoU 0.5"]
+    assert [accuracy[part]["mean"] for part in ("first", "second", "difference")] == [0.5, 1, 0.5]
+    assert accuracy["difference"]["count"] == 10
+    assert 0 < accuracy["difference"]["low"] < 0.5 < accuracy["difference"]["high"] < 1
+    # The wrong one says the right box twice, of which HIoU pays 0.75: on five of ten questions a quarter more.
+    assert found["table"]["final HIoU"]["difference"]["mean"] == pytest.approx(0.125)
+    # Its own metrics are compared like the general ones.
+    assert found["results"]["box accuracy"]["difference"]["mean"] == 0.5
+    assert "RefCOCO, strict: mean" in result.stdout
+    assert "box accuracy" in result.stdout
+
+
+def test_a_number_that_is_no_mean_stands_beside_the_other(tmp_path: Path) -> None:
+    found, result = compared("cv-bench", tmp_path, "half", "right")
+    whole = found["table"]["CV-Bench"]
+    assert ([whole[part]["mean"] for part in ("first", "second")], whole["difference"]) == ([0.5, 1], None)
+    # ADE20K's four questions have 2 and 4 right, COCO's two 1 and 2: groups count alike.
+    assert found["table"]["2D"]["difference"]["mean"] == pytest.approx(((4 - 2) / 4 + (2 - 1) / 2) / 2)
+    # Of three counts, the first and the last are right; the difference is of one question in three.
+    assert found["table"]["Count"]["difference"]["mean"] == pytest.approx(1 / 3)
+    assert "Distance" in result.stdout
+
+
+def test_pairs_of_questions_are_compared_as_pairs(tmp_path: Path) -> None:
+    found, _ = compared("spatialbench", tmp_path, "half", "right")
+    size = found["table"]["Size"]
+    assert (size["first"]["mean"], size["second"]["mean"], size["difference"]["count"]) == (pytest.approx(1 / 3), 1, 1)
+    assert size["difference"]["mean"] == pytest.approx(2 / 3)
+
+
 def test_a_served_model_is_asked_with_the_choices_and_goes_on(tmp_path: Path) -> None:
     """Two models, one after the other; the second time nothing is asked."""
     data = write_cv_bench(tmp_path / "cv")
@@ -202,7 +256,7 @@ def test_a_served_model_is_asked_with_the_choices_and_goes_on(tmp_path: Path) ->
     assert result.exit_code == again.exit_code == 0, result.output + again.output
     assert len(requests) == 20
     prompts = [request["messages"][0]["content"][-1]["text"] for request in requests]
-    assert prompts[0].endswith("Question: Question 0?\n(A) 1\n(B) 0\n(C) 3\n(D) 2")
+    assert any(prompt.endswith("Question: Question 0?\n(A) 1\n(B) 0\n(C) 3\n(D) 2") for prompt in prompts)
     # A is right of 1, 2, 5, 6 and 9; B of 3, 4, 7 and 8: (2/4 + 1/2) / 2 with 2/4, and (1/4 + 1/2) / 2 with 2/4.
     assert "0.500" in result.stdout.split("strict: mean")[1]
     assert f"{((1 / 4 + 1 / 2) / 2 + 2 / 4) / 2:.3f}" in result.stdout.split("strict: mean")[1]
@@ -272,3 +326,15 @@ def test_each_has_a_help_page(name: str) -> None:
     found = benchmark(name)
     assert found.title in result.stdout
     assert all(f"{headline.name}:" in result.stdout for headline in found.headlines)
+
+
+def test_the_split_is_noted_and_the_usual_one_is_the_same_as_none(tmp_path: Path) -> None:
+    data = write_cv_bench(tmp_path / "cv")
+    asked = read_benchmark("cv-bench", data)
+    said = "".join(json.dumps({"id": q.id, "completion": _letter(q)}) + "\n" for q in asked)
+    (tmp_path / "said.jsonl").write_text(said)
+    words = ["cv-bench", "--data", data, "--completions", tmp_path / "said.jsonl", "-o", tmp_path / "e.json", "--direct"]
+    assert sif(*words, "--split", "test").exit_code == 0
+    assert json.loads((tmp_path / "e.json").read_text())["settings"]["split"] == "test"
+    again = sif(*words)
+    assert (again.exit_code, "finished before" in again.stderr) == (0, True), again.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,99 @@ def test_a_card_keeps_what_it_said(asked: Path, tmp_path: Path) -> None:
     (entry,) = head["model-index"]
     (result,) = entry["results"]
     assert result["dataset"] == {"name": "Toy <b>bench</b>", "type": "toy"}
-    assert [(metric["name"], metric["value"]) for metric in result["metrics"]] == [("Overall, strict", 0.5)]
+    assert [(metric["name"], metric["value"]) for metric in result["metrics"]] == [("Overall, strict (direct)", 0.5)]
     # Another evaluation joins it.
     write_card(card, [_evaluated(asked, tmp_path / "second.json")])
     (entry,) = yaml.safe_load(card.read_text().split("---")[1])["model-index"]
     assert [result["dataset"]["name"] for result in entry["results"]] == ["Toy <b>bench</b>", "questions.jsonl"]
+    # In the section too, which says what model-index says.
+    assert [line for line in card.read_text().splitlines() if line.startswith("###")] == [
+        r"### Toy \<b\>bench\</b\>", "### questions.jsonl",
+    ]  # fmt: skip
+    assert card.read_text().count("## Evaluation with sifthinker") == 1
+    again = card.read_text()
+    write_card(card, [first])
+    assert card.read_text() == again
+
+
+def _of(evaluation: Evaluation, **settings: object) -> Evaluation:
+    """The same numbers under other settings."""
+    return replace(evaluation, settings={**evaluation.settings, **settings})
+
+
+def _by(evaluation: Evaluation, model: str, **settings: object) -> Evaluation:
+    return _of(evaluation, completions=None, model=model, **settings)
+
+
+def test_a_card_is_of_one_model(asked: Path, tmp_path: Path) -> None:
+    plain, toy = _evaluated(asked, tmp_path / "plain.json"), _evaluated(asked, tmp_path / "toy.json", _toy())
+    card = tmp_path / "README.md"
+    for one, other, said in (
+        (_by(toy, "stand"), _by(plain, "m/a"), "toy and plain are of different models, 'stand' and 'm/a'"),
+        (_by(toy, "m", weights="a" * 64), _by(plain, "m", weights="b" * 64), "'m' with other weights"),
+        (toy, _of(plain, completions="other.jsonl"), "if they are of one model, say its name"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            write_card(card, [one, other], names=["toy", "plain"])
+        assert not card.exists()
+    # Weights tell, whatever the folder is called; of files of completions the user does.
+    write_card(card, [_by(toy, "runs/m", weights="a" * 64), _by(plain, "elsewhere", weights="a" * 64)])
+    write_card(tmp_path / "said.md", [toy, _of(plain, completions="other.jsonl")], model="mine")
+    assert "name: mine" in (tmp_path / "said.md").read_text()
+    # Nor does a second call write another model's numbers beside what it keeps.
+    kept = card.read_text()
+    with pytest.raises(ConfigError, match=r"the card has results of another model, .*, and these are of stand"):
+        write_card(card, [_by(toy, "stand")])
+    assert card.read_text() == kept
+    write_card(card, [_by(toy, "stand"), _by(plain, "stand")])  # which replace all
+
+
+def test_the_same_twice_is_refused_and_other_ways_of_asking_are_not(asked: Path, tmp_path: Path) -> None:
+    toy = _by(_evaluated(asked, tmp_path / "toy.json", _toy()), "m")
+    card = tmp_path / "README.md"
+    with pytest.raises(ConfigError, match=r"a\.json and b\.json are both of toy-b-bench-b-direct; leave one out"):
+        write_card(card, [toy, toy], names=["a.json", "b.json"])
+    ways = [toy, _of(toy, protocol="chain"), _of(toy, protocol="chain", rgb_only=True), _of(toy, split="testA")]
+    for one in ways:
+        write_card(card, [one])
+    (entry,) = yaml.safe_load(card.read_text().split("---")[1])["model-index"]
+    found = [(one["dataset"].get("split"), metric["name"]) for one in entry["results"] for metric in one["metrics"]]
+    assert found == [
+        (None, "Overall, strict (direct)"),
+        (None, "Overall, strict (chain)"),
+        (None, "Overall, strict (chain, RGB only)"),
+        ("testA", "Overall, strict (direct)"),
+    ]
+    assert card.read_text().count("### Toy") == 4
+
+
+def test_line_ends_and_results_of_others_stay(asked: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    card = tmp_path / "README.md"
+    theirs = [
+        {
+            "task": {"type": "x"},
+            "dataset": {"name": "Toy <b>bench</b>", "type": "toy"},
+            "metrics": [{"type": "a", "value": 1}],
+        }
+    ]
+    head = yaml.safe_dump({"license": "mit", "model-index": [{"name": "theirs", "results": theirs}]})
+    card.write_bytes(f"---\n{head}---\n# Mine\n".replace("\n", "\r\n").encode())
+    write_card(card, [_evaluated(asked, tmp_path / "toy.json", _toy())])
+    raw = card.read_bytes()
+    assert raw.count(b"\n") == raw.count(b"\r\n") > 10
+    (entry,) = yaml.safe_load(raw.decode().split("---")[1])["model-index"]
+    assert entry["name"] == "theirs"
+    assert [metric["value"] for one in entry["results"] for metric in one["metrics"]] == [1, 0.5]
+    with caplog.at_level("WARNING"):
+        write_card(tmp_path / "new.md", [_evaluated(asked, tmp_path / "toy.json", _toy())])
+        (tmp_path / "bare.md").write_text("# Bare\n")
+        write_card(tmp_path / "bare.md", [_evaluated(asked, tmp_path / "toy.json", _toy())])
+    assert caplog.messages == []
+    assert "# Bare" in (tmp_path / "bare.md").read_text()
+    several = yaml.safe_dump({"model-index": [{"name": "a", "results": []}, {"name": "b", "results": []}]})
+    card.write_text(f"---\n{several}---\n# Two\n")
+    with pytest.raises(ConfigError, match="its model-index is of several models, a, b"):
+        write_card(card, [_evaluated(asked, tmp_path / "toy.json", _toy())])
 
 
 def test_a_card_with_a_broken_head_is_refused(asked: Path, tmp_path: Path) -> None:

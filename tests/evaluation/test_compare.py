@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sifthinker.errors import ConfigError
+from sifthinker.evaluation.benchmark import Benchmark, Headline, mean_of
 from sifthinker.evaluation.compare import compare
 from sifthinker.evaluation.metrics import METRICS, Row
 from sifthinker.evaluation.run import Evaluation
@@ -43,6 +44,23 @@ def test_differences_by_hand(tmp_path: Path) -> None:
     assert "valid format" not in found.results
     assert list(found.families) == ["side"]  # as the first states it
     assert found.to_json()["results"]["final HIoU"]["difference"]["mean"] == 0.25
+
+
+def test_the_numbers_of_a_benchmark_are_over_questions_that_both_have() -> None:
+    groups = mean_of("final HIoU", by=lambda row: row.family)
+    headlines = (Headline("mean", "of the two sides", groups), Headline("none", "of nothing", mean_of("box IoU")))
+    toy = Benchmark("toy", "Toy", "us", "", ("test",), lambda *_, **__: [], headlines)
+    first = evaluation(row("a", 0, 0.5), row("b", 0, None), row("c", 0, 0.25, family="odd"), row("d", 0, 0.5, family="odd"))
+    second = evaluation(row("d", 0, None), row("b", 0, 0.5), row("a", 0, 1), row("c", 0, 0.5))
+    table = compare(first, second, benchmark=toy).table
+    # Both have a and c, the only ones of their groups: 0.5 and 0.25, then 1 and 0.5.
+    found = table["mean"]
+    assert found.first is not None
+    assert found.second is not None
+    assert found.difference is not None
+    assert (found.first.mean, found.second.mean, found.difference.mean) == (0.375, 0.75, 0.375)
+    assert found.difference.count == 2
+    assert list(table) == ["mean"]
 
 
 def test_by_family() -> None:

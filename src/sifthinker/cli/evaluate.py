@@ -32,6 +32,7 @@ from sifthinker.literals import ThoughtForm
 
 if TYPE_CHECKING:
     from sifthinker.evaluation.benchmark import Benchmark
+    from sifthinker.evaluation.compare import Difference, HeadlineDifference
     from sifthinker.evaluation.completions import Scored
     from sifthinker.evaluation.questions import Question
     from sifthinker.evaluation.run import Evaluation
@@ -346,18 +347,25 @@ def run_evaluation(
 def compare_command(first: Path, second: Path, output: Path | None) -> None:
     """Compare two JSON files of evaluations: SECOND less FIRST, question by question, with 95 % intervals.
 
-    Both must have asked the same questions; those that only one of them asked are left out and counted.
+    Both must have asked the same questions; those that only one of them asked are left out and counted. Of a benchmark, its
+    own numbers come first, strict; those that are no means stand beside each other without a difference.
     """
+    from sifthinker.benchmarks import benchmark
     from sifthinker.evaluation.compare import compare
-    from sifthinker.evaluation.metrics import METRICS
+    from sifthinker.evaluation.run import Evaluation
     from sifthinker.files import atomic_write
 
     if output:
         keep_inputs((output,), first, second)
-    found = compare(first, second)
+    read = [Evaluation.read(path) for path in (first, second)]
+    of = {(one.benchmark or {}).get("name") for one in read}
+    known = benchmark(name) if len(of) == 1 and (name := of.pop()) in NAMES else None
+    found = compare(*read, benchmark=known)
     names = (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
     families = found.families if len(found.families) > 1 else {}
-    parts = {"all questions": found.results}
+    parts: dict[str, Mapping[str, Difference | HeadlineDifference]] = {"all questions": found.results}
+    if known is not None:
+        parts = {f"{known.title}, strict": found.table, **parts}
     parts |= {f"family {name}" if name else "no family stated": of_family for name, of_family in families.items()}
     for name, differences in parts.items():
         columns = {
@@ -365,7 +373,10 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
             names[1]: {metric: of.second for metric, of in differences.items()},
             "difference": {metric: of.difference for metric, of in differences.items()},
         }
-        print_metrics(columns, METRICS, title=name)
+        if differences:
+            print_metrics(columns, differences, title=name)
+    if not any(parts.values()):
+        click.echo("no question has a metric in both evaluations, so that there is nothing to compare", err=True)
     for path, only in ((first, found.only_first), (second, found.only_second)):
         if only:
             click.echo(f"questions asked in {path} alone, left out here: {only}", err=True)
@@ -382,20 +393,26 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
 @click.option("--name", help="The model's name in the card's metadata [default: that of the first evaluation].")
 def card_command(results: Sequence[Path], output: Path | None, numbers: Path | None, name: str | None) -> None:
     """Write the numbers of the evaluations RESULTS for others: strict and official lenient, with intervals, the SHA-256 of
-    weights and questions, and how the model was asked. Without -o and --numbers, the card's section is printed."""
+    weights and questions, and how the model was asked. Without -o and --numbers, the card's section is printed.
+
+    All are of one model, and no two of the same questions asked in the same way. A card that is there keeps its words, its
+    line ends, the keys and values of its metadata (not comments among them), and what an earlier call wrote of other
+    questions.
+    """
     from sifthinker.evaluation.card import card_section, write_card, write_numbers
     from sifthinker.evaluation.run import Evaluation
 
     keep_inputs((output, numbers), *results)
     found = [Evaluation.read(path) for path in results]
+    called = [str(path) for path in results]
     if output is not None:
-        write_card(output, found, model=name)
+        write_card(output, found, model=name, names=called)
         click.echo(output)
     if numbers is not None:
         write_numbers(numbers, found)
         click.echo(numbers)
     if output is None and numbers is None:
-        click.echo(card_section(found))
+        click.echo(card_section(found, model=name, names=called))
 
 
 @evaluation.command("export", short_help="Thoughts as JSON lines, COCO or Label Studio", cls=Command)

@@ -215,6 +215,29 @@ class Benchmark:
             )
         return said
 
+    def compared(
+        self, first: Sequence[Row], second: Sequence[Row]
+    ) -> dict[str, tuple[Result | None, Result | None, Result | None]]:
+        """The strict numbers of two models over the same questions, and how much higher the second one's are.
+
+        Args:
+            first: rows of one model, asked and of the same questions in the same order as the next; where one of them lacks
+                a value the other must lack it too.
+            second: of the other model.
+        Returns:
+            Headline → (first, second, difference). The difference is paired: its interval is over units, for instance over
+            questions. It is None of a number that is no mean. Without headlines that neither has.
+        """
+        found = {}
+        for headline in self.headlines:
+            if headline.lacks(first) or headline.lacks(second):
+                continue
+            one, other = (_number(Asked(rows), headline.units, headline.statistic) for rows in (first, second))
+            if one is not None or other is not None:
+                paired = None if headline.statistic else _paired(headline.units, first, second)
+                found[headline.name] = one, other, paired
+        return found
+
     def to_json(self, rows: Iterable[Row]) -> dict[str, Any]:
         """What an evaluation's file says of the benchmark: its title, its own metrics, its table; plain values."""
         about = {headline.name: headline for headline in self.headlines}
@@ -254,15 +277,27 @@ def mean_of(metric: str, keep: Callable[[Row], bool] | None = None, by: Callable
 
 
 def _number(rows: Sequence[Row], units: Units, statistic: Statistic | None) -> Result | None:
-    groups: dict[str, list[float]] = {}
-    for group, value, _ in units(rows):
-        groups.setdefault(group, []).append(value)
-    if not groups:
+    found = list(units(rows))
+    if not found:
         return None
-    count = sum(map(len, groups.values()))
-    draw = np.random.default_rng(0)
     if statistic is not None:
-        return _estimated(statistic(rows), count, draw)
+        return _estimated(statistic(rows), len(found), np.random.default_rng(0))
+    return _mean_of_groups(found)
+
+
+def _paired(units: Units, first: Sequence[Row], second: Sequence[Row]) -> Result | None:
+    """The mean of the second's units less the first's; None where they are not of the same."""
+    one, other = list(units(first)), list(units(second))
+    if not one or [(unit.group, unit.ids) for unit in one] != [(unit.group, unit.ids) for unit in other]:
+        return None
+    return _mean_of_groups([now._replace(value=now.value - before.value) for before, now in zip(one, other, strict=True)])
+
+
+def _mean_of_groups(units: Sequence[Unit]) -> Result:
+    groups: dict[str, list[float]] = {}
+    for group, value, _ in units:
+        groups.setdefault(group, []).append(value)
+    count, draw = len(units), np.random.default_rng(0)
     arrays = [np.array(values, dtype=np.float64) for values in groups.values()]
     mean = float(np.mean([array.mean() for array in arrays]))
     low, high = np.percentile(np.mean([_drawn_means(array, draw) for array in arrays], axis=0), [2.5, 97.5])

@@ -10,17 +10,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sifthinker.errors import ConfigError, need
 from sifthinker.evaluation.metrics import Result
 from sifthinker.evaluation.run import Evaluation
-from sifthinker.files import atomic_write
+from sifthinker.files import atomic_write, sha256, to_json
 
 FORMAT = 1  # of the JSON object
 _BEGIN, _END = "<!-- sifthinker results -->", "<!-- end of sifthinker results -->"
+_PART_END = "<!-- end of sifthinker result -->"
 _SECTION = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
+_PART = re.compile(r"<!-- sifthinker result (\S+) (\S+) (\S+) -->.*?" + re.escape(_PART_END), re.DOTALL)
+_HEAD = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
 # Of the settings: what tells which weights were asked which questions, and how. Paths of this machine are left out.
 _TOLD = (
-    "sifthinker", "prompt_version", "weights", "questions", "completions_sha256", "benchmark", "limit", "protocol",
+    "sifthinker", "prompt_version", "weights", "questions", "completions_sha256", "benchmark", "split", "limit", "protocol",
     "coordinates", "rgb_only", "show_choices", "batch_size", "max_new_tokens", "max_pixels", "image_format", "grammar",
     "dtype", "depth_encoding", "depth_near", "depth_hole",
 )  # fmt: skip
@@ -58,83 +63,210 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
     return found
 
 
-def card_section(evaluations: Sequence[Evaluation]) -> str:
-    """The section of a model card that says what evaluations found: Markdown between two marks."""
-    parts = [_BEGIN, "## Evaluation with sifthinker", ""]
-    for evaluation in evaluations:
-        found = numbers(evaluation)
-        said = found["settings"]
-        title = found.get("benchmark") or found["data"]
-        how = [f"{found['questions']:,} questions", f"protocol {said.get('protocol', 'chain')}"]
-        how += ["RGB only"] if said.get("rgb_only") else []
-        how += [f"the first {said['limit']:,} of them"] if said.get("limit") else []
-        how += [f"{found['not_asked']:,} could not be asked"] if found["not_asked"] else []
-        parts += [f"### {_plain(title)}", "", f"{_plain(found['model'])}: {', '.join(how)}.", ""]
-        if evaluation.table:
-            parts += ["| | strict | official scorer, lenient |", "| --- | --- | --- |"]
-            parts += [
-                f"| {_plain(name)} | {_cell(number.strict)} | {_cell(number.lenient)} |"
-                for name, number in evaluation.table.items()
-            ]
-            parts += ["", *(f"Lenient: {_plain(note)}." for note in evaluation.lenient_notes)]
-        else:
-            parts += ["| metric | mean (95 % interval), count |", "| --- | --- |"]
-            parts += [f"| {_plain(name)} | {_cell(result)} |" for name, result in evaluation.results.items()]
-        hashes = [f"{name} `{said[name][:12]}`" for name in ("weights", "questions") if said.get(name)]
-        parts += ["", f"sifthinker {said.get('sifthinker', '')}; SHA-256 of {' and '.join(hashes)}." if hashes else "", ""]
-    return "\n".join([*parts, _END])
+def card_section(
+    evaluations: Sequence[Evaluation], *, model: str | None = None, names: Sequence[str] = (), earlier: str = ""
+) -> str:
+    """The section of a model card that says what evaluations found: Markdown between two marks.
+
+    Args:
+        evaluations: of one model, each of other questions or asked in another way.
+        model: its name, where they are of saved completions, which do not tell.
+        names: what to call the evaluations in errors, for instance their files.
+        earlier: a section, of which those parts are kept that no evaluation replaces.
+    Raises:
+        ConfigError: they are of different models, two of them are of the same, or what is kept is of another model.
+    """
+    _check(evaluations, model, names)
+    parts = {mark[1]: mark for mark in _PART.finditer(earlier)}
+    new = {_key(evaluation): evaluation for evaluation in evaluations}
+    for key, mark in parts.items():
+        other = next((one for one in evaluations if not _same(_who(one, model), (mark[2], mark[3]))), None)
+        if key not in new and other is not None:
+            raise ConfigError(
+                f"the card has results of another model, {mark[3]} ({key}), and these are of {_who(other, model)[1]}; write "
+                "another card, or delete those results from its section and its model-index"
+            )
+    told = {key: mark[0] for key, mark in parts.items()}
+    told |= {key: _part(key, evaluation, model) for key, evaluation in new.items()}
+    return "\n".join([_BEGIN, "## Evaluation with sifthinker", "", *told.values(), "", _END])
 
 
-def write_card(path: str | os.PathLike[str], evaluations: Sequence[Evaluation], *, model: str | None = None) -> None:
+def _part(key: str, evaluation: Evaluation, model: str | None) -> str:
+    """What one evaluation found, between marks of its own: its key, and of which model it is."""
+    found = numbers(evaluation)
+    said = found["settings"]
+    title = found.get("benchmark") or found["data"]
+    how = [f"{found['questions']:,} questions", f"protocol {said.get('protocol', 'chain')}"]
+    how += ["RGB only"] if said.get("rgb_only") else []
+    how += [f"the first {said['limit']:,} of them"] if said.get("limit") else []
+    how += [f"split {_plain(said['split'])}"] if said.get("split") else []
+    how += [f"{found['not_asked']:,} could not be asked"] if found["not_asked"] else []
+    parts = [" ".join(["<!-- sifthinker result", key, *_who(evaluation, model), "-->"])]
+    parts += [f"### {_plain(title)}", "", f"{_plain(found['model'])}: {', '.join(how)}.", ""]
+    if evaluation.table:
+        parts += ["| | strict | official scorer, lenient |", "| --- | --- | --- |"]
+        parts += [
+            f"| {_plain(name)} | {_cell(number.strict)} | {_cell(number.lenient)} |"
+            for name, number in evaluation.table.items()
+        ]
+        parts += ["", *(f"Lenient: {_plain(note)}." for note in evaluation.lenient_notes)]
+    else:
+        parts += ["| metric | mean (95 % interval), count |", "| --- | --- |"]
+        parts += [f"| {_plain(name)} | {_cell(result)} |" for name, result in evaluation.results.items()]
+    hashes = [f"{name} `{said[name][:12]}`" for name in ("weights", "questions") if said.get(name)]
+    parts += ["", f"sifthinker {said.get('sifthinker', '')}; SHA-256 of {' and '.join(hashes)}." if hashes else "", ""]
+    return "\n".join([*parts, _PART_END])
+
+
+def _how(found: Mapping[str, Any]) -> str:
+    """How a model was asked, as far as several ways may stand in one card: `direct, RGB only, first 100`."""
+    said = found["settings"]
+    parts = [str(said.get("protocol", "chain"))]
+    parts += ["RGB only"] if said.get("rgb_only") else []
+    parts += [f"first {said['limit']}"] if said.get("limit") else []
+    return ", ".join(parts)
+
+
+def _key(evaluation: Evaluation) -> str:
+    """What it is of and how it was asked, as one word; whatever has the same key is replaced."""
+    found = numbers(evaluation)
+    told = [str(found.get("benchmark") or found["data"]), str(found["settings"].get("split") or ""), _how(found)]
+    return f"{_slug('-'.join(told))}-{sha256(to_json(told).encode())[:8]}"
+
+
+def _slug(text: str) -> str:
+    """A text as one word that a comment of HTML can hold."""
+    return re.sub(r"[^\w.+]+", "-", text).strip("-").lower() or "-"
+
+
+def _who(evaluation: Evaluation, model: str | None) -> tuple[str, str]:
+    """Of which model an evaluation is: (start of the SHA-256 of its weights, its name); "-" for what nobody knows."""
+    settings = evaluation.settings
+    name = settings.get("model") or ("" if model else settings.get("completions")) or ""
+    return str(settings.get("weights") or "-")[:12], _slug(_name(str(name))) if name else "-"
+
+
+def _same(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether two may be one model: of equal weights, or where these are not known on one side, of names that end alike."""
+    (weights, name), (others, theirs) = one, other
+    if "-" not in (weights, others):
+        return weights == others
+    if "-" in (name, theirs):
+        return True
+    return name == theirs or (weights != others and (name.endswith(f"-{theirs}") or theirs.endswith(f"-{name}")))
+
+
+def _check(evaluations: Sequence[Evaluation], model: str | None, names: Sequence[str]) -> None:
+    """See that one card can hold them.
+
+    Raises:
+        ConfigError: they are of different models, or two are of the same questions asked in the same way.
+    """
+    called = list(names) or [f"evaluation {number}" for number in range(1, len(evaluations) + 1)]
+    seen: dict[str, str] = {}
+    for name, evaluation in zip(called, evaluations, strict=True):
+        if not _same(_who(evaluations[0], model), _who(evaluation, model)):
+            models = [numbers(one)["model"] for one in (evaluations[0], evaluation)]
+            hint = "" if evaluation.settings.get("model") else "; if they are of one model, say its name (--name)"
+            who = f"{models[0]!r} and {models[1]!r}" if models[0] != models[1] else f"{models[0]!r} with other weights"
+            raise ConfigError(f"{called[0]} and {name} are of different models, {who}; write a card for each{hint}")
+        key = _key(evaluation)
+        if key in seen:
+            raise ConfigError(f"{seen[key]} and {name} are both of {key.rpartition('-')[0]}; leave one out")
+        seen[key] = name
+
+
+def write_card(
+    path: str | os.PathLike[str],
+    evaluations: Sequence[Evaluation],
+    *,
+    model: str | None = None,
+    names: Sequence[str] = (),
+) -> None:
     """Write what evaluations found into a model card: its section, and `model-index` in its metadata.
 
-    A card that is there keeps all else that it says; the section of an earlier call is replaced.
+    A card that is there keeps its words, its line ends, and the keys and values of its metadata; these are written anew, so
+    that comments among them and the way in which they were laid out are lost. In the section, what an earlier call wrote
+    is kept, unless it is of the same questions asked in the same way; words of others in it are lost.
 
     Args:
         path: README.md of a model.
-        evaluations: of that model, at least one.
-        model: its name in the metadata; the one of the first evaluation by default.
+        evaluations: of that model, at least one, each of other questions or asked in another way.
+        model: its name in the metadata; what the card says already, else that of the first evaluation, by default.
+        names: what to call the evaluations in errors, for instance their files.
     Raises:
         MissingExtraError: `huggingface_hub` is not installed.
-        ConfigError: no evaluation, or the card's metadata cannot be read.
+        ConfigError: no evaluation, they are of different models or of the same, or the card's metadata cannot be read or are
+            of several models.
     """
     if not evaluations:
         raise ConfigError("there is no evaluation to write into the card")
+    _check(evaluations, model, names)
     need("a model card", "huggingface_hub")
     from huggingface_hub import EvalResult, ModelCard
 
     file = Path(path)
     try:
-        content = file.read_text(encoding="utf-8")
+        raw = file.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        content = ""
+        raw = ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot read: {error}") from None
+    content = raw.replace("\r\n", "\n")
     try:
-        card = ModelCard(content)
+        # Without a head, huggingface_hub would tell the user that there is none.
+        card = ModelCard(content if _HEAD.match(content) else f"---\n{{}}\n---\n{content}")
     except Exception as error:  # noqa: BLE001  # of YAML, or of what stands in it
         raise ConfigError(f"{file}: the metadata at its head cannot be read: {error}") from None
-    found = [numbers(evaluation) for evaluation in evaluations]
+    _refuse_several_models(file, content)
     data: Any = card.data
+    found = [numbers(evaluation) for evaluation in evaluations]
     data.model_name = model or data.model_name or found[0]["model"]
-    names = {(one.get("benchmark") or one["data"]) for one in found}
-    kept = [one for one in data.eval_results or [] if one.dataset_name not in names]
-    data.eval_results = kept + [
-        EvalResult(
+    new = [result for one in found for result in _results(one, EvalResult)]
+    left: dict[tuple[str, str, str], list[Any]] = {}
+    for result in new:
+        left.setdefault(_entry(result), []).append(result)
+    replaced, results = set(left), []
+    for one in data.eval_results or []:  # in its place, so that the same call writes the same card
+        results += left.pop(_entry(one), []) if _entry(one) in replaced else [one]
+    data.eval_results = results + [one for group in left.values() for one in group]
+    text = card.text
+    old = _SECTION.search(text)
+    section = card_section(evaluations, model=model, names=names, earlier=old[0] if old else "")
+    card.text = f"{text[: old.start()]}{section}{text[old.end() :]}" if old else f"{text.rstrip()}\n\n{section}\n"
+    written = str(card).rstrip("\n") + "\n"
+    atomic_write(file, written.replace("\n", "\r\n") if "\r\n" in raw else written)
+
+
+def _results(found: Mapping[str, Any], kind: Any) -> list[Any]:
+    """The entries of an evaluation in `model-index`; how the model was asked stands behind the metric's name."""
+    return [
+        kind(
             task_type="image-text-to-text",
-            dataset_type=str(one["settings"].get("benchmark") or one["data"]),
-            dataset_name=one.get("benchmark") or one["data"],
+            dataset_type=str(found["settings"].get("benchmark") or found["data"]),
+            dataset_name=found.get("benchmark") or found["data"],
+            dataset_split=found["settings"].get("split"),
             metric_type=metric.lower().replace(" ", "_"),
-            metric_name=f"{metric}, strict" if "table" in one else metric,
+            metric_name=f"{metric}{', strict' if 'table' in found else ''} ({_how(found)})",
             metric_value=round(value["mean"], 4),
         )
-        for one in found
-        for metric, value in _headline_values(one).items()
+        for metric, value in _headline_values(found).items()
     ]
-    section = card_section(evaluations)
-    text = card.text
-    card.text = _SECTION.sub(lambda _: section, text) if _SECTION.search(text) else f"{text.rstrip()}\n\n{section}\n"
-    atomic_write(file, str(card).rstrip("\n") + "\n")
+
+
+def _entry(result: Any) -> tuple[str, str, str]:
+    """What an entry of `model-index` is of; whatever has the same is replaced, also where it has other metrics."""
+    how = re.search(r"\([^()]*\)$", str(result.metric_name or ""))
+    return str(result.dataset_name), str(result.dataset_split or ""), how[0] if how else ""
+
+
+def _refuse_several_models(file: Path, content: str) -> None:
+    head = _HEAD.match(content)
+    values = yaml.safe_load(head[1]) if head else None
+    listed = values.get("model-index") if isinstance(values, dict) else None
+    if isinstance(listed, list) and len(listed) > 1:
+        models = ", ".join(str(one.get("name")) for one in listed if isinstance(one, dict))
+        raise ConfigError(f"{file}: its model-index is of several models, {models}; wanted a card of one")
 
 
 def write_numbers(path: str | os.PathLike[str], evaluations: Sequence[Evaluation]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sifthinker.errors import ConfigError
+from sifthinker.evaluation.benchmark import Benchmark
 from sifthinker.evaluation.metrics import Result, Row, bootstrap, group_by, metrics_of, paired_difference
 from sifthinker.evaluation.run import Evaluation
 
@@ -28,6 +29,21 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadlineDifference:
+    """One number of a benchmark's table, strict, of two models: over the questions that have its values with both.
+
+    Args:
+        first: of the first model; None where it cannot be worked out, as the next.
+        second: of the second one.
+        difference: second less first, with an interval over the same questions; None of a number that is no mean.
+    """
+
+    first: Result | None
+    second: Result | None
+    difference: Result | None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Two evaluations of the same questions.
 
@@ -35,8 +51,9 @@ class Comparison:
         questions: how many both asked.
         only_first: how many only the first one asked.
         only_second: how many only the second one asked.
-        results: metric → difference.
+        results: metric → difference: the general ones, and those that the benchmark adds.
         families: family → metric → difference, where the questions state families.
+        table: headline of the benchmark → its numbers; empty where none was named.
     """
 
     questions: int
@@ -44,13 +61,19 @@ class Comparison:
     only_second: int
     results: Mapping[str, Difference]
     families: Mapping[str, Mapping[str, Difference]]
+    table: Mapping[str, HeadlineDifference] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
 
-def compare(first: str | os.PathLike[str] | Evaluation, second: str | os.PathLike[str] | Evaluation) -> Comparison:
+def compare(
+    first: str | os.PathLike[str] | Evaluation,
+    second: str | os.PathLike[str] | Evaluation,
+    *,
+    benchmark: Benchmark | None = None,
+) -> Comparison:
     """Compare two evaluations on the questions that both asked.
 
     A question that only one of them could ask, for instance because its image was gone, counts as not asked by the other.
@@ -58,6 +81,7 @@ def compare(first: str | os.PathLike[str] | Evaluation, second: str | os.PathLik
     Args:
         first: an evaluation, or its file.
         second: likewise; differences are this one less the first.
+        benchmark: whose questions these are, for the numbers of its table, for instance `benchmarks.benchmark("cv-bench")`.
     Raises:
         ConfigError: a file is no evaluation, they have no question in common, or an id stands for two different questions.
     Example:
@@ -84,7 +108,20 @@ def compare(first: str | os.PathLike[str] | Evaluation, second: str | os.PathLik
         only_second=len(theirs) - len(both),
         results=_differences([mine[name] for name in both], theirs),
         families={} if list(families) == [""] else {name: _differences(rows, theirs) for name, rows in families.items()},
+        table={} if benchmark is None else _table(benchmark, [(mine[name], theirs[name]) for name in both]),
     )
+
+
+def _table(benchmark: Benchmark, pairs: Sequence[tuple[Row, Row]]) -> dict[str, HeadlineDifference]:
+    """The benchmark's numbers of pairs of rows; a value that one of a pair lacks is taken from the other too."""
+    first, second = [], []
+    for one, other in pairs:
+        lack = [name for name in {**one.values, **other.values} if None in (one.values.get(name), other.values.get(name))]
+        first.append(replace(one, values={**one.values, **dict.fromkeys(lack)}))
+        # What groups it is what the first says, or pairs would fall into two groups.
+        same = {name: getattr(one, name) for name in ("dataset", "split", "family", "tags")}
+        second.append(replace(other, values={**other.values, **dict.fromkeys(lack)}, **same))
+    return {name: HeadlineDifference(*found) for name, found in benchmark.compared(first, second).items()}
 
 
 def _differences(rows: Sequence[Row], theirs: Mapping[str, Row]) -> dict[str, Difference]:

@@ -182,6 +182,7 @@ def reading_of(settings: Mapping[str, Any]) -> DepthReading:
 
 
 _READING = ("depth_encoding", "depth_near", "depth_hole")
+_OF_QUESTIONS = ("split", *_READING)  # what the hash of the questions covers, said in words too
 
 
 def _told_reading(questions: Sequence[Question]) -> dict[str, Any]:
@@ -510,6 +511,7 @@ class _Run:
         how = {
             **({} if self.benchmark is None else {"benchmark": self.benchmark.name}),
             **asked.model_dump(include={"limit", "protocol", "rgb_only"}),
+            **({} if self.benchmark is None or asked.split is None else {"split": asked.split}),
             **_told_reading(self.questions),
             "questions": identity_of(self.questions, self.root),  # behind the limit, which says better why they differ
         }
@@ -943,7 +945,7 @@ def _check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
     }
     was, now = (_comparable(told) if isinstance(told, dict) else told for told in (theirs, dict(ours)))
     if isinstance(was, dict) and was.get("questions") == now.get("questions"):
-        for name in _READING:  # is part of the questions; earlier versions noted it nowhere else
+        for name in _OF_QUESTIONS:  # earlier versions did not say them in words
             was.pop(name, None)
             now.pop(name, None)
     check_same(where, was, now, contents)
