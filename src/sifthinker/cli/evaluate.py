@@ -172,7 +172,7 @@ def published(
     found = benchmark(name)
     if shows_help:
         click.echo(f"{ctx.get_help()}\n\n{found.title}:\n")
-        lines = [found.source, f"Splits: {', '.join(found.splits)}"]
+        lines = [found.source, f"Splits: {found.splits_said}"]
         lines += [f"{headline.name}: {headline.about}" for headline in found.headlines]
         lenient = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
         lines += [f"Lenient: {about}" for about in lenient]
