@@ -256,7 +256,7 @@ def test_a_served_model_is_asked_with_the_choices_and_goes_on(tmp_path: Path) ->
     assert result.exit_code == again.exit_code == 0, result.output + again.output
     assert len(requests) == 20
     prompts = [request["messages"][0]["content"][-1]["text"] for request in requests]
-    assert any(prompt.endswith("Question: Question 0?\n(A) 1\n(B) 0\n(C) 3\n(D) 2") for prompt in prompts)
+    assert any(prompt.endswith("Question: Question 0?\n(A) 1\n(B) 0\n(C) 3\n(D) 2") for prompt in prompts)  # in any order
     # A is right of 1, 2, 5, 6 and 9; B of 3, 4, 7 and 8: (2/4 + 1/2) / 2 with 2/4, and (1/4 + 1/2) / 2 with 2/4.
     assert "0.500" in result.stdout.split("strict: mean")[1]
     assert f"{((1 / 4 + 1 / 2) / 2 + 2 / 4) / 2:.3f}" in result.stdout.split("strict: mean")[1]
@@ -286,6 +286,25 @@ def test_models_whose_names_end_alike_are_evaluated_beside_each_other(tmp_path: 
     assert sorted(models) == ["a/x:7b", "b/x:7b"]
     # Windows and some shares refuse colons in names.
     assert [file.name[:14] for file in files] == ["cv-bench-x_7b-", "cv-bench-x_7b."]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("viscot", "VisCoT: answers, answer score: of vsr alone, a part of the benchmark"),
+        ("ovdeval", "OVDEval: NMS-AP, NMS-AP at 0.5, presence: of color alone, a part of the benchmark"),
+    ],
+)
+def test_a_mean_of_some_datasets_says_of_which(
+    name: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = run(name, tmp_path)[0]["benchmark"]["table"]
+    assert said in caplog.text
+    (part,) = {"vsr", "color"} & set(table)
+    assert not table[part]["about"].endswith("alone)")
+    others = [headline["about"] for of, headline in table.items() if of != part]
+    assert others
+    assert all(about.endswith(f"(here of {part} alone)") for about in others)
 
 
 @contextlib.contextmanager
@@ -326,6 +345,7 @@ def test_each_has_a_help_page(name: str) -> None:
     found = benchmark(name)
     assert found.title in result.stdout
     assert all(f"{headline.name}:" in result.stdout for headline in found.headlines)
+    assert f"Splits: {found.splits_said}" in " ".join(result.stdout.split())
 
 
 def test_the_split_is_noted_and_the_usual_one_is_the_same_as_none(tmp_path: Path) -> None:
@@ -338,3 +358,8 @@ def test_the_split_is_noted_and_the_usual_one_is_the_same_as_none(tmp_path: Path
     assert json.loads((tmp_path / "e.json").read_text())["settings"]["split"] == "test"
     again = sif(*words)
     assert (again.exit_code, "finished before" in again.stderr) == (0, True), again.stderr
+
+
+def test_viscot_says_what_all_leaves_out() -> None:
+    said = " ".join(sif("viscot", "--help").stdout.split())
+    assert "visual7w, emotic (all are the twelve of the paper's table, without emotic)" in said

@@ -18,7 +18,7 @@ def test_the_page_says_what_there_is() -> None:
         found = benchmark(name)
         hub = f"`{found.hub}`" if found.hub else "needs `--data`"
         lines += [f"### `{name}`: {found.title}", ""]
-        lines += [f"{found.source}. Files: {hub}. Splits: {', '.join(found.splits)}.", "", "| number | |", "| --- | --- |"]
+        lines += [f"{found.source}. Files: {hub}. Splits: {found.splits_said}.", "", "| number | |", "| --- | --- |"]
         lines += [f"| {headline.name} | {headline.about} |" for headline in found.headlines]
         notes = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
         lines += ["", *(f"Lenient: {note}." for note in notes), *([""] if notes else [])]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from sifthinker.cli.main import main
 from sifthinker.errors import ConfigError
-from sifthinker.evaluation.benchmark import Benchmark, Headline, mean_of
+from sifthinker.evaluation.benchmark import Benchmark, Headline, Unit, mean_of
 from sifthinker.evaluation.card import card_section, numbers, write_card
 from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.evaluation.run import Evaluation, evaluate
@@ -25,8 +25,8 @@ def _toy(name: str = "toy") -> Benchmark:
     def read(*_: object, **__: object) -> list[Question]:
         return []
 
-    def shouted(rows: object) -> list[tuple[str, float]]:
-        return [("", 1.0), ("", 1.0)]
+    def shouted(rows: object) -> list[Unit]:
+        return [Unit("", 1.0, ("q0",)), Unit("", 1.0, ("q1",))]
 
     headline = Headline("Overall", "accuracy", mean_of("answer accuracy"), shouted, "every answer | counts")
     return Benchmark(name, "Toy <b>bench</b>", "us", "", ("test",), read, (headline,))  # type: ignore[arg-type]

@@ -175,7 +175,7 @@ def published(
     found = benchmark(name)
     if shows_help:
         click.echo(f"{ctx.get_help()}\n\n{found.title}:\n")
-        lines = [found.source, f"Splits: {', '.join(found.splits)}"]
+        lines = [found.source, f"Splits: {found.splits_said}"]
         lines += [f"{headline.name}: {headline.about}" for headline in found.headlines]
         lenient = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
         lines += [f"Lenient: {about}" for about in lenient]
@@ -387,7 +387,7 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
 
 
 @evaluation.command("card", short_help="Numbers to publish, as JSON and in a model card")
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("results", metavar="RESULTS", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Model card to write or to add to: README.md.")
 @click.option("--numbers", type=click.Path(path_type=Path), help="JSON file for the numbers.")
 @click.option("--name", help="The model's name in the card's metadata [default: that of the first evaluation].")

@@ -119,6 +119,8 @@ class Headline:
         needs: the parts that the number is about. Where one of them has no row the number is left out: a part of a benchmark
             must not stand under the name of the whole.
         parts: the parts that a row stands for; by default that of the group of its unit.
+        mean_over: the groups whose mean the whole number is, where a mean of some of them is a number as well. It is then
+            said of which.
     """
 
     name: str
@@ -130,6 +132,14 @@ class Headline:
     lenient_statistic: Statistic | None = None
     needs: frozenset[str] = frozenset()
     parts: Callable[[Row], Iterable[str]] | None = None
+    mean_over: frozenset[str] = frozenset()
+
+    def only(self, rows: Sequence[Row]) -> str:
+        """The groups that the number is about, in words, where these are not all of `mean_over`; "" where they are."""
+        if not self.mean_over:
+            return ""
+        groups = {unit.group for unit in self.units(rows)}
+        return "" if self.mean_over <= groups or not groups else ", ".join(sorted(groups))
 
     def lacks(self, rows: Sequence[Row]) -> frozenset[str]:
         """The parts of `needs` that none of the rows is of."""
@@ -160,6 +170,7 @@ class Benchmark:
         source: paper and place of its files.
         hub: the Hugging Face name of its files, asked for where no data is named; "" where there is none.
         splits: its splits, the usual one first.
+        splits_about: what their names do not say, in half a sentence.
         read: reads its files.
         headlines: the numbers of its table, the most important first.
         metrics: its own values of a question.
@@ -177,6 +188,12 @@ class Benchmark:
     metrics: tuple[Metric, ...] = ()
     show_choices: bool = True
     unit: str = "a question"
+    splits_about: str = ""
+
+    @property
+    def splits_said(self) -> str:
+        """Its splits, in words."""
+        return f"{', '.join(self.splits)}{f' ({self.splits_about})' if self.splits_about else ''}"
 
     def numbers(self, rows: Iterable[Row]) -> dict[str, Number]:
         """The benchmark's table: headline → number; without those that lack a part, or that no row has a part in."""
@@ -192,7 +209,10 @@ class Benchmark:
         return found
 
     def left_out(self, rows: Iterable[Row]) -> list[str]:
-        """What the table does not say, in sentences: numbers that lack a part, and rows that have a part in no number."""
+        """What the table does not say, in sentences: numbers that lack a part, and rows that have a part in no number.
+
+        Of numbers that are means of parts it says so where they are of some alone.
+        """
         asked = [row for row in rows if not row.error]
         lacking = {headline: lacks for headline in self.headlines if (lacks := headline.lacks(asked))}
         said = []
@@ -200,6 +220,11 @@ class Benchmark:
             names = ", ".join(headline.name for headline in lacking)
             parts = ", ".join(sorted({part for lacks in lacking.values() for part in lacks}))
             said.append(f"not in the table: {names}, for want of questions of {parts} that have a value")
+        parts_of: dict[str, list[str]] = {}
+        for headline in self.headlines:
+            if only := headline.only(asked):
+                parts_of.setdefault(only, []).append(headline.name)
+        said += [f"{', '.join(names)}: of {only} alone, a part of the benchmark" for only, names in parts_of.items()]
         used = {
             name
             for headline in self.headlines
@@ -240,7 +265,10 @@ class Benchmark:
 
     def to_json(self, rows: Iterable[Row]) -> dict[str, Any]:
         """What an evaluation's file says of the benchmark: its title, its own metrics, its table; plain values."""
+        rows = list(rows)
+        asked = [row for row in rows if not row.error]
         about = {headline.name: headline for headline in self.headlines}
+        only = {headline.name: headline.only(asked) for headline in self.headlines}
         return {
             "name": self.name,
             "title": self.title,
@@ -248,7 +276,7 @@ class Benchmark:
             "metrics": {metric.name: metric.about for metric in self.metrics},
             "table": {
                 name: {
-                    "about": about[name].about,
+                    "about": about[name].about + (f" (here of {only[name]} alone)" if only[name] else ""),
                     "lenient_about": about[name].lenient_about,
                     "strict": asdict(number.strict),
                     "lenient": None if number.lenient is None else asdict(number.lenient),
