@@ -131,8 +131,8 @@ def ramp_photo(tmp_path: Path) -> tuple[Path, Path]:
 
 def send(page: Any, photo: Path, depth: Path | None = None) -> None:
     page.set_input_files("#photo-file input[type=file]", photo)
+    page.wait_for_selector("#photo svg[aria-label=rgb]")
     if depth is not None:
-        page.wait_for_selector("#photo svg[aria-label=rgb]")
         page.set_input_files("#depth-file input[type=file]", depth)
         page.wait_for_selector("#photo svg[aria-label=depth]")
 
@@ -258,6 +258,30 @@ def test_stop_ends_the_wait_before_another_try(page: Any, ramp_photo: tuple[Path
         assert len(served.requests) == 1
 
 
+def test_a_page_that_is_closed_ends_its_request(browser: Any, ramp_photo: tuple[Path, Path]) -> None:
+    """The server keeps the connection and says nothing."""
+    over, left = threading.Event(), threading.Event()
+
+    def hangs() -> Iterator[str]:
+        try:
+            while not over.wait(0.2):
+                yield ": a comment\n\n"  # cannot be written once the client has gone
+        finally:
+            left.set()
+
+    with app(lambda request, number: hangs(), timeout_s=600) as served:
+        context = browser.new_context()
+        visitor = context.new_page()
+        visitor.goto(served.url)
+        send(visitor, ramp_photo[0])
+        ask(visitor, "What is it?")
+        said(visitor, "Asking owner/eyes")
+        context.close()
+        ended = left.wait(30)
+        over.set()
+    assert ended
+
+
 def test_who_waits_for_others_is_told_and_can_stop(browser: Any, page: Any, ramp_photo: tuple[Path, Path]) -> None:
     go_on = threading.Event()
 
@@ -349,6 +373,7 @@ def test_depth_is_estimated_where_no_file_gives_it(
         said(page, f"40 × 20, depth to be estimated by {depth_model}", "#photo")
         ask(page, "What rises here?")
         said(page, f"Asked with depth estimated by {depth_model}")
+        said(page, "Step 3 of 3", "#step-0")
         assert page.locator("#step-0 svg[aria-label=depth]").count() == 1
         # The measured depths are those of the estimate.
         (left, right) = estimator.estimate(load_image(ramp_photo[0])).mean([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
@@ -424,7 +449,10 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         said(page, "bad.png: not an image that can be read")
         page.click("#photo-file button[aria-label='Remove this file'], #photo-file button[aria-label='Clear']")
         said(page, "No photograph yet", "#photo")
+        ask(page)
+        said(page, "Choose a photograph first")
         send(page, photo)
+        said(page, "The photograph is here now: press Ask")  # it may have been under way when Ask was pressed
         page.set_input_files("#depth-file input[type=file]", tmp_path / "small.npy")
         said(page, "small.npy: the depth file is 4×3, its image 40×20; make the depth at the image's size")
         assert page.locator("#said p").inner_text().startswith("small.npy: ")

@@ -213,6 +213,7 @@ class Bell:
     """What somebody rings who wants no more of what is being written, and the step of each column that they look at."""
 
     rung: bool = False
+    early: bool = False  # Ask was pressed before there was a photograph, perhaps while it was on its way
     looked: dict[int, int] = field(default_factory=dict)
 
 
@@ -646,7 +647,7 @@ class _Page:
         told = [self.encoding, self.near, self.holes]
         loading: dict[str, Any] = {"fn": None, "js": _LOADING, "outputs": self.go, **quiet}
         loaded: dict[str, Any] = {**loading, "js": _LOADED}
-        look = {"fn": self._look, "inputs": [self.photo, self.depth, *told, self.chosen], **quiet}
+        look = {"fn": self._look, "inputs": [self.photo, self.depth, *told, self.chosen, self.bell], **quiet}
         seen = [self.photo_view, self.said]
         # Ask waits for what is on its way to the page, and says so.
         choosing = [self.photo.upload, self.photo.clear, self.list.input, self.before.click, self.after.click]
@@ -752,7 +753,7 @@ class _Page:
         return [None, self._list_at(self.desk.find(words), None), *self._blank(), []]
 
     def _look(self, photo: str | None, depth: str | None, *told: Any) -> tuple[str, str]:
-        *reading, chosen = told
+        *reading, chosen, bell = told
         if photo is None and chosen is None:
             return photo_view(None), said_view("")
         try:
@@ -760,12 +761,13 @@ class _Page:
         except SIFError as error:
             return photo_view(None), said_view(self.desk.sentence(error), fault=True)
         said, found, about = "", None, ""
+        hint, bell.early = "The photograph is here now: press Ask" if bell.early else "", False
         try:
             found, about = self.desk.known_depth(image, depth, chosen, _depth_files(*reading))
         except SIFError as error:
             said, about = self.desk.sentence(error), "the depth cannot be read"
         size = f"{image.width} × {image.height}, {about}"
-        return photo_view(Photo.of(image, found, len(self.columns), size)), said_view(said, fault=bool(said))
+        return photo_view(Photo.of(image, found, len(self.columns), size)), said_view(said or hint, fault=bool(said))
 
     def _ask(
         self,
@@ -792,6 +794,7 @@ class _Page:
             photo, depth, text, chosen = None, None, desk.text(listed), listed
         elif photo is not None:
             chosen = None  # as `_sent` will say
+        bell.early = photo is None and chosen is None
         try:
             image = desk.image(photo, chosen)
             if not text or not text.strip():
