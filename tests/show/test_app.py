@@ -34,7 +34,7 @@ from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.files import write_jsonl
 from sifthinker.images import load_image
 from sifthinker.served import open_thinker
-from sifthinker.show.app import Asker, Desk, Outcome, Photo, serving, step_view
+from sifthinker.show.app import Asker, Desk, Outcome, Photo, answer_view, serving, step_view
 from sifthinker.thinker import Thinker, Thought
 
 from ..stand_in import event, serve, told
@@ -131,8 +131,8 @@ def ramp_photo(tmp_path: Path) -> tuple[Path, Path]:
 
 def send(page: Any, photo: Path, depth: Path | None = None) -> None:
     page.set_input_files("#photo-file input[type=file]", photo)
+    page.wait_for_selector("#photo svg[aria-label=rgb]")
     if depth is not None:
-        page.wait_for_selector("#photo svg[aria-label=rgb]")
         page.set_input_files("#depth-file input[type=file]", depth)
         page.wait_for_selector("#photo svg[aria-label=depth]")
 
@@ -258,6 +258,30 @@ def test_stop_ends_the_wait_before_another_try(page: Any, ramp_photo: tuple[Path
         assert len(served.requests) == 1
 
 
+def test_a_page_that_is_closed_ends_its_request(browser: Any, ramp_photo: tuple[Path, Path]) -> None:
+    """The server keeps the connection and says nothing."""
+    over, left = threading.Event(), threading.Event()
+
+    def hangs() -> Iterator[str]:
+        try:
+            while not over.wait(0.2):
+                yield ": a comment\n\n"  # cannot be written once the client has gone
+        finally:
+            left.set()
+
+    with app(lambda request, number: hangs(), timeout_s=600) as served:
+        context = browser.new_context()
+        visitor = context.new_page()
+        visitor.goto(served.url)
+        send(visitor, ramp_photo[0])
+        ask(visitor, "What is it?")
+        said(visitor, "Asking owner/eyes")
+        context.close()
+        ended = left.wait(30)
+        over.set()
+    assert ended
+
+
 def test_who_waits_for_others_is_told_and_can_stop(browser: Any, page: Any, ramp_photo: tuple[Path, Path]) -> None:
     go_on = threading.Event()
 
@@ -349,6 +373,7 @@ def test_depth_is_estimated_where_no_file_gives_it(
         said(page, f"40 × 20, depth to be estimated by {depth_model}", "#photo")
         ask(page, "What rises here?")
         said(page, f"Asked with depth estimated by {depth_model}")
+        said(page, "Step 3 of 3", "#step-0")
         assert page.locator("#step-0 svg[aria-label=depth]").count() == 1
         # The measured depths are those of the estimate.
         (left, right) = estimator.estimate(load_image(ramp_photo[0])).mean([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
@@ -372,8 +397,9 @@ def test_how_a_depth_file_is_read_is_chosen_on_the_page(page: Any, ramp_photo: t
         send(page, ramp_photo[0])
         said(page, "40 × 20, without depth", "#photo")
         page.set_input_files("#depth-file input[type=file]", grey)
-        said(page, "grey.png")
-        page.get_by_text("How the depth file is read").click()
+        said(page, "say “Near is: low numbers” for depth, “Near is: high numbers” for disparity")
+        assert "--depth" not in page.locator("body").inner_text()
+        page.get_by_role("button", name="How the depth file is read").click()
         page.get_by_label("low numbers").check()
         said(page, "with depth from grey.png", "#photo")
         page.get_by_label("no reading").fill("fifty")
@@ -423,7 +449,10 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         said(page, "bad.png: not an image that can be read")
         page.click("#photo-file button[aria-label='Remove this file'], #photo-file button[aria-label='Clear']")
         said(page, "No photograph yet", "#photo")
+        ask(page)
+        said(page, "Choose a photograph first")
         send(page, photo)
+        said(page, "The photograph is here now: press Ask")  # it may have been under way when Ask was pressed
         page.set_input_files("#depth-file input[type=file]", tmp_path / "small.npy")
         said(page, "small.npy: the depth file is 4×3, its image 40×20; make the depth at the image's size")
         assert page.locator("#said p").inner_text().startswith("small.npy: ")
@@ -437,6 +466,8 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         ask(page, "What is it?")
         said(page, "no key <script>", "#answer-0")  # as it stands, by the server
         said(page, "owner/eyes", "#answer-0")
+        said(page, "owner/eyes could not be asked")
+        assert "Asked" not in page.locator("#said").inner_text()
         ask(page)
         said(page, "a ramp", "#answer-0")
         shown = page.locator("body").inner_text()
@@ -526,6 +557,7 @@ def test_a_model_that_fails_does_not_keep_the_other_from_answering(page: Any, ra
         ask(page, "What rises here?")
         said(page, "a slope", "#answer-1")
         said(page, "400", "#answer-0")
+        said(page, "owner/eyes could not be asked")
 
 
 def test_questions_of_a_dataset_are_browsed_asked_and_judged(page: Any, chains: Path) -> None:
@@ -567,6 +599,34 @@ def test_questions_of_a_dataset_are_browsed_asked_and_judged(page: Any, chains: 
         page.get_by_label("Search").fill("no such words")
         said(page, "0 found of 18 questions", "#questions")
         assert page.locator("#questions input").count() == 0
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+def test_a_question_that_is_chosen_and_asked_at_once_is_asked(
+    page: Any, chains: Path, monkeypatch: pytest.MonkeyPatch, by_key: bool
+) -> None:
+    """It takes a second to come to the page. Until then the button says so, and the keyboard asks what was chosen."""
+    questions = read_questions(chains)
+    text = Desk.text
+
+    def slow(self: Desk, index: int) -> str:
+        time.sleep(1)
+        return text(self, index)
+
+    monkeypatch.setattr(Desk, "text", slow)
+    with app(lambda request, number: reply(), questions=questions, data=str(chains)) as served:
+        page.goto(served.url)
+        page.locator("#questions label").nth(1).click()
+        if by_key:
+            page.locator("#question textarea").press("Shift+Enter")
+        else:
+            page.evaluate("() => document.querySelector('#ask').click()")
+            said(page, "Loading …", "#ask")
+            ask(page)
+        said(page, "right answer", "#answer-0")
+        assert page.locator("#question textarea").input_value() == questions[1].question
+    (request,) = served.requests
+    assert questions[1].question in request["messages"][0]["content"][-1]["text"]
 
 
 def test_a_photograph_that_is_sent_takes_the_place_of_the_datasets(
@@ -632,6 +692,33 @@ def test_what_is_served_is_bounded(ramp_photo: tuple[Path, Path], monkeypatch: p
     assert "GRADIO_TEMP_DIR" not in os.environ
 
 
+def test_nothing_is_fetched_for_a_request(monkeypatch: pytest.MonkeyPatch, ramp_photo: tuple[Path, Path]) -> None:
+    """Whoever writes requests by hand names a file of another server: neither it nor a server of names is asked."""
+    asked: list[Any] = []
+    look_up = socket.getaddrinfo
+
+    def watched(host: Any, *args: Any, **more: Any) -> Any:
+        if str(host) not in ("127.0.0.1", "localhost"):
+            asked.append(host)
+            raise socket.gaierror(f"no {host}")
+        return look_up(host, *args, **more)
+
+    with app(lambda request, number: reply()) as served, httpx2.Client(base_url=served.url) as client:
+        parts = client.get("/config").json()
+        sliders = [part["id"] for part in parts["components"] if part["type"] == "slider"]
+        (number,) = [made["id"] for made in parts["dependencies"] if made["inputs"][:1] == sliders]
+        monkeypatch.setattr(socket, "getaddrinfo", watched)
+        stored = client.post("/gradio_api/upload", files={"files": ("a.png", ramp_photo[0].read_bytes())}).json()[0]
+        for path in ("http://example.org/a.png", "https://example.org/a.png"):
+            file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            for value in (file, [file], {"a": {**file, "url": path}}):
+                body = {"data": [value, None, None], "fn_index": number, "session_hash": "s"}
+                assert client.post("/gradio_api/run/predict", json=body).status_code == 500
+            assert client.get(f"/gradio_api/file={path}").status_code == 403
+        assert client.get(f"/gradio_api/file={stored}").status_code == 200
+    assert asked == []
+
+
 def test_it_comes_up_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests to this machine do not go through the proxy, of which nobody is there."""
     for name in ("http_proxy", "HTTP_PROXY"):
@@ -649,7 +736,7 @@ def test_a_port_in_use_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        wanted = rf"cannot listen at 127\.0\.0\.1, port {port}: .*choose another --port"
+        wanted = rf"^cannot listen at 127\.0\.0\.1, port {port}: Address already in use; choose another --port or --host$"
         with pytest.raises(ConfigError, match=wanted), app(lambda request, number: reply(), port=port):
             pass
 
@@ -713,6 +800,22 @@ def test_a_spent_budget_is_an_error_of_the_asking(ramp: DepthMap) -> None:
             desk = Desk(settings, [asker], folder=Path(folder))
             ends = [list(desk.ask(asker, image, None, "What?", ramp, None))[-1] for _ in range(2)]
     assert [end.error for end in ends] == ["", "m has cost 0.0005 of 0.0005; see --budget"]
+    assert len(requests) == 1
+
+
+def test_a_budget_is_not_kept_in_silence_where_no_tokens_are_counted() -> None:
+    """The first answer says so, and nothing more is spent."""
+    image = Image.new("RGB", (10, 10))
+    uncounted = json.dumps({"choices": [{"message": {"role": "assistant", "content": reply()}}]})
+    with serve(lambda request, number: (200, {"Content-Type": "application/json"}, uncounted)) as (url, requests):
+        settings = AppSettings(model="m", base_url=url, protocol="structured", coordinates="unit", prompt_price=5, budget=1)
+        asker = Asker(open_thinker(settings), settings)
+        with tempfile.TemporaryDirectory() as folder:
+            desk = Desk(settings, [asker], folder=Path(folder))
+            first, second = (list(desk.ask(asker, image, None, "What?", None, None))[-1] for _ in range(2))
+    assert (first.error, first.note) == ("", "The server reports no tokens, so no budget can be kept.")
+    assert first.note in answer_view(first)
+    assert second.error.startswith("m is not asked: the server reports no tokens, so no budget can be kept; ")
     assert len(requests) == 1
 
 

@@ -66,6 +66,7 @@ def app_command(given: dict[str, Any]) -> None:
         click.echo(f"{asked.model}: {'ready' if asked.base_url is None else f'at {asked.base_url}'}", err=True)
     if settings.host not in _LOOPBACK:
         click.echo(f"warning: who reaches {settings.host} can use the page; it asks for no password", err=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # from here on there is a folder to delete
     with serving(settings, askers, questions=questions, depth=depth) as url:
         click.echo(url)
         click.echo("Ctrl-C ends it", err=True)
@@ -74,7 +75,6 @@ def app_command(given: dict[str, Any]) -> None:
 
 def _wait() -> None:
     """Until somebody ends the command; then what it holds is cleaned up."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

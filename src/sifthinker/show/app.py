@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -26,7 +27,7 @@ from sifthinker.chain import Region
 from sifthinker.coordinates import learnt_by
 from sifthinker.depth import DepthMap, DepthReading, agrees
 from sifthinker.engine.estimators import ModelDepth
-from sifthinker.errors import BudgetError, ConfigError, ImageError, SIFError, need
+from sifthinker.errors import BudgetError, ConfigError, DepthError, ImageError, SIFError, need
 from sifthinker.evaluation.metrics import Measured, measure
 from sifthinker.evaluation.questions import Question
 from sifthinker.evaluation.run import coordinates_of
@@ -57,6 +58,15 @@ _SHOWN = 160  # characters of a question in the list
 _SESSIONS = 100  # whose photographs and thoughts are kept
 _FILES_S = 24 * 3600  # after which what somebody sent or was sent is deleted
 _UNCOUNTED = "the server reports no tokens, so no budget can be kept"
+# How messages name the options of reading a depth file → the page's own fields.
+_FIELDS = (
+    (r"near='(\w+)' \(--depth-near \w+\)|--depth-near (\w+) \(near='\w+'\)|\bnear='(\w+)'", "“Near is: {} numbers”"),
+    (r"--depth-encoding (\w+) \(encoding='\w+'\)", "“Numbers in it: {}”"),
+    (r"--depth-encoding \(encoding=… in Python\)", "“Numbers in it”"),
+    (r"(?:--depth-hole \S+ )+\(holes=\[([^\]]*)\]\)", "“Numbers that stand for ‘no reading’: {}”"),
+)
+_URL = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
+_FETCHES = re.compile(r"/file=\s*[a-z][a-z0-9+.-]*:/|/proxy=", re.IGNORECASE)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _GLANCE_S = 0.25  # between two showings of a text that grows, and between looks for who wants no more
 _REDRAW_S = 1.0  # between two drawings of a step whose words grow: its pictures are sent again each time
@@ -203,6 +213,7 @@ class Bell:
     """What somebody rings who wants no more of what is being written, and the step of each column that they look at."""
 
     rung: bool = False
+    early: bool = False  # Ask was pressed before there was a photograph, perhaps while it was on its way
     looked: dict[int, int] = field(default_factory=dict)
 
 
@@ -303,7 +314,10 @@ class Desk:
         """
         if upload is not None:
             reading = DepthReading(files.depth_encoding, files.depth_near, files.depth_hole)
-            return reading.read(upload, image.size), f"with depth from {Path(upload).name}"
+            try:
+                return reading.read(upload, image.size), f"with depth from {Path(upload).name}"
+            except DepthError as error:
+                raise DepthError(_in_fields(str(error))) from None
         if chosen is not None and self.questions[chosen].depth is not None:
             return self.questions[chosen].load()[1], "with the dataset's depth"
         return None, "without depth" if self.depth is None else f"depth to be estimated by {self.depth.name}"
@@ -506,6 +520,45 @@ def _forget(outcomes: Sequence[Outcome]) -> None:
             shutil.rmtree(outcome.folder, ignore_errors=True)
 
 
+_LOADING = "() => ({__type__: 'update', interactive: false, value: 'Loading …'})"
+_LOADED = "() => ({__type__: 'update', interactive: true, value: 'Ask'})"
+
+
+def _blocks() -> type[gradio.Blocks]:
+    """Gradio's page for files that were sent to it alone: Gradio itself fetches what a request names by an address."""
+    import gradio as gr
+
+    class Closed(gr.Blocks):  # type: ignore[misc]
+        async def preprocess_data(self, block_fn: Any, inputs: list[Any], *told: Any, **more: Any) -> Any:
+            if any(map(_names_url, inputs)):
+                raise gr.Error("a file is sent, not named by an address")
+            return await super().preprocess_data(block_fn, inputs, *told, **more)
+
+    return Closed
+
+
+def _names_url(value: Any) -> bool:
+    """Whether a part of a request names a file by an address."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        return (isinstance(path, str) and _URL.match(path) is not None) or any(map(_names_url, value.values()))
+    return isinstance(value, list) and any(map(_names_url, value))
+
+
+class _NothingFetched:
+    """Refuses requests for files of other servers, which Gradio would fetch."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and _FETCHES.search(scope["path"]) is not None:
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self.app(scope, receive, send)
+
+
 class _Page:
     """The page: Gradio's components, and what happens at each click."""
 
@@ -516,7 +569,7 @@ class _Page:
         self.desk = desk
         local = any(isinstance(asker.thinker, LocalThinker) for asker in desk.askers)
         self.line = Line(1 if local else desk.settings.concurrency)
-        with gr.Blocks(title="SIFThinker", analytics_enabled=False, fill_width=True, delete_cache=(3600, _FILES_S)) as made:
+        with _blocks()(title="SIFThinker", analytics_enabled=False, fill_width=True, delete_cache=(3600, _FILES_S)) as made:
             self.chosen = gr.State(None)
             self.bell = gr.State(Bell())
             self.outcomes = gr.State([], delete_callback=_forget)
@@ -592,15 +645,20 @@ class _Page:
         gr = self.gr
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         told = [self.encoding, self.near, self.holes]
-        look = {"fn": self._look, "inputs": [self.photo, self.depth, *told, self.chosen], **quiet}
+        loading: dict[str, Any] = {"fn": None, "js": _LOADING, "outputs": self.go, **quiet}
+        loaded: dict[str, Any] = {**loading, "js": _LOADED}
+        look = {"fn": self._look, "inputs": [self.photo, self.depth, *told, self.chosen, self.bell], **quiet}
         seen = [self.photo_view, self.said]
+        # Ask waits for what is on its way to the page, and says so.
+        choosing = [self.photo.upload, self.photo.clear, self.list.input, self.before.click, self.after.click]
+        gr.on(choosing, **loading)
         gr.on(
             [self.photo.upload, self.photo.clear],
             self._sent,
             self.search,
             [self.chosen, self.list, *self._all(), self.outcomes],
             **quiet,
-        ).then(outputs=seen, **look)
+        ).then(outputs=seen, **look).then(**loaded)
         gr.on(
             [self.depth.upload, self.depth.clear, self.encoding.input, self.near.input, self.holes.submit, self.holes.blur],
             outputs=seen,
@@ -608,13 +666,16 @@ class _Page:
         )
         picked = [self.chosen, self.photo, self.depth, self.question, self.list, *self._all(), self.outcomes]
         self.search.change(self._search, [self.search, self.chosen], self.list, trigger_mode="always_last", **quiet)
-        self.list.input(self._pick, [self.list, self.search], picked, **quiet).then(outputs=seen, **look)
+        self.list.input(self._pick, [self.list, self.search], picked, trigger_mode="always_last", **quiet).then(
+            outputs=seen, **look
+        ).then(**loaded)
         for button, by in ((self.before, -1), (self.after, 1)):
-            button.click(partial(self._move, by), [self.search, self.chosen], picked, **quiet).then(outputs=seen, **look)
+            moving = button.click(partial(self._move, by), [self.search, self.chosen], picked, **quiet)
+            moving.then(outputs=seen, **look).then(**loaded)
         gr.on(
             [self.go.click, self.question.submit],
             self._ask,
-            [self.photo, self.depth, *told, self.use_depth, self.question, self.chosen, self.outcomes, self.bell],
+            [self.photo, self.depth, *told, self.use_depth, self.question, self.list, self.chosen, self.outcomes, self.bell],
             [self.said, self.stop, self.outcomes, *self._all()],
             concurrency_limit=None,  # `Line` keeps who waits: they can be told, and can stop
             **quiet,
@@ -692,7 +753,7 @@ class _Page:
         return [None, self._list_at(self.desk.find(words), None), *self._blank(), []]
 
     def _look(self, photo: str | None, depth: str | None, *told: Any) -> tuple[str, str]:
-        *reading, chosen = told
+        *reading, chosen, bell = told
         if photo is None and chosen is None:
             return photo_view(None), said_view("")
         try:
@@ -700,12 +761,13 @@ class _Page:
         except SIFError as error:
             return photo_view(None), said_view(self.desk.sentence(error), fault=True)
         said, found, about = "", None, ""
+        hint, bell.early = "The photograph is here now: press Ask" if bell.early else "", False
         try:
             found, about = self.desk.known_depth(image, depth, chosen, _depth_files(*reading))
         except SIFError as error:
             said, about = self.desk.sentence(error), "the depth cannot be read"
         size = f"{image.width} × {image.height}, {about}"
-        return photo_view(Photo.of(image, found, len(self.columns), size)), said_view(said, fault=bool(said))
+        return photo_view(Photo.of(image, found, len(self.columns), size)), said_view(said or hint, fault=bool(said))
 
     def _ask(
         self,
@@ -716,6 +778,7 @@ class _Page:
         holes: str | None,
         use_depth: bool,
         text: str | None,
+        listed: int | None,
         chosen: int | None,
         before: list[Outcome],
         bell: Bell,
@@ -726,6 +789,12 @@ class _Page:
         bell.looked.clear()
         hidden, shown_stop = gr.update(visible="hidden"), gr.update(visible=True)
         still = [gr.skip()] * len(self._all())
+        if listed is not None and listed != chosen:
+            # The row was clicked, and what belongs to it has not come to the page yet.
+            photo, depth, text, chosen = None, None, desk.text(listed), listed
+        elif photo is not None:
+            chosen = None  # as `_sent` will say
+        bell.early = photo is None and chosen is None
         try:
             image = desk.image(photo, chosen)
             if not text or not text.strip():
@@ -822,6 +891,14 @@ def _depth_files(encoding: Any, near: Any, holes: str | None) -> DepthFiles:
     )
 
 
+def _in_fields(text: str) -> str:
+    """A message about a depth file with the page's fields where it names options of the command line."""
+    found = text
+    for pattern, words in _FIELDS:
+        found = re.sub(pattern, lambda match, words=words: words.format(*filter(None, match.groups())), found)  # type: ignore[misc]
+    return found if found == text else f"{found}. See “How the depth file is read”"
+
+
 @contextmanager
 def serving(
     settings: AppSettings, askers: Sequence[Asker], *, questions: Sequence[Question] = (), depth: ModelDepth | None = None
@@ -857,6 +934,7 @@ def serving(
 
 def _launch(page: gradio.Blocks, settings: AppSettings) -> str:
     import gradio as gr
+    from starlette.middleware import Middleware
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
@@ -871,6 +949,7 @@ def _launch(page: gradio.Blocks, settings: AppSettings) -> str:
             footer_links=[],
             run_history=False,  # questions stay out of the browser's storage
             allowed_paths=[],
+            app_kwargs={"middleware": [Middleware(_NothingFetched)]},
             max_file_size=settings.max_upload << 20,
             state_session_capacity=_SESSIONS,
             enable_monitoring=False,
@@ -880,11 +959,21 @@ def _launch(page: gradio.Blocks, settings: AppSettings) -> str:
             theme=gr.themes.Default(primary_hue="blue", **fonts),
             css=render_page("app.css"),
         )
-    except OSError as error:
+    except OSError:
+        why = _refusal(settings.host, settings.port)
         raise ConfigError(
-            f"cannot listen at {settings.host}, port {settings.port}: {error}; choose another --port or --host"
+            f"cannot listen at {settings.host}, port {settings.port}: {why}; choose another --port or --host"
         ) from None
     return str(url)
+
+
+def _refusal(host: str, port: int) -> str:
+    """Why nobody can listen at an address, in the system's words; Gradio's speak of its own options."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return "the server did not start"
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 @contextmanager
