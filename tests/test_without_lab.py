@@ -23,7 +23,8 @@ HERE = (SOURCE / "lab").is_dir()
 QUICK = (
     "engine/test_checks.py", "engine/test_exports.py", "engine/test_recipe.py", "engine/test_settings.py",
     "evaluation/test_compare.py", "evaluation/test_metrics.py", "evaluation/test_questions.py", "evaluation/test_run.py",
-    "show/test_report.py", "show/test_viewer.py", "test_cli.py", "test_layout.py", "test_models.py", "test_thinker.py", "test_without_lab.py",
+    "show/test_report.py", "show/test_viewer.py", "test_cli.py", "test_layout.py", "test_models.py", "test_thinker.py",
+    "test_without_lab.py",
 )  # fmt: skip
 
 # The copy runs this file too, commands and all, but makes no copy of itself.
