@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/grpo_step.py
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/pretrain.py
 
 $(READY): pyproject.toml constraints.txt

@@ -220,7 +220,9 @@ def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str 
     """
     if len(models) > 1 and "output" in values:
         raise click.UsageError("-o names one file and there are several models; leave it out, or evaluate one at a time")
-    found = [EvalSettings(**{**values, **({} if model is None else {"model": model})}) for model in models or (None,)]
+    found = [
+        EvalSettings.from_values({**values, **({} if model is None else {"model": model})}) for model in models or (None,)
+    ]
     for settings in found:
         yield settings if settings.output else settings.replace(output=str(_default_output(settings, stem)))
 

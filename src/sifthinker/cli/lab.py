@@ -192,7 +192,8 @@ def eval_world(
     from sifthinker.lab.benchmark import world_questions
 
     data = f"world, split {split}, seed {seed}, size {size}"
-    settings = EvalSettings(**{"data": data, "batch_size": batch_size, "max_new_tokens": max_new_tokens, **given})
+    values = {"data": data, "batch_size": batch_size, "max_new_tokens": max_new_tokens, **given}
+    settings = EvalSettings.from_values(values)
     questions = list(world_questions(count, split=split, seed=seed, size=size))
     if run_evaluation(settings, questions=questions, fresh=fresh).errors:
         sys.exit(SOME_REJECTED)
