@@ -105,6 +105,14 @@ class TestOne:
         assert said in result.stderr.splitlines()
         assert "not a valid chain" not in result.stderr
 
+    def test_what_a_model_writes_does_not_steer_the_terminal(self, photo_folder: Path, tmp_path: Path) -> None:
+        said = {"steps": [{"regions": [{"bbox_2d": [0, 0, 1, 1]}], "text": "a\x1b[2J"}], "answer": "mug\x1b]0;pwn\x07"}
+        with serve(lambda request, number: json.dumps(said)) as (url, _):
+            options = ["--base-url", url, "--model", "vlm", "--protocol", "structured", "-o", tmp_path / "p.html"]
+            result = sif("think", photo_folder / "cat.png", "What?", *options)
+        assert "answer: mug\ufffd]0;pwn\ufffd" in result.stdout
+        assert "\x1b" not in result.output
+
     @pytest.mark.parametrize(("protocol", "count"), [("direct", 1), ("chain", 2)])
     def test_a_refusal_is_said(self, photo_folder: Path, tmp_path: Path, protocol: str, count: int) -> None:
         body = {"choices": [{"message": {"role": "assistant", "content": None, "refusal": "No."}, "finish_reason": "stop"}]}

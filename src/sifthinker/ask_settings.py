@@ -12,6 +12,7 @@ from sifthinker.literals import Coordinates, Dtype, Encoding, ImageFormat, Near,
 from sifthinker.settings import Flag, Settings
 
 MAX_NEW_TOKENS = 1024
+NO_KEY = "SIFTHINKER_NO_KEY"  # an environment variable that nobody sets: a server without a key
 
 
 class DepthFiles(Settings):
@@ -106,10 +107,13 @@ class AskSettings(Metered):
 
     @model_validator(mode="after")
     def _server_has_what_it_needs(self) -> Self:
-        if self.base_url is None:
-            for name in ("grammar", "budget"):
-                if getattr(self, name):
+        if self.base_url is None and not getattr(self, "compare_base_url", None):
+            for name in ("grammar", "budget", *SERVER_FIELDS):
+                field = type(self).model_fields[name]
+                if name != "base_url" and getattr(self, name) != field.default:
                     raise ValueError(f"{name} is for a model on a server; say which with base_url (--base-url)")
+        if self.base_url is not None and self.dtype != "auto":
+            raise ValueError(f"dtype {self.dtype} is for a model in this process; the server has loaded its own")
         if self.base_url is not None and self.model is None:
             raise ValueError("base_url needs model (--model): the model's name on that server")
         if self.grammar and self.protocol != "chain":
@@ -181,6 +185,9 @@ class AppSettings(AskSettings, DepthFiles):
     """A second model, asked the same and shown beside the first."""
     compare_base_url: str | None = None
     """Address of the server that runs the second model [default: that of the first]."""
+    compare_api_key_env: str | None = None
+    """Environment variable that holds the key of the second model's server [default: that of the first if they are one
+    server, else no key]."""
     depth: Annotated[str | None, Flag(metavar="MODEL")] = None
     """Depth model, folder or Hugging Face name, that estimates the depth of photographs without a depth file."""
     data: Annotated[str | None, Flag(metavar="DATASET")] = None
@@ -214,7 +221,10 @@ class AppSettings(AskSettings, DepthFiles):
         if self.compare is None:
             raise ConfigError("the settings name no second model; say compare")
         url = self.compare_base_url or self.base_url
-        return self.replace(model=self.compare, base_url=url, compare=None, compare_base_url=None)
+        # A key is for the server that it was made for, and no other is shown it.
+        key = self.compare_api_key_env or (self.api_key_env if url == self.base_url else NO_KEY)
+        rest = {"compare": None, "compare_base_url": None, "compare_api_key_env": None}
+        return self.replace(model=self.compare, base_url=url, api_key_env=key, **rest)
 
 
 def names_thought(path: Path) -> bool:

@@ -227,7 +227,7 @@ class ServedThinker(Thinker):
             seconds=seconds,
             complete=reply.code != "cut_off",
             faults=tuple(faults),
-            tokens=(reply.prompt_tokens, reply.completion_tokens),
+            tokens=(reply.prompt_tokens, reply.completion_tokens) if reply.prompt_tokens or reply.completion_tokens else (),
         )
         if reply.code == "cut_off" and protocol == "structured":
             # Of an object that was cut off, that is what is wrong with it.

@@ -224,8 +224,6 @@ def think_many(
     """
     ThinkSettings.expect(settings)
     refuse_foreign_thoughts(Path(output))
-    if fresh and Path(output).is_file():
-        Path(output).unlink()  # or, interrupted, the old thoughts would pass for the new ones
     found = with_depth(questions, settings.depth, Path(output).absolute().with_suffix(".depth"))
     shared = {name: getattr(settings, name) for name in (*AskSettings.model_fields, *DepthFiles.model_fields)}
     how = EvalSettings(
@@ -237,6 +235,8 @@ def think_many(
             "rgb_only": settings.depth == "none",
         }
     )
+    if fresh and Path(output).is_file():
+        Path(output).unlink()  # or, interrupted, the old thoughts would pass for the new ones
     evaluation = evaluate(how, questions=found, thinker=thinker, progress=progress, fresh=fresh)
     gone: dict[str, str] = {}
     write_jsonl(output, evaluation_to_json(evaluation, gone))

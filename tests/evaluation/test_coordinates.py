@@ -299,3 +299,27 @@ def test_questions_carry_the_space_of_their_dataset(chains_in: Callable[[str], P
         assert len(question.identity(tmp_path)) == len(replace(question, frame=Frame()).identity(tmp_path)) + (
             space != "unit"
         )
+
+
+def test_a_loaded_model_is_asked_in_what_it_has_learnt(
+    qwen: Thinker, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings name no model, so that the thinker alone can tell."""
+    monkeypatch.setitem(qwen.processor.tokenizer.init_kwargs, "sif_coordinates", "per_mille")  # type: ignore[attr-defined]
+    (photo_folder / "q.jsonl").write_text('{"image": "cat.png", "question": "What?", "boxes": [[0, 0, 0.5, 1]]}\n')
+    found = evaluate(EvalSettings(data=str(photo_folder / "q.jsonl")), thinker=qwen)
+    assert "whole thousandths" in found.rows[0].prompt
+
+
+def test_saved_structured_replies_are_read_in_the_coordinates_that_are_stated(photo_folder: Path) -> None:
+    (photo_folder / "q.jsonl").write_text(
+        '{"id": "1", "image": "cat.png", "question": "?", "boxes": [[0.1, 0.1, 0.5, 0.5]]}\n'
+    )
+    reply = {"steps": [{"regions": [{"bbox_2d": [100, 100, 500, 500]}], "text": "It."}], "answer": "cat"}
+    saved = photo_folder / "said.jsonl"
+    saved.write_text(json.dumps({"id": "1", "completion": json.dumps(reply)}) + "\n")
+    asked = EvalSettings(
+        data=str(photo_folder / "q.jsonl"), completions=str(saved), protocol="structured", coordinates="per_mille"
+    )
+    (row,) = evaluate(asked).rows
+    assert (row.problems, row.values["final HIoU"]) == ((), 1.0)

@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError, ImageError, ModelError, RecordError
 from sifthinker.evaluation.questions import Question, read_questions
 from sifthinker.evaluation.run import Evaluation, evaluate, evaluate_async, journal_path
@@ -482,3 +485,31 @@ def test_a_killed_process_leaves_what_it_had_answered(tiny_vlm: Path, chains: Pa
 def test_a_dict_is_no_settings() -> None:
     with pytest.raises(ConfigError, match=r"wanted EvalSettings, got dict; make them with EvalSettings\.from_values"):
         evaluate({"data": "questions.jsonl", "model": "nano"})  # type: ignore[arg-type]
+
+
+def test_settings_that_nobody_would_heed_are_refused(questions: Path) -> None:
+    with pytest.raises(ConfigError, match="questions come without depth; give `questions` of"):
+        evaluate(settings(questions, depth="a/model"), thinker=Answering())
+    with pytest.raises(ConfigError, match="split 'val' is of a benchmark"):
+        evaluate(settings(questions, split="val"), thinker=Answering())
+    for name, value in (("concurrency", 3), ("rpm", 9), ("image_format", "jpeg"), ("retries", 0), ("budget", 0)):
+        with pytest.raises(ConfigError, match=f"{name} is for a model on a server"):
+            settings(questions, model="m", prompt_price=0, **{name: value})
+    with pytest.raises(ConfigError, match="dtype float16 is for a model in this process"):
+        settings(questions, model="m", base_url="http://127.0.0.1:1/v1", dtype="float16")
+
+
+def test_a_depth_model_is_part_of_what_was_asked(questions: Path, tmp_path: Path) -> None:
+    class Flat:
+        name = "flat/depth"
+
+        def estimate(self, image: Image.Image) -> DepthMap:
+            return DepthMap(np.full(image.size[::-1], 0.5))
+
+    output = tmp_path / "e.json"
+    evaluate(settings(questions, output=str(output)), thinker=Answering())
+    with_depth = [replace(question, estimator=Flat()) for question in read_questions(questions)]
+    with pytest.raises(ConfigError, match="depth was None, now 'flat/depth'"):
+        evaluate(settings(questions, output=str(output)), questions=with_depth, thinker=Answering())
+    found = evaluate(settings(questions), questions=with_depth, thinker=Answering())
+    assert (found.settings["depth"], found.rows[0].depth) == ("flat/depth", "estimated by flat/depth")

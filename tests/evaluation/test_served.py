@@ -480,6 +480,23 @@ def test_a_trial_of_the_first_questions_goes_on_with_all(tmp_path: Path, killed:
         evaluate(settings(data, "http://127.0.0.1:9/v1", output=out, limit=3))
 
 
+def test_images_that_cannot_be_read_do_not_hide_an_outage(tmp_path: Path) -> None:
+    """Nobody is asked about a broken image, so that it says nothing of the server."""
+    data = write_questions(tmp_path, 40)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    (tmp_path / "broken.png").write_text("no image")
+    for row in rows[3::4]:
+        row["image"] = str(Path(row["image"]).with_name("broken.png"))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def answer(request: dict[str, Any], number: int) -> Any:
+        return structured(number_in(request)) if number == 0 else (500, {}, "oops")
+
+    with serve(answer) as (url, requests), pytest.raises(EndpointError, match="10 questions in a row unanswered"):
+        evaluate(settings(data, url, concurrency=1))
+    assert len(requests) == 11
+
+
 class TestTheBudget:
     PRICES = {"prompt_price": 1000.0, "completion_price": 5000.0}  # 100 and 20 tokens: 0.1 + 0.1 = 0.2 an answer
 

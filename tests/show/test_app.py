@@ -25,7 +25,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from sifthinker.ask_settings import AppSettings
+from sifthinker.ask_settings import NO_KEY, AppSettings
 from sifthinker.cli.main import main
 from sifthinker.depth import DepthMap
 from sifthinker.engine.estimators import ModelDepth
@@ -834,3 +834,15 @@ def test_regions_without_a_known_depth_have_no_mark() -> None:
     )
     cells = re.findall(r"<td[^>]*>(.*?)</td>", step_view(outcome, 1))
     assert [cells[row * 4 + 2 : row * 4 + 4] for row in range(3)] == [["0.50", "–"], ["–", "0.50"], ["0.50", "0.50 ✓"]]
+
+
+def test_the_key_of_one_server_is_not_shown_to_another() -> None:
+    asked = AppSettings(
+        model="gpt", base_url="https://api.example.com/v1", compare="x", compare_base_url="http://other:8000/v1"
+    )
+    assert asked.second.server.api_key_env == NO_KEY
+    assert asked.replace(compare_api_key_env="OTHER_KEY").second.server.api_key_env == "OTHER_KEY"
+    assert asked.replace(compare_base_url=None).second.server.api_key_env == "OPENAI_API_KEY"
+    # The second model alone may be on a server.
+    only = AppSettings(model="runs/x", compare="m", compare_base_url="http://h/v1", budget=1, prompt_price=1)
+    assert only.second.budget == 1

@@ -207,6 +207,8 @@ def _refuse_mistyped(data: str) -> None:
 
     if Path(data).exists() or Path(data).name != data or Path(data).suffix:
         return
+    if data in NAMES:
+        raise ConfigError(f"{data}: the benchmark comes first: sif eval {data} …")
     near = nearest(data.lower(), [*NAMES, *evaluation.list_commands(click.get_current_context())])
     if near is not None:
         raise ConfigError(f"{data}: no such file or folder, and no benchmark is called so; did you mean {near!r}?")

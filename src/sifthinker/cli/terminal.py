@@ -29,6 +29,11 @@ def keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
                 raise ConfigError(f"{file} would be written over; choose another -o")
 
 
+def printable(text: str) -> str:
+    """A text of a model or of data as a terminal may be sent it: control characters, which could steer it, are replaced."""
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in text)
+
+
 def number_of(number: int, thing: str) -> str:
     """`1 finding`, `2 findings`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

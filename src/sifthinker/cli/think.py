@@ -17,6 +17,7 @@ from sifthinker.cli.terminal import (
     bar,
     keep_inputs,
     number_of,
+    printable,
     quiet_libraries,
     resumable,
 )
@@ -114,7 +115,7 @@ def _think_one(image: Path, question: str, settings: ThinkSettings, as_json: boo
     if as_json:
         click.echo(to_json(thought_to_json(thought, file=str(image))))
     else:
-        click.echo(f"answer: {thought.answer if thought.answer is not None else '(none)'}")
+        click.echo(f"answer: {printable(thought.answer) if thought.answer is not None else '(none)'}")
     if page is not None:
         write_thought(page, thought, note=f"model {settings.model}, depth {settings.depth}")
         click.echo(page, err=as_json)
@@ -127,7 +128,7 @@ def _print_steps(thought: Thought) -> None:
             + ("" if region.depth is None else f" depth {region.depth:.2f}")
             for region in regions
         )
-        click.echo(f"{number}. {places}\n   {words or '(no words)'}")
+        click.echo(f"{number}. {places}\n   {printable(words) or '(no words)'}")
 
 
 def _say_problems(thought: Thought, model: str | None) -> None:
@@ -138,9 +139,9 @@ def _say_problems(thought: Thought, model: str | None) -> None:
 
     faults, problems = thought.faults, problems_of(thought)
     for fault in faults:
-        click.echo(f"the reply: {fault.message} [{fault.code}]", err=True)
+        click.echo(printable(f"the reply: {fault.message} [{fault.code}]"), err=True)
     if len(problems) > len(faults):
-        click.echo(f"not a valid chain: {problems[len(faults)]}", err=True)
+        click.echo(printable(f"not a valid chain: {problems[len(faults)]}"), err=True)
     if problems and thought.protocol == "chain":
         looks = other_coordinates(thought.text, thought.frame)
         if looks:
@@ -183,7 +184,7 @@ def _think_many(
             data=source,
             progress=lambda done, total: advance(done, "", total),
             fresh=fresh,
-            **{name: value for name, value in many.items() if name != "limit"},
+            **many,
         )
     if found.known:
         click.echo("these questions were asked before; --fresh asks them again", err=True)

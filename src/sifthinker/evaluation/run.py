@@ -290,7 +290,7 @@ def ask(
     Raises:
         ConfigError: see `coordinates_of` and `Thinker.check_coordinates`.
     """
-    chosen = coordinates or (learnt_by(thinker.processor.tokenizer) if isinstance(thinker, LocalThinker) else None)
+    chosen = coordinates or _learnt(thinker, None)
     if protocol == "chain":
         chosen = coordinates_of(batch, chosen)
     how = _How(protocol, rgb_only, show_choices, chosen)
@@ -312,6 +312,21 @@ def coordinates_of(questions: Iterable[Question], chosen: Coordinates | None = N
             "(--coordinates) what the model has learnt"
         )
     return found[0] if found else "unit"
+
+
+def _told_estimators(questions: Sequence[Question]) -> dict[str, Any]:
+    """The depth models that estimate the depth of questions, as settings of an evaluation; none where there are none."""
+    found = {question.estimator.name for question in questions if question.depth is None and question.estimator is not None}
+    return {"depth": ", ".join(sorted(found))} if found else {}
+
+
+def _learnt(thinker: Thinker | None, settings: EvalSettings | None) -> Coordinates | None:
+    """The coordinates that a model has noted that it learnt: a loaded one's own, else those of the model that is named."""
+    if thinker is not None:
+        return learnt_by(thinker.processor.tokenizer) if isinstance(thinker, LocalThinker) else None
+    if settings is None or settings.model is None or settings.base_url is not None:
+        return None
+    return learnt_by(settings.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,9 +484,9 @@ class _Run:
             if twice or not self.questions:
                 raise RecordError(f"the id {twice[0]!r} is there twice" if twice else "there is no question", "duplicate_id")
         self.root = questions_root(settings.data, settings.images)
-        local = settings.model if settings.base_url is None else None
-        learnt = None if local is None else learnt_by(local)
-        self.coordinates: Coordinates = "unit"
+        self._refuse_unheeded()
+        learnt = _learnt(thinker, settings)
+        self.coordinates: Coordinates = (settings.coordinates if settings.protocol == "structured" else None) or "unit"
         if settings.protocol == "chain":
             self.coordinates = coordinates_of(self.questions, settings.coordinates or learnt)
         asked = settings.coordinates if settings.protocol == "structured" else self.coordinates
@@ -481,7 +496,7 @@ class _Run:
         self._thinker = thinker
         if thinker is None and settings.base_url is not None:
             self._thinker = open_thinker(settings)  # an address that cannot be used is refused before it is noted anywhere
-        self.served = isinstance(self._thinker, ServedThinker)
+        self.served = isinstance(self._thinker, ServedThinker) and settings.completions is None
         self._progress = progress
         self._fresh = fresh
         self._asked = 0  # questions that are done with
@@ -490,7 +505,11 @@ class _Run:
             None if settings.completions is None else _completions(settings.completions, self.questions, settings.limit)
         )
         self._frames = {} if self._saved is None else {question.id: self._frame(question) for question in self.questions}
-        if self._saved and not settings.direct and not any(TAG.search(saved.text) for saved in self._saved.values()):
+        if (
+            self._saved
+            and settings.protocol == "chain"
+            and not any(TAG.search(saved.text) for saved in self._saved.values())
+        ):
             logger.warning(
                 "%s: none of the %d completions is a chain; score plain answers with --direct",
                 settings.completions,
@@ -505,6 +524,20 @@ class _Run:
                 self._journal = _Journal(journal_path(self.output), self.identity, fresh=fresh)
                 self._journal.as_ours = self._grown
 
+    def _refuse_unheeded(self) -> None:
+        """Refuse settings that only the command line acts on: it reads the questions by them.
+
+        Raises:
+            ConfigError: `depth` of questions that nobody has given an estimator, or `split` without a benchmark.
+        """
+        if self.settings.depth is not None and any(not question.has_depth for question in self.questions):
+            raise ConfigError(
+                f"depth {self.settings.depth}: questions come without depth; give `questions` of "
+                "sifthinker.thinking.with_depth(read_questions(…), model)"
+            )
+        if self.settings.split is not None and self.benchmark is None:
+            raise ConfigError(f"split {self.settings.split!r} is of a benchmark; see benchmarks.evaluate_benchmark")
+
     def _identity(self) -> dict[str, Any]:
         asked = self.settings
         found: dict[str, Any] = {"sifthinker": __version__, "data": asked.data}
@@ -513,6 +546,7 @@ class _Run:
             **asked.model_dump(include={"limit", "protocol", "rgb_only"}),
             **({} if self.benchmark is None or asked.split is None else {"split": asked.split}),
             **_told_reading(self.questions),
+            **_told_estimators(self.questions),
             "questions": identity_of(self.questions, self.root),  # behind the limit, which says better why they differ
         }
         if self.how.coordinates not in (None, "unit"):  # evaluations of chains in fractions stay as they were
@@ -675,9 +709,10 @@ class _Run:
                 if not left:  # another took the last one meanwhile
                     await meter.ended()
                     return
-                row, outage = await self._ask_one(thinker, left.pop())
+                row, outcome = await self._ask_one(thinker, left.pop())
                 # Nothing may come between an answer and its place in the journal: the run may be stopped there.
-                meter.see(outage)
+                if outcome is not None:
+                    meter.see(outcome)
                 self.take([row])
                 meter.see_tokens(row)
                 await meter.ended(answered=any(row.tokens))
@@ -692,8 +727,8 @@ class _Run:
                 f"question{'s are' if len(left) > 1 else ' is'} left. The same command with a greater --budget goes on"
             )
 
-    async def _ask_one(self, thinker: ServedThinker, question: Question) -> tuple[Row, EndpointError | None]:
-        """The row of one question, and why the server did not answer it, where that may pass."""
+    async def _ask_one(self, thinker: ServedThinker, question: Question) -> tuple[Row, Thought | Exception | None]:
+        """The row of one question, and what asking came to; None where its image cannot be read and nobody was asked."""
         try:
             image, depth = await in_thread(question.load, with_depth=not self.how.rgb_only)
         except (ImageError, DepthError) as error:
@@ -711,8 +746,7 @@ class _Run:
             if error.kind == "setup":
                 raise
             outcome = error
-        row = _row(question, self.root, prompt, outcome, self.benchmark)
-        return row, outcome if isinstance(outcome, EndpointError) and outcome.kind == "outage" else None
+        return _row(question, self.root, prompt, outcome, self.benchmark), outcome
 
     def _score(self, question: Question, completion: str) -> Row:
         direct = self.settings.direct
@@ -897,12 +931,13 @@ class _Meter:
                 "kept. The same command without --budget goes on"
             )
 
-    def see(self, outage: EndpointError | None) -> None:
+    def see(self, outcome: Thought | Exception) -> None:
         """Take note of whether the server answered.
 
         Raises:
             EndpointError: it did not, several times in a row, each after every retry.
         """
+        outage = outcome if isinstance(outcome, EndpointError) and outcome.kind == "outage" else None
         self._outages = self._outages + 1 if outage is not None else 0
         if outage is not None and self._outages >= FIRST_FAILURES:
             raise EndpointError(

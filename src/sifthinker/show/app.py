@@ -390,7 +390,8 @@ class Desk:
                 outcome = replace(outcome, note=asker.note_tokens(outcome.thought))
             outcome = replace(outcome, state="done", folder=Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder)))
             self.write(asker, outcome)
-        except (SIFError, ValueError) as error:  # a processor refuses images with a ValueError
+        # A processor refuses images with a ValueError, torch runs out of memory with a RuntimeError, a disk is full.
+        except (SIFError, ValueError, RuntimeError, OSError) as error:
             outcome = replace(outcome, error=self.sentence(error), state="done", silent_s=0)
         yield outcome
 
