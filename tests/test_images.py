@@ -181,7 +181,7 @@ def test_what_is_transparent_is_white(tmp_path: Path, name: str) -> None:
 def test_premultiplied_colours(mode: str) -> None:
     picture = Image.new("RGBA", (1, 1), (200, 200, 200, 51)).convert(mode.upper()).convert(mode)
     # A fifth of 200 and four fifths of 255 are 244; a premultiplied channel of 40 stands for 200.
-    found = images._on_white(picture, Path("i"), None, "")
+    found = images.as_loaded(picture, "i")
     np.testing.assert_allclose(np.asarray(found)[0, 0], 244, atol=1)
 
 
@@ -367,3 +367,46 @@ def test_a_data_url_is_exact_when_small_and_bounded_when_large() -> None:
         kind, found = decoded(noise, max_side)
         assert (kind, found.size) == ("data:image/jpeg", size)
     assert noise.size == (512, 300)  # ours is left as it was
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_an_opened_image_is_seen_as_its_file_is(tmp_path: Path, loaded: bool) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    ramp = np.arange(0, 60000, 10000, dtype=np.uint16).reshape(2, 3)
+    made = {
+        "clear.png": (Image.new("RGBA", (3, 2), (255, 0, 0, 0)), {}),
+        "half.png": (Image.new("LA", (3, 2), (0, 128)), {}),
+        "grey.png": (Image.fromarray(ramp), {}),
+        "turned.tiff": (Image.fromarray(ramp), {"exif": turned, "compression": "tiff_lzw"}),
+        "turned.png": (Image.fromarray(ramp), {"exif": turned}),
+        "key.png": (Image.new("RGB", (3, 2), (9, 8, 7)), {"transparency": (9, 8, 7)}),
+        "palette.gif": (Image.new("P", (3, 2), 1), {"transparency": 1}),
+        "plain.jpg": (Image.new("RGB", (3, 2), (9, 8, 7)), {"exif": turned}),
+    }
+    for name, (picture, options) in made.items():
+        path = tmp_path / name
+        picture.save(path, **options)  # type: ignore[arg-type]
+        with Image.open(path) as opened:
+            if loaded:
+                opened.load()
+            size = opened.size
+            found = images.as_loaded(opened, name)
+            assert (found.mode, opened.size) == ("RGB", size)
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(images.load_image(path)), err_msg=name)
+    # 20000 / 257 = 77.8; and what is made in memory has no file.
+    assert images.as_loaded(Image.fromarray(np.full((1, 1), 20000, np.uint16)), "").getpixel((0, 0)) == (78, 78, 78)
+    assert images.as_loaded(Image.new("RGBA", (1, 1), (255, 0, 0, 0)), "").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_opened_image_that_cannot_be_shown_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.effect_noise((64, 64), 90).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    with pytest.raises(ImageError, match=r"^task\[0\]: the image is broken"):
+        images.as_loaded(Image.open(tmp_path / "cut.png"), "task[0]")
+    with pytest.raises(ImageError, match=r"^task\[0\]: with values from .* nobody knows what is white"):
+        images.as_loaded(Image.fromarray(np.array([[0.1, 0.9]], np.float32)), "task[0]")
+    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 6)
+    images.as_loaded(Image.new("L", (3, 2)), "task[0]")
+    with pytest.raises(ImageError, match=r"^task\[0\]: the size is 7×1; wanted 1 to 6 pixels"):
+        images.as_loaded(Image.new("L", (7, 1)), "task[0]")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sifthinker.coordinates import UNIT, Frame
 from sifthinker.depth import DepthMap
-from sifthinker.errors import ConfigError, EndpointError, ModelError
+from sifthinker.errors import ConfigError, EndpointError, ImageError, ModelError
 from sifthinker.lmms.asking import RequestQuestion, ask_all
 from sifthinker.lmms.replies import Reply, boxes_of, letter_of
 from sifthinker.lmms.requests import Asked, asked_in, bare_question, options_in
@@ -109,6 +109,15 @@ def test_images_are_turned_upright_and_read_from_files(tmp_path: Path) -> None:
     with Image.open(tmp_path / "turned.jpg") as opened:
         asked = asked_in([user(image(opened), image(str(tmp_path / "turned.jpg")), text("Why?"))], "t")
     assert [one.size for one in asked.images] == [(100, 200)] * 2
+
+
+def test_images_of_any_mode_are_seen_as_their_files_are() -> None:
+    clear, grey = Image.new("RGBA", (2, 2), (255, 0, 0, 0)), Image.fromarray(np.full((2, 2), 20000, np.uint16))
+    asked = asked_in([user(image(clear), image(grey), text("Why?"))], "t")
+    # On white; 20000 / 257 = 77.8.
+    assert [one.getpixel((0, 0)) for one in asked.images] == [(255, 255, 255), (78, 78, 78)]
+    with pytest.raises(ImageError, match=r"^task\[0\]: the size is 0×4; wanted 1 to"):
+        asked_in([user(image(Image.new("RGB", (0, 4))), text("Why?"))], "task[0]")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ _NOT_SCALED = 1 << 14
 _warned: set[str] = set()
 _BITS_PER_SAMPLE = 258  # a TIFF tag
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
+_SIXTEEN_BIT_COLOURS = "RGB;16B"  # of a PNG, in Pillow's words
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value for negatives
 # What trainers and browsers open alike; other files are written anew.
 _COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
@@ -61,6 +62,38 @@ def decode_image(path: str | os.PathLike[str], data: bytes) -> tuple[Image.Image
     """
     found = _load(Path(path), data)
     return found.image, found.common
+
+
+def as_loaded(image: Image.Image, where: str) -> Image.Image:
+    """An image that Pillow opened or made, as `load_image` gives that of a file: upright, RGB, on white, of a bounded size.
+
+    The image itself stays as it is, but that its pixels are read; of an animation this is the frame that it stands at.
+
+    Args:
+        image: of any mode.
+        where: where it comes from, for messages.
+    Raises:
+        ImageError: broken, without pixels, more than 100 million pixels, or of values of which nobody knows what is white.
+    Example:
+        >>> as_loaded(Image.new("RGBA", (2, 1), (255, 0, 0, 0)), "a clear pixel").getpixel((0, 0))
+        (255, 255, 255)
+    """
+    if fault := format_fault(image) or size_fault(image.size):
+        raise ImageError(f"{where}: {fault}", "broken_image")
+    try:
+        sample = _sample(image)
+        sixteen = _is_sixteen_bit(image)
+        image.load()
+        _check_size(where, image)
+        if sixteen:
+            _warn_if_not_scaled(image, where)
+        upright = ImageOps.exif_transpose(image)
+        if not upright.has_transparency_data:
+            return _to_rgb(upright, where, image)
+        # The lower bytes of colours with 16 bits are gone: their key is compared by the upper ones.
+        return _on_white(upright, where, None, "" if sample == _SIXTEEN_BIT_COLOURS else sample, image)
+    except BROKEN_IMAGE as error:
+        raise _broken(where, error) from None
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[Image.Image, bool]:
@@ -176,8 +209,8 @@ def _load(path: Path, data: bytes | None = None) -> _Loaded:
                 still = not getattr(image, "is_animated", False) or image.format == "MPO"
                 return _Loaded(image, upright and still and image.format in _COMMON_FORMATS, True)
             if opaque:
-                return _Loaded(_to_rgb(image, path), False, image.mode in _PLAIN_MODES)
-            return _Loaded(_on_white(image, path, data, sample), False, False)
+                return _Loaded(_to_rgb(image, path, image), False, image.mode in _PLAIN_MODES)
+            return _Loaded(_on_white(image, path, data, sample, image), False, False)
         except BROKEN_IMAGE as error:
             raise _broken(path, error) from None
 
@@ -195,7 +228,7 @@ def _open(path: Path, data: bytes | None = None) -> ImageFile.ImageFile:
     return image
 
 
-def _check_size(path: Path, image: Image.Image) -> None:
+def _check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
     if fault := size_fault(image.size):
         raise ImageError(f"{path}: {fault}", "broken_image")
 
@@ -216,17 +249,19 @@ def _with_alpha(image: ImageFile.ImageFile, path: Path, data: bytes | None) -> I
     return Image.open(io.BytesIO(changed))
 
 
-def _sample(image: ImageFile.ImageFile) -> str:
+def _sample(image: Image.Image) -> str:
     """How a PNG that is not yet loaded stores a pixel, in Pillow's words: `L;4` is 4-bit grey."""
-    stored = image.tile[0].args if image.format == "PNG" and image.tile else ""
+    tile = getattr(image, "tile", None)  # only what comes from a file has one
+    stored = tile[0].args if image.format == "PNG" and tile else ""
     return stored if isinstance(stored, str) else ""
 
 
-def _is_sixteen_bit(image: ImageFile.ImageFile) -> bool:
+def _is_sixteen_bit(image: Image.Image) -> bool:
     """Whether a PNG or TIFF that is not yet loaded stores 16 bits a sample and does not say what white is."""
-    if image.format not in ("PNG", "TIFF") or not image.tile or _twelve_bits(image):
+    tile = getattr(image, "tile", None)
+    if image.format not in ("PNG", "TIFF") or not tile or _twelve_bits(image):
         return False
-    args = image.tile[0].args
+    args = tile[0].args
     stored = args if isinstance(args, str) else str(args[0]) if args else ""
     return ";16" in stored and not image.mode.startswith("F")
 
@@ -236,7 +271,7 @@ def _twelve_bits(image: Image.Image) -> bool:
     return image.format == "TIFF" and image.tag_v2.get(_BITS_PER_SAMPLE) == (12,)  # type: ignore[attr-defined]
 
 
-def _warn_if_not_scaled(image: Image.Image, path: Path) -> None:
+def _warn_if_not_scaled(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Log, once in a process, that a picture of 16 bits uses so few of them that it is nearly black."""
     values = np.asarray(image)
     if image.mode.startswith("I"):
@@ -254,11 +289,13 @@ def _warn_if_not_scaled(image: Image.Image, path: Path) -> None:
         )
 
 
-def _on_white(image: Image.Image, path: Path, data: bytes | None, sample: str) -> Image.Image:
+def _on_white(
+    image: Image.Image, path: str | os.PathLike[str], data: bytes | None, sample: str, source: Image.Image
+) -> Image.Image:
     """An image with transparency of any kind, on white."""
     if image.mode in ("1", "L", "RGB") or image.mode.startswith("I"):
         clear = _is_key(image, path, data, sample)
-        layer, alpha = _to_rgb(image, path), Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+        layer, alpha = _to_rgb(image, path, source), Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
     else:
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = layer.getchannel("A")
@@ -267,37 +304,39 @@ def _on_white(image: Image.Image, path: Path, data: bytes | None, sample: str) -
     return white
 
 
-def _is_key(image: Image.Image, path: Path, data: bytes | None, sample: str) -> NDArray[np.bool_]:
+def _is_key(image: Image.Image, path: str | os.PathLike[str], data: bytes | None, sample: str) -> NDArray[np.bool_]:
     """(H, W): which pixels have the one colour that the file declares transparent."""
     key = np.array(image.info["transparency"])
     levels = np.asarray(image.convert("L") if image.mode == "1" else image)
     # Pillow spreads grey of 2 or 4 bits over 0 to 255, but not its key.
     key = key * {"L;2": 85, "L;4": 17}.get(sample, 1)
-    if sample == "RGB;16B":
+    if sample == _SIXTEEN_BIT_COLOURS:
         # Pillow keeps the upper byte of each channel; reading the file as little-endian gives the lower one.
-        with _open(path, data) as lower:
+        with _open(Path(path), data) as lower:
             lower.tile = [part._replace(args="RGB;16L") for part in lower.tile]
             lower.load()
             ImageOps.exif_transpose(lower, in_place=True)
             levels = levels.astype(np.uint16) << 8 | np.asarray(lower)
+    elif image.mode == "RGB" and key.max() > np.iinfo(np.uint8).max:
+        key = key >> 8
     clear: NDArray[np.bool_] = np.equal(levels.reshape(*levels.shape[:2], -1), key).all(axis=2)
     return clear
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """The colours alone, transparency left out."""
+def _to_rgb(image: Image.Image, path: str | os.PathLike[str], source: Image.Image) -> Image.Image:
+    """The colours alone, transparency left out; `source` is the image as it was opened, which knows its file's tags."""
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
     values = np.asarray(image)
     # Pillow scales grey of a PGM to 16 bits; all else of 32 bits, or of fractions, has no white.
-    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and source.format == "PPM")):
         raise ImageError(
             f"{path}: with values from {values.min():g} to {values.max():g} (mode {image.mode}) nobody knows what is white; "
             "save it with 8 or 16 bits a channel",
             "broken_image",
         )
-    white = (1 << 12) - 1 if _twelve_bits(image) else _SIXTEEN_BITS
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+    white = (1 << 12) - 1 if _twelve_bits(source) else _SIXTEEN_BITS
+    if source.format == "TIFF" and source.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
         values = white - values
     # Rounded; Pillow would clip what is above 255.
     return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)).convert("RGB")

@@ -35,6 +35,23 @@ def test_both_forms_give_the_same_questions(lines: bool, tmp_path: Path) -> None
     assert len(VSTAR.read(tmp_path / "vstar", "test", images=None, limit=3)) == 3
 
 
+@pytest.mark.parametrize("beside_images", [True, False])
+def test_boxes_lie_beside_the_images_or_the_questions(beside_images: bool, tmp_path: Path) -> None:
+    """Where images lie in a folder of their own, a box lost without a word would leave HIoU without questions."""
+    write_vstar(tmp_path / "all", lines=True)
+    lines = tmp_path / "questions" / "test_questions.jsonl"
+    lines.parent.mkdir()
+    (tmp_path / "all" / lines.name).rename(lines)
+    if not beside_images:
+        for told in list((tmp_path / "all").glob("*/*.json")):
+            place = lines.parent / told.relative_to(tmp_path / "all")
+            place.parent.mkdir(exist_ok=True)
+            told.rename(place)
+    for data in (lines.parent, lines):
+        found = VSTAR.read(data, "test", images=tmp_path / "all", limit=None)
+        assert [question.boxes for question in found] == [((0.1, 0.1, 0.3, 0.3),)] * 10
+
+
 def test_options_of_the_folders_are_shuffled_and_always_in_the_same_way(tmp_path: Path) -> None:
     """The first option of every file is right: whoever says A would be right on all."""
     read = [VSTAR.read(write_vstar(tmp_path / name), "test", images=None, limit=None) for name in ("a", "b")]
@@ -185,4 +202,9 @@ def test_options_in_a_row_and_on_lines() -> None:
     assert split_options("A. red\nB. blue") == ("A. red\nB. blue", ())
     assert split_options("(A) red (B) blue") == ("(A) red (B) blue", ())
     assert split_options("Is it on (B) or (C)?") == ("Is it on (B) or (C)?", ())
+    # A question that speaks of things by letters has its options behind it; an option that does so begins none.
+    asked = "What is the colour of (A) or (B) sign?"
+    assert split_options(f"{asked} (A) red (B) blue") == (asked, ("red", "blue"))
+    assert split_options("Is (B) above (C)?\n(A) yes\n(B) no") == ("Is (B) above (C)?", ("yes", "no"))
+    assert split_options("Which? (A) red (B) blue (C) both (A) and (B) are")[0] == "Which?"
     assert split_options("Which? (A) red (B) blue (B) green") == ("Which?", ("red", "blue", "green"))

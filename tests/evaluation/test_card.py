@@ -133,6 +133,37 @@ def test_a_card_is_of_one_model(asked: Path, tmp_path: Path) -> None:
     write_card(card, [_by(toy, "stand"), _by(plain, "stand")])  # which replace all
 
 
+def test_names_do_not_depend_on_the_current_folder(asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card written again elsewhere replaces its results, and adds none."""
+    monkeypatch.chdir(tmp_path)
+    plain = _evaluated(asked, tmp_path / "plain.json")
+    local = _by(plain, "runs/sft", weights="a" * 64, data="data/q.jsonl")
+    hub = _by(plain, "owner/model", weights=None, data="owner/set")
+    saved = _of(plain, completions="runs/said.jsonl")
+    before = [(numbers(one)["model"], numbers(one)["data"], card_section([one])) for one in (local, hub, saved)]
+    assert [one[:2] for one in before] == [
+        ("sft", "q.jsonl"), ("owner/model", "owner/set"), ("said.jsonl", "questions.jsonl"),
+    ]  # fmt: skip
+    for folder in ("runs/sft", "owner/model", "owner/set", "data/q.jsonl", "runs/said.jsonl"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert [(numbers(one)["model"], numbers(one)["data"], card_section([one])) for one in (local, hub, saved)] == before
+    for path in ("/home/me/sft", "./sft", "../runs/sft", "~/sft", r"C:\\runs\\sft", "a/b/sft/"):
+        assert numbers(_by(plain, path, weights=None))["model"] == "sft"
+
+
+def test_an_evaluation_file_writes_no_html_into_a_card(asked: Path, tmp_path: Path) -> None:
+    bad = "--> <script>x</script>"
+    toy = _by(_evaluated(asked, tmp_path / "toy.json", _toy()), "m")
+    for name in ("weights", "questions", "completions_sha256", "protocol", "sifthinker", "limit", "split", "data", "model"):
+        section = card_section([_of(toy, **{name: f"chain {bad}"})])
+        assert "> <script" not in section.replace(r"\>", ""), name
+        assert section.count("-->") == 4, name  # the marks of the section and of its one part
+    assert "protocol unknown" in card_section([_of(toy, protocol=bad)])
+    whole = card_section([_of(toy, weights="a" * 64, protocol="structured")])
+    assert f"weights `{'a' * 12}`" in whole
+    assert "protocol structured" in whole
+
+
 def test_the_same_twice_is_refused_and_other_ways_of_asking_are_not(asked: Path, tmp_path: Path) -> None:
     toy = _by(_evaluated(asked, tmp_path / "toy.json", _toy()), "m")
     card = tmp_path / "README.md"

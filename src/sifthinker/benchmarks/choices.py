@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from string import ascii_uppercase
 
 from sifthinker.errors import RecordError
@@ -13,6 +14,7 @@ from sifthinker.records import shown
 
 _MARK = re.compile(r"\(([A-Z])\)\s*")
 _LINE = re.compile(r"^[ \t]*([A-Z])[.:)][ \t]+", re.MULTILINE)
+_SENTENCE_END = re.compile(r"[?.!:\n][ \t]*$")
 _INSTRUCTION = re.compile(r"\s*\bAnswer with the option'?s letter[^.\n]*\.?\s*", re.IGNORECASE)
 
 
@@ -20,8 +22,9 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]]:
     """A question and the options that its text holds: "(A) … (B) …" on lines of their own or in a row, or "A. …" on lines of
     their own.
 
-    An instruction to answer with the option's letter is left out: prompts bring their own. Options count by their place, so
-    that a letter which is there twice does no harm.
+    A question may speak of things by letters itself: of marks "(A)" with "(B)" next, the options begin with the last one
+    that opens a sentence or a line. An instruction to answer with the option's letter is left out: prompts bring their own.
+    Options count by their place, so that a letter which is there twice does no harm.
 
     Returns:
         The question and its options; the whole text and none where it holds no such options.
@@ -30,8 +33,8 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]]:
         ('Which is red?', ('the cup', 'the vase'))
     """
     bare = _INSTRUCTION.sub("\n", text).strip()
-    marks = list(_MARK.finditer(bare))
-    if len(marks) < 2 or marks[0][1] != "A":
+    marks = _option_marks(bare)
+    if len(marks) < 2:
         marks = list(_LINE.finditer(bare))
         if "".join(mark[1] for mark in marks) != ascii_uppercase[: len(marks)]:
             return bare, ()
@@ -40,6 +43,19 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]]:
     ends = [mark.start() for mark in marks[1:]] + [len(bare)]
     options = tuple(bare[mark.end() : end].strip().rstrip(".,;") for mark, end in zip(marks, ends, strict=True))
     return (bare[: marks[0].start()].strip(), options) if all(options) else (bare, ())
+
+
+def _option_marks(text: str) -> list[re.Match[str]]:
+    """The marks "(A)", "(B)" … from the one on with which the options begin; none where no "(A)" does."""
+    marks = list(_MARK.finditer(text))
+    starts = [
+        number
+        for number, (mark, following) in enumerate(pairwise(marks))
+        if (mark[1], following[1]) == ("A", "B") and _SENTENCE_END.search(text[: mark.start()])
+    ]
+    if starts:
+        return marks[starts[-1] :]
+    return marks if marks and marks[0][1] == "A" else []
 
 
 def in_seeded_order(options: Sequence[str], seed: str) -> tuple[str, ...]:

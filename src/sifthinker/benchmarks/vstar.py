@@ -69,7 +69,10 @@ def read(
 
 
 def _of_lines(path: Path, root: Path, split: str) -> Iterator[Question]:
-    """Questions of the file that holds them as texts with lettered options; the boxes are in the files beside the images."""
+    """Questions of the file that holds them as texts with lettered options; the boxes are in the files beside the images.
+
+    Where the images lie in a folder of their own, those files may have stayed beside the questions.
+    """
     for number, row in read_jsonl(path):
         place = f"{path.name}:{number}"
         name, kind = text_of(row, "image", place), text_of(row, "category", place)
@@ -78,7 +81,10 @@ def _of_lines(path: Path, root: Path, split: str) -> Iterator[Question]:
         if not options:
             raise RecordError(f"{place}: text is {shown(row['text'])}, wanted a question with options (A) … (B) …")
         index = index_of_letter(text_of(row, "label", place), options, place)
-        beside = file_in(path.parent, Path(name).with_suffix(".json").as_posix(), place)
+        boxes = Path(name).with_suffix(".json").as_posix()
+        beside = file_in(root, boxes, place)
+        if not beside.is_file():
+            beside = file_in(path.parent, boxes, place)
         told = read_json(beside) if beside.is_file() else {}
         yield _question(image, name, kind, asked, options, index, _boxes(told, image, str(beside)), split, place)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -16,6 +16,7 @@ from sifthinker.errors import ConfigError, need
 from sifthinker.evaluation.metrics import Result
 from sifthinker.evaluation.run import Evaluation
 from sifthinker.files import atomic_write, sha256, to_json
+from sifthinker.literals import ThinkProtocol
 
 FORMAT = 1  # of the JSON object
 _BEGIN, _END = "<!-- sifthinker results -->", "<!-- end of sifthinker results -->"
@@ -23,6 +24,11 @@ _PART_END = "<!-- end of sifthinker result -->"
 _SECTION = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
 _PART = re.compile(r"<!-- sifthinker result (\S+) (\S+) (\S+) -->.*?" + re.escape(_PART_END), re.DOTALL)
 _HEAD = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|$)", re.DOTALL)
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
+_FILE_ENDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow")
+_HEX = re.compile(r"[0-9a-f]{12,128}")
+_HASHES = ("weights", "questions", "completions_sha256")
+_UNKNOWN = "unknown"
 # Of the settings: what tells which weights were asked which questions, and how. Paths of this machine are left out.
 _TOLD = (
     "sifthinker", "prompt_version", "weights", "questions", "completions_sha256", "benchmark", "split", "limit", "protocol",
@@ -47,9 +53,9 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
     settings = evaluation.settings
     found: dict[str, Any] = {
         "format": FORMAT,
-        "model": _name(settings.get("model") or settings.get("completions") or "model"),
+        "model": _model(settings) or _name(settings.get("completions") or "model"),
         "data": _name(settings.get("data") or ""),
-        "settings": {name: settings[name] for name in _TOLD if settings.get(name) is not None},
+        "settings": _told(settings),
         "questions": len(evaluation.rows),
         "not_asked": evaluation.errors,
         "metrics": {
@@ -61,6 +67,22 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
         found |= {"benchmark": evaluation.benchmark["title"], "source": evaluation.benchmark["source"]}
         found["table"] = evaluation.benchmark["table"]
     return found
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are published; what no evaluation of ours writes there is left out, or said to be unknown."""
+    found = {name: settings[name] for name in _TOLD if settings.get(name) is not None}
+    found = {name: value for name, value in found.items() if name not in _HASHES or _hash(value)}
+    if not isinstance(found.get("limit", 0), int):
+        del found["limit"]
+    if found.get("protocol", "chain") not in get_args(ThinkProtocol):
+        found["protocol"] = _UNKNOWN
+    return found
+
+
+def _hash(value: Any) -> str:
+    """A hash in hexadecimal digits, which a comment of HTML can hold; "" for anything else."""
+    return value if isinstance(value, str) and _HEX.fullmatch(value) else ""
 
 
 def card_section(
@@ -114,7 +136,11 @@ def _part(key: str, evaluation: Evaluation, model: str | None) -> str:
         parts += ["| metric | mean (95 % interval), count |", "| --- | --- |"]
         parts += [f"| {_plain(name)} | {_cell(result)} |" for name, result in evaluation.results.items()]
     hashes = [f"{name} `{said[name][:12]}`" for name in ("weights", "questions") if said.get(name)]
-    parts += ["", f"sifthinker {said.get('sifthinker', '')}; SHA-256 of {' and '.join(hashes)}." if hashes else "", ""]
+    parts += [
+        "",
+        f"sifthinker {_plain(said.get('sifthinker', ''))}; SHA-256 of {' and '.join(hashes)}." if hashes else "",
+        "",
+    ]
     return "\n".join([*parts, _PART_END])
 
 
@@ -142,8 +168,8 @@ def _slug(text: str) -> str:
 def _who(evaluation: Evaluation, model: str | None) -> tuple[str, str]:
     """Of which model an evaluation is: (start of the SHA-256 of its weights, its name); "-" for what nobody knows."""
     settings = evaluation.settings
-    name = settings.get("model") or ("" if model else settings.get("completions")) or ""
-    return str(settings.get("weights") or "-")[:12], _slug(_name(str(name))) if name else "-"
+    name = _model(settings) or ("" if model else _name(settings.get("completions") or ""))
+    return _hash(settings.get("weights"))[:12] or "-", _slug(name) if name else "-"
 
 
 def _same(one: tuple[str, str], other: tuple[str, str]) -> bool:
@@ -286,13 +312,23 @@ def _cell(result: Result | None) -> str:
     return "–" if result is None else f"{result.mean:.3f} ({result.low:.3f} to {result.high:.3f}), {result.count:,}"
 
 
-def _name(text: str) -> str:
-    """The last part of a path of this machine, which the world need not know; a name of the hub as it is."""
-    local = Path(text).is_absolute() or text.startswith((".", "~")) or Path(text).exists() or text.count("/") != 1
-    return Path(text).name if local else text
+def _model(settings: Mapping[str, Any]) -> str:
+    """The name of the model that was asked; a model whose weights were hashed is a folder. "" where none was asked."""
+    return _name(settings.get("model") or "", local=settings.get("weights") is not None)
 
 
-def _plain(text: str) -> str:
+def _name(told: Any, *, local: bool = False) -> str:
+    """The last part of a path, which the world need not know; a name of the hub, `owner/name`, as it is.
+
+    The text alone decides, and never what lies in the current folder: the same evaluation has the same name everywhere.
+    """
+    text = str(told)
+    if local or not _HUB_NAME.fullmatch(text) or text.lower().endswith(_FILE_ENDS):
+        return re.split(r"[\\/]+", text.rstrip("\\/"))[-1]
+    return text
+
+
+def _plain(text: Any) -> str:
     """A text of data that no Markdown and no HTML of a card takes for its own."""
     line = " ".join(str(text).split())
     return re.sub(r"([\\`*_{}\[\]<>|#&!])", r"\\\1", line)

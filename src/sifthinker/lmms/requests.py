@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sifthinker.benchmarks.choices import split_options
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError
-from sifthinker.images import load_image
+from sifthinker.images import as_loaded, load_image
 from sifthinker.prompts import with_several_images
 from sifthinker.records import shown
 
@@ -76,7 +76,7 @@ def asked_in(messages: Any, where: str) -> Asked:
         where: task and question, for messages.
     Raises:
         ConfigError: a conversation of several turns, a video or sound, or something that is no message.
-        ImageError: an image's file cannot be read.
+        ImageError: an image cannot be read, or is too large.
     Example:
         >>> asked_in([{"role": "user", "content": "What is it?\\nAnswer with the option letter only."}], "task").text
         'What is it?'
@@ -99,7 +99,7 @@ def asked_in(messages: Any, where: str) -> Asked:
             elif kind == "image" and isinstance(value, DepthMap):
                 depths.append(value)
             elif kind == "image" and isinstance(value, Image.Image):
-                images.append(ImageOps.exif_transpose(value).convert("RGB"))
+                images.append(as_loaded(value, where))
             elif kind == "image" and isinstance(value, str):
                 images.append(load_image(value))
             else:
