@@ -410,3 +410,17 @@ def test_an_opened_image_that_cannot_be_shown_is_named(tmp_path: Path, monkeypat
     images.as_loaded(Image.new("L", (3, 2)), "task[0]")
     with pytest.raises(ImageError, match=r"^task\[0\]: the size is 7×1; wanted 1 to 6 pixels"):
         images.as_loaded(Image.new("L", (7, 1)), "task[0]")
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_turned_tiff_is_upright(tmp_path: Path, compression: str) -> None:
+    values = np.arange(0, 60, 10, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "i.tiff"
+    Image.fromarray(values).save(path, exif=exif, compression=compression)
+    assert images.image_size(path) == images.load_image(path).size == (2, 3)
+    with Image.open(path) as opened:
+        theirs = images.as_loaded(opened, "i")
+    for found in (images.load_image(path), theirs):
+        assert np.asarray(found)[..., 0].tolist() == [[30, 0], [40, 10], [50, 20]]

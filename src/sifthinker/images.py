@@ -27,6 +27,7 @@ _warned: set[str] = set()
 _BITS_PER_SAMPLE = 258  # a TIFF tag
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lay the image on its side
 _SIXTEEN_BIT_COLOURS = "RGB;16B"  # of a PNG, in Pillow's words
+_STORED_SIZE = (256, 257)  # TIFF tags: width and height
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag and its value for negatives
 # What trainers and browsers open alike; other files are written anew.
 _COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
@@ -83,7 +84,7 @@ def as_loaded(image: Image.Image, where: str) -> Image.Image:
     try:
         sample = _sample(image)
         sixteen = _is_sixteen_bit(image)
-        image.load()
+        _read_pixels(image)
         _check_size(where, image)
         if sixteen:
             _warn_if_not_scaled(image, where)
@@ -121,6 +122,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _open(Path(path)) as image:
         width, height = image.size
+        if image.format == "TIFF":  # some versions of Pillow give the size of a turned one upright, others as it is stored
+            width, height = (int(image.tag_v2[tag]) for tag in _STORED_SIZE)  # type: ignore[attr-defined]
         if width == height or (image.format == "PNG" and not _tells_orientation(Path(path))):
             return width, height  # Pillow reads all of a PNG to know its orientation, which hardly any has
         try:
@@ -198,7 +201,7 @@ def _load(path: Path, data: bytes | None = None) -> _Loaded:
             image = _with_alpha(image, path, data)
             sample = _sample(image)
             sixteen = _is_sixteen_bit(image)
-            image.load()
+            _read_pixels(image)
             _check_size(path, image)  # an icon's header, for one, may state another size than its picture has
             if sixteen:
                 _warn_if_not_scaled(image, path)
@@ -226,6 +229,19 @@ def _open(path: Path, data: bytes | None = None) -> ImageFile.ImageFile:
         raise ImageError(f"{path}: {fault}; save it as PNG or JPEG", "broken_image")
     _check_size(path, image)
     return image
+
+
+def _read_pixels(image: Image.Image) -> None:
+    """Load an image, a TIFF without mapping its file: Pillow 12.3 maps one that lies on its side in rows of wrong length."""
+    name = getattr(image, "filename", None)
+    if image.format != "TIFF" or not name:
+        image.load()
+        return
+    image.filename = ""  # type: ignore[attr-defined]  # what has no name is read
+    try:
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
 
 
 def _check_size(path: str | os.PathLike[str], image: Image.Image) -> None:
