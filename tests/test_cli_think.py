@@ -407,3 +407,15 @@ class TestPython:
         asked = questions_about(album, "What?").questions[:2]
         found, gone = think_many(settings, asked, tmp_path / "t.jsonl", data=album)
         assert ([row.answer for row in found.rows], gone) == (["cat", "cat"], {})
+
+
+def test_a_trial_of_the_first_questions_of_a_server_goes_on(photo_folder: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"q{n}", "image": "cat.png", "question": f"What is {n}?"} for n in range(4)]
+    data, output = photo_folder / "many.jsonl", tmp_path / "t.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serve(lambda request, number: "cat") as (url, requests):
+        words = ["think", data, "--base-url", url, "--model", "vlm", "--direct", "-o", output]
+        assert sif(*words, "--limit", 2).exit_code == 0
+        assert sif(*words).exit_code == 0
+    assert len(requests) == 4
+    assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == ["q0", "q1", "q2", "q3"]

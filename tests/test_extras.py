@@ -180,7 +180,11 @@ def test_every_optional_import_is_of_an_extra() -> None:
 
     extras = {name: imports(found) for name, found in project["optional-dependencies"].items()}
     # By which package.
-    brought = {"pyarrow": "datasets", **dict.fromkeys(("huggingface_hub", "tokenizers", "safetensors"), "transformers")}
+    brought = {
+        "pyarrow": "datasets",
+        "starlette": "gradio",
+        **dict.fromkeys(("huggingface_hub", "tokenizers", "safetensors"), "transformers"),
+    }
     for module, extra in EXTRAS.items():
         assert brought.get(module, module) in extras[extra] | (extras["models"] if extra == "train" else set())
     used = set()

@@ -39,6 +39,7 @@ EXTRAS = {
     "ray": "ray",
     "supervision": "supervision",
     "gradio": "app",
+    "starlette": "app",
 }
 
 
