@@ -102,7 +102,7 @@ class TestJson:
 
     def test_a_direct_answer_has_no_steps(self, ramp: DepthMap) -> None:
         told = thought_to_json(Thought("What?", PICTURE, ramp, CHAIN, protocol="direct"))
-        assert (told["steps"], told["problems"], told["answer"]) == ([], [], "<answer>cat</answer>")
+        assert (told["steps"], told["problems"], told["answer"]) == ([], [], "cat")
 
 
 @pytest.fixture
