@@ -233,3 +233,14 @@ def test_the_command(asked: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke(main, ["eval", "card", str(asked)])
     assert run.exit_code == 2
     assert "not JSON" in run.stderr or "not an evaluation" in run.stderr
+
+
+def test_estimated_depth_is_another_way_of_asking_and_names_no_folder(asked: Path, tmp_path: Path) -> None:
+    plain = _evaluated(asked, tmp_path / "e.json")
+    named = {**plain.settings, "depth": "/home/me/depth-anything-small"}
+    estimated = Evaluation(named, plain.rows, benchmark=plain.benchmark)
+    assert numbers(estimated)["settings"]["depth"] == "depth-anything-small"
+    section = card_section([plain, estimated])  # neither replaces the other
+    assert section.count("### questions") == 2
+    assert "depth estimated by depth-anything-small" in section
+    assert "/home/me" not in section

@@ -33,7 +33,7 @@ _UNKNOWN = "unknown"
 _TOLD = (
     "sifthinker", "prompt_version", "weights", "questions", "completions_sha256", "benchmark", "split", "limit", "protocol",
     "coordinates", "rgb_only", "show_choices", "batch_size", "max_new_tokens", "max_pixels", "image_format", "grammar",
-    "dtype", "depth_encoding", "depth_near", "depth_hole",
+    "dtype", "depth", "depth_encoding", "depth_near", "depth_hole",
 )  # fmt: skip
 
 
@@ -73,6 +73,8 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are published; what no evaluation of ours writes there is left out, or said to be unknown."""
     found = {name: settings[name] for name in _TOLD if settings.get(name) is not None}
     found = {name: value for name, value in found.items() if name not in _HASHES or _hash(value)}
+    if "depth" in found:  # models may be folders of this machine
+        found["depth"] = ", ".join(map(_name, str(found["depth"]).split(", ")))
     if not isinstance(found.get("limit", 0), int):
         del found["limit"]
     if found.get("protocol", "chain") not in get_args(ThinkProtocol):
@@ -120,6 +122,7 @@ def _part(key: str, evaluation: Evaluation, model: str | None) -> str:
     title = found.get("benchmark") or found["data"]
     how = [f"{found['questions']:,} questions", f"protocol {said.get('protocol', 'chain')}"]
     how += ["RGB only"] if said.get("rgb_only") else []
+    how += [f"depth estimated by {_plain(said['depth'])}"] if said.get("depth") else []
     how += [f"the first {said['limit']:,} of them"] if said.get("limit") else []
     how += [f"split {_plain(said['split'])}"] if said.get("split") else []
     how += [f"{found['not_asked']:,} could not be asked"] if found["not_asked"] else []
@@ -149,6 +152,7 @@ def _how(found: Mapping[str, Any]) -> str:
     said = found["settings"]
     parts = [str(said.get("protocol", "chain"))]
     parts += ["RGB only"] if said.get("rgb_only") else []
+    parts += [f"depth by {said['depth']}"] if said.get("depth") else []
     parts += [f"first {said['limit']}"] if said.get("limit") else []
     return ", ".join(parts)
 
