@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from sifthinker.ask_settings import DepthFiles
 from sifthinker.boxes import as_unit_boxes
 from sifthinker.depth_files import (
     HOLES_MARK,
@@ -311,6 +312,15 @@ class DepthReading:
 
     def __post_init__(self) -> None:
         check_options(self.encoding, self.near, self.holes)
+
+    @classmethod
+    def of(cls, files: DepthFiles) -> DepthReading:
+        """How settings say that depth files are read.
+
+        Raises:
+            DepthError: settings that no file can be read by.
+        """
+        return cls(files.depth_encoding, files.depth_near, files.depth_hole)
 
     def read(self, path: str | os.PathLike[str], size: tuple[int, int]) -> DepthMap:
         """The depth of an image of `size` (width, height).

@@ -92,19 +92,3 @@ def right_letter(question: Question) -> str:
         if question.answers == (right_answer(question.choices, index),):
             return ascii_uppercase[index]
     return ""
-
-
-def check_unique(questions: Sequence[Question]) -> list[Question]:
-    """The questions, each of which has an id of its own.
-
-    Raises:
-        RecordError: two have the same, which names both places; or there is no question.
-    """
-    first: dict[str, str] = {}
-    for question in questions:
-        if question.id in first:
-            raise RecordError(
-                f"{question.source}: the id {question.id[:100]!r} was there before, at {first[question.id]}", "duplicate_id"
-            )
-        first[question.id] = question.source
-    return list(questions)

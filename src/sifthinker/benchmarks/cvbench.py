@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sifthinker.benchmarks.choices import check_unique, index_of_letter, right_answer, right_letter
+from sifthinker.benchmarks.choices import index_of_letter, right_answer, right_letter
 from sifthinker.benchmarks.hub import TableQuestion, TableRow, table_rows
+from sifthinker.benchmarks.listed import listed
 from sifthinker.errors import RecordError
 from sifthinker.evaluation.benchmark import Benchmark, Estimate, Headline, Metric, Statistic, mean_of
 from sifthinker.evaluation.metrics import Row
@@ -40,7 +41,8 @@ def read(
     data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None = None, limit: int | None = None
 ) -> list[Question]:
     """See `benchmark.Reader`. `images` has no part in it: the pictures lie in the table."""
-    return check_unique([_question(row, split) for row in table_rows(data, split, pictures=["image"], limit=limit)])
+    rows = table_rows(data, split, pictures=["image"], limit=limit)
+    return listed((_question(row, split) for row in rows), limit, os.fspath(data))
 
 
 def _question(row: TableRow, split: str) -> Question:

@@ -50,13 +50,14 @@ def file_of(row: Any, name: str, place: str, root: Path) -> Path:
         raise RecordError(said if said.startswith(place) else f"{place}: {name}: {said}", error.code) from None
 
 
-def listed(questions: Iterable[Question], limit: int | None, where: str) -> list[Question]:
+def listed(questions: Iterable[Question], limit: int | None, where: str, wanted: str = "") -> list[Question]:
     """The first questions, at least one.
 
     Args:
         questions: as they are read.
         limit: how many; None for all.
         where: the file or folder, for messages.
+        wanted: what should be there, for messages.
     Raises:
         RecordError: none, or two of one id.
     """
@@ -69,5 +70,5 @@ def listed(questions: Iterable[Question], limit: int | None, where: str) -> list
             )
         found[question.id] = question
     if not found:
-        raise RecordError(f"{where}: holds no question", "no_example")
+        raise RecordError(f"{where}: holds no question" + (f"; wanted {wanted}" if wanted else ""), "no_example")
     return list(found.values())

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sifthinker.benchmarks.choices import check_unique, split_options
+from sifthinker.benchmarks.choices import split_options
 from sifthinker.benchmarks.hub import file_in, folder_of
+from sifthinker.benchmarks.listed import listed
 from sifthinker.depth import DepthReading
 from sifthinker.engine.sources.rows import field_of, read_json, text_of
 from sifthinker.errors import RecordError
@@ -72,7 +72,7 @@ def read(
         folder = folder_of(data, patterns=patterns)
     root = Path(images) if images is not None else folder
     found = (question for name in names for question in _of_file(folder / f"{name}.json", name, root))
-    return check_unique(list(islice(found, limit)))
+    return listed(found, limit, os.fspath(data))
 
 
 def _of_file(path: Path, name: str, root: Path) -> Iterator[Question]:

@@ -17,12 +17,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sifthinker.benchmarks.choices import (
-    check_unique,
     in_seeded_order,
     index_of_letter,
     right_answer,
@@ -31,6 +29,7 @@ from sifthinker.benchmarks.choices import (
 )
 from sifthinker.benchmarks.hub import file_in, folder_of
 from sifthinker.benchmarks.last_area import HIOU_METRICS, hiou
+from sifthinker.benchmarks.listed import listed
 from sifthinker.engine.sources.rows import field_of, numbers_of, read_json, text_of, to_unit
 from sifthinker.errors import ImageError, RecordError
 from sifthinker.evaluation.benchmark import Benchmark, Headline, Metric, mean_of
@@ -60,12 +59,7 @@ def read(
         root = Path(images) if images is not None else folder
         lines = folder / _QUESTIONS
         found = _of_lines(lines, root, split) if lines.is_file() else _of_folders(folder, root, split)
-    questions = check_unique(list(islice(found, limit)))
-    if not questions:
-        raise RecordError(
-            f"{data}: holds no question; wanted {_QUESTIONS}, or the folders {' and '.join(_KINDS)}", "no_example"
-        )
-    return questions
+    return listed(found, limit, os.fspath(data), f"{_QUESTIONS}, or the folders {' and '.join(_KINDS)}")
 
 
 def _of_lines(path: Path, root: Path, split: str) -> Iterator[Question]:

@@ -10,7 +10,7 @@ import click
 
 from sifthinker.ask_settings import SERVER_FIELDS, AppSettings, DepthFiles
 from sifthinker.cli.flags import Command, click_options, direct_option
-from sifthinker.cli.terminal import number_of, quiet_libraries, spinner
+from sifthinker.cli.terminal import no_model, number_of, quiet_libraries, spinner
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -51,7 +51,7 @@ def app_command(given: dict[str, Any]) -> None:
 
     questions = []
     if settings.data is not None:
-        reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
+        reading = DepthReading.of(settings)
         questions = read_questions(settings.data, images=settings.images, box_space=settings.box_space, reading=reading)
         click.echo(f"{settings.data}: {number_of(len(questions), 'question')}", err=True)
     depth = None
@@ -92,7 +92,4 @@ def _embedded(settings: AppSettings) -> tuple[AppSettings, str]:
             err=True,
         )
         return settings.replace(model=name, protocol="direct"), model.about
-    raise click.UsageError(
-        "this installation carries no model; name one with --model: a folder of `sif train`, or with --direct a name such "
-        "as Qwen/Qwen2.5-VL-7B-Instruct"
-    )
+    raise no_model()

@@ -133,7 +133,7 @@ def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, 
             from sifthinker.evaluation.questions import read_questions
             from sifthinker.thinking import with_depth
 
-            reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
+            reading = DepthReading.of(settings)
             read = read_questions(
                 data, limit=settings.limit, images=settings.images, box_space=settings.box_space, reading=reading
             )

@@ -29,6 +29,14 @@ def keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
                 raise ConfigError(f"{file} would be written over; choose another -o")
 
 
+def no_model() -> click.UsageError:
+    """What is wrong where no model was named and the package carries none."""
+    return click.UsageError(
+        "this installation carries no model; name one with --model: a folder of `sif train`, or with --direct a name such "
+        "as Qwen/Qwen2.5-VL-7B-Instruct"
+    )
+
+
 def printable(text: str) -> str:
     """A text of a model or of data as a terminal may be sent it: control characters, which could steer it, are replaced."""
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in text)

@@ -16,6 +16,7 @@ from sifthinker.cli.terminal import (
     SOME_REJECTED,
     bar,
     keep_inputs,
+    no_model,
     number_of,
     printable,
     quiet_libraries,
@@ -218,7 +219,7 @@ def _questions(source: Path, question: str | None, settings: ThinkSettings, many
     from sifthinker.records import EXAMPLES
     from sifthinker.thinking import questions_about
 
-    reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
+    reading = DepthReading.of(settings)
     limit = many.get("limit")
     if question is None:
         if source.is_dir() and not (source / EXAMPLES).is_file():
@@ -286,7 +287,4 @@ def _embedded_model(images: Sequence[Any]) -> str:
                 err=True,
             )
         return name
-    raise click.UsageError(
-        "this installation carries no model; name one with --model: a folder of `sif train`, or with --direct a name "
-        "such as Qwen/Qwen2.5-VL-7B-Instruct"
-    )
+    raise no_model()

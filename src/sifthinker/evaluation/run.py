@@ -470,7 +470,7 @@ class _Run:
         self.settings = settings
         self.benchmark = benchmark
         if questions is None:
-            reading = DepthReading(settings.depth_encoding, settings.depth_near, settings.depth_hole)
+            reading = DepthReading.of(settings)
             self.questions = read_questions(
                 settings.data,
                 limit=settings.limit,

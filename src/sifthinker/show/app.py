@@ -313,7 +313,7 @@ class Desk:
             DepthError: it cannot be read, or has another size than the image.
         """
         if upload is not None:
-            reading = DepthReading(files.depth_encoding, files.depth_near, files.depth_hole)
+            reading = DepthReading.of(files)
             try:
                 return reading.read(upload, image.size), f"with depth from {Path(upload).name}"
             except DepthError as error:
