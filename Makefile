@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-short test test-integrations lint format bench clean
+.PHONY: demo demo-short docs test test-integrations lint format bench clean
 
 demo: $(READY)
 	$(BIN)/sif demo -o runs/demo
 
 demo-short: $(READY)
 	$(BIN)/sif demo --short --fresh -o runs/demo-short
+
+# The manual: docs/_build/html/index.html opens from disk, without a network. A broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -45,4 +49,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) .integrations runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .integrations docs/_build runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Each family of models works, or is refused by name: loaded, trained in both stages, asked with depth, merged.
 
-The table in docs/families.md is made here. `SIF_WRITE_DOCS=1` writes it; otherwise it must say what ran. Families whose
+The table in docs/reference/families.md is made here. `SIF_WRITE_DOCS=1` writes it; otherwise it must say what ran. Families whose
 processors need torchvision run where it is installed, and are refused with that reason elsewhere.
 """
 
@@ -46,7 +46,7 @@ from sifthinker.training.sft import sft_trainer
 
 from .real_models import FAMILIES, NEED_TORCHVISION, write_real_model
 
-PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "families.md"
 BEGIN, END = "<!-- families: begin -->\n", "<!-- families: end -->\n"
 COLUMNS = ("load", "SFT", "GRPO-SIF", "shared prompts", "think", "merge", "end of a turn", "`max_pixels`")
 NAMES = {

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md says of each benchmark what the registry says. `SIF_WRITE_DOCS=1` writes it."""
+"""docs/reference/benchmarks.md says of each benchmark what the registry says. `SIF_WRITE_DOCS=1` writes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sifthinker.benchmarks import NAMES, benchmark
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "benchmarks.md"
 BEGIN, END = "<!-- written by SIF_WRITE_DOCS=1 pytest tests/benchmarks/test_docs.py -->\n", "<!-- end -->"
 
 

@@ -1,4 +1,4 @@
-"""What a run of the integration tests leaves: with WRITE=1, a row for each third party in docs/integrations.md."""
+"""What a run of the integration tests leaves: with WRITE=1, a row for each third party in docs/reference/integrations.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from .environments import ROOT, ThirdPartyError, prepare, third_parties
 from .table import Outcome, write_rows
 
-_PAGE = ROOT / "docs" / "integrations.md"
+_PAGE = ROOT / "docs" / "reference" / "integrations.md"
 _outcomes: dict[str, Outcome] = defaultdict(Outcome)
 
 

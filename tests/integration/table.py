@@ -1,4 +1,4 @@
-"""The table of docs/integrations.md: what was run with which versions, when, and how long it took."""
+"""The table of docs/reference/integrations.md: what was run with which versions, when, and how long it took."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_a_run_of_one_keeps_the_rows_of_the_others(tmp_path: Path) -> None:
 
 
 def test_the_page_has_the_table() -> None:
-    text = (ROOT / "docs" / "integrations.md").read_text()
+    text = (ROOT / "docs" / "reference" / "integrations.md").read_text()
     assert text.count(BEGIN) == text.count(END) == 1
 
 

@@ -1,0 +1,36 @@
+"""Build of the manual. `make docs` writes static pages to docs/_build/html, which open from disk without a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sifthinker import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "SIFThinker"
+author = "The SIFThinker authors"
+copyright = "the SIFThinker authors, Apache-2.0"
+version = release = __version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml"]
+exclude_patterns = ["_build", "_ext", "tutorial/work"]
+
+# Docstrings write code in single backticks, as Markdown does.
+default_role = "code"
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
+myst_heading_anchors = 4
+# Notebooks are executed by the tests, not by the build.
+nb_execution_mode = "off"
+copybutton_exclude = ".linenos, .gp, .go"
+
+html_theme = "furo"
+html_title = f"SIFThinker {release}"
+html_show_sourcelink = False
+html_copy_source = False
+html_math_renderer = "mathml"
