@@ -14,14 +14,16 @@ author = "The SIFThinker authors"
 copyright = "the SIFThinker authors, Apache-2.0"
 version = release = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml", "reference"]
 exclude_patterns = ["_build", "_ext", "tutorial/work"]
 
 # Docstrings write code in single backticks, as Markdown does.
 default_role = "code"
+smartquotes = False  # `--` and quotation marks are often code here
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
+napoleon_custom_sections = [("Source", "notes")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
 myst_heading_anchors = 4

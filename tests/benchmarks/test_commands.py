@@ -291,8 +291,8 @@ def test_models_whose_names_end_alike_are_evaluated_beside_each_other(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("viscot", "VisCoT: answers, answer score: of vsr alone, a part of the benchmark"),
-        ("ovdeval", "OVDEval: NMS-AP, NMS-AP at 0.5, presence: of color alone, a part of the benchmark"),
+        ("viscot", "VisCoT: answers, answer score: only vsr, a part of the benchmark"),
+        ("ovdeval", "OVDEval: NMS-AP, NMS-AP at 0.5, presence: only color, a part of the benchmark"),
     ],
 )
 def test_a_mean_of_some_datasets_says_of_which(

@@ -120,7 +120,7 @@ def test_a_part_does_not_stand_under_the_name_of_the_whole(tmp_path: Path, caplo
     data = write_cv_bench(tmp_path / "cv")
     asked = CV.read(data / "test_2d.parquet", "test", images=None, limit=None)
     assert list(numbers_of(CV, asked, ["B"] * 6, tmp_path, direct=True)) == ["2D", "Count", "Relation"]
-    assert "CV-Bench: not in the table: CV-Bench, for want of questions of Omni3D that have a value" in caplog.text
+    assert "CV-Bench: not in the table: CV-Bench, because no question of Omni3D has a value" in caplog.text
     coco = [question for question in asked if question.tags["source"] == "COCO"]
     found = strict(numbers_of(CV, coco, ["B", "B"], tmp_path, direct=True))
     assert found == {"Count": 1.0, "Relation": 0.0}

@@ -126,8 +126,8 @@ def test_a_pair_that_is_cut_in_two_has_no_part(tmp_path: Path, caplog: pytest.Lo
     questions = BENCH.read(folder, "all", images=None, limit=1)
     assert BENCH.numbers(rows_of(BENCH, questions, ["Yes"], tmp_path, direct=True)) == {}
     assert (
-        "SpatialBench: 1 of 1 questions have no part in any number, each of which is of a question, or of a pair of them, "
-        "both of which must be asked; the first is 'existence-0000'"
+        "SpatialBench: 1 of 1 questions do not count in any number of the table. The first is 'existence-0000'. Each value "
+        "comes from a question, or a pair of questions that were both asked"
     ) in caplog.text
     questions = BENCH.read(folder, "all", images=None, limit=None)
     rows = rows_of(BENCH, questions, GOLD, tmp_path, direct=True)
@@ -136,8 +136,8 @@ def test_a_pair_that_is_cut_in_two_has_no_part(tmp_path: Path, caplog: pytest.Lo
     assert list(found) == ["Existence", "Counting", "Position", "Reach"]  # without sizes, there is no mean of the five
     assert found["Counting"].strict.count == 1
     table, without_part = BENCH.left_out(without)
-    assert table == "not in the table: SpatialBench, Size, for want of questions of size that have a value"
-    assert without_part.startswith("1 of 8 questions have no part in any number")
+    assert table == "not in the table: SpatialBench, Size, because no question of size has a value"
+    assert without_part.startswith("1 of 8 questions do not count in any number of the table")
     assert BENCH.left_out(rows) == []
 
 

@@ -202,7 +202,7 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
         ({"eval_data": None, "eval_limit": 3}, "eval_limit needs eval_data"),
         (
             {**NO_QUESTIONS, "training": {"eval_strategy": "steps"}},
-            "training.eval_strategy: name the questions to ask with eval_data",
+            "training.eval_strategy needs eval_data; set eval_data to the held-out questions",
         ),
         (
             {
@@ -211,7 +211,7 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
                 "eval_max_new_tokens": None,
                 "training": {"load_best_model_at_end": True},
             },
-            "training.load_best_model_at_end: name the questions",
+            "training.load_best_model_at_end needs eval_data; set eval_data",
         ),
         ({"training": {"metric_for_best_model": "accuracy"}}, "there are eval_answer_accuracy"),
     ],

@@ -25,6 +25,20 @@ from sifthinker.scoring.answers import Verdict, judge
 
 REWARDS: tuple[str, ...] = get_args(RewardName)  # the fields of `Scores`, in the order in which they are shown
 
+# Reason codes of the answer, grounding and depth rewards. The format reward has those of `chain.REASONS`.
+REASONS: dict[str, str] = {
+    "no_answer": "the completion has no answer that can be read",
+    "no_verdict": "the judge gave no verdict, so the answer has no reward",
+    "judged_choice": "the answer does not state the right option",
+    "judged_yes_no": "the answer does not state the right one of yes and no",
+    "judged_number": "the answer does not state the right number",
+    "judged_token_f1": "the answer shares only some words with the right answer, or none",
+    "judged_model": "the model judge did not take the answer for right",
+    "no_area": "the completion has no area that can be read",
+    "no_depth": "the sample has no depth in these regions, so the completion has no depth reward",
+    "depth_off": "a stated depth is more than a tenth from the true mean",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
