@@ -89,9 +89,9 @@ class TestOne:
     @pytest.mark.parametrize(
         ("reply", "said"),
         [
-            ({**STEPS, "steps": []}, "the reply: steps is an empty list [no_step]"),
-            ({**STEPS, "answer": ["x"]}, "the reply: answer is a list of 1, wanted text [bad_answer]"),
-            ("I see a cat.", "the reply: the reply does not hold the JSON object that was asked for [not_json]"),
+            ({**STEPS, "steps": []}, "reply: steps is an empty list [no_step]"),
+            ({**STEPS, "answer": ["x"]}, "reply: answer is a list of 1, wanted text [bad_answer]"),
+            ("I see a cat.", "reply: the reply does not hold the JSON object that was asked for [not_json]"),
         ],
     )
     def test_problems_of_a_structured_reply_are_said(
@@ -142,19 +142,19 @@ class TestOne:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["cat.png"], "say what is asked"),
-            (["."], "say what is asked about its images"),
-            (["cat.png", " "], "the question is blank"),
-            (["q.jsonl", "What?"], "has questions of its own"),
-            (["cat.png", "What?", "-o", "x.jsonl"], "one thought is a page or picture"),
-            ([".", "What?", "-o", "x.html"], "name a file that ends in .jsonl"),
-            (["cat.png", "What?", "--limit", 2], "--limit is for many questions"),
-            (["cat.png", "What?", "--fresh"], "--fresh is for many questions"),
+            (["cat.png"], 'QUESTION is missing. Write: sif think cat.png "What is …?"'),
+            (["."], ". is a folder of images, and QUESTION is missing"),
+            (["cat.png", " "], "QUESTION is blank"),
+            (["q.jsonl", "What?"], "q.jsonl contains its own questions"),
+            (["cat.png", "What?", "-o", "x.jsonl"], "Specify a file that ends in .html or .png"),
+            ([".", "What?", "-o", "x.html"], "Specify a file that ends in .jsonl"),
+            (["cat.png", "What?", "--limit", 2], "--limit applies only to many questions"),
+            (["cat.png", "What?", "--fresh"], "--fresh applies only to many questions"),
             (
                 ["cat.png", "What?", "--base-url", "http://x/v1", "--budget", 1, "--prompt-price", 1],
-                "--budget is for many questions",
+                "--budget applies only to many questions",
             ),
-            ([".", "What?", "--images", "."], "--images is for a file of questions"),
+            ([".", "What?", "--images", "."], "--images applies only to a file of questions"),
             (["more", "What?"], "holds no image; it holds a.txt"),
         ],
     )
@@ -182,7 +182,7 @@ class TestFolder:
             "box": [0.1, 0.2, 0.6, 0.8], "box_px": [4, 4, 24, 16], "depth_stated": None, "depth_true": None
         }  # fmt: skip
         assert "5 images in" in result.stderr
-        assert "(1 depth file, 1 folder not looked into)" in result.stderr
+        assert "(1 depth file, 1 subfolder skipped)" in result.stderr
         assert "files left out: 1\n" in result.stderr
         assert "notes.txt" in result.stderr
         assert "questions that could not be asked: 1\n  d.jpg: " in result.stderr
@@ -269,7 +269,7 @@ class TestFolder:
         result = sif("think", album, "What?", *options, "-o", output, "--limit", 2)
         assert result.exit_code == 0, result.output
         assert "2 of 2 thoughts have problems; the first, 'a.png': " in result.stderr
-        assert "2 ran out of tokens" in result.stderr
+        assert "replies that reached the token limit: 2; increase --max-new-tokens" in result.stderr
         for row in lines(output):
             alone = json.loads(sif("think", album / row["id"], "What?", *options, "--json").stdout)
             same = ("question", "answer", "steps", "problems", "complete", "text", "tokens", "protocol")
@@ -352,14 +352,14 @@ class TestExport:
         words = ["eval", "export", asked, "--to", "coco", "-o", tmp_path / "c.json"]
         result = sif(*words)
         assert (result.exit_code, "4 of 4 thoughts" in result.stderr) == (3, True)
-        assert "--images names the folder" in result.stderr
+        assert "Set --images to the folder" in result.stderr
         assert len(json.loads((tmp_path / "c.json").read_text())["thoughts"]) == 4
         assert sif(*words, "--images", tmp_path / "moved").exit_code == 0
 
     def test_misuse(self, asked: Path, tmp_path: Path) -> None:
         for words, said in (
-            (["--to", "coco", "-o", asked], "would be written over"),
-            (["--to", "coco", "-o", tmp_path / "x.json", "--prefix", "x"], "--prefix is for --to label-studio"),
+            (["--to", "coco", "-o", asked], "is an input and would be overwritten"),
+            (["--to", "coco", "-o", tmp_path / "x.json", "--prefix", "x"], "--prefix applies only to --to label-studio"),
         ):
             result = sif("eval", "export", asked, *words)
             assert (result.exit_code, said in result.stderr) == (2, True)

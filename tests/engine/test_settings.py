@@ -219,7 +219,7 @@ class TestFaults:
     def test_options_of_a_file_do_not_go_with_a_recipe(self, folder: Path) -> None:
         (folder / "r.yaml").write_text("sources: [records.jsonl]\n")
         result = sif("data", "build", folder / "r.yaml", "-o", folder / "out", "--limit", 5)
-        assert (result.exit_code, "--limit is for a single file" in result.stderr) == (2, True)
+        assert (result.exit_code, "--limit applies only to a single file" in result.stderr) == (2, True)
 
 
 class TestSources:

@@ -257,7 +257,7 @@ class TestThinker:
         line = ["think", str(photo_folder / "cat.png"), "What?", "--model", str(tiny_vlm), "-o", str(tmp_path / "t.html")]
         found = CliRunner().invoke(main, [*line, "--coordinates", space])
         assert found.exit_code == 0, found.output
-        said = "its boxes look like whole numbers from 0 to 1000 (per_mille); --coordinates says what the model has learnt"
+        said = "the boxes look like whole numbers from 0 to 1000 (per_mille); set --coordinates to the format that the model"
         assert (said in found.stderr) == hint
         assert ("[0.25, 0.00, 0.50, 1.00] depth 0.50" in found.stdout) != hint
 

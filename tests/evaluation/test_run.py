@@ -495,9 +495,9 @@ def test_settings_that_nobody_would_heed_are_refused(questions: Path) -> None:
     with pytest.raises(ConfigError, match="split 'val': only benchmarks have splits"):
         evaluate(settings(questions, split="val"), thinker=Answering())
     for name, value in (("concurrency", 3), ("rpm", 9), ("image_format", "jpeg"), ("retries", 0), ("budget", 0)):
-        with pytest.raises(ConfigError, match=f"{name} is for a model on a server"):
+        with pytest.raises(ConfigError, match=f"{name} applies only to a model on a server"):
             settings(questions, model="m", prompt_price=0, **{name: value})
-    with pytest.raises(ConfigError, match="dtype float16 is for a model in this process"):
+    with pytest.raises(ConfigError, match="dtype applies only to a model in this process, got float16"):
         settings(questions, model="m", base_url="http://127.0.0.1:1/v1", dtype="float16")
 
 

@@ -580,9 +580,9 @@ class TestTheBudget:
         ("change", "message"),
         [
             ({"budget": 1}, "budget needs prices"),
-            ({"budget": 1, "base_url": None, "prompt_price": 1}, "budget is for a model on a server"),
-            ({"grammar": True, "base_url": None}, "grammar is for a model on a server"),
-            ({"grammar": True}, "grammar is for protocol chain, got structured"),
+            ({"budget": 1, "base_url": None, "prompt_price": 1}, "budget applies only to a model on a server"),
+            ({"grammar": True, "base_url": None}, "grammar applies only to a model on a server"),
+            ({"grammar": True}, "grammar needs protocol chain, got structured"),
             ({"model": None}, "base_url needs model"),
         ],
     )
@@ -668,7 +668,7 @@ class TestTheCommand:
             _, said = process.communicate(timeout=30)
             release.set()
         assert process.returncode == 130
-        assert "the same command goes on where this one stopped" in said
+        assert "to resume, repeat the command" in said
         assert "Traceback" not in said
         assert "exception" not in said.lower()
         TestWhatEndsIt().resume(data, str(out), set(numbers(requests[:10])))
