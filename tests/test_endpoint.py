@@ -160,7 +160,7 @@ def choice(message: Any, finish: str = "stop", **more: Any) -> tuple[int, dict[s
         (choice({"content": " ", "reasoning": "hm so"}), " ", "no_content", "stands in reasoning"),
         (choice({"content": "a", "reasoning_content": "hm so"}), "a", "", ""),
         (choice({"content": '{"a'}, "length"), '{"a', "cut_off", "finish_reason length"),
-        (choice({"content": None, "reasoning": "hm"}, "length"), "", "cut_off", "while the model still reasoned"),
+        (choice({"content": None, "reasoning": "hm"}, "length"), "", "cut_off", "while the model was still reasoning"),
         (choice({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls"), "", "no_content", "called a tool"),
         (
             (200, {}, '{"choices": [{"text": "legacy"}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'),

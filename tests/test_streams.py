@@ -74,7 +74,7 @@ AB = Reply("ab", 100, 20)
         (event("a") + event(finish="content_filter") + DONE,
          Reply("a", code="refused", reason="the server filtered the reply (finish_reason content_filter)")),
         (event(tool_calls=[{"id": "1"}]) + event(finish="tool_calls") + DONE,
-         Reply("", code="no_content", reason="the model called a tool instead of writing a reply; serve it without tools")),
+         Reply("", code="no_content", reason="the model called a tool instead of writing a reply. Serve it without tools")),
         (event("half \ud83d") + event("\ude00 of it") + STOP + DONE, Reply("half \U0001f600 of it")),
         (event("half \ud83d of it") + STOP + DONE, Reply("half \ufffd of it")),
         (event(None) + STOP + DONE, Reply("")),

@@ -151,7 +151,7 @@ class TestThreeFaces:
 
     def test_the_help_is_grouped_and_fits(self) -> None:
         text = CliRunner().invoke(main, ["data", "build", "--help"], terminal_width=110).output
-        for heading in ("Options:", "Depth:", "Focus paths:", "Teacher:", "Where the work is done:", "How FILE is read"):
+        for heading in ("Options:", "Depth:", "Focus paths:", "Teacher:", "Execution:", "Reading FILE"):
             assert f"\n{heading}" in text
         assert "--timeout NUMBER" in text
         for section in text.split("\n\n"):

@@ -341,7 +341,7 @@ class TestWhatEndsIt:
         assert "exception" not in caplog.text.lower()  # asyncio logs the errors of tasks that nobody waited for
 
     def test_no_server_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(EndpointError, match=r"cannot connect.*Is the server running"):
+        with pytest.raises(EndpointError, match=r"cannot connect.*Check that the server is running"):
             evaluate(settings(write_questions(tmp_path, 3), "http://127.0.0.1:9/v1", retries=5))
 
     def test_the_key_that_ends_in_the_middle(self, tmp_path: Path) -> None:

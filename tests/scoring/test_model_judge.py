@@ -84,7 +84,7 @@ def test_what_is_a_score(said: str, score: float | None) -> None:
 def test_a_judge_that_is_set_up_wrongly_stops_the_run(status: int, tmp_path: Path) -> None:
     with (
         serve(lambda request, number: (status, {}, "")) as (url, requests),
-        pytest.raises(EndpointError, match=r"the judge cannot be asked: .*/v1/chat/completions") as caught,
+        pytest.raises(EndpointError, match=r"the judge model cannot be used: .*/v1/chat/completions") as caught,
     ):
         judge(url, cache=tmp_path).judge_all([ASKED, Claim("What?", "a cat there", "a big cat")])
     assert caught.value.kind == "setup"

@@ -321,7 +321,7 @@ class TestImages:
         seen = [replace(examples[0], boxes=[left, half], images=(str(wide),))]
         (problem,) = crop_problems(seen, clip, header_sizes(seen))
         assert "does not see 75% of the area of the gold boxes, and 1 of 2 boxes by less than half" in problem
-        assert "keeps its centre" in problem
+        assert "crops the centre" in problem
         assert crop_problems(seen, load_processor(real_model("qwen2_5_vl")), header_sizes(seen)) == []
 
     def test_nothing_is_wrong_with_images_that_are_taken(self, real_model, chains: Path) -> None:
@@ -474,4 +474,4 @@ def test_merging_a_checkpoint(tiny_vlm: Path, chains: Path, tmp_path: Path) -> N
     for (name, a), (_, b) in zip(merged.named_parameters(), finished.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
     result = CliRunner().invoke(main, ["model", "merge", str(tiny_vlm), "-o", str(tmp_path / "x")])
-    assert (result.exit_code, "holds no adapter" in result.stderr) == (2, True)
+    assert (result.exit_code, "contains no adapter" in result.stderr) == (2, True)
