@@ -321,7 +321,7 @@ def working_in(path: Path) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("cv-bench", "--model", "m", "--split", "val"), "cv-bench has no split 'val'; wanted test"),
+        (("cv-bench", "--model", "m", "--split", "val"), "cv-bench has no split 'val'; expected one of test"),
         (("tallyqa", "--model", "m"), "tallyqa needs its files: say where with --data"),
         (("cv-bench", "--data", "nowhere", "--model", "m"), "no such file or folder"),
         (("cv-bench", "--model", "a", "--model", "b", "-o", "x.json"), "-o is one file, but --model is given several times"),

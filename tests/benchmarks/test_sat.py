@@ -142,14 +142,14 @@ def test_guessing_scores_chance(tmp_path: Path) -> None:
     [
         ({"correct_answer": "up"}, "correct_answer is 'up', which is none of"),
         ({"correct_answer": None}, "lacks 'correct_answer'"),
-        ({"answers": ["left"]}, "wanted two different ones or more"),
-        ({"answers": ["left", "left"]}, "wanted two different ones or more"),
-        ({"answers": ["left", ""]}, "wanted a list of texts"),
+        ({"answers": ["left"]}, "expected two or more different answers"),
+        ({"answers": ["left", "left"]}, "expected two or more different answers"),
+        ({"answers": ["left", ""]}, "answers must be a list of texts"),
         ({"question": ""}, "question is ''"),
         ({"question_type": None}, "lacks 'question_type'"),
         ({"image_bytes": []}, "holds no picture"),
         ({"image_bytes": None}, "holds no picture"),
-        ({"image_bytes": [picture("red"), b""]}, "wanted a picture's bytes"),
+        ({"image_bytes": [picture("red"), b""]}, "must contain the bytes of an image"),
     ],
 )
 def test_a_malformed_row_is_an_error_with_its_place(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -164,12 +164,12 @@ def test_options_on_lines_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("counting", {"answer": "several"}, "wanted a whole number above 0"),
-        ("counting", {"answer": "0"}, "wanted a whole number above 0"),
+        ("counting", {"answer": "several"}, "answer must be an integer above 0"),
+        ("counting", {"answer": "0"}, "answer must be an integer above 0"),
         ("positional", {"answer": "C"}, "none of the options"),
         ("existence", {"answer": None}, "answer is"),
         ("existence", {"image": "../x.jpg"}, "leads outside"),
-        ("existence", {"image": ["existence/0.jpg", "existence/1.jpg"]}, "wanted the path of one image"),
+        ("existence", {"image": ["existence/0.jpg", "existence/1.jpg"]}, "image must be the path of one image"),
         ("existence", {"question": " "}, "question"),
     ],
 )
@@ -190,10 +190,10 @@ def test_a_malformed_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"existence\.json: holds 1 questions, an odd number"):
         BENCH.read(folder, "all", images=None, limit=None)
     file.write_text("{}")
-    with pytest.raises(RecordError, match=r"existence\.json: wanted a JSON list"):
+    with pytest.raises(RecordError, match=r"existence\.json: expected a JSON list"):
         BENCH.read(folder, "all", images=None, limit=None)
     file.unlink()
     with pytest.raises(RecordError, match=r"existence\.json: cannot read"):
         BENCH.read(folder, "all", images=None, limit=None)
-    with pytest.raises(RecordError, match=r"wanted one of the files existence\.json"):
+    with pytest.raises(RecordError, match=r"expected one of the files existence\.json"):
         BENCH.read(folder / "existence" / "0.jpg", "all", images=None, limit=None)

@@ -119,7 +119,7 @@ class TestAsked:
     def test_questions_of_several_spaces_have_to_be_told(self, qwen: Thinker) -> None:
         one = Question("a", Image.new("RGB", (64, 64)), "What?")
         other = replace(one, id="b", frame=Frame("per_mille"))
-        with pytest.raises(ConfigError, match="coordinates: per_mille and unit. Set coordinates"):
+        with pytest.raises(ConfigError, match=r"coordinates: per_mille and unit\. Set coordinates"):
             ask(qwen, [one, other])
         assert len(ask(qwen, [one, other], coordinates="unit")) == 2
 

@@ -490,7 +490,7 @@ def test_a_dict_is_no_settings() -> None:
 
 
 def test_settings_that_nobody_would_heed_are_refused(questions: Path) -> None:
-    with pytest.raises(ConfigError, match="some questions have no depth. Pass questions="):
+    with pytest.raises(ConfigError, match=r"some questions have no depth\. Pass questions="):
         evaluate(settings(questions, depth="a/model"), thinker=Answering())
     with pytest.raises(ConfigError, match="split 'val': only benchmarks have splits"):
         evaluate(settings(questions, split="val"), thinker=Answering())
