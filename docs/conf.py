@@ -35,4 +35,6 @@ html_theme = "furo"
 html_title = f"SIFThinker {release}"
 html_show_sourcelink = False
 html_copy_source = False
+# Summaries are fetched, which a browser refuses for pages that were opened from disk.
+html_show_search_summary = False
 html_math_renderer = "mathml"
