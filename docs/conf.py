@@ -21,6 +21,7 @@ exclude_patterns = ["_build", "_ext", "tutorial/work"]
 default_role = "code"
 smartquotes = False  # `--` and quotation marks are often code here
 autodoc_typehints = "description"
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "Boxes")}
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_custom_sections = [("Source", "notes")]
@@ -34,5 +35,8 @@ copybutton_prompt_text = "$ "
 html_theme = "furo"
 html_title = f"SIFThinker {release}"
 html_show_sourcelink = False
+html_domain_indices = False
 html_copy_source = False
+# Summaries are fetched, which a browser refuses for pages that were opened from disk.
+html_show_search_summary = False
 html_math_renderer = "mathml"

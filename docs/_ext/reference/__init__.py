@@ -34,8 +34,16 @@ def _setting_name(env: Any, name: str, signature: desc_signature) -> str:
     return name
 
 
+def _dashes(app: Sphinx, doctree: nodes.document) -> None:
+    """Sphinx puts `--` between an argument and its description and leaves the dash to smart quotes, which are off."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _expand)
+    app.connect("doctree-read", _dashes)
     app.add_object_type("setting", "setting", "pair: %s; setting", _setting_name, nodes.literal, "setting")
     app.add_directive("reason-codes", reasons.ReasonCodes)
     app.connect("autodoc-process-docstring", api.markdown_to_rst, priority=400)  # before napoleon reads sections

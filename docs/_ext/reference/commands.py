@@ -70,15 +70,15 @@ def anchor(name: str) -> str:
 
 def _argument(argument: click.Argument) -> str:
     kind = argument.type
+    name = argument.metavar or (argument.name or "").upper()
     if isinstance(kind, click.Choice):
         said = f"{_one_of(kind)}."
-    elif isinstance(kind, click.Path):
-        said = "A path."
+    elif isinstance(kind, click.Path) or "FILE" in name or "DATASET" in name:
+        said = "Path."
     else:
         said = "Text."
     if not argument.required:
         said += " May be left out." if argument.nargs != -1 else " Any number of them, or none."
-    name = argument.metavar or (argument.name or "").upper()
     return f"`{name}`\n: {said}"
 
 

@@ -32,8 +32,8 @@ GROUPS: dict[str, list[tuple[str, type[Settings], str]]] = {
         (
             "Training run",
             training.TrainSettings,
-            "A YAML file for `sif train` and `sif plan`, or `sifthinker.train`. On the command line, `--KEY VALUE` overrides a "
-            "key, for instance `--lora.r 16`.",
+            "A YAML file for `sif train` and `sif plan`, or `sifthinker.train`. On the command line, `--KEY VALUE` "
+            "overrides a key, for instance `--lora.r 16`.",
         ),
         ("LoRA", training.Lora, "Keys under `lora:` of a training file."),
         ("Reward terms", training.RewardTerms, "Keys under `reward_terms:` of a training file."),
