@@ -89,9 +89,9 @@ class TestOne:
     @pytest.mark.parametrize(
         ("reply", "said"),
         [
-            ({**STEPS, "steps": []}, "reply: steps is an empty list [no_step]"),
-            ({**STEPS, "answer": ["x"]}, "reply: answer is a list of 1, wanted text [bad_answer]"),
-            ("I see a cat.", "reply: the reply does not hold the JSON object that was asked for [not_json]"),
+            ({**STEPS, "steps": []}, "problem: steps is an empty list [no_step]"),
+            ({**STEPS, "answer": ["x"]}, "problem: answer must be text, got a list of 1 [bad_answer]"),
+            ("I see a cat.", "problem: the reply does not contain the requested JSON object [not_json]"),
         ],
     )
     def test_problems_of_a_structured_reply_are_said(

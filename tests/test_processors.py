@@ -147,7 +147,9 @@ class TestWhatIsRefused:
 
     def test_a_thinker_names_the_image(self, real_model: Folder) -> None:
         thinker = Thinker.load(real_model("qwen2_5_vl"), device="cpu")
-        with pytest.raises(ImageError, match=r"image of 2100×10 .*aspect ratio must be smaller than 200.*; crop it"):
+        with pytest.raises(
+            ImageError, match=r"image of 2100×10: .*aspect ratio must be smaller than 200.*\. Crop the image"
+        ):
             thinker.think(Image.new("RGB", (2100, 10)), "What is it?")
 
     def test_an_evaluation_asks_the_other_questions(self, real_model: Folder) -> None:
@@ -168,7 +170,7 @@ class TestWhatIsRefused:
         (tmp_path / "questions.jsonl").write_text(json.dumps(row))
         model, asked = str(real_model("qwen2_5_vl")), str(tmp_path / "questions.jsonl")
         settings = TrainSettings(model=model, data=str(chains), output=str(tmp_path / "out"), eval_data=asked)
-        with pytest.raises(ConfigError, match="eval_data: question 'first': an image of 2100×10"):
+        with pytest.raises(ConfigError, match=r"eval_data: question 'first': .* an image of 2100×10"):
             sft_trainer(settings)
 
     @pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>", "<|im_end|>", "<|vision_start|>"])

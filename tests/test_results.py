@@ -336,7 +336,7 @@ class TestDetections:
             assert to_detections(thought, step).xyxy.tolist() == [[1, 2, 5, 8]]
             assert to_detections(thought, step).data["class_name"].tolist() == ["step 1"]
         for step in (3, 0, -3):
-            with pytest.raises(ConfigError, match=f"step is {step}; wanted 1 to 2, or -1 to -2 from the end"):
+            with pytest.raises(ConfigError, match=f"step must be 1 to 2, or -1 to -2 from the end, got {step}"):
                 to_detections(thought, step)
         assert len(to_detections(Thought("What?", PICTURE, None, "nothing"))) == 0
 

@@ -148,7 +148,7 @@ def _say_problems(thought: Thought, model: str | None) -> None:
 
     faults, problems = thought.faults, problems_of(thought)
     for fault in faults:
-        click.echo(printable(f"reply: {fault.message} [{fault.code}]"), err=True)
+        click.echo(printable(f"problem: {fault.message} [{fault.code}]"), err=True)
     if len(problems) > len(faults):
         click.echo(printable(f"not a valid chain: {problems[len(faults)]}"), err=True)
     if problems and thought.protocol == "chain":

@@ -267,7 +267,7 @@ def _check_columns(count: int, columns: Mapping[str, Any]) -> None:
                 f"{name} must be a list with one value for each of the {count} completions, got {column!r:.80}"
             )
         if len(column) != count and (len(column) or name not in _MAY_BE_EMPTY):
-            raise ConfigError(f"{name} must have one value for each of the {count} completions, got {len(column)} values")
+            raise ConfigError(f"{name} must have one value for each of the {count} completions, got {len(column)}")
 
 
 def _choices_of(column: Sequence[Any] | None, index: int) -> tuple[str, ...]:
