@@ -371,7 +371,7 @@ class TestExport:
         asked.unlink()
         thoughts.write_text("{}\n{}\n")
         result = sif("eval", "export", thoughts, "--to", "coco", "-o", tmp_path / "x.json")
-        assert (result.exit_code, "not JSON; wanted the file of an evaluation, see `sif eval`" in result.stderr) == (2, True)
+        assert (result.exit_code, "not JSON, expected an evaluation file; see `sif eval`" in result.stderr) == (2, True)
 
 
 class TestPython:
