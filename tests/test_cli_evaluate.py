@@ -164,8 +164,8 @@ def test_somebody_else_s_page_is_not_written_over(photos: Path, tmp_path: Path) 
     page = tmp_path / "e.html"
     page.write_text("<p>mine")
     result = sif(*words)
-    assert "e.html: would be overwritten, but is not a sifthinker page" in result.stderr
-    assert result.exit_code == 2
+    said = "e.html: would be overwritten, but is not a sifthinker page"
+    assert (result.exit_code, said in result.stderr) == (2, True), result.output
     assert page.read_text() == "<p>mine"
     assert not (tmp_path / "e.json").exists()
     page.unlink()

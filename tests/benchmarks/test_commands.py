@@ -301,10 +301,10 @@ def test_a_mean_of_some_datasets_says_of_which(
     table = run(name, tmp_path)[0]["benchmark"]["table"]
     assert said in caplog.text
     (part,) = {"vsr", "color"} & set(table)
-    assert not table[part]["about"].endswith("alone)")
+    assert not table[part]["about"].endswith(f"(here only {part})")
     others = [headline["about"] for of, headline in table.items() if of != part]
     assert others
-    assert all(about.endswith(f"(here of {part} alone)") for about in others)
+    assert all(about.endswith(f"(here only {part})") for about in others)
 
 
 @contextlib.contextmanager
@@ -322,7 +322,7 @@ def working_in(path: Path) -> Iterator[None]:
     ("words", "said"),
     [
         (("cv-bench", "--model", "m", "--split", "val"), "cv-bench has no split 'val'; expected one of test"),
-        (("tallyqa", "--model", "m"), "tallyqa needs its files: say where with --data"),
+        (("tallyqa", "--model", "m"), "tallyqa has no default data. Download its files ("),
         (("cv-bench", "--data", "nowhere", "--model", "m"), "no such file or folder"),
         (("cv-bench", "--model", "a", "--model", "b", "-o", "x.json"), "-o is one file, but --model is given several times"),
         (("vstarr", "--model", "m"), "vstarr: no file, folder, benchmark or command has this name. Did you mean 'vstar'?"),
@@ -362,4 +362,4 @@ def test_the_split_is_noted_and_the_usual_one_is_the_same_as_none(tmp_path: Path
 
 def test_viscot_says_what_all_leaves_out() -> None:
     said = " ".join(sif("viscot", "--help").stdout.split())
-    assert "visual7w, emotic (all are the twelve of the paper's table, without emotic)" in said
+    assert "visual7w, emotic (all: the twelve datasets of the paper's table, without emotic)" in said

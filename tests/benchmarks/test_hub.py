@@ -87,8 +87,8 @@ def test_what_is_not_needed_is_not_fetched(published: tuple[dict[str, Any], list
     ("key", "wanted"),
     [
         ("no split", "expected the split 'val'"),
-        ("no table", "there is no such local file or folder either"),
-        ("no folder", "there is no such local file or folder either"),
+        ("no table", "there is no local file or folder of this name either"),
+        ("no folder", "there is no local file or folder of this name either"),
         ("gated table", "accept its terms at https://huggingface.co/datasets/closed/one"),
         ("gated folder", "accept its terms at https://huggingface.co/datasets/closed/one"),
     ],
@@ -218,10 +218,10 @@ def test_what_is_not_there_or_no_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no such file or folder; give an existing one, or the Hugging Face name"):
         folder_of(tmp_path / "absent")
     (tmp_path / "file").touch()
-    with pytest.raises(RecordError, match="expected the folder .* got a file"):
+    with pytest.raises(RecordError, match=r"expected the folder .* got a file"):
         folder_of(tmp_path / "file")
     (tmp_path / "x.parquet").write_bytes(b"no table")
-    with pytest.raises(RecordError, match=r"x\.parquet: cannot be read"):
+    with pytest.raises(RecordError, match=r"x\.parquet: cannot read the data"):
         rows_of(tmp_path / "x.parquet")
 
 
@@ -229,7 +229,7 @@ def test_what_is_not_there_or_no_table_is_an_error(tmp_path: Path) -> None:
 def test_a_pointer_of_git_lfs_is_named(as_folder: bool, tmp_path: Path) -> None:
     file = write_sat(tmp_path / "sat") / "SAT_test.parquet"
     file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1\n")
-    with pytest.raises(RecordError, match="a pointer of Git LFS in place of the file; fetch the files with `git lfs pull`"):
+    with pytest.raises(RecordError, match=r"expected the file, got a Git LFS pointer\. Fetch the files with `git lfs pull`"):
         rows_of(file.parent if as_folder else file)
 
 

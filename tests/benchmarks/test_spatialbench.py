@@ -166,7 +166,7 @@ def test_options_on_lines_are_read(tmp_path: Path) -> None:
     [
         ("counting", {"answer": "several"}, "answer must be an integer above 0"),
         ("counting", {"answer": "0"}, "answer must be an integer above 0"),
-        ("positional", {"answer": "C"}, "none of the options"),
+        ("positional", {"answer": "C"}, "answer must be one of the options"),
         ("existence", {"answer": None}, "answer is"),
         ("existence", {"image": "../x.jpg"}, "leads outside"),
         ("existence", {"image": ["existence/0.jpg", "existence/1.jpg"]}, "image must be the path of one image"),
@@ -187,7 +187,9 @@ def test_a_malformed_file_is_an_error(tmp_path: Path) -> None:
     folder = write_spatialbench(tmp_path / "sb")
     file = folder / "existence.json"
     file.write_text(json.dumps(json.loads(file.read_text())[:1]))
-    with pytest.raises(RecordError, match=r"existence\.json: holds 1 questions, an odd number"):
+    with pytest.raises(
+        RecordError, match=r"existence\.json: expected consecutive pairs of questions, got an odd number of questions .1."
+    ):
         BENCH.read(folder, "all", images=None, limit=None)
     file.write_text("{}")
     with pytest.raises(RecordError, match=r"existence\.json: expected a JSON list"):

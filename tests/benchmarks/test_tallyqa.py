@@ -63,12 +63,12 @@ def test_questions_are_read_as_published(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"answer": "some"}, "answer is 'some', wanted a whole number"),
-        ({"answer": -1}, "answer is -1"),
+        ({"answer": -1}, "answer must be 0 or more, got -1"),
         ({"issimple": "yes"}, "issimple must be true or false, got 'yes'"),
-        ({"issimple": None}, "issimple is null"),
+        ({"issimple": None}, "issimple must be true or false, got null"),
         ({"image": "/etc/passwd"}, "leads outside"),
         ({"image": None}, "wanted the path"),
-        ({"question": ""}, "question is ''"),
+        ({"question": ""}, "question must be text that is not blank, got ''"),
         ({"question_id": 7}, "is already used"),
     ],
 )
@@ -103,7 +103,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no split 'val'; expected one of test, train"):
         read(tmp_path, "val")
     (tmp_path / "test.json").write_text("[]")
-    with pytest.raises(RecordError, match="holds no question"):
+    with pytest.raises(RecordError, match="contains no question"):
         read(tmp_path)
 
 

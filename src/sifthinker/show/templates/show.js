@@ -26,7 +26,7 @@ const sif = (() => {
       const counts = new Map();
       for (const row of rows) counts.set(row[field], (counts.get(row[field]) || 0) + 1);
       const values = [...counts.keys()].sort((a, b) => (typeof a === "number" ? a - b : a < b ? -1 : 1));
-      const all = { code: "Accepted and rejected", dataset: "All datasets", family: "All families", steps: "Any number of steps" }[name];
+      const all = { code: "All entries", dataset: "All datasets", family: "All families", steps: "All step counts" }[name];
       at(name).append(element("option", { value: "*", textContent: all }));
       for (const value of values) {
         const label = { code: value || "accepted", dataset: value || "(rejects)", family: value || "(no family)", steps: stepsOf(value) }[name];
