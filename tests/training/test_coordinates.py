@@ -49,7 +49,7 @@ class TestData:
         rows = [row for space in ("unit", "per_mille") for _, row in read_jsonl(chains_in(space) / "examples.jsonl")]
         write_jsonl(folder / "examples.jsonl", rows)
         with pytest.raises(
-            RecordError, match="boxes in different coordinates \(per_mille and unit\); put them in separate datasets"
+            RecordError, match=r"boxes in different coordinates \(per_mille and unit\); put them in separate datasets"
         ):
             load_examples(str(folder))
 
@@ -140,7 +140,8 @@ class TestPrompts:
         for other in {"unit", "per_mille", "resized"} - {space}:
             (problem,) = prompt_problems([*rest, self.asked(first, other)])
             assert problem.startswith(
-                f"1 example asks for different coordinates than the chain has; the first is {first.id!r}: the prompt asks for {other}"
+                "1 example asks for different coordinates than the chain has; "
+                f"the first is {first.id!r}: the prompt asks for {other}"
             )
         own = replace(first, messages=({"role": "user", "content": "Say where, in fractions."}, first.messages[1]))
         assert prompt_problems([own]) == []  # a user's own words
