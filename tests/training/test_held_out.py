@@ -77,7 +77,7 @@ def test_the_logged_numbers_are_those_of_an_evaluation_of_the_saved_model(
     assert [entry["step"] for entry in losses] == [1, 2, 3]
     assert all(("mean_token_accuracy" if stage == "sft" else "reward") in entry for entry in losses)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert f"held-out questions, `{chains}`" in card
+    assert f"on held-out questions (`{chains}`)" in card
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
@@ -213,7 +213,7 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
             },
             "training.load_best_model_at_end needs eval_data; set eval_data",
         ),
-        ({"training": {"metric_for_best_model": "accuracy"}}, "there are eval_answer_accuracy"),
+        ({"training": {"metric_for_best_model": "accuracy"}}, "expected one of eval_answer_accuracy.* got 'accuracy'"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_first_step(
