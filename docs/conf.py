@@ -33,6 +33,8 @@ nb_execution_mode = "off"
 copybutton_prompt_text = "$ "
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]
 html_title = f"SIFThinker {release}"
 html_show_sourcelink = False
 html_domain_indices = False
