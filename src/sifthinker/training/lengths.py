@@ -212,7 +212,10 @@ def _formula(
     if known is None or len(tried) >= len(groups):
         return None
     every = sorted({size for sizes in groups for size in sizes})
-    counts = known(image_sizes=[(height, width) for width, height in every])["num_image_tokens"]
+    try:
+        counts = known(image_sizes=[(height, width) for width, height in every])["num_image_tokens"]
+    except (AttributeError, KeyError, TypeError):
+        return None  # LLaVA's formula (seen in transformers 5.23) fails for image processors that do not crop, as nano's
     tokens = dict(zip(every, counts, strict=True))
     # Tokens around each image, which some formulas leave out, minus the placeholders that are already in the text.
     rest = {len(sizes): by_blanks(sizes) - sum(tokens[size] for size in sizes) for sizes in tried}
