@@ -30,7 +30,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
 myst_heading_anchors = 4
 # Notebooks are executed by the tests, not by the build.
 nb_execution_mode = "off"
-copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = "$ "
 
 html_theme = "furo"
 html_static_path = ["_static"]
