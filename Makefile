@@ -1,4 +1,4 @@
-# Every target sets itself up in .venv; nothing else needs to be installed first but Python 3.11 or newer.
+# Every target installs what it needs into .venv. Only Python 3.11 or newer is required.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,8 +19,8 @@ docs: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Third parties, each in an environment of its own under .integrations; see docs/integrations.md. ONLY="swift verl" runs these
-# alone; WRITE=1 puts what came out into that page. Not part of .ci/run: it takes gigabytes and minutes.
+# Tests with third-party packages, each in its own environment under .integrations; see docs/integrations.md. ONLY="swift verl"
+# runs only these tests. WRITE=1 writes the results to that page. Not part of .ci/run: it needs gigabytes and minutes.
 test-integrations: $(READY)
 	WRITE=$(WRITE) $(BIN)/python -m pytest -m integration $(if $(ONLY),$(ONLY:%=tests/integration/test_%.py),tests/integration)
 

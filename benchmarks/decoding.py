@@ -1,10 +1,10 @@
-"""Generation with the cache that grows in place, against transformers' own.
+"""Generation speed of our cache, which grows in place, compared with transformers' own cache.
 
     python benchmarks/decoding.py                        # nano, 64 rows, single precision with autocast, as in GRPO
     python benchmarks/decoding.py --dtype bfloat16       # as in thinking and evaluation
     python benchmarks/decoding.py --rows 8
 
-Both take turns in one run. Every chain has the same number of tokens; ratios are medians over the rounds.
+Both sides alternate in one run. Every chain has the same number of tokens. Ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ def main() -> None:
             )
         return time.perf_counter() - started
 
-    rounds = [[seconds(grows=grows) for grows in (False, True)] for _ in range(options.rounds + 1)][1:]  # the first warms up
+    rounds = [[seconds(grows=grows) for grows in (False, True)] for _ in range(options.rounds + 1)][
+        1:
+    ]  # without the warm-up
     ratio = statistics.median(theirs / ours for theirs, ours in rounds)
-    print(f"{options.rows} rows, {options.dtype}: ×{ratio:.2f}")
+    print(f"{options.rows} rows, {options.dtype}: our cache is {ratio:.2f} times as fast")
 
 
 if __name__ == "__main__":

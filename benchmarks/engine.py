@@ -1,11 +1,11 @@
-"""The data engine: CPU time a record of photographs, time and memory of large builds, a server that fails.
+"""Benchmarks of the data engine: CPU time per record, large builds, a faulty server, and exclusion lists.
 
-    python benchmarks/engine.py photos           one record a photo, 640×480, coloured and grey depth files
+    python benchmarks/engine.py photos           one record per photo, 640×480, coloured and grey depth files
     python benchmarks/engine.py world            10,000 and 50,000 records of the embedded world: time and peak memory
-    python benchmarks/engine.py faults           10,000 records, three requests in ten failing
-    python benchmarks/engine.py exclude          reading 5,000 records against lists of 50 and of 5,000 excluded names
+    python benchmarks/engine.py faults           10,000 records; three in ten replies of the server are unusable
+    python benchmarks/engine.py exclude          reading 5,000 records with lists of 50 and 5,000 excluded names
 
-CPU times are given with that of merely decoding the photo and its depth file beside them: machines differ, their ratio less.
+CPU times are compared with the time to decode the photo and its depth file. This ratio depends less on the machine.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from sifthinker.records import Record
 
 
 class Instant:
-    """A teacher that costs next to nothing, so that what is measured is the engine."""
+    """A teacher that takes almost no time, so that the benchmark measures the engine."""
 
     name = "instant"
 
@@ -53,7 +53,7 @@ class Instant:
 
 
 def photos(count: int = 100) -> None:
-    """CPU time a record, all threads together."""
+    """Measure the CPU time per record, summed over all threads."""
     draw = np.random.default_rng(0)
     for kind in ("coloured", "grey"):
         with tempfile.TemporaryDirectory() as folder:
@@ -83,8 +83,8 @@ def photos(count: int = 100) -> None:
                     assert counts.accepted == count
                 ratio = median(ours) / median(decoding)
                 print(
-                    f"{kind} depth, {concurrency} at a time: {median(ours) * 1e3:.1f} ms of CPU a record, {ratio:.2f} times "
-                    f"that of decoding alone with Pillow ({median(decoding) * 1e3:.1f} ms)"
+                    f"{kind} depth, concurrency {concurrency}: {median(ours) * 1e3:.1f} ms of CPU time per record, "
+                    f"{ratio:.2f} times the time of decoding with Pillow ({median(decoding) * 1e3:.1f} ms)"
                 )
 
 
@@ -104,8 +104,11 @@ def _build_world(source: Path, count: int, out: Path, results: Any) -> None:
 
 
 def world(sizes: Sequence[int] = (10_000, 50_000)) -> None:
-    """Each build in a process of its own, so that its peak memory is its own; the world too, since what a process had used
-    when it started another counts as the other's."""
+    """Measure time and peak memory of large builds.
+
+    Each build and the rendering of the world run in separate processes. A new process starts with the memory of its parent,
+    which would count in its peak.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "world" / "records.jsonl"
         context = multiprocessing.get_context("spawn")
@@ -118,11 +121,11 @@ def world(sizes: Sequence[int] = (10_000, 50_000)) -> None:
             process.start()
             seconds, peak = results.get()
             process.join()
-            print(f"{size:,} records: {size / seconds:.0f} a second, {seconds:.0f} s, peak {peak:.0f} MB")
+            print(f"{size:,} records: {size / seconds:.0f} records/s, {seconds:.0f} s, peak memory {peak:.0f} MB")
 
 
 def faults(count: int = 10_000) -> None:
-    """A server of which three replies in ten are of no use."""
+    """Build with a server whose replies are unusable in three of ten cases."""
     draw = random.Random(0)
     happened = Counter[str]()
 
@@ -165,11 +168,11 @@ def faults(count: int = 10_000) -> None:
     print(
         f"{count:,} records: {counts.accepted:,} accepted, {counts.corrected:,} corrected, {dict(counts.rejected)} rejected"
     )
-    print(f"{dict(happened)}: {counts.usage.requests:,} requests, {counts.done / seconds:.0f} records a second")
+    print(f"{dict(happened)}: {counts.usage.requests:,} requests, {counts.done / seconds:.0f} records/s")
 
 
 def exclude(count: int = 5_000) -> None:
-    """Time to read a record against a list of excluded names, by the list's length; the two alternate."""
+    """Measure the time to read a record with a short and a long list of excluded names. The two alternate."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         box = [[0.3, 0.4, 0.45, 0.6]]
@@ -192,7 +195,7 @@ def exclude(count: int = 5_000) -> None:
                     seconds.append((time.process_time() - started) / count)
         few, many = (median(seconds) for seconds in taken.values())
         print(
-            f"{many * 1e6:.0f} µs a record with 5,000 excluded names, {few * 1e6:.0f} µs with 50: "
+            f"{many * 1e6:.0f} µs per record with 5,000 excluded names, {few * 1e6:.0f} µs with 50: "
             f"{many / few:.2f} times as long"
         )
 
@@ -200,7 +203,7 @@ def exclude(count: int = 5_000) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="?", default="photos", choices=["photos", "world", "faults", "exclude"])
-    parser.add_argument("-n", type=int, help="records (of `world`: of the larger build)")
+    parser.add_argument("-n", type=int, help="number of records; for `world`, of the larger build")
     chosen = parser.parse_args()
     if chosen.part != "world":
         {"photos": photos, "faults": faults, "exclude": exclude}[chosen.part](*([chosen.n] if chosen.n else []))

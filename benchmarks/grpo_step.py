@@ -6,18 +6,17 @@
     python benchmarks/grpo_step.py --device cuda --dtype bfloat16 --shape qwen2.5-vl-3b --image 512 --prompt 750 \\
         --completion 256 1024 --checkpointing on off --attention sdpa flex_attention --update-only --agreement
 
-Without sharing is TRL's own computation of log-probabilities and transformers' own generate on the padded batch. Both
-sides alternate, and ratios are medians of pairs, so that a machine whose speed drifts does not decide the outcome. On a CPU
-seconds are those of the processor's time, so that other work decides less. The bound is the ratio of the numbers of tokens
-that go through the language model.
+The side without sharing uses TRL's computation of log-probabilities and transformers' generate on the padded batch. Both
+sides alternate, and ratios are medians of pairs, so that changes in the speed of the machine cancel out. On a CPU, seconds
+are CPU time, which depends less on other programs. The bound is the ratio of the numbers of tokens in the language model.
 
-`--prepare` adds what goes before the model: photos through a real Qwen2.5-VL processor, as TRL calls it (every row, to
-sample and to score) and as our trainer does.
+`--prepare` also measures the preparation of images: photos through a real Qwen2.5-VL processor, as TRL calls it (every row,
+for sampling and for scoring) and as our trainer calls it.
 
-`--attention` is that of the sharing side. The other side attends with `sdpa`, as a model does that is loaded without a
-choice, unless `--attention eager` chooses for both. A side that runs out of memory is
-measured with half as many rows in a forward pass, and again, as one would train then; the numbers say how many rows. On a
-GPU the images' part of an update is also measured alone; `--image 0` is an update without images.
+`--attention` is the attention of the side with sharing. The other side uses `sdpa`, the default of transformers; with
+`--attention eager`, both sides use `eager`. If a side runs out of memory, it is measured with half as many rows per forward
+pass, repeatedly if necessary. The results contain the number of rows. On a GPU, the vision part of an update is also
+measured separately. `--image 0` measures an update without images.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def small_shape(width: int, layers: int, vocabulary: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The architecture at another size."""
+    """Return the architecture with another size."""
     heads = max(2, width // 128)
     third = width // heads // 2
     text = {
@@ -91,14 +90,14 @@ def small_shape(width: int, layers: int, vocabulary: int) -> tuple[dict[str, Any
 
 
 def build(shape: tuple[dict[str, Any], dict[str, Any]], device: str, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A random Qwen2.5-VL with TRL's fused head, made where it runs and in its precision."""
+    """Build a random Qwen2.5-VL with TRL's fused head, directly on its device and in its dtype."""
     torch.manual_seed(seed)
     config = Qwen2_5_VLConfig(
         text_config=shape[0], vision_config=shape[1], tie_word_embeddings=True,
         image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
     )  # fmt: skip
     default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # as transformers loads weights: what must stay in single precision does
+    torch.set_default_dtype(dtype)  # as when transformers loads weights; keeps single precision where it is required
     try:
         with torch.device(device):
             model = Qwen2_5_VLForConditionalGeneration(config)
@@ -109,10 +108,10 @@ def build(shape: tuple[dict[str, Any], dict[str, Any]], device: str, dtype: torc
 
 
 def attend(model: Any, attention: str) -> None:
-    """Let a model attend by one implementation; the vision tower by torch's attention where that is `flex_attention`.
+    """Set the attention implementation of a model. With `flex_attention`, the vision tower uses `sdpa`.
 
-    Set in the configuration, past transformers' check: it refuses `flex_attention` for Qwen-VL, and need not for the part
-    that takes a prepared mask.
+    The configuration is set directly, because transformers rejects `flex_attention` for Qwen-VL. It does work for the
+    language model, which receives a prepared mask.
     """
     model.config.text_config._attn_implementation = attention
     model.config.vision_config._attn_implementation = "sdpa" if attention == "flex_attention" else attention
@@ -128,9 +127,9 @@ def batch(
     device: str,
     dtype: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """`prompts` prompts with two images of (width, height) each, repeated over their groups, and random completions.
+    """Make `prompts` prompts with two images of (width, height) each, repeated over their groups, and random completions.
 
-    No images where a side is 0.
+    If a side is 0, there are no images.
     """
     draw = torch.Generator().manual_seed(0)
     width, height = (round(side / 28) * 2 for side in image)  # in patches, as the processor rounds
@@ -164,11 +163,11 @@ def batch(
 
 
 class Photos:
-    """What a trainer has of a batch before it samples: rows of a dataset, whose images are decoded for every row.
+    """The rows of a dataset that a trainer has before it samples. The images are decoded for every row.
 
     Args:
-        prompts: with two photos each.
-        group: rows of each prompt.
+        prompts: number of prompts, with two photos each.
+        group: rows per prompt.
         size: (width, height) of the photos.
     """
 
@@ -187,7 +186,7 @@ class Photos:
             self.rows += [{"prompt": turns, "images": [photo.copy() for photo in photos]} for _ in range(group)]
 
     def prepare(self, once: bool) -> None:
-        """What TRL's trainer asks of the processor in a step, the copy that it makes of its rows included."""
+        """Make the calls of TRL's trainer to the processor in one step, including its copy of the rows."""
         rows = share_equal_images(self.rows) if once else self.rows
         processor = PreparesOnce(self.processor, written_out=False) if once else self.processor
         prompts = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in rows]
@@ -202,13 +201,13 @@ class Sides:
     """The parts of a step, each with and without sharing.
 
     Args:
-        model: from `build`.
-        optimizer: of its parameters.
-        data: from `batch`.
-        completion_length: tokens.
-        attention: of the sides without and with sharing.
-        groups: prompts.
-        photos: what is prepared before a step; None for nothing.
+        model: model from `build`.
+        optimizer: optimizer of its parameters.
+        data: data from `batch`.
+        completion_length: tokens per completion.
+        attention: attention without and with sharing.
+        groups: number of prompts.
+        photos: images to prepare before a step, or None.
     """
 
     def __init__(
@@ -224,7 +223,7 @@ class Sides:
         self.photos = photos
         self.model, (self.ids, self.mask, self.vision), self.keep = model, data, completion_length
         self.optimizer, self.attention, self.groups = optimizer, attention, groups
-        self.rows = [len(self.ids), len(self.ids)]  # in a forward pass, without and with sharing
+        self.rows = [len(self.ids), len(self.ids)]  # rows per forward pass, without and with sharing
         self.advantages = torch.randn(len(self.ids), 1, device=self.ids.device)
         self.config = GenerationConfig(
             max_new_tokens=completion_length, min_new_tokens=completion_length, do_sample=True, pad_token_id=PAD,
@@ -243,7 +242,7 @@ class Sides:
         attend(self.model, self.attention[sharing])
 
     def log_probs(self, sharing: bool, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Of the completions in rows start..stop, each row with its two images."""
+        """Return the log-probabilities of the completions in rows start..stop. Each row has two images."""
         stop = len(self.ids) if stop is None else stop
         ids, mask = self.ids[start:stop], self.mask[start:stop]
         vision: dict[str, Any] = {}
@@ -260,13 +259,13 @@ class Sides:
         return found
 
     def pixels(self, start: int, stop: int) -> torch.Tensor:
-        """Patches of the images in rows start..stop."""
+        """Return the patches of the images in rows start..stop."""
         found: torch.Tensor = self.vision["pixel_values"]
         patches = len(found) // len(self.ids)
         return found[start * patches : stop * patches]
 
     def images(self, sharing: bool) -> None:
-        """The vision tower alone, forwards and backwards: images of every row, or of one row a group."""
+        """Run the vision tower forward and backward: for the images of every row, or of one row per group."""
         rows = self.groups if sharing else len(self.ids)
         step = min(rows, self.rows[sharing])
         for start in range(0, rows, step):
@@ -312,9 +311,9 @@ class Sides:
 
 
 def timed(sides: Sides, part: str, sharing: bool) -> tuple[float, float]:
-    """Seconds of one part of a step, and the most GiB that were allocated on the GPU meanwhile (0 on a CPU).
+    """Return the seconds of one part of a step and its peak GPU memory in GiB (0 on a CPU).
 
-    On a CPU those of the processor's time, threads together: other work on the machine counts less.
+    On a CPU, seconds are CPU time summed over threads, which depends less on other programs.
     """
     cuda = sides.ids.is_cuda
     clock = time.perf_counter if cuda else time.process_time
@@ -330,14 +329,14 @@ def timed(sides: Sides, part: str, sharing: bool) -> tuple[float, float]:
 
 
 def fitting(sides: Sides, part: str, sharing: bool) -> float:
-    """Seconds of a first time, compilation included, with as many rows in a forward pass as there is memory for."""
+    """Return the seconds of the first run, including compilation. Halve the rows per forward pass until they fit."""
     while True:
         try:
             return timed(sides, part, sharing)[0]
         except torch.OutOfMemoryError:
             if sides.rows[sharing] == 1:
                 raise
-        # Outside `except`: the error holds the frames, and they hold the tensors.
+        # Outside `except`, because the error keeps the frames alive, and the frames keep the tensors alive.
         sides.rows[sharing] = -(-sides.rows[sharing] // 2)
         release(sides)
 
@@ -351,11 +350,11 @@ def release(sides: Sides) -> None:
 
 
 def compare(sides: Sides, part: str, repeats: int) -> dict[str, Any]:
-    """Median seconds without and with sharing, the median ratio of pairs, and what memory each took."""
+    """Return median seconds without and with sharing, the median ratio of pairs, and the peak memory of each side."""
     first = [fitting(sides, part, sharing) for sharing in (False, True)]
     release(sides)
     if sides.ids.is_cuda and part in ("update", "images"):
-        for sharing in (False, True):  # shapes seen a second time may be compiled anew
+        for sharing in (False, True):  # torch may recompile when it sees a shape for the second time
             timed(sides, part, sharing)
     pairs = [(timed(sides, part, False), timed(sides, part, True)) for _ in range(repeats)]
     found: dict[str, Any] = {}
@@ -396,7 +395,7 @@ def measure(
     for part in parts:
         try:
             row[part] = compare(sides, part, options.repeats)
-        except Exception:  # noqa: BLE001 - one part that fails, for memory say, is a result beside the others
+        except Exception:  # noqa: BLE001 - record the failure of a part, for example out of memory, and continue
             row[part] = {"failed": traceback.format_exc()}
         release(sides)
     return row
@@ -412,7 +411,7 @@ def batch_of(
 
 
 def agreement(options: argparse.Namespace, model: Any, layout: Any, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Differences of log-probabilities between the sides, and of each from single precision on the same weights."""
+    """Return the differences of log-probabilities between the sides, and between each side and single precision."""
     optimizer = torch.optim.AdamW(model.parameters())
     exact = build(layout, options.device, torch.float32)
     exact.load_state_dict(model.state_dict())
@@ -442,7 +441,7 @@ def agreement(options: argparse.Namespace, model: Any, layout: Any, shape: tuple
     for attention in options.attention:
         try:
             shared = found(model, True, attention)
-        except Exception:  # noqa: BLE001 - recorded beside the others
+        except Exception:  # noqa: BLE001 - record the failure and continue
             result[f"shared, {attention}"] = {"failed": traceback.format_exc()}
             continue
         result[f"shared, {attention}, and stock"] = apart(shared, stock)
@@ -482,19 +481,23 @@ def versions(device: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=1, help="groups in a batch")
-    parser.add_argument("--prompt", type=int, default=566, help="tokens of a prompt, two images included")
+    parser.add_argument("--prompt", type=int, default=566, help="tokens of a prompt, including two images")
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--completion", type=int, nargs="+", default=[200])
-    parser.add_argument("--image", type=int, default=448, help="side of the images in pixels; 0 for none")
-    parser.add_argument("--photos", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="images of this size instead")
-    parser.add_argument("--prepare", action="store_true", help="prepare the images too, with a real processor")
-    parser.add_argument("--shape", choices=SHAPES, help="a published model's, instead of width, layers and vocabulary")
+    parser.add_argument("--image", type=int, default=448, help="side length of the images in pixels; 0 for no images")
+    parser.add_argument(
+        "--photos", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="size of the images, instead of --image"
+    )
+    parser.add_argument("--prepare", action="store_true", help="also measure image preparation with a real processor")
+    parser.add_argument(
+        "--shape", choices=SHAPES, help="shape of a published model, instead of --width, --layers and --vocabulary"
+    )
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument(
         "--attention", nargs="+", default=["sdpa"],
-        choices=["sdpa", "eager", "flex_attention"], help="of the sharing side",
+        choices=["sdpa", "eager", "flex_attention"], help="attention of the side with sharing",
     )  # fmt: skip
     parser.add_argument("--checkpointing", nargs="+", default=["off"], choices=["on", "off"], help="gradient checkpointing")
     parser.add_argument("--device", default="cpu")
@@ -502,9 +505,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--update-only", action="store_true")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="these alone")
-    parser.add_argument("--agreement", action="store_true", help="compare log-probabilities at the first shape, first")
-    parser.add_argument("--json", help="file to write the numbers to")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="parts to measure (default: all)")
+    parser.add_argument("--agreement", action="store_true", help="first compare log-probabilities, at the first shape")
+    parser.add_argument("--json", help="file for the results")
     options = parser.parse_args()
     first = options.completion[0]
     shapes = [(options.prompt, options.group, completion) for completion in options.completion]
@@ -525,7 +528,7 @@ def main() -> None:
         numbers["agreement"] = agreement(options, model, layout, shapes[0])
         print(json.dumps(numbers["agreement"], indent=1), flush=True)
         keep()
-    # Trainer's own default on a GPU is the fused optimizer.
+    # On a GPU, Trainer uses the fused optimizer by default.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=options.device != "cpu")
     for attention in options.attention:
         for checkpointing in options.checkpointing:

@@ -1,10 +1,10 @@
-"""Memory that depth maps take in rewards: 300 maps of one megapixel, eight means of each, as a group of rollouts asks for.
+"""Memory of depth maps in rewards: 300 maps of one megapixel, with eight means from each, as for a group of rollouts.
 
     python benchmarks/memory.py
 
-Every figure is the peak of a process of its own above what it needs with one map. `cache` asks for the maps as rewards of
-training do; before, that cache held 256 maps with their tables, whatever their size. `sif rewards` scores a file with one
-completion for each map; before, it held every map until its page was written.
+Each result is the peak memory of a separate process, minus its memory with one map. `cache` reads the maps like the rewards
+in training. Before, that cache kept 256 maps with their tables, whatever their size. `sif rewards` scores a file with one
+completion per map. Before, it kept every map until it wrote its page.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def main() -> None:
         idle = _peak("idle", folder)
         for what in ("cache", "sif rewards"):
             before, after = (_peak(f"{what}, {when}", folder) - idle for when in ("before", "after"))
-            print(f"{what}: {before:,.0f} MB before, {after:,.0f} MB after, {before / after:.1f} times less")
+            print(f"{what}: {before:,.0f} MB before, {after:,.0f} MB after, a factor of {before / after:.1f}")
 
 
 def _peak(arm: str, folder: str) -> float:
-    """Peak memory, in MB, of one arm in a process of its own."""
+    """Return the peak memory of one arm in a separate process, in MB."""
     command = [sys.executable, __file__, arm, folder]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 

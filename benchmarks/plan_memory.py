@@ -1,12 +1,12 @@
-"""The plan's memory of a step against the step itself, on a CPU: slices of Qwen-VL with real widths and vocabulary.
+"""Compare the planned memory of a step with a real step, on a CPU: slices of Qwen-VL with real widths and vocabulary.
 
     python benchmarks/plan_memory.py              # the table of docs/performance.md; twenty minutes on one free core
     python benchmarks/plan_memory.py --sizes 3b --cases lora
 
-Each case is a process of its own. `kept` is what autograd keeps for the backward pass, measured on the real tensors with
-`saved_tensors_hooks`. `peak` is how far the process's resident memory grows in forward and backward pass, above the
-loaded model: VmHWM of /proc/self/status, reset before the step. Matrix products take memory for
-themselves too, which the plan does not know. Weights are random; what is kept depends on shapes alone.
+Each case runs in a separate process. `kept` is the memory that autograd keeps for the backward pass, measured with
+`saved_tensors_hooks` on the real tensors. `peak` is the growth of the resident memory in the forward and backward pass,
+above the loaded model (VmHWM in /proc/self/status, reset before the step). It includes workspace of matrix products, which
+the plan does not. The weights are random, because memory depends only on shapes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Freed blocks go back to the kernel, so that resident memory is what is in use.
+# Return freed blocks to the kernel, so that resident memory equals memory in use.
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576", "OMP_NUM_THREADS": "1"}
 _GIB = 2**30
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _write_model(folder: Path, size: str) -> Path:
-    """A slice of Qwen2.5-VL: few layers of the real widths, two of the tower, the real vocabulary; a small tokenizer."""
+    """Write a slice of Qwen2.5-VL: a few layers with real widths and vocabulary, two vision layers, a small tokenizer."""
     import torch
     import transformers
 
@@ -93,7 +93,7 @@ def _write_model(folder: Path, size: str) -> Path:
 
 
 def _one(folder: Path, size: str, stage: str, case: str) -> None:
-    """Measure a case and work it out."""
+    """Measure a case, and plan it."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -120,7 +120,7 @@ def _one(folder: Path, size: str, stage: str, case: str) -> None:
     config = make_config({**values, "attn_implementation": "sdpa", **changes}, stage)
     trainer = (sft_trainer if stage == "sft" else grpo_trainer)(config)
     trained = trainer.model.train()
-    if trainer.args.activation_checkpointing:  # as Trainer does when it starts
+    if trainer.args.activation_checkpointing:  # Trainer does this when it starts
         trained.activation_checkpointing_enable()
     processor = load_processor(model)
     (example,) = load_examples(str(folder / "chains"), 1)
@@ -153,7 +153,7 @@ def _one(folder: Path, size: str, stage: str, case: str) -> None:
         value = loss()
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     kept.clear()
-    value.backward()  # what torch sets up once is there now
+    value.backward()  # warm-up, so that one-time allocations of torch do not count
     del value
     trained.zero_grad(set_to_none=True)
     gc.collect()
@@ -167,11 +167,11 @@ def _one(folder: Path, size: str, stage: str, case: str) -> None:
 
 
 def _memory(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """Return a value of /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status has no {name}: this benchmark needs Linux")
+    raise SystemExit(f"/proc/self/status has no {name}; run this benchmark on Linux")
 
 
 if __name__ == "__main__":

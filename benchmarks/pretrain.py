@@ -1,9 +1,9 @@
-"""A step of nano's pretraining, forwards and backwards, against the same lessons packed into one masked row a scene.
+"""A step of nano's pretraining (forward and backward) compared with the same lessons packed into one masked row per scene.
 
     python benchmarks/pretrain.py [--batches 6]
 
-Both sides see the same batches of 48 scenes, alternating, in bfloat16 with eager attention, as on a CPU; their losses must
-agree. Prints the ratio of medians for each course.
+Both sides alternate on the same batches of 48 scenes, in bfloat16 with eager attention, as on a CPU. Their losses must be
+equal. The script prints the ratio of medians for each course.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sifthinker.lab.pretrain import Lessons, collate, lesson_loss
 from sifthinker.training.prefix import block_mask
 
 SCENES = 48
-ROWS = 24  # packed rows at once: more take longer, and the memory of a small machine
+ROWS = 24  # packed rows per forward pass; more rows take longer, and too much memory on a small machine
 
 
 def packed_loss(model: Any, items: Sequence[dict[str, Any]], padding: int) -> float:
-    """The mean loss of all lessons, those of a scene behind one copy of its images in one row, and its gradient."""
+    """Compute the mean loss of all lessons and its gradient, with the lessons and images of a scene in one packed row."""
     taught = sum(label != -100 for item in items for _, labels in item["lessons"] for label in labels)
     total = 0.0
     for start in range(0, len(items), ROWS):
@@ -65,7 +65,7 @@ def _summed(model: Any, items: Sequence[dict[str, Any]], padding: int) -> torch.
 
 
 def shared_loss(model: Any, items: Sequence[dict[str, Any]], padding: int) -> float:
-    """The same as pretraining computes it."""
+    """Compute the same loss as pretraining does."""
     with torch.autocast("cpu", torch.bfloat16):
         loss = lesson_loss(model, collate(items, padding=padding))
     loss.backward()
@@ -91,12 +91,12 @@ def main() -> None:
                 start = time.perf_counter()
                 losses.append(loss(model, items, padding))
                 model.zero_grad()
-                if batch:  # the first warms up
+                if batch:  # the first batch is a warm-up
                     taken.append(time.perf_counter() - start)
             if abs(losses[0] - losses[1]) > 0.01 * losses[0]:
-                raise SystemExit(f"{course}: packed {losses[0]:.4f}, shared {losses[1]:.4f}: not the same lessons")
+                raise SystemExit(f"{course}: expected equal losses, got {losses[0]:.4f} packed and {losses[1]:.4f} shared")
         packed, shared = (statistics.median(taken) for taken in times.values())
-        print(f"{course:9s} packed {packed:.2f} s, shared {shared:.2f} s: x{packed / shared:.2f}")
+        print(f"{course:9s} packed {packed:.2f} s, shared {shared:.2f} s: {packed / shared:.2f} times as fast")
 
 
 if __name__ == "__main__":

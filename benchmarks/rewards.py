@@ -1,13 +1,13 @@
-"""Completions a second through all four rewards: 4-step chains, 640×480 depth, one core.
+"""Completions per second through all four rewards: 4-step chains, 640×480 depth, one core.
 
     python benchmarks/rewards.py
 
-Every completion is another text, parsed from scratch. The 50 images' depth maps are in memory with their summed-area
-tables, as they are for all but the first completion of a group. The ratio is to one pass of Python's own json over the same
-areas, measured in turn.
+Each completion is a different text, parsed from scratch. The depth maps of the 50 images are in memory with their
+summed-area tables, as for all but the first completion of a group. The ratio compares with one pass of Python's json over
+the same areas, measured alternately.
 
-The second number is of a GRPO step: the four reward functions and the trainer's own look at 64 completions, where each is
-parsed once, against the same with every function parsing for itself.
+The second result is for a GRPO step with 64 completions, scored by the four reward functions and read by the trainer. It
+compares parsing each completion once with parsing it in every function.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def main(count: int = 5_000, repeats: int = 5) -> None:
                 json.loads(area)
         rates.append(count / ours)
         ratios.append(ours / (time.process_time() - started))
-    print(f"{statistics.median(rates):,.0f} completions/s (least {min(rates):,.0f})", end="")
-    print(f"; {statistics.median(ratios):.1f} × the time that json takes to read their areas")
+    print(f"{statistics.median(rates):,.0f} completions/s (minimum {min(rates):,.0f})", end="")
+    print(f"; {statistics.median(ratios):.1f} times the time that json needs to parse the areas")
     ratio = statistics.median(parse_once(work[start : start + 64]) for start in range(0, 1280, 64))
-    print(f"a step's rewards: {ratio:.2f} times as fast with each completion parsed once")
+    print(f"rewards of a step: {ratio:.2f} times as fast if each completion is parsed once")
 
 
 def parse_once(work: list[tuple[str, Reference]]) -> float:
-    """CPU time of a step's rewards with every function parsing for itself, over that with each completion parsed once."""
+    """Return the CPU time of a step's rewards with parsing in every function, divided by the time with shared parsing."""
     texts = [text for text, _ in work]
     columns = {
         "id": [str(index) for index in range(len(work))],

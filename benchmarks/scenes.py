@@ -1,4 +1,4 @@
-"""Scenes a second a core: sampling a scene graph and rendering it with depth at the nano model's size.
+"""Scenes per second on one core: sampling a scene graph, and rendering it with depth at the nano model's size.
 
 python benchmarks/scenes.py
 """
@@ -18,7 +18,7 @@ def main(count: int = 300, repeats: int = 5) -> None:
         for seed in range(count):
             render(sample_scene(repeat * count + seed), 64)
         rates.append(count / (time.process_time() - started))
-    print(f"{statistics.median(rates):,.0f} scenes/s (least {min(rates):,.0f})")
+    print(f"{statistics.median(rates):,.0f} scenes/s (minimum {min(rates):,.0f})")
 
 
 if __name__ == "__main__":

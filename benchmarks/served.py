@@ -1,11 +1,11 @@
-"""Evaluating a model on a server: how many requests are under way, and what asking costs beside waiting.
+"""Evaluation of a model on a server: speed-up from concurrent requests, and CPU time per question.
 
     python benchmarks/served.py
 
-A server on loopback, in a process of its own, answers each request after 1 s, as many at once as come. Questions about
-photos of 640×480 pixels with depth are asked one at a time and 32 at a time; the ratio says how near that comes to 32. Then
-the same without any delay: the processor's time a question, beside that of reading the two pictures and writing them as PNG
-alone.
+A server in a separate process on loopback answers every request after 1 s, with unlimited concurrency. The evaluation sends
+questions about 640×480 photos with depth, first one at a time and then 32 at a time. The ideal ratio is 32. A second
+evaluation has no delay. It measures the CPU time per question, compared with reading the two images and encoding them as
+PNG.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHAIN = json.dumps({"steps": [{"regions": [{"bbox_2d": [0, 0, 1, 1], "depth": 0.
 
 
 def serve(delay_s: float, port: Any) -> None:
-    """Answer for ever; `port` is told where."""
+    """Answer requests forever. `port` receives the port number."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -58,7 +58,7 @@ def serve(delay_s: float, port: Any) -> None:
 
 
 def questions(folder: Path, count: int) -> list[Question]:
-    """Questions about twenty photos with depth."""
+    """Return questions about twenty photos with depth."""
     draw = np.random.default_rng(0)
     found = []
     for number in range(20):
@@ -72,7 +72,7 @@ def questions(folder: Path, count: int) -> list[Question]:
 
 
 def run(address: str, asked: list[Question], concurrency: int) -> tuple[float, float]:
-    """(seconds, seconds of the processor) of an evaluation."""
+    """Run an evaluation. Return (seconds, seconds of CPU time)."""
     settings = EvalSettings(
         data="photos", base_url=address, model="m", protocol="structured", concurrency=concurrency, timeout_s=600
     )
@@ -92,7 +92,7 @@ def main() -> None:
             address = f"http://127.0.0.1:{port.get()}/v1"
             if delay_s:
                 (alone, _), (many, _) = run(address, asked[:10], 1), run(address, asked, 32)
-                print(f"32 at a time are {40 * alone / many:.1f} times as fast as one at a time")
+                print(f"32 concurrent requests are {40 * alone / many:.1f} times as fast as single requests")
             else:
                 _, worked = run(address, asked, 8)
                 started = time.process_time()
@@ -102,7 +102,7 @@ def main() -> None:
                     for picture in (image, depth.view()):
                         data_url(picture, form="png")
                 pictures = time.process_time() - started
-                print(f"processor's time a question {2.5 * worked:.1f} ms, the pictures alone {2.5 * pictures:.1f} ms")
+                print(f"CPU time per question: {2.5 * worked:.1f} ms, of which the images need {2.5 * pictures:.1f} ms")
             server.terminate()
 
 

@@ -14,23 +14,31 @@ author = "The SIFThinker authors"
 copyright = "the SIFThinker authors, Apache-2.0"
 version = release = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml", "reference"]
 exclude_patterns = ["_build", "_ext", "tutorial/work"]
 
 # Docstrings write code in single backticks, as Markdown does.
 default_role = "code"
+smartquotes = False  # `--` and quotation marks are often code here
 autodoc_typehints = "description"
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "Boxes")}
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
+napoleon_custom_sections = [("Source", "notes")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
 myst_heading_anchors = 4
 # Notebooks are executed by the tests, not by the build.
 nb_execution_mode = "off"
-copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = "$ "
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]
 html_title = f"SIFThinker {release}"
 html_show_sourcelink = False
+html_domain_indices = False
 html_copy_source = False
+# Summaries are fetched, which a browser refuses for pages that were opened from disk.
+html_show_search_summary = False
 html_math_renderer = "mathml"

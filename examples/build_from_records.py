@@ -1,6 +1,7 @@
 """Build chains from a list of records: python examples/build_from_records.py PHOTOS OUTPUT MODEL
 
-PHOTOS holds cat.jpg; MODEL is a vision-language model that explains, for instance Qwen/Qwen2.5-VL-7B-Instruct.
+PHOTOS is a folder that contains cat.jpg. MODEL is the vision-language model that writes the explanations, for example
+Qwen/Qwen2.5-VL-7B-Instruct.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Draw the first chain of a dataset into a PNG: python examples/draw_chain.py runs/demo/chains chain.png"""
+"""Draw the first chain of a dataset as a PNG: python examples/draw_chain.py runs/demo/chains chain.png"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Score a completion by the four rewards of GRPO-SIF: python examples/score_completion.py"""
+"""Score a completion with the four rewards of GRPO-SIF: python examples/score_completion.py"""
 
 import numpy as np
 

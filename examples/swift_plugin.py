@@ -1,10 +1,10 @@
-"""ms-swift plugin with the four rewards of GRPO-SIF.
+"""Plugin for ms-swift with the four rewards of GRPO-SIF.
 
 sif data export DATASET --to swift -o OUT
 swift rlhf --rlhf_type grpo --dataset OUT/train.jsonl --external_plugins examples/swift_plugin.py \\
     --reward_funcs sif_format sif_answer sif_grounding sif_depth …
 
-Trained with in ms-swift 4.6.0: `make test-integrations ONLY=swift`.
+Tested with ms-swift 4.6.0. To run the test: `make test-integrations ONLY=swift`.
 """
 
 from swift.rewards import ORM, orms

@@ -1,7 +1,8 @@
-"""Score a completion as verl would: `python examples/verl_rewards.py`.
+"""Score a completion as verl does: `python examples/verl_rewards.py`.
 
-In verl's config (0.9), reward.custom_reward_function.path is pkg://sifthinker.scoring.verl and its name is compute_score.
-Each row's `reward_model.ground_truth` holds answer, boxes, and perhaps depth and choices.
+In the config of verl (0.9), set reward.custom_reward_function.path to pkg://sifthinker.scoring.verl and
+reward.custom_reward_function.name to compute_score. In each row, `reward_model.ground_truth` contains answer and boxes, and
+optionally depth and choices.
 """
 
 from __future__ import annotations

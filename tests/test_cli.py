@@ -70,7 +70,7 @@ class TestPaths:
     def test_the_input_is_not_written_over(self, cats: Path) -> None:
         before = cats.read_bytes()
         result = sif("data", "paths", cats, "-o", cats)
-        assert (result.exit_code, "would be written over" in result.stderr) == (2, True)
+        assert (result.exit_code, "is an input and would be overwritten" in result.stderr) == (2, True)
         assert cats.read_bytes() == before
 
     @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ class TestPaths:
         rejects.write_bytes(before := mine if isinstance(mine, bytes) else mine.encode())
         result = sif("data", "paths", cats, "-o", tmp_path / "x.jsonl")
         assert result.exit_code == 2
-        assert "x.rejects.jsonl is where the rejects go" in result.stderr
+        assert "x.rejects.jsonl: rejects go to this file, but it exists" in result.stderr
         assert rejects.read_bytes() == before
         assert not (tmp_path / "x.jsonl").exists()
 
@@ -247,13 +247,16 @@ class TestNames:
         result = sif(
             "think", cats.parent / "cat.png", "What?", "--model", tmp_path, "--depth", "none", "-o", tmp_path / "p.html"
         )
-        said = "boxes look like whole numbers from 0 to 1000 (per_mille); --coordinates says what the model has learnt"
-        assert said + ("; published models of its family write per_mille\n" if hint else "\n") in result.stderr
+        said = (
+            "boxes look like whole numbers from 0 to 1000 (per_mille); set --coordinates to the format that the model was "
+            "trained on"
+        )
+        assert said + (" (published models of its family write per_mille)\n" if hint else "\n") in result.stderr
 
     def test_a_page_is_no_photo(self, tmp_path: Path) -> None:
         """Said before the image is opened or a model loaded."""
         result = sif("think", tmp_path / "a.png", "What is it?", "-o", tmp_path / "th.jpg")
-        assert (result.exit_code, "wanted a name that ends in .html or .png" in result.stderr) == (2, True)
+        assert (result.exit_code, "expected a name that ends in .html or .png" in result.stderr) == (2, True)
 
     def test_paths_are_written_to_a_file(self) -> None:
         help_text = sif("data", "paths", "--help").output
@@ -287,7 +290,7 @@ class TestInputs:
         Path("examples.jsonl").write_text("mine\n")
         before = {path.name: path.read_bytes() for path in Path().iterdir()}
         result = sif(*words)
-        assert (result.exit_code, "would be written over" in result.stderr) == (2, True)
+        assert (result.exit_code, "is an input and would be overwritten" in result.stderr) == (2, True)
         assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
 
 
@@ -326,7 +329,7 @@ class TestRewards:
             ({"completion": CHAIN, "answer": "b", "boxes": [[1, 1, 0, 0]]}, "no area"),
             (
                 {"completion": CHAIN, "answer": "b", "boxes": [[100, 200, 600, 800]]},
-                "wanted fractions in [0, 1]; what is right is stated in fractions whatever a completion states: divide "
+                "wanted fractions in [0, 1]; ground-truth boxes are always fractions, whatever a completion states: divide "
                 "pixels by the image's width and height, and thousandths by 1000\n",
             ),
             ({"completion": "a", "answer": "b", "boxes": [[0, 0, 1, 1]], "depth": "none.png"}, "no such depth file"),
@@ -340,7 +343,7 @@ class TestRewards:
 
     def test_an_empty_file_and_an_unknown_id(self, chains: Path, tmp_path: Path) -> None:
         result = sif("rewards", write_rows(tmp_path / "c.jsonl", []))
-        assert (result.exit_code, "holds no completion" in result.stderr) == (2, True)
+        assert (result.exit_code, "contains no completions" in result.stderr) == (2, True)
         result = sif("rewards", write_rows(tmp_path / "c.jsonl", [{"id": "x", "completion": ""}]), "--data", chains)
         assert (result.exit_code, "no example 'x'" in result.stderr) == (2, True)
 
@@ -351,7 +354,7 @@ class TestBadInput:
         [
             (["think", "none.png", "q", "--model", "m/m"], "no such image"),
             (["think", "cat.png", "q", "--model", "./nowhere"], "no such model folder"),
-            (["think", "cat.png", "q", "--model", "empty"], "no config.json"),
+            (["think", "cat.png", "q", "--model", "empty"], "config.json is missing"),
             (["think", "cat.png", "q", "--model", "m/m", "--depth", "small.png"], "8×8, its image 40×20"),
             (["think", "bare.png", "q", "--model", "m/m", "--depth", "given"], "--depth none"),
             (["train", "sft", "bad.yaml"], "did you mean 'learning_rate'"),
@@ -373,7 +376,7 @@ class TestBadInput:
         assert "Traceback" not in result.output
 
     def test_overrides_are_pairs(self, tmp_path: Path) -> None:
-        for words, said in ((["output", "x"], "overrides are written --key value"), (["--output"], "--output has no value")):
+        for words, said in ((["output", "x"], "Write overrides as --key value"), (["--output"], "--output has no value")):
             result = sif("train", "sft", tmp_path / "c.yaml", *words)
             assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
 
@@ -398,7 +401,7 @@ def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(build.Engine, "build", interrupt)
     result = sif("data", "build", cats, "-o", cats.parent / "out", "--model", "m")
     assert result.exit_code == 130
-    assert "goes on where this one stopped" in result.stderr
+    assert "to resume, repeat the command" in result.stderr
 
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Context]]:

@@ -89,9 +89,9 @@ class TestOne:
     @pytest.mark.parametrize(
         ("reply", "said"),
         [
-            ({**STEPS, "steps": []}, "the reply: steps is an empty list [no_step]"),
-            ({**STEPS, "answer": ["x"]}, "the reply: answer is a list of 1, wanted text [bad_answer]"),
-            ("I see a cat.", "the reply: the reply does not hold the JSON object that was asked for [not_json]"),
+            ({**STEPS, "steps": []}, "problem: steps is an empty list [no_step]"),
+            ({**STEPS, "answer": ["x"]}, "problem: answer must be text, got a list of 1 [bad_answer]"),
+            ("I see a cat.", "problem: the reply does not contain the requested JSON object [not_json]"),
         ],
     )
     def test_problems_of_a_structured_reply_are_said(
@@ -142,20 +142,20 @@ class TestOne:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["cat.png"], "say what is asked"),
-            (["."], "say what is asked about its images"),
-            (["cat.png", " "], "the question is blank"),
-            (["q.jsonl", "What?"], "has questions of its own"),
-            (["cat.png", "What?", "-o", "x.jsonl"], "one thought is a page or picture"),
-            ([".", "What?", "-o", "x.html"], "name a file that ends in .jsonl"),
-            (["cat.png", "What?", "--limit", 2], "--limit is for many questions"),
-            (["cat.png", "What?", "--fresh"], "--fresh is for many questions"),
+            (["cat.png"], 'QUESTION is missing. Write: sif think cat.png "What is …?"'),
+            (["."], ". is a folder of images, and QUESTION is missing"),
+            (["cat.png", " "], "QUESTION is blank"),
+            (["q.jsonl", "What?"], "q.jsonl contains its own questions"),
+            (["cat.png", "What?", "-o", "x.jsonl"], "Specify a file that ends in .html or .png"),
+            ([".", "What?", "-o", "x.html"], "Specify a file that ends in .jsonl"),
+            (["cat.png", "What?", "--limit", 2], "--limit applies only to many questions"),
+            (["cat.png", "What?", "--fresh"], "--fresh applies only to many questions"),
             (
                 ["cat.png", "What?", "--base-url", "http://x/v1", "--budget", 1, "--prompt-price", 1],
-                "--budget is for many questions",
+                "--budget applies only to many questions",
             ),
-            ([".", "What?", "--images", "."], "--images is for a file of questions"),
-            (["more", "What?"], "holds no image; it holds a.txt"),
+            ([".", "What?", "--images", "."], "--images applies only to a file of questions"),
+            (["more", "What?"], "contains no images, only a.txt"),
         ],
     )
     def test_misuse(self, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[Any], said: str) -> None:
@@ -182,7 +182,7 @@ class TestFolder:
             "box": [0.1, 0.2, 0.6, 0.8], "box_px": [4, 4, 24, 16], "depth_stated": None, "depth_true": None
         }  # fmt: skip
         assert "5 images in" in result.stderr
-        assert "(1 depth file, 1 folder not looked into)" in result.stderr
+        assert "(1 depth file, 1 subfolder skipped)" in result.stderr
         assert "files left out: 1\n" in result.stderr
         assert "notes.txt" in result.stderr
         assert "questions that could not be asked: 1\n  d.jpg: " in result.stderr
@@ -212,7 +212,7 @@ class TestFolder:
         sif("think", album, "What?", *options, "-o", tmp_path / "n.jsonl", "--depth", "none")
         assert {shown(request) for request in requests} == {1}
         result = sif("think", album, "What?", *options, "-o", tmp_path / "f.jsonl", "--depth", album / "a.depth.png")
-        assert (result.exit_code, "one depth file for many images" in result.stderr) == (2, True)
+        assert (result.exit_code, "for many images, got one depth file" in result.stderr) == (2, True)
 
     def test_a_depth_model_estimates_each_image_once(
         self,
@@ -269,7 +269,7 @@ class TestFolder:
         result = sif("think", album, "What?", *options, "-o", output, "--limit", 2)
         assert result.exit_code == 0, result.output
         assert "2 of 2 thoughts have problems; the first, 'a.png': " in result.stderr
-        assert "2 ran out of tokens" in result.stderr
+        assert "replies that reached the token limit: 2; increase --max-new-tokens" in result.stderr
         for row in lines(output):
             alone = json.loads(sif("think", album / row["id"], "What?", *options, "--json").stdout)
             same = ("question", "answer", "steps", "problems", "complete", "text", "tokens", "protocol")
@@ -352,14 +352,14 @@ class TestExport:
         words = ["eval", "export", asked, "--to", "coco", "-o", tmp_path / "c.json"]
         result = sif(*words)
         assert (result.exit_code, "4 of 4 thoughts" in result.stderr) == (3, True)
-        assert "--images names the folder" in result.stderr
+        assert "Set --images to the folder" in result.stderr
         assert len(json.loads((tmp_path / "c.json").read_text())["thoughts"]) == 4
         assert sif(*words, "--images", tmp_path / "moved").exit_code == 0
 
     def test_misuse(self, asked: Path, tmp_path: Path) -> None:
         for words, said in (
-            (["--to", "coco", "-o", asked], "would be written over"),
-            (["--to", "coco", "-o", tmp_path / "x.json", "--prefix", "x"], "--prefix is for --to label-studio"),
+            (["--to", "coco", "-o", asked], "is an input and would be overwritten"),
+            (["--to", "coco", "-o", tmp_path / "x.json", "--prefix", "x"], "--prefix applies only to --to label-studio"),
         ):
             result = sif("eval", "export", asked, *words)
             assert (result.exit_code, said in result.stderr) == (2, True)
@@ -371,13 +371,13 @@ class TestExport:
         asked.unlink()
         thoughts.write_text("{}\n{}\n")
         result = sif("eval", "export", thoughts, "--to", "coco", "-o", tmp_path / "x.json")
-        assert (result.exit_code, "not JSON; wanted the file of an evaluation, see `sif eval`" in result.stderr) == (2, True)
+        assert (result.exit_code, "not JSON, expected an evaluation file; see `sif eval`" in result.stderr) == (2, True)
 
 
 class TestPython:
     def test_a_folder_without_images_says_what_it_holds(self, tmp_path: Path) -> None:
         (tmp_path / "more").mkdir()
-        with pytest.raises(RecordError, match="holds no image; folders in it, such as more, are not looked into"):
+        with pytest.raises(RecordError, match=r"contains no images\. Subfolders, such as more, are skipped"):
             questions_about(tmp_path, "What?")
         with pytest.raises(RecordError, match="cannot read"):
             questions_about(tmp_path / "nowhere", "What?")

@@ -156,11 +156,11 @@ def choice(message: Any, finish: str = "stop", **more: Any) -> tuple[int, dict[s
         (choice({"content": [{"type": "refusal", "refusal": "I won't."}]}), "", "refused", '"I won\'t."'),
         (choice({"content": None, "refusal": "I won't."}), "", "refused", '"I won\'t."'),
         (choice({"content": ""}, "content_filter"), "", "refused", "content_filter"),
-        (choice({"content": None, "reasoning_content": "hm so"}), "", "no_content", "stands in reasoning_content"),
-        (choice({"content": " ", "reasoning": "hm so"}), " ", "no_content", "stands in reasoning"),
+        (choice({"content": None, "reasoning_content": "hm so"}), "", "no_content", "the text is in reasoning_content"),
+        (choice({"content": " ", "reasoning": "hm so"}), " ", "no_content", "the text is in reasoning"),
         (choice({"content": "a", "reasoning_content": "hm so"}), "a", "", ""),
         (choice({"content": '{"a'}, "length"), '{"a', "cut_off", "finish_reason length"),
-        (choice({"content": None, "reasoning": "hm"}, "length"), "", "cut_off", "while the model still reasoned"),
+        (choice({"content": None, "reasoning": "hm"}, "length"), "", "cut_off", "while the model was still reasoning"),
         (choice({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls"), "", "no_content", "called a tool"),
         (
             (200, {}, '{"choices": [{"text": "legacy"}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}'),
@@ -191,7 +191,7 @@ def error(message: str, **more: Any) -> str:
 @pytest.mark.parametrize(
     ("said", "kind", "words"),
     [
-        ((401, {}, error("bad key")), "setup", ["bad key", "SIF_TEST_KEY does not hold a key", "--api-key-env"]),
+        ((401, {}, error("bad key")), "setup", ["bad key", "SIF_TEST_KEY does not contain a key", "--api-key-env"]),
         ((403, {}, "<html><title>Access denied</title>" + "x" * 9999), "setup", ['"Access denied"']),
         ((400, {}, error("API key not valid. Please pass one.")), "setup", ["SIF_TEST_KEY"]),
         ((404, {}, error("The model `m` does not exist.")), "setup", ["--model", "model 'm'"]),
@@ -199,7 +199,7 @@ def error(message: str, **more: Any) -> str:
         ((400, {}, error("x", code="model_not_found")), "setup", ["--model"]),
         ((404, {}, '{"detail":"Not Found"}'), "setup", ["Not Found", "/v1/chat/completions", "--base-url"]),
         ((405, {}, ""), "setup", ["--base-url"]),
-        ((301, {"Location": "https://there/v1"}, ""), "setup", ["leads to https://there/v1", "--base-url"]),
+        ((301, {"Location": "https://there/v1"}, ""), "setup", ["a redirect to https://there/v1", "--base-url"]),
         ((501, {}, "no POST here"), "setup", ["no POST here"]),
         ((402, {}, error("Insufficient Balance")), "setup", ["Add credit"]),
         ((429, {}, error("You exceeded your quota.", code="insufficient_quota")), "setup", ["Add credit"]),

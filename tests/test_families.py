@@ -248,7 +248,7 @@ def test_a_family_that_does_not_work_is_refused_before_its_weights_are_read(
 @pytest.mark.skipif(TORCHVISION, reason="torchvision is installed")
 @pytest.mark.parametrize("family", NEED_TORCHVISION)
 def test_a_family_that_needs_torchvision_says_so(family: str, place: Place) -> None:
-    with pytest.raises(ModelError, match="needs torchvision: pip install torchvision"):
+    with pytest.raises(ModelError, match=r"needs torchvision\. Run: pip install torchvision"):
         Thinker.load(place.model(family))
 
 

@@ -123,11 +123,11 @@ def test_images_of_any_mode_are_seen_as_their_files_are() -> None:
 @pytest.mark.parametrize(
     ("messages", "wanted"),
     [
-        ([user(text("Hi")), {"role": "assistant", "content": "Hello"}, user(text("?"))], "turns of the user alone"),
-        ([user({"type": "video", "url": "a.mp4"}, text("?"))], "texts and images alone"),
-        ([user(image(3), text("?"))], "texts and images alone"),
-        (["What?"], "turns of the user alone"),
-        ([user(image(), image(), image(DEPTH), text("?"))], "1 depth maps of 2 images"),
+        ([user(text("Hi")), {"role": "assistant", "content": "Hello"}, user(text("?"))], "expected only user turns"),
+        ([user({"type": "video", "url": "a.mp4"}, text("?"))], "expected only texts and images"),
+        ([user(image(3), text("?"))], "expected only texts and images"),
+        (["What?"], "expected only user turns"),
+        ([user(image(), image(), image(DEPTH), text("?"))], "got 1 depth maps for 2 images"),
     ],
 )
 def test_what_no_model_of_ours_can_be_asked_stops_the_run(messages: Any, wanted: str) -> None:

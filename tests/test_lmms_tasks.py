@@ -161,11 +161,11 @@ def test_where_nothing_says_where_the_data_are_the_variable_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("SIF_TALLYQA", raising=False)
-    with pytest.raises(ConfigError, match="set SIF_TALLYQA to their folder"):
+    with pytest.raises(ConfigError, match="set the environment variable SIF_TALLYQA to the folder"):
         documents(place("tallyqa", ""))
     with pytest.raises(RecordError, match="no such file"):
         documents(place("tallyqa", tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="no benchmark is called 'tally'"):
+    with pytest.raises(ConfigError, match="unknown benchmark 'tally'"):
         documents(place("tally", tmp_path))
 
 

@@ -134,7 +134,7 @@ class TestLoading:
         del settings["processor_class"]
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
         (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-        with pytest.raises(ModelError, match="no processor for images and text"):
+        with pytest.raises(ModelError, match="got one without a processor for images and text"):
             load_processor(tmp_path)
 
     def test_prompts_are_padded_on_the_left_whatever_a_tokenizer_was_saved_with(
@@ -151,13 +151,13 @@ class TestLoading:
     ) -> None:
         shutil.copytree(real_model("paligemma"), tmp_path / "model")
         (tmp_path / "model" / "model.safetensors").unlink()
-        with pytest.raises(ModelError, match=r"model: PaliGemma has no chat template.*use a model of another family"):
+        with pytest.raises(ModelError, match=r"model: PaliGemma has no chat template.*Use a model of another family"):
             load_for_inference(tmp_path / "model")
 
     def test_a_model_without_chat_template_is_refused(self, real_model: Callable[[str], Path], tmp_path: Path) -> None:
         shutil.copytree(real_model("gemma3"), tmp_path / "model")
         (tmp_path / "model" / "chat_template.jinja").unlink()
-        with pytest.raises(ModelError, match=r"no chat template.*put chat_template\.jinja into its folder"):
+        with pytest.raises(ModelError, match=r"no chat template.*Put chat_template\.jinja into the model folder"):
             load_processor(tmp_path / "model")
 
     @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ class TestLoading:
             ("~/none", "no such model folder"),
             ("a/b/c", "no such model folder"),
             ("model", "no such model folder"),
-            ("empty", "no config.json"),
+            ("empty", "config.json is missing"),
             ("file.bin", "no such model folder"),
         ],
     )
@@ -277,6 +277,6 @@ class TestMerging:
 
     def test_half_an_adapter(self, adapter: Path, tmp_path: Path) -> None:
         (adapter / "adapter_model.safetensors").unlink()
-        with pytest.raises(ModelError, match=r"there is no adapter_model\.safetensors"):
+        with pytest.raises(ModelError, match=r"adapter_model\.safetensors is missing"):
             merge_adapter(adapter, tmp_path / "merged")
         assert not (tmp_path / "merged").exists()

@@ -56,12 +56,12 @@ class TestMaxPixels:
     @pytest.mark.parametrize(
         ("family", "words"),
         [
-            ("internvl", "GotOcr2ImageProcessor cuts every image into tiles of 56×56, up to 4, and an overview"),
-            ("llava", "CLIPImageProcessor brings an image's shorter side to 56 pixels and keeps its centre, 56×56"),
-            ("llava_next", "cuts every image into tiles of 56×56, up to 4, and an overview"),
-            ("llava_onevision", "cuts every image into tiles of 56×56, up to 4, and an overview"),
-            ("smolvlm", "brings an image's longer side to 112 pixels and cuts it into tiles of 56×56"),
-            ("idefics3", "brings an image's longer side to 112 pixels and cuts it into tiles of 56×56"),
+            ("internvl", "GotOcr2ImageProcessor cuts every image into tiles of 56×56, up to 4, plus an overview"),
+            ("llava", "CLIPImageProcessor resizes the shorter side of an image to 56 pixels and crops the centre to 56×56"),
+            ("llava_next", "cuts every image into tiles of 56×56, up to 4, plus an overview"),
+            ("llava_onevision", "cuts every image into tiles of 56×56, up to 4, plus an overview"),
+            ("smolvlm", "resizes the longer side of an image to 112 pixels and cuts it into tiles of 56×56"),
+            ("idefics3", "resizes the longer side of an image to 112 pixels and cuts it into tiles of 56×56"),
             ("gemma3", "resizes every image to 56×56"),
         ],
     )
@@ -73,7 +73,7 @@ class TestMaxPixels:
             for _ in range(2):
                 load_processor(real_model(family), max_pixels=4096)
         (said,) = (record.getMessage() for record in caplog.records)
-        assert "max_pixels does nothing for this model" in said
+        assert "max_pixels has no effect on this model" in said
         assert words in said.replace("ProcessorPil", "Processor")
 
     def test_without_it_nothing_is_said(self, real_model: Folder, caplog: pytest.LogCaptureFixture) -> None:
@@ -139,7 +139,7 @@ class TestWhatIsRefused:
         try:
             processor.image_processor(images=[Image.new("RGB", size)], return_tensors="pt")
         except (ValueError, RuntimeError) as error:
-            told = f"an image of {size[0]}×{size[1]} is not taken by this model's processor: {error}"
+            told = f"the processor of this model cannot process an image of {size[0]}×{size[1]}: {error}"
         fault = image_fault(processor, size)
         assert fault == told
         if family not in NEED_TORCHVISION:
@@ -147,7 +147,9 @@ class TestWhatIsRefused:
 
     def test_a_thinker_names_the_image(self, real_model: Folder) -> None:
         thinker = Thinker.load(real_model("qwen2_5_vl"), device="cpu")
-        with pytest.raises(ImageError, match=r"image of 2100×10 .*aspect ratio must be smaller than 200.*; crop it"):
+        with pytest.raises(
+            ImageError, match=r"image of 2100×10: .*aspect ratio must be smaller than 200.*\. Crop the image"
+        ):
             thinker.think(Image.new("RGB", (2100, 10)), "What is it?")
 
     def test_an_evaluation_asks_the_other_questions(self, real_model: Folder) -> None:
@@ -168,13 +170,13 @@ class TestWhatIsRefused:
         (tmp_path / "questions.jsonl").write_text(json.dumps(row))
         model, asked = str(real_model("qwen2_5_vl")), str(tmp_path / "questions.jsonl")
         settings = TrainSettings(model=model, data=str(chains), output=str(tmp_path / "out"), eval_data=asked)
-        with pytest.raises(ConfigError, match="eval_data: question 'first': an image of 2100×10"):
+        with pytest.raises(ConfigError, match=r"eval_data: question 'first': .* an image of 2100×10"):
             sft_trainer(settings)
 
     @pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>", "<|im_end|>", "<|vision_start|>"])
     def test_a_thinker_names_the_special_token_of_a_question(self, token: str, real_model: Folder) -> None:
         thinker = Thinker.load(real_model("qwen2_5_vl"), device="cpu")
-        with pytest.raises(ImageError, match="special token of this model; rephrase it"):
+        with pytest.raises(ImageError, match=r"special token of this model\. Rephrase it"):
             thinker.think(Image.new("RGB", (64, 64)), f"What is {token}?")
 
     @pytest.mark.parametrize("family", LOADED)

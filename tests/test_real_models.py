@@ -36,7 +36,7 @@ def test_a_processor_turns_two_images_and_a_chat_into_tensors(family: str, real_
 def test_a_processor_that_needs_torchvision_says_so(family: str, real_model: Callable[[str], Path]) -> None:
     if not WITHOUT_TORCHVISION:
         pytest.skip("torchvision is installed")
-    with pytest.raises(ModelError, match="needs torchvision: pip install torchvision"):
+    with pytest.raises(ModelError, match=r"needs torchvision\. Run: pip install torchvision"):
         load_processor(real_model(family))
 
 

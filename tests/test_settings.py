@@ -271,7 +271,7 @@ class TestFlags:
             (["--steps", "0"], "0 is not in the range x>=1"),
             (["--rate", "0"], "0.0 is not in the range x>0"),
             (["--sharing", "x"], "'x' is not one of 'auto', 'off'"),
-            (["--columns", "a"], "wanted OURS=THEIRS,… with commas between"),
+            (["--columns", "a"], "expected OURS=THEIRS,…, separated by commas, got 'a'"),
             (["--rank", "1"], "No such option"),
         ],
     )
@@ -309,7 +309,7 @@ class TestFlags:
     def test_a_field_that_there_is_not(self) -> None:
         with pytest.raises(KeyError, match="stepz"):
             command(fields=["stepz"])
-        with pytest.raises(KeyError, match="no flag can say"):
+        with pytest.raises(KeyError, match="cannot be a command-line option"):
             command(fields=["adapter"])
 
 

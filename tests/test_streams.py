@@ -74,7 +74,7 @@ AB = Reply("ab", 100, 20)
         (event("a") + event(finish="content_filter") + DONE,
          Reply("a", code="refused", reason="the server filtered the reply (finish_reason content_filter)")),
         (event(tool_calls=[{"id": "1"}]) + event(finish="tool_calls") + DONE,
-         Reply("", code="no_content", reason="the model called a tool instead of writing a reply; serve it without tools")),
+         Reply("", code="no_content", reason="the model called a tool instead of writing a reply. Serve it without tools")),
         (event("half \ud83d") + event("\ude00 of it") + STOP + DONE, Reply("half \U0001f600 of it")),
         (event("half \ud83d of it") + STOP + DONE, Reply("half \ufffd of it")),
         (event(None) + STOP + DONE, Reply("")),
@@ -90,8 +90,8 @@ def test_replies(text: str, wanted: Reply) -> None:
         ("", "connection", "outage", "ended before"),
         (event("a"), "connection", "outage", "ended before"),
         (event("a") + USAGE, "connection", "outage", "ended before"),
-        (event("a")[:20], "not_json", "outage", "no JSON"),
-        (event("a") + event("b")[:-9], "not_json", "outage", "no JSON"),
+        (event("a")[:20], "not_json", "outage", "not JSON"),
+        (event("a") + event("b")[:-9], "not_json", "outage", "not JSON"),
         ("data: <html>\n\n", "not_json", "outage", "<html>"),
         ("<html>\n", "connection", "outage", "ended before"),
         (DONE, "bad_shape", "outage", "choices[0]"),
@@ -105,7 +105,7 @@ def test_replies(text: str, wanted: Reply) -> None:
         (event("a") + event(finish="error") + DONE, "server_error", "outage", "finish_reason error"),
         ('data: {"choices": [{"delta": {}, "error": {"message": "hung up", "code": 502}}]}\n\n' + DONE,
          "status_502", "outage", "hung up"),
-        ("data: " + "[" * 100_000 + "\n\n", "not_json", "outage", "no JSON"),
+        ("data: " + "[" * 100_000 + "\n\n", "not_json", "outage", "not JSON"),
     ],
 )  # fmt: skip
 def test_streams_that_hold_no_reply(text: str, code: str, kind: str, words: str) -> None:
@@ -229,7 +229,7 @@ class TestAsking:
         assert (len(requests), endpoint.usage.retries) == (2, 1)
 
     def test_a_stream_that_breaks_every_time_is_an_outage(self) -> None:
-        words = r"failed 3 times; the last: the stream ended before the reply did"
+        words = r"failed 3 times\. Last error: the stream ended before the reply was complete"
         with (
             serve(lambda request, number: iter_of(event("a"))) as (url, requests),
             pytest.raises(EndpointError, match=words) as caught,

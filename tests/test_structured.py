@@ -142,7 +142,7 @@ def test_fractions_are_no_whole_numbers(frame: Frame) -> None:
     """They would be a box of a thousandth of the image. Whole ones are taken at their word, and so is half a pixel."""
     text, faults = compose(reply(box(0.1, 0.2, 0.5, 0.8)), frame, with_depth=True)
     assert (text, [fault.code for fault in faults]) == (LOST + ANSWER, ["box_range"])
-    assert "are fractions" in faults[0].message
+    assert "got fractions" in faults[0].message
     for sides in ([0, 0, 1, 1], [0.5, 0, 50, 20]):
         assert compose(reply(box(*sides)), frame, with_depth=True)[1] == ()
 

@@ -117,9 +117,11 @@ class TestThinker:
         thinker.think(IMAGE, "Is a < b > c <think> or <b>?", DEPTH)
 
     def test_a_file_is_no_image(self, thinker: Thinker) -> None:
-        with pytest.raises(ConfigError, match=r"image is 'nope\.jpg', wanted a loaded one: sifthinker\.images\.load_image"):
+        with pytest.raises(
+            ConfigError, match=r"must be a loaded image, got 'nope\.jpg'\. Use sifthinker\.images\.load_image"
+        ):
             thinker.think("nope.jpg", "What is it?")
-        with pytest.raises(ConfigError, match="question is None, wanted text"):
+        with pytest.raises(ConfigError, match="question must be text, got None"):
             thinker.think(IMAGE, None)
 
     def test_half_precision_models_are_fed_their_own_kind(self, tiny_vlm: Path) -> None:
@@ -180,7 +182,7 @@ class TestStreams:
 
 
 def test_folders_that_are_no_models(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no config\.json"):
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
         Thinker.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot load"):

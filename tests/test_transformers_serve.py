@@ -117,7 +117,7 @@ def test_the_same_table(server: str, wordy_vlm: Path, chains: Path, protocol: st
 
 
 def test_it_has_no_grammars_and_says_so(server: str, wordy_vlm: Path) -> None:
-    with pytest.raises(ConfigError, match=r"grammar .* refused it: .*structured_outputs.*leave out grammar"):
+    with pytest.raises(ConfigError, match=r"constrained by .* refused it: .*structured_outputs.*Leave out grammar"):
         served(server, wordy_vlm, grammar=True).think(*pictures(1)[0])
 
 

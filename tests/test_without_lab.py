@@ -113,11 +113,11 @@ def test_evaluation_knows_no_world(bare: Path) -> None:
 def test_thinking_asks_for_a_model(bare: Path, photo_folder: Path) -> None:
     done = run(bare, "sifthinker.cli", "think", "cat.png", "What is it?", cwd=photo_folder)
     assert done.returncode == 2
-    assert "name one with --model" in done.stderr
+    assert "Specify one with --model" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (photo_folder / "cat.thought.html").exists()
     done = run(bare, "sifthinker.cli", "app", cwd=photo_folder)
-    assert (done.returncode, "name one with --model" in done.stderr) == (2, True)
+    assert (done.returncode, "Specify one with --model" in done.stderr) == (2, True)
 
 
 def test_a_teacher_that_is_offered_and_gone_is_named_in_one_line(bare: Path, photo_folder: Path) -> None:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml, toplevel_code
+from docutils.utils.math import MathError, latex2mathml, toplevel_code
 from sphinx.application import Sphinx
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(_mathml(node.astext(), block=False))
+    translator.body.append(_mathml(node, block=False))
     raise nodes.SkipNode
 
 
 def _block(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{_mathml(node.astext(), block=True)}</div>')
+    translator.body.append(f'<div class="math">{_mathml(node, block=True)}</div>')
     raise nodes.SkipNode
 
 
-def _mathml(code: str, *, block: bool) -> str:
+def _mathml(node: nodes.Element, *, block: bool) -> str:
+    """The formula; one that cannot be read is a warning and stands there as text."""
+    code = node.astext()
     if block and r"\\" in toplevel_code(code):
         code = rf"\begin{{align*}}{code}\end{{align*}}"
-    return "".join(latex2mathml.tex2mathml(code, as_block=block))
+    try:
+        return "".join(latex2mathml.tex2mathml(code, as_block=block))
+    except MathError as error:
+        logger.warning("formula %r: %s", code, error, location=node)
+        return f"<code>{escape(code)}</code>"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

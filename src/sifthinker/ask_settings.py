@@ -1,4 +1,4 @@
-"""Settings of asking a model: which model or server, how it answers, how depth files are read. Light: no torch."""
+"""Settings for asking a model: which model or server, how it answers, how depth files are read. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,80 +16,79 @@ NO_KEY = "SIFTHINKER_NO_KEY"  # an environment variable that nobody sets: a serv
 
 
 class DepthFiles(Settings):
-    """How depth files are read, see `DepthMap.read`."""
+    """How to read depth files; see `DepthMap.read`."""
 
     depth_encoding: Encoding = "auto"
-    """What the numbers in depth files are: depth in [0, 1] (sif, grey8, spectral, npy), distances in any unit (metres,
+    """Meaning of the numbers in depth files: depth in [0, 1] (sif, grey8, spectral, npy), distance in any unit (metres,
     millimetres), or disparity or inverse depth in any unit (inverse)."""
     depth_near: Near | None = None
-    """Which end of the numbers is near."""
+    """Whether low or high numbers in depth files mean near."""
     depth_hole: Annotated[tuple[float, ...], Flag(metavar="NUMBER")] = ()
-    """A number in depth files that stands for "no reading", such as 10000 or -1. Repeatable."""
+    """A number in depth files that means "no reading", such as 10000 or -1. Repeatable."""
 
 
 class ServerSettings(Settings):
-    """An OpenAI-compatible server that is asked, see `endpoint.open_endpoint`."""
+    """An OpenAI-compatible server; see `endpoint.open_endpoint`."""
 
     base_url: str
     """Address of an OpenAI-compatible server."""
     model: str | None = None
-    """The model's name on its server."""
+    """Name of the model on the server."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key."""
+    """Environment variable that contains the API key."""
     timeout_s: PositiveFloat = 120.0
-    """Seconds for one request."""
+    """Timeout of one request, in seconds."""
     retries: NonNegativeInt = 5
-    """Further tries of a failed request."""
+    """Retries of a failed request."""
     concurrency: PositiveInt = 8
-    """Requests under way at once."""
+    """Maximum number of simultaneous requests."""
 
 
 class Metered(Settings):
-    """How fast a server is asked, and what it costs."""
+    """Rate limit and prices of a server."""
 
     rpm: PositiveFloat | None = None
-    """Most requests in a minute."""
+    """Maximum number of requests per minute."""
     prompt_price: NonNegativeFloat = 0.0
-    """Price of a million tokens that the model reads."""
+    """Price of a million prompt tokens."""
     completion_price: NonNegativeFloat = 0.0
-    """Price of a million tokens that the model writes."""
+    """Price of a million completion tokens."""
 
 
 class AskSettings(Metered):
-    """Who answers, and how: a model in this process, or with `base_url` one on a server."""
+    """Which model answers, and how: a model in this process or, with `base_url`, a model on a server."""
 
     model: str | None = None
-    """Model folder or Hugging Face name; with --base-url, the model's name on its server."""
+    """Model folder or Hugging Face name. With --base-url: name of the model on the server."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server (vLLM, SGLang, transformers serve, hosted) that runs the model."""
     protocol: ThinkProtocol = "chain"
-    """Ask for a chain, as of a model that was trained on chains; for the same steps as JSON, as of any capable model
-    (structured); or for the answer alone (direct)."""
+    """What to ask the model for: a chain, from a model trained on chains (chain); the same steps as JSON, from any capable
+    model (structured); or only the answer (direct)."""
     coordinates: Coordinates | None = None
-    """Boxes in the model's words: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
-    image as its processor resizes it (resized) [default: for chains as its training noted, else unit; for structured as its
-    family writes]."""
+    """How the model writes boxes: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
+    image after its processor resized it (resized) [default: for chains, what the training recorded, else unit; for
+    structured, the convention of the model family]."""
     max_new_tokens: PositiveInt = MAX_NEW_TOKENS
-    """Longest answer, in tokens."""
+    """Maximum length of an answer, in tokens."""
     max_pixels: PositiveInt | None = None
-    """Greatest area of an image, for models that resize by area; of an image that is sent to a server [default there:
-    4194304]."""
+    """Maximum image area in pixels, for models that resize by area and for images sent to a server (4194304 by default)."""
     dtype: Dtype = "auto"
-    """Data type of the weights; `auto` is the checkpoint's own."""
+    """Data type of the weights; auto keeps the type of the checkpoint."""
     grammar: bool = False
-    """Hold chains to their grammar while the server decodes them (vLLM's structured_outputs)."""
+    """Make the server decode only valid chains (vLLM's structured_outputs)."""
     image_format: ImageFormat = "png"
-    """How images are sent to a server: exactly, or smaller."""
+    """Format of images sent to a server: png is lossless, jpeg is smaller."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the server's key."""
+    """Environment variable that contains the API key of the server."""
     timeout_s: Annotated[PositiveFloat, Flag("--timeout")] = 120.0
-    """Seconds for one request to a server."""
+    """Timeout of one request to a server, in seconds."""
     retries: NonNegativeInt = 5
-    """Further tries of a failed request."""
+    """Retries of a failed request."""
     concurrency: PositiveInt = 8
-    """Requests to a server under way at once."""
+    """Maximum number of simultaneous requests to a server."""
     budget: NonNegativeFloat | None = None
-    """Stop before the server's model has cost more, in the prices' currency."""
+    """Stop before the answers cost more than this, in the currency of the prices."""
 
     @model_validator(mode="before")
     @classmethod
@@ -98,11 +97,11 @@ class AskSettings(Metered):
             return values
         rest = {key: value for key, value in values.items() if key != "direct"}
         if not isinstance(values["direct"], bool) and str(values["direct"]).lower() not in ("true", "false"):
-            raise ValueError(f"direct is {values['direct']!r:.100}, wanted true or false; or say protocol direct")
+            raise ValueError(f"direct must be true or false, got {values['direct']!r:.100}. Or set protocol to direct")
         if str(values["direct"]).lower() == "false":
             return rest
         if rest.get("protocol", "direct") != "direct":
-            raise ValueError(f"direct and protocol {rest['protocol']} are both given; leave one out")
+            raise ValueError(f"direct and protocol {rest['protocol']} exclude each other. Leave one out")
         return {**rest, "protocol": "direct"}
 
     @model_validator(mode="after")
@@ -111,31 +110,35 @@ class AskSettings(Metered):
             for name in ("grammar", "budget", *SERVER_FIELDS):
                 field = type(self).model_fields[name]
                 if name != "base_url" and getattr(self, name) != field.default:
-                    raise ValueError(f"{name} is for a model on a server; say which with base_url (--base-url)")
+                    raise ValueError(
+                        f"{name} applies only to a model on a server. Set base_url (--base-url), or leave {name} out"
+                    )
         if self.base_url is not None and self.dtype != "auto":
-            raise ValueError(f"dtype {self.dtype} is for a model in this process; the server has loaded its own")
+            raise ValueError(f"dtype applies only to a model in this process, got {self.dtype} with base_url. Leave one out")
         if self.base_url is not None and self.model is None:
-            raise ValueError("base_url needs model (--model): the model's name on that server")
+            raise ValueError("base_url needs model (--model), the name of the model on that server")
         if self.grammar and self.protocol != "chain":
-            raise ValueError(f"grammar is for protocol chain, got {self.protocol}; leave one out")
+            raise ValueError(f"grammar needs protocol chain, got {self.protocol}. Leave grammar out, or change the protocol")
         if self.budget is not None and not (self.prompt_price or self.completion_price):
-            raise ValueError("budget needs prices: prompt_price and completion_price (--prompt-price, --completion-price)")
+            raise ValueError(
+                "budget needs prices. Set prompt_price and completion_price (--prompt-price, --completion-price)"
+            )
         return self
 
     @property
     def direct(self) -> bool:
-        """Whether the answer alone is asked for."""
+        """Whether the model is asked for the answer alone."""
         return self.protocol == "direct"
 
     @property
     def server(self) -> ServerSettings:
-        """The server alone.
+        """The settings of the server alone.
 
         Raises:
-            ConfigError: the model is in this process.
+            ConfigError: the settings have no server; the model is in this process.
         """
         if self.base_url is None:
-            raise ConfigError("the settings name no server; say base_url")
+            raise ConfigError("the settings have no server. Set base_url")
         return ServerSettings(**{name: getattr(self, name) for name in ServerSettings.model_fields})
 
 
@@ -143,11 +146,11 @@ SERVER_FIELDS = (
     "base_url", "grammar", "image_format", "api_key_env", "timeout_s", "retries", "concurrency", "rpm", "prompt_price",
     "completion_price", "budget",
 )  # fmt: skip
-"""Fields of `AskSettings` that speak of a server alone."""
+"""Fields of `AskSettings` that apply only to a server."""
 
 
 class ThinkSettings(AskSettings, DepthFiles):
-    """How `sif think` asks: one question about one image, or many.
+    """Settings of `sif think`: one question about one image, or many questions.
 
     Example:
         >>> ThinkSettings(model="nano", direct=True, depth="none").max_new_tokens
@@ -155,23 +158,26 @@ class ThinkSettings(AskSettings, DepthFiles):
     """
 
     model: str | None = None
-    """Model folder or Hugging Face name [default: the embedded model, where there is one]."""
+    """Model folder or Hugging Face name. With --base-url: name of the model on the server [default: the embedded model]."""
     depth: Annotated[str | None, Flag(metavar="given|none|FILE|MODEL")] = None
-    """The depth file beside the image, RGB only, a depth file, or a depth model [default: the file if there is one]."""
+    """Source of the depth: the depth file beside the image (given), no depth (none), a depth file, or a depth model
+    [default: given if there is a file, else none]."""
     output: Annotated[Path | None, Flag("-o", "--output")] = None
-    """Page to write, or with the ending .png one picture; for many questions JSON lines, .jsonl [default: the name of IMAGE
-    and .thought.html, of FILE or FOLDER and .thoughts.jsonl]."""
+    """File to write: a page (.html) or an image (.png); for many questions, JSON lines (.jsonl) [default:
+    IMAGE.thought.html, or FILE.thoughts.jsonl]."""
 
     @field_validator("output")
     @classmethod
     def _page_or_picture(cls, value: Path | None) -> Path | None:
         if value is not None and not names_thought(value) and value.suffix.lower() != ".jsonl":
-            raise ValueError(f"{value}: wanted a name that ends in .html or .png, or for many questions in .jsonl")
+            raise ValueError(f"expected a name that ends in .html or .png, or in .jsonl for many questions, got {value}")
         return value
 
 
 class AppSettings(AskSettings, DepthFiles):
-    """The page that asks, see `show.app`: who answers, where depth comes from, what is browsed, who may come.
+    """Settings of `sif app`: which model answers, where depth comes from, which questions the page offers, who can reach it.
+
+    See `show.app`.
 
     Example:
         >>> AppSettings(model="runs/grpo", compare="runs/sft").second.model
@@ -179,54 +185,53 @@ class AppSettings(AskSettings, DepthFiles):
     """
 
     model: str | None = None
-    """Model folder or Hugging Face name; with --base-url, the model's name on its server [default: the embedded model, where
-    there is one]."""
+    """Model folder or Hugging Face name. With --base-url: name of the model on the server [default: the embedded model]."""
     compare: str | None = None
-    """A second model, asked the same and shown beside the first."""
+    """A second model that answers the same questions beside the first."""
     compare_base_url: str | None = None
-    """Address of the server that runs the second model [default: that of the first]."""
+    """Address of the server that runs the second model [default: the same as --base-url]."""
     compare_api_key_env: str | None = None
-    """Environment variable that holds the key of the second model's server [default: that of the first if they are one
-    server, else no key]."""
+    """Environment variable that contains the API key of the second server [default: --api-key-env if both models are on
+    one server, else no key]."""
     depth: Annotated[str | None, Flag(metavar="MODEL")] = None
-    """Depth model, folder or Hugging Face name, that estimates the depth of photographs without a depth file."""
+    """Folder or Hugging Face name of a depth model, for photographs without a depth file."""
     data: Annotated[str | None, Flag(metavar="DATASET")] = None
-    """Dataset folder or file of questions to browse and ask."""
+    """Dataset folder or file of questions to offer on the page."""
     images: str | None = None
-    """Folder for the image and depth paths in a file of questions; the file's own folder by default."""
+    """Base folder of the image and depth paths in a file of questions [default: the folder of the file]."""
     box_space: Space = "unit"
     """Coordinates of the boxes in a file of questions."""
     show_choices: bool = False
-    """Write the choices of a question under it, as (A) …, (B) …"""
+    """Append the choices to the question, as (A) …, (B) …"""
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 lets other machines in, and there is no password."""
+    """Address to listen on. 0.0.0.0 lets other machines connect; the page has no password."""
     port: Annotated[int, Field(ge=1, le=65535)] = 7860
-    """Port to listen at."""
+    """Port to listen on."""
     max_upload: Annotated[PositiveInt, Flag(metavar="MB")] = 64
-    """Largest file that is taken, in megabytes."""
+    """Maximum size of an uploaded file, in megabytes."""
 
     @model_validator(mode="after")
     def _second_is_named(self) -> Self:
         if self.compare_base_url is not None and self.compare is None:
-            raise ValueError("compare_base_url needs compare (--compare): the second model's name on that server")
+            raise ValueError("compare_base_url needs compare (--compare), the name of the second model on that server")
         return self
 
     @property
     def second(self) -> AppSettings:
-        """The same settings with the second model as the one that answers.
+        """The same settings with the second model in place of the first.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the settings have no second model.
         """
         if self.compare is None:
-            raise ConfigError("the settings name no second model; say compare")
+            raise ConfigError("the settings have no second model. Set compare")
         url = self.compare_base_url or self.base_url
-        # A key is for the server that it was made for, and no other is shown it.
+        # Never send the key of one server to another.
         key = self.compare_api_key_env or (self.api_key_env if url == self.base_url else NO_KEY)
         rest = {"compare": None, "compare_base_url": None, "compare_api_key_env": None}
         return self.replace(model=self.compare, base_url=url, api_key_env=key, **rest)
 
 
 def names_thought(path: Path) -> bool:
-    """Whether a thought can be written to a path: a page or a picture by its ending, or a device or pipe as it is."""
+    """Whether one thought can be written to this path: a page or an image by its ending, or a device or a pipe."""
     return path.suffix.lower() in (".html", ".htm", ".png") or (path.exists() and not path.is_file())

@@ -1,6 +1,6 @@
-"""The registry of embedded models: which models the package carries, where they lie, and which pictures they know.
+"""Registry of embedded models: the models that the package contains, their folders, and the images that they know.
 
-The only module of the product that knows about the files of the embedded world; without them the registry is empty.
+It is the only module outside `lab` that knows the files of the embedded world. Without these files, the registry is empty.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ WORLD_MARK = "sifthinker-world"
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedModel:
-    """A model that the package carries.
+    """A model that the package contains.
 
     Args:
-        folder: its model folder.
-        about: what it can do, in one sentence.
-        mark: text chunk of the PNG files that it knows; what it says about other pictures means nothing.
+        folder: model folder.
+        about: what the model can do, in one sentence.
+        mark: text chunk of the PNG files that the model knows. Its answers about other images are meaningless.
     """
 
     folder: Path
@@ -31,15 +31,15 @@ _WEIGHTS = Path(__file__).parent / "lab" / "weights"
 _MODELS = {
     "nano": EmbeddedModel(
         _WEIGHTS / "nano",
-        "knows the embedded world's objects, places and depths, and answers directly; has seen no chain",
+        "knows the objects, places and depths of the embedded world; answers directly; not trained on chains",
         WORLD_MARK,
     ),
 }
-# A folder of such a name is written ./nano.
+# A folder with the name of an embedded model is written ./nano.
 EMBEDDED = {name: model for name, model in _MODELS.items() if model.folder.is_dir()}
 
-# Fingerprints of embedded models: now → before their weights got the names of published checkpoints. The numbers are the
-# same, so runs and evaluations that began with these go on.
+# Fingerprints of embedded models: new → old. The weights got the tensor names of published checkpoints; the numbers did not
+# change. Runs and evaluations that started with the old fingerprints can therefore resume.
 RENAMED = {
     "bbc751c08fb35b93f240542196590d6be8a215d4d24be6971d0eb52c40f7b77a": (
         "93d478427aa8d69a850b948808141e00c4f1865a8f8463ad9ac4c998316116cf"

@@ -1,6 +1,6 @@
-"""One asynchronous client for OpenAI-compatible servers: timeout, bounded retries, rate, concurrency, tokens and cost.
+"""Asynchronous client for OpenAI-compatible servers: timeouts, retries, rate limit, concurrency, token counts and cost.
 
-The API key is read from an environment variable at the time of the call and appears in no message or representation.
+The API key is read from an environment variable for each request. It appears in no message and no `repr`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_S = 60.0
 _LONGEST_RETRY_AFTER_S = 600.0
-_SHORTEST_SECRET = 12  # servers without keys are given words such as EMPTY, which replies may hold
+_SHORTEST_SECRET = 12  # shorter keys are often words such as EMPTY, which replies may contain
 _SAYS_KEY = r"\bBearer\s+|\b(?:api[ _-]?)?key\b[^\w\n]{0,4}(?:(?:provided|is)[^\w\n]{1,4})?"
 
 _CHAT = "/chat/completions"
 _OTHER_ROUTE = re.compile(r"/(?:completions|responses|embeddings|models|messages)$")
 _SECRET_NAME = re.compile(r"(?:^|[_-])(?:key|apikey|token|secret|password|pwd|sig|signature|code|auth)$", re.IGNORECASE)
 _ENTRA_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
-# What servers call the field response_format in their refusals.
+# Other words for the field response_format in the error messages of servers.
 _STRUCTURED = re.compile(r"\bjson_(?:schema|object)\b|\bstructured[ _-]outputs?\b|\bguided[ _]|\bgrammar\b", re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class Usage:
-    """Running totals of one endpoint, and its prices of a million tokens."""
+    """Running totals of one endpoint, and its prices per million tokens."""
 
     requests: int = 0
     retries: int = 0
@@ -51,11 +51,11 @@ class Usage:
 
     @property
     def cost(self) -> float:
-        """Of all tokens, in the currency of the prices."""
+        """Cost of all tokens, in the currency of the prices."""
         return (self.prompt_tokens * self.prompt_price + self.completion_tokens * self.completion_price) / 1e6
 
     def add(self, more: Mapping[str, int]) -> None:
-        """Add totals by name; names that are missing count as 0.
+        """Add totals by name; missing names count as 0.
 
         Raises:
             AttributeError: an unknown name.
@@ -64,20 +64,20 @@ class Usage:
             setattr(self, name, getattr(self, name) + value)
 
     def since(self, earlier: Usage) -> dict[str, int]:
-        """What was used between two copies: name → difference, without those that are 0."""
+        """Return the usage since an earlier copy: name → difference, without zeros."""
         differences = {name: getattr(self, name) - getattr(earlier, name) for name in self.__slots__}
         return {name: value for name, value in differences.items() if value}
 
 
 @dataclass(slots=True)
 class _Session:
-    """What an endpoint holds while it is entered in one event loop."""
+    """State of an endpoint that is open in one event loop."""
 
     client: httpx2.AsyncClient
     gate: asyncio.Semaphore
-    met: asyncio.Event  # set once the first request has come to something; until then the others wait
+    met: asyncio.Event  # set when the outcome of the first request is known; until then the others wait
     scouting: bool = False
-    stopped: EndpointError | None = None  # why the first request showed that no other can be answered
+    stopped: EndpointError | None = None  # error of the first request if no other request can succeed either
     users: int = 0
 
 
@@ -85,28 +85,29 @@ class _Session:
 class Endpoint:
     """A chat-completions server.
 
-    What a server refuses is learnt once: where it names a field of the request, such as `temperature`, the field is left out
-    or sent in another form (`max_completion_tokens` for `max_tokens`; JSON without a schema, then free text for a schema),
-    and that is kept if the server answers then. The first request goes alone; the others wait for what it shows.
+    The endpoint adapts to the server. If the server refuses a field of the request, such as `temperature`, the field is sent
+    in another form or left out: `max_completion_tokens` instead of `max_tokens`; JSON without a schema instead of a schema,
+    then free text. If the server answers that request, later requests use the same form. The first request runs alone; the
+    others wait for its result.
 
     Args:
-        base_url: up to and including the version, for instance `http://127.0.0.1:8000/v1`. The query of Azure's addresses
+        base_url: address up to the version, for instance `http://127.0.0.1:8000/v1`. The query of an Azure address
             (`…/openai/deployments/NAME?api-version=…`) is kept, and such a server gets the key in the header `api-key`.
-        model: the model's name there.
-        api_key_env: environment variable that holds the key; a server without keys needs none.
-        timeout_s: of one request.
-        max_retries: further requests after the first, on time-outs, broken connections, unreadable replies, the statuses
-            408, 409, 425, 429 and 499, and those from 500 on but 501, 505 and 511.
-        concurrency: requests under way at once.
-        requests_per_minute: no more requests than this, evenly spread; None for no limit.
-        prompt_price: of a million prompt tokens, for `usage.cost`.
-        completion_price: of a million completion tokens.
-        backoff_s: wait before the first retry; it doubles with each, with jitter, up to 60 s. A Retry-After of the server
-            is honoured up to ten minutes, by every request to it.
+        model: name of the model on the server.
+        api_key_env: environment variable that contains the key; not needed for a server without keys.
+        timeout_s: timeout of one request, in seconds.
+        max_retries: maximum number of retries after timeouts, broken connections, unreadable replies, the statuses 408, 409,
+            425, 429 and 499, and all statuses from 500 except 501, 505 and 511.
+        concurrency: maximum number of simultaneous requests.
+        requests_per_minute: maximum rate, evenly spread; None for no limit.
+        prompt_price: price of a million prompt tokens, for `usage.cost`.
+        completion_price: price of a million completion tokens.
+        backoff_s: wait before the first retry. It doubles with each retry, with jitter, up to 60 s. After a Retry-After
+            header, every request waits, for at most ten minutes.
         transport: an httpx2 transport, for tests.
     Raises:
-        ConfigError: base_url is no http(s) address, holds a password or key, or names another route; the key cannot be sent;
-            or a number is out of range.
+        ConfigError: base_url is not an http(s) address, contains a password or key, or ends in another route; the key has
+            characters that no header can carry; or a number is out of range.
     """
 
     base_url: str
@@ -125,21 +126,26 @@ class Endpoint:
     _azure: bool = field(default=False, repr=False)
     _sessions: dict[asyncio.AbstractEventLoop, _Session] = field(default_factory=dict, repr=False)
     _not_before: float = field(default=0.0, repr=False)  # monotonic time before which no request may start
-    _met: bool = field(default=False, repr=False)  # the server has taken a connection
-    _forms: dict[str, int] = field(default_factory=dict, repr=False)  # field → which of `_forms_of` the server takes
-    _taken: set[tuple[str, int]] = field(default_factory=set, repr=False)  # (field, form) that it has answered to
+    _met: bool = field(default=False, repr=False)  # the server has accepted a connection
+    _forms: dict[str, int] = field(
+        default_factory=dict, repr=False
+    )  # field → index of the form in `_forms_of` that the server accepts
+    _taken: set[tuple[str, int]] = field(default_factory=set, repr=False)  # (field, form) of answered requests
 
     def __post_init__(self, prompt_price: float, completion_price: float) -> None:
         self.base_url, self._url = _read_address(self.base_url, self.api_key_env)
         self._azure = "api-version" in httpx2.URL(self._url).params
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0) or self.concurrency < 1 or self.max_retries < 0:
-            raise ConfigError("timeout and concurrency must be positive, and retries not negative")
+            raise ConfigError(
+                "timeout and concurrency must be positive, and retries must not be negative, got timeout "
+                f"{self.timeout_s}, concurrency {self.concurrency} and retries {self.max_retries}"
+            )
         if self.requests_per_minute is not None and not self.requests_per_minute > 0:
             raise ConfigError(f"requests per minute must be positive, got {self.requests_per_minute}")
         if not (prompt_price >= 0 and completion_price >= 0):
-            raise ConfigError("prices must not be negative")
+            raise ConfigError(f"prices must not be negative, got {prompt_price} and {completion_price}")
         self.usage.prompt_price, self.usage.completion_price = prompt_price, completion_price
-        self._key()  # a key that cannot be sent is better told before anything is asked
+        self._key()  # report an unusable key before the first request
 
     async def __aenter__(self) -> Endpoint:
         loop = asyncio.get_running_loop()
@@ -164,25 +170,25 @@ class Endpoint:
             await session.client.aclose()
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], needed: Collection[str] = (), /, **parameters: Any) -> Reply:
-        """One chat completion.
+        """Request one chat completion.
 
         Args:
-            messages: in the server's own format.
-            needed: names of fields without which the reply is worth nothing.
-            parameters: further fields of the request, for instance `temperature`. They are wishes, but for those that are
-                needed: one that the server refuses is sent in another form, or not at all.
+            messages: messages in the server's own format.
+            needed: names of fields that must be sent as they are.
+            parameters: further fields of the request, for instance `temperature`. If the server refuses a field that is not
+                in `needed`, the field is sent in another form or left out.
         Raises:
-            EndpointError: every attempt failed, or the server refused the request; its `kind` says what can be done.
+            EndpointError: every attempt failed, or the server refused the request. Its `kind` describes the remedy.
         """
         return await self._gated(messages, parameters, needed)
 
     async def stream(
         self, messages: Sequence[Mapping[str, Any]], needed: Collection[str] = (), /, **parameters: Any
     ) -> AsyncGenerator[Reply, None]:
-        """One chat completion as it is written: the reply so far again and again, code `partial`, the whole one last.
+        """Request one chat completion and yield the growing reply, with code `partial`; the complete reply comes last.
 
-        Who is slower than the server misses some of the replies between. A stream that breaks is a failed attempt: the next
-        one begins from nothing. A server that does not stream gives the whole reply alone.
+        A caller that is slower than the server misses some partial replies. A broken stream is a failed attempt: the retry
+        starts from the beginning. A server that does not stream yields only the complete reply.
 
         Args:
             messages: see `chat`.
@@ -191,7 +197,7 @@ class Endpoint:
         Raises:
             EndpointError: see `chat`.
         """
-        growing: list[Reply] = []  # the reply so far, where it has grown since it was last given
+        growing: list[Reply] = []  # the reply so far, if it has grown since the last yield
         changed = asyncio.Event()
 
         def grow(reply: Reply) -> None:
@@ -219,7 +225,7 @@ class Endpoint:
         needed: Collection[str],
         grow: Callable[[Reply], None] | None = None,
     ) -> Reply:
-        """Ask when it is this request's turn; `grow` is told the reply so far, where it is streamed."""
+        """Send a request when it is its turn. For a streamed reply, `grow` is called with the reply so far."""
         session = self._sessions.get(asyncio.get_running_loop())
         if session is None:
             raise RuntimeError("use the endpoint inside `async with`")
@@ -264,7 +270,7 @@ class Endpoint:
                 session.met.set()
                 self.usage.prompt_tokens += outcome.prompt_tokens
                 self.usage.completion_tokens += outcome.completion_tokens
-                # What a server says is kept; should it quote the key, that is not.
+                # Keep the server's words, except for a quoted key.
                 return replace(
                     outcome,
                     text=self._redact(outcome.text),
@@ -280,14 +286,14 @@ class Endpoint:
             retries += 1
             self.usage.retries += 1
             if outcome.wait_s:
-                # The server speaks of its load, not of this one request; it is waited for where requests take their turn.
+                # Retry-After is about the load of the server, so all requests wait, not only this one.
                 self._pause(outcome.wait_s)
             else:
                 await asyncio.sleep(min(self.backoff_s * 2 ** (retries - 1) * random.uniform(0.5, 1.5), _LONGEST_BACKOFF_S))
         if outcome.wait_s:
             self._pause(outcome.wait_s)
         self.usage.failures += 1
-        tried = f"failed {requests} times; the last: " if outcome.passing and requests > 1 else ""
+        tried = f"failed {requests} times. Last error: " if outcome.passing and requests > 1 else ""
         raise EndpointError(
             self._redact(f"{self._url} (model {self.model!r}): {tried}{outcome.message}{self._advice(outcome)}"),
             outcome.code,
@@ -312,7 +318,7 @@ class Endpoint:
             message = f"no answer within {self.timeout_s:g} s" if isinstance(error, httpx2.TimeoutException) else ""
             code = "timeout" if message else "connection"
             message = message or f"{type(error).__name__}: {error}".strip(": ")
-            # A server that nobody has met may well not be there; one that was there comes back.
+            # Without any earlier connection, the address is probably wrong. Otherwise the server will come back.
             if not self._met and isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
                 return Fault(code, f"cannot connect: {message}", "setup", passing=False, cause="address")
             self._met = True
@@ -321,7 +327,7 @@ class Endpoint:
         return read_response(response, self._redact)
 
     def _adapt(self, fault: Fault, parameters: Mapping[str, Any], forms: dict[str, int]) -> bool:
-        """Choose another form for the field that a server refuses. False where it names none that has another."""
+        """Choose another form for the field that a server refuses. Return False if there is no such field or form."""
         if fault.code not in ("status_400", "status_422"):
             return False
         places: dict[int, str] = {}
@@ -341,7 +347,7 @@ class Endpoint:
             name = places[min(places)]
             forms[name] = max(forms.get(name, 0) + 1, self._forms.get(name, 0))
             return True
-        # Servers without structured output do not always say what they miss.
+        # Servers without structured output do not always name the field that they refuse.
         name, now = "response_format", forms.get("response_format", 0)
         if fault.kind == "request" and name in parameters and (name, now) not in self._taken:
             last = len(_forms_of(name, parameters[name])) - 1
@@ -350,32 +356,34 @@ class Endpoint:
         return False
 
     def _learn(self, parameters: Mapping[str, Any], forms: Mapping[str, int]) -> None:
-        """Keep the forms of the fields of a request that was answered."""
+        """Remember the forms of the fields in a request that was answered."""
         for name, value in parameters.items():
             form, known = forms.get(name, 0), self._forms.get(name, 0)
-            # One that it took before was refused for what stood in this one request.
+            # If the server accepted the known form before, it refused only the content of this request.
             if form > known and (name, known) not in self._taken:
                 self._forms[name] = form
                 sent = _forms_of(name, value)[form]
                 now = f"sent as {', '.join(sent)}" if sent else "left out"
-                _log.warning("%s refuses the field %s for %s; from now on it is %s", self._url, name, self.model, now)
+                _log.warning(
+                    "%s refuses the field %s for the model %s. From now on it is %s", self._url, name, self.model, now
+                )
             self._taken.add((name, form))
 
     def _advice(self, fault: Fault) -> str:
-        """What to do about a fault of the setup, as a further sentence."""
+        """Return how to fix a fault of the setup, as a further sentence."""
         if fault.cause == "key":
-            what = "does not hold a key that it accepts" if self._key() else "is empty"
-            return f". The environment variable {self.api_key_env} {what}; set it, or name another (--api-key-env)"
+            what = "does not contain a key that the server accepts" if self._key() else "is empty"
+            return f". The environment variable {self.api_key_env} {what}. Set it, or choose another one (--api-key-env)"
         if fault.cause == "quota":
-            return f". Add credit to the account whose key stands in {self.api_key_env}, or use another server (--base-url)"
+            return f". Add credit to the account of the key in {self.api_key_env}, or use another server (--base-url)"
         if fault.cause == "model":
-            return ". Set model (--model) to a name that this server has"
+            return ". Set model (--model) to the name of a model on this server"
         if fault.cause == "address":
-            return ". Is the server running, and are base_url (--base-url) and model (--model) right?"
+            return ". Check that the server is running, and check base_url (--base-url) and model (--model)"
         return ""
 
     def _pause(self, wait_s: float) -> None:
-        """Hold back every request."""
+        """Delay all requests."""
         until = asyncio.get_running_loop().time() + min(wait_s, _LONGEST_RETRY_AFTER_S)
         self._not_before = max(self._not_before, until)
 
@@ -390,21 +398,23 @@ class Endpoint:
     def _key(self) -> str:
         key = os.environ.get(self.api_key_env, "").strip()
         if not key.isascii() or not (key.isprintable() or not key):
-            raise ConfigError(f"the key in {self.api_key_env} has characters that no header can carry")
+            raise ConfigError(
+                f"the API key in {self.api_key_env} contains characters that are not printable ASCII. Set it again"
+            )
         return key
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
         if not key:
             return {}
-        # Azure takes its keys in a header of their own, tokens of Entra ID as everybody else does, and some gateways of
-        # its kind refuse both at once.
+        # Azure expects keys in the header api-key, but Entra ID tokens in Authorization. Some Azure gateways refuse requests
+        # with both headers.
         if self._azure and not _ENTRA_TOKEN.fullmatch(key):
             return {"api-key": key}
         return {"Authorization": f"Bearer {key}"}
 
     def _redact(self, text: str) -> str:
-        """A text with our key taken out: some servers quote it back. A short one only where the text says that it is one."""
+        """Replace the API key in a text, because some servers quote it. A short key only after words such as "key"."""
         key = self._key()
         if not key:
             return text
@@ -414,7 +424,7 @@ class Endpoint:
 
 
 def _forms_of(name: str, value: Any) -> list[dict[str, Any]]:
-    """What may be sent for a field of a request, in the order in which it is tried; in the end nothing."""
+    """Return the forms of a request field in the order to try; the last one leaves the field out."""
     forms = [{name: value}]
     if name == "max_tokens":
         forms.append({"max_completion_tokens": value})
@@ -424,42 +434,46 @@ def _forms_of(name: str, value: Any) -> list[dict[str, Any]]:
 
 
 def _read_address(base_url: str, api_key_env: str) -> tuple[str, str]:
-    """(base URL in the form that we use, URL of chat completions)."""
+    """Return (normalised base URL, URL of chat completions)."""
     bare = base_url.strip()
     try:
         address = httpx2.URL(bare)
     except httpx2.InvalidURL:
-        raise ConfigError("base_url is not an address; wanted for instance http://127.0.0.1:8000/v1") from None
+        raise ConfigError("base_url is not an address. Expected for instance http://127.0.0.1:8000/v1") from None
     secret = next((name for name in address.params if _SECRET_NAME.search(name)), None)
     if address.userinfo or secret:
         what = f"a secret ({secret}=…)" if secret else "a user name or password"
-        raise ConfigError(f"base_url holds {what}; put a key into the variable {api_key_env}")
+        raise ConfigError(
+            f"base_url contains {what}. Remove it, and put the API key into the environment variable {api_key_env}"
+        )
     if address.scheme not in ("http", "https") or not address.host:
         raise ConfigError(f"base_url must start with http:// or https://, got {bare!r}")
     if re.search(r"\s", bare):
-        raise ConfigError(f"base_url holds white space: {bare!r}")
+        raise ConfigError(f"base_url must not contain white space, got {bare!r}")
     path, mark, query = bare.partition("#")[0].partition("?")
     path = path.rstrip("/").removesuffix(_CHAT).rstrip("/")
     route = _OTHER_ROUTE.search(path)
     if route:
         raise ConfigError(
-            f"base_url ends in {route[0]}, wanted the address before it, for instance http://127.0.0.1:8000/v1; "
-            f"{_CHAT} is asked there"
+            f"base_url ends in {route[0]}, expected the address before that, for instance http://127.0.0.1:8000/v1. "
+            f"{_CHAT} is appended to it"
         )
     return f"{path}{mark}{query}", f"{path}{_CHAT}{mark}{query}"
 
 
 def open_endpoint(settings: ServerSettings, **more: Any) -> Endpoint:
-    """The client for the server that settings name.
+    """Return the client for the server in the settings.
 
     Args:
-        settings: of the server and the model.
+        settings: settings of the server and the model.
         more: further arguments of `Endpoint`, for instance prices.
     Raises:
-        ConfigError: no model is named, or see `Endpoint`.
+        ConfigError: the settings have no model, or see `Endpoint`.
     """
     if settings.model is None:
-        raise ConfigError(f"{settings.base_url}: no model is named; say model")
+        raise ConfigError(
+            f"{settings.base_url}: model is missing. Set model (--model) to the name of a model on this server"
+        )
     return Endpoint(
         settings.base_url,
         settings.model,

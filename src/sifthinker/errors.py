@@ -162,6 +162,24 @@ def _is_installed(name: str) -> bool:
 FaultKind = Literal["outage", "request", "setup"]
 
 
+# Codes of `EndpointError`. `status_<n>` stands for every HTTP status that is an error.
+SERVER_CODES: dict[str, str] = {
+    "timeout": "the server did not answer in time",
+    "connection": "the server could not be reached, or closed the connection before the reply was complete",
+    "status_<n>": "the server answered with HTTP status n, for instance `status_401` for a wrong key",
+    "not_json": "the server's reply is not JSON",
+    "bad_shape": "the server's reply is JSON without the fields of a chat completion",
+    "server_error": "the server reported an error without a status",
+    "gave_up": "the run stopped because several requests in a row failed",
+}
+
+# Codes of `RecordError` for a complete file. A record that is left out has a code of `records.REJECTS`.
+FILE_CODES: dict[str, str] = {
+    "missing_file": "the file or folder does not exist, or cannot be read",
+    "not_coco": "the file is not a COCO instances file",
+}
+
+
 class EndpointError(SIFError):
     """A model server that failed after every allowed retry, or refused what it was asked.
 

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-_GLANCE_S = 0.1  # between looks for an interruption
+_GLANCE_S = 0.1  # interval between checks for an interruption
 
 _POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
 
@@ -24,11 +24,12 @@ _POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
 def run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end and return its result, whether or not an event loop runs in this thread.
 
-    Where one does, as in a notebook, the coroutine gets a loop in a thread of its own, with a copy of the caller's context;
-    the caller's loop waits. An interruption (Ctrl-C) cancels the coroutine and waits until it has cleaned up.
+    If a loop runs, as in a notebook, the coroutine runs in another thread, in its own loop, with a copy of the caller's
+    context. The caller's loop is blocked meanwhile. An interruption (Ctrl-C) cancels the coroutine and waits for its
+    cleanup.
 
     Raises:
-        BaseException: what the coroutine raises.
+        BaseException: any exception of the coroutine.
     """
     try:
         asyncio.get_running_loop()
@@ -79,13 +80,13 @@ def _item_of(taken: tuple[Any, BaseException | None]) -> Any:
 
 
 def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
-    """The items of an asynchronous iterator for synchronous code, each as soon as it is there; see `run_coroutine`.
+    """Yield the items of an asynchronous iterator in synchronous code, each as soon as it arrives; see `run_coroutine`.
 
-    It runs in a thread of its own. When the caller stops listening, or is interrupted, it is cancelled, and waited for until
-    it has cleaned up.
+    The iterator runs in its own thread. If the caller stops or is interrupted, the iterator is cancelled, and this waits for
+    its cleanup.
 
     Raises:
-        BaseException: what the iterator raises.
+        BaseException: any exception of the iterator.
     """
     try:
         caller = asyncio.current_task()
@@ -133,16 +134,16 @@ def iterate(items: AsyncIterator[_T]) -> Iterator[_T]:
 
 
 async def ticking(items: AsyncGenerator[_T, None], seconds: float) -> AsyncGenerator[_T | None, None]:
-    """The items of an asynchronous generator, and None each time that none came for so long.
+    """Yield the items of an asynchronous generator, and None whenever no item arrives in time.
 
-    Who listens can look at other things between, such as whether to go on. When it stops listening, the generator is
-    cancelled where it waits, and closed.
+    The caller can use the pauses, for instance to check whether to continue. If the caller stops, the generator is cancelled
+    and closed.
 
     Args:
-        items: none of them None.
-        seconds: between two items, or an item and None, at most.
+        items: a generator that never yields None.
+        seconds: maximum time without an item before None is yielded.
     Raises:
-        BaseException: what the generator raises.
+        BaseException: any exception of the generator.
     """
     following = asyncio.ensure_future(anext(items))
     try:
@@ -164,15 +165,15 @@ async def ticking(items: AsyncGenerator[_T, None], seconds: float) -> AsyncGener
 
 
 async def together(calls: Iterable[Coroutine[Any, Any, _T]], most: int) -> list[_T]:
-    """The results of coroutines in order, so many of them at once; they are taken from `calls` as their turn comes.
+    """Run coroutines, at most `most` at once, and return their results in order.
 
-    The first that fails ends the others. They have cleaned up when this raises.
+    If one fails, the others are cancelled. This raises after their cleanup.
 
     Args:
-        calls: any number.
-        most: how many run at once.
+        calls: the coroutines; each is taken only when it can run.
+        most: maximum number of coroutines that run at once.
     Raises:
-        BaseException: what the first raises.
+        BaseException: the exception of the first coroutine that fails.
     """
     found: dict[int, _T] = {}
     numbered = enumerate(calls)
@@ -193,14 +194,14 @@ async def together(calls: Iterable[Coroutine[Any, Any, _T]], most: int) -> list[
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let `in_thread` use this many threads inside the block; the loop's own executor stays as it is."""
+    """Let `in_thread` use `count` threads inside the block. The loop's own executor does not change."""
     with ThreadPoolExecutor(count) as pool:
         token = _POOL.set(pool)
         try:
             yield
         finally:
             _POOL.reset(token)
-            pool.shutdown(wait=False, cancel_futures=True)  # of an interrupted build; what runs is waited for
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted build drops waiting calls; running ones finish
 
 
 async def in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -1,4 +1,4 @@
-"""Any image-text-to-text model of transformers: loaded with its processor, asked, merged; errors say what to do."""
+"""Load, run and merge any image-text-to-text model of transformers, with its processor."""
 
 from __future__ import annotations
 
@@ -24,43 +24,45 @@ from sifthinker.processors import bound_area
 
 logger = logging.getLogger(__name__)
 
-# Families that cannot be used, with the reason; refused before weights are loaded.
+# Unsupported families, with the reason. They are refused before weights are loaded.
 _REFUSED = {
-    "paligemma": "PaliGemma has no chat template, and its processor takes no text without an image, as completions are",
+    "paligemma": "PaliGemma has no chat template, and its processor cannot process text without an image (completions)",
 }
 _warned: set[tuple[str, int]] = set()
 
 
 def load_processor(name: str | os.PathLike[str], *, max_pixels: int | None = None) -> Any:
-    """The processor of a model folder or Hugging Face name.
+    """Load the processor of a model.
 
     Args:
-        name: folder or name.
-        max_pixels: greatest area of an image, for processors that resize by area (Qwen-VL, GLM-4V); None keeps the model's
-            own. For other processors it does nothing, which is logged as a warning with what they do.
+        name: model folder or Hugging Face name.
+        max_pixels: maximum image area in pixels, for processors that resize by area (Qwen-VL, GLM-4V); None keeps the
+            model's own. Other processors ignore it; a warning then describes how they resize.
     Raises:
-        ModelError: not a model folder, its processor cannot be loaded here, it has no chat template, or a family that cannot
-            be used.
+        ModelError: the name is not a model folder, the processor cannot be loaded or has no chat template, or the family is
+            not supported.
     """
     where = model_source(name)
     refuse_unsupported(where)
     processor = _read_processor(where)
     if not getattr(processor, "chat_template", None):
         raise ModelError(
-            f"{where}: its processor has no chat template, which says how a question and its images are written; put "
-            "chat_template.jinja into its folder, or use a model that was tuned for conversations"
+            f"{where}: the processor has no chat template, so a prompt cannot be built. Put chat_template.jinja into the "
+            "model folder, or use a model that was trained for chat"
         )
     if max_pixels is not None:
         instead = bound_area(processor, max_pixels)
         if instead and (where, max_pixels) not in _warned:
             _warned.add((where, max_pixels))
             kind = type(processor.image_processor).__name__
-            logger.warning("%s: max_pixels does nothing for this model: its %s %s", where, kind, instead)
+            logger.warning("%s: max_pixels has no effect on this model. Its %s %s", where, kind, instead)
     return processor
 
 
 def model_type(name: str | os.PathLike[str]) -> str:
-    """The type in a model's configuration, "" where it cannot be read: whoever loads the model says what is wrong.
+    """Return the model type in a model's configuration.
+
+    Returns "" if the configuration is unreadable; loading the model then reports the error.
 
     Args:
         name: model folder or Hugging Face name.
@@ -76,16 +78,16 @@ def model_type(name: str | os.PathLike[str]) -> str:
 
 
 def refuse_unsupported(where: str) -> None:
-    """Refuse a model of a family that cannot be used, by its configuration alone.
+    """Raise an error for a model of an unsupported family. Reads only its configuration.
 
     Args:
         where: model folder or Hugging Face name.
     Raises:
-        ModelError: such a family; the message names it and the reason.
+        ModelError: the family is not supported; the message contains the family and the reason.
     """
     kind = model_type(where)
     if kind in _REFUSED:
-        raise ModelError(f"{where}: {_REFUSED[kind]}; use a model of another family, see docs/families.md")
+        raise ModelError(f"{where}: {_REFUSED[kind]}. Use a model of another family, see docs/families.md")
 
 
 def _read_processor(where: str) -> Any:
@@ -95,19 +97,21 @@ def _read_processor(where: str) -> Any:
         processor = kind.from_pretrained(where)
     except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
         if "orchvis" in str(error):
-            raise ModelError(f"{where}: this model's processor needs torchvision: pip install torchvision") from None
+            raise ModelError(
+                f"{where}: the processor of this model needs torchvision. Run: pip install torchvision"
+            ) from None
         raise ModelError(f"{where}: cannot load the processor: {_first_line(error)}") from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise ModelError(f"{where}: has no processor for images and text; wanted a vision-language model")
+        raise ModelError(f"{where}: expected a vision-language model, got one without a processor for images and text")
     processor.tokenizer.padding_side = "left"
     return processor
 
 
 def _images_only(where: str) -> Any:
-    """What loads a model's processor where torchvision is missing: its class without the part for videos.
+    """Return a processor class without the video part, which works without torchvision.
 
-    The video processors of transformers need torchvision; image processors have a version on Pillow. The class bears the
-    name of its base, which is what `save_pretrained` writes, so that the folder loads as any other.
+    The video processors of transformers need torchvision; the image processors have a Pillow version. The class has the name
+    of its base class. `save_pretrained` writes that name, so any installation can load the saved folder.
     """
     kind = _processor_class(where)
     if kind is None or "video_processor" not in kind.get_attributes():
@@ -117,7 +121,7 @@ def _images_only(where: str) -> Any:
     videos = _video_settings(where)
 
     class ImagesOnly(kind):  # type: ignore[misc,valid-type]
-        # SmolVLM's chat template reads these of it for any conversation.
+        # SmolVLM's chat template reads these attributes even without videos.
         video_processor = SimpleNamespace(num_frames=None, fps=None)
 
         @classmethod
@@ -130,7 +134,7 @@ def _images_only(where: str) -> Any:
             return [loaded.get(name) for name in whole]
 
         def to_dict(self) -> dict[str, Any]:
-            # For those who have torchvision, vLLM among them: without these they cannot load the saved folder.
+            # Programs with torchvision, such as vLLM, need these settings to load the saved folder.
             return {**super().to_dict(), **({"video_processor": videos} if videos else {})}
 
     ImagesOnly.__name__ = ImagesOnly.__qualname__ = kind.__name__
@@ -138,7 +142,7 @@ def _images_only(where: str) -> Any:
 
 
 def _video_settings(where: str) -> dict[str, Any] | None:
-    """What a model's video processor is made from; None where it has none."""
+    """Return the settings of a model's video processor, or None."""
     from transformers.video_processing_utils import BaseVideoProcessor
 
     try:
@@ -149,27 +153,27 @@ def _video_settings(where: str) -> dict[str, Any] | None:
 
 
 def _processor_class(where: str) -> Any:
-    """transformers' processor class for a model folder or name; None where there is none of its own."""
+    """Return the processor class of transformers for a model folder or name, or None."""
     transformers = _transformers()
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.utils import cached_file
 
     try:
         return PROCESSOR_MAPPING.get(type(transformers.AutoConfig.from_pretrained(where)), None)
-    except (OSError, ValueError):  # an adapter's folder has a processor and no model
+    except (OSError, ValueError):  # an adapter folder has a processor but no model config
         file = cached_file(where, "processor_config.json", _raise_exceptions_for_missing_entries=False)
     saved = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
     return getattr(transformers, str(saved.get("processor_class")), None)
 
 
 def opened_by_template(processor: Any, **template: Any) -> str:
-    """What a chat template writes of a chain before the model does: `<think>` for some models that were made to reason.
+    """Return the start of a chain that the chat template writes: `<think>` for some reasoning models.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         template: further arguments of `apply_chat_template`.
     Returns:
-        The end of the prompt from an unclosed `<think>` on; "" where there is none.
+        The end of the prompt, starting at an unclosed `<think>`; "" if there is none.
     """
     asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
     prompt: str = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **template)
@@ -179,9 +183,9 @@ def opened_by_template(processor: Any, **template: Any) -> str:
 
 
 def special_tokens(processor: Any) -> re.Pattern[str]:
-    """A pattern of the special tokens that a model's tokenizer reads in any text: images, turns, padding.
+    """Return a pattern for the special tokens of a model's tokenizer: images, turns, padding.
 
-    The tags of chains are left out, which some tokenizers hold as special too.
+    The tags of chains are excluded. Some tokenizers treat them as special tokens too.
     """
     added = processor.tokenizer.added_tokens_decoder.values()
     names = {
@@ -194,13 +198,13 @@ def special_tokens(processor: Any) -> re.Pattern[str]:
 
 
 def end_tokens(name: str | os.PathLike[str], processor: Any) -> list[int]:
-    """Ids of the tokens at which a model stops: those of its generation config, and its tokenizer's, which trainers add.
+    """Return the ids of a model's end tokens, from its tokenizer (which trainers use) and its generation config.
 
     Args:
-        name: model folder or Hugging Face name; its weights are not loaded.
-        processor: of the model.
+        name: model folder or Hugging Face name; the weights are not loaded.
+        processor: processor of the model.
     Returns:
-        The tokenizer's first; empty where nothing ends a text.
+        The tokenizer's id first; empty if the model has no end token.
     """
     transformers, where = _transformers(), model_source(name)
     try:
@@ -212,14 +216,14 @@ def end_tokens(name: str | os.PathLike[str], processor: Any) -> list[int]:
 
 
 def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: Any) -> Any:
-    """An `AutoModelForImageTextToText` from safetensors alone, without remote code.
+    """Load an `AutoModelForImageTextToText` from safetensors only, without remote code.
 
     Args:
-        name: folder or Hugging Face name.
-        dtype: torch dtype by name, or `auto` for the checkpoint's own.
+        name: model folder or Hugging Face name.
+        dtype: name of a torch dtype, or `auto` for the type of the checkpoint.
         options: further arguments of `from_pretrained`, for instance `attn_implementation`.
     Raises:
-        ModelError: not a model folder, or a model of another kind.
+        ModelError: the name is not a model folder, or the model is of another kind.
     """
     transformers = _transformers()
     where = model_source(name)
@@ -232,11 +236,11 @@ def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: 
 def load_for_inference(
     name: str | os.PathLike[str], *, device: str | None = None, dtype: str = "auto", max_pixels: int | None = None
 ) -> tuple[Any, Any]:
-    """(model on its device, processor).
+    """Load a model in evaluation mode and its processor; return (model on its device, processor).
 
     Args:
-        name: folder or Hugging Face name.
-        device: torch device; the accelerator if there is one by default.
+        name: model folder or Hugging Face name.
+        device: torch device; by default the accelerator if there is one, else the CPU.
         dtype: see `load_model`.
         max_pixels: see `load_processor`.
     Raises:
@@ -254,7 +258,7 @@ def load_for_inference(
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A model's words: whether it ended by itself, and how many tokens were read and written."""
+    """A generated text, whether it ended with an end token, and the numbers of prompt and new tokens."""
 
     text: str
     ended: bool
@@ -272,10 +276,10 @@ def complete(
     """Continue several conversations in one batch.
 
     Args:
-        model: on its device.
-        processor: its processor.
-        conversations: messages of each, in the form of chat templates.
-        images: of each conversation, in the order in which it shows them.
+        model: model on its device.
+        processor: processor of the model.
+        conversations: messages of each conversation, in the format of chat templates.
+        images: images of each conversation, in the order of their placeholders.
         sampling: arguments of transformers' `generate`; greedy by default.
     """
     import torch
@@ -309,10 +313,11 @@ def stream(
     images: Sequence[Image.Image],
     **sampling: Any,
 ) -> Iterator[str | Generation]:
-    """Continue one conversation and give its words so far each time there are more; see `complete`.
+    """Continue one conversation and yield the growing text; see `complete`.
 
     Yields:
-        The text so far, longer each time; in the end the `Generation`, equal to what `complete` gives of it alone.
+        The text so far, longer each time; at the end the `Generation`, equal to the result of `complete` for this
+        conversation alone.
     """
     import torch
     from transformers import TextIteratorStreamer
@@ -343,7 +348,7 @@ def stream(
                 text += piece
                 yield text.lstrip()
     finally:
-        stop.set()  # whoever listened has gone
+        stop.set()  # the caller no longer reads
         thread.join()
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
@@ -353,27 +358,29 @@ def stream(
 def merge_adapter(
     adapter: str | os.PathLike[str], out: str | os.PathLike[str], *, base: str | None = None, dtype: str = "auto"
 ) -> None:
-    """Merge a PEFT adapter into its base model and write the result, a plain model with its processor.
+    """Merge a PEFT adapter into its base model, and write the merged model with its processor.
 
-    The processor is the adapter's own where its folder has one, as checkpoints do: it holds the image size that the run was
-    trained with.
+    If the adapter folder contains a processor, as checkpoints do, that one is used: it contains the image size of the
+    training.
 
     Args:
         adapter: folder with `adapter_config.json`, for instance a checkpoint of a LoRA run.
         out: model folder to write.
-        base: base model; the one that the adapter names by default.
-        dtype: of the merged weights, see `load_model`.
+        base: base model; by default the one recorded in the adapter.
+        dtype: data type of the merged weights, see `load_model`.
     Raises:
-        ModelError: no adapter there, or its base cannot be loaded.
+        ModelError: the folder contains no adapter, or the base model cannot be loaded.
         SIFError: `out` cannot be written.
     """
     folder = Path(adapter)
     try:
         named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(f"{folder}: holds no adapter: there is no adapter_config.json that names its base") from None
+        raise ModelError(
+            f"{folder}: contains no adapter: adapter_config.json with base_model_name_or_path is missing"
+        ) from None
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder}: there is no adapter_model.safetensors")
+        raise ModelError(f"{folder}: adapter_model.safetensors is missing")
     need("merging an adapter", "torch", "transformers", "peft")
     make_folder(out)
     source = base or named
@@ -386,26 +393,26 @@ def merge_adapter(
     try:
         merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder}: does not fit {source}: {_first_line(error)}") from None
+        raise ModelError(f"{folder}: the adapter does not fit the base model {source}: {_first_line(error)}") from None
     merged.save_pretrained(out)
     processor.save_pretrained(out)
 
 
 def freeze(model: Any, names: tuple[str, ...] = ()) -> list[str]:
-    """Freeze what must not or cannot learn; returns the names of the frozen parameters.
+    """Freeze the chosen parameters and those that no loss can reach; return the names of all frozen parameters.
 
     Args:
         model: any model.
         names: parts of parameter names to freeze, for instance `vision_tower` or `visual`.
     Raises:
-        ModelError: a name that no parameter has.
+        ModelError: no parameter has one of the names.
     """
     frozen = []
     for part in names:
         found = [name for name, _ in model.named_parameters() if part in name.split(".")]
         if not found:
             modules = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
-            raise ModelError(f"no parameter has {part!r} in its path; this model has {', '.join(modules)}")
+            raise ModelError(f"no parameter has {part!r} in its path. Modules of this model: {', '.join(modules)}")
         frozen += found
     frozen += _never_used(model)
     wanted = set(frozen)
@@ -416,22 +423,22 @@ def freeze(model: Any, names: tuple[str, ...] = ()) -> list[str]:
 
 
 def placeholder_tokens(config: Any) -> list[int] | None:
-    """Token ids that stand for pixels. A model that samples one would be fed an image that is not there."""
+    """Return the token ids of image placeholders. Sampling one would announce an image that does not exist."""
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
     found = {int(value) for name in names if (value := getattr(config, name, None)) is not None}
     return sorted(found) or None
 
 
 def _never_used(model: Any) -> list[str]:
-    """Parameters of a vision tower that no loss can reach.
+    """Return the parameters of a vision tower that no loss can reach.
 
-    LLaVA and its kin take the states after one layer, or several, by `vision_feature_layer`: -1 is after the last, -2 before
-    it. Later layers and the norm at the end do nothing for them. A pooling head does nothing for any language model.
+    LLaVA and similar models use the states after one or several layers, as set by `vision_feature_layer`: -1 is after the
+    last layer, -2 before it. They do not use later layers or the final norm. No language model uses a pooling head.
     """
     settings = model.config
     chosen, unused = getattr(settings, "vision_feature_layer", None), {"head"}
     used = depth = getattr(getattr(settings, "vision_config", None), "num_hidden_layers", 0)
-    # InternVL takes the last states behind the norm, and earlier ones before it.
+    # InternVL takes the last states after the norm, and earlier states without it.
     if chosen is not None and not (settings.model_type == "internvl" and chosen == -1):
         layers = [chosen] if isinstance(chosen, int) else chosen
         used = max(layer if layer >= 0 else depth + 1 + layer for layer in layers)
@@ -446,20 +453,26 @@ def _never_used(model: Any) -> list[str]:
 
 
 def model_source(name: str | os.PathLike[str]) -> str:
-    """Where to load a name from. Paths are told from Hugging Face names by existing, or by how they are written."""
+    """Return the source to load a model from: a folder, or a Hugging Face name.
+
+    A name is a path if the path exists or if it is written like one.
+
+    Raises:
+        ModelError: the folder does not exist or has no config.json.
+    """
     text = os.fspath(name)
     if text in EMBEDDED:
         return str(EMBEDDED[text].folder)
     path = Path(text)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{text}: not a model folder: it has no config.json")
+            raise ModelError(f"{text}: not a model folder, since config.json is missing")
         return text
-    # A run that is not there yet, such as `runs/sft`, would be looked for on the hub for minutes.
+    # Do not search the hub for a missing run such as `runs/sft`; that takes minutes.
     if path.exists() or text.startswith((".", "/", "~", "runs/")) or text.count("/") != 1:
         carried = f", or the embedded model {' or '.join(EMBEDDED)}" if EMBEDDED else ""
         raise ModelError(
-            f"{text}: no such model folder; wanted a folder with config.json or a name like "
+            f"{text}: no such model folder. Expected a folder with config.json, or a Hugging Face name such as "
             f"Qwen/Qwen2.5-VL-7B-Instruct{carried}"
         )
     return text

@@ -1,4 +1,4 @@
-"""What a model's image processor does to an image: bounds of its area, what is cut off, which images it cannot take."""
+"""Effects of a model's image processor: bounds of the image area, cropped parts, and images that it cannot process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from PIL import Image
 
 from sifthinker.boxes import as_unit_boxes
 
-_LONG = 10  # times as long as wide; what is longer is tried
-_LARGE = 4096  # side of the image that tells in which unit a processor bounds areas
+_LONG = 10  # aspect ratio; longer shapes are tested
+_LARGE = 4096  # side of the test image that shows the unit of a processor's area bounds
 
 
 def bound_area(processor: Any, max_pixels: int) -> str:
-    """Bound the area of images, for processors that resize by area. What is saved with `save_pretrained` keeps the bound.
+    """Set the maximum image area of a processor that resizes by area. `save_pretrained` saves the bound.
 
-    The least area goes down with it. A small image that is enlarged to the least area may exceed the bound by what its sides
-    are rounded up.
+    The minimum area is lowered to the bound if necessary. A small image that is enlarged to the minimum area can exceed the
+    bound, because its sides are rounded up.
 
     Args:
-        processor: of a model; its image processor is changed.
-        max_pixels: greatest area of a resized image, in pixels.
+        processor: processor of a model; its image processor is changed.
+        max_pixels: maximum area of a resized image, in pixels.
     Returns:
-        "" where the bound was set; otherwise what the processor does to images instead, for a sentence.
+        "" if the bound was set; otherwise a phrase that describes how the processor resizes images.
     """
     images = processor.image_processor
     if not resizes_by_area(images):
@@ -38,14 +38,14 @@ def bound_area(processor: Any, max_pixels: int) -> str:
 
 
 def resizes_by_area(images: Any) -> bool:
-    """Whether an image processor keeps an image's shape and brings its area between two bounds, as Qwen-VL's does."""
+    """Return whether an image processor keeps the aspect ratio and limits the area by two bounds, as Qwen-VL's does."""
     size = _size(images)
     both = bool(size.get("shortest_edge") and size.get("longest_edge"))
     return both and hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches")
 
 
 def what_is_done(images: Any) -> str:
-    """What an image processor does to the size of an image, for a sentence that begins with its name.
+    """Describe how an image processor resizes images, as a phrase that follows its name.
 
     Example:
         >>> from types import SimpleNamespace
@@ -54,36 +54,36 @@ def what_is_done(images: Any) -> str:
     """
     size, crop = _size(images), _size(images, "crop_size")
     if resizes_by_area(images):
-        return f"keeps an image's area between {size['shortest_edge']:,} and {size['longest_edge']:,} pixels"
+        return f"keeps the image area between {size['shortest_edge']:,} and {size['longest_edge']:,} pixels"
     if grids := getattr(images, "image_grid_pinpoints", None):
         side = _shorter(size)
         largest = max(height * width for height, width in grids)
-        return f"cuts every image into tiles of {side}×{side}, up to {largest // (side * side)}, and an overview"
+        return f"cuts every image into tiles of {side}×{side}, up to {largest // (side * side)}, plus an overview"
     if getattr(images, "max_tiles", None):
         return f"cuts every image into tiles of {images.tile_size}×{images.tile_size}, up to {images.max_tiles}"
     if getattr(images, "max_patches", None) and getattr(images, "crop_to_patches", False):
         shape = f"{size['width']}×{size['height']}"
-        return f"cuts every image into tiles of {shape}, up to {images.max_patches}, and an overview"
+        return f"cuts every image into tiles of {shape}, up to {images.max_patches}, plus an overview"
     if longest := size.get("longest_edge"):
         tile = _size(images, "max_image_size").get("longest_edge")
         tiles = f" and cuts it into tiles of {tile}×{tile}" if tile and getattr(images, "do_image_splitting", True) else ""
-        return f"{'brings' if tile else 'shrinks'} an image's longer side to {longest} pixels{tiles}"
+        return f"{'resizes' if tile else 'shrinks'} the longer side of an image to {longest} pixels{tiles}"
     if _crops(images):
         centre = f"{crop['width']}×{crop['height']}"
-        return f"brings an image's shorter side to {_shorter(size)} pixels and keeps its centre, {centre}"
+        return f"resizes the shorter side of an image to {_shorter(size)} pixels and crops the centre to {centre}"
     if size.get("height") and size.get("width"):
         return f"resizes every image to {size['width']}×{size['height']}"
     return "resizes images in its own way"
 
 
 def image_fault(processor: Any, size: tuple[int, int]) -> str:
-    """Why a model's processor cannot take an image, by its size alone; "" if it can.
+    """Return why a model's processor cannot process an image of this size; "" if it can.
 
-    Processors that work with areas are asked by number. Others have no rule of their own and fail on some long and narrow
-    images; such a shape is tried with a blank one.
+    A processor that resizes by area computes this from the size. Others fail on some long and narrow images; such a size is
+    tested with a blank image.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         size: (width, height) in pixels.
     """
     images = processor.image_processor
@@ -94,15 +94,15 @@ def image_fault(processor: Any, size: tuple[int, int]) -> str:
         elif max(size) > _LONG * min(size):
             images(images=[Image.new("RGB", size)], return_tensors="pt")
     except (ValueError, RuntimeError) as error:
-        return f"an image of {width}×{height} is not taken by this model's processor: {error}"
+        return f"the processor of this model cannot process an image of {width}×{height}: {error}"
     return ""
 
 
 def visible_part(processor: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """What a model sees of an image: all of it, unless its processor crops the centre, as CLIP's does.
+    """Return the part of an image that a model sees: all of it, unless the processor crops the centre, as CLIP's does.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         size: (width, height) of the image in pixels.
     Returns:
         A unit xyxy box.
@@ -129,14 +129,14 @@ def visible_part(processor: Any, size: tuple[int, int]) -> tuple[float, float, f
 
 
 def cropped_share(processor: Any, boxes: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """The share of each box that a model does not see, because its processor crops the image.
+    """Return the share of each box that a model does not see because its processor crops the image.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         boxes: (N, 4) unit xyxy.
         size: (width, height) of the image in pixels.
     Returns:
-        (N,) shares of the boxes' areas, from 0 (seen whole) to 1 (not seen).
+        (N,) shares of the boxes' areas, from 0 (fully visible) to 1 (not visible).
     Raises:
         BoxError: see `boxes.as_unit_boxes`.
     """
@@ -149,7 +149,7 @@ def cropped_share(processor: Any, boxes: ArrayLike, size: tuple[int, int]) -> ND
 
 
 def _size(images: Any, name: str = "size") -> dict[str, int]:
-    """A size of an image processor by its keys; those that are not set are left out."""
+    """Return a size of an image processor as a dict, without unset keys."""
     size = getattr(images, name, None)
     return {key: value for key, value in dict(size).items() if value is not None} if size else {}
 
@@ -159,7 +159,7 @@ def _shorter(size: Mapping[str, int]) -> int:
 
 
 def _crops(images: Any) -> bool:
-    """Whether an image processor crops whole images; those with tiles crop none, for a tile has the size of the crop."""
+    """Return whether an image processor crops images. Processors with tiles do not; for them, the crop size is the tile."""
     return bool(
         getattr(images, "do_center_crop", False)
         and _size(images, "crop_size")
@@ -168,9 +168,9 @@ def _crops(images: Any) -> bool:
 
 
 def _frames(images: Any) -> int:
-    """How many pixels of its bounds a processor counts for a pixel of an image.
+    """Return how often a processor counts each pixel of an image in its area bounds.
 
-    Qwen-VL's counts each once. GLM-4V's counts an image as a film of two frames.
+    Qwen-VL's counts it once. GLM-4V's treats an image as a video of two frames, and counts it twice.
     """
     tried = copy.copy(images)
     most = (_LARGE // 2) ** 2

@@ -1,4 +1,4 @@
-"""Every sentence that a model reads, once. A change of wording is a new `PROMPT_VERSION`."""
+"""All prompts that models read. If the wording changes, `PROMPT_VERSION` changes too."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ TASK_RGB = (
     "see there in <text></text>. Correct your focus until it rests on what answers the question. Write all steps inside "
     "<think></think>, then the answer inside <answer></answer>."
 )
-# What the tasks say of coordinates, by what these are.
+# The part of each task that describes the coordinates.
 _COORDINATES: dict[Coordinates, str] = {
     "unit": "with coordinates as fractions of width and height",
     "per_mille": "with coordinates as whole thousandths (0 to 1000) of width and height",
     "resized": "with coordinates in whole pixels of the image as you see it",
 }
-# Without steps: how a model answers before it has learnt to think with images.
+# Without steps: for models that have not learned to think with images.
 DIRECT_DEPTH = (
     "The first image is the scene; the second is its depth, dark where near and bright where far. "
     "Answer the question in a few words."
 )
 DIRECT_RGB = "Answer the question about the image in a few words."
-# The steps as JSON: for models that have not learnt to write chains.
+# The steps as JSON: for models that have not learned to write chains.
 STRUCTURED_DEPTH = (
     "The first image is the scene; the second is its depth, dark where near and bright where far. Both show the same view. "
     "Answer the question by looking step by step: begin with the regions that may matter, then correct your focus until it "
@@ -54,7 +54,7 @@ STRUCTURED_RGB = (
     'with JSON only: {"steps":[{"regions":[{"bbox_2d":[x1,y1,x2,y2]}],"text":"what you see"}],"answer":"short answer"}.'
 )
 
-# By protocol: the task with a depth image, and without.
+# Protocol → (task with a depth image, task without one).
 _TASKS: dict[ThinkProtocol, tuple[str, str]] = {
     "direct": (DIRECT_DEPTH, DIRECT_RGB),
     "chain": (TASK_DEPTH, TASK_RGB),
@@ -65,20 +65,20 @@ _TASKS: dict[ThinkProtocol, tuple[str, str]] = {
 def user_prompt(
     question: str, *, with_depth: bool = True, protocol: ThinkProtocol = "chain", coordinates: Coordinates = "unit"
 ) -> str:
-    """What the model is asked: the images' meaning, the format, the question.
+    """Return the user's prompt: the meaning of the images, the format of the answer, and the question.
 
     Args:
         question: the question.
-        with_depth: whether the second image is there; False for RGB-only work.
-        protocol: what is asked for: the answer alone (`direct`), a chain, or its steps as JSON (`structured`).
-        coordinates: what the numbers of boxes are to be, see `coordinates.Frame`.
+        with_depth: whether there is a depth image; False for RGB-only prompts.
+        protocol: format of the answer: the answer only (`direct`), a chain (`chain`), or its steps as JSON (`structured`).
+        coordinates: coordinates of the boxes, see `coordinates.Frame`.
     """
     task = _TASKS[protocol][0 if with_depth else 1]
     return f"{_task(task, coordinates)}\nQuestion: {question.strip()}"
 
 
 def asked_coordinates(prompt: str) -> Coordinates | None:
-    """Which coordinates a prompt asks for that holds a task of `user_prompt`; None for any other wording.
+    """Return the coordinates that a prompt from `user_prompt` asks for, or None for any other wording.
 
     Example:
         >>> asked_coordinates(user_prompt("What is it?", coordinates="per_mille"))
@@ -91,7 +91,7 @@ def asked_coordinates(prompt: str) -> Coordinates | None:
 
 
 def _task(task: str, coordinates: Coordinates) -> str:
-    """A task that asks for such coordinates."""
+    """Return a task that asks for these coordinates."""
     return task.replace(_COORDINATES["unit"], _COORDINATES[coordinates])
 
 
@@ -99,7 +99,7 @@ _LABEL = re.compile(r"\(?[A-Za-z0-9][).:]")  # "(A) red", "A. red"
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its possible answers under it, a letter before each; as they are where they have labels of their own.
+    """Return a question with its choices below it, each with a letter. Choices that already have labels do not change.
 
     Example:
         >>> print(with_choices("Which is nearer?", ["the cup", "the vase"]))
@@ -115,7 +115,7 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
 
 
 def with_several_images(question: str, count: int) -> str:
-    """A question about several images that are shown as one picture, side by side; as it is where there is one."""
+    """Return a question about several images, combined side by side. With one image, the question does not change."""
     return (
         question if count < 2 else f"The picture shows {count} images side by side, in order from left to right.\n{question}"
     )
@@ -133,18 +133,18 @@ TEACHER_SYSTEM = (
 
 
 def teacher_task(question: str, answer: str, foci: int) -> str:
-    """The opening of a teacher's task; the focuses follow, one `teacher_focus` and one image each."""
+    """Return the start of a teacher's task. The focuses follow, each as one `teacher_focus` and one image."""
     return f"Question: {question}\nTrue answer: {answer}\nNumber of focuses: {foci}"
 
 
 def teacher_focus(index: int, regions: Sequence[Region]) -> str:
-    """One focus of a teacher's task, in fractions: a teacher writes no coordinates, so that it is asked in one way."""
+    """Return one focus of a teacher's task. Boxes are always fractions, because a teacher does not write coordinates."""
     rounded = [Region(round_boxes([region.box])[0].tolist(), region.depth) for region in regions]
     return f"Focus {index}: {render_regions(rounded)}"
 
 
 def teacher_correction(problems: Sequence[str]) -> str:
-    """What a teacher is told when its reply fails a check."""
+    """Return the message to a teacher whose reply failed a check."""
     return "Your reply cannot be used: " + "; ".join(problems) + ". Send the whole JSON object again, corrected."
 
 
@@ -156,5 +156,5 @@ JUDGE_SYSTEM = (
 
 
 def judge_task(question: str, truth: str, answer: str) -> str:
-    """What a judge is asked. The answer is a model's and stands in quotes, cut at 2,000 characters."""
+    """Return the prompt for a judge. The model's answer is quoted and cut at 2,000 characters."""
     return f"Question: {question}\nTrue answer: {truth}\nAnswer to judge: {json.dumps(answer[:2000], ensure_ascii=False)}"

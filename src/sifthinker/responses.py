@@ -1,7 +1,7 @@
-"""Read what a chat-completions server sends back: the reply, or the fault and what can be done about it.
+"""Read the response of a chat-completions server: the reply, or the fault and its remedy.
 
-Servers that call themselves OpenAI-compatible differ: errors inside a status 200, content in typed parts, reasoning in a
-field of its own. This is the one place that knows these forms.
+OpenAI-compatible servers differ: some send errors with status 200, content in typed parts, or reasoning in a separate field.
+Only this module knows these variants.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import httpx2
 
 from sifthinker.errors import FaultKind
 
-# Statuses below 500 that pass; of those from 500 on, all pass but the ones named after them. 520 to 530 are Cloudflare's.
+# Temporary errors: these statuses below 500, and all from 500 on except `_LASTING`. 520 to 530 are Cloudflare's.
 _PASSING = {408, 409, 425, 429, 499}
 _LASTING = {501, 505, 511}
-# Statuses of every request alike: key, account, address, model.
+# Statuses that would meet every request: the key, account, address or model is wrong.
 _SETUP = {401, 402, 403, 404, 405, 407, 410}
 
 _LONGEST_QUOTE = 300
@@ -32,7 +32,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _CUT_OFF = {"length", "max_tokens", "model_length", "model_context_window_exceeded"}
 _FILTERED = {"content_filter", "safety", "prohibited_content", "recitation", "refusal", "blocklist"}
 
-# Codes that servers give to their errors where the status does not say it.
+# Error codes of servers, for responses whose status is not specific.
 _REQUEST_CODES = {"invalid_request_error", "bad_request", "content_policy_violation"}
 _QUOTA_CODES = {
     "insufficient_quota", "insufficient_balance", "insufficient_user_quota", "billing_hard_limit_reached",
@@ -60,16 +60,16 @@ Cause = Literal["", "key", "quota", "model", "address"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered.
+    """A reply of a model on a server.
 
     Args:
-        text: the model's words, as they stand; half surrogate pairs, which are no text, replaced.
-        prompt_tokens: as the server counted them.
-        completion_tokens: as the server counted them.
-        code: "" for a reply that came to its end; `cut_off`, `refused` or `no_content` for one that did not; `partial` for
-            one that is still being written.
-        reason: why, in words.
-        reasoning: what the server's reasoning parser took out of the text, "" where it took out nothing.
+        text: the model's text, unchanged except that unpaired surrogates are replaced.
+        prompt_tokens: number of prompt tokens, as counted by the server.
+        completion_tokens: number of completion tokens, as counted by the server.
+        code: "" for a finished reply; `cut_off`, `refused` or `no_content` for an unfinished one; `partial` while the model
+            is still writing.
+        reason: explanation of the code.
+        reasoning: text that the server's reasoning parser removed from the reply, or "".
     """
 
     text: str
@@ -82,17 +82,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a response holds no reply.
+    """The reason why a response contains no reply.
 
     Args:
         code: see `errors.EndpointError`.
-        message: what came, in one line, with the server's words.
-        kind: whom it concerns, see `errors.EndpointError`.
-        passing: whether the same request may be answered a moment later.
-        cause: of a fault of kind `setup`: the key, the account's quota, the model's name, or the address.
-        words: the server's own words, whole.
-        field: the field of the request that the server names as the cause, "" for none.
-        wait_s: seconds that the server asks to wait, None where it does not.
+        message: description in one line, with the server's words.
+        kind: see `errors.EndpointError`.
+        passing: whether the same request may succeed a moment later.
+        cause: cause of a fault of kind `setup`: the key, the account's quota, the model's name, or the address.
+        words: the complete words of the server.
+        field: the field of the request that the server reports as the cause, or "".
+        wait_s: seconds that the server asks the client to wait, or None.
     """
 
     code: str
@@ -106,11 +106,11 @@ class Fault:
 
 
 def read_response(response: httpx2.Response, redact: Callable[[str], str] = str) -> Reply | Fault:
-    """The reply or the fault of a response. Never raises.
+    """Return the reply or the fault of a response. Never raises.
 
     Args:
-        response: read to its end.
-        redact: takes secrets out of a text; what the server says goes through it before anything is cut.
+        response: a response whose body has been read.
+        redact: function that removes secrets from a text. It is applied before a text is shortened.
     """
     status = response.status_code
     try:
@@ -119,7 +119,7 @@ def read_response(response: httpx2.Response, redact: Callable[[str], str] = str)
         text = redact(response.text)
     where = f"status {status}"
     if 300 <= status < 400 and "location" in response.headers:
-        where += f", which leads to {redact(response.headers['location'])}"
+        where += f", a redirect to {redact(response.headers['location'])}"
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
@@ -130,13 +130,13 @@ def read_response(response: httpx2.Response, redact: Callable[[str], str] = str)
     if not error:
         choice = _first_choice(body)
         if choice is None:
-            return Fault("bad_shape", f"the server's reply has no choices[0]: {_quoted(text)}", words=text)
+            return Fault("bad_shape", f"expected choices[0] in the server's reply, got {_quoted(text)}", words=text)
         error = _error_of({"error": choice["error"]}) if choice.get("error") else {}
         if not error and _broke(choice):
             error = {"message": "finish_reason error"}
         if not error:
             return _read_choice(choice, body)
-    return _fault(_status_of(error), error, f"{where} with an error inside", text, response.headers, inside=True)
+    return _fault(_status_of(error), error, f"{where} with an error in its body", text, response.headers, inside=True)
 
 
 async def read_events(
@@ -145,12 +145,12 @@ async def read_events(
     grow: Callable[[Reply], None] | None = None,
     redact: Callable[[str], str] = str,
 ) -> Reply | Fault:
-    """The reply or the fault of a stream of server-sent events.
+    """Return the reply or the fault of a stream of server-sent events.
 
     Args:
-        lines: of the stream, read as they come; see `lines_of`.
-        headers: of the response.
-        grow: called with the reply so far each time there is more of it.
+        lines: lines of the stream; see `lines_of`.
+        headers: headers of the response.
+        grow: function called with the reply so far whenever it has grown.
         redact: see `read_response`.
     Raises:
         httpx2.HTTPError: the connection breaks.
@@ -167,7 +167,7 @@ async def read_events(
         try:
             event = json.loads(data)
         except (ValueError, RecursionError):
-            return Fault("not_json", f"an event of the stream is no JSON: {_quoted(redact(data))}", words=redact(data))
+            return Fault("not_json", f"an event in the stream is not JSON: {_quoted(redact(data))}", words=redact(data))
         part = _first_choice(event)
         error = _error_of(event) if part is None else {"message": "finish_reason error"} if _broke(part) else {}
         if part is not None and part.get("error"):
@@ -196,17 +196,17 @@ async def read_events(
             text, reasoning = (_whole(redact(written[name])) for name in ("content", "reasoning_content"))
             grow(Reply(text, code="partial", reasoning=reasoning))
     if not choice and ended:
-        return Fault("bad_shape", "the server's stream has no choices[0]")
+        return Fault("bad_shape", "the server's stream contains no choices[0]")
     if not ended and not choice.get("finish_reason"):
-        return Fault("connection", "the stream ended before the reply did")
+        return Fault("connection", "the stream ended before the reply was complete")
     return _read_choice({**choice, "message": {**written, "tool_calls": calls}}, {"usage": usage})
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The lines of a stream of events, without what ends them.
+    """Yield the lines of an event stream, without their line ends.
 
-    Lines end where the standard says so, and nowhere else: replies hold characters such as U+2028 at which `str.splitlines`
-    breaks too.
+    Lines end only at the line ends of the standard. `str.splitlines` would also split at characters such as U+2028, which
+    replies may contain.
 
     Source: WHATWG HTML, section 9.2.5, "Parsing an event stream".
     """
@@ -215,7 +215,7 @@ async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
         text = kept + chunk
         if not begun and len(text) >= len(codecs.BOM_UTF8):
             text, begun = text.removeprefix(codecs.BOM_UTF8), True
-        # A line feed that belongs to a last carriage return may still come.
+        # The next chunk may start with the line feed that belongs to this carriage return.
         held = b"\r" if text.endswith(b"\r") else b""
         *lines, kept = _LINE_END.split(text.removesuffix(held))
         kept += held
@@ -226,8 +226,10 @@ async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 
 async def _events(lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The data of each event. An event may have several lines of data; servers that part events by no blank line give
-    each one whole in its line."""
+    """Yield the data of each event. An event may have several data lines.
+
+    Some servers write no blank line between events. Then each data line is a complete event.
+    """
     held: list[str] = []
     async for line in lines:
         if line.startswith("data:"):
@@ -238,7 +240,7 @@ async def _events(lines: AsyncIterator[str]) -> AsyncIterator[str]:
         elif held and not line.strip():
             yield "\n".join(held)
             held = []
-        # All else are comments that keep the connection open, and names of events.
+        # All other lines are keep-alive comments or event names.
     if held:
         yield "\n".join(held)
 
@@ -254,9 +256,9 @@ def _is_json(text: str) -> bool:
 def _fault(
     status: int, error: Mapping[str, Any], where: str, text: str, headers: Mapping[str, str], *, inside: bool = False
 ) -> Fault:
-    """What an error means, by its status (0 for an unknown one), its code and its words.
+    """Classify an error by its status (0 if unknown), its code and its words.
 
-    Routers put the error of the server behind them inside a success; there a 404 may speak of this one request.
+    Routers wrap the error of the server behind them in a successful response. A 404 in there may concern only this request.
     """
     words = _words(error) or _page_title(text) or text
     codes = {str(error.get(name)).lower() for name in ("code", "type", "status") if error.get(name)}
@@ -268,7 +270,7 @@ def _fault(
     if status == 402 or codes & _QUOTA_CODES or (not passing and _QUOTA_WORDS.search(words)):
         cause = "quota"
     elif _FLAGGED_WORDS.search(words) and not passing:
-        pass  # a moderator refuses this one picture or question, some with status 403
+        pass  # moderation refuses this image or question, sometimes with status 403
     elif status in (401, 403, 407) or codes & _KEY_CODES or (status in (400, 422) and _KEY_WORDS.search(words)):
         cause = "key"
     elif codes & _MODEL_CODES or (status in (400, 404, 422) and _MODEL_WORDS.search(words)):
@@ -289,28 +291,28 @@ def _fault(
 
 
 def _no_json(response: httpx2.Response, text: str) -> Fault:
-    """A successful response whose body is something else."""
+    """Return the fault of a successful response whose body is not JSON."""
     begins = text.lstrip("\ufeff \t\r\n")
     kind = response.headers.get("content-type", "")
     if begins.startswith(("data:", "event:")) or "event-stream" in kind:
-        form = "a stream of events (data: …), which was not asked for; a proxy may turn it on"
+        form = "an event stream (data: …), which the request did not ask for; a proxy may have turned it on"
     elif begins[:1] == "<" or "html" in kind:
-        form = f"a page ({_page_title(text) or 'HTML'}), as proxies, login pages and wrong addresses send it"
+        form = f"a web page ({_page_title(text) or 'HTML'}), perhaps from a proxy, a login page or a wrong address"
     elif not begins:
         return Fault("not_json", "the server's reply is empty")
     else:
-        form = "no JSON"
+        form = "not JSON"
     return Fault("not_json", f"the server's reply is {form}. It begins {_quoted(_first_line(begins))}", words=text)
 
 
 def _status_of(error: Mapping[str, Any]) -> int:
-    """The status that an error inside a success states; 0 for none. The response's own says nothing about it."""
+    """Return the status in the body of an error, or 0. The status of the response itself is a success."""
     said = error.get("code")
     return int(said) if isinstance(said, int | str) and re.fullmatch(r"[1-5]\d\d", str(said)) else 0
 
 
 def _broke(choice: Mapping[str, Any]) -> bool:
-    """Whether a choice says that the server failed in the middle of it."""
+    """Return whether the server failed in the middle of this choice."""
     return choice.get("finish_reason") == "error"
 
 
@@ -332,7 +334,7 @@ def _read_choice(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Reply | 
         refusal = refusal or next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
         content = "".join(_part_text(part) for part in parts)
     if content is not None and not isinstance(content, str):
-        return Fault("bad_shape", f"the reply's content is {type(content).__name__}, wanted text")
+        return Fault("bad_shape", f"the reply's content must be text, got {type(content).__name__}")
     text = _whole(content or "")
     code, reason = _shortcoming(choice, message, text, refusal)
     usage = body.get("usage")
@@ -341,12 +343,12 @@ def _read_choice(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Reply | 
 
 
 def _whole(text: str) -> str:
-    """A text with its half surrogate pairs replaced."""
+    """Replace unpaired surrogates in a text."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _reasoning(message: Mapping[str, Any]) -> tuple[str, str]:
-    """(name of the field, what stands in it) of a reply's reasoning."""
+    """Return (field name, text) of a reply's reasoning, or ("", "")."""
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str) and message[name]:
             return name, message[name]
@@ -358,7 +360,7 @@ def _parts(content: list[Any]) -> list[dict[str, Any]]:
 
 
 def _part_text(part: Mapping[str, Any]) -> str:
-    """The text of one typed part; "" for thinking, pictures and the like."""
+    """Return the text of one typed part; "" for thinking, images and other types."""
     text = part.get("text")
     if part.get("type", "text") not in ("text", "output_text"):
         return ""
@@ -366,7 +368,7 @@ def _part_text(part: Mapping[str, Any]) -> str:
 
 
 def _shortcoming(choice: Mapping[str, Any], message: Mapping[str, Any], text: str, refusal: Any) -> tuple[str, str]:
-    """(code, reason) of a reply that did not come to its end, ("", "") of one that did."""
+    """Return (code, reason) of an unfinished reply, ("", "") of a finished one."""
     finish = str(choice.get("finish_reason") or "").lower()
     if refusal:
         return "refused", f"the model refused: {_quoted(str(refusal))}"
@@ -375,20 +377,20 @@ def _shortcoming(choice: Mapping[str, Any], message: Mapping[str, Any], text: st
     name, said = _reasoning(message)
     blank = not text.strip()
     if finish in _CUT_OFF:
-        where = " while the model still reasoned" if blank and said else ""
+        where = " while the model was still reasoning" if blank and said else ""
         return "cut_off", f"the reply was cut off{where} (finish_reason {finish})"
     if blank and said:
         return "no_content", (
-            f"the reply stands in {name} and its content is empty ({name} ends {_quoted(said[-60:])}); serve the model with "
-            "the reasoning parser that belongs to it, or turn reasoning off"
+            f"the reply's content is empty, and the text is in {name} (it ends {_quoted(said[-60:])}). Serve the model with "
+            "the reasoning parser of its family, or turn reasoning off"
         )
     if blank and message.get("tool_calls"):
-        return "no_content", "the model called a tool instead of writing a reply; serve it without tools"
+        return "no_content", "the model called a tool instead of writing a reply. Serve it without tools"
     return "", ""
 
 
 def _error_of(body: Any) -> dict[str, Any]:
-    """The error that a body states, as one flat object; {} where it states none."""
+    """Return the error in a body as one flat object, or {}."""
     if not isinstance(body, dict):
         return {}
     error = body.get("error") or body.get("errors")
@@ -404,7 +406,7 @@ def _error_of(body: Any) -> dict[str, Any]:
 
 
 def _words(error: Mapping[str, Any]) -> str:
-    """The words of an error, those of the server behind a router included, in one line."""
+    """Return the words of an error in one line, including those of a server behind a router."""
     said = list(_texts(error.get("message") or error.get("detail") or error.get("msg") or error.get("error_description")))
     metadata = error.get("metadata")
     if isinstance(metadata, dict) and metadata.get("raw"):
@@ -416,7 +418,7 @@ def _words(error: Mapping[str, Any]) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The messages in what a server puts into a field for one: text, or a list of {"loc": […], "msg": "…"}."""
+    """Yield the messages in an error field: text, or a list of {"loc": […], "msg": "…"}."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -440,19 +442,19 @@ def _first_line(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as one short line, without control characters, in quotes."""
+    """Return a text as one short quoted line, without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LONGEST_QUOTE]).split())
     return f'"{line}"' if len(line) <= _LONGEST_QUOTE else f'"{line[:_LONGEST_QUOTE]}…"'
 
 
 def _count(usage: Any, name: str) -> int:
-    """A number of tokens; 0 where the server states none that makes sense."""
+    """Return a number of tokens; 0 if the server reports no valid number."""
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if isinstance(value, int) and value >= 0 else 0
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait that a response asks for, None where it does not: Retry-After as seconds or date, or milliseconds."""
+    """Return the seconds that a response asks to wait, or None. Reads Retry-After (seconds or date) and milliseconds."""
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         with contextlib.suppress(ValueError):
             return max(0.0, float(headers.get(name, "")) / 1000)

@@ -1,29 +1,29 @@
-"""What models thought, as data: one JSON object a thought, and the forms of the tools that people look at boxes with.
+"""Thoughts of models as data: one JSON object per thought, and export formats of annotation and drawing tools.
 
     thought ─ thought_to_json ─┬─ a line of `sif think`
     row of an evaluation ──────┤
     example of a dataset ──────┴─ to_coco, to_label_studio
     thought, chain ─ to_detections (supervision)
 
-Form 1 of a thought, every key in every line; new keys may come, and a key that changes its meaning makes form 2:
+Format 1 of a thought. Every line has every key. Later versions may add keys; a key with a new meaning would make format 2.
 
-| key | what |
+| key | content |
 | --- | --- |
 | `format` | 1 |
-| `id` | of the question; "" where it has none |
-| `image` | `file` as it was named, `width` and `height` in pixels; null where the image is gone |
-| `question`, `protocol` | what was asked, and how: direct, chain or structured |
-| `answer` | the answer that was read; null where there is none |
+| `id` | id of the question, or "" |
+| `image` | `file` as given, `width` and `height` in pixels; null if the image is gone |
+| `question`, `protocol` | the question, and the protocol: direct, chain or structured |
+| `answer` | the answer, or null |
 | `steps` | list of `words` and `regions` |
 | `regions` | list of `box` (x1, y1, x2, y2 as fractions), `box_px` (pixels), `depth_stated`, `depth_true` (0 near, 1 far) |
 | `problems` | list of `code`, `message` and `position` (a character of `text`); empty for a valid chain |
-| `complete` | false where the model ran out of tokens |
-| `text`, `reply` | the chain or direct answer, and the reply that a chain was composed from ("" otherwise) |
-| `coordinates`, `resized` | what the numbers of boxes in `text` are, see `coordinates.Frame` |
-| `tokens`, `seconds` | `read` and `written`, and the time it took; null where unknown |
-| `truth` | what is known: `answers`, `choices`, `boxes` (fractions) and the `verdict` on the answer |
-| `about` | `dataset`, `split`, `family`, `tags`, the `depth` file, the whole `prompt`, and the metrics' `values` |
-| `error` | why the question could not be asked; "" where it was |
+| `complete` | false if the model reached the token limit |
+| `text`, `reply` | the chain or direct answer; the reply that the chain was built from, or "" |
+| `coordinates`, `resized` | meaning of the box coordinates in `text`, see `coordinates.Frame` |
+| `tokens`, `seconds` | `read` (prompt) and `written` (completion) tokens, and the duration; null if unknown |
+| `truth` | ground truth as far as known: `answers`, `choices`, `boxes` (fractions); the `verdict` on the answer |
+| `about` | `dataset`, `split`, `family`, `tags`, `depth` file, complete `prompt`, and `values` of the metrics |
+| `error` | why the question could not be asked, or "" |
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-# Where Label Studio serves files of its own disk from; see LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT in its manual.
+# URL of Label Studio's local files; see LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT in its manual.
 LABEL_STUDIO_FILES = "/data/local-files/?d="
 
 TARGET = "target"  # the label of boxes that answer the question
@@ -67,12 +67,12 @@ Item = Thought | Mapping[str, Any]
 
 
 def thought_to_json(thought: Thought, *, id: str = "", file: str = "") -> dict[str, Any]:
-    """A thought as plain values, in the form that stands above.
+    """Convert a thought to plain values in the format of this module's table.
 
     Args:
-        thought: what a model thought.
-        id: of the question.
-        file: name of the image file, as the reader of the JSON is to find it.
+        thought: the thought.
+        id: id of the question.
+        file: path of the image file for the reader of the JSON.
     Example:
         >>> told = thought_to_json(Thought("Which is it?", Image.new("RGB", (640, 480)), None, "A mug.", protocol="direct"))
         >>> told["answer"], told["image"]["width"], told["steps"]
@@ -84,7 +84,7 @@ def thought_to_json(thought: Thought, *, id: str = "", file: str = "") -> dict[s
 def _to_json(
     thought: Thought, size: tuple[int, int] | None, depth: DepthMap | None, *, id: str, file: str
 ) -> dict[str, Any]:
-    """`thought_to_json` with the image's size and depth apart: both may be gone since the model saw them."""
+    """Like `thought_to_json`, with separate image size and depth, since both files may be gone by now."""
     width, height = size or (None, None)
     reading = thought.reading
     return {
@@ -131,18 +131,18 @@ def _regions(regions: Sequence[Region], size: tuple[int, int] | None, depth: Dep
 
 
 def _pixels(box: Sequence[float], size: tuple[int, int]) -> list[float]:
-    """A unit box in pixels, to a hundredth."""
+    """Convert a unit box to pixels, rounded to two decimals."""
     return [round(side * of, 2) for side, of in zip(box, size * 2, strict=True)]
 
 
 def thought_of_row(row: Row, image: Image.Image | None, depth: DepthMap | None, protocol: ThinkProtocol) -> Thought:
-    """The thought that a row of an evaluation keeps.
+    """Rebuild the thought from a row of an evaluation.
 
     Args:
-        row: of a question that was asked.
-        image: what it was asked about; None where that is gone, for which a grey picture stands in.
-        depth: of the image; where it is gone, a flat map stands in, so that the text is read as it was asked for.
-        protocol: of the evaluation.
+        row: row of a question that was asked.
+        image: the image of the question; None if it is gone, which gives a grey image.
+        depth: depth of the image. If it is gone, a flat map replaces it, so the text is still read with depths.
+        protocol: protocol of the evaluation.
     """
     picture = _GREY if image is None else image
     if depth is None and row.depth is not None:
@@ -163,24 +163,24 @@ def thought_of_row(row: Row, image: Image.Image | None, depth: DepthMap | None, 
 
 
 def files_of_row(row: Row, question: Question | None) -> tuple[Image.Image | None, DepthMap | None, str]:
-    """The image and the depth of a row as far as they are still there, and why one of them is not ("" where both are).
+    """Return the image and the depth of a row, or None, and why one of them is missing ("" if none is).
 
     Args:
-        row: of an evaluation.
-        question: it is about; None where nothing tells where its image lies.
+        row: row of an evaluation.
+        question: the question of the row; None if the path of its image is unknown.
     """
     if question is None:
-        return None, None, "nothing tells where the image lies"
+        return None, None, "the path of the image is unknown"
     sizes = zip(row.file_sizes, question.file_sizes(), strict=False)
     changed = [None not in (was, now) and was != now for was, now in sizes]
     if any(changed[:1]):
-        return None, None, "the image has changed since it was asked about"
+        return None, None, "the image file has changed since the evaluation"
     try:
         if any(changed[1:]):
-            return question.picture(), None, "the depth has changed since it was asked about"
+            return question.picture(), None, "the depth file has changed since the evaluation"
         image, depth = question.load(with_depth=row.depth is not None)
         lost = depth is None and row.depth is not None
-        return image, depth, "nothing tells where the depth lies" if lost else ""
+        return image, depth, "the path of the depth file is unknown" if lost else ""
     except ImageError as error:
         return None, None, str(error)
     except DepthError as error:
@@ -188,15 +188,15 @@ def files_of_row(row: Row, question: Question | None) -> tuple[Image.Image | Non
 
 
 def row_to_json(row: Row, question: Question | None, protocol: ThinkProtocol) -> tuple[dict[str, Any], str]:
-    """A row of an evaluation in the form that stands above.
+    """Convert a row of an evaluation to the format of this module's table.
 
     Args:
         row: the row.
-        question: that it is about, for its image and depth; None where these are not known.
-        protocol: of the evaluation.
+        question: the question of the row, for its image and depth; None if their paths are unknown.
+        protocol: protocol of the evaluation.
     Returns:
-        (object, why the image or depth could not be read; "" where they could). Without an image there are no pixels,
-        without depth no true depths.
+        (object, why the image or depth could not be read, or ""). Without an image there are no pixel coordinates; without
+        depth there are no ground-truth depths.
     """
     image, depth, gone = files_of_row(row, question)
     thought = thought_of_row(row, image, depth, protocol)
@@ -211,11 +211,11 @@ def row_to_json(row: Row, question: Question | None, protocol: ThinkProtocol) ->
 
 
 def evaluation_to_json(evaluation: Evaluation, gone: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
-    """Every row of an evaluation in the form that stands above, one image in memory at a time.
+    """Convert every row of an evaluation to the format of this module's table, with one image in memory at a time.
 
     Args:
-        evaluation: with its questions, which say where the images lie; see `with_questions`.
-        gone: takes the id of each row whose image or depth could not be read → why.
+        evaluation: evaluation with its questions, which contain the image paths; see `with_questions`.
+        gone: output: id of each row whose image or depth could not be read → reason.
     """
     for row in evaluation.rows:
         found, why = row_to_json(row, evaluation.questions.get(row.id), evaluation.protocol)
@@ -225,12 +225,12 @@ def evaluation_to_json(evaluation: Evaluation, gone: dict[str, str] | None = Non
 
 
 def with_questions(evaluation: Evaluation, root: Path, reading: DepthReading) -> Evaluation:
-    """An evaluation that was read from its file, with the questions that its rows tell of.
+    """Rebuild the questions of an evaluation that was read from its file.
 
     Args:
-        evaluation: without questions.
-        root: the folder that its images' names are relative to. A name that leads out of it has no question.
-        reading: how its depth files are read.
+        evaluation: evaluation without questions.
+        root: base folder of its image paths. A row whose path leads out of this folder gets no question.
+        reading: how to read its depth files.
     """
     questions = {}
     for row in evaluation.rows:
@@ -245,13 +245,13 @@ def with_questions(evaluation: Evaluation, root: Path, reading: DepthReading) ->
 
 
 def example_to_json(example: Example, *, file: str) -> dict[str, Any]:
-    """The chain of a training sample in the form that stands above.
+    """Convert the chain of a training example to the format of this module's table.
 
     Args:
-        example: as `read_examples` gives it.
-        file: name of its image, as the reader of the JSON is to find it.
+        example: example from `read_examples`.
+        file: path of its image for the reader of the JSON.
     Raises:
-        ImageError, DepthError: its image or depth cannot be read.
+        ImageError, DepthError: the image or depth is unreadable.
     """
     image, depth = Question.from_example(example).load()
     thought = Thought(example.problem, image, depth, example.chain, frame=example.frame)
@@ -267,28 +267,28 @@ def _told(item: Item) -> Mapping[str, Any]:
         return thought_to_json(item)
     if not isinstance(item, Mapping) or item.get("format") != FORMAT:
         got = item.get("format") if isinstance(item, Mapping) else type(item).__name__
-        raise ConfigError(f"format is {got!r}; wanted thoughts, or objects of `thought_to_json` with format {FORMAT}")
+        raise ConfigError(f"expected a Thought, or an object from `thought_to_json` with format {FORMAT}, got {got!r}")
     return item
 
 
 def step_label(number: int) -> str:
-    """The label of a step's boxes, in every form; numbers from 1."""
+    """Return the label for the boxes of a step, counted from 1. All export formats use it."""
     return f"step {number}"
 
 
 def to_coco(items: Iterable[Item], *, targets: bool = True) -> dict[str, Any]:
-    """Thoughts as a COCO dataset: a category a step, a box in pixels a region.
+    """Convert thoughts to a COCO dataset: one category per step, one pixel box per region.
 
     Args:
-        items: thoughts, or objects of `thought_to_json`; taken one after the other. A file is one image, however many
-            questions were asked about it.
-        targets: give the boxes that answer a question too, as the category `target`.
+        items: thoughts, or objects from `thought_to_json`; read one at a time. Each image file becomes one image, whatever
+            the number of questions about it.
+        targets: also write the ground-truth boxes, as the category `target`.
     Returns:
-        The dataset, plain values. `attributes` of an annotation hold the question's id, the step's number and words, and
-        the depths. `thoughts` is ours: question, answer and problems of every item, with its `image_id`, which is null where
-        the image is gone; such an item has no boxes.
+        The dataset as plain values. The `attributes` of an annotation contain the question's id, the step's number and
+        words, and the depths. `thoughts` is an extra key of sifthinker: question, answer and problems of every item, with
+        its `image_id`. The `image_id` is null if the image is gone; such an item has no boxes.
     Raises:
-        ConfigError: an item that is neither.
+        ConfigError: an item is of another kind.
     Example:
         >>> found = to_coco([Thought("Which?", Image.new("RGB", (100, 50)), None, text)])  # doctest: +SKIP
         >>> found["annotations"][0]["bbox"], found["categories"][1]["name"]  # doctest: +SKIP
@@ -323,7 +323,7 @@ def to_coco(items: Iterable[Item], *, targets: bool = True) -> dict[str, Any]:
         annotation["id"] = number
     names = [TARGET, *(step_label(number) for number in range(1, most + 1))]
     return {
-        "info": {"description": "Steps of thinking with images: a category a step", "format": FORMAT},
+        "info": {"description": "Steps of thinking with images, one category per step", "format": FORMAT},
         "images": list(images.values()),
         "categories": [{"id": number, "name": name, "supercategory": "focus"} for number, name in enumerate(names, 1)],
         "annotations": annotations,
@@ -349,21 +349,21 @@ def _annotation(image: int, category: int, pixels: Sequence[float], attributes: 
 def to_label_studio(
     items: Iterable[Item], *, prefix: str = LABEL_STUDIO_FILES, model: str = "model"
 ) -> list[dict[str, Any]]:
-    """Thoughts as tasks of Label Studio: a rectangle a region with its step as label, its words in a text area.
+    """Convert thoughts to Label Studio tasks: one rectangle per region, labelled with its step, and a text area of words.
 
-    Boxes that answer a question are a second prediction, `target`. `label_studio_config` writes the labelling interface of
-    these tasks.
+    Ground-truth boxes are a second prediction, `target`. `label_studio_config` writes the labelling interface of these
+    tasks.
 
     Args:
-        items: thoughts, or objects of `thought_to_json`; taken one after the other.
-        prefix: what stands before the name of an image: the address of the folder that serves them. By default files of
-            Label Studio's own disk, relative to LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
+        items: thoughts, or objects from `thought_to_json`; read one at a time.
+        prefix: URL prefix of the image paths. By default the local files of Label Studio, relative to
+            LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
         model: `model_version` of the predictions.
     Returns:
-        One task an item, plain values. `data` holds the image's address, the question, the answer, the words of all steps,
-        and the text as the model wrote it: what of it could not be read stands nowhere else.
+        One task per item, as plain values. `data` contains the image URL, the question, the answer, the words of all steps,
+        and the original text of the model. Unreadable parts of it appear only there.
     Raises:
-        ConfigError: an item that is neither.
+        ConfigError: an item is of another kind.
     Source: labelstud.io, "Import pre-annotations".
     """
     return [_task(_told(item), prefix, model) for item in items]
@@ -419,14 +419,14 @@ def _task(told: Mapping[str, Any], prefix: str, model: str) -> dict[str, Any]:
 
 
 def _percent(box: Sequence[float]) -> dict[str, float]:
-    """A unit box as Label Studio has it: its corner and size in percent of the image."""
+    """Convert a unit box to Label Studio's form: corner and size in percent of the image."""
     x1, y1, x2, y2 = box
     found = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
     return {**{name: round(100 * value, 4) for name, value in found.items()}, "rotation": 0}
 
 
 def _depths(region: Mapping[str, Any]) -> str:
-    """`depth 0.52, true 0.61`, as far as they are known."""
+    """Return the known depths as text: `depth 0.52, true 0.61`."""
     stated, true = region["depth_stated"], region["depth_true"]
     parts = [f"depth {stated:.3f}"] if stated is not None else []
     return ", ".join(parts + ([f"true {true:.3f}"] if true is not None else []))
@@ -446,7 +446,7 @@ _PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
 
 
 def label_studio_config(tasks: Iterable[Mapping[str, Any]]) -> str:
-    """The labelling interface of the tasks of `to_label_studio`: XML, with a label for every step that one of them has."""
+    """Return the labelling interface for tasks from `to_label_studio`, as XML with one label for every step number."""
     labels = {
         label
         for task in tasks
@@ -464,18 +464,18 @@ def label_studio_config(tasks: Iterable[Mapping[str, Any]]) -> str:
 def to_detections(
     thought: Thought | Chain, step: int | None = -1, *, size: tuple[int, int] | None = None
 ) -> supervision.Detections:
-    """The boxes of a step as `Detections` of supervision, which its annotators draw.
+    """Convert the boxes of a step to `supervision.Detections`, for the annotators of supervision.
 
     Args:
-        thought: what a model thought, or a chain.
-        step: which step: from 1, or -1 for the last, -2 for the one before; None for all. Of a chain without steps the last
-            one has no boxes.
-        size: (width, height) in pixels of the image of a chain, which does not know it.
+        thought: a thought or a chain.
+        step: number of the step, from 1; -1 is the last, -2 the one before; None for all steps. For a chain without steps,
+            -1 gives no boxes.
+        size: (width, height) of the image in pixels; required for a chain.
     Returns:
-        `xyxy` (N, 4) float32 pixels; `class_id` the step, from 0 as classes are; `data` with, for each box, `class_name`
-        ("step 1"), `step` (from 1), `depth` as stated (NaN where none is) and `words`.
+        `xyxy`: (N, 4) float32 pixels; `class_id`: the step, from 0; `data`: for each box `class_name` ("step 1"), `step`
+        (from 1), `depth` as stated by the model (NaN if missing) and `words`.
     Raises:
-        ConfigError: a chain without a size, a thought with one of its own, or a step that there is not.
+        ConfigError: a chain without size, a thought with another size, or a step that does not exist.
         MissingExtraError: supervision is not installed.
     Example:
         >>> import supervision  # doctest: +SKIP
@@ -487,17 +487,23 @@ def to_detections(
 
     if isinstance(thought, Chain):
         if size is None:
-            raise ConfigError("to_detections: a chain does not know its image; give size, (width, height) in pixels")
+            raise ConfigError(
+                "to_detections: size is missing for a chain. Pass size=(width, height) of its image, in pixels"
+            )
         steps = [(item.regions, item.text) for item in thought.steps]
     else:
         if size not in (None, thought.image.size):
-            raise ConfigError(f"to_detections: size {size} is not that of the thought's image, {thought.image.size}")
+            raise ConfigError(
+                f"to_detections: size must be that of the thought's image, {thought.image.size}, got {size}. Leave it out"
+            )
         size, steps = thought.image.size, list(thought.steps)
     numbered = list(enumerate(steps))
     if step is not None and (steps or step != -1):
         if step == 0 or abs(step) > len(steps):
-            there = f"1 to {len(steps)}, or -1 to -{len(steps)} from the end" if steps else "none, the chain has no step"
-            raise ConfigError(f"to_detections: step is {step}; wanted {there}")
+            there = (
+                f"1 to {len(steps)}, or -1 to -{len(steps)} from the end" if steps else "None, since the chain has no steps"
+            )
+            raise ConfigError(f"to_detections: step must be {there}, got {step}")
         numbered = [numbered[step - (step > 0)]]
     found = [(number, region, words) for number, (regions, words) in numbered for region in regions]
     depths = [np.nan if region.depth is None else region.depth for _, region, _ in found]

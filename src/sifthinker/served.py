@@ -1,4 +1,4 @@
-"""Thinking with a model on an OpenAI-compatible server, and the thinker that settings name, here or there."""
+"""Think with a model on an OpenAI-compatible server; open the thinker of the settings, local or served."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from sifthinker.thinker import Task, Thinker, Thought, thought_of
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXELS = 4_194_304  # greatest area of an image that is sent, unless told otherwise
+MAX_PIXELS = 4_194_304  # default maximum area of an image sent to a server
 
-# A text that no model writes by itself: whether a server heeds a grammar is seen by asking for it.
+# A text that no model writes by itself. A server that writes it on request applies grammars.
 _PROBE = "sif-[0-9]{6}-ok"
-_GRAMMAR = "structured_outputs"  # vLLM's field; one that others, and older ones, pass over
-_NEEDED = (_GRAMMAR,)  # never left out where a server refuses it
-_MOST_FREE = 3  # chains that are asked for without the grammar too
+_GRAMMAR = "structured_outputs"  # vLLM's field; other servers and older versions ignore it
+_NEEDED = (_GRAMMAR,)  # never left out, even if a server refuses it
+_MOST_FREE = 3  # number of chains also requested without the grammar
 
 
 class ServedThinker(Thinker):
-    """A model behind a chat-completions server that answers questions.
+    """A model on a chat-completions server that answers questions.
 
-    It sees what a local one does: the image and its depth view, then the prompt. Images are sent exactly (PNG) up to
-    `max_pixels`. For coordinates `resized` they are sent at the size that Qwen2.5-VL's processor would give them, so that
-    the server has nothing left to resize and its pixels are known.
+    The model gets the same input as a local one: the image, its depth view, and the prompt. Images up to `max_pixels` are
+    sent unchanged, as PNG by default. For coordinates `resized`, images are sent at the size that Qwen2.5-VL's processor
+    would give them. The server then resizes nothing, and the pixel coordinates are known.
 
     Args:
-        endpoint: its server.
-        max_new_tokens: most tokens of an answer.
-        max_pixels: greatest area of an image that is sent; larger ones are made smaller.
-        coordinates: that its chains state boxes in; `unit` by default, since a server does not tell what a model has learnt.
-        image_format: `png`, exact, or `jpeg`, smaller.
-        grammar: hold chains to their grammar while they are decoded; needs a server that offers it (vLLM). A server that
-            passes the request over is refused before the first question, each reply is checked, and it is said where the
-            grammar changes chains that are whole without it, as one that masks tokens by mistake does.
+        endpoint: the server.
+        max_new_tokens: maximum number of tokens of an answer.
+        max_pixels: maximum area of an image that is sent, in pixels; larger images are shrunk.
+        coordinates: box coordinates in the chains of the model; `unit` by default, since the server cannot report them.
+        image_format: `png` (lossless) or `jpeg` (smaller).
+        grammar: constrain the decoding to valid chains; needs a server that supports it (vLLM). A server that ignores the
+            grammar is refused before the first question. Each reply is checked. A warning is logged if the grammar changes
+            a chain that is valid without it, which happens if the server masks tokens by mistake.
     Example:
         >>> endpoint = Endpoint("http://127.0.0.1:8000/v1", "Qwen/Qwen3-VL-8B-Instruct")
         >>> ServedThinker(endpoint).think(image, "What is on the shelf?", protocol="structured").answer  # doctest: +SKIP
@@ -80,7 +80,7 @@ class ServedThinker(Thinker):
         self._image_format: ImageFormat = image_format
         self._grammar = grammar
         self._heeds_grammar = False
-        self._free_asked = 0  # how often a chain was asked for without the grammar too
+        self._free_asked = 0  # number of chains also requested without the grammar
         self._probing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     @property
@@ -99,14 +99,14 @@ class ServedThinker(Thinker):
         return self._resizer.frame(size) if coordinates == "resized" else Frame(coordinates)
 
     def check_coordinates(self, coordinates: Coordinates) -> None:
-        """Any can be: images are sent at a size that is known."""
+        """Accept all coordinates: the size of every sent image is known."""
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
         placeholder = find_placeholder(task[1])
         if placeholder:
             raise ImageError(
-                f"the question holds {placeholder}, which models take for an image or a control token; rephrase it"
+                f"the question contains {placeholder}, which models read as an image or a control token. Rephrase it"
             )
 
     def think_all(
@@ -127,12 +127,12 @@ class ServedThinker(Thinker):
     async def ask(
         self, task: Task, *, protocol: ThinkProtocol = "chain", coordinates: Coordinates | None = None, **sampling: Any
     ) -> Thought:
-        """`think` for callers with an event loop, inside `async with`; as many at once as the endpoint allows."""
+        """Like `think`, for callers with an event loop, inside `async with`. The endpoint limits simultaneous requests."""
         frame, messages, parameters = await self._request(task, protocol, coordinates, sampling)
         free = await self._ask_free(messages, parameters)
         started = time.monotonic()
         reply = await self.endpoint.chat(messages, _NEEDED, **parameters)
-        # An answer that is there must not wait for anything: whoever asked keeps it first.
+        # Do not await anything after the reply: the caller must get it first.
         if free:
             self._compare_free(free, reply.text.strip(), parameters[_GRAMMAR]["regex"])
         return self._thought(task, protocol, frame, reply, time.monotonic() - started)
@@ -159,7 +159,7 @@ class ServedThinker(Thinker):
     async def ask_stream(
         self, task: Task, *, protocol: ThinkProtocol = "chain", coordinates: Coordinates | None = None, **sampling: Any
     ) -> AsyncGenerator[Thought, None]:
-        """`stream` for callers with an event loop, inside `async with`."""
+        """Like `stream`, for callers with an event loop, inside `async with`."""
         frame, messages, parameters = await self._request(task, protocol, coordinates, sampling)
         started = time.monotonic()
         async with aclosing(self.endpoint.stream(messages, _NEEDED, **parameters)) as growing:
@@ -170,7 +170,7 @@ class ServedThinker(Thinker):
     async def _request(
         self, task: Task, protocol: ThinkProtocol, coordinates: Coordinates | None, sampling: dict[str, Any]
     ) -> tuple[Frame, list[dict[str, Any]], dict[str, Any]]:
-        """The frame of the answer, the messages, and the further fields of a request."""
+        """Return the frame of the answer, the messages, and the other fields of the request."""
         self.check_task(task)
         frame = self.frame_asked(task[0].size, protocol, coordinates)
         messages = await in_thread(self._messages, task, protocol, frame)
@@ -197,7 +197,7 @@ class ServedThinker(Thinker):
         return [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
 
     def _size(self, size: tuple[int, int], frame: Frame) -> tuple[int, int]:
-        """(width, height) at which an image is sent."""
+        """Return the (width, height) at which an image is sent."""
         if frame.size is not None:
             return frame.size
         width, height = size
@@ -210,7 +210,7 @@ class ServedThinker(Thinker):
     def _thought(self, task: Task, protocol: ThinkProtocol, frame: Frame, reply: Reply, seconds: float) -> Thought:
         text, growing = reply.text.strip(), reply.code == "partial"
         faults = []
-        # What was cut off shows by itself, but for a reply of which nothing is left.
+        # A cut-off reply shows as a broken chain, unless nothing is left of it.
         if not growing and reply.code and (reply.code != "cut_off" or not text):
             faults.append(Problem(reply.code, 0, reply.reason or FAULTS[reply.code]))
         if protocol == "chain":
@@ -230,18 +230,17 @@ class ServedThinker(Thinker):
             tokens=(reply.prompt_tokens, reply.completion_tokens) if reply.prompt_tokens or reply.completion_tokens else (),
         )
         if reply.code == "cut_off" and protocol == "structured":
-            # Of an object that was cut off, that is what is wrong with it.
+            # The JSON object is broken because the reply was cut off; report only that.
             cut = Problem(reply.code, 0, reply.reason or FAULTS[reply.code])
             codes = dict.fromkeys(cut if fault.code == "not_json" else fault for fault in found.faults)
             found = replace(found, faults=tuple(codes))
         return found
 
     async def _see_grammar_heeded(self) -> None:
-        """Ask once for a text that no model writes by itself.
+        """Check once that the server applies a grammar, by asking for a text that no model writes by itself.
 
         Raises:
-            ConfigError: the server writes something else: it passes over the field `structured_outputs`, as many do; or it
-                refuses it.
+            ConfigError: the server ignores the field `structured_outputs`, as many do, or refuses it.
         """
         async with self._probing.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if self._heeds_grammar:
@@ -258,28 +257,28 @@ class ServedThinker(Thinker):
                 why = f"wrote {said[:80]!r}"
             if re.fullmatch(_PROBE, said) is None:
                 raise ConfigError(
-                    f"{self.endpoint.base_url}: was asked to hold a reply to a grammar (structured_outputs, regex) and "
-                    f"{why}; leave out grammar (--grammar), or serve the model with vLLM 0.12 or newer"
+                    f"{self.endpoint.base_url}: expected a reply constrained by structured_outputs (regex), but the server "
+                    f"{why}. Leave out grammar (--grammar), or serve the model with vLLM 0.12 or newer"
                 )
             self._heeds_grammar = True
 
     async def _ask_free(self, messages: list[dict[str, Any]], parameters: dict[str, Any]) -> str:
-        """A greedy chain as the model writes it without the grammar; "" where there is none, or enough were asked for."""
+        """Return a greedy chain written without the grammar; "" if it fails or enough chains were compared."""
         if _GRAMMAR not in parameters or parameters["temperature"] or self._free_asked >= _MOST_FREE:
             return ""
         self._free_asked += 1
         try:
             free = await self.endpoint.chat(messages, **{k: v for k, v in parameters.items() if k != _GRAMMAR})
         except EndpointError:
-            return ""  # no more than a look
+            return ""  # only a comparison, never an error
         return "" if free.code else free.text.strip()
 
     def _compare_free(self, free: str, held: str, pattern: str) -> None:
-        """Say where the grammar changes a chain: a greedy one that is one to the grammar must be the same with it."""
+        """Log a warning if the grammar changes a greedy chain that matches the grammar anyway."""
         if free != held and re.fullmatch(pattern, free):
             logger.warning(
-                "%s: the grammar changes a chain that is whole without it, from %.200r to %.200r; the server masks tokens "
-                "that the grammar allows, and its chains are not those of the model; leave out grammar (--grammar)",
+                "%s: the grammar changes a chain that is valid without it, from %.200r to %.200r. The server masks tokens "
+                "that the grammar allows, so these chains are not the model's own. Leave out grammar (--grammar)",
                 self.endpoint.base_url,
                 free,
                 held,
@@ -287,10 +286,12 @@ class ServedThinker(Thinker):
 
 
 def _whole_chain(text: str, reasoning: str) -> str:
-    """A chain with what a server took from it: a reasoning parser takes the think part for reasoning and its tags away, and
-    a chat template opens the chain by itself."""
+    """Restore the parts of a chain that a server removed.
+
+    A reasoning parser moves the think part into the reasoning and drops its tags. A chat template may write the opening tag.
+    """
     if TAG.search(reasoning) is not None and "<think>" not in text:
-        # Without words behind it nobody knows whether the model closed it.
+        # If no text follows, the model may not have closed the think part.
         closing = "\n</think>" if text and "</think>" not in (reasoning + text) else ""
         text = f"{reasoning}{closing}\n{text}".rstrip()
         return text if text.startswith("<think>") else f"<think>\n{text}"
@@ -300,14 +301,14 @@ def _whole_chain(text: str, reasoning: str) -> str:
 
 
 def open_thinker(settings: AskSettings) -> Thinker:
-    """The thinker that settings name: a model in this process, or with `base_url` one on a server.
+    """Open the thinker of the settings: a model in this process or, with `base_url`, a model on a server.
 
     Raises:
-        ConfigError: no model is named; or see `endpoint.Endpoint`.
+        ConfigError: the settings have no model; or see `endpoint.Endpoint`.
         ModelError: see `Thinker.load`.
     """
     if settings.model is None:
-        raise ConfigError("no model is named; say model (--model)")
+        raise ConfigError("model is missing. Set model (--model)")
     if settings.base_url is None:
         return Thinker.load(
             settings.model, dtype=settings.dtype, max_pixels=settings.max_pixels, max_new_tokens=settings.max_new_tokens

@@ -1,4 +1,4 @@
-"""Thinking: an image and a question → a Thought, with its steps as they can be read, valid or not.
+"""Thinking: from an image and a question to a `Thought` with its readable steps, whether the chain is valid or not.
 
 `Thinker` is one interface over models in this process (`LocalThinker`) and on servers (`served.ServedThinker`).
 """
@@ -31,21 +31,21 @@ Task = tuple[Image.Image, str, DepthMap | None]
 
 @dataclass(frozen=True)
 class Thought:
-    """What a model thought about an image.
+    """The steps and the answer of a model about an image.
 
     Args:
-        question: what was asked.
-        image: upright RGB.
-        depth: the image's depth; None in RGB-only work.
-        text: the chain or direct answer: what the model wrote, after what its chat template opened for it (`<think>`); for a
-            structured reply the chain that was composed from it.
-        seconds: time it took, shared evenly over a batch.
-        complete: whether the model ended by itself; False when it ran out of tokens, or is still writing.
-        protocol: how it was asked. The whole text of a `direct` one is the answer, or what follows its `</think>`.
-        frame: what the numbers of boxes in the text stand for; regions of `steps` are unit in any case.
-        reply: what the model wrote, where the text was composed from it; "" otherwise.
-        faults: of the reply itself, see `structured.FAULTS`.
-        tokens: (read, written), as the server or the model counts them; () where unknown.
+        question: the question.
+        image: upright RGB image.
+        depth: depth of the image; None in RGB-only work.
+        text: the chain or the direct answer, including a `<think>` that the chat template wrote. For a structured reply, the
+            chain built from it.
+        seconds: duration; in a batch, the evenly divided share.
+        complete: whether the model ended by itself; False if it reached the token limit or is still writing.
+        protocol: protocol of the question. With `direct`, the answer is the complete text, or the part after `</think>`.
+        frame: meaning of the box coordinates in the text; the regions in `steps` are always unit.
+        reply: the original reply if the text was built from it; "" otherwise.
+        faults: problems of the reply itself, see `structured.FAULTS`.
+        tokens: (prompt tokens, completion tokens), as counted by the server or the model; () if unknown.
     """
 
     question: str
@@ -62,25 +62,28 @@ class Thought:
 
     @property
     def direct(self) -> bool:
-        """Whether the answer alone was asked for."""
+        """Whether the model was asked for the answer alone."""
         return self.protocol == "direct"
 
     @property
     def reading(self) -> Reading:
-        """Problems, steps and answer."""
+        """Problems, steps and answer of the text."""
         if self.protocol != "structured":
             found = read_completion(self.text, with_depth=self.depth is not None, opened=False, frame=self.frame)
             return Reading((*self.faults, *found.problems), found.steps, found.answer) if self.faults else found
-        if not self.reply or self.text == self.reply:  # nothing was composed
+        if not self.reply or self.text == self.reply:  # no chain was built
             return Reading(self.faults, (), None)
-        # A reply may leave depths out; whatever keeps the composed chain from being whole is among the faults.
+        # Depths are optional in a reply, and its faults already explain every gap in the chain.
         found = read_completion(self.text, with_depth=None if self.depth is not None else False, frame=self.frame)
         return Reading(self.faults, found.steps, found.answer)
 
     @property
     def answer(self) -> str | None:
-        """The answer, or None when there is none to be read. Of a direct one, what comes after any reasoning, without the
-        tags of an answer around it, which models that reason write by themselves."""
+        """The answer, or None if there is no readable one.
+
+        For a direct answer, the reasoning before `</think>` and answer tags are removed. Reasoning models write both by
+        themselves.
+        """
         if not self.direct:
             return self.reading.answer
         said = self.text.rpartition("</think>")[2].strip()
@@ -90,22 +93,22 @@ class Thought:
 
     @property
     def steps(self) -> tuple[tuple[tuple[Region, ...], str], ...]:
-        """(regions, words) of every step that can be read, also from a text that is no valid chain."""
+        """(regions, words) of every readable step, even if the text is not a valid chain."""
         return self.reading.steps
 
 
 def problems_of(thought: Thought) -> tuple[Problem, ...]:
-    """What is wrong with a thought: with its chain, or with the reply of one that was asked for directly."""
+    """Return the problems of a thought: those of its chain or, for a direct answer, those of the reply."""
     return thought.faults if thought.direct else thought.reading.problems
 
 
 class Thinker(ABC):
-    """Anything that answers questions about images.
+    """Interface of a model that answers questions about images.
 
     Attributes:
-        coordinates: that its chains state boxes in.
-        native_coordinates: that it states boxes in when it is asked in its family's own way, as for structured replies.
-        max_new_tokens: most tokens of an answer.
+        coordinates: box coordinates in its chains.
+        native_coordinates: box coordinates of its model family, used for structured replies.
+        max_new_tokens: maximum number of tokens of an answer.
     """
 
     coordinates: Coordinates = "unit"
@@ -126,10 +129,10 @@ class Thinker(ABC):
 
         Args:
             name: folder or name.
-            device: torch device; the accelerator if there is one by default.
-            dtype: of the weights, or `auto` for the checkpoint's own.
+            device: torch device; by default the accelerator if there is one, else the CPU.
+            dtype: data type of the weights, or `auto` for the type of the checkpoint.
             max_pixels: see `models.load_processor`.
-            max_new_tokens: most tokens of a chain.
+            max_new_tokens: maximum number of tokens of a chain.
         Raises:
             ModelError: see `models.load_model` and `models.load_processor`.
         """
@@ -162,19 +165,19 @@ class Thinker(ABC):
 
         Args:
             tasks: (upright RGB image, question, depth or None).
-            protocol: `chain` of a model that has learnt chains, `structured` of any capable one, which is asked for the
-                steps as JSON, or `direct`: the answer alone.
-            coordinates: that the model states boxes in, see `frame`; by default those that it has learnt for chains, and
+            protocol: `chain` for a model trained on chains; `structured` for any capable model, which is asked for the steps
+                as JSON; or `direct` for the answer alone.
+            coordinates: box coordinates that the model writes, see `frame`; by default those of its training for chains, and
                 those of its family for structured replies.
             sampling: further arguments of the model or server; greedy by default.
         Returns:
-            One thought a task, in order.
+            One thought per task, in order.
         Raises:
-            ConfigError: an image that is not loaded, or a question that is no text; and see `check_coordinates`.
+            ConfigError: an image is not loaded, a question is not text, or see `check_coordinates`.
             BoxError: see `frame`.
-            ImageError: a question holds a special token of the model, for instance its placeholder for images, or an image
-                is of a shape that the model's processor does not take.
-            EndpointError: a served model could not be asked.
+            ImageError: a question contains a special token of the model, for instance its image placeholder, or the
+                processor of the model cannot process the shape of an image.
+            EndpointError: the request to a server failed.
         """
 
     def stream(
@@ -187,51 +190,54 @@ class Thinker(ABC):
         coordinates: Coordinates | None = None,
         **sampling: Any,
     ) -> Iterator[Thought]:
-        """Think about one image and give the thought again and again as it grows, the whole one last; see `think_all`.
+        """Think about one image and yield the growing thought, the finished one last; see `think_all`.
 
-        A thought that is not `complete` and not the last one is still being written.
+        All thoughts except the last one are unfinished and not `complete`.
         """
         yield self.think(image, question, depth, protocol=protocol, coordinates=coordinates, **sampling)
 
     def frame(self, size: tuple[int, int], coordinates: Coordinates) -> Frame:
-        """What the numbers of boxes stand for in this model's words about an image.
+        """Return the meaning of the box coordinates that the model writes about an image.
 
         Args:
             size: (width, height) of the image.
-            coordinates: that the model has learnt; `resized` are pixels of the image as its own processor makes it.
+            coordinates: coordinates of the model's training; `resized` are pixels of the image after its processor resized
+                it.
         Raises:
-            BoxError: unknown coordinates, or an image that the processor does not take.
+            BoxError: the coordinates are unknown, or the processor cannot process the image.
             ConfigError: see `check_coordinates`.
         """
         self.check_coordinates(coordinates)
         return Frame(coordinates)
 
     def check_coordinates(self, coordinates: Coordinates) -> None:
-        """See that a model can state boxes in coordinates.
+        """Check that the model can use these coordinates.
 
         Raises:
-            ConfigError: it cannot, since nothing tells how large it sees an image.
+            ConfigError: the coordinates are `resized`, and the size of the resized image is unknown.
         """
         if coordinates == "resized":
-            raise ConfigError("coordinates resized: nothing tells how this model resizes; wanted unit or per_mille")
+            raise ConfigError(
+                "coordinates must be unit or per_mille, got resized. The size of this model's resized images is unknown"
+            )
 
     def frame_asked(self, size: tuple[int, int], protocol: ThinkProtocol, coordinates: Coordinates | None) -> Frame:
-        """The frame of an answer: fractions of a direct one, which states no boxes; else see `frame`."""
+        """Return the frame of an answer, see `frame`. A direct answer has no boxes; its frame is unit."""
         if protocol == "direct":
             return UNIT
         return self.frame(size, coordinates or (self.native_coordinates if protocol == "structured" else self.coordinates))
 
     def check_task(self, task: Task) -> None:
-        """See that a task can be asked at all.
+        """Check that a task can be asked.
 
         Raises:
-            ConfigError: the image is not loaded, or the question is no text.
+            ConfigError: the image is not loaded, or the question is not text.
         """
         image, question, _ = task
         if not isinstance(image, Image.Image):
-            raise ConfigError(f"image is {image!r:.200}, wanted a loaded one: sifthinker.images.load_image(path)")
+            raise ConfigError(f"image must be a loaded image, got {image!r:.200}. Use sifthinker.images.load_image(path)")
         if not isinstance(question, str):
-            raise ConfigError(f"question is {question!r:.200}, wanted text")
+            raise ConfigError(f"question must be text, got {question!r:.200}")
 
 
 def thought_of(
@@ -244,15 +250,15 @@ def thought_of(
     growing: bool = False,
     **more: Any,
 ) -> Thought:
-    """The thought that a model's words come to.
+    """Build a thought from the text of a model.
 
     Args:
-        task: what it was asked.
-        protocol: how.
-        frame: of its boxes, see `Thinker.frame_asked`.
-        said: its words.
+        task: the image, the question and the depth.
+        protocol: protocol of the question.
+        frame: frame of its boxes, see `Thinker.frame_asked`.
+        said: the text of the model.
         complete: see `Thought`.
-        growing: whether it is still writing.
+        growing: whether the model is still writing.
         more: further fields of the thought; `faults` come before those of a structured reply.
     """
     image, question, depth = task
@@ -268,14 +274,14 @@ def thought_of(
 
 
 class LocalThinker(Thinker):
-    """A model of transformers in this process that answers questions.
+    """A transformers model in this process that answers questions.
 
     Args:
         model: an image-text-to-text model of transformers.
         processor: its processor.
-        max_new_tokens: most tokens of a chain.
+        max_new_tokens: maximum number of tokens of a chain.
     Attributes:
-        coordinates: that the model has learnt to state boxes in; `unit` where its training noted none.
+        coordinates: box coordinates that the model was trained with; `unit` if its training recorded none.
     """
 
     def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
@@ -297,15 +303,15 @@ class LocalThinker(Thinker):
         return Frame(coordinates)
 
     def check_coordinates(self, coordinates: Coordinates) -> None:
-        """See that a model can have learnt coordinates.
+        """Check that the model can use these coordinates.
 
         Raises:
-            ConfigError: `resized` of a model whose processor does not resize as Qwen-VL's do.
+            ConfigError: the coordinates are `resized`, and the processor does not resize as Qwen-VL's does.
         """
         if coordinates == "resized" and self._resizer is None:
             raise ConfigError(
-                f"coordinates resized: the image processor of this model, {type(self.processor.image_processor).__name__}, "
-                "does not resize by area as Qwen2.5-VL's does; wanted unit or per_mille"
+                "coordinates must be unit or per_mille for this model, got resized. Its image processor, "
+                f"{type(self.processor.image_processor).__name__}, does not resize by area as Qwen2.5-VL's does"
             )
 
     def check_task(self, task: Task) -> None:
@@ -313,9 +319,9 @@ class LocalThinker(Thinker):
         image, question, _ = task
         token = self._special.search(question)
         if token:
-            raise ImageError(f"the question holds {token[0]!r}, a special token of this model; rephrase it")
+            raise ImageError(f"the question contains {token[0]!r}, a special token of this model. Rephrase it")
         if fault := image_fault(self.processor, image.size):
-            raise ImageError(f"{fault}; crop it")
+            raise ImageError(f"{fault}. Crop the image")
 
     def think_all(
         self,
@@ -375,7 +381,7 @@ class LocalThinker(Thinker):
     def _asked(
         self, tasks: Sequence[Task], protocol: ThinkProtocol, coordinates: Coordinates | None
     ) -> tuple[list[list[dict[str, Any]]], list[list[Image.Image]], list[Frame]]:
-        """The conversation, the images and the frame of each task."""
+        """Return the conversation, the images and the frame of each task."""
         for task in tasks:
             self.check_task(task)
         frames = [self.frame_asked(image.size, protocol, coordinates) for image, _, _ in tasks]

@@ -1,4 +1,4 @@
-"""Questions about image files, by settings: the depth found, the model loaded and asked; one at a time, or many."""
+"""Ask one or many questions about image files as the settings describe: find the depth, load the model, ask it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sifthinker.thinker import Thinker, Thought
 
 Progress = Callable[[int, int], None]
 
-# Of pictures that cameras, phones and the net give: a file of such a name that cannot be read is a broken one.
+# An unreadable file with one of these endings counts as a broken image, not as another kind of file.
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -36,13 +36,13 @@ def think(
     """Ask a model about an image file.
 
     Args:
-        settings: which model, how it answers, and where depth comes from: by default from a depth file beside the image,
-            and nowhere if there is none.
-        image: the file.
-        question: in words.
-        thinker: a loaded model, asked instead of `settings.model`; a notebook loads it once.
+        settings: which model, how it answers, and where depth comes from. The default is the depth file beside the image, or
+            no depth if there is none.
+        image: the image file.
+        question: the question.
+        thinker: a loaded model to use instead of `settings.model`, for instance to load it only once in a notebook.
     Raises:
-        ConfigError: settings that are none, or neither they nor `thinker` name a model.
+        ConfigError: `settings` is not a `ThinkSettings`, or there is no model in `settings` and no `thinker`.
         ImageError, DepthError, ModelError: the image, its depth or the model cannot be loaded.
     Example:
         >>> thought = think(ThinkSettings(model="runs/grpo"), "kitchen.jpg", "What is on the shelf?")  # doctest: +SKIP
@@ -55,13 +55,13 @@ def think(
     depth = depth_of(path, picture, settings.depth or ("given" if has_depth_beside(path) else "none"), settings)
     if thinker is None:
         if settings.model is None:
-            raise ConfigError("think: no model; name one in the settings, or give a loaded thinker")
+            raise ConfigError("think: model is missing. Set model in the settings, or pass a loaded thinker")
         thinker = open_thinker(settings)
     return thinker.think(picture, question, depth, protocol=settings.protocol, coordinates=settings.coordinates)
 
 
 def has_depth_beside(image: Path) -> bool:
-    """Whether a depth file lies beside an image, see `estimators.GivenDepth`."""
+    """Return whether there is a depth file beside an image, see `estimators.GivenDepth`."""
     return _depth_beside(image) is not None
 
 
@@ -71,15 +71,16 @@ def _depth_beside(image: Path) -> Path | None:
 
 
 def depth_of(image: Path, picture: Image.Image, source: str, files: DepthFiles) -> DepthMap | None:
-    """The depth of an image.
+    """Return the depth of an image.
 
     Args:
-        image: its file.
-        picture: the same, loaded.
-        source: `given` for the file beside it, `none`, a depth file, or a depth model's folder or Hugging Face name.
-        files: how depth files are read.
+        image: the image file.
+        picture: the loaded image.
+        source: `given` for the file beside the image, `none`, a depth file, or the folder or Hugging Face name of a depth
+            model.
+        files: how to read depth files.
     Raises:
-        DepthError: the depth file is missing, cannot be read, or has another size than the image.
+        DepthError: the depth file is missing or unreadable, or its size differs from the image.
         ModelError: the depth model cannot be loaded.
     """
     if source == "none":
@@ -95,13 +96,13 @@ def depth_of(image: Path, picture: Image.Image, source: str, files: DepthFiles) 
 
 @dataclass(frozen=True, slots=True)
 class FolderQuestions:
-    """One question about every image of a folder.
+    """One question about every image in a folder.
 
     Args:
-        questions: one an image, by name.
-        left: files that are asked nothing → why.
-        depths: how many depth files lie beside their images; they are asked nothing either.
-        folders: how many folders are in it; they are not looked into.
+        questions: one question per image, sorted by file name.
+        left: skipped files → reason.
+        depths: number of depth files beside images; they are skipped too.
+        folders: number of subfolders; they are skipped.
     """
 
     questions: tuple[Question, ...]
@@ -111,17 +112,17 @@ class FolderQuestions:
 
 
 def questions_about(folder: str | os.PathLike[str], question: str, reading: DepthReading | None = None) -> FolderQuestions:
-    """One question about every image of a folder, not of folders in it.
+    """Build one question about every image in a folder. Subfolders are skipped.
 
-    A file is an image if its header can be read as one. One that only has the name of a picture stays among the questions:
-    it is broken, and its row will say how.
+    A file is an image if its header is readable as one. A broken file with the ending of an image stays in the list; its row
+    in the result reports the error.
 
     Args:
-        folder: of images.
-        question: in words.
-        reading: how depth files are read.
+        folder: folder of images.
+        question: the question.
+        reading: how to read depth files.
     Raises:
-        RecordError: it cannot be read, or holds no image; names what it holds.
+        RecordError: the folder is unreadable or contains no image; the message lists some of its files.
     """
     root = Path(folder)
     try:
@@ -147,38 +148,38 @@ def questions_about(folder: str | os.PathLike[str], question: str, reading: Dept
                 continue
         asked.append(Question(path.name, path, question, reading=reading or DepthReading(), source=str(path)))
     if not asked:
-        holds = f"; it holds {', '.join(list(left)[:5])}" if left else ""
-        holds += f"; folders in it, such as {folders[0].name}, are not looked into" if folders else ""
-        raise RecordError(f"{root}: holds no image{holds}", "missing_image")
+        found = f", only {', '.join(list(left)[:5])}" if left else ""
+        found += f". Subfolders, such as {folders[0].name}, are skipped" if folders else ""
+        raise RecordError(f"{root}: contains no images{found}", "missing_image")
     return FolderQuestions(tuple(asked), left, depths, len(folders))
 
 
 def _is_depth_of_another(name: str, stems: set[str]) -> bool:
-    """Whether a file is the depth of one beside it: `cat.depth.png` where there is a `cat.jpg`, whose stem is `cat`."""
+    """Return whether a file is the depth of an image beside it, as `cat.depth.png` beside `cat.jpg`, whose stem is `cat`."""
     return any(name.endswith(suffix) and name.removesuffix(suffix) in stems for suffix in BESIDE)
 
 
 def with_depth(
     questions: Iterable[Question], source: str | None, cache: str | os.PathLike[str] | None = None
 ) -> list[Question]:
-    """Questions with the depth that they are asked with.
+    """Return questions with the source of their depth.
 
     Args:
-        questions: of a file, a folder of images or a benchmark.
-        source: `given` for the depth file that a question names, or else for the one beside its image, which must be there;
-            `none`; a depth model's folder or Hugging Face name, which estimates the depth when a question without is asked;
-            None for depth files where there are any.
-        cache: folder for the maps of a depth model; what is there is not estimated again.
+        questions: questions of a file, a folder of images or a benchmark.
+        source: `given` for the depth file of the question, or else for the file beside its image, which must exist; `none`;
+            the folder or Hugging Face name of a depth model, for questions without depth; None for depth files where they
+            exist.
+        cache: folder for the maps of a depth model; existing maps are reused.
     Raises:
-        ConfigError: a depth file.
-        ModelError: there is no such model.
+        ConfigError: the source is a depth file.
+        ModelError: the depth model does not exist.
     """
     if source == "none":
         return [replace(question, depth=None) for question in questions]
     if source in ("given", None):
         return [_with_file(question, needed=source == "given") for question in questions]
     if Path(source).is_file():
-        raise ConfigError(f"--depth {source} is one depth file for many images; wanted given, none or a depth model")
+        raise ConfigError(f"--depth must be given, none or a depth model for many images, got one depth file: {source}")
     model = ModelDepth(source, cache=cache)
     return [replace(question, estimator=model) if question.depth is None else question for question in questions]
 
@@ -186,7 +187,7 @@ def with_depth(
 def _with_file(question: Question, *, needed: bool) -> Question:
     if question.depth is not None or not isinstance(question.image, Path):
         return question
-    # The first name, where there must be one, so that the error says what is missing.
+    # If the file is required, use the first possible name, so the error can report it as missing.
     missing = Path(f"{question.image.with_suffix('')}{BESIDE[0]}") if needed else None
     return replace(question, depth=_depth_beside(question.image) or missing)
 
@@ -202,25 +203,25 @@ def think_many(
     fresh: bool = False,
     **asked: Any,
 ) -> tuple[Evaluation, dict[str, str]]:
-    """Ask many questions, or go on with asking them: one JSON line a thought, see `results`.
+    """Ask many questions and write one JSON line per thought, see `results`. Resumes an interrupted call.
 
-    They are asked as an evaluation asks them: in batches, or several at once of a server; what is answered is kept in a
-    journal beside the output and not asked again. `evaluation_path` is the finished evaluation, which `sif eval export` and
-    `sif eval compare` take.
+    The questions are asked as in an evaluation: in batches, or with simultaneous requests to a server. Answers are kept in a
+    journal beside the output and not asked again. The finished evaluation is written to `evaluation_path(output)`;
+    `sif eval export` and `sif eval compare` read it.
 
     Args:
         settings: which model, how it answers, and where depth comes from, see `with_depth`.
-        questions: of `questions_about` or `read_questions`.
-        output: JSON lines to write, atomically, once every question was asked.
-        data: the folder or file that the questions are from.
-        thinker: a loaded model, asked instead of `settings.model`.
-        progress: called with the number of questions done and of all.
-        fresh: start over.
+        questions: questions from `questions_about` or `read_questions`.
+        output: JSON lines file, written atomically after the last question.
+        data: the folder or file of the questions.
+        thinker: a loaded model to use instead of `settings.model`.
+        progress: function called with the number of finished questions and the total.
+        fresh: start over instead of resuming.
         asked: further fields of `EvalSettings`, such as `batch_size` and `images`.
     Returns:
-        (evaluation, id → why its image or depth could not be read again afterwards).
+        (evaluation, id → why the image or depth could not be read again afterwards).
     Raises:
-        ConfigError: the output is no file of thoughts; and see `evaluate`.
+        ConfigError: the output exists and is not a file of thoughts; and see `evaluate`.
     """
     ThinkSettings.expect(settings)
     refuse_foreign_thoughts(Path(output))
@@ -236,7 +237,7 @@ def think_many(
         }
     )
     if fresh and Path(output).is_file():
-        Path(output).unlink()  # or, interrupted, the old thoughts would pass for the new ones
+        Path(output).unlink()  # after an interruption, the old thoughts would look like the new ones
     evaluation = evaluate(how, questions=found, thinker=thinker, progress=progress, fresh=fresh)
     gone: dict[str, str] = {}
     write_jsonl(output, evaluation_to_json(evaluation, gone))
@@ -244,15 +245,15 @@ def think_many(
 
 
 def evaluation_path(output: str | os.PathLike[str]) -> Path:
-    """Where the evaluation behind a file of thoughts lies: `thoughts.eval.json` beside `thoughts.jsonl`."""
+    """Return the path of the evaluation for a file of thoughts: `thoughts.eval.json` beside `thoughts.jsonl`."""
     return Path(output).with_suffix(".eval.json")
 
 
 def refuse_foreign_thoughts(path: Path) -> None:
-    """Refuse to write thoughts over a file that holds none.
+    """Refuse to overwrite a file that does not contain thoughts.
 
     Raises:
-        ConfigError: somebody else's file, or one that cannot be read.
+        ConfigError: the file is unreadable or contains something else.
     """
     if not path.is_file() or not path.stat().st_size:
         return
@@ -261,4 +262,4 @@ def refuse_foreign_thoughts(path: Path) -> None:
     except RecordError:
         first = None
     if not isinstance(first, dict) or first.get("format") != FORMAT or "steps" not in first:
-        raise ConfigError(f"{path} is not a file of thoughts and would be written over; choose another -o")
+        raise ConfigError(f"{path} is not a file of thoughts and would be overwritten. Choose another output (-o)")

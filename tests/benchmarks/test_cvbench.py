@@ -120,7 +120,7 @@ def test_a_part_does_not_stand_under_the_name_of_the_whole(tmp_path: Path, caplo
     data = write_cv_bench(tmp_path / "cv")
     asked = CV.read(data / "test_2d.parquet", "test", images=None, limit=None)
     assert list(numbers_of(CV, asked, ["B"] * 6, tmp_path, direct=True)) == ["2D", "Count", "Relation"]
-    assert "CV-Bench: not in the table: CV-Bench, for want of questions of Omni3D that have a value" in caplog.text
+    assert "CV-Bench: not in the table: CV-Bench, because no question of Omni3D has a value" in caplog.text
     coco = [question for question in asked if question.tags["source"] == "COCO"]
     found = strict(numbers_of(CV, coco, ["B", "B"], tmp_path, direct=True))
     assert found == {"Count": 1.0, "Relation": 0.0}
@@ -155,17 +155,17 @@ def test_the_letter_that_the_scripts_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"answer": "(E)"}, "right answer is '(E)', wanted a letter of the 2 options"),
-        ({"answer": ""}, "answer is ''"),
+        ({"answer": "(E)"}, "right answer must be a letter of the 2 options, got '(E)'"),
+        ({"answer": ""}, "answer must be text that is not blank, got ''"),
         ({"answer": None}, "lacks 'answer'"),
-        ({"choices": ["left"]}, "wanted two or more"),
-        ({"choices": ["left", " "]}, "choices is"),
+        ({"choices": ["left"]}, "expected two or more choices"),
+        ({"choices": ["left", " "]}, "choices must be a list of texts that are not blank"),
         ({"type": "3D"}, "type '3D', task 'Relation'"),
         ({"source": "NYU"}, "source 'NYU'"),
-        ({"question": "  "}, "question is"),
-        ({"question": "What is <image>?"}, "holds <image>"),
-        ({"image": None}, "image holds 0 pictures"),
-        ({"idx": 0}, "was there before"),
+        ({"question": "  "}, "question must be text that is not blank"),
+        ({"question": "What is <image>?"}, "contains <image>"),
+        ({"image": None}, "expected one image in column image, got 0"),
+        ({"idx": 0}, "is already used"),
     ],
 )
 def test_a_malformed_row_is_an_error_with_its_place(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_picture_that_is_not_there_costs_its_own_question_alone(tmp_path: Path
     found = evaluate(settings, questions=asked, benchmark=CV)
     assert [bool(row.error) for row in found.rows] == [number == 5 for number in range(10)]
     assert "test[5]: image has the path" in found.rows[5].error
-    assert "gone.png' and null bytes; wanted the picture's bytes" in found.rows[5].error
+    assert "gone.png' and no bytes; expected the bytes of the image" in found.rows[5].error
     assert found.table["CV-Bench"].strict.mean == 1
     assert found.table["CV-Bench"].strict.count == 9
 

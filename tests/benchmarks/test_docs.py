@@ -1,4 +1,4 @@
-"""docs/reference/benchmarks.md says of each benchmark what the registry says. `SIF_WRITE_DOCS=1` writes it."""
+"""docs/reference/benchmarks.md describes each benchmark as the registry does. `SIF_WRITE_DOCS=1` writes the tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_page_says_what_there_is() -> None:
         found = benchmark(name)
         hub = f"`{found.hub}`" if found.hub else "needs `--data`"
         lines += [f"### `{name}`: {found.title}", ""]
-        lines += [f"{found.source}. Files: {hub}. Splits: {found.splits_said}.", "", "| number | |", "| --- | --- |"]
+        lines += [f"{found.source}. Files: {hub}. Splits: {found.splits_said}.", "", "| number | meaning |", "| --- | --- |"]
         lines += [f"| {headline.name} | {headline.about} |" for headline in found.headlines]
         notes = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
         lines += ["", *(f"Lenient: {note}." for note in notes), *([""] if notes else [])]
@@ -28,7 +28,7 @@ def test_the_page_says_what_there_is() -> None:
     if os.environ.get("SIF_WRITE_DOCS"):
         PAGE.write_text(f"{before}{BEGIN}{wanted}{END}{after}", encoding="utf-8")
     else:
-        assert written == wanted, "SIF_WRITE_DOCS=1 pytest tests/benchmarks/test_docs.py writes it anew"
+        assert written == wanted, "SIF_WRITE_DOCS=1 pytest tests/benchmarks/test_docs.py writes the tables again"
 
 
 def test_the_example_names_a_number_that_there_is() -> None:

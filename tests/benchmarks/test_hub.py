@@ -86,9 +86,9 @@ def test_what_is_not_needed_is_not_fetched(published: tuple[dict[str, Any], list
 @pytest.mark.parametrize(
     ("key", "wanted"),
     [
-        ("no split", "wanted its split 'val'"),
-        ("no table", "there is no such local file or folder either"),
-        ("no folder", "there is no such local file or folder either"),
+        ("no split", "expected the split 'val'"),
+        ("no table", "there is no local file or folder of this name either"),
+        ("no folder", "there is no local file or folder of this name either"),
         ("gated table", "accept its terms at https://huggingface.co/datasets/closed/one"),
         ("gated folder", "accept its terms at https://huggingface.co/datasets/closed/one"),
     ],
@@ -128,7 +128,7 @@ def test_a_file_a_folder_and_a_saved_dataset_are_the_same(tmp_path: Path) -> Non
         assert len(rows_of(data, limit=1)) == 1
     with pytest.raises(RecordError, match="has no split 'val'; it has test"):
         rows_of(tmp_path / "splits", "val")
-    with pytest.raises(RecordError, match="wanted its split 'val'"):
+    with pytest.raises(RecordError, match="expected the split 'val'"):
         rows_of(file.parent, "val")
 
 
@@ -178,7 +178,7 @@ def test_a_path_in_place_of_a_picture_is_refused(tmp_path: Path) -> None:
     cells = [{"bytes": None, "path": str(tmp_path / "secret.png")}]
     (row,) = rows_of(table(tmp_path / "x.parquet", image=cells))
     (found,) = row.pictures["image"]
-    said = r"x\.parquet test\[0\]: image has the path '.*secret\.png' and null bytes; wanted the picture's bytes"
+    said = r"x\.parquet test\[0\]: image has the path '.*secret\.png' and no bytes; expected the bytes of the image"
     with pytest.raises(ImageError, match=said) as caught:
         found.load()
     assert caught.value.code == "missing_image"
@@ -201,23 +201,27 @@ def test_pictures_side_by_side_are_scaled_to_the_highest() -> None:
 def test_fields_of_a_row_are_checked(tmp_path: Path) -> None:
     (row,) = rows_of(table(tmp_path / "x.parquet", name=[" a "], blank=[" "], number=[3], several=[["a", "b "]]))
     assert (row.text("name"), row.value("number"), row.texts("several")) == ("a", 3, ("a", "b"))
-    for name, said in (("blank", "wanted a text"), ("number", "wanted a text"), ("absent", "lacks 'absent'; it has name")):
+    for name, said in (
+        ("blank", "must be text that is not blank, got"),
+        ("number", "must be text that is not blank, got"),
+        ("absent", "lacks 'absent'; it has name"),
+    ):
         with pytest.raises(RecordError, match=rf"x\.parquet test\[0\]: .*{said}"):
             row.text(name)
-    with pytest.raises(RecordError, match="wanted a list of texts"):
+    with pytest.raises(RecordError, match="must be a list of texts"):
         row.texts("name")
 
 
 def test_what_is_not_there_or_no_table_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="no such file or folder; wanted one, or the Hugging Face name"):
+    with pytest.raises(RecordError, match="no such file or folder; give an existing one, or the Hugging Face name"):
         rows_of(tmp_path / "absent")
-    with pytest.raises(RecordError, match="no such file or folder; wanted one, or the Hugging Face name"):
+    with pytest.raises(RecordError, match="no such file or folder; give an existing one, or the Hugging Face name"):
         folder_of(tmp_path / "absent")
     (tmp_path / "file").touch()
-    with pytest.raises(RecordError, match="is a file; wanted the folder"):
+    with pytest.raises(RecordError, match=r"expected the folder .* got a file"):
         folder_of(tmp_path / "file")
     (tmp_path / "x.parquet").write_bytes(b"no table")
-    with pytest.raises(RecordError, match=r"x\.parquet: cannot be read"):
+    with pytest.raises(RecordError, match=r"x\.parquet: cannot read the data"):
         rows_of(tmp_path / "x.parquet")
 
 
@@ -225,7 +229,7 @@ def test_what_is_not_there_or_no_table_is_an_error(tmp_path: Path) -> None:
 def test_a_pointer_of_git_lfs_is_named(as_folder: bool, tmp_path: Path) -> None:
     file = write_sat(tmp_path / "sat") / "SAT_test.parquet"
     file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1\n")
-    with pytest.raises(RecordError, match="a pointer of Git LFS in place of the file; fetch the files with `git lfs pull`"):
+    with pytest.raises(RecordError, match=r"expected the file, got a Git LFS pointer\. Fetch the files with `git lfs pull`"):
         rows_of(file.parent if as_folder else file)
 
 

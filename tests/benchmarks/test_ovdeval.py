@@ -120,19 +120,19 @@ def test_what_is_marked_is_asked_even_where_no_label_says_so(tmp_path: Path) -> 
     ("change", "message"),
     [
         (lambda file: file.pop("categories"), "lacks 'categories'"),
-        (lambda file: file.update(images={}), "images is an empty object, wanted a list"),
-        (lambda file: file["images"][1].update(id=0), "the id 0 was there before"),
-        (lambda file: file["images"][1].update(id=-1), "id is -1, wanted 0 or more"),
+        (lambda file: file.update(images={}), "images must be a list, got an empty object"),
+        (lambda file: file["images"][1].update(id=0), "the id 0 is already used"),
+        (lambda file: file["images"][1].update(id=-1), "id must be 0 or more, got -1"),
         (lambda file: file["images"][0].pop("neg_text"), "lacks 'neg_text'"),
-        (lambda file: file["images"][0].update(text="red car"), "text is 'red car', wanted a list"),
-        (lambda file: file["images"][0].update(text=["green car"]), "'green car' is the name of none"),
+        (lambda file: file["images"][0].update(text="red car"), "text must be a list of labels, got 'red car'"),
+        (lambda file: file["images"][0].update(text=["green car"]), "'green car' is not the name of a category"),
         (lambda file: file["images"][0].update(file_name="../0.jpg"), "leads outside"),
         (lambda file: file["images"][0].update(width=None), "width is null"),
-        (lambda file: file["categories"][1].update(name="red car"), "0 and 1 are both called 'red car'"),
-        (lambda file: file["annotations"][0].update(image_id=9), "9 is the id of none of the images"),
-        (lambda file: file["annotations"][0].update(category_id=9), "9 is the id of none of the categories"),
+        (lambda file: file["categories"][1].update(name="red car"), "0 and 1 have the same name 'red car'"),
+        (lambda file: file["annotations"][0].update(image_id=9), "9 is not an id in images"),
+        (lambda file: file["annotations"][0].update(category_id=9), "9 is not an id in categories"),
         (lambda file: file["annotations"][0].update(bbox=[1, 2, 0, 4]), "has no area"),
-        (lambda file: file["annotations"][0].update(iscrowd=1), "is a crowd"),
+        (lambda file: file["annotations"][0].update(iscrowd=1), "expected a single object, got a crowd"),
         (lambda file: file["annotations"][0].pop("bbox"), "lacks 'bbox'"),
     ],
 )
@@ -147,12 +147,12 @@ def test_what_is_not_as_published_is_named(change: Any, message: str, tmp_path: 
 
 
 def test_files_and_images_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"holds none of celebrity\.json"):
+    with pytest.raises(RecordError, match=r"expected at least one of celebrity\.json"):
         read(tmp_path)
-    with pytest.raises(ConfigError, match="no split 'val'; wanted one of all, celebrity"):
+    with pytest.raises(ConfigError, match="no split 'val'; expected one of all, celebrity"):
         read(tmp_path, "val")
     (tmp_path / "logo.json").write_text(json.dumps(body(SHOWN)))
-    with pytest.raises(RecordError, match=r"has no folder logo or images/logo; unpack logo.tar.gz"):
+    with pytest.raises(RecordError, match=r"has no folder logo or images/logo. Unpack logo.tar.gz"):
         read(tmp_path)
     (tmp_path / "logo.json").write_text("{")
     (tmp_path / "logo").mkdir()

@@ -101,9 +101,9 @@ def test_a_box_that_ends_past_the_border_is_clipped(tmp_path: Path) -> None:
         ({"width": None}, "width is null"),
         ({"expression": " "}, "blank"),
         ({"img_path": "../secret.jpg"}, "leads outside"),
-        ({"split": "testA"}, "is of the split 'testA', asked for was 'val'"),
-        ({"dataset_name": "jxu124/refcocog"}, "is of RefCOCOg, asked for was RefCOCO"),
-        ({"sent_id": 5}, "was there before"),
+        ({"split": "testA"}, "expected a row of the split 'val', got the split 'testA'"),
+        ({"dataset_name": "jxu124/refcocog"}, "expected a row of RefCOCO, got a row of RefCOCOg"),
+        ({"sent_id": 5}, "is already used"),
     ],
 )
 def test_a_row_that_is_not_as_published_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -124,18 +124,18 @@ def test_nothing_is_left_out(tmp_path: Path) -> None:
 def test_the_original_pickle_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "refs(unc).p").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     for path in (tmp_path, tmp_path / "refs(unc).p"):
-        with pytest.raises(RecordError, match=r"a pickle, .* is not read; wanted JSON lines .*lmms-lab/RefCOCO"):
+        with pytest.raises(RecordError, match=r"pickle files are not read, because .* Give JSON lines .*lmms-lab/RefCOCO"):
             read(path)
 
 
 def test_splits_and_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     write(tmp_path)
-    with pytest.raises(ConfigError, match="no split 'dev'; wanted one of val, testA, testB"):
+    with pytest.raises(ConfigError, match="no split 'dev'; expected one of val, testA, testB"):
         read(tmp_path, "dev")
     with pytest.raises(RecordError, match=r"lacks REC_refcoco_unc_testA.jsonl; it has REC_refcoco_unc_val.jsonl"):
         read(tmp_path, "testA")
     (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(RecordError, match="holds no question"):
+    with pytest.raises(RecordError, match="contains no question"):
         read(tmp_path / "empty.jsonl")
 
 
@@ -183,19 +183,19 @@ def test_an_object_whose_picture_is_not_there_costs_its_own_questions(tmp_path: 
     gone = [{"bytes": bytes_of, "path": None}, {"bytes": None, "path": str(tmp_path / "gone.png")}]
     asked = read(write_table(tmp_path / "part", image=gone))
     assert [question.boxes for question in asked] == [(LEFT,), (LEFT,), ()]
-    with pytest.raises(ImageError, match=r"image has the path .*gone.png' and null bytes"):
+    with pytest.raises(ImageError, match=r"image has the path .*gone.png' and no bytes"):
         asked[2].load()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": [["left"], []]}, r"val\[1\]: answer is empty"),
-        ({"answer": [["left"], [" "]]}, r"val\[1\]: answer is"),
+        ({"answer": [["left"], []]}, r"val\[1\]: answer must list the expressions of the object, got none"),
+        ({"answer": [["left"], [" "]]}, r"val\[1\]: answer must be a list of texts that are not blank"),
         ({"bbox": [[0.0, 0.0, 50.0, 80.0], [0.0, 0.0, 0.0, 80.0]]}, r"val\[1\]: box .* has no area"),
         ({"bbox": [[0.0, 0.0, 50.0, 80.0], None]}, r"val\[1\]: lacks 'bbox'"),
-        ({"image": [None, None]}, r"val\[0\]: has 0 pictures"),
-        ({"question_id": ["1", "1"]}, "was there before"),
+        ({"image": [None, None]}, r"val\[0\]: expected one image in column image, got 0"),
+        ({"question_id": ["1", "1"]}, "is already used"),
     ],
 )
 def test_a_row_of_the_table_that_is_not_as_published_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -140,16 +140,16 @@ def test_guessing_scores_chance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"correct_answer": "up"}, "correct_answer is 'up', which is none of"),
+        ({"correct_answer": "up"}, "correct_answer must be one of the answers"),
         ({"correct_answer": None}, "lacks 'correct_answer'"),
-        ({"answers": ["left"]}, "wanted two different ones or more"),
-        ({"answers": ["left", "left"]}, "wanted two different ones or more"),
-        ({"answers": ["left", ""]}, "wanted a list of texts"),
-        ({"question": ""}, "question is ''"),
+        ({"answers": ["left"]}, "expected two or more different answers"),
+        ({"answers": ["left", "left"]}, "expected two or more different answers"),
+        ({"answers": ["left", ""]}, "answers must be a list of texts"),
+        ({"question": ""}, "question must be text that is not blank, got ''"),
         ({"question_type": None}, "lacks 'question_type'"),
-        ({"image_bytes": []}, "holds no picture"),
-        ({"image_bytes": None}, "holds no picture"),
-        ({"image_bytes": [picture("red"), b""]}, "wanted a picture's bytes"),
+        ({"image_bytes": []}, "expected one or more images in column"),
+        ({"image_bytes": None}, "expected one or more images in column"),
+        ({"image_bytes": [picture("red"), b""]}, "must contain the bytes of an image"),
     ],
 )
 def test_a_malformed_row_is_an_error_with_its_place(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -162,6 +162,6 @@ def test_a_malformed_row_is_an_error_with_its_place(changes: dict[str, Any], sai
 
 def test_a_file_of_another_split_is_refused(tmp_path: Path) -> None:
     file = write_sat(tmp_path / "sat", "static") / "SAT_static.parquet"
-    with pytest.raises(RecordError, match="is the split static, asked for was test; say --split static"):
+    with pytest.raises(RecordError, match="expected a file of the split test, got the split static; set --split static"):
         SAT.read(file, "test", images=None, limit=None)
     assert SAT.read(file, "static", images=None, limit=None)[0].split == "static"

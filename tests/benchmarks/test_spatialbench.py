@@ -126,8 +126,8 @@ def test_a_pair_that_is_cut_in_two_has_no_part(tmp_path: Path, caplog: pytest.Lo
     questions = BENCH.read(folder, "all", images=None, limit=1)
     assert BENCH.numbers(rows_of(BENCH, questions, ["Yes"], tmp_path, direct=True)) == {}
     assert (
-        "SpatialBench: 1 of 1 questions have no part in any number, each of which is of a question, or of a pair of them, "
-        "both of which must be asked; the first is 'existence-0000'"
+        "SpatialBench: 1 of 1 questions do not count in any number of the table. The first is 'existence-0000'. Each value "
+        "comes from a question, or a pair of questions that were both asked"
     ) in caplog.text
     questions = BENCH.read(folder, "all", images=None, limit=None)
     rows = rows_of(BENCH, questions, GOLD, tmp_path, direct=True)
@@ -136,8 +136,8 @@ def test_a_pair_that_is_cut_in_two_has_no_part(tmp_path: Path, caplog: pytest.Lo
     assert list(found) == ["Existence", "Counting", "Position", "Reach"]  # without sizes, there is no mean of the five
     assert found["Counting"].strict.count == 1
     table, without_part = BENCH.left_out(without)
-    assert table == "not in the table: SpatialBench, Size, for want of questions of size that have a value"
-    assert without_part.startswith("1 of 8 questions have no part in any number")
+    assert table == "not in the table: SpatialBench, Size, because no question of size has a value"
+    assert without_part.startswith("1 of 8 questions do not count in any number of the table")
     assert BENCH.left_out(rows) == []
 
 
@@ -164,12 +164,12 @@ def test_options_on_lines_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("counting", {"answer": "several"}, "wanted a whole number above 0"),
-        ("counting", {"answer": "0"}, "wanted a whole number above 0"),
-        ("positional", {"answer": "C"}, "none of the options"),
+        ("counting", {"answer": "several"}, "answer must be an integer above 0"),
+        ("counting", {"answer": "0"}, "answer must be an integer above 0"),
+        ("positional", {"answer": "C"}, "answer must be one of the options"),
         ("existence", {"answer": None}, "answer is"),
         ("existence", {"image": "../x.jpg"}, "leads outside"),
-        ("existence", {"image": ["existence/0.jpg", "existence/1.jpg"]}, "wanted the path of one image"),
+        ("existence", {"image": ["existence/0.jpg", "existence/1.jpg"]}, "image must be the path of one image"),
         ("existence", {"question": " "}, "question"),
     ],
 )
@@ -187,13 +187,15 @@ def test_a_malformed_file_is_an_error(tmp_path: Path) -> None:
     folder = write_spatialbench(tmp_path / "sb")
     file = folder / "existence.json"
     file.write_text(json.dumps(json.loads(file.read_text())[:1]))
-    with pytest.raises(RecordError, match=r"existence\.json: holds 1 questions, an odd number"):
+    with pytest.raises(
+        RecordError, match=r"existence\.json: expected consecutive pairs of questions, got an odd number of questions .1."
+    ):
         BENCH.read(folder, "all", images=None, limit=None)
     file.write_text("{}")
-    with pytest.raises(RecordError, match=r"existence\.json: wanted a JSON list"):
+    with pytest.raises(RecordError, match=r"existence\.json: expected a JSON list"):
         BENCH.read(folder, "all", images=None, limit=None)
     file.unlink()
     with pytest.raises(RecordError, match=r"existence\.json: cannot read"):
         BENCH.read(folder, "all", images=None, limit=None)
-    with pytest.raises(RecordError, match=r"wanted one of the files existence\.json"):
+    with pytest.raises(RecordError, match=r"expected one of the files existence\.json"):
         BENCH.read(folder / "existence" / "0.jpg", "all", images=None, limit=None)

@@ -63,13 +63,13 @@ def test_questions_are_read_as_published(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"answer": "some"}, "answer is 'some', wanted a whole number"),
-        ({"answer": -1}, "answer is -1"),
-        ({"issimple": "yes"}, "issimple is 'yes', wanted true or false"),
-        ({"issimple": None}, "issimple is null"),
+        ({"answer": -1}, "answer must be 0 or more, got -1"),
+        ({"issimple": "yes"}, "issimple must be true or false, got 'yes'"),
+        ({"issimple": None}, "issimple must be true or false, got null"),
         ({"image": "/etc/passwd"}, "leads outside"),
         ({"image": None}, "wanted the path"),
-        ({"question": ""}, "question is ''"),
-        ({"question_id": 7}, "was there before"),
+        ({"question": ""}, "question must be text that is not blank, got ''"),
+        ({"question_id": 7}, "is already used"),
     ],
 )
 def test_a_row_that_is_not_as_published_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -98,12 +98,12 @@ def test_simple_questions_alone_are_not_all(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"test.json: no such file; wanted test.json out of tallyqa.zip"):
+    with pytest.raises(RecordError, match=r"test.json: no such file; give test.json from tallyqa.zip"):
         read(tmp_path)
-    with pytest.raises(ConfigError, match="no split 'val'; wanted one of test, train"):
+    with pytest.raises(ConfigError, match="no split 'val'; expected one of test, train"):
         read(tmp_path, "val")
     (tmp_path / "test.json").write_text("[]")
-    with pytest.raises(RecordError, match="holds no question"):
+    with pytest.raises(RecordError, match="contains no question"):
         read(tmp_path)
 
 

@@ -130,14 +130,14 @@ def test_splits_are_datasets_and_all_are_the_papers_twelve(tmp_path: Path) -> No
     assert [asked.dataset for asked in read(tmp_path)] == ["gqa", "vsr"]
     assert [asked.dataset for asked in read(tmp_path, "vsr")] == ["vsr"]
     assert [asked.dataset for asked in read(tmp_path, "emotic")] == ["emotic"]
-    with pytest.raises(RecordError, match="holds no file of cub"):
+    with pytest.raises(RecordError, match="contains no file of cub"):
         read(tmp_path, "cub")
-    with pytest.raises(RecordError, match="is of the dataset 'gqa', wanted 'vsr'"):
+    with pytest.raises(RecordError, match="expected a row of the dataset 'vsr', got 'gqa'"):
         read(tmp_path / "benchmark" / "gqa.json", "vsr")
-    with pytest.raises(ConfigError, match="no split 'val'; wanted one of all, docvqa"):
+    with pytest.raises(ConfigError, match="no split 'val'; expected one of all, docvqa"):
         read(tmp_path, "val")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RecordError, match="holds no file of the benchmark"):
+    with pytest.raises(RecordError, match="contains no file of the benchmark"):
         read(tmp_path / "empty")
 
 
@@ -149,7 +149,7 @@ def test_a_question_whose_box_is_none_stays_and_is_counted(tmp_path: Path, caplo
         asked = read(tmp_path)
     assert [question.boxes for question in asked] == [(), (), (LEFT,)]
     (message,) = caplog.messages
-    assert message.startswith("2 of 3 questions are asked without a target box")
+    assert message.startswith("2 of 3 questions have no usable target box and are asked without one")
     assert "vsr.json[0]" in message
 
 
@@ -161,10 +161,10 @@ def test_a_question_whose_box_is_none_stays_and_is_counted(tmp_path: Path, caplo
         (lambda said, seen: said[0]["image"].pop(), "no box|without box|alone"),
         (lambda said, seen: said[0].update(image=["../1.jpg", "../1.jpg###[0, 0, 1, 1]"]), "leads outside"),
         (lambda said, seen: said[0].pop("split"), "lacks 'split'"),
-        (lambda said, seen: said[0]["conversations"][3].update(value=" "), "answers is ''"),
-        (lambda said, seen: said[1].update(question_id=0), "has another question there"),
-        (lambda said, seen: (said[1].update(question_id=0), seen[1].update(question_id=0)), "was there before"),
-        (lambda said, seen: seen.pop(), "has no row for it"),
+        (lambda said, seen: said[0]["conversations"][3].update(value=" "), "answers must be text that is not blank, got ''"),
+        (lambda said, seen: said[1].update(question_id=0), "has another question at"),
+        (lambda said, seen: (said[1].update(question_id=0), seen[1].update(question_id=0)), "is already used"),
+        (lambda said, seen: seen.pop(), "has no row for this question"),
         (lambda said, seen: said.pop(), "has no conversation"),
         (lambda said, seen: seen[0].update(bbox=[1, 2, 3]), "not four finite numbers"),
         (lambda said, seen: seen[0].update(width=0), "must be those of an image"),

@@ -143,14 +143,14 @@ def changed(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda file: changed(file, options=["red"]), "wanted a list of two texts or more"),
-        (lambda file: changed(file, options=["red", "red"]), "two of which are the same"),
-        (lambda file: changed(file, options="red"), "options is 'red'"),
+        (lambda file: changed(file, options=["red"]), "options must be a list of two or more texts"),
+        (lambda file: changed(file, options=["red", "red"]), "options must be different, got"),
+        (lambda file: changed(file, options="red"), "options must be a list of two or more texts, got 'red'"),
         (lambda file: changed(file, question=""), "question"),
         (lambda file: changed(file, bbox=[[1, 2, 3]]), "is not four finite numbers"),
         (lambda file: changed(file, bbox=[[8, 4, 0, 8]]), "has no area"),
         (lambda file: changed(file, bbox=[[800, 4, 9, 8]]), "lies wholly outside"),
-        (lambda file: file.with_suffix(".jpg").unlink(), "there is no image of that name"),
+        (lambda file: file.with_suffix(".jpg").unlink(), "no image of the same name"),
         (lambda file: file.write_text("{"), "not JSON"),
         (lambda file: file.write_text("[]"), "wanted a JSON object"),
     ],
@@ -165,13 +165,13 @@ def test_a_malformed_file_is_an_error_with_its_place(spoil: Callable[[Path], Any
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"label": "E"}, "right answer is 'E', wanted a letter of the 4 options"),
+        ({"label": "E"}, "right answer must be a letter of the 4 options, got 'E'"),
         ({"label": None}, "label"),
-        ({"text": "What of it?"}, "wanted a question with options"),
-        ({"category": "OCR"}, "category is 'OCR'"),
+        ({"text": "What of it?"}, "text must be a question with options"),
+        ({"category": "OCR"}, "category must be direct_attributes or relative_position, got 'OCR'"),
         ({"image": "../elsewhere.jpg"}, "leads outside"),
         ({"image": "/etc/passwd"}, "leads outside"),
-        ({"image": "direct_attributes/sa_0.jpg"}, "was there before, at test_questions.jsonl:1"),
+        ({"image": "direct_attributes/sa_0.jpg"}, "is already used at test_questions.jsonl:1"),
     ],
 )
 def test_a_malformed_line_is_an_error_with_its_place(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_malformed_line_is_an_error_with_its_place(changes: dict[str, Any], sa
 
 
 def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"holds no question; wanted test_questions\.jsonl, or the folders direct_attr"):
+    with pytest.raises(RecordError, match=r"contains no question; expected test_questions\.jsonl, or the folders direct"):
         VSTAR.read(tmp_path, "test", images=None, limit=None)
 
 

@@ -289,7 +289,7 @@ def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     unmatched = (tmp_path / "out" / "exclude_unmatched.txt").read_text()
     assert unmatched == f"{listed}:3\tfoo.png\n{listed}:4\t{OTHER}\n"
-    assert "every line that matched no image: " in result.stderr
+    assert "all lines that matched no image: " in result.stderr
     (tmp_path / "list.txt").write_text(content[:40] + "\n")
     result = CliRunner().invoke(main, [str(word) for word in command])
     assert result.exit_code == 2

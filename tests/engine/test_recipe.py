@@ -241,7 +241,7 @@ class TestCommand:
         path = self.blocks(tmp_path, url, cap=5)
         result = sif("data", "build", path, "-o", tmp_path / "out")
         assert result.exit_code == 0, result.output
-        assert "4 of second over the cap" in result.stderr
+        assert "second: 4 over the cap" in result.stderr
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert manifest["counts"]["accepted"] == 10
         assert manifest["cap"] == 5
@@ -271,7 +271,7 @@ class TestCommand:
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
         assert (manifest["depth"], manifest["expansion"]["distractor"]) == ("none", 1)
         result = sif("data", "build", path, "-o", tmp_path / "x", "--box-form", "xywh")
-        assert "--box-form is for a single file" in result.stderr
+        assert "--box-form applies only to a single file" in result.stderr
 
     @pytest.mark.parametrize("hole", [10000, [10000, -1]])
     def test_how_depth_files_are_read(self, tmp_path: Path, url: str, hole: object) -> None:

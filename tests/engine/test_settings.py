@@ -151,7 +151,7 @@ class TestThreeFaces:
 
     def test_the_help_is_grouped_and_fits(self) -> None:
         text = CliRunner().invoke(main, ["data", "build", "--help"], terminal_width=110).output
-        for heading in ("Options:", "Depth:", "Focus paths:", "Teacher:", "Where the work is done:", "How FILE is read"):
+        for heading in ("Options:", "Depth:", "Focus paths:", "Teacher:", "Execution:", "Reading FILE"):
             assert f"\n{heading}" in text
         assert "--timeout NUMBER" in text
         for section in text.split("\n\n"):
@@ -219,7 +219,7 @@ class TestFaults:
     def test_options_of_a_file_do_not_go_with_a_recipe(self, folder: Path) -> None:
         (folder / "r.yaml").write_text("sources: [records.jsonl]\n")
         result = sif("data", "build", folder / "r.yaml", "-o", folder / "out", "--limit", 5)
-        assert (result.exit_code, "--limit is for a single file" in result.stderr) == (2, True)
+        assert (result.exit_code, "--limit applies only to a single file" in result.stderr) == (2, True)
 
 
 class TestSources:

@@ -147,7 +147,7 @@ class TestRecords:
         assert sif("data", "check", source, "--no-files").exit_code == 0
         source.write_text("")
         found = sif("data", "check", source, "--box-space", "unit")
-        assert (found.exit_code, found.stderr.splitlines()[-1]) == (2, f"sif: {source}: holds no record")
+        assert (found.exit_code, found.stderr.splitlines()[-1]) == (2, f"sif: {source}: contains no records")
 
     def test_a_dataset_is_no_file_of_records(self, chains: Path, tmp_path: Path) -> None:
         assert not holds_records(chains / "examples.jsonl")
@@ -161,7 +161,7 @@ class TestRecords:
             found = sif("data", "check", path, "--box-space", "pixel", "--limit", 3)
             assert found.exit_code == 2
             assert "is a finished dataset" in found.stderr
-            assert "leave --box-space, --limit out" in " ".join(found.stderr.split())
+            assert "apply only to files of records: --box-space, --limit" in " ".join(found.stderr.split())
 
     def test_tables(self, tmp_path: Path) -> None:
         Image.new("RGB", (40, 20)).save(tmp_path / "a.png")

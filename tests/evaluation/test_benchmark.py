@@ -91,8 +91,8 @@ def test_a_number_that_lacks_a_part_is_left_out() -> None:
         own = Benchmark("own", "Own", "ours", "", ("test",), nothing, (headline,))
         assert own.left_out(a + b) == []
         assert own.left_out(a) == [
-            f"not in the table: {headline.name}, for want of questions of b that have a value",
-            "2 of 2 questions have no part in any number, each of which is of a question; the first is '0'",
+            f"not in the table: {headline.name}, because no question of b has a value",
+            "2 of 2 questions do not count in any number of the table. The first is '0'. Each value comes from a question",
         ]
 
 

@@ -114,9 +114,9 @@ def test_a_card_is_of_one_model(asked: Path, tmp_path: Path) -> None:
     plain, toy = _evaluated(asked, tmp_path / "plain.json"), _evaluated(asked, tmp_path / "toy.json", _toy())
     card = tmp_path / "README.md"
     for one, other, said in (
-        (_by(toy, "stand"), _by(plain, "m/a"), "toy and plain are of different models, 'stand' and 'm/a'"),
+        (_by(toy, "stand"), _by(plain, "m/a"), "toy and plain have different models, 'stand' and 'm/a'"),
         (_by(toy, "m", weights="a" * 64), _by(plain, "m", weights="b" * 64), "'m' with other weights"),
-        (toy, _of(plain, completions="other.jsonl"), "if they are of one model, say its name"),
+        (toy, _of(plain, completions="other.jsonl"), "If both are of one model, set its name"),
     ):
         with pytest.raises(ConfigError, match=said):
             write_card(card, [one, other], names=["toy", "plain"])
@@ -127,7 +127,7 @@ def test_a_card_is_of_one_model(asked: Path, tmp_path: Path) -> None:
     assert "name: mine" in (tmp_path / "said.md").read_text()
     # Nor does a second call write another model's numbers beside what it keeps.
     kept = card.read_text()
-    with pytest.raises(ConfigError, match=r"the card has results of another model, .*, and these are of stand"):
+    with pytest.raises(ConfigError, match=r"the card has results of another model, .*; the new results belong to stand"):
         write_card(card, [_by(toy, "stand")])
     assert card.read_text() == kept
     write_card(card, [_by(toy, "stand"), _by(plain, "stand")])  # which replace all
@@ -167,7 +167,9 @@ def test_an_evaluation_file_writes_no_html_into_a_card(asked: Path, tmp_path: Pa
 def test_the_same_twice_is_refused_and_other_ways_of_asking_are_not(asked: Path, tmp_path: Path) -> None:
     toy = _by(_evaluated(asked, tmp_path / "toy.json", _toy()), "m")
     card = tmp_path / "README.md"
-    with pytest.raises(ConfigError, match=r"a\.json and b\.json are both of toy-b-bench-b-direct; leave one out"):
+    with pytest.raises(
+        ConfigError, match=r"a\.json and b\.json have the same questions, .*toy-b-bench-b-direct.; leave one out"
+    ):
         write_card(card, [toy, toy], names=["a.json", "b.json"])
     ways = [toy, _of(toy, protocol="chain"), _of(toy, protocol="chain", rgb_only=True), _of(toy, split="testA")]
     for one in ways:
@@ -208,14 +210,14 @@ def test_line_ends_and_results_of_others_stay(asked: Path, tmp_path: Path, caplo
     assert "# Bare" in (tmp_path / "bare.md").read_text()
     several = yaml.safe_dump({"model-index": [{"name": "a", "results": []}, {"name": "b", "results": []}]})
     card.write_text(f"---\n{several}---\n# Two\n")
-    with pytest.raises(ConfigError, match="its model-index is of several models, a, b"):
+    with pytest.raises(ConfigError, match="expected one model in its model-index, got a, b"):
         write_card(card, [_evaluated(asked, tmp_path / "toy.json", _toy())])
 
 
 def test_a_card_with_a_broken_head_is_refused(asked: Path, tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_text("---\nlicense: [\n---\n# My model\n")
-    with pytest.raises(ConfigError, match="metadata at its head cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read the metadata block at the top"):
         write_card(card, [_evaluated(asked, tmp_path / "e.json")])
     assert card.read_text().startswith("---\nlicense: [")
 

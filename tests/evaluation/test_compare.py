@@ -100,5 +100,5 @@ def test_files_that_are_no_evaluations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json: cannot read"):
         compare(tmp_path / "none.json", tmp_path / "none.json")
     (tmp_path / "x.json").write_text('{"rows": []}')
-    with pytest.raises(ConfigError, match="not an evaluation of this version"):
+    with pytest.raises(ConfigError, match="not an evaluation file of this version"):
         compare(tmp_path / "x.json", tmp_path / "x.json")

@@ -119,7 +119,7 @@ class TestAsked:
     def test_questions_of_several_spaces_have_to_be_told(self, qwen: Thinker) -> None:
         one = Question("a", Image.new("RGB", (64, 64)), "What?")
         other = replace(one, id="b", frame=Frame("per_mille"))
-        with pytest.raises(ConfigError, match="boxes in per_mille and unit; say with coordinates"):
+        with pytest.raises(ConfigError, match=r"coordinates: per_mille and unit\. Set coordinates"):
             ask(qwen, [one, other])
         assert len(ask(qwen, [one, other], coordinates="unit")) == 2
 
@@ -150,7 +150,7 @@ class TestSaved:
         data, file = chains_in("unit"), tmp_path / "c.jsonl"
         write_jsonl(file, [{"id": example.id, "completion": example.chain} for example in read_examples(data)])
         settings = EvalSettings(data=str(data), completions=str(file), coordinates="resized")
-        with pytest.raises(ConfigError, match="does not say how large the model saw the image"):
+        with pytest.raises(ConfigError, match="boxes in coordinates resized, but no image size"):
             evaluate(settings)
 
     @pytest.mark.parametrize("said", ["per_mille", "resized"])
@@ -200,10 +200,12 @@ class TestSaved:
         evaluate(EvalSettings(data=str(data), completions=str(file)))
         first, second = (record.getMessage() for record in caplog.records)
         for message in (first, second):
-            assert "the boxes of 5 of 5 completions are in another space than they are read in: most look like " in message
+            assert (
+                "5 of 5 completions have boxes that do not fit the coordinates they are read in; most look like " in message
+            )
             assert f"({said})" in message
-        assert "each line may say its own `coordinates`" in first
-        assert "--coordinates, or `coordinates` in each line" in second
+        assert "Set `coordinates` in each line" in first
+        assert "Set --coordinates (or `coordinates` in each line)" in second
 
     def test_completions_in_their_own_space_are_no_matter(
         self, chains_in: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -255,7 +257,7 @@ class TestThinker:
         line = ["think", str(photo_folder / "cat.png"), "What?", "--model", str(tiny_vlm), "-o", str(tmp_path / "t.html")]
         found = CliRunner().invoke(main, [*line, "--coordinates", space])
         assert found.exit_code == 0, found.output
-        said = "its boxes look like whole numbers from 0 to 1000 (per_mille); --coordinates says what the model has learnt"
+        said = "the boxes look like whole numbers from 0 to 1000 (per_mille); set --coordinates to the format that the model"
         assert (said in found.stderr) == hint
         assert ("[0.25, 0.00, 0.50, 1.00] depth 0.50" in found.stdout) != hint
 

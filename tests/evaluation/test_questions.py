@@ -91,52 +91,58 @@ def test_records_are_questions(photo_folder: Path) -> None:
     [
         ({"image": None}, "lacks image"),
         ({"question": None}, "lacks question"),
-        ({"question": " "}, "question is ' '"),
-        ({"question": "<image>\nWhat is it?"}, "holds <image>.*leave it out"),
+        ({"question": " "}, "question must be text that is not blank, got ' '"),
+        ({"question": "<image>\nWhat is it?"}, "contains <image>.*Remove it"),
         ({"question": "\ud800"}, "surrogate"),
         ({"questoin": "x"}, "unknown key 'questoin'; did you mean 'question'"),
         ({"answer": "a", "answers": ["a"]}, "both answer and answers"),
-        ({"answer": ["a", "b"]}, "Several right answers go under 'answers'"),
+        ({"answer": ["a", "b"]}, "Put several right answers under 'answers'"),
         ({"answer": True}, "answer is true"),
-        ({"answers": "a"}, "wanted a list of right answers"),
-        ({"answers": [""]}, "answers is ''"),
+        ({"answers": "a"}, "answers must be a list of right answers, got 'a'"),
+        ({"answers": [""]}, "answers must be text that is not blank, got ''"),
         ({"choices": {"a": 1}}, "choices must be a list"),
-        ({"boxes": [[0, 0, 2, 1]]}, "outside the image .0 to 1., read as unit; .*--box-space pixel.*the key box_space"),
+        ({"boxes": [[0, 0, 2, 1]]}, "outside the image .0 to 1., read as unit. .*--box-space pixel.*the key box_space"),
         (
             {"boxes": [[0, 0, 40, 20]], "box_space": "padded_square"},
-            "looks like pixels or thousandths.*read as padded_square; .*--box-space pixel or per_mille, or",
+            "looks like pixels or thousandths.*read as padded_square. .*--box-space pixel or per_mille, or",
         ),
         (
             {"boxes": [[10, 5, 20, 15]]},
-            "looks like pixels or thousandths.*read as unit; .*--box-space pixel",
+            "looks like pixels or thousandths.*read as unit. .*--box-space pixel",
         ),
         (
             {"boxes": [[0.1, 0.2, 0.5, 0.9]], "box_space": "pixel"},
             "looks like fractions.*or the key box_space",
         ),
         ({"boxes": [[0.1, 0.2, 0.5, 0.9]], "box_space": "per_mille"}, "looks like fractions.*wanted thousandths"),
-        ({"size": [30, 20]}, "size is 30×20, but cat.png is 40×20; is it the right image"),
-        ({"choices": "cat, dog"}, "choices is 'cat, dog', one text; wanted a list of texts"),
-        ({"choices": ["cat", "dog"], "answer": "cow"}, "the right answer 'cow' is none of the choices"),
+        ({"size": [30, 20]}, "size is 30×20, but cat.png is 40×20; check that it is the right image"),
+        ({"choices": "cat, dog"}, "choices must be a list of texts, got one text 'cat, dog'"),
+        (
+            {"choices": ["cat", "dog"], "answer": "cow"},
+            "one of the choices .'cat', 'dog'. or its letter as the right answer, got 'cow'",
+        ),
         ({"answers": []}, "answers is empty"),
-        ({"family": 3}, "family is 3, wanted a text"),
-        ({"dataset": ["d"]}, "dataset is .*wanted a text"),
-        ({"anwser": "x"}, "did you mean 'answer'. Other data goes under 'extra'$"),
+        ({"family": 3}, "family must be text, got 3"),
+        ({"dataset": ["d"]}, "dataset must be text, got .'d'."),
+        ({"anwser": "x"}, "did you mean 'answer'. Put other data under 'extra'$"),
         ({"bboxs": [[0, 0, 1, 1]]}, "looks like VisCoT.*sif data build"),
         ({"expression": "the cat", "bbox": [0, 0, 1, 1]}, "looks like RefCOCO.*sif data build"),
         ({"boxes": [0, 0, 1, 1]}, "wrap a single box"),
         ({"boxes": [[0, 0, 1, 1]], "box_space": "yards"}, "unknown box space 'yards'"),
-        ({"boxes": [[0, 0, 9, 9]], "box_space": "pixel", "size": [0, 4]}, "wanted .width, height."),
+        (
+            {"boxes": [[0, 0, 9, 9]], "box_space": "pixel", "size": [0, 4]},
+            "size must be .width, height. in pixels, got .0, 4.",
+        ),
         (
             {"boxes": [[0, 0, 99, 9]], "box_space": "pixel"},
-            r"box \[0.0, 0.0, 99.0, 9.0\] is outside the image .width 40, height 20., read as pixel; correct it$",
+            r"box \[0.0, 0.0, 99.0, 9.0\] is outside the image .width 40, height 20., read as pixel. Correct the box$",
         ),
         ({"image": "../cat.png"}, "leads outside.*--images"),
         ({"image": "/etc/passwd"}, "leads outside"),
         ({"depth": "../cat.png"}, "depth: path .* leads outside"),
         ({"image": "data:image/png;base64,AAAA"}, "base64"),
-        ({"tags": ["a"]}, "wanted an object"),
-        ({"family": {"a": 1}}, "family is an object"),
+        ({"tags": ["a"]}, "tags must be an object of texts, got"),
+        ({"family": {"a": 1}}, "family must be text, got an object"),
     ],
 )
 def test_a_broken_line_is_an_error_with_its_place(photo_folder: Path, change: dict[str, Any], message: str) -> None:
@@ -164,18 +170,18 @@ def test_a_limit_of_any_length(photo_folder: Path) -> None:
 
 
 def test_what_is_no_question_is_refused(photo_folder: Path) -> None:
-    with pytest.raises(RecordError, match="wanted a JSON object, got 3"):
+    with pytest.raises(RecordError, match="expected a JSON object, got 3"):
         read_questions(write(photo_folder, 3))
-    with pytest.raises(RecordError, match=r"q.jsonl:2: the id 'a' was there before, at .*q.jsonl:1"):
+    with pytest.raises(RecordError, match=r"q.jsonl:2: the id 'a' is already used at .*q.jsonl:1"):
         read_questions(write(photo_folder, {"id": "a", **PLAIN}, {"id": "a", **PLAIN}))
-    with pytest.raises(RecordError, match="holds no question"):
+    with pytest.raises(RecordError, match="contains no question"):
         read_questions(write(photo_folder))
     with pytest.raises(RecordError, match="cannot read"):
         read_questions(photo_folder / "none.jsonl")
     with pytest.raises(RecordError, match="no such examples file"):
         read_questions(photo_folder)
     (photo_folder / "torn.json").write_text('[{"image": "cat.png"')
-    with pytest.raises(RecordError, match="begins as a JSON list"):
+    with pytest.raises(RecordError, match="starts like a JSON list"):
         read_questions(photo_folder / "torn.json")
 
 
@@ -208,7 +214,7 @@ def test_images_in_memory(ramp: DepthMap) -> None:
     assert question.load() == (image, ramp)
     assert (question.image_name(Path()), question.depth_name(Path())) == ("", "")
     assert question.load(with_depth=False) == (image, None)
-    with pytest.raises(RecordError, match="answers is 'red', wanted several"):
+    with pytest.raises(RecordError, match="answers must be a list of texts, got one text 'red'"):
         Question("a", image, "What?", answers="red")  # type: ignore[arg-type]
 
 

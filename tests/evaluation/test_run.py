@@ -200,9 +200,9 @@ def test_somebody_else_s_file_is_not_written_over(questions: Path, tmp_path: Pat
             with pytest.raises(ConfigError, match=r"e\.json: not"):
                 evaluate(settings(questions, output=str(output)), thinker=Answering(), fresh=fresh)
         assert output.read_text() == text
-    with pytest.raises(ConfigError, match="wanted a JSON file"):
+    with pytest.raises(ConfigError, match="expected a JSON file"):
         evaluate(settings(questions, output=str(tmp_path / "e.html")), thinker=Answering())
-    with pytest.raises(ConfigError, match="Give --model or --completions"):
+    with pytest.raises(ConfigError, match=r"Give --model \(a model to ask\) or --completions"):
         evaluate(settings(questions))
 
 
@@ -259,7 +259,7 @@ def test_a_mended_image_is_asked_about_and_nothing_else(questions: Path, tmp_pat
     late.unlink()
     assert evaluate(asked, thinker=model).known
     Image.new("RGB", (400, 200)).save(late)
-    with pytest.raises(ConfigError, match=r"late.png of question 'q1' had \d+ bytes when it was answered, now \d+"):
+    with pytest.raises(ConfigError, match=r"late.png of question 'q1' had \d+ bytes when it was answered, and has \d+ now"):
         evaluate(asked, thinker=model)
 
 
@@ -272,12 +272,12 @@ def test_images_are_looked_for_before_the_model_is_loaded(
     assert not journal_path(tmp_path / "e.json").exists()  # a start that failed leaves nothing behind
     text = questions.read_text()
     questions.write_text(text.replace("cat.png", "gone.png"))
-    with pytest.raises(ModelError, match=r"none of the first 7 .*gone.png: no such image; --images names"):
+    with pytest.raises(ModelError, match=r"none of the first 7 .*gone.png: no such image\. Set --images to"):
         evaluate(asked)
     assert list(tmp_path.glob("e.json*")) == []
     questions.write_text(text.replace("cat.png", "gone.png", 2))
     evaluate(settings(questions), thinker=Answering())
-    assert "2 of 7 questions cannot be asked, since their image is missing; the first, 'q0'" in caplog.text
+    assert "2 of 7 questions cannot be asked because their image is missing. The first is 'q0'" in caplog.text
     # Where nothing else is left to ask, no model is loaded at all.
     named = settings(questions, output=str(tmp_path / "n.json"), model="nobody/none")
     assert evaluate(named, thinker=Answering()).errors == 2
@@ -299,9 +299,9 @@ def test_a_file_that_notes_direct_is_read(questions: Path, tmp_path: Path) -> No
 
 def test_results_go_to_a_json_file(tmp_path: Path) -> None:
     for output, message in (
-        ("r.html", r"wanted a JSON file, such as r\.json"),
-        ("r", r"wanted a JSON file, such as r\.json"),
-        ("r/", r"is a folder; name a file in it, such as r/results\.json"),
+        ("r.html", r"expected a JSON file, such as r\.json"),
+        ("r", r"expected a JSON file, such as r\.json"),
+        ("r/", r"is a folder; give a file in it, such as r/results\.json"),
         (str(tmp_path), "is a folder"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -310,7 +310,9 @@ def test_results_go_to_a_json_file(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_asked_the_evaluation_stops(questions: Path, tmp_path: Path) -> None:
     output = tmp_path / "e.json"
-    with pytest.raises(ModelError, match=r"none of the first 7 questions could be asked; the first, 'q0': .*special token"):
+    with pytest.raises(
+        ModelError, match=r"none of the first 7 questions could be asked\. The first is 'q0': .*special token"
+    ):
         evaluate(settings(questions, output=str(output)), thinker=Answering(refuses="number"))
     # Nothing of it is kept, so that it can be mended and repeated.
     assert evaluate(settings(questions, output=str(output)), thinker=Answering()).errors == 0
@@ -331,9 +333,9 @@ def test_choices_are_shown_where_asked_for(photo_folder: Path) -> None:
 def test_questions_of_the_caller_s_own(photo_folder: Path) -> None:
     image = Image.new("RGB", (8, 8))
     asked = [Question(name, image, f"number {name}") for name in ("1", "2", "1")]
-    with pytest.raises(RecordError, match="the id '1' is there twice"):
+    with pytest.raises(RecordError, match="several questions have the id '1'"):
         evaluate(settings(photo_folder), questions=asked, thinker=Answering())
-    with pytest.raises(RecordError, match="there is no question"):
+    with pytest.raises(RecordError, match="expected at least one question, got none"):
         evaluate(settings(photo_folder), questions=[], thinker=Answering())
     found = evaluate(settings(photo_folder), questions=asked[:2], thinker=Answering())
     assert found.rows[0].image == ""
@@ -406,7 +408,7 @@ class TestCompletions:
         assert caplog.text == ""
         asked = settings(questions, completions=path, direct=False, output=str(tmp_path / "e.json"))
         evaluate(asked)
-        assert "none of the 7 completions is a chain; score plain answers with --direct" in caplog.text
+        assert "none of the 7 completions is a chain. Use --direct to score plain answers" in caplog.text
         self.saved(tmp_path, *rows[:6], {"id": "q6", "completion": "7"})
         with pytest.raises(ConfigError, match=r"the completions in .*saved.jsonl have changed"):
             evaluate(asked)
@@ -417,8 +419,8 @@ class TestCompletions:
         said = '<think><area>[{"bbox_2d":[0,0,1,1]%s}]</area><text>It.</text></think><answer>0</answer>'
         rows = [{"id": f"q{n}", "completion": said % (',"depth":0.5' if n < 4 else "")} for n in range(7)]
         evaluate(settings(questions, completions=self.saved(tmp_path, *rows), direct=False))
-        assert "4 of 7 chains state depths, but their questions have none, so that the valid format" in caplog.text
-        assert "the first answers question 'q0'. --depth MODEL" in caplog.text
+        assert "4 of 7 chains state depths, but their questions have no depth. The valid format" in caplog.text
+        assert "The first one answers question 'q0'. Use --depth MODEL" in caplog.text
         caplog.clear()
         rows[3] = {"id": "q3", "completion": said % ""}
         evaluate(settings(questions, completions=self.saved(tmp_path, *rows), direct=False))
@@ -429,7 +431,7 @@ class TestCompletions:
         evaluate(asked)
         assert caplog.text == ""
         evaluate(asked.replace(rgb_only=True))
-        assert "18 of 18 chains state depths, but --rgb-only leaves these out" in caplog.text
+        assert "18 of 18 chains state depths, but --rgb-only leaves depth out" in caplog.text
 
     def test_ids_that_are_missing_or_unknown_are_named(self, questions: Path, tmp_path: Path) -> None:
         rows = [{"id": f"q{n}", "completion": str(n)} for n in range(7)]
@@ -438,13 +440,13 @@ class TestCompletions:
             return evaluate(settings(questions, completions=self.saved(tmp_path, *saved), **changes))
 
         assert scored(*rows[::-1]).results["answer accuracy"].mean == 1
-        with pytest.raises(RecordError, match="2 ids have no completion: 'q0', 'q3'"):
+        with pytest.raises(RecordError, match="2 questions have no completion: 'q0', 'q3'"):
             scored(*rows[1:3], *rows[4:])
-        with pytest.raises(RecordError, match="1 id is of no question: 'q9'"):
+        with pytest.raises(RecordError, match="1 id belongs to no question: 'q9'"):
             scored(*rows, {"id": "q9", "completion": "x"})
-        with pytest.raises(RecordError, match=r"saved.jsonl:2: the id 'q0' was there before"):
+        with pytest.raises(RecordError, match=r"saved.jsonl:2: the id 'q0' is already used by .*saved.jsonl:1"):
             scored(rows[0], rows[0])
-        with pytest.raises(RecordError, match=r"saved.jsonl:1: wanted an object with `id`"):
+        with pytest.raises(RecordError, match=r"saved.jsonl:1: expected an object with `id`"):
             scored({"id": "q0"})
         assert len(scored(*rows, limit=2).rows) == 2
         with pytest.raises(ConfigError, match="model and completions"):
@@ -488,14 +490,14 @@ def test_a_dict_is_no_settings() -> None:
 
 
 def test_settings_that_nobody_would_heed_are_refused(questions: Path) -> None:
-    with pytest.raises(ConfigError, match="questions come without depth; give `questions` of"):
+    with pytest.raises(ConfigError, match=r"some questions have no depth\. Pass questions="):
         evaluate(settings(questions, depth="a/model"), thinker=Answering())
-    with pytest.raises(ConfigError, match="split 'val' is of a benchmark"):
+    with pytest.raises(ConfigError, match="split 'val': only benchmarks have splits"):
         evaluate(settings(questions, split="val"), thinker=Answering())
     for name, value in (("concurrency", 3), ("rpm", 9), ("image_format", "jpeg"), ("retries", 0), ("budget", 0)):
-        with pytest.raises(ConfigError, match=f"{name} is for a model on a server"):
+        with pytest.raises(ConfigError, match=f"{name} applies only to a model on a server"):
             settings(questions, model="m", prompt_price=0, **{name: value})
-    with pytest.raises(ConfigError, match="dtype float16 is for a model in this process"):
+    with pytest.raises(ConfigError, match="dtype applies only to a model in this process, got float16"):
         settings(questions, model="m", base_url="http://127.0.0.1:1/v1", dtype="float16")
 
 

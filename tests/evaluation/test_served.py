@@ -303,8 +303,8 @@ class TestTheEngine:
         said = json.dumps({"steps": [{"regions": [{"bbox_2d": written}], "text": "a"}], "answer": "b"})
         with serve(lambda request, _: said) as (url, _):
             evaluate(settings(write_questions(tmp_path, 3), url, coordinates=asked))
-            assert "3 of 3 replies hold boxes that are none in the coordinates" in caplog.text
-            assert "--coordinates says" in caplog.text
+            assert "3 of 3 replies have boxes that do not fit the requested coordinates" in caplog.text
+            assert "Set --coordinates to" in caplog.text
             caplog.clear()
             evaluate(settings(write_questions(tmp_path, 3), url, coordinates=None if asked else "per_mille"))
             assert caplog.text == ""
@@ -341,7 +341,7 @@ class TestWhatEndsIt:
         assert "exception" not in caplog.text.lower()  # asyncio logs the errors of tasks that nobody waited for
 
     def test_no_server_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(EndpointError, match=r"cannot connect.*Is the server running"):
+        with pytest.raises(EndpointError, match=r"cannot connect.*Check that the server is running"):
             evaluate(settings(write_questions(tmp_path, 3), "http://127.0.0.1:9/v1", retries=5))
 
     def test_the_key_that_ends_in_the_middle(self, tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ class TestWhatEndsIt:
         with (
             serve(answer) as (url, requests),
             pytest.raises(
-                EndpointError, match=r"10 questions in a row unanswered; the same command goes on.*gone"
+                EndpointError, match=r"did not answer 10 questions in a row\. Run the same command to resume.*gone"
             ) as caught,
         ):
             evaluate(settings(data, url, output=out, concurrency=concurrency))
@@ -492,7 +492,7 @@ def test_images_that_cannot_be_read_do_not_hide_an_outage(tmp_path: Path) -> Non
     def answer(request: dict[str, Any], number: int) -> Any:
         return structured(number_in(request)) if number == 0 else (500, {}, "oops")
 
-    with serve(answer) as (url, requests), pytest.raises(EndpointError, match="10 questions in a row unanswered"):
+    with serve(answer) as (url, requests), pytest.raises(EndpointError, match="did not answer 10 questions in a row"):
         evaluate(settings(data, url, concurrency=1))
     assert len(requests) == 11
 
@@ -506,10 +506,12 @@ class TestTheBudget:
         how = {**self.PRICES, "output": out, "concurrency": concurrency}
         with serve(lambda request, _: structured(number_in(request))) as (url, requests):
             # 1.5 pays for seven answers: 7 × 0.2 = 1.4.
-            with pytest.raises(BudgetError, match=r"cost 1\.4 of 1\.5.*13 questions are left.*greater --budget"):
+            with pytest.raises(
+                BudgetError, match=r"cost 1\.4 of the budget of 1\.5.*13 questions are left.*larger --budget"
+            ):
                 evaluate(settings(data, url, budget=1.5, **how))
             assert len(requests) == 7
-            with pytest.raises(BudgetError, match=r"cost 1\.4 of 1\.5"):  # what was paid before counts
+            with pytest.raises(BudgetError, match=r"cost 1\.4 of the budget of 1\.5"):  # what was paid before counts
                 evaluate(settings(data, url, budget=1.5, **how))
             assert len(requests) == 7
             found = evaluate(settings(data, url, budget=4.1, **how))
@@ -518,10 +520,10 @@ class TestTheBudget:
 
     def test_one_goes_ahead_to_see_what_an_answer_costs(self, tmp_path: Path) -> None:
         with serve(lambda request, _: structured(number_in(request))) as (url, requests):
-            with pytest.raises(BudgetError, match=r"cost 0\.2 of 0\.1.*4 questions are left"):
+            with pytest.raises(BudgetError, match=r"cost 0\.2 of the budget of 0\.1.*4 questions are left"):
                 evaluate(settings(write_questions(tmp_path, 5), url, budget=0.1, concurrency=8, **self.PRICES))
             assert len(requests) == 1
-            with pytest.raises(BudgetError, match="cost 0 of 0"):
+            with pytest.raises(BudgetError, match="cost 0 of the budget of 0"):
                 evaluate(settings(write_questions(tmp_path, 5), url, budget=0, concurrency=8, **self.PRICES))
             assert len(requests) == 1
 
@@ -550,7 +552,7 @@ class TestTheBudget:
 
         data, out = write_questions(tmp_path, 9), str(tmp_path / "e.json")
         with serve(answer) as (url, requests):
-            with pytest.raises(BudgetError, match="does not say how many tokens"):
+            with pytest.raises(BudgetError, match="does not report how many tokens"):
                 evaluate(settings(data, url, budget=5, output=out, concurrency=8, **self.PRICES))
             assert len(requests) == 1
             found = evaluate(settings(data, url, output=out))
@@ -578,9 +580,9 @@ class TestTheBudget:
         ("change", "message"),
         [
             ({"budget": 1}, "budget needs prices"),
-            ({"budget": 1, "base_url": None, "prompt_price": 1}, "budget is for a model on a server"),
-            ({"grammar": True, "base_url": None}, "grammar is for a model on a server"),
-            ({"grammar": True}, "grammar is for protocol chain, got structured"),
+            ({"budget": 1, "base_url": None, "prompt_price": 1}, "budget applies only to a model on a server"),
+            ({"grammar": True, "base_url": None}, "grammar applies only to a model on a server"),
+            ({"grammar": True}, "grammar needs protocol chain, got structured"),
             ({"model": None}, "base_url needs model"),
         ],
     )
@@ -666,7 +668,7 @@ class TestTheCommand:
             _, said = process.communicate(timeout=30)
             release.set()
         assert process.returncode == 130
-        assert "the same command goes on where this one stopped" in said
+        assert "to resume, repeat the command" in said
         assert "Traceback" not in said
         assert "exception" not in said.lower()
         TestWhatEndsIt().resume(data, str(out), set(numbers(requests[:10])))

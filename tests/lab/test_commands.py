@@ -42,7 +42,7 @@ def test_an_untrained_nano(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["data", "build", "r.jsonl", "-o", "out", "--teacher", "scripted"], "not of the embedded world"),
-        (["eval", "world", "--model", "empty"], "no config.json"),
+        (["eval", "world", "--model", "empty"], "config.json is missing"),
     ],
 )
 def test_misuse(photo_folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str) -> None:

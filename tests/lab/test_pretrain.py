@@ -269,7 +269,7 @@ def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     from sifthinker.lab.pretrain import Part, pretrain
 
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
-    with pytest.raises(ConfigError, match="one process"):
+    with pytest.raises(ConfigError, match="needs a single process, got 2"):
         pretrain(tmp_path, curriculum=[Part("see", 4, 4e-3, 2e-3, rgb_only=8)], batch_size=4, workers=0, **SHAPE)
 
 
@@ -319,7 +319,7 @@ class TestWhoseRun:
         if not finished:  # interrupted in its last part
             (tmp_path / "run" / "finished.json").unlink()
         untrained.clear()
-        with pytest.raises(ConfigError, match=f"holds another run: {words}"):
+        with pytest.raises(ConfigError, match=f"contains another run: {words}"):
             self.run(tmp_path / "run", **change)
         assert untrained == []
         self.run(tmp_path / "run", save_steps=7)  # which changes no result
@@ -360,7 +360,7 @@ class TestWhoseRun:
         untrained.clear()
         self.run(tmp_path / "run")
         assert untrained == ["run"]
-        assert "older version" in caplog.text
+        assert "as in older versions" in caplog.text
 
     def test_the_command_refuses_another_scale(self, tmp_path: Path, untrained: list[str]) -> None:
         from click.testing import CliRunner

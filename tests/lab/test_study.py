@@ -82,7 +82,7 @@ def test_processes_with_other_seeds_fill_one_study(nano: Path, tmp_path: Path) -
         [alone["metrics"]["answer accuracy"]["mean"]],
     )
     assert study([3, 5])["base"]["seeds"] == 3
-    with pytest.raises(ConfigError, match=r"seed-\d holds another run: schedule\.prompts is 1 there and 5 here"):
+    with pytest.raises(ConfigError, match=r"seed-\d contains another run: schedule\.prompts was 1, now 5"):
         study([9], dataclasses.replace(TINY, prompts=5))
     assert not (tmp_path / "seed-9").exists()
 
@@ -90,9 +90,9 @@ def test_processes_with_other_seeds_fill_one_study(nano: Path, tmp_path: Path) -
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     lab(tmp_path / "a", "nano")
     lab(tmp_path / "a", "nano")
-    with pytest.raises(ConfigError, match=r"seed is 0 there and 1 here; use --fresh"):
+    with pytest.raises(ConfigError, match=r"seed was 0, now 1\. Start over with --fresh"):
         lab(tmp_path / "a", "nano", seed=1)
-    with pytest.raises(ConfigError, match=r"schedule\.prompts is 1 there and 5 here"):
+    with pytest.raises(ConfigError, match=r"schedule\.prompts was 1, now 5"):
         lab(tmp_path / "a", "nano", dataclasses.replace(TINY, prompts=5))
 
 
@@ -104,7 +104,7 @@ def test_a_base_that_was_trained_again_is_another_study(tmp_path: Path) -> None:
     lab(tmp_path / "a", str(base))
     lab(tmp_path / "a", str(base))
     (base / "model.safetensors").write_bytes(b"2")
-    with pytest.raises(ConfigError, match="base_content is"):
+    with pytest.raises(ConfigError, match="base_content was"):
         lab(tmp_path / "a", str(base))
     marker = json.loads((tmp_path / "a" / "lab.json").read_text())
     del marker["base_content"]  # as an older version wrote it
@@ -119,7 +119,7 @@ def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / "a" / "mine.txt").write_text("keep")
     Lab.clear(tmp_path / "a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine.txt"]
-    with pytest.raises(ConfigError, match="holds no run of ours"):
+    with pytest.raises(ConfigError, match="expected an empty folder or an earlier run"):
         Lab.clear(tmp_path / "a")
 
 
@@ -127,7 +127,7 @@ def test_clearing_deletes_what_a_lab_wrote_and_nothing_else(tmp_path: Path) -> N
 def test_a_folder_with_something_of_somebody_else_is_refused(tmp_path: Path, name: str) -> None:
     """`--fresh` would delete it one day."""
     (tmp_path / name).mkdir()
-    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+    with pytest.raises(ConfigError, match=f"{name} was not written by a sif run, and this run would overwrite it"):
         lab(tmp_path, "nano")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -140,7 +140,7 @@ def test_a_study_writes_over_its_own_numbers_alone(tmp_path: Path, name: str, mo
 
     monkeypatch.setattr(Lab, "run", measure)
     (tmp_path / name).write_text("{}")
-    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+    with pytest.raises(ConfigError, match=f"{name} was not written by a sif run, and this run would overwrite it"):
         run_study(tmp_path, arms=["base"], seeds=[0], schedule=TINY, bar=bar, say=print)
     (tmp_path / name).unlink()
     for fresh in (False, True, True):
@@ -152,7 +152,7 @@ def test_a_demo_writes_over_its_own_report_alone(tmp_path: Path, name: str) -> N
     from sifthinker.lab.demo import run_demo
 
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError, match=f"{name} is not of a run of ours"):
+    with pytest.raises(ConfigError, match=f"{name} was not written by a sif run, and this run would overwrite it"):
         run_demo(tmp_path, short=True, fresh=False, bar=bar, say=print)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

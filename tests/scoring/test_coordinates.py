@@ -135,7 +135,7 @@ class TestColumns:
     @pytest.mark.parametrize("name", ["coordinates", "resized", "depth"])
     @pytest.mark.parametrize("count", [1, 3])
     def test_a_column_of_another_length(self, reward: Any, name: str, count: int) -> None:
-        with pytest.raises(ConfigError, match=f"{name} has {count} values for 2 completions; wanted one for each"):
+        with pytest.raises(ConfigError, match=f"{name} must have one value for each of the 2 completions, got {count}"):
             reward(self.TEXTS, **{**self.COLUMNS, name: [None] * count})
 
     @pytest.mark.parametrize(
@@ -146,11 +146,13 @@ class TestColumns:
         ],
     )  # fmt: skip
     def test_its_own_columns_too(self, reward: Any, name: str) -> None:
-        with pytest.raises(ConfigError, match=f"{name} has 1 values for 2 completions"):
+        with pytest.raises(ConfigError, match=f"{name} must have one value for each of the 2 completions, got 1"):
             reward(self.TEXTS, **{**self.COLUMNS, name: ["cat"]})
-        with pytest.raises(ConfigError, match=f"{name} is 'of'; wanted a list with one value for each of the 2"):
+        with pytest.raises(
+            ConfigError, match=f"{name} must be a list with one value for each of the 2 completions, got 'of'"
+        ):
             reward(self.TEXTS, **{**self.COLUMNS, name: "of"})
-        with pytest.raises(ConfigError, match=f"{name} is 7; wanted a list"):
+        with pytest.raises(ConfigError, match=f"{name} must be a list .*, got 7"):
             reward(self.TEXTS, **{**self.COLUMNS, name: 7})
 
     def test_boxes_of_a_reference_are_fractions(self) -> None:

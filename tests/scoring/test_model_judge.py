@@ -84,7 +84,7 @@ def test_what_is_a_score(said: str, score: float | None) -> None:
 def test_a_judge_that_is_set_up_wrongly_stops_the_run(status: int, tmp_path: Path) -> None:
     with (
         serve(lambda request, number: (status, {}, "")) as (url, requests),
-        pytest.raises(EndpointError, match=r"the judge cannot be asked: .*/v1/chat/completions") as caught,
+        pytest.raises(EndpointError, match=r"the judge model cannot be used: .*/v1/chat/completions") as caught,
     ):
         judge(url, cache=tmp_path).judge_all([ASKED, Claim("What?", "a cat there", "a big cat")])
     assert caught.value.kind == "setup"
@@ -93,7 +93,10 @@ def test_a_judge_that_is_set_up_wrongly_stops_the_run(status: int, tmp_path: Pat
 
 def test_a_judge_that_refuses_its_first_requests_is_set_up_wrongly() -> None:
     several = [Claim("What is it?", f"feline {number}", "black feline") for number in range(20)]
-    with serve(lambda request, number: (400, {}, "no")) as (url, _), pytest.raises(EndpointError, match="cannot be asked"):
+    with (
+        serve(lambda request, number: (400, {}, "no")) as (url, _),
+        pytest.raises(EndpointError, match="the judge model cannot be used"),
+    ):
         judge(url).judge_all(several)
     with serve(lambda request, number: "1" if number == 0 else (400, {}, "no")) as (url, _):
         verdicts = judge(url).judge_all(several)

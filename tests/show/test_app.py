@@ -231,11 +231,11 @@ def test_stop_ends_a_request_whose_server_is_silent(page: Any, ramp_photo: tuple
         send(page, ramp_photo[0])
         ask(page, "What rises here?")
         said(page, "I look at the left", "#step-0")
-        assert "(no words)" not in page.locator("#step-0").inner_text()
-        said(page, "nothing new for", "#answer-0")
+        assert "(no text)" not in page.locator("#step-0").inner_text()
+        said(page, "no new text for", "#answer-0")
         started = time.monotonic()
         page.click("#stop")
-        said(page, "Stopped before the end.", "#answer-0")
+        said(page, "Stopped before the answer was complete.", "#answer-0")
         page.locator("#stop").wait_for(state="hidden")
         assert time.monotonic() - started < 15
         assert left.wait(15)  # the connection is closed
@@ -251,9 +251,9 @@ def test_stop_ends_the_wait_before_another_try(page: Any, ramp_photo: tuple[Path
         page.goto(served.url)
         send(page, ramp_photo[0])
         ask(page, "What rises here?")
-        said(page, "the server is asked again", "#answer-0")
+        said(page, "request repeated", "#answer-0")
         page.click("#stop")
-        said(page, "Stopped before the end.", "#answer-0")
+        said(page, "Stopped before the answer was complete.", "#answer-0")
         page.locator("#stop").wait_for(state="hidden")
         assert len(served.requests) == 1
 
@@ -298,12 +298,12 @@ def test_who_waits_for_others_is_told_and_can_stop(browser: Any, page: Any, ramp
         ask(page, "What is it?")
         said(page, "Asking owner/eyes")
         ask(other, "What is it?")
-        said(other, "Waiting: 1 before you")
+        said(other, "Waiting: 1 ahead of you")
         other.click("#stop")
         said(other, "Stopped")
         other.locator("#stop").wait_for(state="hidden")
         ask(other)
-        said(other, "Waiting: 1 before you")
+        said(other, "Waiting: 1 ahead of you")
         go_on.set()
         for visitor in (page, other):
             said(visitor, "a ramp", "#answer-0")
@@ -370,7 +370,7 @@ def test_depth_is_estimated_where_no_file_gives_it(
     with app(lambda request, number: reply(), **answers) as served:
         page.goto(served.url)
         send(page, ramp_photo[0])
-        said(page, f"40 × 20, depth to be estimated by {depth_model}", "#photo")
+        said(page, f"40 × 20, depth will be estimated by {depth_model}", "#photo")
         ask(page, "What rises here?")
         said(page, f"Asked with depth estimated by {depth_model}")
         said(page, "Step 3 of 3", "#step-0")
@@ -397,7 +397,7 @@ def test_how_a_depth_file_is_read_is_chosen_on_the_page(page: Any, ramp_photo: t
         send(page, ramp_photo[0])
         said(page, "40 × 20, without depth", "#photo")
         page.set_input_files("#depth-file input[type=file]", grey)
-        said(page, "say “Near is: low numbers” for depth, “Near is: high numbers” for disparity")
+        said(page, "say “Near pixels have: low numbers” for depth, “Near pixels have: high numbers” for disparity")
         assert "--depth" not in page.locator("body").inner_text()
         page.get_by_role("button", name="How the depth file is read").click()
         page.get_by_label("low numbers").check()
@@ -441,18 +441,18 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
     with app(lambda request, number: next(statuses)) as served:
         page.goto(served.url)
         ask(page)
-        said(page, "Choose a photograph first")
+        said(page, "Choose an image first")
         page.set_input_files("#photo-file input[type=file]", tmp_path / "bad.png")
         said(page, "bad.png: not an image that can be read")
         assert page.locator("#said p").inner_text().startswith("bad.png: ")  # and not where it was put
         ask(page)
         said(page, "bad.png: not an image that can be read")
         page.click("#photo-file button[aria-label='Remove this file'], #photo-file button[aria-label='Clear']")
-        said(page, "No photograph yet", "#photo")
+        said(page, "No image yet", "#photo")
         ask(page)
-        said(page, "Choose a photograph first")
+        said(page, "Choose an image first")
         send(page, photo)
-        said(page, "The photograph is here now: press Ask")  # it may have been under way when Ask was pressed
+        said(page, "The image has been uploaded. Press Ask")  # it may have been under way when Ask was pressed
         page.set_input_files("#depth-file input[type=file]", tmp_path / "small.npy")
         said(page, "small.npy: the depth file is 4×3, its image 40×20; make the depth at the image's size")
         assert page.locator("#said p").inner_text().startswith("small.npy: ")
@@ -461,7 +461,7 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         page.click("#depth-file button[aria-label='Remove this file'], #depth-file button[aria-label='Clear']")
         said(page, "40 × 20, without depth", "#photo")
         ask(page, "")
-        said(page, "Ask a question about the photograph")
+        said(page, "Write a question about the image first")
         assert served.requests == []
         ask(page, "What is it?")
         said(page, "no key <script>", "#answer-0")  # as it stands, by the server
@@ -573,18 +573,18 @@ def test_questions_of_a_dataset_are_browsed_asked_and_judged(page: Any, chains: 
         said(page, "64 × 64, with the dataset's depth", "#photo")
         assert page.locator("#question textarea").input_value() == first.question
         ask(page)
-        said(page, f"Right. The right answer: {first.answers[0]}", "#answer-0")
+        said(page, f"Correct. Right answer: {first.answers[0]}", "#answer-0")
         # The target boxes are dashed, over both pictures.
         for name in ("rgb", "depth"):
             dashed = page.locator(f"#step-0 svg[aria-label={name}] rect[stroke-dasharray]")
             assert dashed.count() == len(first.boxes)
         said(page, "final HIoU", "#answer-0")
         ask(page)
-        said(page, "Wrong. The right answer", "#answer-0")
+        said(page, "Wrong. Right answer", "#answer-0")
         # Other words are another question: nobody knows its answer.
         ask(page, "What colour is the wall?")
         page.locator("#answer-0 .answer:not(.wrong)").wait_for()
-        assert "right answer" not in page.locator("#answer-0").inner_text()
+        assert "Right answer" not in page.locator("#answer-0").inner_text()
         page.click("#next")
         said(page, "2 of 18 questions", "#questions")
         assert page.locator("#question textarea").input_value() == questions[1].question
@@ -595,9 +595,9 @@ def test_questions_of_a_dataset_are_browsed_asked_and_judged(page: Any, chains: 
         page.click("#previous")
         said(page, "5 of 18 questions", "#questions")
         page.get_by_label("Search").fill("how MANY")
-        said(page, "6 found of 18 questions", "#questions")
+        said(page, "6 matching questions (18 in total)", "#questions")
         page.get_by_label("Search").fill("no such words")
-        said(page, "0 found of 18 questions", "#questions")
+        said(page, "0 matching questions (18 in total)", "#questions")
         assert page.locator("#questions input").count() == 0
 
 
@@ -623,7 +623,7 @@ def test_a_question_that_is_chosen_and_asked_at_once_is_asked(
             page.evaluate("() => document.querySelector('#ask').click()")
             said(page, "Loading …", "#ask")
             ask(page)
-        said(page, "right answer", "#answer-0")
+        said(page, "Right answer", "#answer-0")
         assert page.locator("#question textarea").input_value() == questions[1].question
     (request,) = served.requests
     assert questions[1].question in request["messages"][0]["content"][-1]["text"]
@@ -640,7 +640,7 @@ def test_a_photograph_that_is_sent_takes_the_place_of_the_datasets(
         said(page, "40 × 20, without depth", "#photo")
         ask(page)
         said(page, "a ramp", "#answer-0")
-        assert "right answer" not in page.locator("#answer-0").inner_text()
+        assert "Right answer" not in page.locator("#answer-0").inner_text()
         assert page.locator("#step-0 rect[stroke-dasharray]").count() == 0
 
 
@@ -654,12 +654,12 @@ def test_a_model_of_this_process_answers_and_is_stopped(
         page.goto(url)
         send(page, *ramp_photo)
         ask(page, "Why?")
-        said(page, "The model ran out of tokens", "#answer-0")
+        said(page, "The model reached the token limit", "#answer-0")
         said(page, "8 written", "#answer-0")
         thinker.max_new_tokens = 1800
         ask(page)
         page.click("#stop")
-        said(page, "Stopped before the end.", "#answer-0")
+        said(page, "Stopped before the answer was complete.", "#answer-0")
         page.locator("#stop").wait_for(state="hidden")
         thinker.max_new_tokens = 4
         ask(page)  # the model is free again
@@ -736,7 +736,7 @@ def test_a_port_in_use_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        wanted = rf"^cannot listen at 127\.0\.0\.1, port {port}: Address already in use; choose another --port or --host$"
+        wanted = rf"^cannot listen on 127\.0\.0\.1, port {port}: Address already in use; choose another --port or --host$"
         with pytest.raises(ConfigError, match=wanted), app(lambda request, number: reply(), port=port):
             pass
 
@@ -799,7 +799,7 @@ def test_a_spent_budget_is_an_error_of_the_asking(ramp: DepthMap) -> None:
         with tempfile.TemporaryDirectory() as folder:
             desk = Desk(settings, [asker], folder=Path(folder))
             ends = [list(desk.ask(asker, image, None, "What?", ramp, None))[-1] for _ in range(2)]
-    assert [end.error for end in ends] == ["", "m has cost 0.0005 of 0.0005; see --budget"]
+    assert [end.error for end in ends] == ["", "m has cost 0.0005 of the budget 0.0005; restart with a larger --budget"]
     assert len(requests) == 1
 
 
@@ -813,9 +813,9 @@ def test_a_budget_is_not_kept_in_silence_where_no_tokens_are_counted() -> None:
         with tempfile.TemporaryDirectory() as folder:
             desk = Desk(settings, [asker], folder=Path(folder))
             first, second = (list(desk.ask(asker, image, None, "What?", None, None))[-1] for _ in range(2))
-    assert (first.error, first.note) == ("", "The server reports no tokens, so no budget can be kept.")
+    assert (first.error, first.note) == ("", "The server does not report tokens, so --budget cannot be enforced.")
     assert first.note in answer_view(first)
-    assert second.error.startswith("m is not asked: the server reports no tokens, so no budget can be kept; ")
+    assert second.error.startswith("m is not asked: the server does not report tokens, so --budget cannot be enforced; ")
     assert len(requests) == 1
 
 

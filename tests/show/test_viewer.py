@@ -203,7 +203,7 @@ def test_files_of_somebody_else_stay_as_they_are(dataset: Path, tmp_path: Path, 
     (tmp_path / "part-0.js").write_text("sif.part(0, []);\n")
     done = CliRunner().invoke(main, ["data", "show", str(dataset), "-o", str(tmp_path)])
     assert done.exit_code == 2
-    assert f"{name} is not a page of `sif data show`" in done.stderr
+    assert f"{name}: would be overwritten, but is not a file of `sif data show`" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "part-0.js"})
     assert (tmp_path / name).read_text() == text
 

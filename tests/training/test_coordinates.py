@@ -48,7 +48,9 @@ class TestData:
         shutil.copytree(chains_in("per_mille"), folder, dirs_exist_ok=True)
         rows = [row for space in ("unit", "per_mille") for _, row in read_jsonl(chains_in(space) / "examples.jsonl")]
         write_jsonl(folder / "examples.jsonl", rows)
-        with pytest.raises(RecordError, match="boxes in per_mille and unit; train them apart"):
+        with pytest.raises(
+            RecordError, match=r"boxes in different coordinates \(per_mille and unit\); put them in separate datasets"
+        ):
             load_examples(str(folder))
 
 
@@ -68,14 +70,17 @@ class TestSizes:
         processor = load_processor(real_model("qwen2_5_vl"), max_pixels=28 * 28)
         processor.image_processor.size = {"shortest_edge": 4, "longest_edge": 784}
         (problem,) = refused(examples, processor)
-        words = f"6 of 6 chains state pixels of other images than the model would see: the first, {examples[0].id!r}, was "
-        assert words + "written for 56×56, and this processor makes 28×28 of its image" in problem
+        words = "6 of 6 chains contain pixels of a different image size than the model sees. "
+        assert (
+            words + f"The first is {examples[0].id!r}: expected 56×56, but this processor resizes its image to 28×28"
+            in problem
+        )
         assert "max_pixels 784, multiples of 28" in problem
 
     def test_another_factor_is_refused(self, chains_in: Callable[[str], Path], real_model: Callable[[str], Path]) -> None:
         """Qwen3-VL resizes to multiples of 32, and at least 65,536 pixels: 64 by 64 becomes 256 by 256."""
         (problem,) = refused(list(read_examples(chains_in("resized"))), load_processor(real_model("qwen3_vl")))
-        assert "written for 56×56, and this processor makes 256×256" in problem
+        assert "expected 56×56, but this processor resizes its image to 256×256" in problem
 
     def test_a_processor_that_resizes_otherwise_is_refused(self, chains_in: Callable[[str], Path], tiny_vlm: Path) -> None:
         processor = load_processor(tiny_vlm)
@@ -102,7 +107,7 @@ class TestSizes:
         made = make_plan(config, stage, defaults(stage))
         (refusal,) = made.refusals
         assert refusal in made.problems
-        assert "build the data with coordinates unit or per_mille" in refusal
+        assert "Build the data with coordinates unit or per_mille" in refusal
         if stage == "sft":
             assert make_plan(config.replace(answers_only=True), stage, defaults(stage)).refusals == []
 
@@ -114,7 +119,7 @@ class TestSizes:
 
         config, start = {"sft": (sft_config, sft.sft_trainer), "grpo": (grpo_config, grpo.grpo_trainer)}[stage]
         run = config(tiny_vlm, chains_in("resized"), tmp_path / "run")
-        with pytest.raises(ConfigError, match="build the data with coordinates unit or per_mille"):
+        with pytest.raises(ConfigError, match="Build the data with coordinates unit or per_mille"):
             start(run)
 
     def test_answers_alone_state_no_pixels(self, chains_in: Callable[[str], Path], tiny_vlm: Path, tmp_path: Path) -> None:
@@ -135,7 +140,8 @@ class TestPrompts:
         for other in {"unit", "per_mille", "resized"} - {space}:
             (problem,) = prompt_problems([*rest, self.asked(first, other)])
             assert problem.startswith(
-                f"1 example asks for other coordinates than the chain's, the first {first.id!r} for {other}"
+                "1 example asks for different coordinates than the chain has; "
+                f"the first is {first.id!r}: the prompt asks for {other}"
             )
         own = replace(first, messages=({"role": "user", "content": "Say where, in fractions."}, first.messages[1]))
         assert prompt_problems([own]) == []  # a user's own words
@@ -145,7 +151,7 @@ class TestPrompts:
         rows = [self.asked(example, "unit").to_json() for example in read_examples(tmp_path / "d")]
         write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
         made = make_plan(sft_config(tiny_vlm, tmp_path / "d", tmp_path / "run"), "sft", defaults("sft"))
-        assert any("6 examples ask for other coordinates than the chain's" in problem for problem in made.problems)
+        assert any("6 examples ask for different coordinates than the chain has" in problem for problem in made.problems)
         assert made.refusals == []
 
     def test_what_a_template_breaks_is_found_in_any_space(self, chains_in: Callable[[str], Path], tiny_vlm: Path) -> None:

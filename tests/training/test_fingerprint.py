@@ -101,7 +101,7 @@ def test_what_makes_a_run_another_one(model: Path, data: Path, tmp_path: Path, c
     values = {"model": model, "data": data, "output": tmp_path / "run"}
     assert claim(make_config(values, "grpo"), "grpo")
     (tmp_path / "run" / "checkpoint-1").mkdir()
-    with pytest.raises(ConfigError, match=f"holds another run: {words}"):
+    with pytest.raises(ConfigError, match=f"contains another run: {words}"):
         claim(make_config({**values, **change}, "grpo"), "grpo")
     assert claim(make_config({**values, "training": {"learning_rate": 1e-3}}, "grpo"), "grpo")  # may change on the way
 
@@ -135,7 +135,7 @@ def test_other_content_at_the_same_path_is_another_run(
     begun(model, data, tmp_path / "run")
     kept = (tmp_path / "run" / "run.json").read_bytes()
     change(model, data)
-    with pytest.raises(ConfigError, match=f"holds another run: {words}"):
+    with pytest.raises(ConfigError, match=f"contains another run: {words}"):
         claim(make_config({"model": model, "data": data, "output": tmp_path / "run"}, "sft"), "sft")
     assert (tmp_path / "run" / "run.json").read_bytes() == kept
     shutil.rmtree(tmp_path / "run" / "checkpoint-1")  # nothing is left of the other run
@@ -156,7 +156,7 @@ def test_a_run_of_an_older_version_goes_on(
     with caplog.at_level(logging.WARNING):
         assert claim(config, "sft")
     assert "does not state the content of data" in caplog.text
-    assert "other settings" not in caplog.text
+    assert "changed settings" not in caplog.text
     caplog.clear()
     assert claim(config, "sft")  # from here on it does
     assert caplog.text == ""
@@ -171,9 +171,9 @@ def test_a_folder_with_something_of_somebody_else_is_refused(model: Path, data: 
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("mine")
-    with pytest.raises(ConfigError, match="is not of a run of ours"):
+    with pytest.raises(ConfigError, match="was not written by a sif run, and this run would overwrite it"):
         claim(make_config({"model": model, "data": data, "output": tmp_path / "run"}, "sft"), "sft")
-    with pytest.raises(ConfigError, match="is not of a run of ours"):
+    with pytest.raises(ConfigError, match="was not written by a sif run, and this run would overwrite it"):
         claim_parts(tmp_path / "run", {"stage": "pretrain"})
     assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
 

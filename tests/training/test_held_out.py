@@ -77,7 +77,7 @@ def test_the_logged_numbers_are_those_of_an_evaluation_of_the_saved_model(
     assert [entry["step"] for entry in losses] == [1, 2, 3]
     assert all(("mean_token_accuracy" if stage == "sft" else "reward") in entry for entry in losses)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert f"held-out questions, `{chains}`" in card
+    assert f"on held-out questions (`{chains}`)" in card
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
@@ -202,7 +202,7 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
         ({"eval_data": None, "eval_limit": 3}, "eval_limit needs eval_data"),
         (
             {**NO_QUESTIONS, "training": {"eval_strategy": "steps"}},
-            "training.eval_strategy: name the questions to ask with eval_data",
+            "training.eval_strategy needs eval_data; set eval_data to the held-out questions",
         ),
         (
             {
@@ -211,9 +211,9 @@ def test_answers_alone_are_asked_for_directly_and_rgb_models_see_no_depth(
                 "eval_max_new_tokens": None,
                 "training": {"load_best_model_at_end": True},
             },
-            "training.load_best_model_at_end: name the questions",
+            "training.load_best_model_at_end needs eval_data; set eval_data",
         ),
-        ({"training": {"metric_for_best_model": "accuracy"}}, "there are eval_answer_accuracy"),
+        ({"training": {"metric_for_best_model": "accuracy"}}, "expected one of eval_answer_accuracy.* got 'accuracy'"),
     ],
 )
 def test_what_cannot_be_is_said_before_the_first_step(

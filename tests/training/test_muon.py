@@ -88,7 +88,7 @@ def test_every_parameter_moves_and_a_resumed_run_equals_an_uninterrupted_one(
     [
         ({"muon_lr": "fast"}, "muon_lr must be a positive number, got 'fast'"),
         ({"muon_lr": 0}, "muon_lr must be a positive number, got 0"),
-        ({"muon_lr": 0.01, "lora": {"r": 2}}, "muon_lr is for full training"),
+        ({"muon_lr": 0.01, "lora": {"r": 2}}, "muon_lr needs full training, but lora is set"),
     ],
 )
 def test_faults(values: dict, words: str) -> None:

@@ -66,7 +66,7 @@ class TestFacts:
     def test_a_sound_run_has_no_problem(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         plan = planned(tiny_vlm, chains, tmp_path)
         assert plan.problems == []
-        assert plan.facts["a step"].startswith("2 prompts × 4 completions")
+        assert plan.facts["training step"].startswith("2 prompts × 4 completions")
         assert plan.facts["planned for"] == "this machine's CPU; computed in bfloat16, activations kept"
         # 32 image tokens, the task as one token, the question's dozen.
         assert 40 < int(plan.facts["longest prompt"].split()[0]) < 70
@@ -91,11 +91,11 @@ class TestFacts:
         plan = planned(tiny_vlm, chains, tmp_path, bf16=False)
         prompt = int(plan.facts["longest prompt"].split()[0])
         tokens, apart = 2 * (prompt + 4 * 512), 8 * (prompt + 512)
-        assert plan.facts["tokens at once"] == f"{tokens:,}, against {apart:,} without prefix sharing"
+        assert plan.facts["tokens per forward pass"] == f"{tokens:,} ({apart:,} without prefix sharing)"
         assert plan.memory_gib["generation cache"] == pytest.approx(apart * 2 * 2 * 2 * 32 * 4 / 2**30)
         # Two completions at once are half of a group: the prompt is computed for them again.
         few = planned(tiny_vlm, chains, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, beta=0.0)
-        assert few.facts["tokens at once"].startswith(f"{prompt + 2 * 512:,}, ")
+        assert few.facts["tokens per forward pass"].startswith(f"{prompt + 2 * 512:,} (")
         assert "reference model" not in few.memory_gib
 
     def test_sampling_and_training_do_not_need_their_memory_at_once(self) -> None:
@@ -133,14 +133,14 @@ class TestFacts:
         config = grpo_run(tiny_vlm, chains, tmp_path, max_completion_length=32)
         apart, shared = (make_plan(config.replace(prefix_sharing=sharing), "grpo", DEFAULTS) for sharing in ("off", "auto"))
         assert shared.memory_gib["activations"] < apart.memory_gib["activations"]
-        assert "against" not in apart.facts["tokens at once"]
+        assert "without prefix sharing" not in apart.facts["tokens per forward pass"]
 
 
 class TestProblems:
     @pytest.mark.parametrize(
         ("training", "words"),
         [
-            ({"max_completion_length": 24}, "below the longest gold chain"),
+            ({"max_completion_length": 24}, "too small for the longest gold chain"),
             ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}, "unevenly"),
             ({"per_device_train_batch_size": 96}, "data has 18"),
         ],
@@ -154,7 +154,7 @@ class TestProblems:
     def test_a_gpu_that_is_too_small(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         plan = planned(tiny_vlm, chains, tmp_path, gpu=0.001)
         assert "lower per_device_train_batch_size" in plan.problems[0]
-        assert plan.facts["fits on 0.001 GiB"] == "per_device_train_batch_size not even 4 at once (now 8)"
+        assert plan.facts["fits on 0.001 GiB"] == "per_device_train_batch_size 4 is already too large (now 8)"
 
     def test_dead_rewards(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
@@ -178,7 +178,10 @@ class TestProblems:
         rows[4]["messages"][0]["content"] += " a < b > c <3"
         write_jsonl(tmp_path / "d" / "examples.jsonl", rows)
         (problem,) = [p for p in checked(grpo_run(tiny_vlm, tmp_path / "d", tmp_path)).problems if "special token" in p]
-        assert f"1 example holds a special token of this model in a text, the first {rows[3]['id']!r} with '</s>'" in problem
+        assert (
+            f"1 example contains a special token of this model as text; the first is {rows[3]['id']!r} with '</s>'"
+            in problem
+        )
         config = make_config({"model": tiny_vlm, "data": tmp_path / "d", "output": tmp_path / "run", "training": SFT}, "sft")
         with pytest.raises(ConfigError, match="special token"):
             sft_trainer(config)
@@ -189,17 +192,20 @@ class TestProblems:
             return checked(make_config({**values, "training": {**SFT, "max_length": length}}, "sft"), "sft")
 
         (problem,) = sft(60).problems
-        longest = int(re.search(r"the longest example's (\d+) tokens", problem).group(1))
+        longest = int(re.search(r"the longest example \((\d+) tokens\)", problem).group(1))
         assert "chains of 18 examples would be cut off" in problem
         assert sft(longest).problems == sft(None).problems == []
         (problem,) = sft(longest - 1).problems
-        assert f"is below the longest example's {longest} tokens: the chains of 6 " in problem  # of the longest family
+        assert (
+            f"is too small for the longest example ({longest} tokens): the chains of 6 " in problem
+        )  # of the longest family
 
     def test_a_length_that_leaves_nothing_to_learn_is_refused(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         training = {**SFT, "max_length": 40}
         values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run", "training": training}
         with pytest.raises(
-            ConfigError, match=r"max_length 40 cuts off the whole completion of 18 of 18 examples, the first 'blocks-0-0'"
+            ConfigError,
+            match=r"max_length 40 cuts off the entire completion of 18 of 18 examples.*; the first is 'blocks-0-0'",
         ):
             sft_trainer(make_config(values, "sft"))
 
@@ -210,10 +216,10 @@ class TestProblems:
         cut, shortened = length_problems(turned, lengths, 34)
         assert (cut, "chains of 1 example would" in shortened[0]) == ([], True)
         cut, shortened = length_problems(turned, lengths, 30)  # nothing of c is left; all of b is
-        assert ("1 of 3 examples, the first 'c'" in cut[0], shortened) == (True, [])
+        assert ("1 of 3 examples" in cut[0], "the first is 'c'" in cut[0], shortened) == (True, True, [])
         cut, shortened = length_problems(turned, lengths, 21)
-        assert ("the first 'c'" in cut[0], "chains of 1 example would" in shortened[0]) == (True, True)
-        assert "set it to at least 35" in cut[0]
+        assert ("the first is 'c'" in cut[0], "chains of 1 example would" in shortened[0]) == (True, True)
+        assert "set max_length to at least 35" in cut[0]
 
     @pytest.mark.parametrize(
         ("numbers", "words"),
@@ -236,11 +242,11 @@ class TestProblems:
         ("training", "times"),
         [
             # Two prompts a step, of 18 examples.
-            ({"max_steps": 2}, "0.22"),
-            ({"max_steps": 4, "num_iterations": 2}, "0.22"),
-            ({"max_steps": 9}, "1"),
+            ({"max_steps": 2}, "0.22 times"),
+            ({"max_steps": 4, "num_iterations": 2}, "0.22 times"),
+            ({"max_steps": 9}, "once"),
             ({"max_steps": 10}, None),
-            ({"max_steps": -1, "num_train_epochs": 1}, "1"),
+            ({"max_steps": -1, "num_train_epochs": 1}, "once"),
             ({"max_steps": -1, "num_train_epochs": 2}, None),
         ],
     )
@@ -248,7 +254,7 @@ class TestProblems:
         self, tiny_vlm: Path, chains: Path, tmp_path: Path, training: dict, times: str | None
     ) -> None:
         notes = checked(grpo_run(tiny_vlm, chains, tmp_path, **training)).notes
-        assert [note.partition(" times")[0] for note in notes] == ([f"each example is seen {times}"] if times else [])
+        assert [note.partition(", ")[0] for note in notes] == ([f"the run visits each example {times}"] if times else [])
 
     @pytest.mark.parametrize("change", [{"rewards": {"answer": 0}}, {"reward_terms": {"progress": False}}])
     def test_no_term_no_note(self, tiny_vlm: Path, chains: Path, tmp_path: Path, change: dict) -> None:
@@ -266,12 +272,12 @@ class TestProblems:
         off = f"{head}{mark}0.999{tail[tail.index('}') :]}"
         share = 1 - 1 / off.count("bbox_2d")
         dead, weak = reward_problems([first, second], {**gold, second.id: off}, config)
-        assert (dead, [problem.partition(", less")[0] for problem in weak]) == (
-            [], [f"reward depth: a gold chain earns {share:.2f}"],
+        assert (dead, [problem.partition(", expected 1")[0] for problem in weak]) == (
+            [], [f"reward depth: a gold chain earns only {share:.2f}"],
         )  # fmt: skip
         dead, weak = reward_problems([first, second], {**gold, second.id: "rubbish"}, config)
         assert dead == []
-        assert [problem.partition(", less")[0].partition("earns ")[2] for problem in weak] == ["0.00"] * 4
+        assert [problem.partition(", expected 1")[0].partition("earns only ")[2] for problem in weak] == ["0.00"] * 4
         dead, weak = reward_problems([first], {first.id: "rubbish"}, config)
         assert [problem.partition(":")[0] for problem in dead] == [f"reward {name}" for name in REWARDS]
         assert weak == []
@@ -306,7 +312,7 @@ class TestImages:
         Image.new("RGB", (2100, 10)).save(tmp_path / "d" / rows[4]["images"][0])
         config = make_config({"model": real_model("qwen2_5_vl"), "data": tmp_path / "d", "output": tmp_path / "run"}, "sft")
         (refusal,) = checked(config, "sft").refusals
-        assert refusal.startswith(f"1 example has an image that cannot be used, the first {rows[4]['id']!r}: ")
+        assert refusal.startswith(f"1 example has an image that the model cannot use; the first is {rows[4]['id']!r}: ")
         assert rows[4]["images"][0] in refusal
         assert "2100×10" in refusal
         with pytest.raises(ConfigError, match="2100×10"):
@@ -320,8 +326,8 @@ class TestImages:
         left, half = [0.0, 0.0, 0.1, 1.0], [0.325, 0.0, 0.425, 1.0]
         seen = [replace(examples[0], boxes=[left, half], images=(str(wide),))]
         (problem,) = crop_problems(seen, clip, header_sizes(seen))
-        assert "does not see 75% of the area of the gold boxes, and 1 of 2 boxes by less than half" in problem
-        assert "keeps its centre" in problem
+        assert "does not see 75% of the area of the gold boxes, and sees less than half of 1 of 2 boxes" in problem
+        assert "crops the centre" in problem
         assert crop_problems(seen, load_processor(real_model("qwen2_5_vl")), header_sizes(seen)) == []
 
     def test_nothing_is_wrong_with_images_that_are_taken(self, real_model, chains: Path) -> None:
@@ -346,7 +352,7 @@ class TestPrecision:
         values = {"model": tiny_vlm, "data": "d", "output": tmp_path, "training": {"learning_rate": rate}}
         config = make_config({**values, **change}, "sft")
         found = precision_problems(config, trainer_arguments(config, "sft", SFT_DEFAULTS))
-        assert ["train weights in float32" in problem for problem in found] == [True] * said
+        assert ["Set dtype float32" in problem for problem in found] == [True] * said
 
     def test_a_models_own_kind(self, tiny_vlm: Path, tmp_path: Path) -> None:
         shutil.copytree(tiny_vlm, tmp_path / "m")
@@ -411,8 +417,8 @@ def test_a_run_that_does_not_fit_this_machine(
     assert make_plan(config, "sft", SFT_DEFAULTS).problems == []
     monkeypatch.setattr(module, "_memory_here", lambda device: 0.001)
     (problem,) = make_plan(config, "sft", SFT_DEFAULTS).problems
-    assert "are needed and this machine has 0.001: " in problem
-    assert "fewer max_pixels" in problem
+    assert "GiB, but this machine has 0.001 GiB: " in problem
+    assert "a lower max_pixels" in problem
     assert "GPU" not in problem
 
 
@@ -425,9 +431,9 @@ def test_an_example_far_longer_than_the_others_is_named(tiny_vlm: Path, tmp_path
     turned = [Turn(str(number), [], "", "", "", "", ()) for number in range(3)]
     assert _length_notes(Lengths([90, 100, 390], [10, 10, 10]), turned, config) == []
     (far,) = _length_notes(Lengths([90, 100, 490], [10, 10, 10]), turned, config)
-    assert far.startswith("the longest example, '2', has 500 tokens and the median 110: ")
+    assert far.startswith("the longest example, '2', has 500 tokens; the median is 110. ")
     beyond, _ = _length_notes(Lengths([90, 100, 10**6], [10, 10, 10]), turned, config)
-    assert beyond.startswith("the longest example, '2', has 1,000,010 tokens, and the model's positions end at ")
+    assert beyond.startswith("the longest example, '2', has 1,000,010 tokens, but the model has only ")
 
 
 def test_the_command(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
@@ -474,4 +480,4 @@ def test_merging_a_checkpoint(tiny_vlm: Path, chains: Path, tmp_path: Path) -> N
     for (name, a), (_, b) in zip(merged.named_parameters(), finished.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
     result = CliRunner().invoke(main, ["model", "merge", str(tiny_vlm), "-o", str(tmp_path / "x")])
-    assert (result.exit_code, "holds no adapter" in result.stderr) == (2, True)
+    assert (result.exit_code, "contains no adapter" in result.stderr) == (2, True)

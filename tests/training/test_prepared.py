@@ -135,7 +135,10 @@ def test_repeated_rows_are_kept_once() -> None:
 
 
 def test_an_unknown_layout_is_refused_with_its_numbers() -> None:
-    with pytest.raises(LayoutError, match="pixel_values has 5 entries; wanted one for each of 3 rows, of 6 images"):
+    with pytest.raises(
+        LayoutError,
+        match="pixel_values: expected one entry for each of 3 rows, of 6 images or of their tiles, got 5 entries",
+    ):
         ImageRows({"pixel_values": torch.zeros(5, 2)}, [2, 2, 2])
 
 

@@ -56,8 +56,11 @@ class TestFiles:
             ),
             ("- a\n", "wanted keys and values"),
             ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training must be keys and values, got 5"),
-            ("model: m\ndata: d\noutput: o\ntraining: {output_dir: x}\n", "named by `output`"),
-            ("model: m\ndata: d\noutput: o\nrewards: {format: 1}\n", "rewards belongs to GRPO-SIF; an SFT run has none"),
+            ("model: m\ndata: d\noutput: o\ntraining: {output_dir: x}\n", "set the folder with `output`"),
+            (
+                "model: m\ndata: d\noutput: o\nrewards: {format: 1}\n",
+                "rewards is a setting of GRPO-SIF, and this is an SFT run",
+            ),
         ],
     )
     def test_faults_are_named_with_their_place(self, tmp_path: Path, text: str, words: str) -> None:
@@ -121,7 +124,7 @@ class TestRewards:
     @pytest.mark.parametrize(
         ("rewards", "words"),
         [
-            (dict.fromkeys(("format", "answer", "grounding", "depth"), 0), "nothing would be learnt"),
+            (dict.fromkeys(("format", "answer", "grounding", "depth"), 0), "the run would learn nothing"),
             ({"style": 1}, "unknown key 'style'"),
             ({"format": "abc"}, "must be a number"),
         ],
@@ -144,7 +147,7 @@ class TestRewards:
         ({"lora": {"r": "x"}}, r"lora\.r must be a positive whole number, got 'x'"),
         ({"prefix_sharing": "maybe"}, "auto or off"),
         ({"judge": {"model": "m"}}, "judge: lacks base_url"),
-        ({"answers_only": True}, "answers_only belongs to SFT"),
+        ({"answers_only": True}, "answers_only is a setting of SFT, and this is a GRPO-SIF run"),
         ({"reward_terms": {"progress": 1}}, "reward_terms.progress must be true or false, got 1"),
         ({"reward_terms": {"denominator": "mean"}}, "denominator must be max or min, got 'mean'"),
         ({"reward_terms": {"speed": True}}, "reward_terms: unknown key 'speed'"),
@@ -240,7 +243,7 @@ def test_what_trl_refuses_is_our_error(tmp_path: Path) -> None:
         ({"muon_lr": float("nan")}, "muon_lr must be a positive number"),
         ({"rewards": {"depth": -1}}, "not below 0"),
         ({"rewards": {"depth": float("nan")}}, "not below 0"),
-        ({"judge": {"base_url": "nonsense", "model": "q"}}, "must begin with http"),
+        ({"judge": {"base_url": "nonsense", "model": "q"}}, "must start with http"),
         (
             {"judge": {"base_url": "http://x/v1", "model": "q", "timeout_s": -1}},
             "timeout_s must be a positive number, got -1",
@@ -290,7 +293,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml: 3 faults") as caught:
         load_config(path, "sft")
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
-        "judge belongs to GRPO-SIF; an SFT run has none",
+        "judge is a setting of GRPO-SIF, and this is an SFT run; leave it out",
         "training.bf16 must be true or false, got 3",
         "training: unknown key 'max_step'; did you mean 'max_steps'?",
     ]
@@ -300,7 +303,7 @@ def test_settings_made_in_python_are_checked_before_they_reach_trl() -> None:
     made = TrainSettings(model="m", data="d", output="o", training={"learning_rat": 1})
     with pytest.raises(ConfigError, match=r"^training: unknown key 'learning_rat'; did you mean 'learning_rate'"):
         trainer_arguments(made, "sft", {})
-    with pytest.raises(ConfigError, match=r"^prefix_sharing belongs to GRPO-SIF"):
+    with pytest.raises(ConfigError, match=r"^prefix_sharing is a setting of GRPO-SIF"):
         trainer_arguments(TrainSettings(model="m", data="d", output="o", prefix_sharing="auto"), "sft", {})
 
 
@@ -408,7 +411,7 @@ class TestActivationCheckpointing:
 
     def test_both_names_with_different_values(self) -> None:
         training = {"gradient_checkpointing": True, "activation_checkpointing": False}
-        with pytest.raises(ConfigError, match=r"is True and training\.activation_checkpointing False"):
+        with pytest.raises(ConfigError, match=r"is True and training\.activation_checkpointing is False"):
             make_config({**BASE, "training": training}, "sft")
         same = {"gradient_checkpointing": True, "activation_checkpointing": True}
         assert trainer_arguments(make_config({**BASE, "training": same}, "sft"), "sft", {}).activation_checkpointing
@@ -422,7 +425,7 @@ class TestPlanningForAGpu:
 
     def test_not_of_a_run_for_a_cpu(self) -> None:
         config = make_config({**BASE, "training": {"use_cpu": True}}, "sft")
-        with pytest.raises(ConfigError, match="plan it without a GPU"):
+        with pytest.raises(ConfigError, match="plan without --gpu"):
             trainer_arguments(config, "sft", {}, on_gpu=True)
         assert trainer_arguments(config, "sft", {}).use_cpu
 
@@ -433,11 +436,14 @@ class TestVLLM:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"training": {"use_vllm": True}}, "training.vllm_mode is 'colocate': .* set it to server"),
-            ({"training": {"use_vllm": True, "vllm_mode": "colocate"}}, "training.vllm_mode is 'colocate'"),
+            ({"training": {"use_vllm": True}}, "training.vllm_mode must be 'server', got 'colocate': .* Set it to server"),
+            (
+                {"training": {"use_vllm": True, "vllm_mode": "colocate"}},
+                "training.vllm_mode must be 'server', got 'colocate'",
+            ),
             (
                 {"max_pixels": 262_144, "training": {"use_vllm": True, "vllm_mode": "server"}},
-                "max_pixels is 262,144 and does not reach vLLM.* leave it out",
+                "max_pixels 262,144 has no effect on vLLM.* Leave max_pixels out",
             ),
         ],
     )
@@ -448,7 +454,7 @@ class TestVLLM:
     SERVED = {"training": {"use_vllm": True, "vllm_mode": "server"}}
 
     @pytest.mark.parametrize(
-        ("kind", "why"), [("llava", "under names that vLLM does not know"), ("internvl", "not looked into for others")]
+        ("kind", "why"), [("llava", "under names that vLLM does not know"), ("internvl", "this type was not tested")]
     )
     def test_families_that_vllm_is_not_expected_to_sample(
         self, kind: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -460,7 +466,7 @@ class TestVLLM:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
         config = make_config({**BASE, "model": str(tmp_path), **self.SERVED, "output": str(tmp_path / "o")}, "grpo")
         for start in (grpo_trainer, lambda config: make_plan(config, "grpo", {})):
-            with pytest.raises(ConfigError, match=f"use_vllm: .* is of the type {kind}; .*qwen2_5_vl.* alone, .*{why}"):
+            with pytest.raises(ConfigError, match=f"use_vllm: expected .*qwen2_5_vl.* is of type {kind}, .*{why}"):
                 start(config)
         check_vllm(config.replace(training={}))
 

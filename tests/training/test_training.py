@@ -166,7 +166,7 @@ class TestSFT:
             (tmp_path / "run" / name).unlink()
         (tmp_path / "run" / "checkpoint-4" / "model.safetensors").write_bytes(b"half of it")
         resumed = train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", training=keep))
-        assert "checkpoint-4 is not whole" in caplog.text
+        assert "checkpoint-4 is incomplete" in caplog.text
         assert resumed.state.global_step == 4
         for (name, a), (_, b) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
             assert torch.allclose(a, b, atol=1e-6), name
@@ -212,9 +212,9 @@ class TestSFT:
         from sifthinker.training.sft import train_sft
 
         train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", training={"max_steps": 1}))
-        with pytest.raises(ConfigError, match="holds another run: answers_only was False, now True"):
+        with pytest.raises(ConfigError, match="contains another run: answers_only was False, now True"):
             train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", answers_only=True))
-        with pytest.raises(ConfigError, match="holds another run: "):
+        with pytest.raises(ConfigError, match="contains another run: "):
             train_grpo(grpo_config(tiny_vlm, chains, tmp_path / "run"))
 
     def test_an_output_that_cannot_be_written_is_told_before_anything_is_loaded(self, tmp_path: Path) -> None:
@@ -429,5 +429,5 @@ class TestMisuse:
         with pytest.raises(ModelError, match="no such model folder"):
             sft_trainer(sft_config(tmp_path / "none", chains, tmp_path / "run"))
         (tmp_path / "examples.jsonl").write_text("")
-        with pytest.raises(RecordError, match="holds no example"):
+        with pytest.raises(RecordError, match="contains no example"):
             sft_trainer(sft_config(tiny_vlm, tmp_path, tmp_path / "run"))

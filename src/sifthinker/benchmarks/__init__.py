@@ -1,4 +1,4 @@
-"""Published benchmarks: their files read as they are published, strictly scored, the official lenient number beside.
+"""Published benchmarks, read from their published files, with strict scores and the official lenient scores.
 
 read_benchmark("cv-bench", "nyu-visionx/CV-Bench", limit=10)
 evaluate(EvalSettings(data=…, model=…), questions=questions, benchmark=benchmark("cv-bench"))
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from sifthinker.errors import ConfigError
 from sifthinker.files import nearest
 
-if TYPE_CHECKING:  # `sif eval --help` knows their names, and loads nothing
+if TYPE_CHECKING:  # `sif eval --help` lists the names without loading the benchmarks
     from sifthinker.evaluation.benchmark import Benchmark
     from sifthinker.evaluation.questions import Question
     from sifthinker.evaluation.run import Evaluation
     from sifthinker.evaluation.settings import EvalSettings
     from sifthinker.thinker import Thinker
 
-# Name on the command line → module that holds it as `BENCHMARKS[name]`.
+# Name on the command line → module with `BENCHMARKS[name]`.
 _HOMES = {
     "viscot": "viscot",
     "spatialbench": "spatialbench",
@@ -39,29 +39,29 @@ NAMES = tuple(_HOMES)
 
 
 def benchmark(name: str) -> Benchmark:
-    """A benchmark by its name on the command line.
+    """Return a benchmark by its name on the command line.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: no benchmark has this name.
     """
     if name not in _HOMES:
         near = nearest(name, NAMES)
         raise ConfigError(
-            f"no benchmark is called {name!r}; " + (f"did you mean {near!r}?" if near else f"wanted {', '.join(NAMES)}")
+            f"unknown benchmark {name!r}; " + (f"did you mean {near!r}?" if near else f"expected one of {', '.join(NAMES)}")
         )
     found: Benchmark = import_module(f"sifthinker.benchmarks.{_HOMES[name]}").BENCHMARKS[name]
     return found
 
 
 def place_of(name: str) -> str:
-    """The Hugging Face name of a benchmark's files, which are taken where no others are named.
+    """Return the Hugging Face name of a benchmark's files, which are the default data.
 
     Raises:
-        ConfigError: no such benchmark, or it has no such name.
+        ConfigError: no benchmark has this name, or its files are not on Hugging Face.
     """
     found = benchmark(name)
     if not found.hub:
-        raise ConfigError(f"{name} needs its files: say where with --data ({found.source})")
+        raise ConfigError(f"{name} has no default data. Download its files ({found.source}), and give them with --data")
     return found.hub
 
 
@@ -73,21 +73,21 @@ def read_benchmark(
     images: str | os.PathLike[str] | None = None,
     limit: int | None = None,
 ) -> list[Question]:
-    """The questions of a benchmark.
+    """Read the questions of a benchmark.
 
     Args:
         name: see `benchmark`.
-        data: its files as published: a local file or folder, or a Hugging Face name; its own name there by default.
-        split: the usual one by default.
-        images: folder of the images where they do not lie with the files.
-        limit: the first so many questions; None for all.
+        data: its published files: a local file or folder, or a Hugging Face name; by default its own Hugging Face name.
+        split: a split; by default the usual one.
+        images: folder of the images if they are not beside the files.
+        limit: number of questions to read from the start; None for all.
     Raises:
-        ConfigError: no such benchmark or split, or no data where it has no Hugging Face name.
-        RecordError: the files are not there or not as published; says where.
+        ConfigError: an unknown benchmark or split, or no data for a benchmark without a Hugging Face name.
+        RecordError: the files are missing or not in the published layout; the message gives the place.
     """
     found = benchmark(name)
     if split is not None and split not in found.splits:
-        raise ConfigError(f"{name} has no split {split!r}; wanted {', '.join(found.splits)}")
+        raise ConfigError(f"{name} has no split {split!r}; expected one of {', '.join(found.splits)}")
     return found.read(data or place_of(name), split or found.splits[0], images=images, limit=limit)
 
 
@@ -100,17 +100,17 @@ def evaluate_benchmark(
     progress: Callable[[int, int], None] | None = None,
     fresh: bool = False,
 ) -> Evaluation:
-    """Ask a model the questions of a benchmark, strictly scored; see `evaluation.run.evaluate`.
+    """Ask a model the questions of a benchmark and score its answers strictly; see `evaluation.run.evaluate`.
 
     Args:
         name: see `benchmark`.
-        settings: `data`, `split`, `images` and `limit` say which questions, the others who answers and how.
-        questions: those of `read_benchmark`, where they were read already or changed.
+        settings: `data`, `split`, `images` and `limit` select the questions; the others are as in `evaluate`.
+        questions: the questions of `read_benchmark`, if they have been read already or changed.
         thinker: asked instead of `settings.model`.
-        progress: called with the number of questions done and of all.
-        fresh: start over, even if the output is there.
+        progress: called with the number of finished questions and the total.
+        fresh: start over, even if the output exists.
     Raises:
-        ConfigError: see `read_benchmark` and `evaluate`; so are the others.
+        ConfigError: see `read_benchmark` and `evaluate`, as for all other errors.
     Example:
         >>> found = evaluate_benchmark("cv-bench", EvalSettings(data="CV-Bench", model="runs/grpo"))  # doctest: +SKIP
         >>> found.table["2D"].strict.mean  # doctest: +SKIP

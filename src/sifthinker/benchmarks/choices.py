@@ -1,4 +1,4 @@
-"""The options of published multiple-choice questions: read out of a question's text, put in an order, named by letters."""
+"""Options of published multiple-choice questions: splitting them from the text, ordering them, and their letters."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ _INSTRUCTION = re.compile(r"\s*\bAnswer with the option'?s letter[^.\n]*\.?\s*",
 
 
 def split_options(text: str) -> tuple[str, tuple[str, ...]]:
-    """A question and the options that its text holds: "(A) … (B) …" on lines of their own or in a row, or "A. …" on lines of
-    their own.
+    """Split a text into its question and its options: "(A) … (B) …" on one or several lines, or "A. …" on separate lines.
 
-    A question may speak of things by letters itself: of marks "(A)" with "(B)" next, the options begin with the last one
-    that opens a sentence or a line. An instruction to answer with the option's letter is left out: prompts bring their own.
-    Options count by their place, so that a letter which is there twice does no harm.
+    The question itself may contain such letters. The options therefore begin at the last "(A)" that starts a sentence or a
+    line and is followed by "(B)". An instruction to answer with the option's letter is removed, because prompts have their
+    own. Options count by position, so a repeated letter does no harm.
 
     Returns:
-        The question and its options; the whole text and none where it holds no such options.
+        The question and its options; the complete text and no options if it has none.
     Example:
         >>> split_options("Which is red? (A) the cup (B) the vase")
         ('Which is red?', ('the cup', 'the vase'))
@@ -46,7 +45,7 @@ def split_options(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _option_marks(text: str) -> list[re.Match[str]]:
-    """The marks "(A)", "(B)" … from the one on with which the options begin; none where no "(A)" does."""
+    """Return the marks "(A)", "(B)" … of the options; none if the options do not begin with "(A)"."""
     marks = list(_MARK.finditer(text))
     starts = [
         number
@@ -59,9 +58,9 @@ def _option_marks(text: str) -> list[re.Match[str]]:
 
 
 def in_seeded_order(options: Sequence[str], seed: str) -> tuple[str, ...]:
-    """Options in an order that a text decides, the same on every machine.
+    """Return options in an order that depends only on `seed`, the same on every machine.
 
-    Files that always put the right one first would reward whoever always says "A".
+    Some files always list the right option first. Without a new order, always answering "A" would be right.
     """
     found = list(options)
     random.Random(seed).shuffle(found)
@@ -69,25 +68,25 @@ def in_seeded_order(options: Sequence[str], seed: str) -> tuple[str, ...]:
 
 
 def right_answer(options: Sequence[str], index: int) -> str:
-    """How the right option is told: by its words, or by its letter where another option has the same words."""
+    """Return the right answer: the text of the option, or its letter if another option has the same text."""
     words = [" ".join(option.lower().split()) for option in options]
     return options[index] if words.count(words[index]) == 1 else f"({ascii_uppercase[index]})"
 
 
 def index_of_letter(letter: str, options: Sequence[str], place: str) -> int:
-    """The index of the option that a right answer names by its letter: "A", "(A)", "A."
+    """Return the index of the option with a letter: "A", "(A)", "A."
 
     Raises:
-        RecordError: it is no letter of the options.
+        RecordError: no option has this letter.
     """
     name = letter.strip().strip("()[].:").upper()
     if len(name) != 1 or name not in ascii_uppercase[: len(options)]:
-        raise RecordError(f"{place}: the right answer is {shown(letter)}, wanted a letter of the {len(options)} options")
+        raise RecordError(f"{place}: the right answer must be a letter of the {len(options)} options, got {shown(letter)}")
     return ascii_uppercase.index(name)
 
 
 def right_letter(question: Question) -> str:
-    """The letter under which a question's right option is shown; "" where it has no options."""
+    """Return the letter of a question's right option; "" if it has no options."""
     for index in range(len(question.choices)):
         if question.answers == (right_answer(question.choices, index),):
             return ascii_uppercase[index]

@@ -1,13 +1,13 @@
-"""CV-Bench: 2D questions of count and relation, 3D questions of depth and distance.
+"""CV-Bench: 2D questions about counts and relations, 3D questions about depth and distance.
 
-Tong et al., "Cambrian-1" (arXiv 2406.16860); files at https://huggingface.co/datasets/nyu-visionx/CV-Bench, whose card says
-what is read here: `test_2d.parquet` and `test_3d.parquet`, with `idx`, `type` (2D, 3D), `task` (Count, Relation, Depth,
-Distance), `image`, `question`, `choices`, `answer` ("(A)"), `source` (ADE20K, COCO, Omni3D) and others that are passed over.
-2D is the mean of the accuracies of its two sources, 3D the accuracy on Omni3D, the whole the mean of 2D and 3D. Its images
-and lines as single files (`img/`, `test_2d.jsonl`) are not read: the Parquet files hold the same.
+Tong et al., "Cambrian-1" (arXiv 2406.16860); files at https://huggingface.co/datasets/nyu-visionx/CV-Bench. The layout
+follows its card: `test_2d.parquet` and `test_3d.parquet`, with `idx`, `type` (2D, 3D), `task` (Count, Relation, Depth,
+Distance), `image`, `question`, `choices`, `answer` ("(A)") and `source` (ADE20K, COCO, Omni3D); other columns are ignored.
+2D is the mean of the accuracies on its two sources, 3D the accuracy on Omni3D, and the total the mean of 2D and 3D. The same
+data as single files (`img/`, `test_2d.jsonl`) are not read.
 
-The lenient numbers count as Cambrian-1's own scripts do (eval/eval/{ade,coco,omni} of its repository). Not checked against
-the published files themselves, only against their card and the scripts.
+The lenient numbers follow Cambrian-1's scripts (eval/eval/{ade,coco,omni} in its repository). The reader was checked against
+the card and the scripts, not against the published files.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ _TASKS = {"Count": "2D", "Relation": "2D", "Depth": "3D", "Distance": "3D"}
 _SOURCES = {"ADE20K": "2D", "COCO": "2D", "Omni3D": "3D"}
 _STRICT, _LENIENT = "answer accuracy", "Cambrian's accuracy"
 _ABOUT = (
-    "the first letter of the answer, after the last 'answer is' or 'answer:', is the right option's, whatever follows it"
+    "right if the first letter of the answer (after the last 'answer is' or 'answer:') is that of the right option, "
+    "whatever follows it"
 )
 
 
 def read(
     data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None = None, limit: int | None = None
 ) -> list[Question]:
-    """See `benchmark.Reader`. `images` has no part in it: the pictures lie in the table."""
+    """See `benchmark.Reader`. `images` is ignored, because the table contains the images."""
     rows = table_rows(data, split, pictures=["image"], limit=limit)
     return listed((_question(row, split) for row in rows), limit, os.fspath(data))
 
@@ -49,15 +50,15 @@ def _question(row: TableRow, split: str) -> Question:
     kind, task, source = row.text("type"), row.text("task"), row.text("source")
     if _TASKS.get(task) != kind or _SOURCES.get(source) != kind:
         raise RecordError(
-            f"{row.place}: type {shown(kind)}, task {shown(task)}, source {shown(source)}; wanted 2D with Count or "
-            "Relation of ADE20K or COCO, or 3D with Depth or Distance of Omni3D"
+            f"{row.place}: expected type 2D with task Count or Relation and source ADE20K or COCO, or type 3D with task "
+            f"Depth or Distance and source Omni3D, got type {shown(kind)}, task {shown(task)}, source {shown(source)}"
         )
     choices = row.texts("choices")
     if len(choices) < 2:
-        raise RecordError(f"{row.place}: choices is {shown(list(choices))}, wanted two or more")
+        raise RecordError(f"{row.place}: expected two or more choices, got {shown(list(choices))}")
     pictures = row.pictures.get("image", ())
     if len(pictures) != 1:
-        raise RecordError(f"{row.place}: image holds {len(pictures)} pictures, wanted one", "missing_image")
+        raise RecordError(f"{row.place}: expected one image in column image, got {len(pictures)}", "missing_image")
     name = f"{kind}-{task}-{as_text(row.value('idx'), 'idx', row.place)}"
     return TableQuestion(
         id=name,
@@ -75,7 +76,7 @@ def _question(row: TableRow, split: str) -> Question:
 
 
 def cambrian_letter(answer: str) -> str:
-    """The letter that Cambrian-1's scripts read in an answer: its first character, lower case; "" where there is none.
+    """Return the letter that Cambrian-1's scripts read from an answer: its first character in lower case; "" if empty.
 
     Example:
         >>> cambrian_letter("The answer is (B)."), cambrian_letter("because it is nearer")
@@ -100,7 +101,7 @@ def _combined(metric: str) -> Statistic:
         def value(times: NDArray[np.int64]) -> float | None:
             counts = {name: int(times[of[name]].sum()) for name in _SOURCES}
             if not all(counts.values()):
-                return None  # a draw without one of the sources
+                return None  # the resample lacks a source
             ade, coco, omni = (float((values * times)[of[name]].sum()) / counts[name] for name in _SOURCES)
             return ((ade + coco) / 2 + omni) / 2
 

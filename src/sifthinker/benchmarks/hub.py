@@ -1,7 +1,7 @@
-"""Published files from where they are: a Hugging Face name, a folder, or a Parquet file, and pictures that lie in tables.
+"""Read published files from a Hugging Face name, a folder or a Parquet file, and images stored inside tables.
 
-Names are loaded by `datasets.load_dataset` and `huggingface_hub.snapshot_download`, which keep what they fetched in their
-own caches. A picture in a table stays there: a question holds where it is, and it is decoded when the question is asked.
+`datasets.load_dataset` and `huggingface_hub.snapshot_download` load Hugging Face names and keep the files in their caches.
+An image in a table stays there. A question only refers to it, and decodes it when it is asked.
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ from sifthinker.images import BROKEN_IMAGE, ORIENTATION, decode_image, what_is_w
 from sifthinker.records import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_POINTER = b"version https://git-lfs"  # with which the file begins that `git clone` leaves where Git LFS is not installed
-_GAP = 8  # grey pixels between pictures that are shown as one
+_POINTER = b"version https://git-lfs"  # start of the pointer file that `git clone` writes without Git LFS
+_GAP = 8  # grey pixels between images that are shown side by side
 _GREY = (128, 128, 128)
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# -------------------------------------------------------------------------------------------------------------- images
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A picture inside a table, read when it is wanted.
+    """An image stored inside a table, read when it is needed.
 
     Args:
-        place: where it is, for messages.
-        read: gives its bytes, an image file's.
-        digest: SHA-256 of them.
-        length: their number.
-        missing: what is there instead, where the table holds no bytes of it; "" where it does. What asks about such a
-            picture cannot be asked, as where an image's file is gone.
+        place: place in the table, for messages.
+        read: returns the bytes of the image file.
+        digest: SHA-256 of the bytes.
+        length: number of bytes.
+        missing: why the table has no bytes for the image; "" if it has. A question about a missing image cannot be asked.
     """
 
     place: str
@@ -53,20 +52,20 @@ class StoredPicture:
     missing: str = ""
 
     def load(self) -> Image.Image:
-        """The picture, upright RGB.
+        """Load the image, upright RGB.
 
         Raises:
-            ImageError: it is missing or broken, has no pixels or too many.
+            ImageError: the image is missing, broken, empty or too large.
         """
         if self.missing:
             raise ImageError(self.missing, "missing_image")
         return decode_image(self.place, self.read())[0]
 
     def size(self) -> tuple[int, int]:
-        """(width, height) as `load` would give it, from its header alone.
+        """Return (width, height) of the image that `load` returns. Reads only the header.
 
         Raises:
-            RecordError: it is missing, or no picture.
+            RecordError: the image is missing or broken.
         """
         if self.missing:
             raise RecordError(self.missing, "missing_image")
@@ -80,12 +79,12 @@ class StoredPicture:
 
 @dataclass(frozen=True, slots=True)
 class TableQuestion(Question):
-    """A question whose picture lies in a table; several pictures are shown as one, side by side.
+    """A question with images from a table. Several images are shown as one, side by side.
 
-    `image` is no more than the picture's name in messages and results.
+    `image` is only a name for messages and results.
 
     Args:
-        pictures: at least one.
+        pictures: at least one image.
     """
 
     pictures: tuple[StoredPicture, ...] = ()
@@ -95,25 +94,25 @@ class TableQuestion(Question):
         return side_by_side([picture.load() for picture in self.pictures])
 
     def image_name(self, root: Path) -> str:
-        """The picture's name in its table; it is no path of a file."""
+        """Return the image's name in its table, which is not a file path."""
         return str(self.image)
 
     def identity(self, root: Path) -> list[Any]:
-        """See `Question.identity`. Pictures are told apart by their content."""
+        """See `Question.identity`. Images count by content."""
         return [*Question.identity(self, Path()), [picture.digest for picture in self.pictures]]
 
     def file_sizes(self) -> tuple[int | None, int | None]:
-        """Bytes of the pictures, and None for the depth."""
+        """Return the size of the images in bytes, and None for the depth."""
         return sum(picture.length for picture in self.pictures), None
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures as one, in order from left to right, as high as the highest, with a narrow grey gap between them.
+    """Join images from left to right, with a narrow grey gap between them.
 
     Args:
-        images: RGB, at least one; a single one is given back as it is.
+        images: RGB, at least one; a single image is returned unchanged.
     Returns:
-        RGB; lower ones are scaled up to the common height, so that none loses detail.
+        RGB, as high as the highest image. Lower images are scaled up, so no image loses detail.
     """
     if len(images) == 1:
         return images[0]
@@ -140,9 +139,9 @@ class TableRow:
 
     Args:
         place: table and number of the row, for messages.
-        index: of the row, from 0.
-        values: column → value, without the columns of pictures.
-        pictures: column → its pictures; none where the cell is empty.
+        index: number of the row, from 0.
+        values: column → value, without the image columns.
+        pictures: column → its images; empty for an empty cell.
     """
 
     place: str
@@ -151,10 +150,10 @@ class TableRow:
     pictures: Mapping[str, tuple[StoredPicture, ...]]
 
     def value(self, name: str) -> Any:
-        """A value that the row must have.
+        """Return a required value.
 
         Raises:
-            RecordError: no such column, or an empty cell.
+            RecordError: the column is missing, or the cell is empty.
         """
         if self.values.get(name) is None:
             known = ", ".join([*self.values, *self.pictures])[:300]
@@ -162,25 +161,25 @@ class TableRow:
         return self.values[name]
 
     def text(self, name: str) -> str:
-        """A text that the row must have, stripped.
+        """Return a required text, stripped.
 
         Raises:
-            RecordError: no such column, or no text that is not blank.
+            RecordError: the column is missing, or the value is not text or is blank.
         """
         value = self.value(name)
         if not isinstance(value, str) or not value.strip():
-            raise RecordError(f"{self.place}: {name} is {shown(value)}, wanted a text that is not blank")
+            raise RecordError(f"{self.place}: {name} must be text that is not blank, got {shown(value)}")
         return value.strip()
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts that the row must have, stripped.
+        """Return a required list of texts, stripped.
 
         Raises:
-            RecordError: no such column, or no list of texts that are not blank.
+            RecordError: the column is missing, or the value is not a list of texts that are not blank.
         """
         value = self.value(name)
         if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text.strip() for text in value):
-            raise RecordError(f"{self.place}: {name} is {shown(value)}, wanted a list of texts that are not blank")
+            raise RecordError(f"{self.place}: {name} must be a list of texts that are not blank, got {shown(value)}")
         return tuple(text.strip() for text in value)
 
 
@@ -193,19 +192,21 @@ def table_rows(
     files: str | Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> Iterator[TableRow]:
-    """The rows of a dataset as it is published.
+    """Read the rows of a published dataset.
 
     Args:
-        data: a Hugging Face name; a folder as `snapshot_download`, `git clone` or `Dataset.save_to_disk` leaves it; or a
-            Parquet file, which holds one split.
-        split: its name in the dataset.
-        pictures: the columns that hold pictures; those that the dataset lacks are passed over.
-        config: of the dataset; its default one where None.
-        files: its data files by split, where they are not told by the dataset itself, see `datasets.load_dataset`.
-        limit: the first so many rows; None for all.
+        data: a Hugging Face name; a folder written by `snapshot_download`, `git clone` or `Dataset.save_to_disk`; or a
+            Parquet file with one split.
+        split: name of the split in the dataset.
+        pictures: the image columns; those that the dataset lacks are ignored.
+        config: configuration of the dataset; None for its default.
+        files: data files by split, if the dataset does not define them, see `datasets.load_dataset`.
+        limit: number of rows to read from the start; None for all.
+    Yields:
+        The rows in order.
     Raises:
         MissingExtraError: `datasets` is not installed.
-        RecordError: nothing there that can be read, no such split, or a cell of pictures that is none.
+        RecordError: the dataset cannot be read, the split does not exist, or an image cell has no image.
 
     Example:
         >>> rows = table_rows("nyu-visionx/CV-Bench", "test", pictures=["image"], limit=10)  # doctest: +SKIP
@@ -251,12 +252,12 @@ def _load(name: str, split: str, config: str | None, files: str | Mapping[str, s
         return datasets.load_dataset(hub_name(name), config, split=split, data_files=files)
     except RecordError:
         raise
-    except Exception as error:  # noqa: BLE001 - builders raise whatever their readers do; all of it is about the data
+    except Exception as error:  # noqa: BLE001 - loaders raise any error of their readers, always about the data
         raise _unread(name, split, error) from None
 
 
 def _pictures(cells: Any, index: int, column: str, place: str) -> tuple[StoredPicture, ...]:
-    """The pictures of one cell, one or a list of them."""
+    """Return the images of one cell, which has one image or a list."""
 
     def content(number: int) -> Callable[[], bytes]:
         return lambda: _bytes_in(_listed(cells[index][column])[number], column, place)
@@ -264,8 +265,8 @@ def _pictures(cells: Any, index: int, column: str, place: str) -> tuple[StoredPi
     found = []
     for number, cell in enumerate(_listed(cells[index][column])):
         if isinstance(cell, Mapping) and cell.get("path") and not cell.get("bytes"):
-            # Nothing that a table names on this machine is opened.
-            missing = f"{place}: {column} has the path {shown(cell['path'])} and null bytes; wanted the picture's bytes"
+            # Never opens a local path from a table.
+            missing = f"{place}: {column} has the path {shown(cell['path'])} and no bytes; expected the bytes of the image"
             found.append(StoredPicture(f"{place}.{column}", bytes, sha256(missing.encode()), 0, missing))
             continue
         data = _bytes_in(cell, column, place)
@@ -280,7 +281,7 @@ def _listed(cell: Any) -> list[Any]:
 def _bytes_in(cell: Any, column: str, place: str) -> bytes:
     data = cell.get("bytes") if isinstance(cell, Mapping) else cell
     if not isinstance(data, bytes) or not data:
-        raise RecordError(f"{place}: {column} is {shown(cell)}, wanted a picture's bytes", "missing_image")
+        raise RecordError(f"{place}: {column} must contain the bytes of an image, got {shown(cell)}", "missing_image")
     return data
 
 
@@ -288,40 +289,40 @@ def _bytes_in(cell: Any, column: str, place: str) -> bytes:
 
 
 def folder_of(data: str | os.PathLike[str], *, patterns: Sequence[str] | None = None) -> Path:
-    """A dataset's folder: the one that is named, or the files of a Hugging Face name, fetched where they are not yet.
+    """Return the folder of a dataset. The files of a Hugging Face name are downloaded if they are not in the cache.
 
     Args:
         data: a local folder, or a Hugging Face name.
-        patterns: which files to fetch, with `*` for any characters; all by default.
+        patterns: files to download, with `*` for any characters; all by default.
     Raises:
         MissingExtraError: `huggingface_hub` is not installed.
-        RecordError: no such folder or dataset; or a dataset that asks for its terms to be accepted first.
+        RecordError: the folder or dataset does not exist, or the terms of the dataset must be accepted first.
     """
     name = os.fspath(data)
     if Path(name).is_dir():
         return Path(name)
     if Path(name).is_file():
-        raise RecordError(f"{name}: is a file; wanted the folder of the dataset, or its Hugging Face name", "missing_file")
+        raise RecordError(f"{name}: expected the folder of the dataset or its Hugging Face name, got a file", "missing_file")
     wanted = hub_name(name)
-    need("fetching a published dataset", "huggingface_hub")
+    need("downloading a published dataset", "huggingface_hub")
     import huggingface_hub
 
     try:
         fetched = huggingface_hub.snapshot_download(
             wanted, repo_type="dataset", allow_patterns=None if patterns is None else list(patterns)
         )
-    except Exception as error:  # noqa: BLE001 - the client's errors have no common base; all of them are about the fetching
+    except Exception as error:  # noqa: BLE001 - the client's errors have no common base; all are about the download
         raise _unread(name, "", error) from None
     return Path(fetched)
 
 
 def file_in(folder: Path, relative: str, place: str) -> Path:
-    """A file that published data name, in the folder of the data.
+    """Return the path of a file that published data refer to, in the folder of the data.
 
-    In the cache of `huggingface_hub` files are links to where their content is kept; what counts is where the link lies.
+    The cache of `huggingface_hub` contains links to the stored content. The place of the link counts, not its target.
 
     Raises:
-        RecordError: the path is absolute, or leads out of the folder.
+        RecordError: the path is absolute, or leads outside the folder.
     """
     path = folder / relative
     if not relative.strip() or os.path.isabs(relative) or ".." in Path(relative).parts:
@@ -333,15 +334,15 @@ def file_in(folder: Path, relative: str, place: str) -> Path:
 
 
 def hub_name(name: str) -> str:
-    """A Hugging Face name of a dataset, `owner/name`, without `hf://` before it.
+    """Return the Hugging Face name of a dataset, `owner/name`, without `hf://`.
 
     Raises:
-        RecordError: it is none, nor a local file or folder.
+        RecordError: the text is neither a Hugging Face name nor a local file or folder.
     """
     found = name.removeprefix("hf://").removeprefix("datasets/")
     if not _NAME.fullmatch(found):
         raise RecordError(
-            f"{name}: no such file or folder; wanted one, or the Hugging Face name of a dataset (owner/name)",
+            f"{name}: no such file or folder; give an existing one, or the Hugging Face name of a dataset (owner/name)",
             "missing_file",
         )
     return found
@@ -351,14 +352,14 @@ def _refuse_pointer(path: Path) -> None:
     with path.open("rb") as stream:
         if stream.read(len(_POINTER)) == _POINTER:
             raise RecordError(
-                f"{path}: a pointer of Git LFS in place of the file; fetch the files with `git lfs pull`, or name the "
-                "dataset by its Hugging Face name",
+                f"{path}: expected the file, got a Git LFS pointer. Fetch the files with `git lfs pull`, or give the "
+                "dataset's Hugging Face name",
                 "missing_file",
             )
 
 
 def _unread(name: str, split: str, error: Exception) -> RecordError:
-    """What the loaders' error means, and what to do about it."""
+    """Return an error that explains a loader's error and what to do about it."""
     from huggingface_hub.errors import GatedRepoError
 
     causes: list[BaseException] = [error]
@@ -367,10 +368,10 @@ def _unread(name: str, split: str, error: Exception) -> RecordError:
     if any(isinstance(cause, GatedRepoError) for cause in causes) or "is a gated dataset" in str(error):
         advice = f"accept its terms at https://huggingface.co/datasets/{hub_name(name)}, then log in with `hf auth login`"
     elif isinstance(error, ValueError) and "split" in str(error):
-        advice = f"wanted its split {split!r}"
+        advice = f"expected the split {split!r}"
     elif Path(name).exists():
-        advice = f"wanted files as they are published, with the split {split!r}" if split else "wanted files as published"
+        advice = "expected the files in their published layout" + (f", with the split {split!r}" if split else "")
     else:
-        advice = "there is no such local file or folder either; where there is no network, name a folder with its files"
+        advice = "there is no local file or folder of this name either. Without a network, give a folder with the files"
     words = next((" ".join(str(cause).split()) for cause in (error, causes[-1]) if str(cause).strip()), type(error).__name__)
-    return RecordError(f"{name}: cannot be read ({words[:300]}); {advice}", "missing_file")
+    return RecordError(f"{name}: cannot read the data ({words[:300]}); {advice}", "missing_file")

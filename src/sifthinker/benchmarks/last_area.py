@@ -1,4 +1,4 @@
-"""The boxes that an answer ends on, for benchmarks that ask for boxes: strictly, and as others read them."""
+"""The final boxes of an answer, for benchmarks that ask for boxes: read strictly, and as third-party scorers do."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sifthinker.evaluation.questions import Question
 from sifthinker.thinker import Thought
 
 _NONE = np.zeros((0, 4))
-_ENOUGH = 0.5  # IoU; MDETR and lmms-eval count one of exactly a half, earlier work more than a half
-_NOISE = 1e-9  # of fractions where pixels are exact
+_ENOUGH = 0.5  # IoU; MDETR and lmms-eval include exactly 0.5, earlier work does not
+_NOISE = 1e-9  # rounding error of fractions; pixels are exact
 _SIDE = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*"
 _BOX = re.compile(rf"[\[(]{_SIDE},{_SIDE},{_SIDE},{_SIDE}[\])]")
 
 
 def last_area(text: str, *, frame: Frame) -> Boxes:
-    """The boxes of the last area of a chain, none where that one cannot be read, whatever stands before it.
+    """Return the boxes of the last area of a chain. There are none if that area is unreadable, even if earlier ones are not.
 
-    What is asked for is boxes: a depth that is missing or superfluous does not matter here.
+    A missing or unexpected depth does not matter, because the benchmarks ask for boxes only.
 
     Args:
         text: the chain.
@@ -39,13 +39,16 @@ def last_area(text: str, *, frame: Frame) -> Boxes:
 
 
 def last_readable_area(text: str, *, frame: Frame) -> Boxes:
-    """The boxes of the last area that can be read as JSON, each region of which has a `bbox_2d` of four numbers.
+    """Return the boxes of the last area that is JSON and has a `bbox_2d` of four numbers in each region.
 
-    Numbers may have any form: more decimals than the format allows, parts of thousandths or of pixels, negative ones. Boxes
-    are clipped to the image; those of which nothing is left have no part.
+    Numbers may have any form: more decimals than the format allows, fractions of thousandths or pixels, or a minus sign.
+    Boxes are clipped to the image. Boxes that are empty after that are dropped.
 
+    Args:
+        text: the chain.
+        frame: what the numbers of its boxes stand for.
     Returns:
-        (N, 4) unit xyxy; see `last_area` for the arguments.
+        (N, 4) unit xyxy.
     """
     found = _NONE
     for area in stated_areas(text):
@@ -57,10 +60,9 @@ def last_readable_area(text: str, *, frame: Frame) -> Boxes:
 
 
 def one_box(thought: Thought) -> Boxes:
-    """The box that a thought ends on, strictly: its last area, which must be a single box.
+    """Return the final box of a thought, read strictly: the last area, which must have exactly one box.
 
-    An answer that was asked for directly has no area: it must be a box and nothing else, "[0.1, 0.2, 0.5, 0.6]", in
-    fractions.
+    A direct answer has no area. It must be one box in fractions and nothing else: "[0.1, 0.2, 0.5, 0.6]".
 
     Returns:
         (1, 4) unit xyxy, or (0, 4).
@@ -72,9 +74,9 @@ def one_box(thought: Thought) -> Boxes:
 
 
 def box_around(thought: Thought) -> Boxes:
-    """The box that a thought ends on, leniently: the smallest one around all boxes of its last area that can be read.
+    """Return the final box of a thought, read leniently: the smallest box around all boxes of the last readable area.
 
-    Of an answer that was asked for directly it is the first box anywhere in it, which is how lmms-eval reads answers.
+    For a direct answer it is the first box anywhere in the text, as in lmms-eval.
 
     Returns:
         (1, 4) unit xyxy, or (0, 4).
@@ -88,13 +90,13 @@ def _box_of(match: re.Match[str] | None) -> Boxes:
     if match is None:
         return _NONE
     x1, y1, x2, y2 = map(float, match.groups())
-    if not (x1 < x2 <= 1 and y1 < y2 <= 1):  # the pattern has no signs
+    if not (x1 < x2 <= 1 and y1 < y2 <= 1):  # the pattern has no minus signs
         return _NONE
     return np.array([[x1, y1, x2, y2]])
 
 
 def _iou(boxes: Boxes, question: Question) -> float | None:
-    """IoU of at most one box with the box around a question's boxes; None of a question without boxes."""
+    """Return the IoU of at most one box with the box around a question's boxes; None for a question without boxes."""
     if not question.boxes:
         return None
     return float(pairwise_iou(boxes, union_box(question.boxes))[0, 0]) if len(boxes) else 0.0
@@ -106,7 +108,7 @@ def _hit(boxes: Boxes, question: Question) -> float | None:
 
 
 def _hierarchical(boxes: Boxes, thought: Thought, question: Question) -> float | None:
-    """HIoU with a question's boxes, 0 of no box; None of a question without boxes, and of a direct answer."""
+    """Return the HIoU with a question's boxes, 0 without a box; None for a question without boxes or a direct answer."""
     if thought.direct or not question.boxes:
         return None
     return hierarchical_iou(boxes, question.boxes) if len(boxes) else 0.0
@@ -120,26 +122,33 @@ def _lenient_hiou(thought: Thought, question: Question) -> float | None:
     return _hierarchical(last_readable_area(thought.text, frame=thought.frame), thought, question)
 
 
-_READ = "the last area that is JSON with four numbers a region, of any form, clipped to the image"
+_READ = "the last area that is JSON with four numbers of any form per region, clipped to the image"
 LENIENT = (
-    f"the one box around all boxes of {_READ}, as SIFThinker's release sets out to score them (as it stands, its code fails "
-    "on several boxes and blanks the answer); of a direct answer the first box in it, as in lmms-eval"
+    f"uses the box around all boxes of {_READ}, as SIFThinker's release intends (its code fails on several boxes and blanks "
+    "the answer); for a direct answer, the first box in it, as in lmms-eval"
 )
 _ABOUT_HIOU = f"HIoU of {_READ}"
 _HIOU, _LENIENT_HIOU = "HIoU of the last area", "HIoU of the last readable area"
 
-# Of chains. The general "final HIoU" takes the last area that is as the format has it; here the last one counts that is
-# written, and depths do not matter.
+# Metrics of chains. The general "final HIoU" uses the last valid area. These use the last written area, and ignore depth.
 HIOU_METRICS = (
-    Metric(_HIOU, "hierarchical IoU of the last area; 0 where that one cannot be read", _strict_hiou),
+    Metric(_HIOU, "hierarchical IoU of the last area; 0 if it is unreadable", _strict_hiou),
     Metric(_LENIENT_HIOU, _ABOUT_HIOU, _lenient_hiou),
 )
 
-# The target is one box, as the benchmarks that use these have it.
+# For benchmarks whose target is one box.
 METRICS = (
-    Metric("box accuracy", "single box of the last area, IoU at least 0.5", lambda t, q: _hit(one_box(t), q)),
-    Metric("box IoU", "IoU of the single box of the last area; 0 of any other", lambda t, q: _iou(one_box(t), q)),
-    Metric("lenient box accuracy", "box around the last area, IoU at least 0.5", lambda t, q: _hit(box_around(t), q)),
+    Metric(
+        "box accuracy",
+        "share of answers whose last area is one box with an IoU of at least 0.5",
+        lambda t, q: _hit(one_box(t), q),
+    ),
+    Metric("box IoU", "IoU of the last area; 0 if it is not exactly one box", lambda t, q: _iou(one_box(t), q)),
+    Metric(
+        "lenient box accuracy",
+        "share of answers whose box around the last area has an IoU of at least 0.5",
+        lambda t, q: _hit(box_around(t), q),
+    ),
     Metric("lenient box IoU", "IoU of the box around the last area", lambda t, q: _iou(box_around(t), q)),
 )
 
@@ -147,5 +156,5 @@ METRICS = (
 def hiou(
     name: str, about: str, *, keep: Callable[[Row], bool] | None = None, by: Callable[[Row], str] | None = None
 ) -> Headline:
-    """A headline of `HIOU_METRICS`; see `mean_of` for `keep` and `by`."""
+    """Return a headline of `HIOU_METRICS`; see `mean_of` for `keep` and `by`."""
     return Headline(name, about, mean_of(_HIOU, keep, by), mean_of(_LENIENT_HIOU, keep, by), _ABOUT_HIOU)

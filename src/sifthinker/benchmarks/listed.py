@@ -1,4 +1,4 @@
-"""What readers of published files have in common: rows that must all be sound, and questions that must be distinct."""
+"""Shared parts of the readers of published files: every row must be valid, and every question must have its own id."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sifthinker.records import Reject
 
 
 def check_split(benchmark: str, split: str, splits: Sequence[str]) -> None:
-    """See that a benchmark has a split.
+    """Check that a benchmark has a split.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: it does not.
     """
     if split not in splits:
-        raise ConfigError(f"{benchmark} has no split {split!r}; wanted one of {', '.join(splits)}")
+        raise ConfigError(f"{benchmark} has no split {split!r}; expected one of {', '.join(splits)}")
 
 
 def sound(rows: Iterable[tuple[str, Any] | Reject]) -> Iterator[tuple[str, Any]]:
-    """(place, row) of rows that `engine.sources.rows` reads.
+    """Yield (place, row) of the rows that `engine.sources.rows` reads.
 
     Raises:
-        RecordError: one that is no JSON. A benchmark leaves nothing out.
+        RecordError: a row is not JSON. A benchmark skips no row.
     """
     for item in rows:
         if isinstance(item, Reject):
@@ -38,10 +38,10 @@ def sound(rows: Iterable[tuple[str, Any] | Reject]) -> Iterator[tuple[str, Any]]
 
 
 def file_of(row: Any, name: str, place: str, root: Path) -> Path:
-    """The file that a field of a row names.
+    """Return the path of the file in a field of a row.
 
     Raises:
-        RecordError: no such field, or a path that leaves the folder.
+        RecordError: the field is missing, or its path leads outside the folder.
     """
     try:
         return inside(root, path_of(row, name, place))
@@ -51,24 +51,26 @@ def file_of(row: Any, name: str, place: str, root: Path) -> Path:
 
 
 def listed(questions: Iterable[Question], limit: int | None, where: str, wanted: str = "") -> list[Question]:
-    """The first questions, at least one.
+    """Return the first questions.
 
     Args:
-        questions: as they are read.
-        limit: how many; None for all.
+        questions: iterator over the questions.
+        limit: number of questions; None for all.
         where: the file or folder, for messages.
-        wanted: what should be there, for messages.
+        wanted: the expected files, for messages.
+    Returns:
+        At least one question.
     Raises:
-        RecordError: none, or two of one id.
+        RecordError: there is no question, or two have the same id.
     """
     found: dict[str, Question] = {}
     for question in islice(questions, None if limit is None else min(limit, sys.maxsize)):
         if question.id in found:
             raise RecordError(
-                f"{question.source}: the id {question.id[:100]!r} was there before, at {found[question.id].source}",
+                f"{question.source}: the id {question.id[:100]!r} is already used at {found[question.id].source}",
                 "duplicate_id",
             )
         found[question.id] = question
     if not found:
-        raise RecordError(f"{where}: holds no question" + (f"; wanted {wanted}" if wanted else ""), "no_example")
+        raise RecordError(f"{where}: contains no question" + (f"; expected {wanted}" if wanted else ""), "no_example")
     return list(found.values())

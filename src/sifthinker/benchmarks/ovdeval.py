@@ -1,29 +1,29 @@
-"""OVDEval: find every object that a description names, among descriptions that name none.
+"""OVDEval: find all objects that match a description, and recognise descriptions that match none.
 
-A JSON file a sub-dataset, as COCO's: `categories` (id, name), `annotations` (bbox in pixels, x y width height; category_id,
-image_id) and `images` (file_name, id, width, height, and the image's own labels: `text`, which it shows, and `neg_text`,
-hard negatives). On the Hugging Face Hub the files lie beside archives of images (celebrity.json, celebrity.tar.gz), which
-must be unpacked; the authors' instructions have them in annotations/ and images/NAME/. Both are found. Checked against the
-authors' description and scripts, not against the files. Of the paper's nine sub-datasets the hub has eight; the ninth, of
-COCO's objects, is read where its coco.json is. As in the authors' script, an image of celebrity, landmark, logo and coco is
-asked about every category of its file, any other about its own labels.
+Each sub-dataset is a JSON file in COCO's layout: `categories` (id, name), `annotations` (bbox in pixels, x y width height;
+category_id, image_id) and `images` (file_name, id, width, height, and the labels of the image: `text` for present ones,
+`neg_text` for hard negatives). On the Hugging Face Hub the files are beside archives of images (celebrity.json,
+celebrity.tar.gz), which must be unpacked. The authors' instructions put them into annotations/ and images/NAME/. Both
+layouts are found. The reader was checked against the authors' description and scripts, not against the files. The hub has
+eight of the paper's nine sub-datasets; the ninth, COCO's objects, is read if its coco.json exists. As in the authors'
+script, an image of celebrity, landmark, logo or coco is asked about every category of its file, other images about their own
+labels.
 
-One question asks about one label of one image: whether it is there (yes or no), and the last area must rest on all of them.
+One question asks about one label of one image: whether it is there (yes or no). The last area must mark all its objects.
 
-**Detections.** Strictly, an answer of yes finds the boxes of the last area, which must be readable, and no finds none. An
-answer that states neither has found nothing where there is something, and is one false detection where there is nothing.
+**Detections.** In the strict numbers, the answer yes detects the boxes of the last area, which must be readable, and no
+detects none. An answer that states neither detects nothing if the label is there, and is one false detection if it is not.
 
-**NMS-AP.** Before AP is worked out, one box is kept for each true box: of all boxes of all labels of the image that overlap
-the true box by an IoU above 0.5, the one with the highest confidence. So a model that finds every object under the right and
-a wrong label alike is not paid for all of them. Models that write text state no confidences, so all are equal. Strictly a
-box of a wrong label is then kept before one of the right label, and of several the first. The authors' script keeps the last
-one in the list of results.
+**NMS-AP.** Before AP is computed, one box is kept for each ground-truth box. Candidates are all boxes of all labels of the
+image with an IoU above 0.5; the one with the highest confidence stays. A model that reports every object under the right and
+under a wrong label gains nothing from that. Text has no confidences, so all boxes are equal. The strict numbers then prefer
+a box with a wrong label, and otherwise keep the first one. The authors' script keeps the last one in the list of results.
 
-**AP** is COCO's: for each category that has a true box, the mean over 101 recalls from 0 to 1 of the highest precision at
-this recall or a higher one; then the mean over IoU thresholds from 0.50 to 0.95, and over categories. Of an image and a
-category at most 100 boxes count. Strictly, boxes of equal confidence are found at once: they make up one precision P and one
-recall R, and AP is P times the share of the 101 recalls that R reaches. COCO's code takes them in the order of the list, as
-if the first were the surest: its curve holds the precision of every beginning of that list, so that its AP is higher.
+**AP** is COCO's. For each category with a ground-truth box, it is the mean over 101 recalls from 0 to 1 of the highest
+precision at this recall or a higher one, then the mean over IoU thresholds from 0.50 to 0.95 and over categories. At most
+100 boxes per image and category count. In the strict numbers, boxes of equal confidence are detected together: they have one
+precision P and one recall R, and AP is P times the share of the 101 recalls that R reaches. COCO's code takes the order of
+the list as the order of confidence. Its curve has a precision for every prefix of the list, so its AP is higher.
 
 Source: Yao et al., "How to Evaluate the Generalization of Detection? A Benchmark for Comprehensive Open-Vocabulary
 Detection", AAAI 2024; Lin et al., COCO (2014).
@@ -66,10 +66,10 @@ _ASKED = (
 )
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-_OVERLAP = 0.5  # above which boxes compete for a true one
-_NOISE = 1e-9  # of fractions where pixels are exact
+_OVERLAP = 0.5  # boxes above this IoU compete for a ground-truth box
+_NOISE = 1e-9  # rounding error of fractions; pixels are exact
 _RECALLS = np.linspace(0, 1, 101)
-_MOST = 100  # boxes of one image and category that count
+_MOST = 100  # boxes that count per image and category
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -82,7 +82,7 @@ def _read(
 
     Raises:
         ConfigError: no such split.
-        RecordError: a file is missing or not as published, or the images are not unpacked.
+        RecordError: a file is missing or not in the published layout, or the images are not unpacked.
     """
     check_split("ovdeval", split, _SPLITS)
     path = Path(data)
@@ -99,26 +99,28 @@ def _read(
         if (file := next((place / f"{name}.json" for place in places if (place / f"{name}.json").is_file()), None))
     ]
     if not found:
-        raise RecordError(f"{folder}: holds none of {', '.join(f'{name}.json' for name in wanted)}", "missing_file")
+        raise RecordError(
+            f"{folder}: expected at least one of {', '.join(f'{name}.json' for name in wanted)}, got none", "missing_file"
+        )
     questions = chain.from_iterable(_questions(file, name, folder, images) for name, file in found)
     return listed(questions, limit, str(folder))
 
 
 def _root(name: str, folder: Path, images: str | os.PathLike[str] | None) -> Path:
-    """The folder of a sub-dataset's images."""
+    """Return the image folder of a sub-dataset."""
     base = folder if images is None else Path(images)
     places = (base / "images" / name, base.parent / "images" / name, base / name)
     found = next((place for place in places if place.is_dir()), base if images is not None and base.is_dir() else None)
     if found is None:
         raise RecordError(
-            f"{base}: has no folder {name} or images/{name}; unpack {name}.tar.gz and name its folder with --images",
+            f"{base}: has no folder {name} or images/{name}. Unpack {name}.tar.gz, and set --images to its folder",
             "missing_image_root",
         )
     return found
 
 
 def _questions(file: Path, name: str, folder: Path, images: str | os.PathLike[str] | None) -> Iterator[Question]:
-    """One question a label of an image, in the order of the file."""
+    """Yield one question per image and label, in the order of the file."""
     root = _root(name, folder, images)
     body = read_json(file)
     pictures = _by_id(_list(body, "images", file), f"{file.name}: images")
@@ -146,30 +148,30 @@ def _questions(file: Path, name: str, folder: Path, images: str | os.PathLike[st
 def _list(body: Any, name: str, file: Path) -> list[Any]:
     found = field_of(body, name, str(file), "a list")
     if not isinstance(found, list):
-        raise RecordError(f"{file}: {name} is {shown(found)}, wanted a list", "bad_record")
+        raise RecordError(f"{file}: {name} must be a list, got {shown(found)}", "bad_record")
     return found
 
 
 def _by_id(items: Sequence[Any], where: str) -> dict[int, tuple[str, Any]]:
-    """id → (place, row)."""
+    """Return id → (place, row)."""
     found: dict[int, tuple[str, Any]] = {}
     for index, row in enumerate(items):
         place = f"{where}[{index}]"
         key = whole_of(row, "id", place)
         if key < 0:
-            raise RecordError(f"{place}: id is {key}, wanted 0 or more", "bad_record")
+            raise RecordError(f"{place}: id must be 0 or more, got {key}", "bad_record")
         if key in found:
-            raise RecordError(f"{place}: the id {key} was there before, at {found[key][0]}", "duplicate_id")
+            raise RecordError(f"{place}: the id {key} is already used at {found[key][0]}", "duplicate_id")
         found[key] = place, row
     return found
 
 
 def _ids(categories: Mapping[int, str], file: Path) -> dict[str, int]:
-    """Label → category, by which labels of images are known."""
+    """Return label → category id."""
     found: dict[str, int] = {}
     for key, label in categories.items():
         if label in found:
-            raise RecordError(f"{file}: categories {found[label]} and {key} are both called {shown(label)}", "bad_record")
+            raise RecordError(f"{file}: categories {found[label]} and {key} have the same name {shown(label)}", "bad_record")
         found[label] = key
     return found
 
@@ -177,16 +179,16 @@ def _ids(categories: Mapping[int, str], file: Path) -> dict[str, int]:
 def _true_boxes(
     items: Sequence[Any], pictures: Mapping[int, tuple[str, Any]], categories: Mapping[int, str], where: str
 ) -> dict[int, dict[int, list[Box]]]:
-    """Image → category → its boxes, unit xyxy, clipped to the image."""
+    """Return image → category → its boxes, unit xyxy, clipped to the image."""
     found: dict[int, dict[int, list[Box]]] = {}
     for index, row in enumerate(items):
         place = f"{where}[{index}]"
         picture, category = whole_of(row, "image_id", place), whole_of(row, "category_id", place)
         for key, known, what in ((picture, pictures, "images"), (category, categories, "categories")):
             if key not in known:
-                raise RecordError(f"{place}: {key} is the id of none of the {what}", "bad_record")
+                raise RecordError(f"{place}: {key} is not an id in {what}", "bad_record")
         if row.get("iscrowd"):
-            raise RecordError(f"{place}: is a crowd; wanted a single object", "bad_record")
+            raise RecordError(f"{place}: expected a single object, got a crowd (iscrowd)", "bad_record")
         x, y, width, height = numbers_of([field_of(row, "bbox", place, "x, y, width, height")], place)[0].tolist()
         image_place, image = pictures[picture]
         size = size_of(image, image_place)
@@ -197,20 +199,20 @@ def _true_boxes(
 
 
 def _asked_about(row: Any, name: str, ids: Mapping[str, int], truth: Mapping[int, Sequence[Box]], place: str) -> list[int]:
-    """The categories that an image is asked about, each once: its labels, its negative ones, and whatever else is marked."""
+    """Return the categories that an image is asked about, without duplicates: labels, negative labels, other annotations."""
     if name in _ASKED_ABOUT_ALL:
         return list(ids.values())
     labels = [label for key in ("text", "neg_text") for label in _labels(row, key, place)]
     unknown = next((label for label in labels if label not in ids), None)
     if unknown is not None:
-        raise RecordError(f"{place}: {shown(unknown)} is the name of none of the categories", "bad_record")
+        raise RecordError(f"{place}: {shown(unknown)} is not the name of a category", "bad_record")
     return list(dict.fromkeys([*(ids[label] for label in labels), *truth]))
 
 
 def _labels(row: Any, key: str, place: str) -> list[str]:
     labels = field_of(row, key, place, "a list of labels")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise RecordError(f"{place}: {key} is {shown(labels)}, wanted a list of labels", "bad_record")
+        raise RecordError(f"{place}: {key} must be a list of labels, got {shown(labels)}", "bad_record")
     return [label.strip() for label in labels]
 
 
@@ -219,7 +221,7 @@ def _id(name: str, picture: int, category: int) -> str:
 
 
 def _keys(identity: str) -> tuple[str, int]:
-    """What `_id` made of an image and a category: (name and image, category)."""
+    """Split an id from `_id` into (name and image, category)."""
     picture, _, category = identity.rpartition("-")
     return picture, int(category)
 
@@ -227,9 +229,9 @@ def _keys(identity: str) -> tuple[str, int]:
 # ---------------------------------------------------------------------------------------------------------- detections
 
 
-@lru_cache(maxsize=4096)  # nearly all answers are one of two
+@lru_cache(maxsize=4096)  # nearly all answers are yes or no
 def said_polar(answer: str | None) -> str | None:
-    """Whether an answer states yes or no; None where it states neither, or both."""
+    """Return "yes" or "no" as an answer states it; None if it states neither or both."""
     if answer is None:
         return None
     said = read(answer)
@@ -238,32 +240,35 @@ def said_polar(answer: str | None) -> str | None:
 
 
 def strictly_found(row: Row) -> tuple[Boxes, int]:
-    """The boxes that an answer finds, (N, 4), and how many false detections it counts as beside them."""
+    """Return the boxes that an answer detects, (N, 4), and the number of additional false detections."""
     stated = said_polar(row.answer)
     if stated is None:
         return np.zeros((0, 4)), 0 if row.boxes else 1
     if stated == "no":
         return np.zeros((0, 4)), 0
     boxes = last_area(row.completion, frame=row.frame)[:_MOST]
-    return boxes, 0 if len(boxes) or row.boxes else 1  # a yes without a box, where there is nothing
+    return boxes, 0 if len(boxes) or row.boxes else 1  # a wrong yes without a box
 
 
 def leniently_found(row: Row) -> tuple[Boxes, int]:
-    """The boxes of the last area that can be read, unless the answer is no."""
+    """Return the boxes of the last readable area; none if the answer is no."""
     if said_polar(row.answer) == "no":
         return np.zeros((0, 4)), 0
     return last_readable_area(row.completion, frame=row.frame)[:_MOST], 0
 
 
 def kept(boxes: Boxes, labels: NDArray[np.int64], truth: Boxes, of: NDArray[np.int64], *, strict: bool) -> NDArray[np.bool_]:
-    """Which boxes of an image are left by NMS-AP's suppression, all confidences being equal.
+    """Return which boxes of an image NMS-AP's suppression keeps, with equal confidences.
 
     Args:
-        boxes: (N, 4), in the order in which they are stated.
-        labels: (N,) their categories.
-        truth: (M, 4) true boxes.
-        of: (M,) their categories.
-        strict: whether a wrong label goes before the right one; else the last box is kept, as by the authors' script.
+        boxes: (N, 4), in the stated order.
+        labels: (N,) categories of the boxes.
+        truth: (M, 4) ground-truth boxes.
+        of: (M,) categories of the ground-truth boxes.
+        strict: keep a box with a wrong label before one with the right label; otherwise keep the last box, as the authors'
+            script does.
+    Returns:
+        (N,) booleans.
     Example:
         >>> left = [[0, 0, 0.5, 1]]
         >>> kept(as_boxes(left * 2), np.array([7, 8]), as_boxes(left), np.array([7]), strict=True)
@@ -284,13 +289,13 @@ def kept(boxes: Boxes, labels: NDArray[np.int64], truth: Boxes, of: NDArray[np.i
 
 
 def hits(boxes: Boxes, truth: Boxes) -> NDArray[np.bool_]:
-    """Which boxes find a true one, in COCO's way: each in turn takes the true box that it overlaps most of those left.
+    """Match boxes to ground-truth boxes as COCO does: each box in turn takes the free one that it overlaps most.
 
     Args:
-        boxes: (N, 4) of one image and category.
-        truth: (M, 4) likewise.
+        boxes: (N, 4) boxes of one image and category.
+        truth: (M, 4) ground-truth boxes of the same image and category.
     Returns:
-        (N, 10), by IoU thresholds from 0.50 to 0.95.
+        (N, 10) booleans: whether the box has a match, for IoU thresholds from 0.50 to 0.95.
     """
     found = np.zeros((len(boxes), len(THRESHOLDS)), dtype=np.bool_)
     if not len(boxes) or not len(truth):
@@ -312,13 +317,13 @@ def hits(boxes: Boxes, truth: Boxes) -> NDArray[np.bool_]:
 def average_precisions(
     right: NDArray[np.float64], wrong: NDArray[np.float64], of: NDArray[np.int64], truths: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AP of each category, its detections taken in order; each may count several times, or not at all.
+    """Return the AP of each category, with its detections in order. Each detection has a weight, 0 or more.
 
     Args:
-        right: (N, K) how often each detection counts as right, at K IoU thresholds.
-        wrong: (N, K) how often it counts as wrong.
-        of: (N,) the number of its category, in ascending order.
-        truths: (C,) how many true boxes each category has, above 0.
+        right: (N, K) weight of each detection as a right one, at K IoU thresholds.
+        wrong: (N, K) weight of each detection as a wrong one.
+        of: (N,) category number of each detection, in ascending order.
+        truths: (C,) number of ground-truth boxes of each category, above 0.
     Returns:
         (C, K) means over 101 recalls of the highest precision at this recall or a higher one.
     Example:
@@ -326,10 +331,10 @@ def average_precisions(
         >>> average_precisions(wrong_then_right, 1 - wrong_then_right, np.array([0, 0]), np.array([1.0]))
         array([[0.5]])
     """
-    begins = np.searchsorted(of, np.arange(len(truths)))  # of each category, where its detections begin
+    begins = np.searchsorted(of, np.arange(len(truths)))  # index of each category's first detection
     true, false = (_sums_within(counts, of, begins) for counts in (right, wrong))
     precision = true / np.maximum(true + false, 1)  # counts are whole numbers
-    # The highest one from here to the end of the category: precisions are below 2, and categories 2 apart.
+    # Running maximum from the end of each category. Offsets of 2 separate categories, because precisions are below 2.
     apart = 2.0 * (len(truths) - of)[:, None]
     highest = np.maximum.accumulate((precision + apart)[::-1])[::-1] - apart
     reached = np.searchsorted(_RECALLS, true / truths[of][:, None], side="right")
@@ -342,7 +347,7 @@ def average_precisions(
 
 
 def _sums_within(counts: NDArray[np.float64], of: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(N, K) running sums that begin anew with each category."""
+    """Return (N, K) running sums that restart with each category."""
     sums = np.concatenate([np.zeros((1, counts.shape[1])), np.cumsum(counts, axis=0)])
     within: NDArray[np.float64] = sums[1:] - sums[begins[of]]
     return within
@@ -350,13 +355,13 @@ def _sums_within(counts: NDArray[np.float64], of: NDArray[np.int64], begins: NDA
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """All that was found and all that was to be found, in the order of the categories and then of the questions.
+    """All detections and ground-truth boxes, ordered by category and then by question.
 
     Args:
         names: (C,) number of each category's sub-dataset.
-        truth: (T, 2) of each true box: number of its category, and of its image.
-        boxes: (N, 2) of each detection likewise.
-        hits: (N, 10) as of `hits`.
+        truth: (T, 2) category number and image number of each ground-truth box.
+        boxes: (N, 2) category number and image number of each detection.
+        hits: (N, 10) result of `hits` for each detection.
     """
 
     names: NDArray[np.int64]
@@ -365,12 +370,12 @@ class _Found:
     hits: NDArray[np.bool_]
 
     def mean(self, times: NDArray[np.int64], thresholds: int, strict: bool) -> float | None:
-        """Mean AP of the sub-datasets over the first thresholds; None without a true box.
+        """Return the mean AP of the sub-datasets over the first thresholds; None without a ground-truth box.
 
         Args:
-            times: (images,) how often each image counts.
-            thresholds: how many of `THRESHOLDS`.
-            strict: whether detections are found at once or in their order.
+            times: (images,) weight of each image.
+            thresholds: number of `THRESHOLDS` to use.
+            strict: count detections together; otherwise in their order.
         """
         truths = np.bincount(self.truth[:, 0], times[self.truth[:, 1]], len(self.names)).astype(np.float64)
         known = truths > 0
@@ -378,7 +383,7 @@ class _Found:
             return None
         taken = known[self.boxes[:, 0]] & (times[self.boxes[:, 1]] > 0)
         boxes = self.boxes[taken]
-        of = np.cumsum(known)[boxes[:, 0]] - 1  # numbers of the known categories alone
+        of = np.cumsum(known)[boxes[:, 0]] - 1  # renumbers the known categories
         truths, names = truths[known], self.names[known]
         weights = times[boxes[:, 1]].astype(np.float64)[:, None]
         right = self.hits[taken, :thresholds] * weights
@@ -391,12 +396,12 @@ class _Found:
 
 
 def _sums_by(counts: NDArray[np.float64], of: NDArray[np.int64], categories: int) -> NDArray[np.float64]:
-    """(C, K) sums of each category's (N, K) counts."""
+    """Return the (C, K) sums of (N, K) counts by category."""
     return np.stack([np.bincount(of, column, categories) for column in counts.T], axis=1)
 
 
 def _nms_ap(names: Sequence[str], thresholds: int, strict: bool, rows: Sequence[Row]) -> Estimate | None:
-    """NMS-AP, mean of sub-datasets; what is drawn again are images with all of their questions."""
+    """Return NMS-AP, the mean of the sub-datasets. The bootstrap resamples images with all their questions."""
     find = strictly_found if strict else leniently_found
     pictures: dict[str, list[Row]] = {}
     families: dict[str, str] = {}
@@ -407,7 +412,7 @@ def _nms_ap(names: Sequence[str], thresholds: int, strict: bool, rows: Sequence[
             families[picture] = row.family
     if not pictures:
         return None
-    numbers: dict[tuple[str, int], int] = {}  # (sub-dataset, category) → its number
+    numbers: dict[tuple[str, int], int] = {}  # (sub-dataset, category) → category number
     truth: list[tuple[int, int]] = []
     boxes: list[tuple[int, int]] = []
     marks: list[NDArray[np.bool_]] = []
@@ -434,7 +439,7 @@ def _nms_ap(names: Sequence[str], thresholds: int, strict: bool, rows: Sequence[
 def _of_picture(
     rows: Sequence[Row], find: Callable[[Row], tuple[Boxes, int]], strict: bool
 ) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
-    """(category, true boxes, hits of what was found of it) of every question about one image."""
+    """Yield (category, number of ground-truth boxes, hits of its detections) for every question about one image."""
     found = [find(row) for row in rows]
     categories = [_keys(row.id)[1] for row in rows]
     truth = [as_boxes(row.boxes) for row in rows]
@@ -449,18 +454,18 @@ def _of_picture(
 
 
 def _presence(thought: Thought, question: Question) -> float:
-    """Whether an answer says rightly, yes or no, that something is there."""
+    """Return 1 if an answer states rightly whether the label is there, else 0."""
     return float(said_polar(thought.answer) == question.answers[0])
 
 
 def _asked_of(names: Sequence[str]) -> Units:
-    """The questions that a number is about, of chains alone."""
+    """Return units for the questions of a number; only chains count."""
     return mean_of("valid format", keep=lambda row: row.family in names, by=lambda row: row.family)
 
 
 _LENIENT = (
-    "the authors' script with one confidence for all boxes: of boxes that compete it keeps the last in the list, and COCO's "
-    "code takes the list's order for confidence. The boxes of the last area that can be read count unless the answer is no"
+    "follows the authors' script with equal confidences: it keeps the last of competing boxes, and COCO's code takes the "
+    "order of the list as the order of confidence. The boxes of the last readable area count unless the answer is no"
 )
 
 
@@ -473,17 +478,17 @@ def _headline(name: str, about: str, names: Sequence[str], thresholds: int = len
         lenient_about=_LENIENT,
         statistic=partial(_nms_ap, names, thresholds, True),
         lenient_statistic=partial(_nms_ap, names, thresholds, False),
-        mean_over=frozenset(_NAMES if len(names) > 1 else names),  # the hub lacks the ninth
+        mean_over=frozenset(_NAMES if len(names) > 1 else names),  # without coco, which the hub lacks
     )
 
 
 _HEADLINES = (
     _headline("NMS-AP", "average precision over IoU 0.50 to 0.95 after NMS, mean of the sub-datasets", _SPLITS[1:]),
-    _headline("NMS-AP at 0.5", "the same at IoU 0.5", _SPLITS[1:], 1),
+    _headline("NMS-AP at 0.5", "NMS-AP at IoU 0.5, mean of the sub-datasets", _SPLITS[1:], 1),
     *(_headline(name, f"NMS-AP of {name}", (name,)) for name in _SPLITS[1:]),
     Headline(
         "presence",
-        "right answers of whether it is there, mean of the sub-datasets",
+        "share of right yes or no answers, mean of the sub-datasets",
         mean_of("presence", by=lambda row: row.family),
         mean_over=frozenset(_NAMES),
     ),
@@ -496,9 +501,9 @@ BENCHMARKS = {
         source=f"Yao et al. 2024; hf.co/datasets/{_HUB}",
         hub=_HUB,
         splits=_SPLITS,
-        splits_about="all are those whose files are there",
+        splits_about="all: every sub-dataset whose file exists",
         read=_read,
         headlines=_HEADLINES,
-        metrics=(Metric("presence", "answers that say rightly whether it is there", _presence),),
+        metrics=(Metric("presence", "share of right yes or no answers", _presence),),
     )
 }

@@ -1,14 +1,15 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: find what an expression refers to. The answer is one box.
+"""RefCOCO, RefCOCO+ and RefCOCOg: find the object that an expression refers to. The answer is one box.
 
-Two published forms are read. JSON lines as the Visual-CoT repository keeps them (llava/eval/REC/REC_refcoco_unc_val.jsonl):
-`img_path, expression, bbox` (pixels, x1 y1 x2 y2), `width, height, sent_id, split, dataset_name`, a question a line, images
-in COCO's train2014; checked against RefCOCO's testB, and where a file of RefCOCO+ and of RefCOCOg begins. And lmms-lab's
-tables on the Hugging Face Hub: `image, bbox` (pixels, x y width height), `answer` (the expressions of one object, each a
-question), `question_id`; checked against the list of their columns, not against their rows. The original `refs(unc).p` is a
-pickle, which can run code when it is read, and is refused.
+Two published formats are read. The first is the JSON lines of the Visual-CoT repository
+(llava/eval/REC/REC_refcoco_unc_val.jsonl), one question per line: `img_path, expression, bbox` (pixels, x1 y1 x2 y2),
+`width, height, sent_id, split, dataset_name`, with images from COCO's train2014. It was checked against RefCOCO's testB and
+the first lines of a file of RefCOCO+ and of RefCOCOg. The second is lmms-lab's tables on the Hugging Face Hub:
+`image, bbox` (pixels, x y width height), `answer` (the expressions of one object, each a question), `question_id`. It was
+checked against the list of their columns, not against their rows. The original `refs(unc).p` is refused: it is a pickle,
+which can run code when it is read.
 
-A box is right at an IoU of 0.5 with the true one. Strictly it is the single box of the last area: several boxes, or a last
-area that cannot be read, are wrong.
+A box is right at an IoU of at least 0.5 with the ground-truth box. In the strict number, the last area must have exactly one
+box; several boxes or an unreadable last area are wrong.
 
 Source: Kazemzadeh et al. 2014; Yu et al. 2016 (RefCOCO, RefCOCO+); Mao et al. 2016 (RefCOCOg, here with the umd split).
 """
@@ -34,14 +35,14 @@ from sifthinker.records import Box, shown
 _TITLES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg"}
 _HUBS = {"refcoco": "lmms-lab/RefCOCO", "refcoco+": "lmms-lab/RefCOCOplus", "refcocog": "lmms-lab/RefCOCOg"}
 _SPLITS = {
-    "refcoco": ("val", "testA", "testB", "test"),  # the last is in the table alone
+    "refcoco": ("val", "testA", "testB", "test"),  # only the table has "test"
     "refcoco+": ("val", "testA", "testB"),
     "refcocog": ("val", "test"),
 }
-# What rows call their dataset, behind its owner.
+# Dataset names in rows, after the owner.
 _NAMES = {"refcoco": "refcoco", "refcoco+": "refcoco+", "refcocoplus": "refcoco+", "refcocog": "refcocog"}
-_SPLIT_NAMES = {"validation": "val"}  # as the rows of the files of val call it
-# As Shikra, LLaVA and SIFThinker's release ask.
+_SPLIT_NAMES = {"validation": "val"}  # the name in the rows of val files
+# The prompt of Shikra, LLaVA and SIFThinker's release.
 _ASKED = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 _PICKLES = (".p", ".pkl", ".pickle")
 
@@ -49,11 +50,11 @@ _PICKLES = (".p", ".pkl", ".pickle")
 def _read(
     name: str, data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None, limit: int | None
 ) -> list[Question]:
-    """Read one of the three, see `Reader`.
+    """Read one of the three benchmarks, see `Reader`.
 
     Raises:
         ConfigError: no such split.
-        RecordError: a file or a row that is not as published.
+        RecordError: a file or row is not in the published layout.
     """
     check_split(name, split, _SPLITS[name])
     file = _lines_file(Path(data), name, split)
@@ -64,7 +65,7 @@ def _read(
 
 
 def _lines_file(path: Path, name: str, split: str) -> Path | None:
-    """The JSON lines that are meant; None for a table."""
+    """Return the path of the JSON lines file; None for a table."""
     if path.is_file():
         if path.suffix in _PICKLES:
             raise _pickled(path, name)
@@ -85,8 +86,8 @@ def _lines_file(path: Path, name: str, split: str) -> Path | None:
 
 def _pickled(path: Path, name: str) -> RecordError:
     return RecordError(
-        f"{path}: a pickle, which can run code when it is opened, so it is not read; wanted JSON lines (img_path, "
-        f"expression, bbox, width, height) or the table {_HUBS[name]}",
+        f"{path}: pickle files are not read, because they can run code. Give JSON lines (img_path, expression, bbox, width, "
+        f"height) or the table {_HUBS[name]}",
         "bad_record",
     )
 
@@ -108,30 +109,30 @@ def _of_lines(name: str, file: Path, split: str, root: Path) -> Iterator[Questio
 
 
 def _check_same(row: Any, name: str, split: str, place: str) -> None:
-    """See that a row is of the dataset and split that were asked for, where it says of which it is."""
+    """Check that a row belongs to the requested dataset and split, if it states them."""
     stated = row.get("split")
     if stated is not None and _SPLIT_NAMES.get(str(stated), stated) != split:
-        raise RecordError(f"{place}: is of the split {shown(stated)}, asked for was {split!r}", "bad_record")
+        raise RecordError(f"{place}: expected a row of the split {split!r}, got the split {shown(stated)}", "bad_record")
     dataset = row.get("dataset_name")
     known = _NAMES.get(dataset.rstrip("/").rpartition("/")[2].lower(), name) if isinstance(dataset, str) else name
     if known != name:
-        raise RecordError(f"{place}: is of {_TITLES[known]}, asked for was {_TITLES[name]}", "bad_record")
+        raise RecordError(f"{place}: expected a row of {_TITLES[name]}, got a row of {_TITLES[known]}", "bad_record")
 
 
 def _of_table(name: str, data: str | os.PathLike[str], split: str) -> Iterator[Question]:
     for row in table_rows(data, split, pictures=["image"]):
         pictures = row.pictures.get("image", ())
         if len(pictures) != 1:
-            raise RecordError(f"{row.place}: has {len(pictures)} pictures in image, wanted one", "missing_image")
+            raise RecordError(f"{row.place}: expected one image in column image, got {len(pictures)}", "missing_image")
         x, y, width, height = numbers_of([row.value("bbox")], row.place)[0].tolist()
         corners = [[x, y, x + width, y + height]]
-        boxes: Boxes | list[Box] = []  # without its picture a question cannot be asked, which it says itself
+        boxes: Boxes | list[Box] = []  # a question without an image reports that itself when it is asked
         if not pictures[0].missing:
             boxes, _ = to_unit(corners, "pixel", pictures[0].size(), "clip", row.place)
         object_id = name_of(row.values, ("question_id",), row.index)
         expressions = row.texts("answer")
         if not expressions:
-            raise RecordError(f"{row.place}: answer is empty, wanted the expressions of the object", "blank_field")
+            raise RecordError(f"{row.place}: answer must list the expressions of the object, got none", "blank_field")
         for number, expression in enumerate(expressions):
             yield TableQuestion(
                 id=f"{name}-{split}-{object_id}-{number}",
@@ -147,7 +148,7 @@ def _of_table(name: str, data: str | os.PathLike[str], split: str) -> Iterator[Q
 
 def _expression(text: str, place: str) -> str:
     if not text:
-        raise RecordError(f"{place}: the expression is blank; wanted words", "blank_field")
+        raise RecordError(f"{place}: expression must be text that is not blank", "blank_field")
     return text
 
 
@@ -158,19 +159,19 @@ def _tuples(boxes: Boxes | Sequence[Box]) -> tuple[Box, ...]:
 _HEADLINES = (
     Headline(
         "accuracy at IoU 0.5",
-        "expressions whose single box of the last area has an IoU of at least 0.5",
+        "share of expressions whose last area is one box with an IoU of at least 0.5",
         mean_of("box accuracy"),
         lenient=mean_of("lenient box accuracy"),
         lenient_about=LENIENT,
     ),
     Headline(
         "mean IoU",
-        "IoU of the single box of the last area; 0 of any other",
+        "IoU of the last area; 0 if it is not exactly one box",
         mean_of("box IoU"),
         lenient=mean_of("lenient box IoU"),
         lenient_about=LENIENT,
     ),
-    hiou("HIoU", "hierarchical IoU of the last area, 0 where that one cannot be read; chains"),
+    hiou("HIoU", "hierarchical IoU of the last area, 0 if it is unreadable; only chains"),
 )
 
 BENCHMARKS = {

@@ -1,19 +1,19 @@
-"""SAT: spatial relations in one image (static), and motion between two (dynamic).
+"""SAT: spatial relations in one image (static), and motion between two images (dynamic).
 
 Ray et al., "SAT: Dynamic Spatial Aptitude Training for Multimodal Language Models" (arXiv 2412.07755); files at
-https://huggingface.co/datasets/array/SAT, whose card says what is read here: `SAT_train.parquet`, `SAT_static.parquet`,
-`SAT_val.parquet` and `SAT_test.parquet`, with `image_bytes` (a list of one picture or two), `question`, `answers`,
-`correct_answer`, `question_type`. `array/SAT-v2` and its copies are read too; there the pictures' column is `images`. The
-split `static` (single images alone) is what SIFThinker's table calls SAT-Static; the card says that it was made for
-training. Not checked against the published files themselves, only against their card and the scripts that read them.
+https://huggingface.co/datasets/array/SAT. The layout follows its card: `SAT_train.parquet`, `SAT_static.parquet`,
+`SAT_val.parquet` and `SAT_test.parquet`, with `image_bytes` (a list of one or two images), `question`, `answers`,
+`correct_answer`, `question_type`. `array/SAT-v2` and its copies are read too; their image column is `images`. SIFThinker's
+table calls the split `static` (single images only) SAT-Static; according to the card it was made for training. The reader
+was checked against the card and scripts that read the files, not against the published files.
 
-Chains speak of one image, so that several are shown as one picture, side by side from left to right, and the question says
-so. Boxes then are fractions of the whole. Answers are put in an order that the number of the question decides; the card asks
-for that, or for every order ("circular", which the paper's numbers on `test` are and these are not).
+A chain refers to one image. Several images are therefore joined from left to right, and the question says so. Boxes are then
+fractions of the joined image. The order of the options depends on the number of the question. The card asks for that, or for
+all orders ("circular"). The paper's numbers on `test` are circular, these are not.
 
-The lenient numbers count as SIFThinker's release does (evaluation/sat): the first option whose words stand anywhere in the
-answer is taken, and a chain without an answer counts as right. The release shows no letters; an answer by its letter counts
-as it does strictly.
+The lenient numbers follow SIFThinker's release (evaluation/sat): the first option whose text occurs anywhere in the answer
+counts, and a chain without an answer is right. The release shows no letters. A letter as the answer counts as in the strict
+number.
 """
 
 from __future__ import annotations
@@ -38,37 +38,43 @@ _SPLITS = ("test", "static", "val", "train")
 _COLUMNS = ("image_bytes", "images")
 _STRICT, _LENIENT = "answer accuracy", "accuracy by words anywhere"
 _ABOUT = (
-    "the first option whose words stand anywhere in the answer is the right one; a chain without an answer counts as right"
+    "right if the first option whose text occurs anywhere in the answer is the right one; a chain without an answer counts "
+    "as right"
 )
 
 
 def read(
     data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None = None, limit: int | None = None
 ) -> list[Question]:
-    """See `benchmark.Reader`. `images` has no part in it: the pictures lie in the table."""
+    """See `benchmark.Reader`. `images` is ignored, because the table contains the images."""
     file = f"SAT_{split}.parquet"
     files = None
     named = next((known for known in _SPLITS if Path(data).name == f"SAT_{known}.parquet"), split)
     if named != split:
         raise RecordError(
-            f"{os.fspath(data)}: is the split {named}, asked for was {split}; say --split {named}", "bad_record"
+            f"{os.fspath(data)}: expected a file of the split {split}, got the split {named}; set --split {named}",
+            "bad_record",
         )
     if (Path(data) / file).is_file():
         data = Path(data) / file
     elif not Path(data).exists() and hub_name(os.fspath(data)) == _HUB:
-        files = {split: file}  # or all splits would be fetched, which are several GB
+        files = {split: file}  # otherwise all splits are downloaded, several GB
     return [_question(row, split) for row in table_rows(data, split, pictures=_COLUMNS, files=files, limit=limit)]
 
 
 def _question(row: TableRow, split: str) -> Question:
     pictures = next((row.pictures[column] for column in _COLUMNS if row.pictures.get(column)), ())
     if not pictures:
-        raise RecordError(f"{row.place}: holds no picture; wanted one or more in {' or '.join(_COLUMNS)}", "missing_image")
+        raise RecordError(
+            f"{row.place}: expected one or more images in column {' or '.join(_COLUMNS)}, got none", "missing_image"
+        )
     options, right = row.texts("answers"), row.text("correct_answer")
     if len(options) < 2 or len(set(options)) < len(options):
-        raise RecordError(f"{row.place}: answers is {shown(list(options))}, wanted two different ones or more")
+        raise RecordError(f"{row.place}: expected two or more different answers, got {shown(list(options))}")
     if right not in options:
-        raise RecordError(f"{row.place}: correct_answer is {shown(right)}, which is none of {shown(list(options))}")
+        raise RecordError(
+            f"{row.place}: correct_answer must be one of the answers {shown(list(options))}, got {shown(right)}"
+        )
     name = f"{split}-{row.index:06d}"
     order = in_seeded_order(options, f"SAT {name}")
     return TableQuestion(
@@ -113,15 +119,15 @@ BENCHMARKS = {
                 needs=frozenset(("single", "several")),
                 parts=lambda row: [row.tags["images"]],
             ),
-            _of("SAT-Static", "accuracy over the questions of the static subset", lambda row: row.split == "static"),
+            _of("SAT-Static", "accuracy over the static subset", lambda row: row.split == "static"),
             _of(
                 "single image",
-                "accuracy over the questions about one image",
+                "accuracy over questions about one image",
                 lambda row: row.split != "static" and row.tags["images"] == "single",
             ),
             _of(
                 "several images",
-                "accuracy over the questions about several images",
+                "accuracy over questions about several images",
                 lambda row: row.split != "static" and row.tags["images"] == "several",
             ),
         ),

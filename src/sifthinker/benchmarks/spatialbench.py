@@ -1,20 +1,20 @@
 """SpatialBench: existence, counting, position, size and reach, with depth.
 
 Cai et al., "SpatialBot" (arXiv 2406.13642); files at https://huggingface.co/datasets/RussRobin/SpatialBench, whose terms
-must be accepted. A JSON list for each of the five (`existence.json`, `counting.json`, `positional.json`, `size.json`,
-`reach.json`) with `image`, `question` and `answer`; images in folders of these names, and their depth as PNG files of 16
-bits in millimetres in `existence_d/` and so on. `grounding.json`, which the paper's table leaves out, is not read. Options
-in a question's text are read as "(A) …" and as "A. …" on lines of their own. Not checked against the published files
-themselves, only against the scripts that read them, which say nothing of the form of options.
+must be accepted. Each of the five parts has a JSON list (`existence.json`, `counting.json`, `positional.json`, `size.json`,
+`reach.json`) with `image`, `question` and `answer`. Images are in folders of these names. Their depth is in `existence_d/`
+and so on, as 16-bit PNG files in millimetres. `grounding.json`, which is not in the paper's table, is not read. Options in a
+question's text are read as "(A) …", and as "A. …" on separate lines. The reader was checked against scripts that read the
+files, not against the published files. These scripts do not show the format of options.
 
-Each has its own score, as in SpatialBot's bunny/eval/eval_spatialbench.py. Existence, size and reach are asked in pairs,
-each two rows one after the other: a pair of existence counts where both answers are right; a pair of size or reach earns a
-point for each right one and another for both, of three. Position is accuracy. Counting is one less the relative error,
-which is below 0 where the count is more than twice the right one; an answer that states no number counts as the answer 0.
-The whole is the mean of the five. Pairs that `--limit` or a broken image cuts in two are left out of their score.
+Each part has its own score, as in SpatialBot's bunny/eval/eval_spatialbench.py. Existence, size and reach have pairs of
+questions in consecutive rows. An existence pair counts if both answers are right. A size or reach pair has three points: one
+for each right answer, and one for both. Position is accuracy. Counting is 1 less the relative error, which is below 0 if the
+count is more than twice the right one; an answer without a number counts as 0. The total is the mean of the five. Pairs that
+are incomplete because of `--limit` or a broken image are left out.
 
-The lenient numbers count as SIFThinker's release does (evaluation/spatialbot), which changes that script in one thing: right
-where the published answer stands anywhere in the model's, and a chain without an answer counts as right.
+The lenient numbers follow SIFThinker's release (evaluation/spatialbot), which changes that script in one point: an answer is
+right if it contains the published answer anywhere, and a chain without an answer is right too.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _PAIRS = ("existence", "size", "reach")
 _FIVE = ("existence", "counting", "positional", "size", "reach")
 _TITLES = {name: name.capitalize() for name in _FIVE} | {"positional": "Position"}
 _RULES = {
-    "existence": "share of the pairs both of whose answers are right",
+    "existence": "share of pairs with two right answers",
     "counting": "1 less the relative error of the count",
     "positional": "accuracy",
-    "size": "points of each pair, one for each right answer and one for both, of three",
-    "reach": "points of each pair, one for each right answer and one for both, of three",
+    "size": "share of three points per pair: one for each right answer, one for both",
+    "reach": "share of three points per pair: one for each right answer, one for both",
 }
 _ALL = "all"
 _STRICT, _LENIENT = "SpatialBench score", "SpatialBench score by text anywhere"
-_ABOUT = "right where the published answer stands anywhere in the model's, or where a chain has no answer"
+_ABOUT = "right if the answer contains the published answer anywhere, or if a chain has no answer"
 
 
 def read(
@@ -62,7 +62,7 @@ def read(
     if path.is_file():
         if path.stem not in _FIVE:
             raise RecordError(
-                f"{path}: wanted one of the files {', '.join(f'{name}.json' for name in _FIVE)}", "missing_file"
+                f"{path}: expected one of the files {', '.join(f'{name}.json' for name in _FIVE)}", "missing_file"
             )
         folder = path.parent
         names: tuple[str, ...] = (path.stem,)
@@ -78,9 +78,9 @@ def read(
 def _of_file(path: Path, name: str, root: Path) -> Iterator[Question]:
     rows = read_json(path)
     if not isinstance(rows, list) or not rows:
-        raise RecordError(f"{path}: wanted a JSON list of questions, got {shown(rows)}", "no_example")
+        raise RecordError(f"{path}: expected a JSON list of questions, got {shown(rows)}", "no_example")
     if name in _PAIRS and len(rows) % 2:
-        raise RecordError(f"{path}: holds {len(rows)} questions, an odd number; wanted pairs, one after the other")
+        raise RecordError(f"{path}: expected consecutive pairs of questions, got an odd number of questions ({len(rows)})")
     for index, row in enumerate(rows):
         yield _question(row, index, name, root, f"{path.name}[{index}]")
 
@@ -89,7 +89,7 @@ def _question(row: Any, index: int, name: str, root: Path, place: str) -> Questi
     image = field_of(row, "image", place, "a path")
     listed = image if isinstance(image, list) else [image]
     if len(listed) != 1 or not isinstance(listed[0], str):
-        raise RecordError(f"{place}: image is {shown(image)}, wanted the path of one image")
+        raise RecordError(f"{place}: image must be the path of one image, got {shown(image)}")
     picture = file_in(root, listed[0], place)
     folder, _, _ = listed[0].partition("/")
     depth = file_in(root, f"{folder}_d/{Path(listed[0]).name.partition('.')[0]}.png", place)
@@ -97,10 +97,10 @@ def _question(row: Any, index: int, name: str, root: Path, place: str) -> Questi
     answer = text_of(row, "answer", place)
     if name == "counting" and (as_whole(answer) or 0) <= 0:
         raise RecordError(
-            f"{place}: answer is {shown(answer)}, wanted a whole number above 0, by which the error is divided"
+            f"{place}: answer must be an integer above 0, because the error is divided by it, got {shown(answer)}"
         )
     if choices and options_of(choices).index_of(read_answer(answer)) is None:
-        raise RecordError(f"{place}: answer is {shown(answer)}, which is none of the options {shown(list(choices))}")
+        raise RecordError(f"{place}: answer must be one of the options {shown(list(choices))}, got {shown(answer)}")
     return Question(
         id=_id(name, index),
         image=picture,
@@ -117,7 +117,7 @@ def _question(row: Any, index: int, name: str, root: Path, place: str) -> Questi
 
 
 def _stated_count(answer: str) -> float | None:
-    """The one number that an answer states; None where it states none, or several."""
+    """Return the number that an answer states; None if it states none or several."""
     reading = read_answer(answer)
     try:
         return float(decide(reading, numbers_in(reading)) or "")
@@ -126,11 +126,11 @@ def _stated_count(answer: str) -> float | None:
 
 
 def count_score(answer: str | None, truth: str) -> float:
-    """1 less the relative error of a count; an answer that states no number counts as 0, which makes the score 0.
+    """Return 1 less the relative error of a count. An answer without a number counts as 0, which scores 0.
 
     Args:
-        answer: of a model.
-        truth: a whole number above 0.
+        answer: the model's answer.
+        truth: an integer above 0.
     Example:
         >>> count_score("There are three.", "4"), count_score("12", "4"), count_score("many", "4")
         (0.75, -1.0, 0.0)
@@ -149,13 +149,13 @@ def _strict(thought: Thought, question: Question) -> float | None:
 def _lenient(thought: Thought, question: Question) -> float | None:
     if thought.answer is None and not thought.direct:
         return 1.0
-    if question.family == "counting":  # the release would stop at an answer that is no bare number
+    if question.family == "counting":  # the release fails on an answer that is not a bare number
         return count_score(thought.answer, question.answers[0])
     return float(question.answers[0] in (thought.answer or ""))
 
 
 def _pairs(name: str, values: Mapping[str, float]) -> Iterator[Unit]:
-    """The scores of pairs of questions, by what each question came to."""
+    """Yield the scores of complete pairs of questions from the values of single questions."""
     for first, one in values.items():
         index = int(first.rpartition("-")[2])
         other = values.get(second := _id(name, index + 1))
@@ -195,13 +195,13 @@ BENCHMARKS = {
         splits=(_ALL, *_FIVE),
         read=read,
         headlines=(
-            _of("SpatialBench", "mean of the five", _FIVE),
+            _of("SpatialBench", "mean of the five parts", _FIVE),
             *(_of(_TITLES[name], _RULES[name], (name,)) for name in _FIVE),
         ),
         metrics=(
-            Metric(_STRICT, "1 for a right answer; of a count, 1 less its relative error", _strict),
+            Metric(_STRICT, "1 for a right answer; for a count, 1 less its relative error", _strict),
             Metric(_LENIENT, _ABOUT, _lenient),
         ),
-        unit="a question, or of a pair of them, both of which must be asked",
+        unit="a question, or a pair of questions that were both asked",
     )
 }

@@ -1,13 +1,13 @@
 """TallyQA: counting, simple questions ("How many dogs?") and complex ones ("How many brown dogs are lying down?").
 
-`test.json`, a JSON list: `image, question, answer` (a whole number), `question_id, image_id, issimple, data_source`. Checked
-against the authors' description of the files, not against the files. `train.json` lacks `issimple`, as programs
-that read it say: its questions then are neither simple nor complex. Images of Visual Genome and COCO, named with their
-folders (VG_100K_2/2410408.jpg), so that --images is the folder that holds these.
+`test.json` is a JSON list with `image, question, answer` (an integer), `question_id, image_id, issimple, data_source`. The
+reader was checked against the authors' description of the files, not against the files. According to programs that read it,
+`train.json` lacks `issimple`; its questions are then neither simple nor complex. Images are from Visual Genome and COCO, and
+their paths include the folder (VG_100K_2/2410408.jpg). --images is the folder that contains these folders.
 
-The authors' models choose one of the numbers 0 to 15. They are measured by accuracy and by the root of the mean squared
-error, of simple and complex questions apart. A text is read strictly: it must state one number. The error of an answer that
-states none is that of the number from 0 to 15 which is farthest from the truth.
+The authors' models choose a number from 0 to 15. They report accuracy and root mean squared error (RMSE), separately for
+simple and complex questions. Text is read strictly: it must state exactly one number. An answer without a number has the
+largest possible error, that of the number from 0 to 15 farthest from the truth.
 
 Source: Acharya, Kafle & Kanan, "TallyQA: Answering Complex Counting Questions", AAAI 2019.
 """
@@ -46,14 +46,14 @@ def _read(
 
     Raises:
         ConfigError: no such split.
-        RecordError: a file or a row that is not as published.
+        RecordError: a file or row is not in the published layout.
     """
     check_split("tallyqa", split, _SPLITS)
     path = Path(data)
     file = path / f"{split}.json" if path.is_dir() else path
     if not file.is_file():
         raise RecordError(
-            f"{file}: no such file; wanted {split}.json out of tallyqa.zip (github.com/manoja328/tallyqa), or its folder",
+            f"{file}: no such file; give {split}.json from tallyqa.zip (github.com/manoja328/tallyqa), or its folder",
             "missing_file",
         )
     root = file.parent if images is None else Path(images)
@@ -64,7 +64,7 @@ def _questions(file: Path, split: str, root: Path) -> Iterator[Question]:
     for index, (place, row) in enumerate(sound(list_or_lines(file))):
         answer = whole_of(row, "answer", place)
         if answer < 0:
-            raise RecordError(f"{place}: answer is {answer}, wanted a number of things", "bad_record")
+            raise RecordError(f"{place}: answer must be 0 or more, got {answer}", "bad_record")
         yield Question(
             id=f"tallyqa-{split}-{name_of(row, ('question_id',), index)}",
             image=file_of(row, "image", place, root),
@@ -79,12 +79,12 @@ def _questions(file: Path, split: str, root: Path) -> Iterator[Question]:
 
 
 def _kind(row: Any, split: str, place: str) -> str:
-    """simple, complex, or "" for a row of the training file, which says nothing of it."""
+    """Return "simple", "complex", or "" for a row of the training file without `issimple`."""
     if split == "train" and isinstance(row, dict) and "issimple" not in row:
         return ""
     simple = field_of(row, "issimple", place, "true or false")
     if not isinstance(simple, bool):
-        raise RecordError(f"{place}: issimple is {shown(simple)}, wanted true or false", "bad_record")
+        raise RecordError(f"{place}: issimple must be true or false, got {shown(simple)}", "bad_record")
     return "simple" if simple else "complex"
 
 
@@ -92,7 +92,7 @@ def _kind(row: Any, split: str, place: str) -> str:
 
 
 def stated_count(answer: str | None) -> float | None:
-    """The one number that an answer states; None where it states none, or two.
+    """Return the number that an answer states; None if it states none or several.
 
     Example:
         >>> stated_count("There are three dogs."), stated_count("2 or 3")
@@ -105,7 +105,7 @@ def stated_count(answer: str | None) -> float | None:
 
 
 def first_count(answer: str | None) -> float | None:
-    """The first number in an answer, whatever is said about it; what it states where it holds none ("no dogs").
+    """Return the first number in an answer, whatever the rest says; without one, the stated count ("no dogs" is 0).
 
     Example:
         >>> first_count("2 or 3")
@@ -120,7 +120,7 @@ def _first_is_right(thought: Thought, question: Question) -> float:
 
 
 def _squared_error(count: Callable[[str | None], float | None], thought: Thought, question: Question) -> float:
-    """Squared distance of a count from the truth. The largest number of the data stands for any larger one."""
+    """Return the squared error of a count. Counts above the largest answer of the data are reduced to it."""
     truth, stated = _truth(question.answers), count(thought.answer)
     if stated is None:
         return float(max(truth, _MOST - truth)) ** 2
@@ -132,7 +132,7 @@ def _truth(answers: Sequence[str]) -> int:
 
 
 def _root_mean(metric: str, family: str, rows: Sequence[Row]) -> Estimate | None:
-    """The root of the mean of squares, over the questions of a family."""
+    """Return the root of the mean of squared errors over the questions of a family."""
     found = [error for row in rows if row.family == family and (error := row.values.get(metric)) is not None]
     squares = np.array(found, dtype=np.float64)
 
@@ -147,13 +147,13 @@ def _is(family: str) -> Callable[[Row], bool]:
 
 
 def _kinds(row: Row) -> Sequence[str]:
-    """The kinds that a row stands for: one of the training file, which does not tell, stands for both."""
+    """Return the kinds that a row belongs to; both for a row of the training file, which has no kind."""
     return [row.family] if row.family else _KINDS
 
 
 _FIRST = (
-    "the first number in the answer, whatever else it says, as harnesses for language models read it; the authors' models "
-    "choose a number and write no text"
+    "counts the first number in the answer and ignores the rest, as language model harnesses do; the authors' models choose "
+    "a number and write no text"
 )
 
 _ACCURACIES = tuple(
@@ -167,15 +167,15 @@ _ACCURACIES = tuple(
         parts=_kinds,
     )
     for name, about, keep in (
-        ("simple", "simple questions whose answer states the right number and no other", _is("simple")),
-        ("complex", "likewise, complex questions", _is("complex")),
-        ("all", "likewise, all questions", None),
+        ("simple", "share of simple questions whose answer states the right number and no other", _is("simple")),
+        ("complex", "the same for complex questions", _is("complex")),
+        ("all", "the same for all questions", None),
     )
 )
 _ERRORS = tuple(
     Headline(
         f"{family} RMSE",
-        f"root of the mean squared error of {family} questions, lower is better",
+        f"root mean squared error on {family} questions; lower is better",
         mean_of("squared error", _is(family)),
         lenient=mean_of("first squared error", _is(family)),
         lenient_about=_FIRST,
@@ -195,9 +195,9 @@ BENCHMARKS = {
         read=_read,
         headlines=(*_ACCURACIES, *_ERRORS),
         metrics=(
-            Metric("first number", "answers whose first number is right", _first_is_right),
-            Metric("squared error", "of the number that is stated", partial(_squared_error, stated_count)),
-            Metric("first squared error", "of the first number", partial(_squared_error, first_count)),
+            Metric("first number", "share of answers whose first number is right", _first_is_right),
+            Metric("squared error", "squared error of the stated number", partial(_squared_error, stated_count)),
+            Metric("first squared error", "squared error of the first number", partial(_squared_error, first_count)),
         ),
     )
 }

@@ -1,18 +1,19 @@
-"""VisCoT's benchmark: questions about images, each with the region that answers it, out of twelve datasets.
+"""VisCoT's benchmark: questions from twelve datasets about images, each with the region that answers it.
 
-The Visual-CoT repository publishes it twice (viscot_benchmark/), a file a dataset, the rows of both in one order. benchmark/
-holds conversations (question, box as fractions of the padded square, answer; and the box in whole pixels). benchmark_det/
-holds the true box in pixels with the image's size, and no answer. Where both are there they are read together: answers and
-exact boxes, and no image is opened. Conversations alone take the sizes from the images; benchmark_det/ alone has no answers.
-The form of the training data (`question, answer, image, width, height, bboxs, dataset, split`; NAME_cot_val.jsonl) is read
-too. Checked against VSR's files, and against where those of eight other datasets begin.
+The Visual-CoT repository publishes it in two forms (viscot_benchmark/), with one file per dataset and the same order of
+rows. benchmark/ contains conversations: question, box as fractions of the padded square, answer, and the box in whole
+pixels. benchmark_det/ contains the exact box in pixels with the size of the image, and no answer. If both exist, they are
+read together: answers and exact boxes, without opening an image. Conversations alone need the images for their sizes;
+benchmark_det/ alone has no answers. The format of the training data (`question, answer, image, width, height, bboxs,
+dataset, split`; NAME_cot_val.jsonl) is read too. The reader was checked against VSR's files, and against the first lines of
+the files of eight other datasets.
 
-Some boxes have no area or lie outside their image, 530 of the 11,735 in DUDE's training file: such a question stays without
-its box, and a warning says how many there are.
+Some boxes are empty or outside their image: 530 of the 11,735 in DUDE's training file. Their questions are kept without a
+box, and a warning gives their number.
 
-The authors score answers by a language model (GPT-3.5) from 0 to 1, and boxes by accuracy at IoU 0.5. Their judge is no
-rule, so answers have no official lenient number here. An answer is right or wrong by the rules of `scoring.answers`, and
-`answer score` gives free text that is right in part a part of a point (token F1). Neither compares with a judge's score.
+The authors score answers with a language model (GPT-3.5) from 0 to 1, and boxes by accuracy at IoU 0.5. That judge is not a
+rule, so answers have no official lenient number here. The rules of `scoring.answers` decide whether an answer is right.
+`answer score` also gives partial credit (token F1) for free text. Neither is comparable with a judge's score.
 
 Source: Shao et al., "Visual CoT", NeurIPS 2024 (Datasets and Benchmarks).
 """
@@ -45,7 +46,7 @@ _DATASETS = (
     "docvqa", "textcap", "textvqa", "dude", "sroie", "infographicsvqa", "flickr30k", "gqa", "openimages", "vsr", "cub",
     "visual7w",
 )  # fmt: skip
-# The repository has one more, which is not in the paper's table: it is read when it is asked for, and is not in "all".
+# The repository also has emotic, which is not in the paper's table. It is a split of its own and not part of "all".
 _SPLITS = ("all", *_DATASETS, "emotic")
 
 
@@ -56,7 +57,7 @@ def _read(
 
     Raises:
         ConfigError: no such split.
-        RecordError: no such file, or a row that is not as published.
+        RecordError: a file is missing, or a row is not in the published layout.
     """
     check_split("viscot", split, _SPLITS)
     path = Path(data)
@@ -68,8 +69,8 @@ def _read(
     found = [(name, file) for name in (_DATASETS if split == "all" else (split,)) if (file := _file_of(path, name))]
     if not found:
         raise RecordError(
-            f"{path}: holds no file of {'the benchmark' if split == 'all' else split} (such as benchmark/vsr.json, "
-            "benchmark_det/vsr.jsonl); they are in viscot_benchmark/ of github.com/deepcs233/Visual-CoT",
+            f"{path}: contains no file of {'the benchmark' if split == 'all' else split} (such as benchmark/vsr.json, "
+            "benchmark_det/vsr.jsonl). The files are in viscot_benchmark/ of github.com/deepcs233/Visual-CoT",
             "missing_file",
         )
     questions = chain.from_iterable(_of_file(file, name, root, faults) for name, file in found)
@@ -77,10 +78,10 @@ def _read(
 
 
 def _warned(questions: list[Question], faults: Sequence[str]) -> list[Question]:
-    """The questions as they are, with a warning where published boxes are none."""
+    """Return the questions unchanged, and warn about invalid published boxes."""
     if faults:
         logger.warning(
-            "%d of %d questions are asked without a target box, since theirs is none; the first: %s",
+            "%d of %d questions have no usable target box and are asked without one. The first: %s",
             len(faults),
             len(questions),
             faults[0],
@@ -89,7 +90,7 @@ def _warned(questions: list[Question], faults: Sequence[str]) -> list[Question]:
 
 
 def _file_of(folder: Path, name: str) -> Path | None:
-    """The file of a dataset: with its answers where they are there."""
+    """Return the file of a dataset, preferably one with answers."""
     places = (folder, folder / "viscot_benchmark")
     published = (f"benchmark/{name}.json", f"{name}.json", f"benchmark_det/{name}.jsonl", f"{name}.jsonl")
     trained = (f"{name}_cot_val.jsonl", f"metadata/{name}_cot_val.jsonl")
@@ -97,13 +98,13 @@ def _file_of(folder: Path, name: str) -> Path | None:
 
 
 def _of_file(file: Path, wanted: str | None, root: Path, faults: list[str]) -> Iterator[Question]:
-    """The questions of a file of any form, by its first row.
+    """Yield the questions of a file. Its first row decides which form it has.
 
     Args:
-        file: to be read.
-        wanted: the dataset that its rows must be of; None for whichever they are.
-        root: of the images.
-        faults: where it is noted which target boxes cannot be used.
+        file: file to read.
+        wanted: required dataset of its rows; None for any.
+        root: folder of the images.
+        faults: list that collects messages about unusable target boxes.
     """
     items = sound(list_or_lines(file))
     begun = list(islice(items, 1))
@@ -122,7 +123,7 @@ def _of_file(file: Path, wanted: str | None, root: Path, faults: list[str]) -> I
 def _of_conversations(
     items: Iterable[tuple[str, Any]], boxes: Path | None, wanted: str | None, root: Path, faults: list[str]
 ) -> Iterator[Question]:
-    """Conversations, with the exact boxes of their twins where these are there."""
+    """Yield the questions of conversations, with the exact boxes of benchmark_det/ if they exist."""
     twins = None if boxes is None else sound(rows(boxes))
     for index, (place, row) in enumerate(items):
         name, pixels = image_and_box(field_of(row, "image", place, "a list of an image and its marked box"), place)
@@ -134,14 +135,14 @@ def _of_conversations(
         if twins is not None:
             twin = next(twins, None)
             if twin is None or _identity(twin[1], index) != _identity(row, index):
-                there = "has no row for it" if twin is None else f"has another question there ({twin[0]})"
-                raise RecordError(f"{place}: {boxes} {there}; wanted the same questions in the same order", "bad_record")
+                there = "has no row for this question" if twin is None else f"has another question at {twin[0]}"
+                raise RecordError(f"{place}: {boxes} {there}; expected the same questions in the same order", "bad_record")
             size, stated = size_of(twin[1], twin[0]), [field_of(twin[1], "bbox", twin[0], "a pixel box")]
         else:
             try:
                 size = image_size(image)
             except ImageError:
-                size = None  # the question cannot be asked, and needs no box
+                size = None  # the question cannot be asked, so it needs no box
         yield Question(
             id=f"{dataset}-{_identity(row, index)}",
             image=image,
@@ -153,11 +154,11 @@ def _of_conversations(
             source=place,
         )
     if twins is not None and (left := next(twins, None)) is not None:
-        raise RecordError(f"{left[0]}: has no conversation; wanted the same questions in the same order", "bad_record")
+        raise RecordError(f"{left[0]}: has no conversation; expected the same questions in the same order", "bad_record")
 
 
 def _of_boxes(items: Iterable[tuple[str, Any]], dataset: str, root: Path, faults: list[str]) -> Iterator[Question]:
-    """Rows of benchmark_det/, which have no answers."""
+    """Yield the questions of benchmark_det/, which have no answers."""
     for index, (place, row) in enumerate(items):
         yield Question(
             id=f"{dataset}-{_identity(row, index)}",
@@ -171,7 +172,7 @@ def _of_boxes(items: Iterable[tuple[str, Any]], dataset: str, root: Path, faults
 
 
 def _of_metadata(items: Iterable[tuple[str, Any]], wanted: str | None, root: Path, faults: list[str]) -> Iterator[Question]:
-    """Rows of the form of the training data; they have no ids."""
+    """Yield the questions of a file in the training data format, whose rows have no ids."""
     for index, (place, row) in enumerate(items):
         dataset, split = _dataset(row, wanted, place), text_of(row, "split", place)
         yield Question(
@@ -193,12 +194,12 @@ def _identity(row: Any, index: int) -> str:
 def _dataset(row: Any, wanted: str | None, place: str) -> str:
     dataset = text_of(row, "dataset", place)
     if wanted is not None and dataset != wanted:
-        raise RecordError(f"{place}: is of the dataset {dataset!r}, wanted {wanted!r}", "bad_record")
+        raise RecordError(f"{place}: expected a row of the dataset {wanted!r}, got {dataset!r}", "bad_record")
     return dataset
 
 
 def _image(root: Path, dataset: str, name: str, place: str) -> Path:
-    """The image of a row, wherever its dataset's folder lies; where none is there, where its row says that it is."""
+    """Return the image path of a row. Several places of its dataset's folder are tried; the first one is the default."""
     bare = name.removeprefix("cot/")
     names = (name, f"cot_image_data/{bare}", bare, f"{dataset}/{bare}", f"cot/{dataset}/{bare}")
     try:
@@ -209,7 +210,7 @@ def _image(root: Path, dataset: str, name: str, place: str) -> Path:
 
 
 def _boxes(pixels: Any, size: tuple[int, int] | None, place: str, faults: list[str]) -> tuple[Box, ...]:
-    """Pixel boxes as unit boxes; none where the published ones have no area or lie outside the image."""
+    """Convert pixel boxes to unit boxes; none if a published box is empty or outside the image."""
     if size is None:
         return ()
     try:
@@ -234,14 +235,14 @@ def _is(dataset: str) -> Callable[[Row], bool]:
 
 
 def _scores(rows: Sequence[Row]) -> Iterable[Unit]:
-    """Verdicts with their parts of points; an answer that cannot be read has none."""
+    """Yield scores of verdicts with partial credit; 0 for an unreadable answer."""
     for row in rows:
         if row.values.get("answer accuracy") is not None:
             yield Unit(row.dataset, float(row.verdict["score"]) if row.verdict else 0.0, (row.id,))
 
 
 def _of_chains(metric: Metric) -> Metric:
-    """A metric of boxes, which a direct answer in words does not have."""
+    """Return a box metric that does not apply to direct answers, because these are words."""
     value = metric.value
     return Metric(metric.name, metric.about, lambda thought, question: None if thought.direct else value(thought, question))
 
@@ -253,32 +254,32 @@ BENCHMARKS = {
         source="Shao et al. 2024; viscot_benchmark/ of github.com/deepcs233/Visual-CoT",
         hub="",
         splits=_SPLITS,
-        splits_about="all are the twelve of the paper's table, without emotic",
+        splits_about="all: the twelve datasets of the paper's table, without emotic",
         read=_read,
         headlines=(
             Headline(
                 "answers",
-                "right answers by rules, mean of the datasets",
+                "accuracy of answers, judged by rules, mean of the datasets",
                 mean_of("answer accuracy", by=_by_dataset),
                 mean_over=frozenset(_DATASETS),
             ),
             Headline(
                 "answer score",
-                "the same, with part of a point for free text that is right in part",
+                "the same, with partial credit for free text",
                 _scores,
                 mean_over=frozenset(_DATASETS),
             ),
             replace(
                 hiou(
                     "HIoU",
-                    "hierarchical IoU of the last area, 0 where that one cannot be read, mean of the datasets",
+                    "hierarchical IoU of the last area, 0 if it is unreadable, mean of the datasets",
                     by=_by_dataset,
                 ),
                 mean_over=frozenset(_DATASETS),
             ),
             Headline(
                 "box accuracy",
-                "chains whose single box of the last area has an IoU of at least 0.5, mean of the datasets",
+                "share of chains whose last area is one box with an IoU of at least 0.5, mean of the datasets",
                 mean_of("box accuracy", by=_by_dataset),
                 lenient=mean_of("lenient box accuracy", by=_by_dataset),
                 lenient_about=LENIENT,
@@ -288,8 +289,8 @@ BENCHMARKS = {
                 headline
                 for name in (*_DATASETS, "emotic")
                 for headline in (
-                    Headline(name, f"right answers of {name} by rules", mean_of("answer accuracy", _is(name))),
-                    hiou(f"{name} HIoU", f"hierarchical IoU of {name}'s last areas", keep=_is(name)),
+                    Headline(name, f"accuracy of answers on {name}, judged by rules", mean_of("answer accuracy", _is(name))),
+                    hiou(f"{name} HIoU", f"hierarchical IoU of the last area on {name}", keep=_is(name)),
                 )
             ),
         ),

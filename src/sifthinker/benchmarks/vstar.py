@@ -1,15 +1,15 @@
-"""V*Bench: attributes of small objects, and how two of them lie to each other, in large photographs.
+"""V*Bench: attributes and relative positions of small objects in large photographs.
 
-Wu and Xie, "V*" (arXiv 2312.14135); files at https://huggingface.co/datasets/craigwu/vstar_bench. Two kinds, each a folder:
-`direct_attributes/` (115 questions) and `relative_position/` (76), an image and a JSON file of the same name for each, with
-`target_object`, `bbox` ([x, y, width, height] in pixels, one an object), `question` and `options`, the first of which is the
-right one; and `test_questions.jsonl`, the same questions as text with lettered options, with `image`, `text`, `category`,
-`label`, which is read where it is there. Options of the JSON files are put in an order that the question's name decides, or
-else saying "A" would score 100 %. Other folders of the dataset (GPT4V-hard, OCR) are not part of the benchmark. Not checked
-against the published files themselves, only against the scripts that read them.
+Wu and Xie, "V*" (arXiv 2312.14135); files at https://huggingface.co/datasets/craigwu/vstar_bench. It has two kinds, each in
+a folder: `direct_attributes/` (115 questions) and `relative_position/` (76). Each question has an image and a JSON file of
+the same name with `target_object`, `bbox` ([x, y, width, height] in pixels, one per object), `question` and `options`, of
+which the first is right. `test_questions.jsonl` has the same questions as text with lettered options (`image`, `text`,
+`category`, `label`), and is preferred if it exists. The options of the JSON files are reordered depending on the question's
+name; otherwise always answering "A" would score 100 %. Other folders of the dataset (GPT4V-hard, OCR) are not part of the
+benchmark. The reader was checked against scripts that read the files, not against the published files.
 
-The authors' script takes the option of least loss, which needs the model itself; here the model answers. The lenient numbers
-count as SIFThinker's release does (evaluation/vstar): right where the letter stands anywhere in the answer.
+The authors' script takes the option with the lowest loss, which needs the model itself. Here the model answers. The lenient
+numbers follow SIFThinker's release (evaluation/vstar): an answer is right if it contains the letter anywhere.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from sifthinker.thinker import Thought
 _KINDS = {"direct_attributes": "Attribute", "relative_position": "Spatial"}
 _QUESTIONS = "test_questions.jsonl"
 _STRICT, _LENIENT = "answer accuracy", "accuracy by letter anywhere"
-_ABOUT = "the letter of the right option stands anywhere in the answer, as a capital, also inside words or beside others"
+_ABOUT = "right if the answer contains the capital letter of the right option anywhere, even inside a word or beside others"
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read(
     data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None = None, limit: int | None = None
 ) -> list[Question]:
-    """See `benchmark.Reader`. `data` may also be the file of questions."""
+    """See `benchmark.Reader`. `data` may also be the question file."""
     path = Path(data)
     if path.is_file():
         found = _of_lines(path, Path(images) if images is not None else path.parent, split)
@@ -63,9 +63,9 @@ def read(
 
 
 def _of_lines(path: Path, root: Path, split: str) -> Iterator[Question]:
-    """Questions of the file that holds them as texts with lettered options; the boxes are in the files beside the images.
+    """Yield the questions of `test_questions.jsonl`. Their boxes are in the JSON files beside the images.
 
-    Where the images lie in a folder of their own, those files may have stayed beside the questions.
+    If the images are in another folder, the JSON files may still be beside the question file.
     """
     for number, row in read_jsonl(path):
         place = f"{path.name}:{number}"
@@ -73,7 +73,7 @@ def _of_lines(path: Path, root: Path, split: str) -> Iterator[Question]:
         image = file_in(root, name, place)
         asked, options = split_options(text_of(row, "text", place))
         if not options:
-            raise RecordError(f"{place}: text is {shown(row['text'])}, wanted a question with options (A) … (B) …")
+            raise RecordError(f"{place}: text must be a question with options (A) … (B) …, got {shown(row['text'])}")
         index = index_of_letter(text_of(row, "label", place), options, place)
         boxes = Path(name).with_suffix(".json").as_posix()
         beside = file_in(root, boxes, place)
@@ -84,7 +84,7 @@ def _of_lines(path: Path, root: Path, split: str) -> Iterator[Question]:
 
 
 def _of_folders(folder: Path, root: Path, split: str) -> Iterator[Question]:
-    """Questions of the JSON files beside the images, kind by kind and in the order of their names."""
+    """Yield the questions of the JSON files beside the images, by kind and file name."""
     for kind in _KINDS:
         for path in sorted((folder / kind).glob("*.json")):
             place = f"{kind}/{path.name}"
@@ -95,15 +95,15 @@ def _of_folders(folder: Path, root: Path, split: str) -> Iterator[Question]:
                 or len(options) < 2
                 or not all(isinstance(o, str) and o.strip() for o in options)
             ):
-                raise RecordError(f"{place}: options is {shown(options)}, wanted a list of two texts or more")
+                raise RecordError(f"{place}: options must be a list of two or more texts, got {shown(options)}")
             options = [option.strip() for option in options]
             if len(set(options)) < len(options):
-                raise RecordError(f"{place}: options is {shown(options)}, two of which are the same")
+                raise RecordError(f"{place}: options must be different, got {shown(options)}")
             images = (file_in(root, f"{kind}/{path.stem}{end}", place) for end in _IMAGES)
             image = next((found for found in images if found.is_file()), None)
             if image is None:
                 raise RecordError(
-                    f"{place}: there is no image of that name beside it ({', '.join(_IMAGES)})", "missing_image"
+                    f"{place}: no image of the same name ({', '.join(_IMAGES)}) beside this file", "missing_image"
                 )
             order = in_seeded_order(options, f"{kind}/{path.stem}")
             asked = text_of(row, "question", place)
@@ -123,7 +123,7 @@ def _question(
     place: str,
 ) -> Question:
     if kind not in _KINDS:
-        raise RecordError(f"{place}: category is {shown(kind)}, wanted {' or '.join(_KINDS)}")
+        raise RecordError(f"{place}: category must be {' or '.join(_KINDS)}, got {shown(kind)}")
     return Question(
         id=Path(name).with_suffix("").as_posix(),
         image=image,
@@ -139,14 +139,14 @@ def _question(
 
 
 def _boxes(row: Any, image: Path, place: str) -> tuple[Box, ...]:
-    """The boxes of the objects that a question is about, [x, y, width, height] in pixels, as fractions of the image."""
+    """Return the boxes of a question's objects ([x, y, width, height] in pixels) as unit boxes."""
     boxes = row.get("bbox") if isinstance(row, Mapping) else None
     if not boxes:
         return ()
     try:
         size = image_size(image)
     except ImageError:
-        return ()  # the question cannot be asked, which it says itself
+        return ()  # the question reports the broken image when it is asked
     corners = numbers_of(boxes, place)
     corners[:, 2:] += corners[:, :2]
     unit, _ = to_unit(corners, "pixel", size, "clip", place)
@@ -188,7 +188,7 @@ BENCHMARKS = {
                 for kind, title in _KINDS.items()
             ),
             replace(
-                hiou("HIoU", "hierarchical IoU of the last area with the target objects, 0 where that one cannot be read"),
+                hiou("HIoU", "hierarchical IoU of the last area with the target objects, 0 if the area is unreadable"),
                 needs=frozenset(_KINDS),
                 parts=_kinds,
             ),

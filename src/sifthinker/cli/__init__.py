@@ -1,1 +1,1 @@
-"""The `sif` command: a file for each group of commands. Nothing else prints to the terminal or ends the process."""
+"""The `sif` command: one file per group of commands. No other module prints to the terminal or ends the process."""

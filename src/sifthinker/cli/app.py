@@ -1,4 +1,4 @@
-"""`sif app`: a page in the browser that asks a model."""
+"""`sif app`: ask a model in the browser."""
 
 from __future__ import annotations
 
@@ -22,19 +22,26 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
         "": ["model", "compare", "protocol", "coordinates"],
         "Questions": ["data", "images", "box_space", "show_choices"],
         "Depth": ["depth", *DepthFiles.model_fields],
-        "The model": ["max_new_tokens", "max_pixels", "dtype"],
-        "A model on a server": [*SERVER_FIELDS[:1], "compare_base_url", *SERVER_FIELDS[1:]],
-        "The page": ["host", "port", "max_upload"],
+        "Model": ["max_new_tokens", "max_pixels", "dtype"],
+        "Model on a server": [*SERVER_FIELDS[:1], "compare_base_url", *SERVER_FIELDS[1:]],
+        "Page": ["host", "port", "max_upload"],
     },
 )
 @direct_option
 def app_command(given: dict[str, Any]) -> None:
-    """Open a page on which a model is asked about photographs, step by step.
+    """Serve a web page that asks a model about images.
 
-    Send a photograph, with its depth if there is one, and ask. The steps appear as the model writes them, drawn over image
-    and depth. With --data the questions of a dataset can be browsed and asked, with --compare two models at once.
+    Upload an image, with a depth file if you have one, and ask a question. The steps appear while the model writes them,
+    drawn over image and depth. With --data, the page offers the questions of a dataset. With --compare, two models answer
+    the same question.
 
-    Without --model the embedded model answers, where the package has one, and directly.
+    Without --model, the embedded model answers, without steps.
+
+    \b
+    Examples:
+      sif app
+      sif app --model runs/grpo --compare runs/sft --data chains
+      sif app --model Qwen/Qwen2.5-VL-7B-Instruct --base-url http://127.0.0.1:8000/v1 --protocol structured
     """
     settings = AppSettings.from_values(given)
     from sifthinker.errors import need
@@ -65,16 +72,16 @@ def app_command(given: dict[str, Any]) -> None:
             askers.append(Asker(open_thinker(asked), asked, about if asked is settings else ""))
         click.echo(f"{asked.model}: {'ready' if asked.base_url is None else f'at {asked.base_url}'}", err=True)
     if settings.host not in _LOOPBACK:
-        click.echo(f"warning: who reaches {settings.host} can use the page; it asks for no password", err=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # from here on there is a folder to delete
+        click.echo(f"warning: anyone who can reach {settings.host} can use the page; it has no password", err=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must delete the page's folder too
     with serving(settings, askers, questions=questions, depth=depth) as url:
         click.echo(url)
-        click.echo("Ctrl-C ends it", err=True)
+        click.echo("Press Ctrl-C to stop", err=True)
         _wait()
 
 
 def _wait() -> None:
-    """Until somebody ends the command; then what it holds is cleaned up."""
+    """Wait until the user stops the command. The caller then cleans up."""
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -82,13 +89,13 @@ def _wait() -> None:
 
 
 def _embedded(settings: AppSettings) -> tuple[AppSettings, str]:
-    """The settings with the embedded model, asked directly, and what it can do."""
+    """Return the settings with the embedded model and protocol direct, and a description of the model."""
     from sifthinker.embedded import EMBEDDED
 
     for name, model in EMBEDDED.items():
         click.echo(
-            f"no --model was named: {name} answers, directly. It knows only the scenes of `sif world build`; what it says "
-            "about photographs means nothing",
+            f"no --model given: using {name}, the embedded model, with --protocol direct. It knows only the scenes of "
+            "`sif world build`; its answers about photographs are meaningless",
             err=True,
         )
         return settings.replace(model=name, protocol="direct"), model.about

@@ -1,4 +1,4 @@
-"""`sif data`: chains of thought from questions with boxes; datasets checked, shown, counted and exported."""
+"""`sif data`: build chains of thought from questions with boxes; check, show, count and export datasets."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def data() -> None:
     """Build chains of thought from questions with boxes; check, browse and export them."""
 
 
-# How FILE is read.
+# Options for reading FILE.
 _SOURCE = ("format", "columns", "instances", "box_form", "boxes", "box_space", "limit")
-# Of these, a build says the same for its chains too.
+# A build uses these options for the boxes in its chains too.
 _PIXELS = tuple(ResizedPixels.model_fields)
 
 
@@ -45,11 +45,11 @@ class _PathsFile(Settings):
     """JSONL file to write."""
 
 
-@data.command("paths", short_help="Focus paths alone, without images or a teacher", cls=Command)
+@data.command("paths", short_help="Write focus paths, without images or a teacher", cls=Command)
 @click.argument("file")
 @click_options(BuildSettings, {"Images and output": ["images"]})
 @click_options(_PathsFile, {"Images and output": ["output"]}, into="written")
-@click_options(SourceSettings, {"How FILE is read": (*_SOURCE, *_PIXELS)}, into="source")
+@click_options(SourceSettings, {"Reading FILE": (*_SOURCE, *_PIXELS)}, into="source")
 @click_options(Expansion, {"Focus paths": ["alpha", "jitter", "distractor", "decimals", "margin"]}, into="expansion")
 @click_options(BuildSettings, {"Focus paths": ["seed"]}, into="choice")
 def data_paths(
@@ -60,10 +60,15 @@ def data_paths(
     expansion: dict[str, Any],
     choice: dict[str, Any],
 ) -> None:
-    """Write the focus path of every record of FILE; images are not needed unless FILE states no sizes.
+    """Write the focus path of every record in FILE.
 
-    One JSON line a record: id, question, answer, boxes (fractions of the image), path. Records that cannot be read go to
-    OUTPUT's neighbour with .rejects.jsonl.
+    The output has one JSON line per record: id, question, answer, boxes (fractions of the image), path. Unreadable and
+    clipped records are listed in a second file beside it, with the ending .rejects.jsonl. Images are needed only if FILE
+    does not contain their sizes.
+
+    \b
+    Example:
+      sif data paths questions.jsonl -o paths.jsonl
     """
     from sifthinker.engine.expansion import expand, path_row
     from sifthinker.engine.folder import Counts
@@ -95,9 +100,9 @@ def data_paths(
         sys.exit(FAILED)
 
 
-@data.command("build", short_help="Questions with boxes → chains of thought", cls=Command)
+@data.command("build", short_help="Build chains of thought from questions with boxes", cls=Command)
 @click.argument("file")
-@click.option("--allow-rejects", is_flag=True, help=f"Exit with 0, not {SOME_REJECTED}, when records were left out.")
+@click.option("--allow-rejects", is_flag=True, help=f"Exit with 0 instead of {SOME_REJECTED} if records were rejected.")
 @click_options(
     BuildSettings,
     {
@@ -106,14 +111,19 @@ def data_paths(
         "Focus paths": [*Expansion.model_fields],
         "Coordinates of boxes in chains": ["coordinates", *_PIXELS],
         "Teacher": ["teacher", *(name for name in TeacherSettings.model_fields if name != "teacher"), "budget"],
-        "Where the work is done": ["engine", "ray_address", "workers", "worker_gpus"],
+        "Execution": ["engine", "ray_address", "workers", "worker_gpus"],
     },
 )
-@click_options(SourceSettings, {"How FILE is read, if it is no recipe": _SOURCE}, into="source")
+@click_options(SourceSettings, {"Reading FILE (not for recipes)": _SOURCE}, into="source")
 def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: dict[str, Any]) -> None:
-    """Build training examples from FILE: a file of records, a table, or a recipe of several sources (.yaml).
+    """Build training examples from FILE: a file of records, a table, or a recipe with several sources (.yaml).
 
-    An interrupted build goes on when the command is repeated. Options given here come before the recipe's.
+    To resume an interrupted build, repeat the command. Options override the recipe.
+
+    \b
+    Examples:
+      sif data build questions.jsonl -o chains --model gpt-4o
+      sif data build configs/sif50k.yaml -o chains --budget 20 --prompt-price 2.5 --completion-price 10
     """
     from sifthinker.engine.build import UNMATCHED, build
     from sifthinker.engine.recipe import Left
@@ -131,26 +141,28 @@ def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: di
         counts = build(settings, progress=progress, left=left)
     say_counts(counts, (row for _, row in read_jsonl(output / "rejects.jsonl")), output / "rejects.jsonl")
     if known and counts.settled:
-        click.echo("  it was built before, and what was rejected then is not tried again; --fresh builds it anew", err=True)
+        click.echo(
+            "  this dataset was built before; rejected records are not retried (--fresh rebuilds everything)", err=True
+        )
     if counts.usage.requests:
         used = counts.usage
         asked = f"{used.requests} requests, {used.retries} retries, {used.failures} failures"
         click.echo(f"teacher: {asked}{describe_usage(used)}", err=True)
     for title, found in (("filtered", left.filtered), ("over the cap", left.over_cap)):
         for dataset, number in sorted(found.items()):
-            click.echo(f"  {number} of {dataset} {title}", err=True)
+            click.echo(f"  {dataset}: {number} {title}", err=True)
     if left.whole and left.excluded is not None:
         for warning in left.excluded.warnings():
             click.echo(f"warning: {warning}", err=True)
         if (output / UNMATCHED).is_file():
-            click.echo(f"  every line that matched no image: {output / UNMATCHED}", err=True)
+            click.echo(f"  all lines that matched no image: {output / UNMATCHED}", err=True)
     click.echo(output)
     if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)
 
 
 def _single(file: str, source: dict[str, Any], given: dict[str, Any]) -> BuildSettings:
-    """Settings of a single file, which lies where the command is given."""
+    """Return the settings for a single file; its path is relative to the working directory."""
     from sifthinker.engine.sources import HUB
 
     stated = {"file": str(Path(file).absolute()) if Path(file).exists() else file, **source}
@@ -161,21 +173,24 @@ def _single(file: str, source: dict[str, Any], given: dict[str, Any]) -> BuildSe
 
 
 def _recipe(file: str, source: dict[str, Any], given: dict[str, Any]) -> BuildSettings:
-    """A recipe's settings, but those of the command line where it says something; what is excluded, by either."""
+    """Return the settings of a recipe, overridden by the command line. Exclusions of both are combined."""
     from sifthinker.errors import ConfigError
 
     if source:
-        raise ConfigError(f"--{next(iter(source)).replace('_', '-')} is for a single file; a recipe says it for each source")
+        name = next(iter(source))
+        raise ConfigError(
+            f"--{name.replace('_', '-')} applies only to a single file, and {file} is a recipe. Set {name} in its sources"
+        )
     excluded = given.pop("exclude", ())
     settings = BuildSettings.from_yaml(file, given=given)
     return settings.replace(exclude=(*settings.exclude, *excluded)) if excluded else settings
 
 
 def _keep_foreign_rejects(path: Path) -> None:
-    """Refuse to replace a file that `data paths` did not write: the name of its rejects is derived, not the user's choice.
+    """Refuse to overwrite a file that `data paths` did not write. The user did not choose the name of this output.
 
     Raises:
-        ConfigError: a line of it is no reject, or it cannot be read.
+        ConfigError: a line of the file is not a reject, or the file is unreadable.
     """
     from sifthinker.errors import ConfigError, RecordError
     from sifthinker.files import read_jsonl
@@ -189,26 +204,32 @@ def _keep_foreign_rejects(path: Path) -> None:
     wanted = {"source", "id", "code", "reason", "kept"}
     if not rows or not all(isinstance(row, dict) and wanted <= row.keys() for row in rows):
         raise ConfigError(
-            f"{path} is where the rejects go, but it was not written by `sif data paths` and would be overwritten; move it, "
-            "or choose another -o"
+            f"{path}: rejects go to this file, but it exists and is not from `sif data paths`. Move it, or choose another -o"
         )
 
 
-@data.command("check", short_help="Check every line against its images and depths", cls=Command)
+@data.command("check", short_help="Check every line, its images and its depth maps", cls=Command)
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--no-files", is_flag=True, help="Do not open images and depth maps.")
-@click.option("--most", default=20, show_default=True, type=click.IntRange(min=1), help="Findings to show.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSONL for all findings.")
-@click_options(BuildSettings, {"How DATASET is read, if it is a file of records": ["images"]})
-@click_options(SourceSettings, {"How DATASET is read, if it is a file of records": (*_SOURCE, *_PIXELS)}, into="source")
+@click.option(
+    "--most", default=20, show_default=True, type=click.IntRange(min=1), help="Maximum number of findings to print."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSONL file for all findings.")
+@click_options(BuildSettings, {"Reading DATASET (only for files of records)": ["images"]})
+@click_options(SourceSettings, {"Reading DATASET (only for files of records)": (*_SOURCE, *_PIXELS)}, into="source")
 def data_check(
     dataset: Path, no_files: bool, most: int, output: Path | None, given: dict[str, Any], source: dict[str, Any]
 ) -> None:
-    """Hold every line of DATASET against its images, its depths and itself.
+    """Check every line of DATASET, its images and its depth maps.
 
-    DATASET is a folder or examples file of ours, whoever made it, or a JSON file of the paper's release; or a file of
-    records for `sif data build`: then it tells which records cannot be read, and whether boxes may be in another space than
-    --box-space. Exits with 3 when something is wrong; a warning alone is not.
+    DATASET is a dataset folder, an examples file, or a JSON file of the paper's release. It can also be a file of records
+    for `sif data build`. Then the command reports unreadable records, and boxes that seem to be in another space than
+    --box-space. It exits with 3 if there are findings; warnings do not count.
+
+    \b
+    Examples:
+      sif data check chains
+      sif data check questions.jsonl --box-space pixel
     """
     from collections import Counter
     from dataclasses import asdict
@@ -224,8 +245,8 @@ def data_check(
     stated = [f"--{name.replace('_', '-')}" for name in (*given, *source)]
     if stated and holds_examples(dataset):
         raise ConfigError(
-            f"{dataset} is a finished dataset, which says itself how it is read; leave {', '.join(stated)} out, for files "
-            "of records alone have them"
+            f"{dataset} is a finished dataset, and these options apply only to files of records: {', '.join(stated)}. Leave "
+            "them out"
         )
     of_records = bool(stated) or holds_records(dataset)
     stats, records, counts = Stats(), Records(), Counter[str]()
@@ -246,7 +267,7 @@ def data_check(
     for finding in findings[:most]:
         click.echo(f"{finding.where}: {finding.code}: {finding.message}")
     if counts.total() > most:
-        click.echo(f"and {counts.total() - most} more; -o FILE keeps them all")
+        click.echo(f"and {counts.total() - most} more; write all findings to a file with -o FILE")
     if output:
         write_jsonl(output, [asdict(finding) for finding in findings])
         click.echo(output)
@@ -256,18 +277,23 @@ def data_check(
         click.echo(f"warning: {warning}", err=True)
     total = stats.examples + records.records
     if of_records and not total and not counts:
-        raise RecordError(f"{dataset}: holds no record")
+        raise RecordError(f"{dataset}: contains no records")
     click.echo(f"{number_of(total, kind)}, {number_of(counts.total(), 'finding')}", err=True)
     if counts:
         sys.exit(SOME_REJECTED)
 
 
-@data.command("show", short_help="Pages to browse a dataset")
+@data.command("show", short_help="Write web pages to browse a dataset")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pages.")
-@click.option("--embed", is_flag=True, help="Put the images into the pages, so that the folder can be sent to somebody.")
+@click.option("--embed", is_flag=True, help="Store the images inside the pages, to share the folder.")
 def data_show(dataset: Path, output: Path, embed: bool) -> None:
-    """Make pages to look through DATASET: filters, every chain drawn step by step, what was left out and why."""
+    """Write web pages to browse DATASET: filters, every chain drawn step by step, and rejects with their reasons.
+
+    \b
+    Example:
+      sif data show chains -o pages
+    """
     from sifthinker.show.viewer import write_viewer
 
     with bar("examples", None) as advance:
@@ -276,11 +302,11 @@ def data_show(dataset: Path, output: Path, embed: bool) -> None:
     click.echo(output / "index.html")
 
 
-@data.command("stats", short_help="Counts and distributions")
+@data.command("stats", short_help="Print counts and distributions")
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Page with plots to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Web page with plots to write.")
 def data_stats(dataset: Path, output: Path | None) -> None:
-    """Say what DATASET holds: counts, boxes, sizes, chain lengths, depths, and why records were left out."""
+    """Print statistics of DATASET: counts, boxes, sizes, chain lengths, depths, and reject reasons."""
     from rich.console import Console
     from rich.table import Table
 
@@ -299,7 +325,7 @@ def data_stats(dataset: Path, output: Path | None) -> None:
             advance(stats.examples)
         advance(stats.examples)
     if not stats.examples:
-        raise RecordError(f"{dataset}: holds no example")
+        raise RecordError(f"{dataset}: contains no examples")
     rejects = reject_counts(dataset)
     console = Console()
     for title, counted in stats.tables(rejects).items():
@@ -312,12 +338,17 @@ def data_stats(dataset: Path, output: Path | None) -> None:
         click.echo(output)
 
 
-@data.command("export", short_help="Files for other trainers, the hub or annotation tools")
+@data.command("export", short_help="Convert a dataset for other trainers and tools")
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(get_args(ExportForm)), help="Whose form.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to write.")
+@click.option("--to", required=True, type=click.Choice(get_args(ExportForm)), help="Target format.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to create.")
 def data_export(dataset: Path, to: Any, output: Path) -> None:
-    """Write DATASET in the form of TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face hub, COCO or Label Studio."""
+    """Convert DATASET for TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face Hub, COCO tools or Label Studio.
+
+    \b
+    Example:
+      sif data export chains --to trl -o chains-trl
+    """
     quiet_libraries()
     from sifthinker.engine.exports import FORMS, export
 

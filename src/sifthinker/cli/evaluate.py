@@ -1,4 +1,4 @@
-"""`sif eval` and `sif rewards`: how good a model or its completions are."""
+"""`sif eval` and `sif rewards`: measure models and score completions."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 
 class _Evaluation(click.Group):
-    """`sif eval DATASET` and `sif eval BENCHMARK`, beside `sif eval compare` and, where the package has the embedded world,
-    `sif eval world`.
+    """The group `sif eval`: takes a command, the name of a benchmark, or else a dataset.
 
-    What is neither a command nor a benchmark is a dataset; one that is called like one of them is written ./world.
+    `sif eval world` exists only if the package contains the embedded world. A dataset with the name of a command or a
+    benchmark is written with its folder, such as ./world.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -69,7 +69,7 @@ class _Evaluation(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         dataset.format_options(ctx, formatter)
-        with formatter.section("Benchmarks, each with a help page of its own"):
+        with formatter.section("Benchmarks (help: sif eval BENCHMARK --help)"):
             formatter.write_text(", ".join(NAMES))
         self.format_commands(ctx, formatter)
 
@@ -78,9 +78,17 @@ class _Evaluation(click.Group):
 def evaluation() -> None:
     """Measure a model on a dataset, a file of questions or a published benchmark.
 
-    Writes a JSON file of every answer and a page that shows the wrong ones first. An interrupted evaluation goes on when the
-    command is repeated. A file of questions has one JSON object a line: image, question, and what is known of answer (or
-    answers), choices, boxes, depth, id, dataset, split and family. A dataset named like a command is written ./compare.
+    Writes a JSON file with every answer, and a page that shows the wrong answers first. To resume an interrupted evaluation,
+    repeat the command.
+
+    A file of questions has one JSON object per line: image, question, and optionally answer (or answers), choices, boxes,
+    depth, id, dataset, split and family. If a dataset has the name of a command, write it with its folder: ./compare.
+
+    \b
+    Examples:
+      sif eval questions.jsonl --model runs/grpo
+      sif eval cv-bench --model Qwen/Qwen2.5-VL-7B-Instruct --protocol structured
+      sif eval compare runs/eval/first.json runs/eval/second.json
     """
 
 
@@ -98,13 +106,19 @@ _ASKING = (
 
 
 def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator for the options that both kinds of evaluation have beside those of their settings."""
+    """Add the options that datasets and benchmarks share and that are not settings."""
     about = EvalSettings.model_fields["model"].description or ""
     for option in (
-        click.option("--fresh", is_flag=True, help="Start over instead of going on."),
-        click.option("--most", default=60, show_default=True, type=click.IntRange(min=1), help="Answers on the page."),
+        click.option("--fresh", is_flag=True, help="Start over instead of resuming."),
+        click.option(
+            "--most",
+            default=60,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="Maximum number of answers on the page.",
+        ),
         direct_option,
-        click.option("--model", "models", multiple=True, help=f"{' '.join(about.split())} Repeatable: one after the other."),
+        click.option("--model", "models", multiple=True, help=f"{' '.join(about.split())} Repeatable."),
     ):
         function = option(function)
     return function
@@ -116,14 +130,14 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
     EvalSettings,
     {
         "": ("completions", "output", "limit"),
-        "Asking": _ASKING,
-        "A model on a server": SERVER_FIELDS,
-        "Files of questions": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
+        "Prompt and model": _ASKING,
+        "Model on a server": SERVER_FIELDS,
+        "Reading a file of questions": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
     },
 )
 @_answering
 def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, fresh: bool) -> None:
-    """Measure a model on DATASET: a dataset folder of ours, its examples file, or a file of questions."""
+    """Measure a model on DATASET: a dataset folder, its examples file, or a file of questions."""
     _refuse_mistyped(data)
     found = {}
     for settings in _for_each_model({"data": data, **given}, models):
@@ -146,14 +160,14 @@ def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, 
 @click.option(
     "--data",
     metavar="FOLDER|FILE|NAME",
-    help="Its files as published: a local folder or file, or a Hugging Face name [default: its own name there].",
+    help="Published files of the benchmark: a local folder or file, or a Hugging Face name [default: the benchmark's own].",
 )
 @click_options(
     EvalSettings,
     {
         "": ("split", "images", "completions", "output", "limit"),
-        "Asking": _ASKING,
-        "A model on a server": SERVER_FIELDS,
+        "Prompt and model": _ASKING,
+        "Model on a server": SERVER_FIELDS,
     },
 )
 @_answering
@@ -168,7 +182,10 @@ def published(
     fresh: bool,
     shows_help: bool,
 ) -> None:
-    """Measure a model on a published benchmark: its own numbers, strictly scored, and as its official scorer counts."""
+    """Measure a model on a published benchmark.
+
+    Prints the benchmark's own metrics twice: with strict scoring, and as the official scorer counts (lenient).
+    """
     from sifthinker.benchmarks import benchmark, place_of, read_benchmark
 
     name = str(ctx.info_name)
@@ -197,10 +214,10 @@ def published(
 
 
 def _refuse_mistyped(data: str) -> None:
-    """Refuse what is no file, but nearly the name of a benchmark or a command.
+    """Refuse a word that is not a file, but looks like a mistyped benchmark or command.
 
     Raises:
-        ConfigError: names the nearest.
+        ConfigError: with the nearest name.
     """
     from sifthinker.errors import ConfigError
     from sifthinker.files import nearest
@@ -208,20 +225,22 @@ def _refuse_mistyped(data: str) -> None:
     if Path(data).exists() or Path(data).name != data or Path(data).suffix:
         return
     if data in NAMES:
-        raise ConfigError(f"{data}: the benchmark comes first: sif eval {data} …")
+        raise ConfigError(f"{data}: a benchmark must be the first argument. Write: sif eval {data} …")
     near = nearest(data.lower(), [*NAMES, *evaluation.list_commands(click.get_current_context())])
     if near is not None:
-        raise ConfigError(f"{data}: no such file or folder, and no benchmark is called so; did you mean {near!r}?")
+        raise ConfigError(f"{data}: no file, folder, benchmark or command has this name. Did you mean {near!r}?")
 
 
 def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str | None = None) -> Iterator[EvalSettings]:
-    """The settings of the evaluation of each model, with its output.
+    """Yield the settings for each model, with its output file.
 
-    All settings are checked before the first evaluation. An output is chosen when its turn comes: names of models may end
-    alike, and then the second one sees what the first has written.
+    All settings are checked before the first evaluation. Each output is chosen only after the evaluation before it: two
+    models may lead to the same file name, and the second must see the file of the first.
     """
     if len(models) > 1 and "output" in values:
-        raise click.UsageError("-o names one file and there are several models; leave it out, or evaluate one at a time")
+        raise click.UsageError(
+            "-o is one file, but --model is given several times. Leave -o out, or evaluate one model at a time"
+        )
     found = [
         EvalSettings.from_values({**values, **({} if model is None else {"model": model})}) for model in models or (None,)
     ]
@@ -230,12 +249,12 @@ def _for_each_model(values: dict[str, Any], models: Sequence[str], *, stem: str 
 
 
 def _depth_cache(settings: EvalSettings) -> Path:
-    """Where the maps of a depth model are kept, for all evaluations there."""
+    """Return the folder that caches the maps of a depth model, shared by all evaluations in the output folder."""
     return Path(str(settings.output)).parent / ".depth_cache"
 
 
 def _finish(found: Mapping[str, Evaluation]) -> None:
-    """Show several models side by side, and end the process with `SOME_REJECTED` where questions could not be asked."""
+    """Print a table that compares several models. Exit with `SOME_REJECTED` if questions could not be asked."""
     if len(found) > 1:
         tables = {model: evaluation.table for model, evaluation in found.items()}
         names = list(dict.fromkeys(name for table in tables.values() for name in table))
@@ -249,15 +268,15 @@ def _finish(found: Mapping[str, Evaluation]) -> None:
         sys.exit(SOME_REJECTED)
 
 
-_UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # what the names of files on some systems cannot hold
+_UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # characters that some systems forbid in file names
 
 
 def _default_output(settings: EvalSettings, stem: str | None = None) -> Path:
-    """`runs/eval/` and the last part of the names of data and model; where another evaluation has that name, a hash too.
+    """Return the default output: `runs/eval/DATA-MODEL.json`, with a hash if another evaluation has that file.
 
     Args:
-        settings: of the evaluation.
-        stem: stands for the name of the data.
+        settings: settings of the evaluation.
+        stem: name to use in place of the data's.
     """
     from sifthinker.files import sha256
 
@@ -274,13 +293,13 @@ def _default_output(settings: EvalSettings, stem: str | None = None) -> Path:
 
 
 def _places(settings: Mapping[str, Any]) -> list[str]:
-    """Where data and model lie; a name of the hub as it is."""
+    """Return the absolute paths of data, model and completions. Hub names stay as they are."""
     names = [settings.get(name) or "" for name in ("data", "model", "completions")]
     return [str(Path(name).resolve()) if name and Path(name).exists() else name for name in names]
 
 
 def _evaluated(output: Path) -> list[str] | None:
-    """What an output file holds an evaluation of, or its journal; None where there is neither, or they are broken."""
+    """Return the `_places` of the evaluation in an output file or its journal; None if both are missing or broken."""
     from sifthinker.evaluation.run import journal_path
 
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -298,7 +317,7 @@ def run_evaluation(
     most: int = 60,
     fresh: bool = False,
 ) -> Evaluation:
-    """Evaluate, show the tables, and write the JSON file and the page where there is an output."""
+    """Run an evaluation and print its tables. With an output, also write the JSON file and the page."""
     quiet_libraries()
     from sifthinker.evaluation.run import evaluate
     from sifthinker.files import make_folder
@@ -321,18 +340,20 @@ def run_evaluation(
             fresh=fresh,
         )
     if found.known:
-        click.echo("this evaluation was finished before; --fresh does it again", err=True)
+        click.echo("this evaluation was already complete; --fresh repeats it", err=True)
     if settings.base_url is not None:
         asked, written = (sum(row.tokens[n] for row in found.rows if row.tokens) for n in (0, 1))
         cost = (asked * settings.prompt_price + written * settings.completion_price) / 1e6
-        click.echo(f"{asked:,} tokens read, {written:,} written" + (f", cost {cost:.2f}" if cost else ""), err=True)
+        click.echo(
+            f"{asked:,} prompt tokens, {written:,} completion tokens" + (f", cost {cost:.2f}" if cost else ""), err=True
+        )
     if found.table:
         columns = {"strict": {name: number.strict for name, number in found.table.items()}}
         lenient = {name: number.lenient for name, number in found.table.items() if number.lenient is not None}
         print_metrics(columns | ({"official, lenient": lenient} if lenient else {}), found.table, title=settings.model or "")
     print_metrics({"all": found.results}, found.metrics, title="all questions")
     for what, groups in found.groups.items():
-        if len(groups) > 1 and not found.table:  # a benchmark's table has its groups; the page has all of them
+        if len(groups) > 1 and not found.table:  # the table of a benchmark shows its groups already
             print_metrics_of_groups(what, groups, found.metrics)
     if found.errors:
         first = next(row for row in found.rows if row.error)
@@ -344,15 +365,19 @@ def run_evaluation(
     return found
 
 
-@evaluation.command("compare", short_help="Differences of two evaluations")
+@evaluation.command("compare", short_help="Compare two evaluations")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file for the differences.")
 def compare_command(first: Path, second: Path, output: Path | None) -> None:
-    """Compare two JSON files of evaluations: SECOND less FIRST, question by question, with 95 % intervals.
+    """Compare two JSON files of evaluations: SECOND minus FIRST, question by question, with 95 % intervals.
 
-    Both must have asked the same questions; those that only one of them asked are left out and counted. Of a benchmark, its
-    own numbers come first, strict; those that are no means stand beside each other without a difference.
+    Questions that only one evaluation asked are left out and counted. For a benchmark, its own strict metrics come first.
+    Metrics that are not means are shown side by side, without a difference.
+
+    \b
+    Example:
+      sif eval compare runs/eval/sft.json runs/eval/grpo.json
     """
     from sifthinker.benchmarks import benchmark
     from sifthinker.evaluation.compare import compare
@@ -380,28 +405,34 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
         if differences:
             print_metrics(columns, differences, title=name)
     if not any(parts.values()):
-        click.echo("no question has a metric in both evaluations, so that there is nothing to compare", err=True)
+        click.echo("nothing to compare: no question has a metric in both evaluations", err=True)
     for path, only in ((first, found.only_first), (second, found.only_second)):
         if only:
-            click.echo(f"questions asked in {path} alone, left out here: {only}", err=True)
-    click.echo(f"questions asked in both: {found.questions}", err=True)
+            click.echo(f"questions only in {path}, left out: {only}", err=True)
+    click.echo(f"questions in both: {found.questions}", err=True)
     if output:
         atomic_write(output, json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
         click.echo(output)
 
 
-@evaluation.command("card", short_help="Numbers to publish, as JSON and in a model card")
+@evaluation.command("card", short_help="Write results as a model card and as JSON")
 @click.argument("results", metavar="RESULTS", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model card to write or to add to: README.md.")
-@click.option("--numbers", type=click.Path(path_type=Path), help="JSON file for the numbers.")
-@click.option("--name", help="The model's name in the card's metadata [default: that of the first evaluation].")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model card to create or update, such as README.md.")
+@click.option("--numbers", type=click.Path(path_type=Path), help="JSON file for the results.")
+@click.option("--name", help="Name of the model in the metadata of the card [default: the name in the first evaluation].")
 def card_command(results: Sequence[Path], output: Path | None, numbers: Path | None, name: str | None) -> None:
-    """Write the numbers of the evaluations RESULTS for others: strict and official lenient, with intervals, the SHA-256 of
-    weights and questions, and how the model was asked. Without -o and --numbers, the card's section is printed.
+    """Write the results of evaluations for publication.
 
-    All are of one model, and no two of the same questions asked in the same way. A card that is there keeps its words, its
-    line ends, the keys and values of its metadata (not comments among them), and what an earlier call wrote of other
+    RESULTS are JSON files of `sif eval`, all of one model, each with other questions or other prompts. The card lists strict
+    and official lenient scores with intervals, the SHA-256 of weights and questions, and the prompt settings. Without -o and
+    --numbers, this section of the card is printed.
+
+    An existing card keeps its text, its line endings, its metadata (without comments), and earlier results on other
     questions.
+
+    \b
+    Example:
+      sif eval card runs/eval/cv-bench-grpo.json -o runs/grpo/README.md
     """
     from sifthinker.evaluation.card import card_section, write_card, write_numbers
     from sifthinker.evaluation.run import Evaluation
@@ -419,18 +450,24 @@ def card_command(results: Sequence[Path], output: Path | None, numbers: Path | N
         click.echo(card_section(found, model=name, names=called))
 
 
-@evaluation.command("export", short_help="Thoughts as JSON lines, COCO or Label Studio", cls=Command)
+@evaluation.command("export", short_help="Convert thoughts to JSON lines, COCO or Label Studio", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(get_args(ThoughtForm)), help="Whose form.")
+@click.option("--to", required=True, type=click.Choice(get_args(ThoughtForm)), help="Target format.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
-@click.option("--prefix", metavar="URL", help="What stands before image paths for Label Studio [default: its local files].")
+@click.option(
+    "--prefix", metavar="URL", help="Prefix of image paths for Label Studio [default: the URL of its local files]."
+)
 @click_options(EvalSettings, ("images", *DepthFiles.model_fields))
 def export_command(file: Path, to: str, output: Path, prefix: str | None, given: dict[str, Any]) -> None:
-    """Write the thoughts in FILE, a JSON file of an evaluation or the .eval.json of `sif think`, for other tools.
+    """Convert the thoughts in FILE for other tools.
 
-    Images are looked for in --images, by default in the folder of the questions that FILE names. For Label Studio an
-    interface is written beside OUTPUT, with the ending .xml. Depth files are read as they were for the evaluation, unless an
-    option says otherwise.
+    FILE is a JSON file of `sif eval`, or the .eval.json of `sif think`. Image paths are relative to --images [default: the
+    folder of the questions]. Depth files are read as in the evaluation, unless an option overrides that. For Label Studio, a
+    labelling interface is written beside OUTPUT, with the ending .xml.
+
+    \b
+    Example:
+      sif eval export runs/eval/chains-grpo.json --to coco -o thoughts.json
     """
     from sifthinker.evaluation.questions import questions_root
     from sifthinker.evaluation.run import Evaluation, reading_of
@@ -445,7 +482,7 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
     )
 
     if prefix is not None and to != "label-studio":
-        raise click.UsageError("--prefix is for --to label-studio")
+        raise click.UsageError("--prefix applies only to --to label-studio")
     interface = output.with_suffix(".xml") if to == "label-studio" else None
     keep_inputs((output, interface), file)
     make_folder(output.parent)
@@ -475,8 +512,8 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
         click.echo(interface)
     click.echo(output)
     for names, lack, hint in (
-        (blind, "pixels", "; --images names the folder of the images"),
-        ([name for name in gone if name not in blind], "true depths", ""),
+        (blind, "pixels", ". Set --images to the folder of the images"),
+        ([name for name in gone if name not in blind], "ground-truth depth", ""),
     ):
         if names:
             what = f"{len(names)} of {number_of(len(found.rows), 'thought')} without {lack}; the first, {names[0]!r}"
@@ -487,14 +524,23 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
 
 @click.command("rewards")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset whose examples the completions' ids name.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Page to write: completions with their boxes drawn.")
-@click.option("--most", default=60, show_default=True, type=click.IntRange(min=1), help="Completions on the page.")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset that contains the examples with these ids.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Web page to write: completions with their boxes drawn."
+)
+@click.option(
+    "--most", default=60, show_default=True, type=click.IntRange(min=1), help="Maximum number of completions on the page."
+)
 def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> None:
-    """Score the completions of FILE, JSON lines, by the four rewards of GRPO-SIF.
+    """Score the completions in FILE (JSON lines) with the four rewards of GRPO-SIF.
 
-    Each line has `completion` and `id`, the id of an example of --data; or `completion`, `answer`, `boxes`, and perhaps
-    `depth`, `choices` and `images`. Either may say what its boxes are: `coordinates`, and `resized` for pixels.
+    With --data, each line has `completion` and `id`, the id of an example. Without it, each line has `completion`, `answer`
+    and `boxes`, and optionally `depth`, `choices` and `images`. Both kinds may state the box format: `coordinates`, with
+    `resized` for pixels.
+
+    \b
+    Example:
+      sif rewards completions.jsonl --data chains -o rewards.html
     """
     from rich.console import Console
     from rich.table import Table
@@ -523,9 +569,9 @@ def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> No
         summary = summarise_scores(scores())
         advance(total)
     if not total:
-        raise RecordError(f"{file}: holds no completion")
+        raise RecordError(f"{file}: contains no completions")
     table = Table(title=f"{total} completions")
-    for heading in ("reward", "count", "mean", "std", "least", "greatest"):
+    for heading in ("reward", "count", "mean", "std", "min", "max"):
         table.add_column(heading, justify="left" if heading == "reward" else "right")
     table.add_column("reasons")
     for name, found in summary.items():

@@ -1,11 +1,11 @@
-"""The command line's face of settings: click options made from the fields of a `Settings` class.
+"""Click options built from the fields of a `Settings` class.
 
     @main.command(cls=Command)
     @click_options(BuildSettings, {"Depth": ["depth", "depth_near"], "": ["seed"]})
     def build(given: dict[str, Any]) -> None: ...
 
-Flag, kind, bounds, default and help come from the field; `given` holds what the user gave and nothing else, so that no
-default of a flag overrules what a file says.
+The field defines the option's name, type, bounds, default and help. `given` contains only what the user gave. Otherwise
+the default of an option would override a value from a file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from sifthinker.settings import Flag, Leaf, Settings, leaves
 
 
 class Command(click.Command):
-    """A command whose help shows the options of each group under its heading."""
+    """A command whose help lists options by group, each group under a heading."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, those of no group first."""
+        """Write the options, those without a group first."""
         groups: dict[str, list[tuple[str, str]]] = {"": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
@@ -39,7 +39,7 @@ class Command(click.Command):
 
 
 class _Option(click.Option):
-    """An option that knows the heading it stands under."""
+    """An option with the heading of its group."""
 
     def __init__(self, *arguments: Any, group: str, **values: Any) -> None:
         super().__init__(*arguments, **values)
@@ -47,14 +47,14 @@ class _Option(click.Option):
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """`ours=theirs,…` as a mapping.
+    """Parse `ours=theirs,…` to a mapping.
 
     Raises:
-        click.BadParameter: something else.
+        click.BadParameter: the text has another form.
     """
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
     if not all(key.strip() and item.strip() for key, _, item in pairs):
-        raise click.BadParameter(f"{text!r}: wanted {_PAIRS} with commas between")
+        raise click.BadParameter(f"expected {_PAIRS}, separated by commas, got {text!r}")
     return {key.strip(): item.strip() for key, _, item in pairs}
 
 
@@ -65,15 +65,15 @@ _METAVARS = {Mapping: _PAIRS, int: "N", float: "NUMBER"}
 def click_options(
     settings: type[Settings], fields: Mapping[str, Iterable[str]] | Iterable[str] | None = None, *, into: str = "given"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that gives a command the options of settings.
+    """Return a decorator that adds options for the fields of a settings class to a command.
 
     Args:
-        settings: whose fields.
-        fields: names of the fields that become options, in this order; or such names by the heading that `Command` shows
-            above them, "" for plain `Options`. By default all but sections and lists of sections, which no flag can say.
-        into: the argument of the command that takes what the user gave: field → value.
+        settings: the settings class.
+        fields: names of the fields that become options, in this order; or a mapping from heading to such names, with "" for
+            plain `Options`. By default all fields except sections and lists of sections, which have no option form.
+        into: the argument of the command that receives what the user gave: field → value.
     Raises:
-        KeyError: settings without such a field.
+        KeyError: the settings have no such field, or it has no option form.
     """
     if fields is None:
         fields = [name for name, item in settings.model_fields.items() if _kind(item) is not None]
@@ -101,12 +101,12 @@ def click_options(
 
 
 def direct_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator below `click_options`: the switch `--direct`, short for `--protocol direct`, in the same `given`."""
+    """Add the switch `--direct`, short for `--protocol direct`, to the same `given`. Goes below `click_options`."""
 
     @functools.wraps(function)
     def called(*arguments: Any, given: dict[str, Any], direct: bool, **values: Any) -> Any:
         if direct and given.get("protocol", "direct") != "direct":
-            raise click.UsageError(f"--direct and --protocol {given['protocol']} are both given; leave one out")
+            raise click.UsageError(f"--direct and --protocol {given['protocol']} exclude each other. Leave one out")
         return function(*arguments, given={**given, **({"protocol": "direct"} if direct else {})}, **values)
 
     return click.option("--direct", is_flag=True, help="Short for --protocol direct.")(called)
@@ -117,7 +117,7 @@ def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., A
     names = flag.names or (f"--{name.replace('_', '-')}",)
     found = _kind(item)
     if found is None:
-        raise KeyError(f"{name} has a kind that no flag can say")
+        raise KeyError(f"{name}: this type of field cannot be a command-line option")
     leaf, multiple = found
     default = item.get_default(call_default_factory=True, validated_data={}) if not item.is_required() else None
     values: dict[str, Any] = {"help": " ".join((item.description or "").partition("\n\n")[0].split()), "group": group}
@@ -140,7 +140,7 @@ def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., A
 
 
 def _kind(item: FieldInfo) -> tuple[Leaf, bool] | None:
-    """What one value of the flag is, and whether there may be several; None where no flag can say it."""
+    """Return the type of one value and whether the option is repeatable; None if the field has no option form."""
     found = leaves(item)
     if found[0].kind is Sequence:
         (leaf,) = leaves(FieldInfo(annotation=found[0].of))
@@ -164,7 +164,7 @@ def _type(leaf: Leaf) -> Any:
             key: getattr(limit, key) for limit in leaf.limits for key in ("gt", "ge", "lt", "le") if hasattr(limit, key)
         }
         low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
-        if leaf.kind is int:  # whole numbers above 0 are those from 1
+        if leaf.kind is int:  # an int above 0 is an int from 1
             low = low + ("gt" in limits) if low is not None else None
             high = high - ("lt" in limits) if high is not None else None
             return click.IntRange(low, high) if limits else click.INT

@@ -1,4 +1,4 @@
-"""`sif world` and `sif demo`: the embedded world. The only command file that imports `lab`."""
+"""`sif world`, `sif eval world` and `sif demo`: the embedded world. The only command file that imports `lab`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,28 @@ from sifthinker.evaluation.settings import EvalSettings
 
 @click.group()
 def world() -> None:
-    """The embedded world: scenes, questions, and a model small enough for a CPU."""
+    """The embedded world: generated scenes, questions, and a model small enough for a CPU."""
 
 
 @world.command("build", short_help="Render scenes and questions")
-@click.option("-n", "--count", default=1000, show_default=True, type=click.IntRange(min=1), help="Questions, one a scene.")
+@click.option(
+    "-n", "--count", default=1000, show_default=True, type=click.IntRange(min=1), help="Number of questions, one per scene."
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
-@click.option("--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Side of the pictures in pixels.")
+@click.option(
+    "--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]), help="Split of the scenes."
+)
+@click.option("--seed", default=0, show_default=True, help="Random seed of the scenes.")
+@click.option(
+    "--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Image width and height, in pixels."
+)
 def world_build(count: int, output: Path, split: str, seed: int, size: int) -> None:
-    """Render scenes with exact depth, and questions about them: `records.jsonl` for `sif data build`."""
+    """Render scenes with exact depth, and write questions about them to `records.jsonl` for `sif data build`.
+
+    \b
+    Example:
+      sif world build -n 100 -o world
+    """
     from sifthinker.lab.questions import write_world
 
     with bar("scenes", count) as advance:
@@ -41,9 +52,9 @@ def world_build(count: int, output: Path, split: str, seed: int, size: int) -> N
     click.echo(records)
 
 
-@world.command("nano", short_help="An untrained nano model")
+@world.command("nano", short_help="Write an untrained nano model")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option("--seed", default=0, show_default=True, help="Of the weights.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the weights.")
 def world_nano(output: Path, seed: int) -> None:
     """Write an untrained nano model with its processor."""
     from sifthinker.lab.nano import write_nano
@@ -52,18 +63,20 @@ def world_nano(output: Path, seed: int) -> None:
     click.echo(output)
 
 
-@world.command("baselines", short_help="Scores of guessing")
-@click.option("-n", "--count", default=1080, show_default=True, type=click.IntRange(min=1), help="Questions.")
-@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--seed", default=0, show_default=True, help="Moves to other scenes.")
+@world.command("baselines", short_help="Print the accuracy of guessing")
+@click.option("-n", "--count", default=1080, show_default=True, type=click.IntRange(min=1), help="Number of questions.")
+@click.option(
+    "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]), help="Split of the scenes."
+)
+@click.option("--seed", default=0, show_default=True, help="Random seed of the scenes.")
 def world_baselines(count: int, split: str, seed: int) -> None:
-    """Say what is scored on the world's questions without looking at a picture."""
+    """Print the accuracy on the world's questions that a model reaches without looking at the image."""
     from rich.console import Console
     from rich.table import Table
 
     from sifthinker.lab.benchmark import BASELINES, baselines
 
-    table = Table(title="answer accuracy without looking", caption="; ".join(f"{k}: {v}" for k, v in BASELINES.items()))
+    table = Table(title="answer accuracy without the image", caption="; ".join(f"{k}: {v}" for k, v in BASELINES.items()))
     for heading in ("family", "questions", *BASELINES):
         table.add_column(heading, justify="left" if heading == "family" else "right")
     for family, found in baselines(count, split=split, seed=seed).items():
@@ -73,14 +86,21 @@ def world_baselines(count: int, split: str, seed: int) -> None:
 
 
 @world.command("pretrain", short_help="Train nano from random weights")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run and of the model.")
-@click.option("--scale", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of all scenes.")
-@click.option("--batch-size", default=48, show_default=True, type=click.IntRange(min=1), help="Scenes a step.")
-@click.option("--seed", default=0, show_default=True, help="Of the weights.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the run and the model.")
+@click.option(
+    "--scale",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Factor on the number of scenes.",
+)
+@click.option("--batch-size", default=48, show_default=True, type=click.IntRange(min=1), help="Scenes per training step.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the weights.")
 def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> None:
-    """Teach a nano model from random weights what there is in scenes, where, and how far: about an hour on two CPU cores.
+    """Train a nano model from random weights to recognise the objects in a scene, their boxes and their depth.
 
-    The result is the base model that the package carries. It has never seen a chain. An interrupted run goes on.
+    Takes about an hour on two CPU cores. The result is the base model that the package contains. It has never seen a chain.
+    To resume an interrupted run, repeat the command.
     """
     quiet_libraries()
     from dataclasses import replace
@@ -96,11 +116,19 @@ def world_pretrain(output: Path, scale: float, batch_size: int, seed: int) -> No
 @world.command("pack", short_help="Pack a nano model for the package")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--about", required=True, help="What the model is and how it was made: the opening of its card.")
-@click.option("--questions", default=1080, show_default=True, type=click.IntRange(min=1), help="Test questions to measure.")
-@click.option("--scenes", default=270, show_default=True, type=click.IntRange(min=1), help="Test scenes to find objects in.")
+@click.option("--about", required=True, help="Introduction of the model card: what the model is and how it was made.")
+@click.option(
+    "--questions",
+    default=1080,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of test questions to evaluate on.",
+)
+@click.option(
+    "--scenes", default=270, show_default=True, type=click.IntRange(min=1), help="Number of test scenes to find objects in."
+)
 def world_pack(model: Path, output: Path, about: str, questions: int, scenes: int) -> None:
-    """Write a nano MODEL as the package carries it, measured, with its card: weights in bfloat16."""
+    """Convert a nano MODEL to the form in the package: weights in bfloat16, measured results, and a model card."""
     quiet_libraries()
     from sifthinker.lab.benchmark import card
     from sifthinker.lab.nano import pack
@@ -110,19 +138,26 @@ def world_pack(model: Path, output: Path, about: str, questions: int, scenes: in
     click.echo(output)
 
 
-@world.command("study", short_help="Measure what each part of the method does")
-@click.option("-o", "--output", default=Path("runs/study"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="How many seeds of every arm.")
-@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="The first of them.")
-@click.option("--arms", help="Names with commas between them [default: all].")
+@world.command("study", short_help="Measure the effect of each part of the method")
+@click.option(
+    "-o",
+    "--output",
+    default=Path("runs/study"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for runs and results.",
+)
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Number of seeds per arm.")
+@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(min=0), help="First seed.")
+@click.option("--arms", help="Names of arms, separated by commas [default: all].")
 @click.option("--base", default="nano", show_default=True, help="Model to start from.")
-@click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
-@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+@click.option("--short", is_flag=True, help="Run only a few steps of each part, as a quick test.")
+@click.option("--fresh", is_flag=True, help="Start over instead of resuming.")
 def world_study(output: Path, seeds: int, first_seed: int, arms: str | None, base: str, short: bool, fresh: bool) -> None:
-    """Measure what each part of the method does: arms of training on the embedded world, with several seeds.
+    """Measure the effect of each part of the method: train every arm on the embedded world, with several seeds.
 
-    Takes hours; what is finished is kept, and the same command goes on. Writes study.json and study.html after every arm, of
-    all that the folder holds: several processes may fill one folder, each with other seeds (--first-seed).
+    Takes hours. To resume an interrupted study, repeat the command. After every arm it writes study.json and study.html with
+    all results in the folder. Several processes may share one folder, each with its own seeds (--first-seed).
     """
     quiet_libraries()
     from sifthinker.lab.study import ARMS, SHORT, STUDY, run_study
@@ -142,11 +177,18 @@ def world_study(output: Path, seeds: int, first_seed: int, arms: str | None, bas
 
 
 @click.command("demo")
-@click.option("-o", "--output", default=Path("runs/demo"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--short", is_flag=True, help="A few steps of everything, to see that it works.")
-@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+@click.option(
+    "-o",
+    "--output",
+    default=Path("runs/demo"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for datasets, runs and the report.",
+)
+@click.option("--short", is_flag=True, help="Run only a few steps of each part, as a quick test.")
+@click.option("--fresh", is_flag=True, help="Start over instead of resuming.")
 def demo(output: Path, short: bool, fresh: bool) -> None:
-    """Scenes → chains → SFT → GRPO-SIF → evaluation → report, in minutes on a CPU."""
+    """Run the complete pipeline in minutes on a CPU: scenes, chains, SFT, GRPO-SIF, evaluation and report."""
     quiet_libraries()
     from sifthinker.evaluation.metrics import METRICS
     from sifthinker.lab.demo import run_demo
@@ -157,7 +199,7 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     click.echo(report)
 
 
-@click.command("world", cls=Command, short_help="The embedded world's questions")
+@click.command("world", cls=Command, short_help="Measure a model on the embedded world")
 @click_options(EvalSettings, ("model", "output", "protocol", "rgb_only", *SERVER_FIELDS))
 @direct_option
 @click.option(
@@ -166,16 +208,24 @@ def demo(output: Path, short: bool, fresh: bool) -> None:
     default=324,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Questions, in turn of each family and level.",
+    help="Number of questions, spread evenly over families and levels.",
 )
-@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]))
-@click.option("--seed", default=0, show_default=True, help="Random seed of the scenes.")
-@click.option("--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Side of the pictures in pixels.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Questions at once.")
 @click.option(
-    "--max-new-tokens", default=400, show_default=True, type=click.IntRange(min=1), help="Longest answer, in tokens."
+    "--split", default="test", show_default=True, type=click.Choice(["train", "val", "test"]), help="Split of the scenes."
 )
-@click.option("--fresh", is_flag=True, help="Start over instead of going on.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the scenes.")
+@click.option(
+    "--size", default=64, show_default=True, type=click.IntRange(16, 2048), help="Image width and height, in pixels."
+)
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Questions per batch.")
+@click.option(
+    "--max-new-tokens",
+    default=400,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Maximum length of an answer, in tokens.",
+)
+@click.option("--fresh", is_flag=True, help="Start over instead of resuming.")
 def eval_world(
     given: dict[str, Any],
     count: int,
@@ -186,9 +236,9 @@ def eval_world(
     max_new_tokens: int,
     fresh: bool,
 ) -> None:
-    """Ask a model questions about held-out scenes of the embedded world: every metric, by family, with intervals."""
+    """Measure a model on held-out scenes of the embedded world: every metric, by family, with intervals."""
     if "model" not in given:
-        raise click.UsageError("name a model with --model")
+        raise click.UsageError("--model is missing. Specify the model to measure")
     from sifthinker.lab.benchmark import world_questions
 
     data = f"world, split {split}, seed {seed}, size {size}"

@@ -1,4 +1,4 @@
-"""The `sif` command: which command lies in which file. A file is imported when its command is used."""
+"""The `sif` command: a table of commands and their files. A file is imported when its command is used."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from sifthinker import __version__
 from sifthinker.cli.terminal import FAILED
 from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 
-# Command → (its file, its name there, what it does). The help lists them without importing a file, to answer at once.
-# A file that is not there takes its commands with it.
+# Command → (file, name in the file, short help). `sif --help` uses this table because importing the files is slow.
+# If a file is missing, its commands are missing too.
 _COMMANDS = {
-    "demo": ("lab", "demo", "Everything at once, in minutes, on a CPU"),
+    "demo": ("lab", "demo", "Run the complete pipeline in minutes, on a CPU"),
     "data": ("data", "data", "Build, check and browse chains of thought"),
-    "train": ("train", "train_command", "Train a model: SFT or GRPO-SIF"),
-    "plan": ("train", "plan", "What a run will need, and what is wrong with it"),
-    "model": ("train", "model", "Merge adapters into models"),
-    "think": ("think", "think_command", "Answer a question about an image"),
-    "app": ("app", "app_command", "A page in the browser that asks a model"),
-    "eval": ("evaluate", "evaluation", "Measure a model"),
-    "rewards": ("evaluate", "rewards", "Score completions by the rewards of GRPO-SIF"),
-    "world": ("lab", "world", "The embedded world: scenes, questions, a tiny model"),
+    "train": ("train", "train_command", "Train a model with SFT or GRPO-SIF"),
+    "plan": ("train", "plan", "Show what a training run needs, and check its config"),
+    "model": ("train", "model", "Merge LoRA adapters into models"),
+    "think": ("think", "think_command", "Answer questions about images"),
+    "app": ("app", "app_command", "Ask a model in the browser"),
+    "eval": ("evaluate", "evaluation", "Measure a model on questions or benchmarks"),
+    "rewards": ("evaluate", "rewards", "Score completions with the rewards of GRPO-SIF"),
+    "world": ("lab", "world", "Embedded world: scenes, questions and a tiny model"),
 }
 
 
 class Sif(click.Group):
-    """Finds commands in their files; turns our errors into one line and an exit status."""
+    """The group of all commands. Turns a `SIFError` into one line on standard error and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which people meet them."""
+        """Return the commands in the order of a typical workflow."""
         return [name for name, (file, *_) in _COMMANDS.items() if find_spec(f"sifthinker.cli.{file}")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name, its file imported."""
+        """Import the file of a command and return the command."""
         if cmd_name not in self.list_commands(ctx):
             return None
         file, name, _ = _COMMANDS[cmd_name]
@@ -44,18 +44,18 @@ class Sif(click.Group):
         return found
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The overview, without the lines of commands that are not there."""
+        """Write the overview without the lines of missing commands."""
         gone = tuple(f"sif {name} " for name in _COMMANDS if name not in self.list_commands(ctx))
         self.help = "\n".join(line for line in (self.help or "").splitlines() if not line.lstrip().startswith(gone))
         super().format_help_text(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands by the table."""
+        """List the commands from the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; errors end it with a message, an interruption with what to do next."""
+        """Run a command; end it with a message and an exit status on an error or an interruption."""
         try:
             return super().invoke(ctx)
         except SIFError as error:
@@ -78,12 +78,14 @@ def main() -> None:
     """Teach vision-language models to think with images.
 
     \b
-    sif demo                 everything at once, in minutes, on a laptop
-    sif data build FILE      questions with boxes → chains of thought
-    sif train sft|grpo FILE  chains → a model that thinks with images
-    sif think IMAGE "…"      the model's steps, as a page
-    sif app                  the same in the browser, step by step
-    sif eval DATASET         how good is it?
+    sif demo                 run the complete pipeline, in minutes, on a laptop
+    sif data build FILE      build chains of thought from questions with boxes
+    sif train sft|grpo FILE  train a model on chains, as a config file describes
+    sif think IMAGE "…"      answer a question and write the steps as a page
+    sif app                  ask a model in the browser
+    sif eval DATASET         measure a model
+
+    `sif COMMAND --help` describes a command and its options.
     """
 
 

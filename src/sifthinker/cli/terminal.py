@@ -1,4 +1,4 @@
-"""What every command says and shows: messages, progress bars, tables, exit statuses, and guards of what it reads."""
+"""Shared output of all commands: messages, progress bars, tables, exit statuses, and guards against overwriting inputs."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ if TYPE_CHECKING:
     from sifthinker.evaluation.metrics import Result
 
 FAILED = 2  # exit status of an error
-SOME_REJECTED = 3  # exit status of a build that finished, but left records out
+SOME_REJECTED = 3  # exit status of a command that finished, but rejected records or failed on some questions
 
 
 def keep_inputs(outputs: Iterable[Path | None], *inputs: Path) -> None:
-    """Refuse to write over what a command reads."""
+    """Raise `ConfigError` if an output would overwrite an input."""
     from sifthinker.errors import ConfigError
 
     written = {output.resolve() for output in outputs if output is not None}
     for given in inputs:
         for file in (given, *(given / name for name in ("examples.jsonl", "rejects.jsonl", "manifest.json"))):
             if file.resolve() in written:
-                raise ConfigError(f"{file} would be written over; choose another -o")
+                raise ConfigError(f"{file} is an input and would be overwritten. Choose another output")
 
 
 def no_model() -> click.UsageError:
-    """What is wrong where no model was named and the package carries none."""
+    """Return the error for a missing --model when the package contains no embedded model."""
     return click.UsageError(
-        "this installation carries no model; name one with --model: a folder of `sif train`, or with --direct a name such "
-        "as Qwen/Qwen2.5-VL-7B-Instruct"
+        "this installation contains no embedded model. Specify one with --model: a folder written by `sif train` or, with "
+        "--direct, a name such as Qwen/Qwen2.5-VL-7B-Instruct"
     )
 
 
 def printable(text: str) -> str:
-    """A text of a model or of data as a terminal may be sent it: control characters, which could steer it, are replaced."""
+    """Replace the control characters in a text from a model or from data: they could control the terminal."""
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in text)
 
 
 def number_of(number: int, thing: str) -> str:
-    """`1 finding`, `2 findings`."""
+    """Return a count with its noun: `1 finding`, `2 findings`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def describe_usage(usage: Usage) -> str:
-    """Tokens and cost in a few words, "" where there are none."""
+    """Return tokens and cost as text, "" if both are 0."""
     tokens = usage.prompt_tokens + usage.completion_tokens
     return (f", {tokens:,} tokens" if tokens else "") + (f", cost {usage.cost:.2f}" if usage.cost else "")
 
 
 def say_counts(counts: Counts, rejects: Iterable[dict[str, Any]], named: Path) -> None:
-    """Say how many records came through, and for each reason how many did not and what the first of them was."""
+    """Print how many records were accepted and rejected, with the count and the first message of each reason."""
     click.echo(f"{counts.accepted} accepted, {counts.clipped} of them clipped, {counts.rejected.total()} rejected", err=True)
     first: dict[str, str] = {}
     for row in rejects:
         first.setdefault(row["code"], row["reason"])
     for code, number in sorted(counts.rejected.items()):
-        click.echo(f"  {number} × {code}, the first: {first[code]}", err=True)
+        click.echo(f"  {number} × {code}; the first: {first[code]}", err=True)
     if first:
-        click.echo(f"  every one is named in {named}", err=True)
+        click.echo(f"  complete list: {named}", err=True)
 
 
 _COLUMNS = 3  # results side by side
@@ -70,17 +70,23 @@ _MOST_GROUPS = 18
 
 
 def print_metrics_of_groups(what: str, groups: Mapping[str, Any], metrics: Sequence[str] | Mapping[str, Any]) -> None:
-    """Tables of metrics by group, a few columns each; of very many groups the first. `what` is what they are grouped by."""
+    """Print tables of metrics by group, a few groups per table, and at most the first `_MOST_GROUPS` groups.
+
+    Args:
+        what: the name of the grouping, such as `family`.
+        groups: group → results.
+        metrics: names of the metrics, in order.
+    """
     shown = list(groups.items())[:_MOST_GROUPS]
     for start in range(0, len(shown), _COLUMNS):
         columns = {name or "(not stated)": found for name, found in shown[start : start + _COLUMNS]}
         print_metrics(columns, metrics, title=f"by {what}")
     if len(groups) > len(shown):
-        click.echo(f"and {len(groups) - len(shown)} groups more, in the JSON file", err=True)
+        click.echo(f"and {len(groups) - len(shown)} more groups; see the JSON file", err=True)
 
 
 def _cell(result: Result | None, *, narrow: bool) -> str:
-    """A result in one line; in two narrow ones, of which three columns fit a terminal of 80 characters."""
+    """Return a result as one line, or as two short lines: three such columns fit into 80 characters."""
     if result is None:
         return "–"
     mean, interval, count = f"{result.mean:.3f}", f"[{result.low:.3f}, {result.high:.3f}]", f"({result.count})"
@@ -88,8 +94,10 @@ def _cell(result: Result | None, *, narrow: bool) -> str:
 
 
 def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str = "") -> None:
-    """A table of metrics: a row each, a column for each set of results; a metric that no set has is left out, and one that
-    a set lacks is a dash."""
+    """Print a table of metrics: one row per metric, one column per set of results.
+
+    A metric that no set has is left out. A dash marks a metric that a set lacks.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -106,19 +114,19 @@ def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Around work that a repeated command goes on with."""
+    """Print how to resume if the user interrupts the work in this block."""
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("\nsif: the same command goes on where this one stopped", err=True)
+        click.echo("\nsif: to resume, repeat the command", err=True)
         raise
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' bars and deprecation notices out of ours. Their errors and warnings about data still show.
+    """Hide the progress bars and deprecation notices of other libraries. Their errors and warnings about data still show.
 
-    Where they are not imported yet they are told by the environment: importing them takes seconds, which a model on a server
-    does not need.
+    For a library that is not imported yet, this sets environment variables. Importing it would take seconds, and models on
+    a server do not need it.
     """
     import os
     import sys
@@ -136,7 +144,7 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def spinner(title: str) -> Iterator[None]:
-    """A line on standard error while something is worked out of which nobody knows how long it takes."""
+    """Show a title with a spinner on standard error, for work of unknown length."""
     from rich.console import Console
 
     with Console(stderr=True).status(title):
@@ -145,7 +153,7 @@ def spinner(title: str) -> Iterator[None]:
 
 @contextmanager
 def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; yields advance(done, words)."""
+    """Show a progress bar on standard error; yields advance(done, words, expected)."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

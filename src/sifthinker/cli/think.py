@@ -1,4 +1,4 @@
-"""`sif think`: one question about one image; one about every image of a folder; a file of questions."""
+"""`sif think`: ask one question about one image or about every image in a folder, or ask a file of questions."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ _MOST_NAMED = 20  # files in a message
     {
         "": ["model", "protocol", "coordinates", "output"],
         "Depth": ["depth", *DepthFiles.model_fields],
-        "The model": ["max_new_tokens", "max_pixels", "dtype"],
-        "A model on a server": SERVER_FIELDS,
+        "Model": ["max_new_tokens", "max_pixels", "dtype"],
+        "Model on a server": SERVER_FIELDS,
     },
 )
 @click_options(
@@ -50,35 +50,41 @@ _MOST_NAMED = 20  # files in a message
     into="many",
 )
 @direct_option
-@click.option("--json", "as_json", is_flag=True, help="Print thoughts as JSON, one line each, and nothing else.")
-@click.option("--fresh", is_flag=True, help="Of many questions: start over instead of going on.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the thoughts, one JSON line each.")
+@click.option("--fresh", is_flag=True, help="Start over instead of resuming (many questions).")
 def think_command(
     image: Path, question: str | None, given: dict[str, Any], many: dict[str, Any], as_json: bool, fresh: bool
 ) -> None:
-    """Answer QUESTION about IMAGE: print the steps and the answer, and write them as a page.
+    """Answer QUESTION about IMAGE. Prints the steps and the answer, and writes them as a web page.
 
-    QUESTION about FOLDER asks it about every image in it. FILE.jsonl, or a dataset folder, has questions of its own, see
-    `sif eval`. The thoughts are JSON lines, with a page beside them; an interrupted command goes on when it is repeated.
+    With FOLDER, the question is asked about every image in the folder. FILE.jsonl and dataset folders contain their own
+    questions; for the format see `sif eval`. Both write thoughts as JSON lines, and a page beside them. To resume an
+    interrupted command, repeat it.
 
-    Without --model the embedded model answers, where the package has one, and directly: it knows the scenes of `sif world
-    build` and nothing else, and has not learnt to think in steps.
+    Without --model, the embedded model answers, without steps. It knows only the scenes of `sif world build`.
+
+    \b
+    Examples:
+      sif think kitchen.jpg "What colour is the mug?" --model runs/grpo
+      sif think kitchen.jpg "What colour is the mug?" --model Qwen/Qwen2.5-VL-7B-Instruct --direct
+      sif think photos/ "How many people are there?" --model runs/grpo -o people.jsonl
     """
     if question is not None and not question.strip():
-        raise click.UsageError("the question is blank")
+        raise click.UsageError("QUESTION is blank. Write a question")
     settings = ThinkSettings.from_values(given)
     of_questions = image.suffix.lower() in _QUESTIONS and not image.is_dir()
     if of_questions and question is not None:
-        raise click.UsageError(f"{image} has questions of its own; leave QUESTION out")
+        raise click.UsageError(f"{image} contains its own questions. Leave QUESTION out")
     if of_questions or image.is_dir():
         _think_many(image, question, settings, many, as_json, fresh)
         return
     if question is None:
-        raise click.UsageError(f'say what is asked: sif think {image} "What is …?"')
+        raise click.UsageError(f'QUESTION is missing. Write: sif think {image} "What is …?"')
     if many or fresh:
         name = next(iter(many), "fresh").replace("_", "-")
-        raise click.UsageError(f"--{name} is for many questions: a folder of images, or a file of questions")
+        raise click.UsageError(f"--{name} applies only to many questions: a folder of images or a file of questions")
     if settings.budget is not None:
-        raise click.UsageError("--budget is for many questions; what one answer costs is known when it is there")
+        raise click.UsageError("--budget applies only to many questions. Leave it out")
     _think_one(image, question, settings, as_json)
 
 
@@ -91,12 +97,14 @@ def _think_one(image: Path, question: str, settings: ThinkSettings, as_json: boo
     page = settings.output or (None if as_json else Path(f"{image.stem}.thought.html"))
     if page is not None:
         keep_inputs((page,), image, *([Path(settings.depth)] if settings.depth else []))
-        make_folder(page.parent)  # before minutes are spent on what could not be written
+        make_folder(page.parent)  # fail before the model runs for minutes
         if page.is_dir():
-            raise click.UsageError(f"-o {page} is a folder; name a file, .html or .png")
+            raise click.UsageError(f"-o {page} is a folder. Specify a file that ends in .html or .png")
         if not names_thought(page):
-            raise click.UsageError(f"-o {page} is for many questions; one thought is a page or picture, .html or .png")
-    load_image(image)  # what is wrong with it is said before a model is loaded
+            raise click.UsageError(
+                f"-o {page}: JSON lines are only for many questions. Specify a file that ends in .html or .png"
+            )
+    load_image(image)  # report a broken image before the model is loaded
     if settings.model is None:
         settings = settings.replace(model=_embedded_model([image]), protocol="direct")
     if settings.depth is None:
@@ -133,29 +141,33 @@ def _print_steps(thought: Thought) -> None:
 
 
 def _say_problems(thought: Thought, model: str | None) -> None:
-    """What is wrong with a thought, on standard error."""
+    """Print the problems of a thought on standard error."""
     from sifthinker.chain import other_coordinates
     from sifthinker.coordinates import default_for
     from sifthinker.thinker import problems_of
 
     faults, problems = thought.faults, problems_of(thought)
     for fault in faults:
-        click.echo(printable(f"the reply: {fault.message} [{fault.code}]"), err=True)
+        click.echo(printable(f"problem: {fault.message} [{fault.code}]"), err=True)
     if len(problems) > len(faults):
         click.echo(printable(f"not a valid chain: {problems[len(faults)]}"), err=True)
     if problems and thought.protocol == "chain":
         looks = other_coordinates(thought.text, thought.frame)
         if looks:
             family = default_for(_type_or_name(model))
-            known = "" if family == "unit" else f"; published models of its family write {family}"
-            click.echo(f"its boxes look like {looks}; --coordinates says what the model has learnt{known}", err=True)
+            known = "" if family == "unit" else f" (published models of its family write {family})"
+            click.echo(
+                f"the boxes look like {looks}; set --coordinates to the format that the model was trained on{known}",
+                err=True,
+            )
     if thought.protocol == "structured" and any(fault.code in ("box_range", "box_order") for fault in faults):
         family = default_for(_type_or_name(model))
         click.echo(
-            f"boxes were asked for in {family} unless told otherwise; --coordinates says what the model writes", err=True
+            f"the prompt asks for boxes in {family} by default; set --coordinates to the format that the model writes",
+            err=True,
         )
     if not thought.complete and all(fault.code != "cut_off" for fault in faults):
-        click.echo("the model ran out of tokens before it ended; see --max-new-tokens", err=True)
+        click.echo("the reply reached the token limit before its end; increase --max-new-tokens", err=True)
 
 
 def _think_many(
@@ -165,7 +177,9 @@ def _think_many(
 
     output = settings.output or Path(f"{source.resolve().stem or 'images'}.thoughts.jsonl")
     if output.suffix.lower() != ".jsonl" or output.is_dir():
-        raise click.UsageError(f"-o {output}: thoughts about many questions are JSON lines; name a file that ends in .jsonl")
+        raise click.UsageError(
+            f"-o {output}: thoughts about many questions are JSON lines. Specify a file that ends in .jsonl"
+        )
     quiet_libraries()
     from sifthinker.show.report import evaluation_page, refuse_foreign_page, write_page
     from sifthinker.thinking import evaluation_path, think_many
@@ -188,7 +202,7 @@ def _think_many(
             **many,
         )
     if found.known:
-        click.echo("these questions were asked before; --fresh asks them again", err=True)
+        click.echo("all questions were already answered; --fresh asks them again", err=True)
     asked = [row for row in found.rows if not row.error]
     if settings.depth is None and not any(row.depth is not None for row in asked):
         click.echo("no depth files: RGB only (see --depth)", err=True)
@@ -198,8 +212,8 @@ def _think_many(
         click.echo(f"{said}; the first, {first.id!r}: {', '.join(first.problems)}", err=True)
     unfinished = sum(not row.complete for row in asked)
     if unfinished:
-        click.echo(f"{unfinished} ran out of tokens before they ended; see --max-new-tokens", err=True)
-    _name("without pixels or true depths", (f"{name}: {why}" for name, why in gone.items()))
+        click.echo(f"replies that reached the token limit: {unfinished}; increase --max-new-tokens", err=True)
+    _name("thoughts without pixels or ground-truth depth", (f"{name}: {why}" for name, why in gone.items()))
     _name("questions that could not be asked", (f"{row.id}: {row.error}" for row in found.rows if row.error))
     write_page(page, evaluation_page(found, title=f"Thoughts: {source.name or source}"))
     if as_json:
@@ -213,7 +227,7 @@ def _think_many(
 
 
 def _questions(source: Path, question: str | None, settings: ThinkSettings, many: dict[str, Any]) -> Sequence[Question]:
-    """The questions that are asked; says which files of a folder are not."""
+    """Return the questions to ask. Prints which files of a folder are left out."""
     from sifthinker.depth import DepthReading
     from sifthinker.evaluation.questions import read_questions
     from sifthinker.records import EXAMPLES
@@ -223,23 +237,25 @@ def _questions(source: Path, question: str | None, settings: ThinkSettings, many
     limit = many.get("limit")
     if question is None:
         if source.is_dir() and not (source / EXAMPLES).is_file():
-            raise click.UsageError(f'say what is asked about its images: sif think {source} "What is …?"')
+            raise click.UsageError(
+                f'{source} is a folder of images, and QUESTION is missing. Write: sif think {source} "What is …?"'
+            )
         kept = {name: many[name] for name in ("images", "box_space") if name in many}
         return read_questions(source, limit=limit, reading=reading, **kept)
     for name in ("images", "box_space", "show_choices"):
         if name in many:
-            raise click.UsageError(f"--{name.replace('_', '-')} is for a file of questions")
+            raise click.UsageError(f"--{name.replace('_', '-')} applies only to a file of questions")
     found = questions_about(source, question, reading)
     _name("files left out", found.left.values())
     beside = [number_of(found.depths, "depth file")] if found.depths else []
-    beside += [f"{number_of(found.folders, 'folder')} not looked into"] if found.folders else []
+    beside += [f"{number_of(found.folders, 'subfolder')} skipped"] if found.folders else []
     words = f" ({', '.join(beside)})" if beside else ""
     click.echo(f"{number_of(len(found.questions), 'image')} in {source}{words}", err=True)
     return found.questions[:limit]
 
 
 def _name(what: str, lines: Iterable[str]) -> None:
-    """Name what went wrong, a line each, on standard error."""
+    """Print a count and one line per item on standard error."""
     found = list(lines)
     if found:
         click.echo(f"{what}: {len(found)}", err=True)
@@ -250,7 +266,7 @@ def _name(what: str, lines: Iterable[str]) -> None:
 
 
 def _type_or_name(model: str | None) -> str:
-    """What tells a model's family: the type in its folder's config.json, else its name."""
+    """Return the text that identifies a model's family: the type in its config.json, else its name."""
     try:
         config = json.loads((Path(model or "") / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -259,10 +275,10 @@ def _type_or_name(model: str | None) -> str:
 
 
 def _embedded_model(images: Sequence[Any]) -> str:
-    """The embedded model answers; say so, and warn where it cannot know what it is shown.
+    """Return the name of the embedded model. Print that it answers, or warn if it cannot know an image.
 
     Args:
-        images: paths; others are no scenes that it knows.
+        images: paths. Any other kind of image counts as unknown to the model.
     """
     from sifthinker.embedded import EMBEDDED
     from sifthinker.errors import ImageError
@@ -272,18 +288,21 @@ def _embedded_model(images: Sequence[Any]) -> str:
         try:
             return isinstance(image, Path) and bears_mark(image, mark)
         except ImageError:
-            return False  # asking about it will say why
+            return False  # the question about this image reports the error
 
     for name, model in EMBEDDED.items():
         strange = next((image for image in images if not known(image, model.mark)), None)
         if strange is None:
-            click.echo(f"{name} answers: the embedded model of three million parameters, no steps; see --model", err=True)
+            click.echo(
+                f"no --model given: using {name}, the embedded model (three million parameters, answers without steps)",
+                err=True,
+            )
         else:
             called = strange.name if isinstance(strange, Path) else "such images"
             click.echo(
-                f"warning: no --model was named, and {name}, the embedded model, knows only the scenes of `sif world "
-                f"build`; what it says about {called} means nothing. For photographs: sif think IMAGE QUESTION "
-                "--model Qwen/Qwen2.5-VL-7B-Instruct --direct, or without --direct a model of `sif train`",
+                f"warning: no --model given. The embedded model {name} knows only the scenes of `sif world build`; its "
+                f"answer about {called} is meaningless. For photographs: sif think IMAGE QUESTION --model "
+                "Qwen/Qwen2.5-VL-7B-Instruct --direct, or a model of `sif train` without --direct",
                 err=True,
             )
         return name

@@ -1,4 +1,4 @@
-"""`sif train`, `sif plan` and `sif model`: chains → a model."""
+"""`sif train`, `sif plan` and `sif model`: train models on chains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sifthinker.cli.terminal import (
     spinner,
 )
 
-_SMALL_GIB = 0.1  # below it memory is given in MiB
+_SMALL_GIB = 0.1  # smaller amounts of memory are printed in MiB
 
 
 @click.command("train", context_settings={"ignore_unknown_options": True})
@@ -24,10 +24,16 @@ _SMALL_GIB = 0.1  # below it memory is given in MiB
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
-    """Train a model as CONFIG, a YAML file, says; a run that was interrupted goes on from its newest checkpoint.
+    """Train a model as described in CONFIG, a YAML file.
 
-    Any key of the file can be overridden: `--output runs/b --training.learning_rate 1e-5`; a field of TRL's config needs no
-    prefix: `--learning_rate 1e-5`.
+    To resume an interrupted run, repeat the command. It continues from the newest checkpoint. OVERRIDES replace keys of
+    CONFIG and are written --key value. Fields of TRL's config need no prefix: `--learning_rate 1e-5` is short for
+    `--training.learning_rate 1e-5`.
+
+    \b
+    Examples:
+      sif train sft configs/nano-sft.yaml
+      sif train grpo configs/nano-grpo.yaml --output runs/b --learning_rate 1e-5
     """
     quiet_libraries()
     from sifthinker.training.settings import load_config
@@ -41,10 +47,24 @@ def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
 @click.command("plan", context_settings={"ignore_unknown_options": True})
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-@click.option("--gpu", "gpu_gib", type=click.FloatRange(min=0, min_open=True), help="Memory of the GPU in GiB.")
-@click.option("--stage", type=click.Choice(["sft", "grpo"]), help="[default: the one whose keys CONFIG has]")
+@click.option(
+    "--gpu",
+    "gpu_gib",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Plan for a GPU with this memory, in GiB [default: plan for this machine].",
+)
+@click.option(
+    "--stage", type=click.Choice(["sft", "grpo"]), help="Training stage [default: the stage whose keys CONFIG has]."
+)
 def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage: Any) -> None:
-    """Say what a run of CONFIG will do and need, and what is wrong with it, without loading weights."""
+    """Print what a training run of CONFIG will do and need, and what is wrong with CONFIG. Loads no weights.
+
+    OVERRIDES replace keys of CONFIG, as in `sif train`.
+
+    \b
+    Example:
+      sif plan configs/one-24gb-gpu-sft.yaml --gpu 24
+    """
     quiet_libraries()
     from sifthinker.training.plan import make_plan
     from sifthinker.training.settings import guess_stage, load_config
@@ -52,12 +72,12 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
 
     stage = stage or guess_stage(config)
     settings = load_config(config, stage, list(_overrides(overrides)))
-    with spinner("counting tokens and working out memory; many or large images take minutes"):
+    with spinner("counting tokens and estimating memory; many or large images take minutes"):
         made = make_plan(settings, stage, defaults(stage), gpu_gib=gpu_gib)
     click.echo(f"stage: {stage}")
     for name, fact in made.facts.items():
         click.echo(f"{name}: {fact}")
-    click.echo(f"memory a process, about {made.total_gib:.1f} GiB:")
+    click.echo(f"memory per process, about {made.total_gib:.1f} GiB:")
     for name, gib in made.memory_gib.items():
         click.echo(f"  {name}: {gib:.2f} GiB" if gib >= _SMALL_GIB else f"  {name}: {gib * 1024:.1f} MiB")
     for note in made.notes:
@@ -70,15 +90,20 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
 
 @click.group()
 def model() -> None:
-    """Work on trained models."""
+    """Merge LoRA adapters into models."""
 
 
 @model.command("merge", short_help="Merge a LoRA adapter into its base model")
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option("--base", help="Base model [default: the one the adapter names].")
+@click.option("--base", help="Base model [default: the one recorded in the adapter].")
 def model_merge(adapter: Path, output: Path, base: str | None) -> None:
-    """Merge a LoRA ADAPTER, for instance a checkpoint of a run, into its base model."""
+    """Merge a LoRA ADAPTER, such as a checkpoint of a run, into its base model.
+
+    \b
+    Example:
+      sif model merge runs/sft/checkpoint-500 -o runs/sft-merged
+    """
     quiet_libraries()
     from sifthinker.models import merge_adapter
 
@@ -87,16 +112,16 @@ def model_merge(adapter: Path, output: Path, base: str | None) -> None:
 
 
 def _overrides(words: tuple[str, ...]) -> Iterator[str]:
-    """`--key value` and `--key=value` as `key=value`."""
+    """Convert `--key value` and `--key=value` to `key=value`."""
     rest = iter(words)
     for word in rest:
         if not word.startswith("--"):
-            raise click.UsageError(f"got {word!r}; overrides are written --key value")
+            raise click.UsageError(f"unexpected argument {word!r}. Write overrides as --key value")
         key = word[2:]
         if "=" in key:
             yield key
             continue
         value = next(rest, None)
         if value is None:
-            raise click.UsageError(f"--{key} has no value")
+            raise click.UsageError(f"--{key} has no value. Write --{key} VALUE")
         yield f"{key}={value}"

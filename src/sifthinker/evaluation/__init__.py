@@ -1,1 +1,1 @@
-"""Measuring models: strict scoring, every number with its count."""
+"""Evaluation of models: strict scoring, and a count with every number."""

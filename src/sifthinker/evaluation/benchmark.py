@@ -1,6 +1,6 @@
-"""What makes a published benchmark: how its files are read, its own metrics, and the numbers of its table.
+"""The definition of a published benchmark: a reader for its files, its own metrics, and the numbers of its table.
 
-`sifthinker.benchmarks` holds the benchmarks themselves. Here is what an evaluation needs to know of any of them.
+`sifthinker.benchmarks` contains the benchmarks themselves. This module has what an evaluation needs to know about them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sifthinker.thinker import Thought
 
 
 class Unit(NamedTuple):
-    """One of the values that a number is the mean of: of a question, or of a pair of them.
+    """One value that enters the mean of a number: the value of a question, or of a pair of questions.
 
     Args:
-        group: groups count alike.
+        group: group of the value; groups have equal weight.
         value: the value.
-        ids: of the rows that it comes from.
+        ids: ids of the rows that it comes from.
     """
 
     group: str
@@ -32,20 +32,20 @@ class Unit(NamedTuple):
     ids: tuple[str, ...]
 
 
-# What a number is the mean of.
+# Returns the values whose mean is the number.
 Units = Callable[[Sequence[Row]], Iterable[Unit]]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number that is no mean, and how it changes when what it is worked out from is drawn again.
+    """A number that is not a mean, in a form that a bootstrap can resample.
 
     Args:
-        parts: how many parts there are that are drawn as wholes, for instance the images of all questions.
-        value: the number, 0 or more, where each part counts so many times: (parts,) whole numbers, 0 for one that is left
-            out; None where it cannot be worked out.
-        biased: whether the values of other draws lie to one side of the number, so that their percentiles say nothing about
-            it; such a number is a share, from 0 to 1.
+        parts: number of parts to resample, for example the images of all questions.
+        value: returns the number (0 or more) for a resample, or None if it has none. A resample is an integer array of shape
+            (parts,): how often each part was drawn, 0 if it was not.
+        biased: whether the values of resamples lie to one side of the number, so that their percentiles are no interval of
+            it. A biased number must be a share from 0 to 1.
     """
 
     parts: int
@@ -54,10 +54,10 @@ class Estimate:
 
 
 class Asked(list[Row]):
-    """The rows that the numbers of a table are worked out of.
+    """The rows that the numbers of a table are computed from: those without an error.
 
     Attributes:
-        known: what a statistic keeps of them for the next one that needs it, by keys of its own.
+        known: cache that statistics share, by keys of their own.
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -65,38 +65,39 @@ class Asked(list[Row]):
         self.known: dict[Any, Any] = {}
 
 
-# What is worked out once from the rows, so that a bootstrap does not read them again.
+# Computes an estimate from the rows once. The bootstrap then does not read the rows again.
 Statistic = Callable[[Sequence[Row]], Estimate | None]
 
 _BIASED_RESAMPLES = 200  # a standard deviation needs fewer than percentiles do
 
 
 class Reader(Protocol):
-    """Reads a benchmark's files as they are published."""
+    """Reader of a benchmark's files in their published layout."""
 
     def __call__(
         self, data: str | os.PathLike[str], split: str, *, images: str | os.PathLike[str] | None, limit: int | None
     ) -> list[Question]:
-        """
+        """Read the questions of a split.
+
         Args:
             data: local file or folder, or a Hugging Face name.
-            split: one of the benchmark's.
-            images: folder of the images where they do not lie with the files.
-            limit: the first so many questions; None for all.
+            split: a split of the benchmark.
+            images: folder of the images if they are not beside the files.
+            limit: number of questions to read from the start; None for all.
         Raises:
-            RecordError: the files are not there or not as published; says where.
+            RecordError: the files are missing or not in the published layout.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A benchmark's own value of one question, beside those of `metrics.METRICS`.
+    """A metric that a benchmark adds to those of `metrics.METRICS`.
 
     Args:
-        name: its key in `Row.values`; "answer accuracy" replaces the general one.
-        about: what it is, in half a sentence.
-        value: of a thought about a question; None where it does not apply.
+        name: key in `Row.values`; "answer accuracy" replaces the general metric.
+        about: short description, a noun phrase.
+        value: returns the value of a thought about a question; None if the metric does not apply.
     """
 
     name: str
@@ -109,18 +110,18 @@ class Headline:
     """One number of a benchmark's table.
 
     Args:
-        name: as the benchmark's table has it.
-        about: what it is, in half a sentence.
-        units: what it is the mean of. With several groups it is the mean of the groups' means, each group counting alike.
-        lenient: the same as the benchmark's official scorer counts, where that is more lenient; None where it is not.
-        lenient_about: in what way it is.
-        statistic: the number itself, where it is no mean; `units` then say no more than how many there are.
-        lenient_statistic: likewise, of the official scorer.
-        needs: the parts that the number is about. Where one of them has no row the number is left out: a part of a benchmark
-            must not stand under the name of the whole.
-        parts: the parts that a row stands for; by default that of the group of its unit.
-        mean_over: the groups whose mean the whole number is, where a mean of some of them is a number as well. It is then
-            said of which.
+        name: name in the benchmark's table.
+        about: short description, a noun phrase.
+        units: the values whose mean is the number. With several groups it is the mean of the group means, with equal weight.
+        lenient: the values as the official scorer counts them, if it is more lenient; otherwise None.
+        lenient_about: how the official scorer is more lenient.
+        statistic: the number itself, if it is not a mean; `units` then only give the count.
+        lenient_statistic: the number of the official scorer, if it is not a mean.
+        needs: the parts of the benchmark that the number covers. If one of them has no row, the number is left out: the
+            result of a part must not carry the name of the complete benchmark.
+        parts: returns the parts that a row belongs to; by default the group of its unit.
+        mean_over: the groups that the complete number averages, if a mean over some of them is a valid number too. The
+            table then lists these groups.
     """
 
     name: str
@@ -135,14 +136,14 @@ class Headline:
     mean_over: frozenset[str] = frozenset()
 
     def only(self, rows: Sequence[Row]) -> str:
-        """The groups that the number is about, in words, where these are not all of `mean_over`; "" where they are."""
+        """Return the groups that the number covers, as text, if some of `mean_over` are missing; otherwise ""."""
         if not self.mean_over:
             return ""
         groups = {unit.group for unit in self.units(rows)}
         return "" if self.mean_over <= groups or not groups else ", ".join(sorted(groups))
 
     def lacks(self, rows: Sequence[Row]) -> frozenset[str]:
-        """The parts of `needs` that none of the rows is of."""
+        """Return the parts of `needs` that no row belongs to."""
         if not self.needs:
             return self.needs
         units = list(self.units(rows))
@@ -154,7 +155,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A headline of one evaluation: the strict number, and the official lenient one where it differs in kind."""
+    """The result of a headline: the strict number, and the official lenient one if the official scorer differs."""
 
     strict: Result
     lenient: Result | None = None
@@ -165,17 +166,17 @@ class Benchmark:
     """A published benchmark.
 
     Args:
-        name: on the command line.
-        title: as its authors write it.
-        source: paper and place of its files.
-        hub: the Hugging Face name of its files, asked for where no data is named; "" where there is none.
+        name: name on the command line.
+        title: name as its authors write it.
+        source: paper, and where its files are published.
+        hub: Hugging Face name of its files, the default data; "" if there is none.
         splits: its splits, the usual one first.
-        splits_about: what their names do not say, in half a sentence.
+        splits_about: short explanation of the split names.
         read: reads its files.
         headlines: the numbers of its table, the most important first.
-        metrics: its own values of a question.
-        show_choices: whether its questions are asked with their choices under them.
-        unit: what a value of its numbers is of, where it is not a question, for instance "a pair of questions".
+        metrics: its own metrics.
+        show_choices: whether the choices are added below each question.
+        unit: what a value of its numbers belongs to, if not to a question, for example "a pair of questions".
     """
 
     name: str
@@ -192,11 +193,11 @@ class Benchmark:
 
     @property
     def splits_said(self) -> str:
-        """Its splits, in words."""
+        """The splits as text, with their explanation."""
         return f"{', '.join(self.splits)}{f' ({self.splits_about})' if self.splits_about else ''}"
 
     def numbers(self, rows: Iterable[Row]) -> dict[str, Number]:
-        """The benchmark's table: headline → number; without those that lack a part, or that no row has a part in."""
+        """Return the benchmark's table: headline → number. Headlines with a missing part or without values are left out."""
         asked = Asked(rows)
         found = {}
         for headline in self.headlines:
@@ -209,9 +210,9 @@ class Benchmark:
         return found
 
     def left_out(self, rows: Iterable[Row]) -> list[str]:
-        """What the table does not say, in sentences: numbers that lack a part, and rows that have a part in no number.
+        """Return sentences about the gaps of the table.
 
-        Of numbers that are means of parts it says so where they are of some alone.
+        They list the numbers that are left out, the numbers that cover only some parts, and the rows that enter no number.
         """
         asked = [row for row in rows if not row.error]
         lacking = {headline: lacks for headline in self.headlines if (lacks := headline.lacks(asked))}
@@ -219,12 +220,12 @@ class Benchmark:
         if lacking:
             names = ", ".join(headline.name for headline in lacking)
             parts = ", ".join(sorted({part for lacks in lacking.values() for part in lacks}))
-            said.append(f"not in the table: {names}, for want of questions of {parts} that have a value")
+            said.append(f"not in the table: {names}, because no question of {parts} has a value")
         parts_of: dict[str, list[str]] = {}
         for headline in self.headlines:
             if only := headline.only(asked):
                 parts_of.setdefault(only, []).append(headline.name)
-        said += [f"{', '.join(names)}: of {only} alone, a part of the benchmark" for only, names in parts_of.items()]
+        said += [f"{', '.join(names)}: only {only}, a part of the benchmark" for only, names in parts_of.items()]
         used = {
             name
             for headline in self.headlines
@@ -235,23 +236,22 @@ class Benchmark:
         without = [row.id for row in asked if row.id not in used]
         if without:
             said.append(
-                f"{len(without)} of {len(asked)} questions have no part in any number, each of which is of {self.unit}; the "
-                f"first is {without[0]!r}"
+                f"{len(without)} of {len(asked)} questions do not count in any number of the table. The first is "
+                f"{without[0]!r}. Each value comes from {self.unit}"
             )
         return said
 
     def compared(
         self, first: Sequence[Row], second: Sequence[Row]
     ) -> dict[str, tuple[Result | None, Result | None, Result | None]]:
-        """The strict numbers of two models over the same questions, and how much higher the second one's are.
+        """Return the strict numbers of two models over the same questions, and their differences (second less first).
 
         Args:
-            first: rows of one model, asked and of the same questions in the same order as the next; where one of them lacks
-                a value the other must lack it too.
-            second: of the other model.
+            first: rows of the first model, without errors.
+            second: rows of the second model: the same questions in the same order, with values for the same metrics.
         Returns:
-            Headline → (first, second, difference). The difference is paired: its interval is over units, for instance over
-            questions. It is None of a number that is no mean. Without headlines that neither has.
+            Headline → (first, second, difference). The difference is paired, and its interval is over units, for example
+            questions. It is None for a number that is not a mean. Headlines that neither model has are left out.
         """
         found = {}
         for headline in self.headlines:
@@ -264,7 +264,7 @@ class Benchmark:
         return found
 
     def to_json(self, rows: Iterable[Row]) -> dict[str, Any]:
-        """What an evaluation's file says of the benchmark: its title, its own metrics, its table; plain values."""
+        """Return the benchmark's part of an evaluation file as plain values: its title, its own metrics, its table."""
         rows = list(rows)
         asked = [row for row in rows if not row.error]
         about = {headline.name: headline for headline in self.headlines}
@@ -276,7 +276,7 @@ class Benchmark:
             "metrics": {metric.name: metric.about for metric in self.metrics},
             "table": {
                 name: {
-                    "about": about[name].about + (f" (here of {only[name]} alone)" if only[name] else ""),
+                    "about": about[name].about + (f" (here only {only[name]})" if only[name] else ""),
                     "lenient_about": about[name].lenient_about,
                     "strict": asdict(number.strict),
                     "lenient": None if number.lenient is None else asdict(number.lenient),
@@ -287,12 +287,12 @@ class Benchmark:
 
 
 def mean_of(metric: str, keep: Callable[[Row], bool] | None = None, by: Callable[[Row], str] | None = None) -> Units:
-    """The mean of a metric over questions.
+    """Return the units of a headline that is the mean of a metric over questions.
 
     Args:
         metric: a key of `Row.values`.
-        keep: which rows; all by default.
-        by: the group of a row; groups count alike.
+        keep: selects rows; all by default.
+        by: returns the group of a row; groups have equal weight.
     """
 
     def units(rows: Sequence[Row]) -> Iterable[Unit]:
@@ -314,7 +314,7 @@ def _number(rows: Sequence[Row], units: Units, statistic: Statistic | None) -> R
 
 
 def _paired(units: Units, first: Sequence[Row], second: Sequence[Row]) -> Result | None:
-    """The mean of the second's units less the first's; None where they are not of the same."""
+    """Return the mean difference of the units (second less first); None if they belong to different rows."""
     one, other = list(units(first)), list(units(second))
     if not one or [(unit.group, unit.ids) for unit in one] != [(unit.group, unit.ids) for unit in other]:
         return None
@@ -333,11 +333,11 @@ def _mean_of_groups(units: Sequence[Unit]) -> Result:
 
 
 def _estimated(estimate: Estimate | None, count: int, draw: np.random.Generator) -> Result | None:
-    """The number of an estimate, and a percentile interval of what other draws come to.
+    """Return the number of an estimate and its bootstrap interval.
 
-    Where that is biased it is 1.96 of their standard deviations about the number, as far as shares go: an average precision
-    of parts that are drawn again, some of them twice, is higher than that of all, by more than its spread where categories
-    are small.
+    The interval has the 2.5 and 97.5 percentiles of the resamples. For a biased estimate it is the number ± 1.96 standard
+    deviations of the resamples, limited to [0, 1]. An average precision is biased: a resample draws some parts twice, which
+    raises the value, and with small categories by more than its spread.
     """
     mean = None if estimate is None else estimate.value(np.ones(estimate.parts, dtype=np.int64))
     if estimate is None or mean is None:
@@ -355,5 +355,5 @@ def _estimated(estimate: Estimate | None, count: int, draw: np.random.Generator)
 
 
 def _drawn_means(values: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
-    """Means of values drawn again, one draw at a time: a thousand of a benchmark's would not fit into memory."""
+    """Return the means of resampled values. Draws one resample at a time, because all of them would not fit in memory."""
     return np.array([values[draw.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)])

@@ -1,4 +1,4 @@
-"""Results that can be published: the numbers of evaluations as one JSON object, and as a section of a model card."""
+"""Results for publication: the numbers of evaluations as a JSON object and as a section of a model card."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FILE_ENDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".arrow")
 _HEX = re.compile(r"[0-9a-f]{12,128}")
 _HASHES = ("weights", "questions", "completions_sha256")
 _UNKNOWN = "unknown"
-# Of the settings: what tells which weights were asked which questions, and how. Paths of this machine are left out.
+# Published settings: they identify the weights, the questions and how they were asked. Local paths are left out.
 _TOLD = (
     "sifthinker", "prompt_version", "weights", "questions", "completions_sha256", "benchmark", "split", "limit", "protocol",
     "coordinates", "rgb_only", "show_choices", "batch_size", "max_new_tokens", "max_pixels", "image_format", "grammar",
@@ -38,14 +38,14 @@ _TOLD = (
 
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
-    """What an evaluation found and of what, as plain values, without paths of the machine that it ran on.
+    """Return the results of an evaluation and what they belong to, as plain values without local paths.
 
     Args:
-        evaluation: finished.
+        evaluation: a finished evaluation.
     Returns:
-        `format`; `model` and `data`, their names; `settings`: versions, SHA-256 of weights and questions, protocol; how many
-        questions there were and how many could not be asked; `metrics` and, of a benchmark, `table`: name → what it is,
-        with mean, count and 95 % interval, strict and official lenient.
+        `format`; `model` and `data`: their names; `settings`: versions, SHA-256 of weights and questions, protocol;
+        `questions` and `not_asked`: numbers of questions; `metrics` and, for a benchmark, `table`: name → description with
+        mean, count and 95 % interval, strict and official lenient.
     Example:
         >>> numbers(Evaluation.read("sft.json"))["metrics"]["answer accuracy"]["mean"]  # doctest: +SKIP
         0.627
@@ -70,10 +70,10 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are published; what no evaluation of ours writes there is left out, or said to be unknown."""
+    """Return the published settings. Values that `evaluate` never writes are left out, or replaced by "unknown"."""
     found = {name: settings[name] for name in _TOLD if settings.get(name) is not None}
     found = {name: value for name, value in found.items() if name not in _HASHES or _hash(value)}
-    if "depth" in found:  # models may be folders of this machine
+    if "depth" in found:  # depth models may be local folders
         found["depth"] = ", ".join(map(_name, str(found["depth"]).split(", ")))
     if not isinstance(found.get("limit", 0), int):
         del found["limit"]
@@ -83,22 +83,23 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hash(value: Any) -> str:
-    """A hash in hexadecimal digits, which a comment of HTML can hold; "" for anything else."""
+    """Return a hash in hexadecimal digits, which is safe in an HTML comment; "" for anything else."""
     return value if isinstance(value, str) and _HEX.fullmatch(value) else ""
 
 
 def card_section(
     evaluations: Sequence[Evaluation], *, model: str | None = None, names: Sequence[str] = (), earlier: str = ""
 ) -> str:
-    """The section of a model card that says what evaluations found: Markdown between two marks.
+    """Return the section of a model card with the results of evaluations: Markdown between two marks.
 
     Args:
-        evaluations: of one model, each of other questions or asked in another way.
-        model: its name, where they are of saved completions, which do not tell.
-        names: what to call the evaluations in errors, for instance their files.
-        earlier: a section, of which those parts are kept that no evaluation replaces.
+        evaluations: evaluations of one model, with different questions or asked in different ways.
+        model: name of the model, for saved completions, which do not have one.
+        names: names of the evaluations in errors, for example their files.
+        earlier: an existing section; parts that no evaluation replaces are kept.
     Raises:
-        ConfigError: they are of different models, two of them are of the same, or what is kept is of another model.
+        ConfigError: the evaluations have different models, two of them cover the same questions asked in the same way, or
+            the kept parts belong to another model.
     """
     _check(evaluations, model, names)
     parts = {mark[1]: mark for mark in _PART.finditer(earlier)}
@@ -107,8 +108,8 @@ def card_section(
         other = next((one for one in evaluations if not _same(_who(one, model), (mark[2], mark[3]))), None)
         if key not in new and other is not None:
             raise ConfigError(
-                f"the card has results of another model, {mark[3]} ({key}), and these are of {_who(other, model)[1]}; write "
-                "another card, or delete those results from its section and its model-index"
+                f"the card has results of another model, {mark[3]} ({key}); the new results belong to "
+                f"{_who(other, model)[1]}. Write another card, or delete the old results from its section and model-index"
             )
     told = {key: mark[0] for key, mark in parts.items()}
     told |= {key: _part(key, evaluation, model) for key, evaluation in new.items()}
@@ -116,14 +117,14 @@ def card_section(
 
 
 def _part(key: str, evaluation: Evaluation, model: str | None) -> str:
-    """What one evaluation found, between marks of its own: its key, and of which model it is."""
+    """Return the results of one evaluation, between marks with its key and its model."""
     found = numbers(evaluation)
     said = found["settings"]
     title = found.get("benchmark") or found["data"]
     how = [f"{found['questions']:,} questions", f"protocol {said.get('protocol', 'chain')}"]
     how += ["RGB only"] if said.get("rgb_only") else []
     how += [f"depth estimated by {_plain(said['depth'])}"] if said.get("depth") else []
-    how += [f"the first {said['limit']:,} of them"] if said.get("limit") else []
+    how += [f"limited to the first {said['limit']:,}"] if said.get("limit") else []
     how += [f"split {_plain(said['split'])}"] if said.get("split") else []
     how += [f"{found['not_asked']:,} could not be asked"] if found["not_asked"] else []
     parts = [" ".join(["<!-- sifthinker result", key, *_who(evaluation, model), "-->"])]
@@ -148,7 +149,7 @@ def _part(key: str, evaluation: Evaluation, model: str | None) -> str:
 
 
 def _how(found: Mapping[str, Any]) -> str:
-    """How a model was asked, as far as several ways may stand in one card: `direct, RGB only, first 100`."""
+    """Return how a model was asked, as a short text that tells entries of a card apart: `direct, RGB only, first 100`."""
     said = found["settings"]
     parts = [str(said.get("protocol", "chain"))]
     parts += ["RGB only"] if said.get("rgb_only") else []
@@ -158,26 +159,26 @@ def _how(found: Mapping[str, Any]) -> str:
 
 
 def _key(evaluation: Evaluation) -> str:
-    """What it is of and how it was asked, as one word; whatever has the same key is replaced."""
+    """Return the key of an evaluation: data and way of asking, as one word. Entries with the same key are replaced."""
     found = numbers(evaluation)
     told = [str(found.get("benchmark") or found["data"]), str(found["settings"].get("split") or ""), _how(found)]
     return f"{_slug('-'.join(told))}-{sha256(to_json(told).encode())[:8]}"
 
 
 def _slug(text: str) -> str:
-    """A text as one word that a comment of HTML can hold."""
+    """Return a text as one word that is safe in an HTML comment."""
     return re.sub(r"[^\w.+]+", "-", text).strip("-").lower() or "-"
 
 
 def _who(evaluation: Evaluation, model: str | None) -> tuple[str, str]:
-    """Of which model an evaluation is: (start of the SHA-256 of its weights, its name); "-" for what nobody knows."""
+    """Return the model of an evaluation: (start of the SHA-256 of its weights, its name); "-" for an unknown one."""
     settings = evaluation.settings
     name = _model(settings) or ("" if model else _name(settings.get("completions") or ""))
     return _hash(settings.get("weights"))[:12] or "-", _slug(name) if name else "-"
 
 
 def _same(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether two may be one model: of equal weights, or where these are not known on one side, of names that end alike."""
+    """Return whether two may be the same model: equal weights, or matching ends of names if one's weights are unknown."""
     (weights, name), (others, theirs) = one, other
     if "-" not in (weights, others):
         return weights == others
@@ -187,22 +188,25 @@ def _same(one: tuple[str, str], other: tuple[str, str]) -> bool:
 
 
 def _check(evaluations: Sequence[Evaluation], model: str | None, names: Sequence[str]) -> None:
-    """See that one card can hold them.
+    """Check that evaluations can go into one card.
 
     Raises:
-        ConfigError: they are of different models, or two are of the same questions asked in the same way.
+        ConfigError: they have different models, or two cover the same questions asked in the same way.
     """
     called = list(names) or [f"evaluation {number}" for number in range(1, len(evaluations) + 1)]
     seen: dict[str, str] = {}
     for name, evaluation in zip(called, evaluations, strict=True):
         if not _same(_who(evaluations[0], model), _who(evaluation, model)):
             models = [numbers(one)["model"] for one in (evaluations[0], evaluation)]
-            hint = "" if evaluation.settings.get("model") else "; if they are of one model, say its name (--name)"
+            hint = "" if evaluation.settings.get("model") else ". If both are of one model, set its name with --name"
             who = f"{models[0]!r} and {models[1]!r}" if models[0] != models[1] else f"{models[0]!r} with other weights"
-            raise ConfigError(f"{called[0]} and {name} are of different models, {who}; write a card for each{hint}")
+            raise ConfigError(f"{called[0]} and {name} have different models, {who}. Write a card for each{hint}")
         key = _key(evaluation)
         if key in seen:
-            raise ConfigError(f"{seen[key]} and {name} are both of {key.rpartition('-')[0]}; leave one out")
+            raise ConfigError(
+                f"{seen[key]} and {name} have the same questions, asked in the same way ({key.rpartition('-')[0]}); leave "
+                "one out"
+            )
         seen[key] = name
 
 
@@ -213,24 +217,24 @@ def write_card(
     model: str | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Write what evaluations found into a model card: its section, and `model-index` in its metadata.
+    """Write the results of evaluations into a model card: its section, and `model-index` in its metadata.
 
-    A card that is there keeps its words, its line ends, and the keys and values of its metadata; these are written anew, so
-    that comments among them and the way in which they were laid out are lost. In the section, what an earlier call wrote
-    is kept, unless it is of the same questions asked in the same way; words of others in it are lost.
+    An existing card keeps its text, its line endings, and the keys and values of its metadata. The metadata are rewritten,
+    so their comments and layout are lost. The section keeps earlier results, except those for the same questions asked in
+    the same way. Text that others wrote into the section is lost.
 
     Args:
         path: README.md of a model.
-        evaluations: of that model, at least one, each of other questions or asked in another way.
-        model: its name in the metadata; what the card says already, else that of the first evaluation, by default.
-        names: what to call the evaluations in errors, for instance their files.
+        evaluations: at least one evaluation of that model, with different questions or asked in different ways.
+        model: name of the model in the metadata; by default the card's own name, else that of the first evaluation.
+        names: names of the evaluations in errors, for example their files.
     Raises:
         MissingExtraError: `huggingface_hub` is not installed.
-        ConfigError: no evaluation, they are of different models or of the same, or the card's metadata cannot be read or are
-            of several models.
+        ConfigError: there is no evaluation; the evaluations have different models, or two cover the same questions asked in
+            the same way; or the card's metadata are unreadable or list several models.
     """
     if not evaluations:
-        raise ConfigError("there is no evaluation to write into the card")
+        raise ConfigError("a model card needs at least one evaluation, got none")
     _check(evaluations, model, names)
     need("a model card", "huggingface_hub")
     from huggingface_hub import EvalResult, ModelCard
@@ -244,10 +248,10 @@ def write_card(
         raise ConfigError(f"{file}: cannot read: {error}") from None
     content = raw.replace("\r\n", "\n")
     try:
-        # Without a head, huggingface_hub would tell the user that there is none.
+        # Without a metadata block, huggingface_hub would warn the user.
         card = ModelCard(content if _HEAD.match(content) else f"---\n{{}}\n---\n{content}")
-    except Exception as error:  # noqa: BLE001  # of YAML, or of what stands in it
-        raise ConfigError(f"{file}: the metadata at its head cannot be read: {error}") from None
+    except Exception as error:  # noqa: BLE001  # errors of YAML, or of the values in it
+        raise ConfigError(f"{file}: cannot read the metadata block at the top of the card: {error}") from None
     _refuse_several_models(file, content)
     data: Any = card.data
     found = [numbers(evaluation) for evaluation in evaluations]
@@ -257,7 +261,7 @@ def write_card(
     for result in new:
         left.setdefault(_entry(result), []).append(result)
     replaced, results = set(left), []
-    for one in data.eval_results or []:  # in its place, so that the same call writes the same card
+    for one in data.eval_results or []:  # entries keep their place: a repeated call writes the same card
         results += left.pop(_entry(one), []) if _entry(one) in replaced else [one]
     data.eval_results = results + [one for group in left.values() for one in group]
     text = card.text
@@ -269,7 +273,7 @@ def write_card(
 
 
 def _results(found: Mapping[str, Any], kind: Any) -> list[Any]:
-    """The entries of an evaluation in `model-index`; how the model was asked stands behind the metric's name."""
+    """Return the entries of an evaluation in `model-index`. The metric's name ends with how the model was asked."""
     return [
         kind(
             task_type="image-text-to-text",
@@ -285,7 +289,7 @@ def _results(found: Mapping[str, Any], kind: Any) -> list[Any]:
 
 
 def _entry(result: Any) -> tuple[str, str, str]:
-    """What an entry of `model-index` is of; whatever has the same is replaced, also where it has other metrics."""
+    """Return the key of a `model-index` entry. Entries with the same key are replaced, even if their metrics differ."""
     how = re.search(r"\([^()]*\)$", str(result.metric_name or ""))
     return str(result.dataset_name), str(result.dataset_split or ""), how[0] if how else ""
 
@@ -296,7 +300,7 @@ def _refuse_several_models(file: Path, content: str) -> None:
     listed = values.get("model-index") if isinstance(values, dict) else None
     if isinstance(listed, list) and len(listed) > 1:
         models = ", ".join(str(one.get("name")) for one in listed if isinstance(one, dict))
-        raise ConfigError(f"{file}: its model-index is of several models, {models}; wanted a card of one")
+        raise ConfigError(f"{file}: expected one model in its model-index, got {models}; write a card for each model")
 
 
 def write_numbers(path: str | os.PathLike[str], evaluations: Sequence[Evaluation]) -> None:
@@ -317,14 +321,14 @@ def _cell(result: Result | None) -> str:
 
 
 def _model(settings: Mapping[str, Any]) -> str:
-    """The name of the model that was asked; a model whose weights were hashed is a folder. "" where none was asked."""
+    """Return the name of the model; "" if none was asked. A model with hashed weights is a folder."""
     return _name(settings.get("model") or "", local=settings.get("weights") is not None)
 
 
 def _name(told: Any, *, local: bool = False) -> str:
-    """The last part of a path, which the world need not know; a name of the hub, `owner/name`, as it is.
+    """Return the last part of a path; a hub name, `owner/name`, stays unchanged.
 
-    The text alone decides, and never what lies in the current folder: the same evaluation has the same name everywhere.
+    Only the text decides, not the files in the current folder. The same evaluation has the same name everywhere.
     """
     text = str(told)
     if local or not _HUB_NAME.fullmatch(text) or text.lower().endswith(_FILE_ENDS):
@@ -333,6 +337,6 @@ def _name(told: Any, *, local: bool = False) -> str:
 
 
 def _plain(text: Any) -> str:
-    """A text of data that no Markdown and no HTML of a card takes for its own."""
+    """Return a text from data with Markdown and HTML characters escaped."""
     line = " ".join(str(text).split())
     return re.sub(r"([\\`*_{}\[\]<>|#&!])", r"\\\1", line)

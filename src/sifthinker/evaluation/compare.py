@@ -1,4 +1,4 @@
-"""Two evaluations compared, question by question."""
+"""Compare two evaluations, question by question."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sifthinker.evaluation.run import Evaluation
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One metric of two models, over the questions that have it with both.
+    """One metric of two models, over the questions that have it in both evaluations.
 
     Args:
-        first: of the first model.
-        second: of the second one.
+        first: result of the first model.
+        second: result of the second model.
         difference: second less first, question by question; its interval is over questions.
     """
 
@@ -30,12 +30,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class HeadlineDifference:
-    """One number of a benchmark's table, strict, of two models: over the questions that have its values with both.
+    """One strict number of a benchmark's table for two models, over the questions that have its values in both evaluations.
 
     Args:
-        first: of the first model; None where it cannot be worked out, as the next.
-        second: of the second one.
-        difference: second less first, with an interval over the same questions; None of a number that is no mean.
+        first: number of the first model; None if it cannot be computed.
+        second: number of the second model; None if it cannot be computed.
+        difference: second less first, with an interval over the same questions; None for a number that is not a mean.
     """
 
     first: Result | None
@@ -48,12 +48,12 @@ class Comparison:
     """Two evaluations of the same questions.
 
     Args:
-        questions: how many both asked.
-        only_first: how many only the first one asked.
-        only_second: how many only the second one asked.
-        results: metric → difference: the general ones, and those that the benchmark adds.
-        families: family → metric → difference, where the questions state families.
-        table: headline of the benchmark → its numbers; empty where none was named.
+        questions: number of questions that both asked.
+        only_first: number of questions that only the first one asked.
+        only_second: number of questions that only the second one asked.
+        results: metric → difference, for the general metrics and those of the benchmark.
+        families: family → metric → difference; empty if the questions have no families.
+        table: headline of the benchmark → its numbers; empty without a benchmark.
     """
 
     questions: int
@@ -64,7 +64,7 @@ class Comparison:
     table: Mapping[str, HeadlineDifference] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the comparison as plain values."""
         return asdict(self)
 
 
@@ -76,14 +76,14 @@ def compare(
 ) -> Comparison:
     """Compare two evaluations on the questions that both asked.
 
-    A question that only one of them could ask, for instance because its image was gone, counts as not asked by the other.
+    A question that an evaluation could not ask, for example because its image was missing, counts as not asked.
 
     Args:
         first: an evaluation, or its file.
-        second: likewise; differences are this one less the first.
-        benchmark: whose questions these are, for the numbers of its table, for instance `benchmarks.benchmark("cv-bench")`.
+        second: an evaluation, or its file; differences are second less first.
+        benchmark: benchmark of the questions, for its table, for example `benchmarks.benchmark("cv-bench")`.
     Raises:
-        ConfigError: a file is no evaluation, they have no question in common, or an id stands for two different questions.
+        ConfigError: a file is not an evaluation, the two have no question in common, or an id has two different questions.
     Example:
         >>> compare("sft.json", "grpo.json").results["final HIoU"].difference.mean  # doctest: +SKIP
         0.12
@@ -96,7 +96,7 @@ def compare(
             said, says = getattr(mine[name], part), getattr(theirs[name], part)
             if said != says:
                 raise ConfigError(
-                    f"the evaluations are of different data: question {name!r} has the {part} {said!r} in the first and "
+                    f"the evaluations use different data: question {name!r} has the {part} {said!r} in the first and "
                     f"{says!r} in the second; evaluate both on the same data"
                 )
     if not both:
@@ -113,12 +113,12 @@ def compare(
 
 
 def _table(benchmark: Benchmark, pairs: Sequence[tuple[Row, Row]]) -> dict[str, HeadlineDifference]:
-    """The benchmark's numbers of pairs of rows; a value that one of a pair lacks is taken from the other too."""
+    """Return the benchmark's numbers for pairs of rows. A value that one row lacks is removed from the other too."""
     first, second = [], []
     for one, other in pairs:
         lack = [name for name in {**one.values, **other.values} if None in (one.values.get(name), other.values.get(name))]
         first.append(replace(one, values={**one.values, **dict.fromkeys(lack)}))
-        # What groups it is what the first says, or pairs would fall into two groups.
+        # Both rows take the groups of the first, or a pair could fall into two groups.
         same = {name: getattr(one, name) for name in ("dataset", "split", "family", "tags")}
         second.append(replace(other, values={**other.values, **dict.fromkeys(lack)}, **same))
     return {name: HeadlineDifference(*found) for name, found in benchmark.compared(first, second).items()}

@@ -1,4 +1,4 @@
-"""Scoring saved completions: what users look at before they spend GPU days on a reward."""
+"""Score saved completions with the rewards, to inspect a reward before training on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sifthinker.chain import TAG, other_coordinates
 from sifthinker.coordinates import UNIT, Frame, frame_stated
 from sifthinker.errors import BoxError, DepthError, RecordError
 from sifthinker.files import read_jsonl
-from sifthinker.records import Example, read_examples
+from sifthinker.records import Example, read_examples, shown
 from sifthinker.scoring.rewards import REWARDS, Score, Scores, reference_from, score_completion
 
 logger = logging.getLogger(__name__)
@@ -29,14 +29,14 @@ class Scored:
     """A saved completion with its scores.
 
     Args:
-        id: of its example, or else where it stands.
+        id: id of its example, else the file and line.
         text: the completion.
-        question: what was asked.
+        question: the question.
         answer: the right answer.
-        boxes: the right boxes, unit xyxy.
-        depth: path of the depth map, None in RGB-only work; a map itself would cost megabytes for each completion.
-        images: as in its example, empty where there is none.
-        scores: the four.
+        boxes: ground-truth boxes, unit xyxy.
+        depth: path of the depth map; None for RGB only. A loaded map would take megabytes per completion.
+        images: image paths of its example; empty if there are none.
+        scores: the four rewards.
         frame: what the numbers of boxes in the text stand for.
     """
 
@@ -53,7 +53,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """Statistics of one reward: how many have it, mean, standard deviation, least, greatest, and its reasons by count."""
+    """Statistics of one reward: count, mean, standard deviation, minimum, maximum, and reasons with their counts."""
 
     count: int
     mean: float
@@ -65,18 +65,18 @@ class Component:
 
 @dataclass(slots=True)
 class Looks:
-    """What the boxes of completions look like, gathered one by one: most of them in another space are no slips of a model.
+    """Counts completions whose boxes do not fit their space. If most do not, the space is wrong, not the model.
 
     Args:
-        chains: completions with an area.
-        others: what boxes look like that cannot be in their space → number of completions.
+        chains: number of completions with an area.
+        others: description of the space that the boxes look like → number of completions.
     """
 
     chains: int = 0
     others: Counter[str] = field(default_factory=Counter)
 
     def add(self, text: str, frame: Frame) -> None:
-        """Take in one completion; `frame` is what its numbers are read as."""
+        """Count one completion, whose box numbers are read by `frame`."""
         first = next((tag for tag in TAG.finditer(text) if tag[2] == "area"), None)
         if first is None:
             return
@@ -86,36 +86,35 @@ class Looks:
             self.others[looks] += 1
 
     def hint(self) -> str:
-        """What most of them look like, "" where nothing looks wrong."""
+        """Return a sentence about the space that most boxes look like; "" if nothing looks wrong."""
         if 2 * self.others.total() <= self.chains:
             return ""
         ((looks, _),) = self.others.most_common(1)
         return (
-            f"the boxes of {self.others.total():,} of {self.chains:,} completions are in another space than they are read "
-            f"in: most look like {looks}"
+            f"{self.others.total():,} of {self.chains:,} completions have boxes that do not fit the coordinates they are "
+            f"read in; most look like {looks}"
         )
 
 
 def score_file(path: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Iterator[Scored]:
     """Score a JSONL file of completions.
 
-    Each line has `completion`, and either `id` of an example of `data`, or `answer`, `boxes`, and perhaps `depth`, `choices`
-    and `images` of its own, with paths relative to the file. What its boxes are, `coordinates` and `resized` (see
-    `coordinates.Frame`), is the line's own if it says so, else its example's. A warning says so where most completions state
-    boxes in another space.
+    Each line has `completion`, and either the `id` of an example of `data`, or its own `answer` and `boxes` (optionally
+    `depth`, `choices` and `images`). Paths are relative to the file. The line's `coordinates` and `resized` (see
+    `coordinates.Frame`) override those of its example. A warning is logged if most completions have boxes in another space.
 
     Args:
-        path: the completions.
-        data: dataset folder or examples file that the ids name.
+        path: the file of completions.
+        data: dataset folder or examples file that the ids refer to.
     Raises:
-        RecordError: a malformed line, an id that `data` lacks, or a reference that cannot be used; says where.
+        RecordError: a malformed line, an id that is not in `data`, or an unusable reference; the message gives the line.
     """
     examples = {example.id: example for example in read_examples(data)} if data is not None else {}
     looks = Looks()
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
-            raise RecordError(f"{where}: wanted an object with the text `completion`")
+            raise RecordError(f"{where}: expected an object with `completion` (text), got {shown(row)}")
         example = examples.get(str(row.get("id")))
         if data is not None and example is None:
             raise RecordError(f"{where}: {data} has no example {row.get('id')!r}")
@@ -123,7 +122,7 @@ def score_file(path: str | os.PathLike[str], data: str | os.PathLike[str] | None
         looks.add(scored.text, scored.frame)
         yield scored
     if hint := looks.hint():
-        logger.warning("%s: %s; each line may say its own `coordinates`, and `resized` where these are pixels", path, hint)
+        logger.warning("%s: %s. Set `coordinates` in each line, and `resized` for boxes in pixels", path, hint)
 
 
 def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where: str) -> Scored:
@@ -145,9 +144,7 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
     else:
         missing = [name for name in ("answer", "boxes") if name not in row]
         if missing:
-            raise RecordError(
-                f"{where}: lacks {', '.join(missing)}; give the dataset with --data, or put them into the line"
-            )
+            raise RecordError(f"{where}: lacks {', '.join(missing)}; give the dataset with --data, or add them to the line")
         if isinstance(row.get("depth"), str):
             known["depth"] = str(folder / row["depth"])
         known["images"] = [str(folder / image) for image in row.get("images") or ()]
@@ -170,7 +167,7 @@ def _scored(row: Mapping[str, Any], example: Example | None, folder: Path, where
 
 
 def summarise_scores(scored: Iterable[Scores]) -> dict[str, Component]:
-    """Statistics of every reward, in one pass; one that no completion has is left out."""
+    """Return statistics of every reward, in one pass. A reward that no completion has is left out."""
     values: dict[str, array[float]] = {name: array("d") for name in REWARDS}
     reasons: dict[str, Counter[str]] = {name: Counter() for name in REWARDS}
     for scores in scored:

@@ -1,4 +1,4 @@
-"""What is measured of an answer, and its statistics: mean, count, bootstrap interval, by group, and paired differences."""
+"""Metrics of an answer, and their statistics: mean, count, bootstrap interval, groups and paired differences."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from sifthinker.scoring.rewards import score_depth, score_grounding
 from sifthinker.thinker import Thought
 
 METRICS: dict[str, str] = {
-    "answer accuracy": "judged answers; an answer that cannot be read is wrong",
+    "answer accuracy": "share of right answers; an unreadable answer is wrong",
     "final HIoU": "hierarchical IoU of the last area with the target boxes; 0 without a readable area",
-    "first HIoU": "hierarchical IoU of the first area that is not the whole image; chains with an area",
-    "correction gain": "final HIoU minus that of the first area that is not the whole image; chains with an area",
-    "depth consistency": "share of stated depths within a tenth of the truth; chains with an area",
-    "valid format": "completions that are valid chains",
+    "first HIoU": "hierarchical IoU of the first area that is not the whole image; only chains with an area",
+    "correction gain": "final HIoU minus first HIoU; only chains with an area",
+    "depth consistency": "share of stated depths within 10 % of the measured depth; only chains with an area",
+    "valid format": "share of completions that are valid chains",
 }
 
-RESAMPLES = 1000  # of a bootstrap
-_MOST_DRAWN = 10_000_000  # numbers that are drawn at once
+RESAMPLES = 1000  # per bootstrap
+_MOST_DRAWN = 10_000_000  # random numbers drawn at once
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One metric: mean, number of completions it is over, and a 95 % bootstrap interval of the mean."""
+    """Result of one metric: mean, number of completions, and the 95 % bootstrap interval of the mean."""
 
     mean: float
     count: int
@@ -44,34 +44,34 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One question and what a model made of it.
+    """One question with the model's answer and its metrics.
 
     Args:
-        id: of the question.
-        dataset: of the question; "" where unknown, as the next two.
-        split: of the question.
-        family: of the question.
-        tags: further groups of the question: what is grouped → its group.
-        question: what was asked.
-        answers: right answers, none where unknown.
+        id: id of the question.
+        dataset: dataset of the question; "" if unknown.
+        split: split of the question; "" if unknown.
+        family: family of the question; "" if unknown.
+        tags: further groups of the question: grouping → its group.
+        question: the question.
+        answers: right answers; empty if unknown.
         choices: the possible answers of a closed question.
-        boxes: target boxes, unit xyxy; none where unknown.
+        boxes: target boxes, unit xyxy; empty if unknown.
         image: the image's path, relative to the folder of the images.
-        depth: the depth file's path likewise; None where the model saw no depth.
-        prompt: all that was asked, without the marks of the model's chat template.
-        completion: what the model wrote; of a structured reply, the chain that was composed from it.
-        complete: whether the model ended by itself; False when it ran out of tokens.
-        answer: the answer that was read in the completion; None where there is none.
-        verdict: of the answer: score, rule, reason; None where there is nothing to judge.
-        problems: reason codes of what makes the completion no valid chain, see `chain.REASONS`.
-        values: metric → value; None where the question or the completion cannot have it.
-        error: why the question could not be asked; "" where it was. Such a row has no values.
-        file_sizes: bytes of the image and of the depth file when it was asked, see `Question.file_sizes`; () where unknown.
-        coordinates: what the numbers of boxes in the completion are, see `coordinates.Frame`.
+        depth: the depth file's path, relative to the same folder; None if the model saw no depth.
+        prompt: the complete prompt, without the marks of the model's chat template.
+        completion: the model's text; for a structured reply, the chain composed from it.
+        complete: whether the model ended by itself; False if it ran out of tokens.
+        answer: the answer read from the completion; None if there is none.
+        verdict: score, rule and reason of the answer; None if there is nothing to judge.
+        problems: reason codes of why the completion is not a valid chain, see `chain.REASONS`.
+        values: metric → value; None if the metric does not apply to the question or the completion.
+        error: why the question could not be asked; "" if it was. A row with an error has no values.
+        file_sizes: bytes of the image and depth files when the question was asked, see `Question.file_sizes`; () if unknown.
+        coordinates: coordinates of boxes in the completion, see `coordinates.Frame`.
         resized: for `resized`, (width, height) of the image as the model saw it.
-        reply: what the model wrote, where the completion was composed from it.
-        faults: (reason code, words) of what was wrong with the reply, see `structured.FAULTS`.
-        tokens: (read, written); () where unknown.
+        reply: the model's text, if the completion was composed from it.
+        faults: (reason code, message) for each fault of the reply, see `structured.FAULTS`.
+        tokens: numbers of tokens (read, written); () if unknown.
     """
 
     id: str
@@ -106,23 +106,23 @@ class Row:
         return frame_of(self.coordinates, self.resized)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as plain values, lists for tuples; without coordinates where they are fractions."""
+        """Return the row as plain values, with lists for tuples. Unit coordinates are left out."""
         row = asdict(self)
         del row["coordinates"], row["resized"]
         row |= self.frame.columns()
         row["boxes"] = [list(box) for box in self.boxes]
         row["faults"] = [list(fault) for fault in self.faults]
-        for name in ("reply", "faults", "tokens"):  # what few rows have
+        for name in ("reply", "faults", "tokens"):  # few rows have them
             if not row[name]:
                 del row[name]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any], where: str = "row") -> Row:
-        """A row that `to_json` wrote.
+        """Read a row that `to_json` wrote.
 
         Raises:
-            ConfigError: a key that no row has.
+            ConfigError: an unknown key.
             TypeError: a key is missing.
         """
         check_keys(row, list(cls.__dataclass_fields__), where)
@@ -135,7 +135,7 @@ class Row:
 
 
 class Measured(NamedTuple):
-    """The metrics of a thought, None where one does not apply, and the verdict on its answer."""
+    """The metrics of a thought (None for those that do not apply), and the verdict on its answer."""
 
     values: dict[str, float | None]
     verdict: Verdict | None
@@ -144,12 +144,12 @@ class Measured(NamedTuple):
 def measure(thought: Thought, question: Question) -> Measured:
     """Measure one thought.
 
-    A metric that the question cannot have is None: without right answers there is no accuracy, without boxes no HIoU and no
-    gain, without depth no depth consistency. An answer that was asked for directly has nothing but its accuracy.
+    A metric that does not apply is None: there is no accuracy without right answers, no HIoU or gain without boxes, and no
+    depth consistency without depth. A direct answer only has an accuracy.
 
     Args:
-        thought: of the model.
-        question: what it was asked; an answer is right if it is one of `answers`.
+        thought: the model's thought.
+        question: its question; an answer is right if it matches one of `answers`.
     """
     values: dict[str, float | None] = dict.fromkeys(METRICS)
     verdict = None
@@ -160,7 +160,7 @@ def measure(thought: Thought, question: Question) -> Measured:
         values["answer accuracy"] = 0.0 if verdict is None else float(verdict.score == 1)
     if thought.direct:
         return Measured(values, verdict)
-    reading = thought.reading  # of a structured reply: what was composed, with what is wrong with the reply
+    reading = thought.reading  # for a structured reply: the composed chain, with the faults of the reply
     values["valid format"] = float(not reading.problems)
     if reading.areas and thought.depth is not None:
         values["depth consistency"] = score_depth(reading, thought.depth).value
@@ -174,7 +174,7 @@ def measure(thought: Thought, question: Question) -> Measured:
 
 
 def summarise(rows: Iterable[Row], *, resamples: int = RESAMPLES) -> dict[str, Result]:
-    """Mean, count and percentile bootstrap interval of every metric; a metric without values is left out."""
+    """Return mean, count and percentile bootstrap interval of every metric. A metric without values is left out."""
     rows = list(rows)
     results = {}
     for name in metrics_of(rows):
@@ -185,20 +185,20 @@ def summarise(rows: Iterable[Row], *, resamples: int = RESAMPLES) -> dict[str, R
 
 
 def metrics_of(rows: Iterable[Row]) -> list[str]:
-    """The metrics that rows may have, the general ones first."""
+    """Return the metrics of rows, the general ones first."""
     return list(dict.fromkeys([*METRICS, *(name for row in rows for name in row.values)]))
 
 
 def bootstrap(values: Sequence[float], resamples: int = RESAMPLES) -> Result:
-    """Mean, count and percentile bootstrap interval of one value or more; the same for the same values.
+    """Return mean, count and percentile bootstrap interval of values. The seed is fixed: equal values give equal results.
 
     Args:
         values: (N,), N at least 1.
-        resamples: how often they are drawn again.
+        resamples: number of resamples.
     """
     array = np.array(values, dtype=np.float64)
     draw = np.random.default_rng(0)
-    # All at once where that is no burden, as it always was: the same numbers come out.
+    # Draws all resamples at once if they fit. Splitting them does not change the numbers.
     at_once = max(1, min(resamples, _MOST_DRAWN // len(array)))
     parts = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
     means = np.concatenate([draw.choice(array, (part, len(array))).mean(axis=1) for part in parts])
@@ -209,16 +209,16 @@ def bootstrap(values: Sequence[float], resamples: int = RESAMPLES) -> Result:
 def paired_difference(
     ours: Mapping[str, float | None], theirs: Mapping[str, float | None], *, resamples: int = RESAMPLES
 ) -> Result | None:
-    """Mean of ours less theirs, over the questions that both have, with a bootstrap interval over questions.
+    """Return the mean of ours less theirs over the questions that both have, with a bootstrap interval over questions.
 
-    How hard a question is cancels out, so that the interval is narrower than those of the two means.
+    The difficulty of a question cancels out, which makes the interval narrower than those of the two means.
 
     Args:
-        ours: question → value, None where it has none.
-        theirs: likewise.
+        ours: question → value, or None if it has none.
+        theirs: question → value, or None if it has none.
         resamples: see `bootstrap`.
     Returns:
-        None where no question has both.
+        The difference; None if no question has both values.
     Example:
         >>> paired_difference({"a": 1, "b": 0.5, "c": 1}, {"b": 0.25, "a": 1}).mean
         0.125
@@ -230,7 +230,7 @@ def paired_difference(
 
 
 def group_by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
-    """Rows by family, level, or whatever `key` says, in order of appearance."""
+    """Group rows by `key`, for example their family. Groups are in order of appearance."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
@@ -238,9 +238,9 @@ def group_by(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[R
 
 
 def all_groups(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
-    """Rows by dataset, by split, by family and by every tag: what is grouped → group → rows.
+    """Group rows by dataset, by split, by family and by every tag. Return grouping → group → rows.
 
-    What no row states is left out; rows that do not state it while others do are the group "".
+    A grouping that no row has is left out. Rows without a value that other rows have are in the group "".
     """
     keys: dict[str, Callable[[Row], str]] = {
         "dataset": lambda row: row.dataset,

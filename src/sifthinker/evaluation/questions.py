@@ -1,4 +1,4 @@
-"""What a model is asked when it is measured: questions of our datasets, and of plain files of questions."""
+"""Questions of an evaluation, read from sifthinker datasets and from question files."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from sifthinker.scoring.reading import read
 
 
 class Estimator(Protocol):
-    """A depth model, as `engine.estimators.ModelDepth`."""
+    """A depth model, for example `engine.estimators.ModelDepth`."""
 
     name: str
 
     def estimate(self, image: Image.Image) -> DepthMap:
-        """The depth of an upright RGB image, of its size."""
+        """Return the depth map of an upright RGB image, in the image's size."""
         ...
 
 
@@ -55,24 +55,23 @@ class Question:
     """A question about an image, with what is known about its answer.
 
     Args:
-        id: unique among the questions that are asked together.
+        id: unique among the questions of a run.
         image: the image file, or the image itself, upright RGB.
         question: the question.
-        answers: the right answers; an answer that equals one of them is right. None where nothing is known.
+        answers: the right answers; an answer that matches one of them is right. Empty if unknown.
         choices: the possible answers of a closed question.
-        boxes: the regions that answer it, unit xyxy; none where nothing is known.
-        depth: the depth file, or the map itself; None where there is none.
-        dataset: where it comes from, "" where unknown.
-        split: train, val or test, "" where unknown.
-        family: kind of question, "" where unknown.
-        tags: further groups that results are shown by: what is grouped → its group.
-        reading: how the depth file is read.
+        boxes: the regions that answer it, unit xyxy; empty if unknown.
+        depth: the depth file, or the map itself; None if there is none.
+        dataset: name of its dataset; "" if unknown.
+        split: train, val or test; "" if unknown.
+        family: kind of question; "" if unknown.
+        tags: further groups for the results: grouping → its group.
+        reading: how to read the depth file.
         source: file and line, for messages.
-        frame: what the numbers of boxes stand for in chains that answer it: those of its dataset. `boxes` are unit in any
-            case.
-        estimator: estimates the depth from the image where there is none, see `thinking.with_depth`.
+        frame: what the numbers of boxes in its chains stand for, as in its dataset. `boxes` are always unit.
+        estimator: depth model for a question without depth, see `thinking.with_depth`.
     Raises:
-        RecordError: a field is blank or a box is wrong.
+        RecordError: a field is blank or a box is invalid.
 
     Example:
         >>> asked = Question("1", Path("kitchen.jpg"), "What is left of the sink?", answers=("a kettle",))
@@ -99,10 +98,12 @@ class Question:
         for name, texts in (("id", (self.id,)), ("question", (self.question,)), ("answers", self.answers)):
             for text in texts:
                 if not isinstance(text, str) or is_blank(text):
-                    raise RecordError(f"{where}: {name} is {shown(text)}; wanted text that is not blank", f"blank_{name}")
+                    raise RecordError(f"{where}: {name} must be text that is not blank, got {shown(text)}", f"blank_{name}")
         for name in ("answers", "choices"):
             if isinstance(getattr(self, name), str):
-                raise RecordError(f"{where}: {name} is {shown(getattr(self, name))}, wanted several texts", "bad_record")
+                raise RecordError(
+                    f"{where}: {name} must be a list of texts, got one text {shown(getattr(self, name))}", "bad_record"
+                )
             object.__setattr__(self, name, tuple(getattr(self, name)))
         texts = (self.id, self.question, *self.answers, *self.choices, self.dataset, self.split, self.family)
         for text in (*texts, *self.tags, *self.tags.values()):
@@ -110,15 +111,15 @@ class Question:
         placeholder = find_placeholder(self.question)
         if placeholder:
             raise RecordError(
-                f"{where}: the question holds {placeholder}, which models take for an image or a control token; leave it "
-                "out, the image is shown before the question anyway",
+                f"{where}: the question contains {placeholder}, which models read as an image or a control token. Remove "
+                "it; the image is shown before the question anyway",
                 "bad_text",
             )
         object.__setattr__(self, "boxes", as_unit_tuples(self.boxes, where))
 
     @classmethod
     def from_example(cls, example: Example, source: str = "") -> Question:
-        """The question of a training sample, as `read_examples` gives it; `source` is its file and line, for messages."""
+        """Return the question of an example of a dataset. `source` is its file and line, for messages."""
         return cls(
             id=example.id,
             image=Path(example.images[0]),
@@ -136,10 +137,10 @@ class Question:
         )
 
     def load(self, *, with_depth: bool = True) -> tuple[Image.Image, DepthMap | None]:
-        """The image, upright RGB, and its depth.
+        """Load the image, upright RGB, and its depth.
 
         Args:
-            with_depth: whether the depth is wanted; None is returned in its place where it is not, or where there is none.
+            with_depth: whether to load the depth. Without it, or for a question without depth, the depth is None.
         Raises:
             ImageError: the image is missing or cannot be read.
             DepthError: the depth file is missing, cannot be read, or has another size than the image.
@@ -155,26 +156,26 @@ class Question:
         return image, self.reading.read(self.depth, image.size)
 
     def picture(self) -> Image.Image:
-        """The image, upright RGB; see `load`."""
+        """Load the image, upright RGB; see `load`."""
         return self.image if isinstance(self.image, Image.Image) else load_image(self.image)
 
     @property
     def has_depth(self) -> bool:
-        """Whether it comes with depth, or with what estimates it."""
+        """Whether the question has depth, or a depth model."""
         return self.depth is not None or self.estimator is not None
 
     def image_name(self, root: Path) -> str:
-        """The image's path relative to the folder of the images; "" where it is no file."""
+        """Return the image's path relative to the folder of the images; "" if it is not a file."""
         return relative_name(self.image, root) if isinstance(self.image, Path) else ""
 
     def depth_name(self, root: Path) -> str | None:
-        """The depth file's path likewise; None where there is no depth."""
+        """Return the depth file's path relative to the folder of the images; None if there is no depth."""
         if self.depth is None:
             return None if self.estimator is None else f"estimated by {self.estimator.name}"
         return relative_name(self.depth, root) if isinstance(self.depth, Path) else ""
 
     def identity(self, root: Path) -> list[Any]:
-        """What makes it another question, plain values. Of files this is their name; see `file_sizes`."""
+        """Return the plain values that identify the question. Files count by name; see `file_sizes`."""
         picture: Any = None
         if isinstance(self.image, Image.Image):
             picture = [*self.image.size, sha256(self.image.tobytes())]
@@ -188,19 +189,19 @@ class Question:
         return [self.id, self.question, *told, *groups, files, picture, depth, how, *framed, *estimated]
 
     def lacks_image(self) -> bool:
-        """Whether its image is a file that is not there, unopened; False of a subclass that loads its own way."""
+        """Return whether its image file is missing, without opening it; False for a subclass that loads images itself."""
         mine = type(self).load is Question.load and type(self).picture is Question.picture
         return mine and isinstance(self.image, Path) and not self.image.is_file()
 
     def file_sizes(self) -> tuple[int | None, int | None]:
-        """Bytes of the image file and of the depth file as they are now; None for one that is not there, or is no file."""
+        """Return the current sizes of the image and depth files in bytes; None for one that is missing or not a file."""
         files = (self.image, self.depth)
         image, depth = (f.stat().st_size if isinstance(f, Path) and f.is_file() else None for f in files)
         return image, depth
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """A path as seen from a folder, with slashes; as it is where it lies elsewhere."""
+    """Return a path relative to a folder, with forward slashes; unchanged if it is outside the folder."""
     try:
         return Path(os.path.abspath(path)).relative_to(os.path.abspath(root)).as_posix()
     except ValueError:
@@ -211,7 +212,7 @@ def relative_name(path: Path, root: Path) -> str:
 
 
 def questions_root(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that the image paths of a file of questions are relative to."""
+    """Return the folder that image paths in a question file are relative to."""
     return Path(images) if images is not None else Path(path) if Path(path).is_dir() else Path(path).parent
 
 
@@ -223,24 +224,24 @@ def read_questions(
     box_space: Space = "unit",
     reading: DepthReading | None = None,
 ) -> list[Question]:
-    """Questions of a dataset of ours, or of a plain file.
+    """Read the questions of a sifthinker dataset or of a question file.
 
-    A plain file holds JSON lines, or one JSON list. Each question has `image` and `question`, and what is known of `id`
-    (its number in the file by default), `answer` (a text) or `answers` (several right ones), `choices`, `boxes`, `box_space`
-    and `size` (see `boxes.convert`), `depth` (a file), `dataset`, `split`, `family`, and `tags` (an object: what else the
-    results are grouped by → group). `extra`, `notes` and `source` are passed over, as a file of records has them.
+    A question file contains JSON lines, or one JSON list. Each question needs `image` and `question`. Optional keys are `id`
+    (default: its number in the file), `answer` (a text) or `answers` (several right ones), `choices`, `boxes`, `box_space`
+    and `size` (see `boxes.convert`), `depth` (a file), `dataset`, `split`, `family`, and `tags` (an object: further
+    grouping of results → group). `extra`, `notes` and `source` are ignored, because files of records have them.
 
     Args:
-        path: dataset folder, its examples file, or a plain file.
-        limit: the first so many; None for all.
-        images: folder that image and depth paths of a plain file are relative to; the file's by default.
-        box_space: space of boxes in a plain file that name none.
-        reading: how depth files of a plain file are read; `auto` by default.
+        path: dataset folder, its examples file, or a question file.
+        limit: number of questions to read from the start; None for all.
+        images: folder that image and depth paths in a question file are relative to; by default the folder of the file.
+        box_space: space of boxes in a question file without `box_space`.
+        reading: how to read the depth files of a question file; `auto` by default.
     Returns:
-        At least one; images are not opened, unless their size is needed for boxes that are no fractions.
+        At least one question. Images are opened only if boxes in pixels need their size.
     Raises:
-        RecordError: no file, no question in it, a malformed one, one whose id was there before, or a path that leaves the
-            folder; says where.
+        RecordError: the file is missing or has no question, a question is malformed, an id is repeated, or a path leaves
+            the folder; the message gives the place.
     """
     where = examples_file(path) if Path(path).is_dir() else Path(path)
     found: list[Question] = []
@@ -253,14 +254,14 @@ def read_questions(
     for question in islice(questions, None if limit is None else min(limit, sys.maxsize)):
         if question.id in first:
             raise RecordError(
-                f"{question.source}: the id {question.id[:100]!r} was there before, at {first[question.id]}; every question "
-                "needs its own",
+                f"{question.source}: the id {question.id[:100]!r} is already used at {first[question.id]}. Give every "
+                "question its own id",
                 "duplicate_id",
             )
         first[question.id] = question.source
         found.append(question)
     if not found:
-        raise RecordError(f"{where}: holds no question", "no_example")
+        raise RecordError(f"{where}: contains no question", "no_example")
     return found
 
 
@@ -275,12 +276,12 @@ def _of_plain(path: Path, root: Path, box_space: Space, reading: DepthReading) -
 
 
 def _holds_examples(path: Path) -> bool:
-    """Whether the first row of a file is a training sample of ours: those alone hold messages."""
+    """Return whether the first row of a file is a sifthinker example: only examples have `messages`."""
     return any(isinstance(row, dict) and "messages" in row for _, row in islice(_rows(path), 1))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, value) of every JSON line, or of every item of a JSON list."""
+    """Yield (place, value) of every JSON line, or of every item of a JSON list."""
     if not _is_list(path):
         for number, row in read_jsonl(path):
             yield f"{path}:{number}", row
@@ -288,7 +289,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: begins as a JSON list, but is none: {error}", "not_json") from None
+        raise RecordError(f"{path}: starts like a JSON list, but is not valid JSON: {error}", "not_json") from None
     for number, row in enumerate(rows, 1):
         yield f"{path}, item {number}", row
 
@@ -309,33 +310,33 @@ _KEYS = (
 
 def _plain(row: Any, where: str, number: str, root: Path, box_space: Space, reading: DepthReading) -> Question:
     if not isinstance(row, dict):
-        raise RecordError(f"{where}: wanted a JSON object, got {shown(row)}", "not_an_object")
+        raise RecordError(f"{where}: expected a JSON object, got {shown(row)}", "not_an_object")
     try:
         check_keys(row, _KEYS, where)
     except ValueError as error:
         form = _other_form(row)
         if form:
             raise RecordError(
-                f"{where}: looks like {form}; `sif eval` reads questions (image, question, answer, …) and datasets of "
-                "ours. Build one from this file with `sif data build`",
+                f"{where}: looks like {form}. `sif eval` reads question files (image, question, answer, …) and sifthinker "
+                "datasets. Build a dataset from this file with `sif data build`",
                 "unknown_key",
             ) from None
         end = "" if str(error).endswith("?") else "."
-        raise RecordError(f"{error}{end} Other data goes under 'extra'", "unknown_key") from None
+        raise RecordError(f"{error}{end} Put other data under 'extra'", "unknown_key") from None
     missing = [name for name in ("image", "question") if row.get(name) is None]
     if missing:
         raise RecordError(f"{where}: lacks {', '.join(missing)}", "missing_key")
     if row.get("answer") is not None and row.get("answers") is not None:
-        raise RecordError(f"{where}: has both answer and answers; wanted one of them", "bad_record")
+        raise RecordError(f"{where}: has both answer and answers; expected only one of them", "bad_record")
     answers: Any = row.get("answers")
     if answers is None:
         answers = [] if row.get("answer") is None else [_single(row["answer"], where)]
     if not isinstance(answers, list):
-        raise RecordError(f"{where}: answers is {shown(answers)}, wanted a list of right answers", "bad_record")
+        raise RecordError(f"{where}: answers must be a list of right answers, got {shown(answers)}", "bad_record")
     if row.get("answers") == []:
-        raise RecordError(f"{where}: answers is empty; where the right answer is not known, leave it out", "bad_record")
+        raise RecordError(f"{where}: answers is empty; leave it out if the right answer is unknown", "bad_record")
     if isinstance(row.get("choices"), str) and not row["choices"].lstrip().startswith("["):
-        raise RecordError(f"{where}: choices is {shown(row['choices'])}, one text; wanted a list of texts", "bad_record")
+        raise RecordError(f"{where}: choices must be a list of texts, got one text {shown(row['choices'])}", "bad_record")
     try:
         choices = read_choices(row.get("choices"))
     except ValueError as error:
@@ -343,17 +344,17 @@ def _plain(row: Any, where: str, number: str, root: Path, box_space: Space, read
     groups: dict[str, Any] = {name: row.get(name) or "" for name in ("dataset", "split", "family")}
     for name in groups:
         if not isinstance(row.get(name), str | None):
-            raise RecordError(f"{where}: {name} is {shown(row[name])}, wanted a text", "bad_record")
+            raise RecordError(f"{where}: {name} must be text, got {shown(row[name])}", "bad_record")
     tags = row.get("tags") or {}
     if not isinstance(tags, dict):
-        raise RecordError(f"{where}: tags is {shown(tags)}, wanted an object of texts", "bad_record")
+        raise RecordError(f"{where}: tags must be an object of texts, got {shown(tags)}", "bad_record")
     image = _file(row["image"], "image", where, root)
     depth = None if row.get("depth") is None else _file(row["depth"], "depth", where, root)
     texts = tuple(as_text(answer, "answer", where) for answer in answers)
     if choices and texts and all(options_of(choices).index_of(read(text)) is None for text in texts):
         raise RecordError(
-            f"{where}: the right answer {' / '.join(map(shown, texts))} is none of the choices {shown(list(choices))}; "
-            "wanted one of them, or its letter",
+            f"{where}: expected one of the choices {shown(list(choices))} or its letter as the right answer, got "
+            f"{' / '.join(map(shown, texts))}",
             "bad_record",
         )
     return Question(
@@ -374,7 +375,8 @@ def _plain(row: Any, where: str, number: str, root: Path, box_space: Space, read
 def _single(answer: Any, where: str) -> Any:
     if isinstance(answer, list) and len(answer) != 1:
         raise RecordError(
-            f"{where}: answer is {shown(answer)}; wanted one text. Several right answers go under 'answers'", "bad_record"
+            f"{where}: answer must be one text, got {shown(answer)}. Put several right answers under 'answers'",
+            "bad_record",
         )
     return answer
 
@@ -385,18 +387,18 @@ def _text(value: Any, name: str, where: str) -> str:
 
 def _file(value: Any, name: str, where: str, root: Path) -> Path:
     if not isinstance(value, str) or is_blank(value):
-        raise RecordError(f"{where}: {name} is {shown(value)}, wanted the path of a file", "bad_path")
+        raise RecordError(f"{where}: {name} must be a file path, got {shown(value)}", "bad_path")
     if is_base64_image(value):
-        raise RecordError(f"{where}: {name} is base64; wanted the path of a file", "bad_path")
+        raise RecordError(f"{where}: {name} must be a file path, got base64", "bad_path")
     try:
         return inside(root, value)
     except RecordError as error:
-        hint = "; --images names the folder that paths are relative to" if error.code == "path_outside_root" else ""
+        hint = "; set --images to the folder that paths are relative to" if error.code == "path_outside_root" else ""
         raise RecordError(f"{where}: {name}: {error}{hint}", error.code) from None
 
 
 def _other_form(row: Mapping[str, Any]) -> str:
-    """Whose published form a row has that is no question of ours; "" where none is known."""
+    """Return the published format that a row looks like; "" if it looks like none."""
     if "bboxs" in row or "conversations" in row:
         return "VisCoT"
     if "expression" in row or ("bbox" in row and "ref_id" in row):
@@ -405,13 +407,13 @@ def _other_form(row: Mapping[str, Any]) -> str:
 
 
 def _size(row: Mapping[str, Any], where: str, image: Path) -> tuple[int, int] | None:
-    """The size that a question states for its image, which it must be where the image can be read."""
+    """Return the stated image size of a question. It must match the image if that can be read."""
     size = row.get("size")
     if size is None:
         return None
     sides = [as_whole(side) or 0 for side in size] if isinstance(size, list) else []
     if len(sides) != 2 or not all(side > 0 for side in sides):
-        raise RecordError(f"{where}: size is {shown(size)}, wanted [width, height] in pixels", "bad_record")
+        raise RecordError(f"{where}: size must be [width, height] in pixels, got {shown(size)}", "bad_record")
     stated = sides[0], sides[1]
     try:
         found = image_size(image)
@@ -419,7 +421,8 @@ def _size(row: Mapping[str, Any], where: str, image: Path) -> tuple[int, int] | 
         return stated
     if not same_shape(stated, found):
         raise RecordError(
-            f"{where}: size is {stated[0]}×{stated[1]}, but {image.name} is {found[0]}×{found[1]}; is it the right image?",
+            f"{where}: size is {stated[0]}×{stated[1]}, but {image.name} is {found[0]}×{found[1]}; check that it is the "
+            "right image",
             "size_mismatch",
         )
     return stated
@@ -438,25 +441,25 @@ def _boxes(row: Mapping[str, Any], where: str, image: Path, default: Space) -> t
         others = f"--box-space {other_names(space)}, or the key box_space"
         fault, _ = other_space(array, space, size)
         if fault:
-            raise RecordError(f"{where}: {fault}; read as {space}; say what they are with {others}", "bad_box")
+            raise RecordError(f"{where}: {fault}; read as {space}. Set another space with {others}", "bad_box")
         inside_image = np.clip(unit, 0, 1)
-        # A billionth is the noise of the division, not a box past the border.
+        # An excess of up to 1e-9 is rounding noise, not a box past the border.
         past = np.asarray((np.abs(unit - inside_image) > 1e-9).any(axis=1))
         if past.any():
             border = f"width {size[0]}, height {size[1]}" if size else "0 to 1"
-            advice = f"where it is in another space, say which with {others}" if space == "unit" else "correct it"
+            advice = f"If it is in another space, set that with {others}" if space == "unit" else "Correct the box"
             raise RecordError(
-                f"{where}: box {array[int(np.argmax(past))].tolist()} is outside the image ({border}), read as {space}; "
+                f"{where}: box {array[int(np.argmax(past))].tolist()} is outside the image ({border}), read as {space}. "
                 f"{advice}",
                 "bad_box",
             )
         return as_unit_tuples(inside_image.tolist(), where)
     except ImageError:
-        return ()  # `load` will say what is wrong with the image: the question cannot be asked, and needs no boxes
+        return ()  # `load` reports the broken image. The question cannot be asked, so it needs no boxes
     except (BoxError, TypeError) as error:
         raise RecordError(f"{where}: boxes: {error}", "bad_box") from None
 
 
 def identity_of(questions: Sequence[Question], root: Path) -> str:
-    """SHA-256 of what makes these questions others, in their order; see `Question.identity`."""
+    """Return the SHA-256 of the identities of questions, in order; see `Question.identity`."""
     return sha256("\n".join(to_json(question.identity(root)) for question in questions).encode())

@@ -1,4 +1,4 @@
-"""An evaluation from its questions to its file: resumable, the same rows however often it was interrupted."""
+"""Run an evaluation, from its questions to its results file. A run can resume, and interruptions do not change its rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from sifthinker.journal import Journal, check_same
 from sifthinker.literals import Coordinates, ThinkProtocol
 from sifthinker.loops import in_thread, run_coroutine, threads, together
 from sifthinker.prompts import PROMPT_VERSION, user_prompt, with_choices
-from sifthinker.records import as_text
+from sifthinker.records import as_text, shown
 from sifthinker.served import ServedThinker, open_thinker
 from sifthinker.thinker import LocalThinker, Task, Thinker, Thought, problems_of, thought_of
 
@@ -47,21 +47,21 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-# An evaluation that could ask none of so many questions is set up wrongly: another image folder, another kind of model.
+# If none of the first questions can be asked, the setup is wrong: for example the image folder or the kind of model.
 FIRST_FAILURES = 10
 _MOST_NAMED = 5  # ids in a message
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model made of questions, finished.
+    """A finished evaluation.
 
     Args:
-        settings: all that makes it another one: model, questions, how they were asked, versions.
-        rows: one a question, in order.
-        questions: what was asked, by id; empty where the evaluation was read from its file.
-        known: whether it had been finished before and nothing was asked.
-        benchmark: of a published benchmark: its title, its own metrics, and the numbers of its table; plain values.
+        settings: everything that identifies the evaluation: model, questions, how they were asked, versions.
+        rows: one row per question, in order.
+        questions: the questions by id; empty if the evaluation was read from its file.
+        known: whether the evaluation was already finished, so that no question was asked.
+        benchmark: title, own metrics and table of a published benchmark, as plain values; None for other questions.
     """
 
     settings: Mapping[str, Any]
@@ -72,12 +72,12 @@ class Evaluation:
 
     @property
     def protocol(self) -> ThinkProtocol:
-        """How the model was asked."""
+        """The protocol that the model was asked with."""
         return protocol_of(self.settings)
 
     @property
     def table(self) -> dict[str, Number]:
-        """The benchmark's table: headline → number; empty where it is of none."""
+        """The benchmark's table: headline → number; empty if there is no benchmark."""
         found = {}
         for name, number in (self.benchmark or {}).get("table", {}).items():
             lenient = None if number["lenient"] is None else Result(**number["lenient"])
@@ -86,34 +86,34 @@ class Evaluation:
 
     @property
     def lenient_notes(self) -> list[str]:
-        """In what the official scorer of the benchmark is more lenient, each said once."""
+        """How the benchmark's official scorer is more lenient, without duplicates."""
         table = (self.benchmark or {}).get("table", {})
         return list(dict.fromkeys(one["lenient_about"] for one in table.values() if one["lenient_about"]))
 
     @property
     def metrics(self) -> dict[str, str]:
-        """Metric → what it is: the general ones, and the benchmark's own."""
+        """Metric → description: the general metrics, then the benchmark's own."""
         return {**METRICS, **(self.benchmark or {}).get("metrics", {})}
 
     @cached_property
     def results(self) -> dict[str, Result]:
-        """Metric → result, over every row."""
+        """Metric → result over all rows."""
         return summarise(self.rows)
 
     @cached_property
     def groups(self) -> dict[str, dict[str, dict[str, Result]]]:
-        """What is grouped (dataset, split, family, tags) → group → metric → result."""
+        """Grouping (dataset, split, family, or a tag) → group → metric → result."""
         return {
             name: {group: summarise(rows) for group, rows in found.items()} for name, found in all_groups(self.rows).items()
         }
 
     @property
     def errors(self) -> int:
-        """How many questions could not be asked; no metric counts them."""
+        """Number of questions that could not be asked. No metric counts them."""
         return sum(bool(row.error) for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Settings, counts, results, results by group, rows; plain values."""
+        """Return settings, counts, results, results by group and rows as plain values."""
         return {
             "settings": dict(self.settings),
             "questions": len(self.rows),
@@ -131,7 +131,7 @@ class Evaluation:
         }
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the JSON file, whole or not at all.
+        """Write the JSON file atomically.
 
         Raises:
             SIFError: the folder cannot be written.
@@ -140,55 +140,55 @@ class Evaluation:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Evaluation:
-        """An evaluation from its file.
+        """Read an evaluation from its file.
 
         Raises:
-            ConfigError: no such file, or not one that `write` wrote.
+            ConfigError: the file does not exist, or was not written by `write`.
         """
         try:
             body = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
         except ValueError:
-            raise ConfigError(f"{path}: not JSON; wanted the file of an evaluation, {_hint(Path(path))}") from None
+            raise ConfigError(f"{path}: not JSON, expected an evaluation file; {_hint(Path(path))}") from None
         try:
             rows = tuple(Row.from_json(row, str(path)) for row in body["rows"])
             return cls(body["settings"], rows, known=True, benchmark=body.get("benchmark"))
         except (KeyError, TypeError, AttributeError, ConfigError) as error:
             hint = _hint(Path(path), "evaluate again with --fresh")
-            raise ConfigError(f"{path}: not an evaluation of this version ({error}); {hint}") from None
+            raise ConfigError(f"{path}: not an evaluation file of this version ({error}); {hint}") from None
 
 
 def _hint(path: Path, otherwise: str = "see `sif eval`") -> str:
-    """What to do about a file that is no evaluation: the one behind the thoughts of `sif think`, where it is there."""
+    """Return advice for a file that is not an evaluation: use the one that `sif think` wrote beside it, if it exists."""
     beside = path.with_suffix(".eval.json")
     return f"use {beside}" if beside != path and beside.is_file() else otherwise
 
 
 def protocol_of(settings: Mapping[str, Any]) -> ThinkProtocol:
-    """How the model of an evaluation was asked; earlier versions noted no more than whether directly."""
+    """Return the protocol of an evaluation. Earlier versions recorded only whether it was direct."""
     found: ThinkProtocol = settings.get("protocol", "direct" if settings.get("direct") else "chain")
     return found
 
 
 def reading_of(settings: Mapping[str, Any]) -> DepthReading:
-    """How the depth files of an evaluation were read.
+    """Return how the depth files of an evaluation were read.
 
     Raises:
-        DepthError: settings that no file can be read by.
+        DepthError: the settings contradict each other or are out of range.
     """
     holes = tuple(float(hole) for hole in settings.get("depth_hole") or ())
     return DepthReading(settings.get("depth_encoding") or "auto", settings.get("depth_near"), holes)
 
 
 _READING = ("depth_encoding", "depth_near", "depth_hole")
-_OF_QUESTIONS = ("split", *_READING)  # what the hash of the questions covers, said in words too
+_OF_QUESTIONS = ("split", *_READING)  # the hash of the questions covers these too
 
 
 def _told_reading(questions: Sequence[Question]) -> dict[str, Any]:
-    """How the depth files of questions are read, as settings, where that does not follow from the files."""
+    """Return how the depth files of questions are read, as settings; empty if the files themselves define it."""
     readings = list(dict.fromkeys(question.reading for question in questions))
-    if len(readings) != 1 or readings[0] == DepthReading("sif"):  # which files of datasets say by themselves
+    if len(readings) != 1 or readings[0] == DepthReading("sif"):  # files of our datasets define it themselves
         return {}
     values = (readings[0].encoding, readings[0].near, list(readings[0].holes))
     return {name: value for name, value in zip(_READING, values, strict=True) if value not in ("auto", None, [])}
@@ -203,31 +203,31 @@ def evaluate(
     progress: Progress | None = None,
     fresh: bool = False,
 ) -> Evaluation:
-    """Ask a model questions and measure its answers, or go on with an evaluation that was interrupted.
+    """Ask a model questions and measure its answers, or resume an interrupted evaluation.
 
-    Answers are greedy. With `settings.output`, each batch is kept in a journal beside it as soon as it is answered; whatever
-    is there is not asked again. Batches are the same whether the evaluation was interrupted or not, so are rows: what
-    shares a batch can change a model's last digits. A finished evaluation is read from its file.
+    Decoding is greedy. With `settings.output`, a journal beside the output file stores each answered batch. A resumed run
+    does not ask those questions again. The questions of a batch can change the last digits of a model's scores, so a resumed
+    run keeps the batches, and with them the rows, of an uninterrupted run. A finished evaluation is read from its file.
 
-    A question that cannot be asked, for instance because its image is broken, is a row with its error. It is asked again
-    when the evaluation is repeated; what was answered stays.
+    A question that cannot be asked, for example because its image is broken, becomes a row with an error. It is asked again
+    when the evaluation is repeated. Answered questions are kept.
 
-    A model on a server is asked several questions at once, and each answer is kept as soon as it is there.
+    A model on a server receives several questions at once. Each answer is stored as soon as it arrives.
 
     Args:
-        settings: what and how.
-        questions: asked instead of those in `settings.data`, which then is no more than their name.
-        thinker: asked instead of `settings.model`, which then is no more than its name.
-        benchmark: whose questions these are, for its own metrics and its table; see `benchmarks.evaluate_benchmark`.
-        progress: called with the number of questions done and of all.
-        fresh: start over, even if the file is there.
+        settings: the evaluation.
+        questions: asked instead of those in `settings.data`, which is then only their name.
+        thinker: asked instead of `settings.model`, which is then only its name.
+        benchmark: benchmark of the questions, for its own metrics and table; see `benchmarks.evaluate_benchmark`.
+        progress: called with the number of finished questions and the total.
+        fresh: start over, even if the file exists.
     Raises:
-        ConfigError: neither a model nor completions; the file holds another evaluation or something else; the image of a
-            question that was answered has changed; or another process is at work on it.
-        RecordError: what is wrong with the questions or the saved completions.
+        ConfigError: neither a model nor completions are given; the file contains another evaluation or something else; the
+            image of an answered question has changed; or another process is running the same evaluation.
+        RecordError: the questions or the saved completions are malformed.
         ModelError: the model cannot be loaded, or none of the first questions could be asked.
-        EndpointError: the server refuses every request alike, or went away; the same call goes on.
-        BudgetError: the budget is spent; the same call with a greater one goes on.
+        EndpointError: the server refuses every request, or has gone away; the same call resumes.
+        BudgetError: the budget is spent; the same call with a larger budget resumes.
         SIFError: the file cannot be written.
     Example:
         >>> found = evaluate(EvalSettings(data="dataset", model="runs/sft", output="sft.json"))  # doctest: +SKIP
@@ -252,7 +252,7 @@ async def evaluate_async(
     progress: Progress | None = None,
     fresh: bool = False,
 ) -> Evaluation:
-    """`evaluate` for callers with an event loop, which goes on while the model thinks."""
+    """Run `evaluate` without blocking the caller's event loop."""
     run = await in_thread(_Run, settings, questions, thinker, benchmark, progress, fresh)
     with run:
         if run.served:
@@ -274,19 +274,19 @@ def ask(
     coordinates: Coordinates | None = None,
     **sampling: Any,
 ) -> list[Row]:
-    """Ask a model one batch of questions, greedily; a question that cannot be asked is a row with its error.
+    """Ask a model one batch of questions with greedy decoding. A question that cannot be asked becomes a row with an error.
 
     Args:
         thinker: the model.
         batch: at least one question.
-        root: folder that the names of images in rows are relative to.
+        root: folder that image names in rows are relative to.
         protocol: see `EvalSettings`.
         rgb_only: see `EvalSettings`.
         show_choices: see `EvalSettings`.
         coordinates: see `EvalSettings`.
         sampling: see `Thinker.think_all`.
     Returns:
-        One row a question, in order.
+        One row per question, in order.
     Raises:
         ConfigError: see `coordinates_of` and `Thinker.check_coordinates`.
     """
@@ -298,30 +298,30 @@ def ask(
 
 
 def coordinates_of(questions: Iterable[Question], chosen: Coordinates | None = None) -> Coordinates:
-    """The coordinates that a model's chains about these questions state boxes in: the chosen ones, else the dataset's.
+    """Return the coordinates of boxes in chains about these questions: the chosen ones, else those of the dataset.
 
     Raises:
-        ConfigError: none are chosen, and the questions are of datasets that differ.
+        ConfigError: none are chosen, and the datasets of the questions differ.
     """
     if chosen is not None:
         return chosen
     found = sorted({question.frame.space for question in questions})
     if len(found) > 1:
         raise ConfigError(
-            f"the chains of these questions' dataset state boxes in {' and '.join(found)}; say with coordinates "
-            "(--coordinates) what the model has learnt"
+            f"the chains of these questions use different coordinates: {' and '.join(found)}. Set coordinates "
+            "(--coordinates) to those that the model learned"
         )
     return found[0] if found else "unit"
 
 
 def _told_estimators(questions: Sequence[Question]) -> dict[str, Any]:
-    """The depth models that estimate the depth of questions, as settings of an evaluation; none where there are none."""
+    """Return the depth models that estimate the depth of questions, as settings; empty if there are none."""
     found = {question.estimator.name for question in questions if question.depth is None and question.estimator is not None}
     return {"depth": ", ".join(sorted(found))} if found else {}
 
 
 def _learnt(thinker: Thinker | None, settings: EvalSettings | None) -> Coordinates | None:
-    """The coordinates that a model has noted that it learnt: a loaded one's own, else those of the model that is named."""
+    """Return the coordinates that a model's files record: those of the loaded model, else of the model in the settings."""
     if thinker is not None:
         return learnt_by(thinker.processor.tokenizer) if isinstance(thinker, LocalThinker) else None
     if settings is None or settings.model is None or settings.base_url is not None:
@@ -331,7 +331,7 @@ def _learnt(thinker: Thinker | None, settings: EvalSettings | None) -> Coordinat
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    """How questions are asked, see `EvalSettings`; coordinates None are those that the model states by itself."""
+    """How questions are asked, see `EvalSettings`. Coordinates None means those that the model uses by default."""
 
     protocol: ThinkProtocol
     rgb_only: bool
@@ -339,16 +339,16 @@ class _How:
     coordinates: Coordinates | None
 
     def text(self, question: Question) -> str:
-        """The question as it is asked."""
+        """Return the question as the model sees it."""
         return with_choices(question.question, question.choices) if self.show_choices else question.question
 
     def prompt(self, text: str, *, with_depth: bool, coordinates: Coordinates) -> str:
-        """All that is asked."""
+        """Return the complete user prompt."""
         space: Coordinates = "unit" if self.protocol == "direct" else coordinates
         return user_prompt(text, with_depth=with_depth, protocol=self.protocol, coordinates=space)
 
     def space(self, thinker: Thinker) -> Coordinates:
-        """The coordinates that a model is asked for."""
+        """Return the coordinates to request from a model."""
         by_itself = thinker.native_coordinates if self.protocol == "structured" else thinker.coordinates
         return self.coordinates or by_itself
 
@@ -361,7 +361,7 @@ def _ask(
     benchmark: Benchmark | None,
     **sampling: Any,
 ) -> list[Row]:
-    """`ask` of a model that is loaded once a question of the batch can be asked."""
+    """Run `ask`, and load the model only once a question of the batch can be asked."""
     rows: dict[int, Row] = {}
     tasks: dict[int, Task] = {}
     for index, question in enumerate(batch):
@@ -374,7 +374,7 @@ def _ask(
     thoughts: dict[int, Thought | ValueError] = {}
     space: Coordinates = how.coordinates or "unit"
     if tasks:
-        thinker = load()  # outside of `try`: what it raises is about the model, not about a question
+        thinker = load()  # outside `try`: its errors are about the model, not about a question
         given: dict[str, Any] = {"protocol": how.protocol, **sampling}
         if how.protocol != "direct":
             space = how.space(thinker)
@@ -383,7 +383,7 @@ def _ask(
         try:
             thoughts |= zip(tasks, thinker.think_all(list(tasks.values()), **given), strict=True)
         except ValueError:
-            # One that the model's processor or tokenizer refuses; which one shows when they are asked one by one.
+            # The processor or tokenizer refuses one of the questions. Ask them one by one to find it.
             for index, task in tasks.items():
                 try:
                     (thoughts[index],) = thinker.think_all([task], **given)
@@ -397,7 +397,7 @@ def _ask(
 
 
 def _unasked(question: Question, root: Path, how: _How, error: Exception) -> Row:
-    """The row of a question whose image or depth cannot be read."""
+    """Return the row of a question whose image or depth cannot be read."""
     with_depth = _has_depth(question, how.rgb_only)
     prompt = how.prompt(how.text(question), with_depth=with_depth, coordinates=how.coordinates or "unit")
     return _row(question, root, prompt, error)
@@ -453,7 +453,7 @@ def _states_depth(row: Row) -> bool:
 
 
 class _Run:
-    """An evaluation under way. As a context it holds its journal, where it has an output and is not finished."""
+    """A running evaluation. As a context manager, it keeps its journal open if it has an output and is not finished."""
 
     def __init__(
         self,
@@ -466,7 +466,7 @@ class _Run:
     ) -> None:
         EvalSettings.expect(settings)
         if settings.model is None and settings.completions is None and thinker is None:
-            raise ConfigError("Give --model or --completions: a model that answers, or a file of saved completions")
+            raise ConfigError("Give --model (a model to ask) or --completions (a file of saved completions)")
         self.settings = settings
         self.benchmark = benchmark
         if questions is None:
@@ -482,9 +482,10 @@ class _Run:
             self.questions = list(questions)[: settings.limit]
             twice = [name for name, times in Counter(question.id for question in self.questions).items() if times > 1]
             if twice or not self.questions:
-                raise RecordError(f"the id {twice[0]!r} is there twice" if twice else "there is no question", "duplicate_id")
+                message = f"several questions have the id {twice[0]!r}; every question needs its own" if twice else ""
+                raise RecordError(message or "expected at least one question, got none", "duplicate_id")
         self.root = questions_root(settings.data, settings.images)
-        self._refuse_unheeded()
+        self._refuse_unused()
         learnt = _learnt(thinker, settings)
         self.coordinates: Coordinates = (settings.coordinates if settings.protocol == "structured" else None) or "unit"
         if settings.protocol == "chain":
@@ -492,15 +493,15 @@ class _Run:
         asked = settings.coordinates if settings.protocol == "structured" else self.coordinates
         self.how = _How(settings.protocol, settings.rgb_only, settings.show_choices, asked)
         self.identity = self._identity()
-        self._rows: dict[str, Row] = {}  # by id; of a question that was asked again, the last
+        self._rows: dict[str, Row] = {}  # by id; a repeated question replaces its earlier row
         self._thinker = thinker
         if thinker is None and settings.base_url is not None:
-            self._thinker = open_thinker(settings)  # an address that cannot be used is refused before it is noted anywhere
+            self._thinker = open_thinker(settings)  # refuses an unusable address before anything is written
         self.served = isinstance(self._thinker, ServedThinker) and settings.completions is None
         self._progress = progress
         self._fresh = fresh
-        self._asked = 0  # questions that are done with
-        self._held: list[list[Row]] = []  # not yet in the journal: nothing was answered so far
+        self._asked = 0  # finished questions
+        self._held: list[list[Row]] = []  # not in the journal yet, because no question has been answered
         self._saved = (
             None if settings.completions is None else _completions(settings.completions, self.questions, settings.limit)
         )
@@ -511,7 +512,7 @@ class _Run:
             and not any(TAG.search(saved.text) for saved in self._saved.values())
         ):
             logger.warning(
-                "%s: none of the %d completions is a chain; score plain answers with --direct",
+                "%s: none of the %d completions is a chain. Use --direct to score plain answers",
                 settings.completions,
                 len(self._saved),
             )
@@ -524,19 +525,22 @@ class _Run:
                 self._journal = _Journal(journal_path(self.output), self.identity, fresh=fresh)
                 self._journal.as_ours = self._grown
 
-    def _refuse_unheeded(self) -> None:
-        """Refuse settings that only the command line acts on: it reads the questions by them.
+    def _refuse_unused(self) -> None:
+        """Refuse settings that only the command line applies, when it reads the questions.
 
         Raises:
-            ConfigError: `depth` of questions that nobody has given an estimator, or `split` without a benchmark.
+            ConfigError: `depth` is set but questions without depth have no estimator, or `split` without a benchmark.
         """
         if self.settings.depth is not None and any(not question.has_depth for question in self.questions):
             raise ConfigError(
-                f"depth {self.settings.depth}: questions come without depth; give `questions` of "
-                "sifthinker.thinking.with_depth(read_questions(…), model)"
+                f"depth {self.settings.depth}: this call loads no depth model, and some questions have no depth. Pass "
+                "questions=sifthinker.thinking.with_depth(read_questions(…), model)"
             )
         if self.settings.split is not None and self.benchmark is None:
-            raise ConfigError(f"split {self.settings.split!r} is of a benchmark; see benchmarks.evaluate_benchmark")
+            raise ConfigError(
+                f"split {self.settings.split!r}: only benchmarks have splits; use benchmarks.evaluate_benchmark, or leave "
+                "split out"
+            )
 
     def _identity(self) -> dict[str, Any]:
         asked = self.settings
@@ -547,9 +551,9 @@ class _Run:
             **({} if self.benchmark is None or asked.split is None else {"split": asked.split}),
             **_told_reading(self.questions),
             **_told_estimators(self.questions),
-            "questions": identity_of(self.questions, self.root),  # behind the limit, which says better why they differ
+            "questions": identity_of(self.questions, self.root),  # after the limit, which explains a difference better
         }
-        if self.how.coordinates not in (None, "unit"):  # evaluations of chains in fractions stay as they were
+        if self.how.coordinates not in (None, "unit"):  # keeps the identity of earlier evaluations in unit coordinates
             how["coordinates"] = self.how.coordinates
         if asked.completions is not None:
             saved = sha256(_bytes(asked.completions))
@@ -566,10 +570,10 @@ class _Run:
         }
 
     def _read_finished(self) -> Evaluation | None:
-        """The evaluation in the output file where every question was asked; rows of one that lacks some are taken over."""
+        """Return the evaluation in the output file if every question was asked; otherwise take over its rows."""
         if self.output is None or not self.output.exists():
             return None
-        found = Evaluation.read(self.output)  # somebody else's file is refused here
+        found = Evaluation.read(self.output)  # refuses any other file
         if self._fresh:
             return None
         _check_same(str(self.output), self._grown(found.settings), self.identity)
@@ -580,9 +584,9 @@ class _Run:
         return replace(found, questions=self._by_id())
 
     def _grown(self, theirs: Any) -> Any:
-        """Settings of an evaluation of the first of these questions as those of this one, where that changes no answer.
+        """Convert the settings of an evaluation with a smaller limit to those of this one, if that changes no answer.
 
-        A server answers each question by itself. What a model here says may depend on what shares its batch.
+        A server answers each question independently. The answers of a local model may depend on the rest of the batch.
         """
         limit = theirs.get("limit") if isinstance(theirs, dict) else None
         if not self.served or not isinstance(limit, int) or not 0 < limit < len(self.questions):
@@ -592,7 +596,7 @@ class _Run:
         return {**theirs, **{name: self.identity[name] for name in ("limit", "questions")}}
 
     def _check_files(self, where: Path, rows: Iterable[Row]) -> None:
-        """See that answered questions still have the files that they were asked about, as far as these are there."""
+        """Check that the files of answered questions have not changed, as far as they still exist."""
         questions = self._by_id()
         for row in rows:
             question = questions.get(row.id)
@@ -602,8 +606,8 @@ class _Run:
             for name, was, now in files:
                 if None not in (was, now) and was != now:
                     raise ConfigError(
-                        f"{where} is of another run: {name} of question {row.id!r} had {was} bytes when it was answered, "
-                        f"now {now}; name another output, or start over with --fresh"
+                        f"{where}: {name} of question {row.id!r} had {was} bytes when it was answered, and has {now} now. "
+                        "Choose another output, or start over with --fresh"
                     )
 
     def _by_id(self) -> dict[str, Question]:
@@ -614,8 +618,8 @@ class _Run:
             self._journal.__enter__()
             try:
                 if self._fresh and self.output is not None:
-                    self.output.unlink(missing_ok=True)  # or, interrupted, the old file would pass for the new one
-                self._finished = self._read_finished()  # by another process, meanwhile
+                    self.output.unlink(missing_ok=True)  # after an interruption, the old file would pass for the new one
+                self._finished = self._read_finished()  # another process may have finished it meanwhile
                 if self._finished is None:
                     self._resume(self._journal)
                     self._check_images()
@@ -632,18 +636,18 @@ class _Run:
         return self
 
     def _check_images(self) -> None:
-        """Look for the image files before a model is loaded for them."""
+        """Check that the image files exist before the model is loaded."""
         missing = [question for question in self.questions if self._is_open(question) and question.lacks_image()]
         if not missing:
             return
         first = self.questions[:FIRST_FAILURES]
         if not self._rows and [q.id for q in missing[: len(first)]] == [q.id for q in first]:
             raise ModelError(
-                f"none of the first {len(first)} questions could be asked; the first, {first[0].id!r}: {first[0].image}: "
-                "no such image; --images names the folder that paths are relative to"
+                f"none of the first {len(first)} questions could be asked. The first is {first[0].id!r}: "
+                f"{first[0].image}: no such image. Set --images to the folder that image paths are relative to"
             )
         logger.warning(
-            "%d of %d questions cannot be asked, since their image is missing; the first, %r: %s",
+            "%d of %d questions cannot be asked because their image is missing. The first is %r: %s",
             len(missing),
             len(self.questions),
             missing[0].id,
@@ -653,7 +657,7 @@ class _Run:
     def __exit__(self, *_: object) -> None:
         if self._journal is not None:
             if not self._journal.holds_answers:
-                self._journal.delete()  # a start that failed leaves nothing behind
+                self._journal.delete()  # a failed start leaves no file behind
             self._journal.__exit__()
 
     def _resume(self, journal: _Journal) -> None:
@@ -661,17 +665,17 @@ class _Run:
         try:
             rows = [Row.from_json(row) for batch in journal.lines for row in batch]
         except (TypeError, KeyError, AttributeError, ConfigError):
-            raise ConfigError(f"{path} is broken; start over with --fresh") from None
+            raise ConfigError(f"{path}: not a journal of this version; start over with --fresh") from None
         self._check_files(path, rows)
         self._rows |= {row.id: row for row in rows}
 
     def _is_open(self, question: Question) -> bool:
-        """Whether a question is still to be asked: it was not yet, or could not be."""
+        """Return whether a question is still to be asked: it has no row, or a row with an error."""
         row = self._rows.get(question.id)
         return row is None or bool(row.error)
 
     def left(self) -> Iterator[list[Question]]:
-        """The batches that are still to be asked; of one that was asked before, those that could not be."""
+        """Yield the batches that are still to be asked, without the questions that have an answer."""
         if self._finished is not None:
             return
         size = self.settings.batch_size
@@ -681,7 +685,7 @@ class _Run:
                 yield batch
 
     def ask(self, batch: Sequence[Question]) -> list[Row]:
-        """One batch; loads the model when it is first needed."""
+        """Ask one batch. The first call loads the model."""
         if self._saved is not None:
             return [self._score(question, self._saved[question.id].text) for question in batch]
         return _ask(self._load, batch, self.root, self.how, self.benchmark)
@@ -692,10 +696,10 @@ class _Run:
         return self._thinker
 
     async def ask_served(self) -> None:
-        """Ask every question that is left, as many at once as the server is to be asked; each is kept when it is there.
+        """Ask all remaining questions, several at once, and store each answer as it arrives.
 
         Raises:
-            EndpointError: the server refuses every request alike, or does not answer any more.
+            EndpointError: the server refuses every request, or no longer answers.
             BudgetError: the budget is spent.
         """
         left = [] if self._finished is not None else [question for question in self.questions if self._is_open(question)]
@@ -710,7 +714,7 @@ class _Run:
                     await meter.ended()
                     return
                 row, outcome = await self._ask_one(thinker, left.pop())
-                # Nothing may come between an answer and its place in the journal: the run may be stopped there.
+                # No `await` between an answer and its journal entry: the run may be stopped there.
                 if outcome is not None:
                     meter.see(outcome)
                 self.take([row])
@@ -723,12 +727,13 @@ class _Run:
                 await together((work() for _ in range(most)), most)
         if left:
             raise BudgetError(
-                f"The answers cost {meter.cost:.4g} of {self.settings.budget:g}, and another may go beyond; {len(left)} "
-                f"question{'s are' if len(left) > 1 else ' is'} left. The same command with a greater --budget goes on"
+                f"The answers so far cost {meter.cost:.4g} of the budget of {self.settings.budget:g}, and the next one may "
+                f"exceed it. {len(left)} question{'s are' if len(left) > 1 else ' is'} left. Run the same command with a "
+                "larger --budget to resume"
             )
 
     async def _ask_one(self, thinker: ServedThinker, question: Question) -> tuple[Row, Thought | Exception | None]:
-        """The row of one question, and what asking came to; None where its image cannot be read and nobody was asked."""
+        """Return the row of one question and the outcome of asking; None if its image or depth cannot be read."""
         try:
             image, depth = await in_thread(question.load, with_depth=not self.how.rgb_only)
         except (ImageError, DepthError) as error:
@@ -752,7 +757,7 @@ class _Run:
         direct = self.settings.direct
         first = TAG.search(completion)
         if not direct and first is not None and first[0] == "<area>":
-            completion = "<think>" + completion  # opened by a chat template, and not kept
+            completion = "<think>" + completion  # the chat template wrote the tag, and it was not saved
         try:
             image, depth = question.load(with_depth=not self.settings.rgb_only)
         except (ImageError, DepthError) as error:
@@ -762,11 +767,11 @@ class _Run:
         return _row(question, self.root, "", thought, self.benchmark)
 
     def _frame(self, question: Question) -> Frame:
-        """What the numbers of boxes in a saved completion stand for: what its line says, else what is known of the question.
+        """Return what box numbers in a saved completion stand for: as its line states, else as for the question.
 
         Raises:
-            ConfigError: pixels of an image whose size nothing tells.
-            RecordError: a line whose `coordinates` and `resized` are none.
+            ConfigError: the boxes are in pixels of an image of unknown size.
+            RecordError: `coordinates` or `resized` of the line is invalid.
         """
         assert self._saved is not None
         saved = self._saved[question.id]
@@ -776,8 +781,8 @@ class _Run:
         space = saved.columns.get("coordinates") or self.coordinates
         if space == "resized" and saved.columns.get("resized") is None and (asked is None or asked.space != "resized"):
             raise ConfigError(
-                f"coordinates resized: {self.settings.completions} does not say how large the model saw the image of "
-                f"question {question.id!r}; give its line `resized`, the [width, height], score against a dataset "
+                f"{self.settings.completions}: the line of question {question.id!r} has boxes in coordinates resized, but "
+                "no image size. Add `resized`: [width, height] of the image as the model saw it, score against a dataset "
                 "built with coordinates resized, or ask the model itself"
             )
         try:
@@ -786,14 +791,14 @@ class _Run:
             raise RecordError(f"{saved.where}: {error}") from None
 
     def take(self, rows: list[Row]) -> None:
-        """Take in what one batch came to."""
+        """Add the rows of one batch, and store them in the journal."""
         self._rows |= {row.id: row for row in rows}
         self._held.append(rows)
         if all(row.error for row in self._rows.values()):
             if len(self._rows) >= min(FIRST_FAILURES, len(self.questions)):
                 first = next(iter(self._rows.values()))
                 raise ModelError(
-                    f"none of the first {len(self._rows)} questions could be asked; the first, {first.id!r}: {first.error}"
+                    f"none of the first {len(self._rows)} questions could be asked. The first is {first.id!r}: {first.error}"
                 )
         else:
             if self._journal is not None:
@@ -805,7 +810,7 @@ class _Run:
             self._progress(self._asked, len(self.questions))
 
     def finish(self) -> Evaluation:
-        """The finished evaluation, written to its file."""
+        """Write the finished evaluation to its file, and return it."""
         if self._finished is not None:
             if self._journal is not None:
                 self._journal.delete()
@@ -824,19 +829,17 @@ class _Run:
         return found
 
     def _say_looks(self, rows: Iterable[Row]) -> None:
-        """Warn where most chains are not what they are read as, so that their metrics mean nothing: they state boxes in
-        another space, or depths where there are none.
-        """
+        """Warn if most chains have boxes in another space, or depths without depth input: their metrics mean nothing."""
         if self.settings.direct:
             return
         asked = [row for row in rows if not row.error]
         if self.settings.protocol == "structured":
-            # What does not fit is left out of what is composed, so that it cannot be looked at there.
+            # The composed chain leaves out boxes that do not fit, so they can only be found in the problems.
             wrong = sum(not {"box_range", "box_order"}.isdisjoint(row.problems) for row in asked)
             if 2 * wrong > len(asked):
                 logger.warning(
-                    "%s: %d of %d replies hold boxes that are none in the coordinates that were asked for, the first in "
-                    "question %r; --coordinates says what the model writes",
+                    "%s: %d of %d replies have boxes that do not fit the requested coordinates, the first in question %r. "
+                    "Set --coordinates to those that the model writes",
                     self.settings.model or "the model",
                     wrong,
                     len(asked),
@@ -848,36 +851,36 @@ class _Run:
             looks.add(row.completion, row.frame)
         if hint := looks.hint():
             who = self.settings.completions or self.settings.model or "the model"
-            lines = ", or `coordinates` in each line" if self.settings.completions else ""
-            logger.warning("%s: %s; --coordinates%s says what the model has learnt", who, hint, lines)
+            lines = " (or `coordinates` in each line)" if self.settings.completions else ""
+            logger.warning("%s: %s. Set --coordinates%s to those that the model learned", who, hint, lines)
         self._say_depths([row for row in asked if row.depth is None and "<area>" in row.completion])
 
     def _say_depths(self, chains: Sequence[Row]) -> None:
-        """Warn where most chains about questions without depth state depths."""
+        """Warn if most chains about questions without depth state depths."""
         with_depths = [row for row in chains if "unknown_key" in row.problems and _states_depth(row)]
         if 2 * len(with_depths) > len(chains):
             logger.warning(
-                "%s: %d of %d chains state depths, but %s, so that the valid format of these is 0; the first answers "
+                "%s: %d of %d chains state depths, but %s. The valid format of these chains is 0. The first one answers "
                 "question %r. %s",
                 self.settings.completions or self.settings.model or "the model",
                 len(with_depths),
                 len(chains),
-                "--rgb-only leaves these out" if self.settings.rgb_only else "their questions have none",
+                "--rgb-only leaves depth out" if self.settings.rgb_only else "their questions have no depth",
                 with_depths[0].id,
-                "Score them without --rgb-only" if self.settings.rgb_only else "--depth MODEL estimates them",
+                "Score them without --rgb-only" if self.settings.rgb_only else "Use --depth MODEL to estimate depth",
             )
 
 
 class _Meter:
-    """What the answers of a server cost, and whether it still answers."""
+    """Tracks what the answers of a server cost, and whether it still answers."""
 
     def __init__(self, settings: EvalSettings, usage: Usage, before: Iterable[tuple[int, ...]]) -> None:
         self._budget = settings.budget
         self._prices = settings.prompt_price, settings.completion_price
         self._usage = usage
         earlier = [tokens for tokens in before if any(tokens)]
-        self._answers = len(earlier)  # whose cost is known
-        # Of earlier processes, less what this one's server was asked for before.
+        self._answers = len(earlier)  # answers of known cost
+        # Cost of earlier processes, less what this process has already spent: `cost` adds that again.
         self._before = sum(map(self._cost_of, earlier)) - self._cost_of((usage.prompt_tokens, usage.completion_tokens))
         self._under_way = 0
         self._changed = asyncio.Condition()
@@ -889,15 +892,15 @@ class _Meter:
 
     @property
     def cost(self) -> float:
-        """Of all that was answered so far, looks at what the server offers included."""
+        """Cost of all answers so far, including requests that probe what the server supports."""
         return self._before + self._cost_of((self._usage.prompt_tokens, self._usage.completion_tokens))
 
     async def may_start(self) -> bool:
-        """Whether another question may be asked within the budget; waits until that is known."""
+        """Wait until it is known whether the budget allows another question, and return that."""
         if self._budget is None:
             return True
         async with self._changed:
-            # While nobody knows what an answer costs, one at a time; and those under way may cost less than is likely.
+            # Until the cost of an answer is known, ask one at a time. Pending answers may cost less than estimated.
             await self._changed.wait_for(lambda: self._spent or not self._under_way or (self._answers and self._fits()))
             if not self._spent and not self._fits():
                 self._spent = True
@@ -907,41 +910,41 @@ class _Meter:
             return not self._spent
 
     def _fits(self) -> bool:
-        """Whether one more would stay within the budget, if it and those under way cost what others did."""
+        """Return whether one more answer fits the budget, if it and the pending ones cost the average."""
         likely = self.cost / self._answers if self._answers else 0.0
         budget = self._budget or 0.0
         return budget > 0 and self.cost + (self._under_way + 1) * likely <= budget * (1 + 1e-9)
 
     async def ended(self, *, answered: bool = False) -> None:
-        """One that was started has ended."""
+        """Note that a started question has ended."""
         async with self._changed:
             self._under_way -= 1
             self._answers += answered
             self._changed.notify_all()
 
     def see_tokens(self, row: Row) -> None:
-        """Take note of whether the server counts tokens.
+        """Check that the server reports tokens if there is a budget.
 
         Raises:
-            BudgetError: there is a budget, and it does not: nobody can tell what an answer costs.
+            BudgetError: it does not, so the cost of an answer is unknown.
         """
         if self._budget is not None and not row.error and not any(row.tokens):
             raise BudgetError(
-                f"The server does not say how many tokens it read and wrote (question {row.id!r}), so that no budget can be "
-                "kept. The same command without --budget goes on"
+                f"The server does not report how many tokens it read and wrote (question {row.id!r}), so --budget cannot be "
+                "enforced. Run the same command without --budget to resume"
             )
 
     def see(self, outcome: Thought | Exception) -> None:
-        """Take note of whether the server answered.
+        """Check whether the server answered.
 
         Raises:
-            EndpointError: it did not, several times in a row, each after every retry.
+            EndpointError: it failed to answer several questions in a row, each after every retry.
         """
         outage = outcome if isinstance(outcome, EndpointError) and outcome.kind == "outage" else None
         self._outages = self._outages + 1 if outage is not None else 0
         if outage is not None and self._outages >= FIRST_FAILURES:
             raise EndpointError(
-                f"the server left {self._outages} questions in a row unanswered; the same command goes on. The last: "
+                f"the server did not answer {self._outages} questions in a row. Run the same command to resume. Last error: "
                 f"{outage}",
                 "gave_up",
                 outage.attempts,
@@ -950,7 +953,7 @@ class _Meter:
 
 
 def journal_path(output: Path) -> Path:
-    """Where an evaluation that is not finished keeps what is answered: beside its file."""
+    """Return the path of the journal of an unfinished evaluation, beside its output file."""
     return output.with_name(f"{output.name}.journal.jsonl")
 
 
@@ -980,19 +983,19 @@ def _check_same(where: str, theirs: Any, ours: Mapping[str, Any]) -> None:
     }
     was, now = (_comparable(told) if isinstance(told, dict) else told for told in (theirs, dict(ours)))
     if isinstance(was, dict) and was.get("questions") == now.get("questions"):
-        for name in _OF_QUESTIONS:  # earlier versions did not say them in words
+        for name in _OF_QUESTIONS:  # earlier versions did not write them
             was.pop(name, None)
             now.pop(name, None)
     check_same(where, was, now, contents)
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without where things lie, which content stands for: a dataset or a model that was moved is the same."""
+    """Return settings without paths. Hashes of the content replace them, so a moved dataset or model stays the same."""
     found = dict(json.loads(to_json(dict(settings))))
     found["protocol"] = protocol_of(found)
-    found.pop("direct", None)  # as earlier versions called it
-    found.setdefault("coordinates", "unit")  # which is not stated
-    # A server that was started again may have another port, and its model is named anyway.
+    found.pop("direct", None)  # the name in earlier versions
+    found.setdefault("coordinates", "unit")  # the file leaves unit coordinates out
+    # A restarted server may have another port, and `model` still identifies its model.
     aside = ["data", "completions", "base_url", *(["model"] if found.get("weights") is not None else [])]
     return {key: value for key, value in found.items() if key not in aside}
 
@@ -1006,7 +1009,7 @@ def _bytes(path: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """A saved completion: its text, what its line says of its boxes, and where it stands."""
+    """A saved completion: its text, the columns of its line that define its boxes, and its place in the file."""
 
     text: str
     columns: Mapping[str, Any]
@@ -1014,10 +1017,10 @@ class _Saved:
 
 
 def _completions(path: str, questions: Sequence[Question], limit: int | None) -> dict[str, _Saved]:
-    """Question id → saved completion; where the questions were limited, of others too.
+    """Return question id → saved completion. With a limit, this includes completions of questions beyond the limit.
 
     Raises:
-        RecordError: a malformed line, an id that is there twice or that no question has, or a question without completion.
+        RecordError: a malformed line, a duplicate id, an id that no question has, or a question without completion.
     """
     found: dict[str, _Saved] = {}
     ids = {question.id for question in questions}
@@ -1025,17 +1028,22 @@ def _completions(path: str, questions: Sequence[Question], limit: int | None) ->
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         if not isinstance(row, dict) or not isinstance(row.get("completion"), str) or row.get("id") is None:
-            raise RecordError(f"{where}: wanted an object with `id` and the text `completion`")
+            raise RecordError(f"{where}: expected an object with `id` and `completion` (text), got {shown(row)}")
         name = as_text(row["id"], "id", where)
         if name in found:
-            raise RecordError(f"{where}: the id {name!r} was there before; wanted one completion a question", "duplicate_id")
+            raise RecordError(
+                f"{where}: the id {name!r} is already used by {found[name].where}; expected one completion per question",
+                "duplicate_id",
+            )
         found[name] = _Saved(row["completion"], {key: row.get(key) for key in ("coordinates", "resized")}, where)
         if name not in ids and limit is None:
             unknown.append(name)
     missing = [question.id for question in questions if question.id not in found]
-    for names, one, several in ((unknown, "is", "are of no question"), (missing, "has", "have no completion")):
+    for names, one, several in (
+        (unknown, "id belongs to no question", "ids belong to no question"),
+        (missing, "question has no completion", "questions have no completion"),
+    ):
         if names:
             listed = ", ".join(map(repr, names[:_MOST_NAMED])) + (", …" if len(names) > _MOST_NAMED else "")
-            what = f"ids {several}" if len(names) > 1 else f"id {one} {several.partition(' ')[2]}"
-            raise RecordError(f"{path}: {len(names)} {what}: {listed}")
+            raise RecordError(f"{path}: {len(names)} {several if len(names) > 1 else one}: {listed}")
     return found

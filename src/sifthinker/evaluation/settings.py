@@ -1,4 +1,4 @@
-"""Settings of an evaluation: which questions, who answers them, and how."""
+"""Settings of an evaluation: the questions, the model that answers them, and how it is asked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sifthinker.settings import Flag
 
 
 class EvalSettings(AskSettings, DepthFiles):
-    """One evaluation.
+    """Settings of one evaluation.
 
     Example:
         >>> EvalSettings(data="questions.jsonl", model="nano", protocol="direct", limit=100).max_new_tokens
@@ -21,37 +21,37 @@ class EvalSettings(AskSettings, DepthFiles):
     """
 
     data: str
-    """Dataset folder, its examples file, or a file of questions (JSON lines or a JSON list)."""
+    """Dataset folder, its examples file, or a question file (JSON lines or a JSON list)."""
     completions: str | None = None
-    """JSON lines of saved completions (`id`, `completion`, perhaps `coordinates` and `resized`) to score instead of asking a
-    model."""
+    """JSON lines file of saved completions to score instead of asking a model (keys: `id`, `completion`, optional
+    `coordinates` and `resized`)."""
     output: Annotated[str | None, Flag("-o", "--output", metavar="FILE.json")] = None
-    """JSON file for the results and every completion."""
+    """JSON file for the results and all completions."""
     images: str | None = None
-    """Folder for the image and depth paths in a file of questions; the file's own folder by default."""
+    """Folder that image and depth paths in a question file are relative to [default: the folder of the file]."""
     split: str | None = None
-    """Split of a benchmark [default: its usual one]."""
+    """Benchmark split [default: the benchmark's usual split]."""
     depth: Annotated[str | None, Flag(metavar="MODEL")] = None
-    """Depth model, a folder or Hugging Face name, for questions that come without depth."""
+    """Depth model (folder or Hugging Face name) for questions without depth."""
     limit: PositiveInt | None = None
     """Ask only the first N questions."""
     rgb_only: bool = False
-    """Show the model no depth."""
+    """Do not show depth to the model."""
     show_choices: Annotated[bool, Flag("--show-choices/--no-show-choices")] = False
-    """Write the choices of a question under it, as (A) …, (B) …; most benchmarks do by default."""
+    """Add the choices below the question as (A) …, (B) …; on by default for most benchmarks."""
     batch_size: PositiveInt = 8
-    """Questions at once."""
+    """Questions per batch."""
     coordinates: Coordinates | None = None
-    """Boxes in the model's words: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or pixels of the
-    image as its processor resizes it (resized) [default: for chains what the model's training noted, else those of the
-    dataset; for structured as the model's family writes]."""
+    """Coordinates of the boxes in the model's text: fractions of the image (unit), integers from 0 to 1000 (per_mille), or
+    pixels of the image after the processor resized it (resized) [default: for chains, the coordinates recorded in training,
+    else those of the dataset; for structured replies, those of the model family]."""
     box_space: Space = "unit"
-    """Coordinates of the boxes in a file of questions."""
+    """Coordinates of the boxes in a question file."""
 
     @model_validator(mode="after")
     def _one_who_answers(self) -> Self:
         if self.model is not None and self.completions is not None:
-            raise ValueError("model and completions are both given; either a model is asked or saved completions are scored")
+            raise ValueError("model and completions are both set; set model to ask it, or completions to score them")
         return self
 
     @model_validator(mode="after")
@@ -59,7 +59,7 @@ class EvalSettings(AskSettings, DepthFiles):
         if self.output is not None:
             path = Path(self.output)
             if self.output.endswith(("/", "\\")) or path.is_dir():
-                raise ValueError(f"output {path} is a folder; name a file in it, such as {path / 'results.json'}")
+                raise ValueError(f"output {path} is a folder; give a file in it, such as {path / 'results.json'}")
             if path.suffix.lower() != ".json":
-                raise ValueError(f"output {path}: wanted a JSON file, such as {path.with_suffix('.json')}")
+                raise ValueError(f"output {path}: expected a JSON file, such as {path.with_suffix('.json')}")
         return self

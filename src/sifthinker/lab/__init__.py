@@ -1,1 +1,1 @@
-"""The embedded world: scenes, questions about them, a scripted teacher, and a nano model that fits them."""
+"""The embedded world: scenes, questions about them, a scripted teacher, and the nano model."""

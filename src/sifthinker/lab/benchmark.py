@@ -1,7 +1,7 @@
-"""The world benchmark: held-out scenes, greedy answers, the four quantities that the rewards look at.
+"""The world benchmark: held-out scenes, greedy answers, and the four quantities that the rewards measure.
 
-Beside it what knows nothing of the picture scores (`baselines`), and how well a model that has no chains yet finds things
-(`localise`).
+Two more measurements: the scores of baselines that do not see the image (`baselines`), and how well a model without chains
+finds objects (`localise`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from sifthinker.thinker import Thinker
 
 @dataclass(frozen=True, slots=True)
 class SceneQuestion(Question):
-    """A question about a scene, which is rendered when it is asked.
+    """A question about a scene. The scene is rendered when the image is loaded.
 
     Args:
         scene: seed of the scene.
-        size: side of the picture in pixels.
+        size: side length of the image in pixels.
     """
 
     scene: int = 0
@@ -58,13 +58,13 @@ class SceneQuestion(Question):
 
 
 def world_questions(count: int, *, split: str = "test", seed: int = 0, size: int = 64) -> Iterator[SceneQuestion]:
-    """Questions of the world, as many of each family and level. Their image names are the seeds of their scenes.
+    """Yield questions about the world, balanced over families and levels. An image is named after the seed of its scene.
 
     Args:
         count: number of questions.
-        split: whose scenes; `test` never coincides with training.
-        seed: moves to other scenes.
-        size: side of the pictures in pixels.
+        split: split of the scenes. `test` shares no scene with training.
+        seed: random seed of the scenes.
+        size: side length of the images in pixels.
     """
     for asked in sample_questions(count, split=split, seed=seed):
         record = world_record(asked, image=f"{asked.scene}.png", split=split)
@@ -97,20 +97,20 @@ def evaluate(
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Result], list[Row]]:
-    """Ask a model `count` questions of the world; see `evaluation.run.evaluate`.
+    """Evaluate a model on `count` questions about the world; see `evaluation.run.evaluate`.
 
     Args:
-        thinker: the model; it answers greedily.
+        thinker: the model. It answers greedily.
         count: see `world_questions`.
         split: see `world_questions`.
         seed: see `world_questions`.
         size: see `world_questions`.
-        rgb_only: show the model no depth.
-        direct: ask for the answer alone, without steps; nothing but the answer is measured then.
-        batch_size: questions at once.
-        progress: called with the number of questions done.
+        rgb_only: do not show the depth image.
+        direct: ask for the answer only, without steps. Only the answer accuracy is measured then.
+        batch_size: number of questions in a batch.
+        progress: called with the number of finished questions.
     Returns:
-        (metric → result, one row a question).
+        (metric → result, one row per question).
     """
     protocol: ThinkProtocol = "direct" if direct else "chain"
     settings = EvalSettings(data="world", rgb_only=rgb_only, protocol=protocol, batch_size=batch_size)
@@ -124,10 +124,10 @@ def evaluate(
 
 
 def families_above_chance(rows: Sequence[Row], *, split: str = "test", seed: int = 0) -> set[str]:
-    """Families of questions in which a model is measurably better than guessing: its 95 % interval lies above.
+    """Return the question families in which a model is better than guessing: its 95 % interval lies above chance.
 
     Args:
-        rows: as `evaluate` gives them, whole.
+        rows: all rows that `evaluate` returned.
         split: see `evaluate`.
         seed: see `evaluate`.
     """
@@ -142,22 +142,22 @@ def families_above_chance(rows: Sequence[Row], *, split: str = "test", seed: int
 
 
 BASELINES = {
-    "guess": "any of the possible answers",
-    "always first": "the first of the possible answers",
-    "question only": "naive Bayes over the words of the question, from questions of the training split",
+    "guess": "a random choice",
+    "always first": "the first choice",
+    "question only": "naive Bayes over the words of the question, trained on the training split",
 }
 
 
 def baselines(
     count: int, *, split: str = "test", seed: int = 0, learn_from: int = 5400
 ) -> dict[str, dict[str, tuple[float, int]]]:
-    """What is scored without looking: family → baseline of `BASELINES` → (accuracy, number of questions).
+    """Return the scores of baselines that see no image: family → name in `BASELINES` → (accuracy, number of questions).
 
     Args:
         count: number of questions.
         split: see `evaluate`.
         seed: see `evaluate`.
-        learn_from: training questions that the question-only baseline sees.
+        learn_from: number of training questions for the question-only baseline.
     """
     learnt = _QuestionOnly(sample_questions(learn_from, split="train"))
     scores: dict[str, dict[str, list[float]]] = {}
@@ -175,26 +175,26 @@ def baselines(
     }
 
 
-METRICS_FILE = "metrics.json"  # of an embedded model: what `card` measured
+METRICS_FILE = "metrics.json"  # results of `card`, in the folder of an embedded model
 
 
 def card(
     model: str | Path, about: str, *, questions: int, scenes: int, progress: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Measure a nano model on the test split; write `metrics.json` and the model card `README.md` into its folder.
+    """Evaluate a nano model on the test split. Write `metrics.json` and the model card `README.md` to its folder.
 
     Args:
-        model: its folder.
-        about: what it is and how it was made.
-        questions: test questions it answers directly.
-        scenes: test scenes whose objects it is asked to find.
-        progress: told what is measured next.
+        model: folder of the model.
+        about: first paragraph of the card: what the model is and how it was trained.
+        questions: number of test questions for direct answers.
+        scenes: number of test scenes for finding objects.
+        progress: called with the title of the next measurement.
     """
     folder = Path(model)
     thinker = Thinker.load(folder, max_new_tokens=260)
-    progress("finding objects")
+    progress("evaluating: finding objects")
     found = {"finds objects": localise(thinker, scenes)}
-    progress("answering")
+    progress("evaluating: direct answers")
     found["answers directly"] = evaluate(thinker, questions, direct=True, batch_size=108)[0]
     numbers = {title: {name: asdict(result) for name, result in results.items()} for title, results in found.items()}
     body = {"questions": questions, "scenes": scenes, "split": "test", "seed": 0, "results": numbers}
@@ -208,15 +208,18 @@ def card(
     lines = [
         "---", "library_name: transformers", "pipeline_tag: image-text-to-text", "tags: [sifthinker]", "---", "",
         f"# {folder.name}", "", about, "",
-        "Measured on the test split of the embedded world by `sifthinker.lab.benchmark.card`:", "",
-        "| | mean | 95 % interval | count |", "| --- | --- | --- | --- |", *rows, "",
+        "Measured on the test split of the embedded world with `sifthinker.lab.benchmark.card`:", "",
+        "| metric | mean | 95 % interval | count |", "| --- | --- | --- | --- |", *rows, "",
         "| file | SHA-256 |", "| --- | --- |", *hashes, "",
     ]  # fmt: skip
     atomic_write(folder / "README.md", "\n".join(lines))
 
 
 class _QuestionOnly:
-    """Naive Bayes from a question's words to the position of its right answer, one a family, with add-one smoothing."""
+    """Naive Bayes from the words of a question to the position of its correct answer.
+
+    Each question family has its own classifier, with add-one smoothing.
+    """
 
     def __init__(self, questions: Iterable[WorldQuestion]) -> None:
         self._slots: dict[str, Counter[int]] = {}
@@ -245,18 +248,18 @@ _Thing = tuple[str, Region]  # name, place
 
 
 def localise(thinker: Thinker, count: int, *, split: str = "test", seed: int = 0, batch_size: int = 64) -> dict[str, Result]:
-    """How well a model that answers directly finds objects: each asked for by its name, and all of a scene listed.
+    """Measure how well a model that answers directly finds objects: single objects by name, and a list of all objects.
 
-    Of either, IoU of each box with the true one and the share of stated depths within a tenth of the true mean in the true
-    box; of lists also the share of right names. Listed boxes are matched to objects one to one, so that the sum of IoUs is
-    greatest. What is missing, or listed without being there, counts 0.
+    Both parts measure the IoU of each box with the ground-truth box, and the share of depths within 10 % of the mean depth
+    in the ground-truth box. Lists also measure the share of correct names. Listed boxes are matched to objects one to one,
+    with the largest sum of IoUs. Missing objects, and listed objects that do not exist, count as 0.
 
     Args:
         thinker: the model.
         count: number of scenes.
-        split: whose scenes.
-        seed: moves to other scenes.
-        batch_size: questions at once.
+        split: split of the scenes.
+        seed: random seed of the scenes.
+        batch_size: number of questions in a batch.
     """
     scenes = [scene_of(question) for question in sample_questions(count, split=split, seed=seed)]
     there = [list(zip((thing.name for thing in scene.objects), regions_of(scene), strict=True)) for scene in scenes]
@@ -290,7 +293,7 @@ def _near(stated: Region, true: Region) -> bool:
 
 
 def _matched(found: Sequence[_Thing], there: Sequence[_Thing]) -> list[tuple[_Thing | None, _Thing | None]]:
-    """Pairs, one to one, whose sum of IoUs is greatest; what is left over on either side is paired with None."""
+    """Pair found and true objects one to one with the largest sum of IoUs. Objects that are left over pair with None."""
     from scipy.optimize import linear_sum_assignment
 
     if not found:

@@ -1,6 +1,6 @@
-"""The whole loop at the size of a laptop: scenes → chains → SFT → GRPO-SIF → evaluation → report.
+"""The complete pipeline at laptop size: scenes → chains → SFT → GRPO-SIF → evaluation → report.
 
-Each stage is the same code that serves real data and real models; the arms are the study's.
+Each stage runs the same code as for real data and real models. The arms come from the study.
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ from sifthinker.show.report import Card, Chart, run_page, write_page, write_pict
 from sifthinker.thinker import Thought
 from sifthinker.training.progress import read_history
 
-# Titles of the demo's models and the arms they are.
+# Title of each model in the demo → its arm in the study.
 MODELS = {"base": "base", "after SFT": "chains", "after GRPO-SIF": "grpo-sif"}
 SIZE = Schedule()
 
 _SUMMARY = (
-    "The base is nano, a model of three million parameters that was taught what stands where in small scenes and how far "
-    "away, and that answers directly. It was shown {chains:,} chains of thought ({sft_steps} steps of SFT) and then "
-    "practised on {practised} of the questions ({grpo_steps} steps of GRPO-SIF, 8 tries a question). The numbers are "
-    "measured on {questions} questions about scenes that no model has seen, half of them about combinations of question, "
-    "colour and shape that were never asked in training. "
-    "Guessing would score about 0.38. The examples below are the first test question of each family. Beside this page, "
-    "right.png and wrong.png show a typical right answer and a typical wrong one: of each kind the answer with the median "
-    "final HIoU, the right one from the families of questions in which the model is above chance."
+    "The base model is nano, with three million parameters. It was pretrained on small scenes: which objects they "
+    "contain, where the objects are, and how far away. It answers questions directly. The demo trained it on {chains:,} "
+    "chains of thought ({sft_steps} steps of SFT), and then on {practised} of the questions ({grpo_steps} steps of "
+    "GRPO-SIF, with 8 completions per question). The metrics come from {questions} questions about scenes that no model "
+    "has seen. Half of these questions combine a question type, a colour and a shape in a way that does not occur in the "
+    "training data. Guessing would score about 0.38. The examples below are the first test question of each family. In "
+    "the folder of this page, right.png shows a typical correct answer and wrong.png a typical wrong answer. Each has the "
+    "median final HIoU of its kind. The correct answer comes from the question families in which the model is better than "
+    "chance."
 )
 
 
 def run_demo(output: Path, *, short: bool, fresh: bool, bar: Bar, say: Say) -> tuple[Path, dict[str, dict[str, Result]]]:
-    """Run the demo, or go on with one that was interrupted.
+    """Run the demo, or resume an interrupted one.
 
     Args:
         output: folder of the run.
-        short: a few steps of everything.
+        short: run only a few steps of each stage.
         fresh: start over.
-        bar: makes a progress bar: title, total → context of advance(done).
-        say: takes lines for the person who waits.
+        bar: creates a progress bar: title, total → context manager that yields advance(done).
+        say: prints a line for the user.
     Returns:
         The report's path, and model → metric → result.
     Raises:
-        ConfigError: the folder holds another run, or files of somebody else's where ours would go.
+        ConfigError: the folder contains another run, or other files that the demo would overwrite.
         SIFError: a stage failed.
     """
     make_folder(output)
@@ -68,25 +69,24 @@ def run_demo(output: Path, *, short: bool, fresh: bool, bar: Bar, say: Say) -> t
 
 
 def typical(rows: Sequence[Row], right: bool) -> Row | None:
-    """The answer with the median final HIoU among the right or the wrong ones: neither the best nor the luckiest. None where
-    there is none."""
+    """Return the answer with the median final HIoU among the right or the wrong answers, or None if there is none."""
     found = [row for row in rows if bool(row.values["answer accuracy"]) is right]
     found.sort(key=lambda row: (row.values["final HIoU"] or 0.0, row.id))
     return found[len(found) // 2] if found else None
 
 
 def _page(lab: Lab, rows: dict[str, list[Row]]) -> str:
-    """The report: tables, curves, and the first test question of each family answered by each model."""
+    """Return the report: tables, curves, and every model's answer to the first test question of each family."""
     size = lab.schedule
     sft, grpo = read_history(lab.folder / "sft-chains"), read_history(lab.folder / "grpo-grpo-sif")
     charts = [
-        Chart("SFT: loss on the chains", {"loss": _curve(sft, "loss")}),
+        Chart("SFT: training loss", {"loss": _curve(sft, "loss")}),
         Chart("SFT: token accuracy", {"accuracy": _curve(sft, "mean_token_accuracy")}),
         Chart(
-            "GRPO-SIF: mean rewards of the tries",
+            "GRPO-SIF: mean rewards of the completions",
             {name: _curve(grpo, f"rewards/{name}_reward/mean") for name in REWARDS},
         ),
-        Chart("GRPO-SIF: distance from the SFT model (KL)", {"kl": _curve(grpo, "kl")}),
+        Chart("GRPO-SIF: KL divergence from the SFT model", {"kl": _curve(grpo, "kl")}),
     ]
     groups = []
     for family, found in group_by(rows["base"], lambda row: row.family).items():
@@ -123,10 +123,10 @@ def _curve(history: list[dict[str, Any]], key: str) -> list[tuple[float, float]]
 
 
 def _card(row: Row, title: str = "") -> Card:
-    # Shown larger than the model saw it; boxes are fractions and do not change.
+    # The image is larger than the one the model saw. Boxes are fractions, so they stay the same.
     image, depth, _ = render(scene_at(int(Path(row.image).stem), row.tags["level"]), 256)
     return Card(
-        # Answers without steps are measured on nothing but the answer.
+        # An answer without steps has no metric but its accuracy, so "valid format" is None.
         Thought(
             row.question, image, depth, row.completion, protocol="direct" if row.values["valid format"] is None else "chain"
         ),

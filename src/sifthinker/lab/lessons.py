@@ -1,7 +1,7 @@
-"""What nano is taught before it sees a chain: what there is, where and how far, to copy, to conclude, and short answers.
+"""Lessons for nano's pretraining: list, locate and describe objects, copy, conclude, and answer directly.
 
-Lessons are questions with replies about one scene. None holds a chain; a model that learnt them stands where a general VLM
-stands before SIF.
+A lesson is a question with a reply about one scene. No lesson contains a chain. A model that learned the lessons is like a
+general VLM before SIF training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Lesson:
 
 LIST_QUESTION = "List all objects from left to right."
 
-# Pieces of the syntax that chains will be written in. Repeating them makes them known words, not a known form.
+# Pieces of the chain syntax. Lessons that repeat them teach the tokens, but not the form of a chain.
 SYNTAX = (
     "<think>\n<area>", "</area>\n<text>", "</text>\n<area>", "</text>\n</think>\n<answer>\n", "\n</answer>",
     "<think>", "</think>", "<area>", "</area>", "<text>", "</text>", "<answer>", "</answer>",
@@ -42,7 +42,7 @@ _WORDS = (
 
 
 def read_list(reply: str) -> list[tuple[str, Region]]:
-    """Name and place of each object in a reply to `LIST_QUESTION`; lines of another form are left out."""
+    """Read the name and region of each object from a reply to `LIST_QUESTION`. Lines of another form are ignored."""
     found = []
     for line in reply.split("\n"):
         written, _, name = line.rpartition("}] ")
@@ -53,7 +53,7 @@ def read_list(reply: str) -> list[tuple[str, Region]]:
 
 
 def locate_question(names: Sequence[str]) -> str:
-    """The question for the boxes of named objects, which are told in the order of the names."""
+    """Return the question for the boxes of named objects. The reply lists the boxes in the order of the names."""
     verb = "is" if len(names) == 1 else "are"
     return f"Where {verb} {join_names(names)}?"
 
@@ -64,17 +64,17 @@ Course = Literal["see", "find", "conclude"]
 def lessons(
     scene: Scene, scene_seed: int, level: str, *, with_depth: bool = True, course: Course = "see"
 ) -> Iterator[Lesson]:
-    """The lessons of one scene, the same for the same arguments.
+    """Yield the lessons of one scene. The same arguments always give the same lessons.
 
-    A course is what they teach: to `see` what there is, to `find` what is named, to `conclude` from what was found. All
-    answer some questions directly.
+    The course `see` teaches to list all objects, `find` to locate named objects, and `conclude` to draw conclusions from
+    located objects. Every course includes some direct answers.
 
     Args:
-        scene: what they are about.
-        scene_seed: of the scene.
-        level: of the scene.
-        with_depth: whether boxes come with depths.
-        course: what is taught.
+        scene: the scene.
+        scene_seed: seed of the scene.
+        level: level of the scene.
+        with_depth: whether boxes have depths.
+        course: course of the lessons.
     """
     draw = random.Random(f"sifthinker lessons {course} {level} {scene_seed}")
     return _COURSES[course](_Material(scene, scene_seed, level, draw, regions_of(scene, with_depth=with_depth)))
@@ -82,14 +82,14 @@ def lessons(
 
 @dataclass(frozen=True)
 class _Material:
-    """What the lessons of a scene are made from.
+    """The material for the lessons of a scene.
 
     Args:
-        scene: what they are about.
-        seed: of the scene.
-        level: of the scene.
-        draw: source of chance.
-        places: of the objects.
+        scene: the scene.
+        seed: seed of the scene.
+        level: level of the scene.
+        draw: random number generator.
+        places: regions of the objects.
     """
 
     scene: Scene
@@ -112,18 +112,18 @@ class _Material:
         return self.draw.sample(range(len(self.places)), self.draw.randint(2, min(3, len(self.places))))
 
     def written(self, chosen: Sequence[int]) -> str:
-        """The regions of objects as chains write them."""
+        """The regions of objects, in the format of chains."""
         return render_regions([self.places[index] for index in chosen], decimals=DECIMALS)
 
     def names(self, chosen: Sequence[int]) -> list[str]:
         return [self.scene.objects[index].name for index in chosen]
 
     def lines(self, chosen: Sequence[int], form: str) -> str:
-        """A line an object: `form` with its {name} and {region}."""
+        """One line per object: `form` with its {name} and {region}."""
         return "\n".join(form.format(name=self.scene.objects[i].name, region=self.written([i])) for i in chosen)
 
     def questions(self, most: int) -> list[WorldQuestion]:
-        """Questions of different families, of no combination that is kept for the test split."""
+        """Questions of different families, without the combinations that are reserved for the test split."""
         found: list[WorldQuestion] = []
         for family in self.draw.sample(list(FAMILIES), len(FAMILIES)):
             question = ask(self.seed, family, self.level, slot=self.draw.randrange(12))
@@ -145,8 +145,8 @@ class _Material:
 
 
 def _see(given: _Material) -> Iterator[Lesson]:
-    """All objects listed, two located by name, one described: dense targets teach to see several times faster than one box a
-    sample."""
+    """List all objects, locate two by name, describe one. With such dense targets, a model learns several times faster than
+    with one box per sample."""
     yield given.listing()
     together = given.some()
     if given.draw.random() < 0.5:
@@ -157,9 +157,8 @@ def _see(given: _Material) -> Iterator[Lesson]:
 
 
 def _find(given: _Material) -> Iterator[Lesson]:
-    """Many located by name, by place and by kind, which binds names to what they name; a question answered from a sentence
-    that says the answer; numbers compared or words repeated; and lists and descriptions now and then, so that they are not
-    forgotten."""
+    """Locate many objects by name, place and kind, which ties names to objects. Answer a question from a sentence that
+    contains the answer. Compare numbers or repeat words. Some lists and descriptions keep the earlier lessons alive."""
     draw = given.draw
     if draw.random() < 0.4:
         yield given.listing()
@@ -183,7 +182,7 @@ def _find(given: _Material) -> Iterator[Lesson]:
 
 
 def _conclude(given: _Material) -> Iterator[Lesson]:
-    """Questions taken apart: where is what answers one, and what follows from what is found there."""
+    """Split questions into two parts: locate the objects that answer the question, then conclude the answer from them."""
     if given.draw.random() < 0.4:
         yield given.listing()
     together = given.some()
@@ -213,7 +212,7 @@ def _direct(question: WorldQuestion) -> Lesson:
 
 
 def _conclusion(given: _Material, question: WorldQuestion) -> Lesson:
-    """What follows from the targets' places, with their names or without, or from half of the reason."""
+    """Conclude the answer from the regions of the targets, with or without their names, or from half of the reason."""
     depths = [given.places[index].depth for index in question.targets]
     numbers = [f"{depth:.{DECIMALS}f}" for depth in depths if depth is not None]
     reason = question.reason.format(*numbers) if numbers else question.plain
@@ -272,7 +271,7 @@ def _word(draw: random.Random) -> str:
 
 
 def regions_of(scene: Scene, *, with_depth: bool = True) -> list[Region]:
-    """Each object's box and the box's mean depth, as chains state them."""
+    """Return the box of each object and the mean depth in it, rounded as in chains."""
     boxes = round_boxes(scene.boxes, DECIMALS)
     depths = scene.depth_reference.mean(boxes).tolist() if with_depth else [None] * len(boxes)
     return [

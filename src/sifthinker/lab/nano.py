@@ -1,8 +1,8 @@
-"""The nano VLM: a LLaVA of about three million parameters whose tokens fit the world's chains.
+"""The nano VLM: a LLaVA with about three million parameters and a tokenizer for the world's chains.
 
-A plain transformers model: `save_pretrained` writes it, `AutoProcessor` and `AutoModelForImageTextToText` load it, vLLM
-serves it, and everything that trains or runs it trains or runs Qwen-VL just so. Its tokenizer knows each two-decimal number,
-each piece of the chain's syntax, each task prompt and each object's name as one token, so that a chain has about a hundred.
+It is a plain transformers model. `save_pretrained` writes it, `AutoProcessor` and `AutoModelForImageTextToText` load it, and
+vLLM serves it. Code that trains or runs nano works in the same way for Qwen-VL. Each two-decimal number, piece of chain
+syntax, task prompt and object name is one token, so a chain has about a hundred tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> Any:
-    """The nano tokenizer: byte-level BPE over the world's words, so that any text has tokens; deterministic."""
+    """Build the nano tokenizer: a deterministic byte-level BPE of the world's words, which can encode any text."""
     need("nano", *_NEEDS)
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -66,7 +66,7 @@ def build_tokenizer() -> Any:
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     numbers = [f"{level / 100:.2f}" for level in range(101)]
-    # To copy a name is then to copy one token.
+    # With one token per name, the model copies a name by copying one token.
     names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     whole = [*numbers, *names, *SYNTAX, *_REGIONS, TASK_DEPTH, TASK_RGB, DIRECT_DEPTH, DIRECT_RGB]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in whole])
@@ -81,7 +81,7 @@ def build_tokenizer() -> Any:
 
 
 def _corpus() -> Iterator[str]:
-    """Every word of the world, often enough that each becomes one token."""
+    """Yield text with every word of the world, often enough that each word becomes one token."""
     for colour in COLOURS:
         for shape in SHAPES:
             yield f" the {colour} {shape} the {colour} {shape}s {colour} objects. The {colour} {shape}, {colour} {shape}"
@@ -97,7 +97,7 @@ def _corpus() -> Iterator[str]:
 
 
 def build_processor() -> Any:
-    """The nano processor: a LLaVA processor with a PIL image processor, which needs no torchvision."""
+    """Build the nano processor: a LLaVA processor with a PIL image processor, which does not need torchvision."""
     need("nano", *_NEEDS)
     from transformers import LlavaProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -120,14 +120,14 @@ def build_processor() -> Any:
 
 
 def build_model(processor: Any, *, seed: int = 0, width: int = 192, vision_layers: int = 3, text_layers: int = 4) -> Any:
-    """The nano model with random weights.
+    """Build the nano model with random weights.
 
     Args:
-        processor: its processor, for the vocabulary.
-        seed: of the weights.
-        width: of both towers; a multiple of 32.
-        vision_layers: depth of the SigLIP tower.
-        text_layers: depth of the Llama decoder.
+        processor: processor of the model, for the vocabulary.
+        seed: random seed of the weights.
+        width: hidden size of both towers, a multiple of 32.
+        vision_layers: number of layers of the SigLIP tower.
+        text_layers: number of layers of the Llama decoder.
     """
     need("nano", *_NEEDS)
     import torch
@@ -172,13 +172,13 @@ def build_model(processor: Any, *, seed: int = 0, width: int = 192, vision_layer
 
 
 def publish(model: Any) -> Any:
-    """The same model, whose weights are saved under the names of published LLaVA checkpoints from now on, trained or not.
+    """Return the same model, but saved under the weight names of published LLaVA checkpoints from now on.
 
-    transformers (seen in 5.23) has dropped `vision_model` from the names in its modules, and saves it again for those models
-    alone that were loaded from weights with it. Servers such as vLLM know no other names.
+    transformers (seen in 5.23) dropped `vision_model` from the names in its modules. It restores the old names only for
+    models that were loaded from weights with these names. Servers such as vLLM support only the old names.
 
     Args:
-        model: a nano model, random or loaded.
+        model: a nano model, with random or loaded weights.
     """
     swaps = {
         "model.vision_tower.": "vision_tower.vision_model.",
@@ -188,22 +188,22 @@ def publish(model: Any) -> Any:
     weights = {}
     for name, weight in model.state_dict().items():
         old = next((old for old in swaps if name.startswith(old)), None)
-        if old is not None:  # the rest is the head, tied to the embedding
+        if old is not None:  # all others belong to the head, which is tied to the embedding
             weights[swaps[old] + name.removeprefix(old)] = weight
     return type(model).from_pretrained(None, config=model.config, state_dict=weights, dtype=model.dtype)
 
 
 def write_nano(out: str | os.PathLike[str], *, seed: int = 0, **shape: int) -> None:
-    """Write a nano model with random weights, and its processor, to a folder.
+    """Write a nano model with random weights and its processor to a folder.
 
     Args:
-        out: folder.
-        seed: of the weights.
+        out: folder to write.
+        seed: random seed of the weights.
         shape: width, vision_layers, text_layers; see `build_model`.
     Raises:
         SIFError: the folder cannot be written.
     """
-    need("nano", *_NEEDS)  # before a folder is made
+    need("nano", *_NEEDS)  # check before creating the folder
     folder = make_folder(out)
     processor = build_processor()
     build_model(processor, seed=seed, **shape).save_pretrained(folder)
@@ -211,13 +211,13 @@ def write_nano(out: str | os.PathLike[str], *, seed: int = 0, **shape: int) -> N
 
 
 def pack(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
-    """Write a nano model as the package carries it: weights rounded to bfloat16, which load as single precision.
+    """Write a nano model in the format of the package: weights are stored in bfloat16 and load in single precision.
 
     Args:
-        source: model folder, for instance the output of `pretrain` or of training.
+        source: model folder, for example the output of `pretrain` or of training.
         out: folder to write.
     Raises:
-        ModelError: `source` is no model folder.
+        ModelError: `source` is not a model folder.
         SIFError: `out` cannot be written.
     """
     need("nano", *_NEEDS)

@@ -1,8 +1,9 @@
-"""Nano's pretraining: dense lessons about scenes, from random weights to a model that knows where things are.
+"""Pretraining of nano: many lessons about each scene, from random weights to a model that finds objects.
 
-A scene's images go through the model once. Each of its lessons goes on from a copy of their keys and values, which is part
-of the graph: the gradients of all lessons meet in the images. In one packed row, as the trainers share prompts, lessons
-would pay for attention to each other that a mask then hides; they are many and short, so on a CPU that was most of the work.
+The images of a scene go through the model once. Each lesson of the scene continues from a copy of their keys and values. The
+copies are part of the graph, so the gradients of all lessons add up in the images. The trainers share prompts in one packed
+row instead. For many short lessons this would be slow on a CPU: most of the time would go into attention between lessons,
+which a mask then hides.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import sifthinker.training  # noqa: F401  (first: it names what is not installed)
+import sifthinker.training  # noqa: F401  (first, because it reports missing packages)
 
 # isort: split
 import torch
@@ -32,16 +33,16 @@ from sifthinker.training.settings import TrainSettings
 
 
 class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
-    """Scenes with their lessons, tokenised; item `i` is the same for the same `i`.
+    """Scenes with their tokenised lessons. The same index always gives the same item.
 
     Args:
-        processor: nano's.
+        processor: processor of nano.
         count: number of scenes.
-        first: of the scenes, counted from the split's beginning.
-        course: of the lessons.
-        rgb_only: one run in so many is shown without its depth.
-        run: so many neighbours are of one level, all with or all without depth, so that a batch has little padding.
-        split: whose scenes.
+        first: number of the first scene in the split.
+        course: course of the lessons.
+        rgb_only: every N-th run of scenes has no depth image.
+        run: number of successive scenes with the same level, all with depth or all without. This keeps padding small.
+        split: split of the scenes.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """input_ids (P,): the images; pixel_values (images, 3, H, W); lessons: (tokens, labels) of each."""
+        """Return input_ids (P,) of the images, pixel_values (images, 3, H, W), and lessons: (tokens, labels) for each."""
         seed = self._first + index
         batch = index // self._run
         level = list(LEVELS)[batch % len(LEVELS)]
@@ -90,23 +91,23 @@ class Lessons(torch.utils.data.Dataset):  # type: ignore[misc]
         }
 
 
-# oneDNN, which multiplies torch's bfloat16 matrices on a CPU, compiles a kernel for every new number of their rows, and that
-# takes longer than to run it. So lengths and numbers of lessons come in few sizes.
+# On a CPU, torch multiplies bfloat16 matrices with oneDNN, which compiles a kernel for every new number of rows. Compiling
+# takes longer than the multiplication, so lengths and numbers of lessons are padded to a few sizes.
 _LENGTHS = (16, 24, 32, 40, 56, 80)  # and multiples of the last
 _ROWS = 16
 _TAUGHT = 256
 
 
 def collate(items: Sequence[dict[str, Any]], *, padding: int) -> dict[str, Any]:
-    """A batch of `Lessons`.
+    """Collate items of `Lessons` into a batch.
 
     Args:
         items: scenes.
         padding: the padding token.
     Returns:
-        input_ids and attention_mask (S, P), padded on the left, and pixel_values, of the scenes; lessons: chunks of about
-        one length, each with input_ids and labels (L, T), padded at the end, and the rows (L,) of their scenes; the last
-        lessons of a chunk may be nothing but padding.
+        input_ids and attention_mask (S, P) of the scenes, padded on the left, and pixel_values. `lessons`: chunks of lessons
+        with similar lengths, each with input_ids and labels (L, T), padded at the end, and rows (L,) of their scenes. The
+        last lessons of a chunk may consist of padding only.
     """
 
     def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
@@ -137,11 +138,11 @@ def collate(items: Sequence[dict[str, Any]], *, padding: int) -> dict[str, Any]:
 
 
 def lesson_logits(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """What a LLaVA predicts where something is to be learnt.
+    """Yield the predictions of a LLaVA for the tokens to learn.
 
     Args:
-        model: not wrapped.
-        batch: of `collate`.
+        model: the model, not wrapped.
+        batch: batch from `collate`.
     Yields:
         logits (N, vocabulary) and labels (N,) of a chunk of lessons.
     """
@@ -154,7 +155,7 @@ def lesson_logits(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[torch.
         rows, tokens, labels = chunk["rows"], chunk["input_ids"], chunk["labels"]
         copies = ((layer.keys.index_select(0, rows), layer.values.index_select(0, rows)) for layer in cache.layers)
         before = DynamicCache(copies, config=model.config)
-        # Padding is at the end, where nothing that is learnt sees it.
+        # Padding is at the end, so the tokens to learn do not attend to it.
         mask = torch.cat([seen[rows], torch.ones_like(tokens)], dim=1)
         order = places[rows, -1:] + 1 + torch.arange(tokens.size(1), device=tokens.device)
         hidden = model.model(
@@ -167,31 +168,31 @@ def lesson_logits(model: Any, batch: Mapping[str, Any]) -> Iterator[tuple[torch.
 
 
 def lesson_loss(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-    """The mean cross entropy of all tokens to be learnt in a batch; see `lesson_logits`."""
+    """Return the mean cross entropy of all tokens to learn in a batch; see `lesson_logits`."""
     parts = list(lesson_logits(model, batch))
     summed = [cross_entropy(logits.float(), labels, reduction="sum") for logits, labels in parts]
     return torch.stack(summed).sum() / sum(len(labels) for _, labels in parts)
 
 
 class _PretrainTrainer(OurTrainer, Trainer):  # type: ignore[misc]
-    """transformers' Trainer with Muon, for batches of `collate`."""
+    """transformers' Trainer with Muon, for batches from `collate`."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        # Accelerate's mixed precision is in the forward pass of the model it wraps, which is not the one called here.
+        # Accelerate applies mixed precision in the forward pass of its wrapper, which is bypassed here.
         with self.accelerator.autocast():
             return lesson_loss(self.accelerator.unwrap_model(model), inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the pretraining: which course, how many scenes, and its learning rates, which fall linearly.
+    """One part of the pretraining. The learning rates fall linearly.
 
     Args:
-        course: of the lessons.
-        scenes: each shown once.
-        muon_lr: of the matrices.
-        lr: of everything else.
-        rgb_only: one batch in so many is shown without its depth.
+        course: course of the lessons.
+        scenes: number of scenes. Each is shown once.
+        muon_lr: learning rate of the matrices (Muon).
+        lr: learning rate of the other parameters (AdamW).
+        rgb_only: every N-th batch has no depth image.
     """
 
     course: Course
@@ -201,8 +202,8 @@ class Part:
     rgb_only: int
 
 
-# The second part is shown no depth at all. Without it a model reads places and shapes from the depth image, where there is
-# no colour, and of two balls finds either; docs/world.md has the numbers.
+# The second part has no depth images. Without this part, a model reads places and shapes from the depth image. That image
+# has no colour, so the model confuses two balls of different colours. docs/world.md has the numbers.
 CURRICULUM = (
     Part("see", 72_000, 4e-3, 2e-3, rgb_only=8),
     Part("see", 24_000, 3e-3, 1.5e-3, rgb_only=1),
@@ -221,23 +222,23 @@ def pretrain(
     workers: int | None = None,
     **shape: int,
 ) -> None:
-    """Pretrain a nano model from random weights; a run that was interrupted goes on from its newest checkpoint.
+    """Pretrain a nano model from random weights. An interrupted run resumes from its newest checkpoint.
 
-    `run.json` in the folder says whose run it is: curriculum, batch size, seed and shape.
+    `run.json` in the folder identifies the run by its curriculum, batch size, seed and shape.
 
     Args:
-        output: folder of the run; the finished model lies in it, the earlier parts in folders of their course in it.
-        curriculum: the parts, each on scenes of its own, one after the other.
-        batch_size: scenes a step.
-        seed: of the weights.
-        save_steps: steps between checkpoints.
-        workers: processes that render scenes; by default eight beside a GPU and none on a CPU, where one would hold up the
-            threads that wait for each other after every operation, for longer than it takes to render between the steps.
-        shape: of the model, see `nano.build_model`.
+        output: folder of the run and of the finished model. The earlier parts are in subfolders.
+        curriculum: the parts, in order. Each has its own scenes.
+        batch_size: scenes per step.
+        seed: random seed of the weights.
+        save_steps: number of steps between checkpoints.
+        workers: number of processes that render scenes. Default: eight with a GPU, none on a CPU. On a CPU, a worker slows
+            down torch's threads by more than the time that rendering takes.
+        shape: shape of the model, see `nano.build_model`.
     Raises:
-        ConfigError: one of several processes, or the folder holds another run.
+        ConfigError: several processes were started, or the folder contains another run.
         SIFError: the folder cannot be written.
-        KeyboardInterrupt: interrupted; a checkpoint was written.
+        KeyboardInterrupt: the user interrupted the run. A checkpoint was written.
     """
     folders = [Path(output) / f"{number}-{part.course}" for number, part in enumerate(curriculum[:-1])] + [Path(output)]
     stated = {
@@ -270,6 +271,7 @@ def _train(
     config = TrainSettings(
         model="nano, random weights" if first == 0 else "nano, the part before",
         data="world, split base",
+        answers_only=True,  # for the model card: nano has seen no chains
         output=str(output),
         muon_lr=part.muon_lr,
         training={"batch_size": batch_size, "seed": seed, **asdict(part)},
@@ -299,7 +301,9 @@ def _train(
         report_to="none",
     )
     if arguments.world_size > 1:
-        raise ConfigError("nano is pretrained in one process; start `sif world pretrain` without a launcher")
+        raise ConfigError(
+            f"pretraining needs a single process, got {arguments.world_size}; start `sif world pretrain` without a launcher"
+        )
     trainer = _PretrainTrainer(
         model=model,
         args=arguments,

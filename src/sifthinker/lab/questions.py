@@ -1,7 +1,7 @@
-"""Questions about scenes, with answers and target objects, and the scripted teacher that explains focus paths.
+"""Questions about scenes, with answers and target objects.
 
-Questions come in families (what is asked), levels (how crowded the scene is, how close the call) and two splits of
-combinations: what a family asks about an object of some colour and shape is asked of others in training, see `is_novel`.
+Each question has a family (the kind of question) and a level (how crowded the scene is and how clear the answer). Some
+combinations of family, colour and shape occur only in the test split, see `is_novel`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ DECIMALS = 2  # of world boxes and chains: 0.01 is finer than a pixel of the nan
 
 @dataclass(frozen=True, slots=True)
 class _Margins:
-    """How clear the answers of a level are: least difference of mean depths, least distance of box centres across the
-    picture, least ratio of two distances on the ground."""
+    """Minimum clarity of the answers of a level.
+
+    The fields are the smallest difference of mean depths, the smallest horizontal distance of box centres, and the smallest
+    ratio of two distances on the ground.
+    """
 
     depth: float
     across: float
@@ -48,12 +51,12 @@ class _Margins:
 
 _MARGINS = {"easy": _Margins(0.12, 0.16, 2.0), "medium": _Margins(0.07, 0.10, 1.6), "hard": _Margins(0.04, 0.06, 1.3)}
 
-# Scenes of the splits come from disjoint ranges of seeds. `base` is what nano is pretrained on.
+# The splits use disjoint ranges of scene seeds. Nano is pretrained on `base`.
 SPLITS = {"train": 0, "val": 10**12, "test": 2 * 10**12, "base": 3 * 10**12}
 _SEED_STEP = 10_000_000
-_SEEDS = 10_000  # of one split: 10,000 × 10,000,000 scenes stay below the next split's
+_SEEDS = 10_000  # per split: 10,000 × 10,000,000 scenes end before the next split starts
 
-_HELD_OUT = 6  # one in so many combinations of family, colour and shape is kept for the test split
+_HELD_OUT = 6  # one in six combinations of family, colour and shape is reserved for the test split
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,14 @@ class WorldQuestion:
     Args:
         family: one of `FAMILIES`.
         text: the question.
-        answer: the right answer, one of `choices`.
-        choices: every possible answer.
-        targets: indices of the objects that answer it, in the order in which the reasons name them.
+        answer: the correct answer, one of `choices`.
+        choices: all possible answers.
+        targets: indices of the objects that answer the question, in the order of the reasons.
         subject: what to look for, in words.
-        plain: the closing argument, without numbers.
-        reason: the closing argument; `{0}`, `{1}` … stand for the targets' stated depths.
+        plain: the final argument, without numbers.
+        reason: the final argument, with placeholders `{0}`, `{1}` … for the depths of the targets.
         scene: seed of the scene.
-        level: of the scene and of the margins, one of `scenes.LEVELS`.
+        level: level of the scene and of the margins, one of `scenes.LEVELS`.
     """
 
     family: str
@@ -87,14 +90,14 @@ class WorldQuestion:
 
 @dataclass(frozen=True)
 class _Call:
-    """What a family draws its question from.
+    """The input of a family's function, which makes a question from it.
 
     Args:
-        scene: what to ask about.
-        draw: source of chance.
-        margins: how clear the answer must be.
-        slot: which of the possible answers should be right, so that a sequence of questions is balanced; families whose
-            answers are balanced by the symmetry of the scenes take no notice.
+        scene: the scene.
+        draw: random number generator.
+        margins: minimum clarity of the answer.
+        slot: position of the correct answer among the choices, to balance a sequence of questions. Families whose answers
+            are balanced by the symmetry of the scenes ignore it.
     """
 
     scene: Scene
@@ -103,7 +106,7 @@ class _Call:
     slot: int
 
     def pick(self, count: int) -> tuple[int, ...]:
-        """Different objects, in random order; too few objects give an empty tuple."""
+        """Draw different objects in random order. The tuple is empty if there are too few objects."""
         if count > len(self.scene.objects):
             return ()
         return tuple(self.draw.sample(range(len(self.scene.objects)), count))
@@ -113,16 +116,16 @@ class _Call:
 
     @property
     def depths(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """(N,) mean depth of each object's box, as a chain would state it."""
+        """(N,) mean depth in the box of each object, as in a chain."""
         return self.scene.depth_reference.mean(round_boxes(self.scene.boxes, DECIMALS))
 
     @property
     def centres(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """(N,) x of each box's centre."""
+        """(N,) x coordinate of the centre of each box."""
         return (self.scene.boxes[:, 0] + self.scene.boxes[:, 2]) / 2
 
     def by_distance(self) -> tuple[int, int] | None:
-        """Two objects, the nearer one first, where boxes' mean depths and true distances agree; None when it is unclear."""
+        """Draw two objects and return the nearer one first. None if their mean depths and true distances disagree."""
         pair = self.pick(2)
         if not pair:
             return None
@@ -269,7 +272,7 @@ def _count(call: _Call) -> WorldQuestion | None:
         return None
     kind = call.draw.choice(fitting)
     plural = f"{kind}s" if by_shape else f"{kind} objects"
-    # Left to right, so that the listing has one order.
+    # Left to right, so that the order of the list is unique.
     found = [index for index, thing in enumerate(call.scene.objects) if kind_of(thing) == kind]
     targets = tuple(sorted(found, key=lambda index: float(call.scene.boxes[index, 0])))
     said = f"I count {join_names([call.name(index) for index in targets])}: {wanted}."
@@ -279,7 +282,7 @@ def _count(call: _Call) -> WorldQuestion | None:
 
 
 def _larger(call: _Call) -> WorldQuestion | None:
-    """Which of two is larger in truth, not on the picture."""
+    """Which of two is larger in the scene, not in the image."""
     pair = call.pick(2)
     if not pair or call.scene.objects[pair[0]].size == call.scene.objects[pair[1]].size:
         return None
@@ -305,7 +308,7 @@ def _larger(call: _Call) -> WorldQuestion | None:
 
 
 def _detail(call: _Call) -> WorldQuestion | None:
-    """The colour of the round mark on an object: a few pixels of the nano model's picture."""
+    """The colour of the round mark on an object. The mark covers a few pixels of the nano model's image."""
     marked = [index for index, thing in enumerate(call.scene.objects) if thing.dot]
     if not marked:
         return None
@@ -333,7 +336,7 @@ def _odd(call: _Call) -> WorldQuestion | None:
         "has no dot": lambda thing: thing.dot is None,
     }
     if len(call.scene.objects) < 3:
-        return None  # of two, each differs from the other
+        return None  # with two objects, each differs from the other
     mark = call.draw.choice(sorted(marks))
     found = [index for index, thing in enumerate(call.scene.objects) if marks[mark](thing)]
     if len(found) != 1:
@@ -368,21 +371,23 @@ FAMILIES: dict[str, Callable[[_Call], WorldQuestion | None]] = {
 
 
 def ask(scene_seed: int, family: str, level: str = "medium", *, slot: int = 0) -> WorldQuestion | None:
-    """A question about a scene, the same for the same arguments; None when the scene has no clear one of the family.
+    """Return a question about a scene, or None if the scene has no clear question of the family.
+
+    The same arguments always give the same question.
 
     Args:
-        scene_seed: of the scene.
+        scene_seed: seed of the scene.
         family: one of `FAMILIES`.
         level: one of `scenes.LEVELS`.
-        slot: which of the choices should be the right one, modulo their number; families whose answers are balanced by the
-            symmetry of the scenes (attribute, detail, odd) take no notice.
+        slot: position of the correct answer among the choices, modulo their number. Families whose answers are balanced by
+            the symmetry of the scenes (attribute, detail, odd) ignore it.
     Raises:
-        ConfigError: an unknown family or level.
+        ConfigError: the family or level is unknown.
     """
     if family not in FAMILIES:
-        raise ConfigError(f"unknown family {family!r}; the world has {', '.join(FAMILIES)}")
+        raise ConfigError(f"unknown family {family!r}; expected one of {', '.join(FAMILIES)}")
     if level not in LEVELS:
-        raise ConfigError(f"unknown level {level!r}; the world has {', '.join(LEVELS)}")
+        raise ConfigError(f"unknown level {level!r}; expected one of {', '.join(LEVELS)}")
     draw = random.Random(f"sifthinker question {family} {level} {scene_seed}")
     call = _Call(scene_at(scene_seed, level), draw, _MARGINS[level], slot)
     for _ in range(4):
@@ -394,18 +399,21 @@ def ask(scene_seed: int, family: str, level: str = "medium", *, slot: int = 0) -
 
 @lru_cache(maxsize=64)
 def scene_at(seed: int, level: str) -> Scene:
-    """`scenes.sample_scene`, remembered: lessons, questions and teachers ask for the same scene one after another."""
+    """`scenes.sample_scene` with a cache, because lessons, questions and teachers use the same scene in succession."""
     return sample_scene(seed, level)
 
 
 def scene_of(question: WorldQuestion) -> Scene:
-    """The scene that a question is about."""
+    """Return the scene of a question."""
     return scene_at(question.scene, question.level)
 
 
 def is_novel(question: WorldQuestion) -> bool:
-    """Whether a question is about a combination of its family with an object's colour and shape that is kept for the test
-    split: never asked in training, though such objects stand in training scenes and other families ask about them."""
+    """Return whether the question's combination of family, colour and shape is reserved for the test split.
+
+    Training questions never have such a combination. But the objects do occur in training scenes, and other families ask
+    about them.
+    """
     objects = scene_of(question).objects
     return any(_held_out(question.family, objects[index].name) for index in question.targets)
 
@@ -423,24 +431,23 @@ def sample_questions(
     families: Sequence[str] = (),
     levels: Sequence[str] = (),
 ) -> Iterator[WorldQuestion]:
-    """Questions in equal numbers of every family and level, one a scene, right answers in turn among the choices.
+    """Yield questions, balanced over families, levels and positions of the correct answer. Each has its own scene.
 
-    The test split asks of novel combinations every other time (see `is_novel`), the other splits never.
+    In the test split, half of the questions have novel combinations (see `is_novel`). The other splits have none.
 
     Args:
-        count: how many.
-        split: one of `SPLITS`; their scenes never coincide.
-        seed: 0 to 9,999, moves to other scenes of the split; those of different seeds do not overlap below 200,000
-            questions.
-        families: of these; all by default.
-        levels: of these; all by default.
+        count: number of questions.
+        split: one of `SPLITS`. Different splits share no scenes.
+        seed: random seed of the scenes, 0 to 9,999. Different seeds share no scenes for up to 200,000 questions.
+        families: families to use. Default: all.
+        levels: levels to use. Default: all.
     Raises:
-        ConfigError: an unknown split, family or level, or a seed out of range.
+        ConfigError: the split, a family or a level is unknown, or the seed is out of range.
     """
     if not 0 <= seed < _SEEDS:
-        raise ConfigError(f"the world's seeds are 0 to {_SEEDS - 1}, got {seed}; others would meet another split's scenes")
+        raise ConfigError(f"seed must be 0 to {_SEEDS - 1}, got {seed}; other seeds would use the scenes of another split")
     if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}; the world has {', '.join(SPLITS)}")
+        raise ConfigError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
     chosen, graded = list(families or FAMILIES), list(levels or LEVELS)
     scene_seed = SPLITS[split] + seed * _SEED_STEP
     for number in range(count):
@@ -456,8 +463,8 @@ def sample_questions(
 
 
 def world_record(question: WorldQuestion, *, image: str, split: str = "train") -> Record:
-    """A question as a Record. What the scripted teacher says of it stands in `extra`, with the centres of all objects, left
-    to right, so that it need not sample the scene again."""
+    """Convert a question to a Record. `extra` contains the text for the scripted teacher and the centres of all objects from
+    left to right, so that the teacher does not have to sample the scene again."""
     scene = scene_of(question)
     boxes = round_boxes(scene.boxes[list(question.targets)], DECIMALS)
     centres = (scene.boxes[:, :2] + scene.boxes[:, 2:]) / 2
@@ -495,19 +502,19 @@ def write_world(
     size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Render a folder of scenes with questions: `images/*.png`, `images/*.depth.png`, `records.jsonl`.
+    """Render scenes with questions to a folder: `images/*.png`, `images/*.depth.png`, `records.jsonl`.
 
-    A world that the folder held before is replaced: its scenes that are not of this one are deleted.
+    If the folder already contains a world, it is replaced, and scenes that do not belong to the new world are deleted.
 
     Args:
         out: folder.
-        count: number of questions, one a scene.
+        count: number of questions. Each has its own scene.
         split: see `sample_questions`.
         seed: see `sample_questions`.
-        size: side of the pictures in pixels.
-        progress: called with the number of questions done.
+        size: side length of the images in pixels.
+        progress: called with the number of finished questions.
     Returns:
-        The records file, which `sif data build` reads.
+        Path of the records file, for `sif data build`.
     Raises:
         ConfigError: the folder holds a file of somebody else's where ours would go; nothing is written or deleted.
         SIFError: the folder cannot be written.
@@ -516,7 +523,7 @@ def write_world(
     asked = list(sample_questions(count, split=split, seed=seed))
     stale = _older_scenes(Path(out) / "images", {question.scene for question in asked})
     if not _is_worlds(records):
-        raise ConfigError(f"{records} is not of the embedded world and would be overwritten; choose another folder")
+        raise ConfigError(f"{records} is not from the embedded world and would be overwritten; choose another folder")
     folder = make_folder(Path(out) / "images")
     rows = []
     for number, question in enumerate(asked, 1):
@@ -534,21 +541,21 @@ def write_world(
 
 
 def _is_worlds(records: Path) -> bool:
-    """Whether a records file may be written over: it is the world's, or there is none."""
+    """Return whether a records file may be overwritten: it is from the world, or does not exist."""
     if not os.path.exists(records):
         return True
     try:
         first = next(json_lines(records), None)
-    except RecordError:  # not ours to read
+    except RecordError:  # not from the world
         return False
     return first is None or (isinstance(first.value, dict) and str(first.value.get("source")).startswith("world:"))
 
 
 def _older_scenes(folder: Path, scenes: set[int]) -> list[Path]:
-    """Pictures of an older world that are not among these scenes.
+    """Return the images of an older world that do not belong to these scenes.
 
     Raises:
-        ConfigError: a picture of somebody else's has the name of one of these scenes.
+        ConfigError: an image that is not from the world has the name of one of these scenes.
     """
     older = []
     for path in folder.glob("*.png"):
@@ -560,7 +567,7 @@ def _older_scenes(folder: Path, scenes: set[int]) -> list[Path]:
             ours = False
         if int(path.stem) in scenes:
             if not ours:
-                raise ConfigError(f"{path} is not of the embedded world and would be overwritten; choose another folder")
+                raise ConfigError(f"{path} is not from the embedded world and would be overwritten; choose another folder")
         elif ours:
             older.append(path)
     return older

@@ -1,7 +1,7 @@
 """Small 3D scenes, ray cast with exact depth, and the exact box of every object.
 
-A scene is a graph of numbers and names. It renders at any resolution; boxes are unit coordinates of the scene graph and
-never change with it. World coordinates: x right, y up, z forward, the ground at y = 0.
+A scene is a graph of numbers and names. It renders at any resolution. Boxes are unit coordinates, computed from the scene
+graph, so they do not depend on the resolution. World coordinates: x right, y up, z forward, the ground at y = 0.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MIN_SIDE = 0.125  # of an object's box: eight pixels of the nano model's pictur
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How hard a scene is: least and greatest number of objects, the share of small ones among them."""
+    """Difficulty of a scene: minimum and maximum number of objects, and the share of small objects."""
 
     objects: tuple[int, int]
     small: float
@@ -66,18 +66,18 @@ LEVELS = {"easy": Level((2, 3), 0.35), "medium": Level((3, 4), 0.5), "hard": Lev
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """A thing that stands on the ground.
+    """An object on the ground.
 
     Args:
-        shape: what it is.
-        colour: its name in `COLOURS`.
+        shape: kind of shape.
+        colour: name of the colour in `COLOURS`.
         size: "small" or "large".
-        radius: half its width.
-        x: of its centre.
-        z: of its centre.
-        yaw: rotation about the vertical, radians.
-        shiny: whether it has a highlight.
-        striped: whether darker bands run around it.
+        radius: half the width.
+        x: x coordinate of the centre.
+        z: z coordinate of the centre.
+        yaw: rotation about the vertical axis, in radians.
+        shiny: whether the object has a highlight.
+        striped: whether the object has darker bands.
         dot: colour of a round mark on the side that faces the camera, or None.
     """
 
@@ -94,7 +94,7 @@ class Object:
 
     @property
     def name(self) -> str:
-        """How questions speak of it: "red ball". No two objects of a scene share it."""
+        """Name in questions, for example "red ball". It is unique in a scene."""
         return f"{self.colour} {self.shape}"
 
     @property
@@ -107,14 +107,14 @@ class Scene:
     """A camera over a ground with objects.
 
     Args:
-        objects: in no special order.
-        camera_height: of the eye above the ground.
-        pitch: angle by which the camera looks down, radians.
+        objects: the objects, in no particular order.
+        camera_height: height of the camera above the ground.
+        pitch: angle by which the camera looks down, in radians.
         spread: tangent of half the field of view.
         light: unit vector towards the light.
-        ground: colour.
-        texture: of the ground, one of plain, checker, stripes, speckle.
-        sky: colour.
+        ground: colour of the ground.
+        texture: texture of the ground: plain, checker, stripes or speckle.
+        sky: colour of the sky.
     """
 
     objects: tuple[Object, ...]
@@ -128,12 +128,12 @@ class Scene:
 
     @cached_property
     def boxes(self) -> Boxes:
-        """(N, 4) unit xyxy: each whole object, hidden parts included, clipped to the picture."""
+        """(N, 4) unit xyxy boxes of complete objects, including hidden parts, clipped to the image."""
         return np.array([self._project(thing) for thing in self.objects]).reshape(-1, 4)
 
     @cached_property
     def distances(self) -> NDArray[np.float64]:
-        """(N,) distance of each object's centre along the camera's axis."""
+        """(N,) distance of the centre of each object along the camera axis."""
         return np.array([self._to_camera(t.x, t.height / 2, t.z)[2] for t in self.objects])
 
     @cached_property
@@ -143,11 +143,11 @@ class Scene:
 
     @property
     def depth_reference(self) -> DepthMap:
-        """The depth map at `REFERENCE_SIZE`, which questions and teachers go by."""
+        """The depth map at `REFERENCE_SIZE`, which questions and teachers use."""
         return self.reference[1]
 
     def depth_of(self, distance: NDArray[np.floating] | float) -> NDArray[np.floating] | float:
-        """Relative depth of a distance along the camera's axis: NEAREST_DEPTH at the lower edge of the ground, 1 at FAR."""
+        """Return the relative depth of a distance: NEAREST_DEPTH at the lower edge of the ground, 1 at FAR."""
         edge = self.camera_height / (self.spread * math.cos(self.pitch) + math.sin(self.pitch))
         return NEAREST_DEPTH + (distance - edge) * ((1 - NEAREST_DEPTH) / (FAR - edge))
 
@@ -160,7 +160,7 @@ class Scene:
     def _project(self, thing: Object) -> tuple[float, float, float, float]:
         if thing.shape == "ball":
             right, up, along = self._to_camera(thing.x, thing.radius, thing.z)
-            # The outline of a ball is where lines through the eye touch it; in each plane, two tangents to a circle.
+            # The outline of a ball is where lines through the eye touch it: two tangents to a circle in each plane.
             bounds = []
             for side in (right, up):
                 reach = math.sqrt(side**2 + along**2 - thing.radius**2)
@@ -176,7 +176,7 @@ class Scene:
 
 
 def _outline(thing: Object) -> _Points:
-    """x, y, z, each (P,), of points whose projection has the same bounds as the object's: corners, or points around rims."""
+    """Return x, y, z, each (P,), of points with the same projected bounds as the object: corners, or points on rims."""
     if thing.shape == "cube":
         angles = [thing.yaw + math.pi / 4 + quarter * math.pi / 2 for quarter in range(4)]
         reach = thing.radius * math.sqrt(2)
@@ -191,10 +191,11 @@ def _outline(thing: Object) -> _Points:
 
 
 def sample_scene(seed: int, level: str = "medium") -> Scene:
-    """A random scene, the same for the same seed and level.
+    """Return a random scene. The same seed and level always give the same scene.
 
-    Objects stand wholly in the picture, do not touch, are at least `_MIN_SIDE` wide and high, differ in name, and nearer
-    ones cover at most two fifths of a farther one's box. In half of the scenes one shape or colour is common.
+    Objects are completely inside the image, do not touch, are at least `_MIN_SIDE` wide and high, and have different names.
+    A nearer object covers at most two fifths of the box of a farther one. In half of the scenes, one shape or colour is
+    common.
 
     Args:
         seed: any integer.
@@ -289,11 +290,11 @@ def _fits(
 def render(scene: Scene, size: int = REFERENCE_SIZE) -> tuple[Image.Image, DepthMap, NDArray[np.int8]]:
     """Render a scene.
 
-    Depth and objects are those of the ray through each pixel's centre, exact. Colours are anti-aliased: half the centre's,
-    half the mean of the four corners'.
+    Depth and object index are exact values for the ray through the centre of each pixel. Colours are anti-aliased: the mean
+    of the colour at the centre and the mean colour of the four corners.
 
     Args:
-        scene: what to render.
+        scene: the scene.
         size: width and height in pixels.
     Returns:
         (RGB image, depth map, (H, W) index of the object at each pixel or -1).
@@ -310,7 +311,7 @@ def render(scene: Scene, size: int = REFERENCE_SIZE) -> tuple[Image.Image, Depth
 
 
 def write_scene(path: str | os.PathLike[str], image: Image.Image, seed: int, level: str) -> None:
-    """Write a rendered scene as a PNG that `is_world_image` knows again."""
+    """Write a rendered scene as a PNG that `is_world_image` recognises."""
     from PIL.PngImagePlugin import PngInfo
 
     mark = PngInfo()
@@ -321,19 +322,19 @@ def write_scene(path: str | os.PathLike[str], image: Image.Image, seed: int, lev
 
 
 def is_world_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a picture was written by `write_scene`; pictures that others saved again have lost the mark.
+    """Return whether `write_scene` wrote an image. An image that another program saved again has lost the mark.
 
     Raises:
-        ImageError: not an image.
+        ImageError: the file is not an image.
     """
     return bears_mark(path, WORLD_MARK)
 
 
 def _cast(scene: Scene, grid: Floats) -> tuple[Floats, Floats, NDArray[np.int8]]:
-    """Cast rays through the crossings of a square grid on the picture plane.
+    """Cast rays through the points of a square grid on the image plane.
 
     Args:
-        scene: what to look at.
+        scene: the scene.
         grid: (S,) coordinates in [-1, 1], used for both axes.
     Returns:
         colour (S, S, 3), distance along the camera's axis (S, S), object index (S, S).
@@ -367,7 +368,7 @@ def _cast(scene: Scene, grid: Floats) -> tuple[Floats, Floats, NDArray[np.int8]]
 
 
 def _window(box: NDArray[np.float64], grid: Floats) -> tuple[slice, slice]:
-    """The rows and columns of the grid on which an object may be seen."""
+    """Return the rows and columns of the grid where an object may be visible."""
     x1, y1, x2, y2 = box * 2 - 1
     margin = 1e-3
     columns = slice(int(np.searchsorted(grid, x1 - margin)), int(np.searchsorted(grid, x2 + margin)))
@@ -414,16 +415,16 @@ def _background(
 
 
 def _intersect(thing: Object, eye: float, x: Floats, y: Floats, z: Floats) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
-    """Where rays from the eye (0, eye, 0) along (x, y, z) first meet an object.
+    """Return where rays from the eye (0, eye, 0) along (x, y, z) first hit an object.
 
     Args:
-        thing: what to meet.
+        thing: the object.
         eye: camera height.
         x: (1, C) ray direction.
         y: (R, 1).
         z: (R, 1).
     Returns:
-        distance (R, C), infinite where missed, and the unit normal there, three arrays that broadcast to (R, C).
+        distance (R, C), infinite for rays that miss, and the unit normal: three arrays that broadcast to (R, C).
     """
     radius, height = np.float32(thing.radius), np.float32(thing.height)
     none = np.float32(np.inf)

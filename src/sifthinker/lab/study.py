@@ -1,7 +1,7 @@
-"""The laboratory: what each part of the method does, measured on the embedded world with the nano model.
+"""Ablation study: the effect of each part of the method, measured on the embedded world with the nano model.
 
-An arm is a way to train; a lab runs arms with one seed. Stages that arms have in common are done once, and a stage that is
-finished is not done again, so that whatever was interrupted goes on where it stopped.
+An arm is a way to train. A lab runs arms with one seed. It runs stages that several arms share only once, and it skips
+finished stages, so an interrupted study resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sifthinker.training.settings import make_config
 Bar = Callable[[str, "int | None"], AbstractContextManager[Callable[..., None]]]
 Say = Callable[[str], None]
 Data = Literal["chains", "rgb", "release"]
-Measured = Mapping[str, Mapping[int, Sequence[Row]]]  # arm → seed → what was measured
+Measured = Mapping[str, Mapping[int, Sequence[Row]]]  # arm → seed → rows
 
 _EXPANSIONS: dict[Data, Expansion] = {
     "chains": Expansion(decimals=DECIMALS),
@@ -48,14 +48,14 @@ _EXPANSIONS: dict[Data, Expansion] = {
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A way to train the base.
+    """A way to train the base model.
 
     Args:
-        name: for folders and commands.
-        title: for people.
-        sft: what is learnt first: `chains`, or `answers` without steps; None leaves the base as it is.
-        grpo: keys of the GRPO-SIF config that differ from its defaults; None ends after SFT.
-        data: which chains: with depth, `rgb` without, `release` with the release's expansion.
+        name: name in folders and commands.
+        title: title for display.
+        sft: data for SFT: `chains`, or `answers` without steps. None skips SFT.
+        grpo: settings of the GRPO-SIF config that differ from the defaults. None skips GRPO.
+        data: kind of chains: `chains` with depth, `rgb` without depth, `release` with the expansion of the paper's release.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Arm:
 
     @property
     def direct(self) -> bool:
-        """Whether it answers without steps."""
+        """Whether the model answers without steps."""
         return self.sft != "chains"
 
 
@@ -97,27 +97,27 @@ ARMS = {
     )
 }
 
-REFERENCES = ("chains", "grpo-sif")  # arms that all others are compared with
+REFERENCES = ("chains", "grpo-sif")  # arms that every other arm is compared with
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How much of everything.
+    """Sizes and learning rates of a study.
 
     Args:
-        questions: training questions, one a scene, each with its chain.
-        sft_steps: of `sft_batch` chains.
-        sft_batch: chains a step.
-        sft_lr: of SFT's AdamW part; Muon's is `sft_muon_lr`.
-        sft_muon_lr: of SFT's matrices.
-        grpo_steps: of `prompts` questions with 8 tries each.
-        prompts: questions a step.
-        grpo_questions: the first so many of the training questions are practised, several times over: the answer reward pays
-            for progress since the last time.
-        grpo_lr: of GRPO's AdamW part; Muon's is `grpo_muon_lr`.
-        grpo_muon_lr: of GRPO's matrices.
-        test_questions: held-out questions that every arm answers.
-        max_tokens: most tokens of a chain; the longest of a thousand gold chains has 157.
+        questions: number of training questions. Each has its own scene and chain.
+        sft_steps: number of SFT steps.
+        sft_batch: chains per SFT step.
+        sft_lr: learning rate of AdamW in SFT.
+        sft_muon_lr: learning rate of Muon in SFT, for the matrices.
+        grpo_steps: number of GRPO steps, with 8 completions per question.
+        prompts: questions per GRPO step.
+        grpo_questions: number of training questions for GRPO, taken from the start. Each is visited several times, because
+            the answer reward compares with the visit before.
+        grpo_lr: learning rate of AdamW in GRPO.
+        grpo_muon_lr: learning rate of Muon in GRPO, for the matrices.
+        test_questions: number of held-out questions. Every arm answers them.
+        max_tokens: maximum length of a chain, in tokens. The longest of a thousand gold chains has 157.
     """
 
     questions: int = 4000
@@ -134,36 +134,37 @@ class Schedule:
     max_tokens: int = 260
 
 
-# The study's: three times the demo's chains, four times its practice.
+# The study has three times as many chains as the demo, and four times as many GRPO steps.
 STUDY = Schedule(questions=12_000, sft_steps=400, grpo_steps=120, grpo_questions=320, test_questions=648)
 SHORT = Schedule(questions=54, sft_steps=4, sft_batch=8, grpo_steps=2, prompts=2, grpo_questions=2, test_questions=9)
 
-# Folders that a lab writes, and may delete.
+# Folders that a lab writes and may delete.
 _STAGES = (
     *_EXPANSIONS,
     "world",
     *(f"sft-{data}" for data in (*_EXPANSIONS, "answers")),
     *(f"grpo-{arm}" for arm in ARMS),
 )
-_MARKER = "lab.json"  # says whose run a folder holds
-_SEED = "seed-"  # and its number: a study's folder of a seed
+_MARKER = "lab.json"  # identifies the run in a folder
+_SEED = "seed-"  # prefix of the folder of each seed in a study
 _NUMBERS = "study.json"
 _PAGE = "study.html"
 
 
 @dataclass
 class Lab:
-    """A folder in which arms are run with one seed.
+    """A folder in which arms run with one seed.
 
     Args:
-        folder: for data, models and measurements; holds one schedule and seed only.
-        schedule: how much of everything.
-        bar: makes a progress bar: title, total → context of advance(done).
-        say: takes lines for the person who waits.
-        seed: of the training questions, the order and the sampling. Test questions are the same for all.
+        folder: folder for data, models and results of one schedule and one seed.
+        schedule: sizes and learning rates.
+        bar: creates a progress bar: title, total → context manager that yields advance(done).
+        say: prints a line for the user.
+        seed: random seed of the training questions, their order and the sampling. The test questions do not depend on it.
         base: model to start from.
     Raises:
-        ConfigError: the folder holds another schedule, seed or base, or something of somebody else's where a stage would go.
+        ConfigError: the folder contains a run with another schedule, seed or base, or other files that a stage would
+            overwrite.
         SIFError: the folder cannot be written.
     """
 
@@ -185,27 +186,30 @@ class Lab:
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Whether a folder is a lab's."""
+        """Return whether a folder contains a lab."""
         return (folder / _MARKER).is_file()
 
     @staticmethod
     def clear(folder: Path) -> None:
-        """Delete what a lab wrote into a folder, and nothing else.
+        """Delete the files of a lab from a folder, and nothing else.
 
         Raises:
-            ConfigError: the folder is not a lab's.
+            ConfigError: the folder does not contain a lab.
         """
         if not folder.is_dir() or not any(folder.iterdir()):
             return
         if not Lab.is_in(folder):
-            raise ConfigError(f"{folder} is not empty and holds no run of ours; --fresh deletes only what it wrote")
+            raise ConfigError(
+                f"{folder}: expected an empty folder or an earlier run, got other files. --fresh deletes only files of an "
+                "earlier run; choose another folder with -o"
+            )
         for name in _STAGES:
             shutil.rmtree(folder / name, ignore_errors=True)
         for name in (*map(_measurement, ARMS), _MARKER):
             (folder / name).unlink(missing_ok=True)
 
     def run(self, arm: Arm) -> list[Row]:
-        """Train an arm and measure it on the test questions; whatever is finished already is read back."""
+        """Train an arm and evaluate it on the test questions. Finished results are read from the folder."""
         found = _read_rows(self.folder, arm.name)
         if found is not None:
             return found
@@ -226,7 +230,7 @@ class Lab:
         return rows
 
     def model(self, arm: Arm) -> str:
-        """The folder or name of an arm's model, trained if it was not yet."""
+        """Return the folder or name of an arm's model. Train it first if necessary."""
         if arm.sft is None:
             return self.base
         chains = self._chains(arm.data)
@@ -260,7 +264,7 @@ class Lab:
 
         out = self.folder / f"sft-{'answers' if arm.sft == 'answers' else arm.data}"
         if not is_finished(out):
-            self.say(f"SFT: the model learns to {'answer' if arm.sft == 'answers' else 'write chains'}")
+            self.say(f"SFT: the model learns to {'answer directly' if arm.sft == 'answers' else 'write chains'}")
             steps = self.schedule.sft_steps
             values = self._settings(
                 self.base,
@@ -283,7 +287,7 @@ class Lab:
 
         out = self.folder / f"grpo-{arm.name}"
         if not is_finished(out):
-            self.say(f"{arm.title}: the model tries each question 8 times and learns from the better tries")
+            self.say(f"{arm.title}: the model answers each question 8 times and learns from the better answers")
             steps = self.schedule.grpo_steps
             values = self._settings(
                 warm,
@@ -312,7 +316,7 @@ class Lab:
         limit: int | None = None,
         **training: Any,
     ) -> dict[str, Any]:
-        """A stage's config: what both stages have in common, and its own fields of `training`."""
+        """Return the config of a stage: the settings that both stages share, and its own fields of `training`."""
         shared = {"warmup_steps": max(1, max_steps // 20), "save_total_limit": 1, "bf16": True, "seed": self.seed}
         return {
             "model": model,
@@ -335,35 +339,35 @@ def run_study(
     base: str = "nano",
     fresh: bool = False,
 ) -> Path:
-    """Run arms with several seeds, or go on with a study that was interrupted.
+    """Run arms with several seeds, or resume an interrupted study.
 
-    After every new arm `study.json` (see `summarise_study`) and `study.html` are written, of all that the folder holds.
-    Several processes may run one study at a time, each other seeds.
+    After each new arm, `study.json` (see `summarise_study`) and `study.html` are written. They cover all results in the
+    folder. Several processes may run one study at the same time, each with different seeds.
 
     Args:
-        output: folder; each seed has its own in it.
-        arms: names of `ARMS`.
-        seeds: of the runs.
-        schedule: how much of everything.
+        output: folder of the study, with a subfolder for each seed.
+        arms: names from `ARMS`.
+        seeds: random seeds of the runs.
+        schedule: sizes and learning rates.
         bar: see `Lab`.
         say: see `Lab`.
         base: see `Lab`.
-        fresh: start these seeds over.
+        fresh: start over with these seeds.
     Returns:
-        The page.
+        Path of the page.
     Raises:
-        ConfigError: an unknown arm, a folder of another study, or one with files of somebody else's where ours would go.
+        ConfigError: an arm is unknown, or the folder contains another study or other files that the study would overwrite.
     """
     unknown = [name for name in arms if name not in ARMS]
     if unknown:
-        raise ConfigError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+        raise ConfigError(f"unknown arm {unknown[0]!r}; expected one of {', '.join(ARMS)}")
     folders = {seed: output / f"{_SEED}{seed}" for seed in seeds}
     if not _is_study(output):
         refuse_foreign(output, (_NUMBERS, _PAGE))
     if fresh:
         for folder in folders.values():
             Lab.clear(folder)
-    _finished(output, schedule, base)  # to refuse another study's folder before hours of work
+    _finished(output, schedule, base)  # refuses the folder of another study before hours of work
     for seed, folder in folders.items():
         lab = Lab(folder, schedule, bar, say, seed=seed, base=base)
         for name in arms:
@@ -376,7 +380,7 @@ def run_study(
 
 
 def _write(output: Path, schedule: Schedule, base: str) -> Path:
-    """Write a study's numbers and its page, of all that is finished; returns the page."""
+    """Write the numbers and the page of all finished results. Return the path of the page."""
     summary = summarise_study(_finished(output, schedule, base), schedule)
     atomic_write(output / _NUMBERS, json.dumps(summary, indent=1) + "\n")
     write_page(output / _PAGE, study_page(summary, METRICS, REFERENCES))
@@ -384,7 +388,7 @@ def _write(output: Path, schedule: Schedule, base: str) -> Path:
 
 
 def _is_study(output: Path) -> bool:
-    """Whether a folder holds a study: a seed of one, or the numbers."""
+    """Return whether a folder contains a study: the folder of a seed, or the numbers."""
     if any(output.glob(f"{_SEED}*/{_MARKER}")):
         return True
     try:
@@ -395,20 +399,21 @@ def _is_study(output: Path) -> bool:
 
 
 def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a folder that is not ours and holds something under one of our names.
+    """Refuse a folder without a run that contains files under the names that a run writes.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: there is such a file.
     """
     for name in names:
         if (folder / name).exists():
             raise ConfigError(
-                f"{folder / name} is not of a run of ours and would be overwritten; choose another folder with -o"
+                f"{folder / name} was not written by a sif run, and this run would overwrite it; choose another folder "
+                "with -o"
             )
 
 
 def _finished(output: Path, schedule: Schedule, base: str) -> Measured:
-    """What was measured of every arm and seed."""
+    """Read the finished results of every arm and seed."""
     found_in = [path.parent for path in output.glob(f"{_SEED}*/{_MARKER}")]
     numbered = {path.name.removeprefix(_SEED): path for path in found_in}
     folders = {int(number): path for number, path in numbered.items() if number.isdecimal()}
@@ -423,7 +428,7 @@ def _measurement(arm: str) -> str:
 
 
 def _read_rows(folder: Path, arm: str) -> list[Row] | None:
-    """What a lab measured of an arm; None if it did not yet."""
+    """Read the rows of an arm; None if it is not finished."""
     path = folder / _measurement(arm)
     if not path.is_file():
         return None
@@ -432,7 +437,7 @@ def _read_rows(folder: Path, arm: str) -> list[Row] | None:
 
 
 def _of_older(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that was measured before evaluation knew of anything but the world."""
+    """Convert a row from an older version, whose evaluation supported only the world."""
     values = dict(row["values"])
     final, gain = values["final HIoU"], values["correction gain"]
     values.setdefault("first HIoU", None if final is None or gain is None else final - gain)
@@ -456,30 +461,34 @@ def _marker(schedule: Schedule, base: str, seed: int) -> dict[str, Any]:
 
 
 def _check_marker(folder: Path, mine: Mapping[str, Any]) -> None:
-    """Check that a lab's folder is of this run.
+    """Check that a lab's folder belongs to this run.
 
     Raises:
-        ConfigError: it is another's.
+        ConfigError: it belongs to another run.
     """
     theirs = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-    theirs.setdefault("base_content", mine["base_content"])  # folders of an older version do not state it
+    theirs.setdefault("base_content", mine["base_content"])  # missing in folders of older versions
     if theirs != mine:
-        raise ConfigError(f"{folder} holds another run: {_difference(theirs, mine)}; use --fresh or another -o")
+        raise ConfigError(
+            f"{folder} contains another run: {_difference(theirs, mine)}. Start over with --fresh, or choose another folder "
+            "with -o"
+        )
 
 
 def summarise_study(measured: Measured, schedule: Schedule) -> dict[str, Any]:
-    """A study as plain numbers.
+    """Summarise a study as plain numbers.
 
-    Every arm answers the same questions, with every seed. A mean is over questions, each with its mean over seeds; its 95 %
-    bootstrap interval resamples questions. Differences from an arm of `REFERENCES` are taken question by question, over the
-    seeds that both have; how hard a question is cancels out, so their intervals are narrower.
+    Every arm answers the same questions, with every seed. Each question is averaged over seeds first, and a mean is over
+    questions. Its 95 % bootstrap interval resamples questions. Differences from an arm of `REFERENCES` are paired by
+    question, over the seeds that both arms have. The difficulty of a question cancels out, so these intervals are narrower.
 
     Args:
         measured: arm → seed → rows.
-        schedule: how much of everything.
+        schedule: sizes and learning rates.
     Returns:
-        version and schedule; for every arm its title, number of seeds, every metric with the mean of each seed, the standard
-        deviation between seeds, mean and interval; the accuracy by family; the differences from each reference.
+        `version`, `schedule`, and `arms`. Each arm has its title, its number of seeds, its metrics (mean of each seed,
+        standard deviation between seeds, overall mean and interval), the accuracy by family, and the differences from each
+        reference.
     """
     arms = {}
     for name, of_seeds in measured.items():
@@ -508,7 +517,7 @@ def summarise_study(measured: Measured, schedule: Schedule) -> dict[str, Any]:
 
 
 def _by_question(of_seeds: Iterable[Sequence[Row]], metric: str) -> dict[str, float]:
-    """A metric of each question that has it, the mean over seeds."""
+    """Return the mean over seeds of a metric, for each question that has the metric."""
     found: dict[str, list[float]] = {}
     for rows in of_seeds:
         for row in rows:
@@ -518,7 +527,7 @@ def _by_question(of_seeds: Iterable[Sequence[Row]], metric: str) -> dict[str, fl
 
 
 def _by_family(of_seeds: Iterable[Sequence[Row]]) -> dict[str, Any]:
-    """Answer accuracy of each family of questions."""
+    """Return the answer accuracy of each question family."""
     groups = group_by((row for rows in of_seeds for row in rows), lambda row: row.family)
     return {
         family: asdict(bootstrap(list(_by_question([groups[family]], "answer accuracy").values())))
@@ -527,7 +536,7 @@ def _by_family(of_seeds: Iterable[Sequence[Row]]) -> dict[str, Any]:
 
 
 def _differences(mine: Mapping[int, Sequence[Row]], theirs: Mapping[int, Sequence[Row]]) -> dict[str, Any]:
-    """Metric → this arm less another one, question by question, over the seeds and questions that both have."""
+    """Return metric → this arm minus the other arm, paired by question, over the seeds and questions that both have."""
     seeds = sorted(mine.keys() & theirs.keys())
     differences = {}
     for metric in METRICS:
@@ -539,10 +548,10 @@ def _differences(mine: Mapping[int, Sequence[Row]], theirs: Mapping[int, Sequenc
 
 
 def _difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """The first value in which two runs differ, in words."""
+    """Describe the first setting in which two runs differ."""
     flat = [
         {**{f"schedule.{key}": value for key, value in run.get("schedule", {}).items()}, **run, "schedule": None}
         for run in (theirs, mine)
     ]
     key = next((key for key in flat[0] | flat[1] if flat[0].get(key) != flat[1].get(key)), "schedule")
-    return f"{key} is {flat[0].get(key)!r} there and {flat[1].get(key)!r} here"
+    return f"{key} was {flat[0].get(key)!r}, now {flat[1].get(key)!r}"

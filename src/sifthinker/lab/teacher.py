@@ -1,4 +1,4 @@
-"""The teacher of the embedded world, which explains records from their scene graphs: no model, no cost."""
+"""The scripted teacher of the embedded world. It explains records from their scene graphs, without a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sifthinker.lab.questions import DECIMALS, join_names
 
 
 class ScriptedTeacher:
-    """Explains world records from their scene graphs; deterministic, and free."""
+    """A deterministic teacher that explains world records from their scene graphs."""
 
     name = "scripted:3"
 
@@ -21,13 +21,13 @@ class ScriptedTeacher:
         """See `engine.teachers.Teacher`.
 
         Raises:
-            ConfigError: the record is not one of the world's.
+            ConfigError: the record is not from the embedded world.
         """
         extra = task.record.extra
         if not isinstance(extra.get("scene"), int) or not isinstance(extra.get("objects"), list):
             raise ConfigError(
-                f"record {task.record.id!r} is not of the embedded world; the scripted teacher knows no other. "
-                "Use --teacher openai"
+                f"record {task.record.id!r} is not from the embedded world, and the scripted teacher works only for that "
+                "world; use --teacher openai"
             )
         thoughts = [_thought(kind, regions, extra) for kind, regions in zip(task.kinds, task.foci, strict=True)]
         return json.dumps({"thoughts": thoughts, "answer": task.record.answer})
@@ -46,7 +46,7 @@ def _thought(kind: str, regions: Sequence[Region], extra: Mapping[str, Any]) -> 
 
 
 def _seen(regions: Sequence[Region], objects: Sequence[tuple[str, float, float]]) -> str:
-    """The objects whose centres lie in the regions, in their order."""
+    """Return the names of the objects whose centres are in the regions, in the order of the objects."""
     return join_names(
         [name for name, x, y in objects if any(r.box[0] <= x <= r.box[2] and r.box[1] <= y <= r.box[3] for r in regions)]
     )

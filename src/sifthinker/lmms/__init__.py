@@ -1,1 +1,1 @@
-"""lmms-eval: our models in its tasks (`model`), our benchmarks as its tasks (`tasks`). Only `model` imports it."""
+"""lmms-eval integration: sifthinker models (`model`) and benchmark tasks (`tasks`). Only `model` imports lmms-eval."""

@@ -1,4 +1,4 @@
-"""Requests of lmms-eval asked as `sif eval` asks questions: in batches, or many at once of a server, within a budget."""
+"""Ask requests of lmms-eval as `sif eval` asks questions: in batches, or concurrently on a server, within a budget."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ Estimate = Callable[[Image.Image], DepthMap]
 
 @dataclass(frozen=True, slots=True)
 class RequestQuestion(Question):
-    """A request of lmms-eval as a question without a known answer. Its picture is taken from the task when it is asked.
+    """A request of lmms-eval as a question without a known answer. Its image is taken from the task when it is asked.
 
     Args:
-        ask: gives what is asked, each time anew.
-        estimate: gives the depth of a picture to which the task shows none; None for RGB alone.
-        has_depth: whether a depth map is shown.
-        estimated: whether that is an estimated one.
-        size: (width, height) of the picture, several side by side.
+        ask: returns the text and images of the request; called each time they are needed.
+        estimate: estimates depth for an image if the task provides none; None for no estimate.
+        has_depth: whether the model sees depth.
+        estimated: whether that depth is estimated.
+        size: (width, height) of the image; several images are joined side by side.
     """
 
     ask: Callable[[], Asked] = lambda: Asked("", ())
@@ -50,14 +50,14 @@ class RequestQuestion(Question):
 
     @classmethod
     def of(cls, name: str, ask: Callable[[], Asked], estimate: Estimate | None, *, rgb_only: bool) -> RequestQuestion:
-        """The question of a request.
+        """Return the question of a request.
 
         Raises:
-            RecordError: it shows no image, or its text is blank or holds a control token.
+            RecordError: the request has no image, or its text is blank or contains a control token.
         """
         asked = ask()
         if not asked.images:
-            raise RecordError(f"{name}: shows no image", "missing_image")
+            raise RecordError(f"{name}: has no image", "missing_image")
         size = _one_picture(asked).size
         estimated = not rgb_only and asked.depth is None and estimate is not None
         return cls(
@@ -80,23 +80,23 @@ class RequestQuestion(Question):
             return image, None
         depth = self.estimate(image) if self.estimated and self.estimate is not None else asked.depth
         if depth is not None and depth.size != image.size:
-            raise DepthError(f"{self.id}: the depth is {depth.size}, the image {image.size}; wanted the same size")
+            raise DepthError(f"{self.id}: expected depth of the image's size {image.size}, got {depth.size}")
         return image, depth
 
     def image_name(self, root: Path) -> str:
-        """The request's name; it is no path of a file."""
+        """Return the request's name, which is not a file path."""
         return self.id
 
     def depth_name(self, root: Path) -> str | None:
-        """ "" where a depth map is shown, as of one that is no file."""
+        """Return "" if the model sees depth, as for a map without a file; None otherwise."""
         return "" if self.has_depth else None
 
     def identity(self, root: Path) -> list[Any]:
-        """Its name and text alone: lmms-eval keeps its own book of what was answered."""
+        """Return only the name and text, because lmms-eval keeps its own record of answers."""
         return [self.id, self.question]
 
     def file_sizes(self) -> tuple[int | None, int | None]:
-        """Unknown, as of questions that are no files."""
+        """Return unknown sizes, because the request has no files."""
         return None, None
 
 
@@ -106,14 +106,14 @@ def _one_picture(asked: Asked) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of a request: its question and row, or why it could not be asked."""
+    """The outcome of a request: its question and row, or why it could not be asked."""
 
     question: RequestQuestion | None
     row: Row | None
     error: str = ""
 
     def reply(self, protocol: ThinkProtocol) -> Reply:
-        """The completion, to be read again."""
+        """Return the completion in a form that can be read again."""
         if self.row is None or self.question is None:
             return Reply("", error=self.error)
         return Reply.of_row(self.row, protocol, estimated=self.question.estimated)
@@ -127,20 +127,20 @@ def ask_all(
     estimate: Estimate | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Answered]:
-    """Ask every request, as `evaluation.run.evaluate` does.
+    """Ask all requests, as `evaluation.run.evaluate` does.
 
     Args:
         thinker: the model.
-        settings: how it is asked.
-        requests: (its name, what gives what it asks), at least one.
-        estimate: of depth, where a task shows none; None for none.
-        progress: called with the number of requests done and of all.
+        settings: how to ask it.
+        requests: (name, function that returns the text and images), at least one.
+        estimate: estimates depth if a task provides none; None for no estimate.
+        progress: called with the number of finished requests and the total.
     Returns:
-        One a request, in order; one that could not be asked has its error, and a warning says how many there are.
+        One outcome per request, in order. Requests that could not be asked have an error, and a warning gives their number.
     Raises:
-        ConfigError: see `requests.asked_in`, and `evaluate`.
-        ModelError: none of the first could be asked.
-        EndpointError: the server refuses every request alike, or went away.
+        ConfigError: see `requests.asked_in` and `evaluate`.
+        ModelError: none of the first requests could be asked.
+        EndpointError: the server refuses every request, or has gone away.
         BudgetError: the budget is spent.
     """
     rgb_only = settings.depth == "none"
@@ -159,7 +159,7 @@ def ask_all(
     faults = [one.error for one in answered if one.error]
     if faults:
         logger.warning(
-            "%d of %d requests could not be asked, which counts as no answer; the first: %s",
+            "%d of %d requests could not be asked and count as unanswered. The first: %s",
             len(faults),
             len(found),
             faults[0],
@@ -175,7 +175,7 @@ def _answered(one: RequestQuestion | str, rows: dict[str, Row]) -> Answered:
 
 
 def _eval_settings(settings: LmmsSettings, thinker: Thinker) -> EvalSettings:
-    """The same as settings of an evaluation. A model in this process stays unnamed: nobody resumes this one."""
+    """Return the settings as those of an evaluation. A local model needs no name, because this evaluation never resumes."""
     served = isinstance(thinker, ServedThinker)
     names = AskSettings.model_fields.keys() if served else {"protocol", "coordinates", "max_new_tokens"}
     values = {name: getattr(settings, name) for name in names}

@@ -1,6 +1,6 @@
-"""`lmms-eval --model sifthinker --model_args pretrained=runs/grpo --tasks …`: a model of ours, here or on a server.
+"""`lmms-eval --model sifthinker --model_args pretrained=runs/grpo --tasks …`: a sifthinker model, local or on a server.
 
-lmms-eval finds `manifest` by an entry point and then imports `LmmsModel`. Nothing of ours imports this module.
+lmms-eval finds `manifest` by an entry point and then imports `LmmsModel`. Nothing in sifthinker imports this module.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from sifthinker.thinker import Thinker
 
 
 def manifest() -> Any:
-    """What lmms-eval is told of the model."""
+    """Return the manifest by which lmms-eval registers the model."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="sifthinker", chat_class_path=f"{__name__}.{LmmsModel.__name__}")
 
 
 class LmmsModel(lmms):  # type: ignore[misc]
-    """A `Thinker` as lmms-eval asks models.
+    """A `Thinker` with lmms-eval's model interface.
 
-    It answers greedily, in as many tokens as `max_new_tokens` allows: a task's own bound is for the answer, and would cut a
-    chain off. What a question says of the form of its answer is left out, see `requests.bare_question`. A task gets the bare
-    answer, "" where there is none that can be read; one that wants boxes gets those of the last area, see
-    `LmmsSettings.grounding`; and tasks of ours get the whole completion.
+    It answers greedily with up to `max_new_tokens` tokens. A task's own limit is ignored, because it is for a short answer
+    and would cut off a chain. Instructions on the form of the answer are removed from questions, see
+    `requests.bare_question`. A task receives the bare answer, or "" if it is unreadable. A task that expects boxes receives
+    those of the last area, see `LmmsSettings.grounding`. Sifthinker tasks receive the complete completion.
 
     Args:
-        pretrained: model folder, Hugging Face name or embedded model; with `base_url` the model's name on its server.
-        batch_size: questions at once.
-        max_batch_size: lmms-eval's bound of it; it is not searched for here.
-        device: torch device; the accelerator if there is one by default.
+        pretrained: model folder, Hugging Face name or embedded model; with `base_url`, the model's name on its server.
+        batch_size: questions per batch.
+        max_batch_size: lmms-eval's limit for an automatic batch size; ignored.
+        device: torch device; by default the accelerator, if there is one.
         settings: further fields of `LmmsSettings`.
     Raises:
-        ConfigError: a setting that there is not, or a value that it cannot have.
+        ConfigError: an unknown setting, or an invalid value.
         ModelError: see `Thinker.load`.
     """
 
@@ -80,10 +80,10 @@ class LmmsModel(lmms):  # type: ignore[misc]
         )
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
-        """What each request is answered.
+        """Return the answer to each request.
 
         Raises:
-            ConfigError: a task shows something else than images, or several turns.
+            ConfigError: a request has content other than text and images, or several turns.
             ModelError: none of the first requests could be asked.
             EndpointError, BudgetError: see `evaluation.run.evaluate`.
         """
@@ -117,12 +117,12 @@ class LmmsModel(lmms):  # type: ignore[misc]
         return GenerationResult(letter_of(answer, question.question) if self.settings.letters else answer, _counts(row))
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Refused: chains are written, and no text is scored."""
-        raise ConfigError("sifthinker writes answers and scores none; choose tasks of the kind generate_until")
+        """Refuse the request: sifthinker generates text and does not score given text."""
+        raise ConfigError("sifthinker cannot score given answers (loglikelihood); choose tasks of the kind generate_until")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Refused: a question is asked once."""
-        raise ConfigError("sifthinker answers one question; choose tasks of the kind generate_until")
+        """Refuse the request: sifthinker asks a question in one turn."""
+        raise ConfigError("sifthinker answers in one turn only; choose tasks of the kind generate_until")
 
 
 def _counts(row: Any) -> TokenCounts | None:

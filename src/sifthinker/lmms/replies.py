@@ -1,4 +1,4 @@
-"""What a task of lmms-eval is given: the bare answer, its letter, the boxes of the last area, or the whole completion."""
+"""Replies to tasks of lmms-eval: the bare answer, its letter, the boxes of the last area, or the complete completion."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _PIXEL_DECIMALS = 1
 
 
 def boxes_of(row: Row, size: tuple[int, int], numbers: BoxNumbers, resizer: Resizer | None = None) -> str:
-    """The boxes of a chain's last area, as JSON: `[x1, y1, x2, y2]`, or a list of these where there are several.
+    """Return the boxes of a chain's last area as JSON: `[x1, y1, x2, y2]`, or a list of several boxes.
 
     Args:
-        row: of a chain, or of a structured reply.
-        size: (width, height) of its picture.
-        numbers: what the numbers are to be.
-        resizer: for `resized`; Qwen2.5-VL's by default.
+        row: row of a chain or a structured reply.
+        size: (width, height) of its image.
+        numbers: coordinates of the boxes.
+        resizer: resizer for `resized`; Qwen2.5-VL's by default.
     Returns:
-        "" where the last area cannot be read.
+        The JSON text; "" if the last area is unreadable.
     """
     boxes = last_area(row.completion, frame=row.frame)
     found = _scaled(boxes, size, numbers, resizer or Resizer())
@@ -59,7 +59,7 @@ def _scaled(boxes: Boxes, size: tuple[int, int], numbers: BoxNumbers, resizer: R
 
 
 def letter_of(answer: str, question: str) -> str:
-    """The letter of the option of a question that an answer is; the answer as it is where it is none of them.
+    """Return the letter of the option that an answer matches; the unchanged answer if it matches none.
 
     Example:
         >>> letter_of("blue", "Which?\\nA. red\\nB. blue"), letter_of("green", "Which?\\nA. red\\nB. blue")
@@ -70,20 +70,20 @@ def letter_of(answer: str, question: str) -> str:
     return answer if index is None else ascii_uppercase[index]
 
 
-# ------------------------------------------------------------------------------------------------- whole completions
+# ---------------------------------------------------------------------------------------------- complete completions
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A completion, and all that is needed to read it again.
+    """A completion with everything needed to read it again.
 
     Args:
-        text: what the model wrote.
-        protocol: how it was asked.
+        text: the model's text.
+        protocol: protocol that the model was asked with.
         frame: what the numbers of its boxes stand for.
-        depth: whether it saw depth: none, that of the question, or estimated.
-        complete: whether it ended by itself.
-        error: why it could not be asked; "" where it was.
+        depth: depth that the model saw: `none`, `given` (the question's own) or `estimated`.
+        complete: whether the model ended by itself.
+        error: why the question could not be asked; "" if it was.
     """
 
     text: str
@@ -95,20 +95,20 @@ class Reply:
 
     @classmethod
     def of_row(cls, row: Row, protocol: ThinkProtocol, *, estimated: bool) -> Reply:
-        """Of a row of an evaluation; `estimated`: whether the depth is not the question's own."""
+        """Return the reply of an evaluation row. `estimated` tells whether its depth was estimated."""
         depth = "none" if row.depth is None else "estimated" if estimated else "given"
         text = row.reply if protocol == "structured" else row.completion
         return cls(text, protocol, row.frame, depth, row.complete, row.error)
 
     def to_text(self) -> str:
-        """As one text, which tasks of ours take for an answer."""
+        """Return the reply as one text, which sifthinker tasks accept as an answer."""
         about = {"protocol": self.protocol, "depth": self.depth, "complete": self.complete}
         error = {"error": self.error} if self.error else {}
         return json.dumps({"completion": self.text, **self.frame.columns(), **about, **error}, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str) -> Reply:
-        """What `to_text` wrote; or what another model said: a chain in fractions where it has tags of one, else an answer.
+        """Read a text from `to_text`, or of a third-party model: a chain in fractions if it has tags, else a direct answer.
 
         Example:
             >>> Reply.from_text("two").protocol, Reply.from_text("<think></think><answer>two</answer>").protocol
@@ -137,7 +137,7 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 class _Said(Thinker):
-    """Says again what was said, and keeps the thought that it comes to."""
+    """A thinker that repeats a saved reply and keeps the resulting thought."""
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
@@ -145,7 +145,7 @@ class _Said(Thinker):
         self.coordinates = self.native_coordinates = reply.frame.space
 
     def check_coordinates(self, coordinates: Coordinates) -> None:
-        """Any: the frame is known."""
+        """Accept any coordinates, because the frame is known."""
 
     def think_all(
         self,
@@ -157,22 +157,22 @@ class _Said(Thinker):
     ) -> list[Thought]:
         ((image, question, depth),) = tasks
         if self.reply.depth == "estimated":
-            depth = DepthMap(np.full((image.height, image.width), 0.5))  # so that stated depths can be read
+            depth = DepthMap(np.full((image.height, image.width), 0.5))  # without a map, stated depths are invalid
         task, said = (image, question, depth), self.reply
         self.thought = thought_of(task, protocol, said.frame, said.text, complete=said.complete)
         return [self.thought]
 
 
 def row_of(question: Question, reply: Reply, benchmark: Benchmark, root: Path) -> Row:
-    """The row of a question that was answered elsewhere: the one that `sif eval` makes of the same completion.
+    """Return the row that `sif eval` would write for a reply from lmms-eval.
 
-    Depth that was estimated is not kept, so that such a row has no depth consistency.
+    Estimated depth is not stored, so a row with estimated depth has no depth consistency.
 
     Args:
-        question: of the benchmark.
-        reply: to it.
-        benchmark: whose own values the row has too.
-        root: folder that the names of images are relative to.
+        question: question of the benchmark.
+        reply: reply to the question.
+        benchmark: benchmark whose own metrics are added.
+        root: folder that image names are relative to.
     """
     said = _Said(reply)
     (row,) = ask(

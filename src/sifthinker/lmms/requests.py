@@ -1,4 +1,4 @@
-"""What a request of lmms-eval asks: its pictures, its depth, and its question without what it says of the answer's form."""
+"""Read requests of lmms-eval: images, depth, and the question without instructions on the form of the answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sifthinker.images import as_loaded, load_image
 from sifthinker.prompts import with_several_images
 from sifthinker.records import shown
 
-# What tasks of lmms-eval 0.7.3 say of the form of an answer, at the end of a question: it forbids anything but the answer,
-# and with that every chain. Read in its task files; behind each, some of the tasks that have it.
+# Instructions on the form of the answer at the end of questions in lmms-eval 0.7.3. They allow nothing but the answer, and
+# so forbid chains. Taken from its task files; the comments list some of the tasks.
 _ENDINGS = (
     r"(?:please )?answer with the (?:correct )?option'?s? letters?(?: \([^()\n]*\))? from the given choices(?: directly)?"
     r"(?: and only give the best option)?\.?",  # LLaVA's: ai2d, blink, vstar_bench
@@ -27,20 +27,20 @@ _ENDINGS = (
     r"(?:please )?answer the question with (?:the option letter|[A-H](?:, [A-H])*,? or [A-H])\.?",  # lvbench, videomme
     r"(?:please )?answer this question with [A-H](?:, [A-H])*,? or [A-H]\.?",  # mme_realworld
     r"(?:please )?respond with only the letter \([^()\n]*\) of the correct option\.?",  # mme_realworld
-    r"select the best answer to the above multiple-choice question based on the (?:image|video)\.?",  # before that
+    r"select the best answer to the above multiple-choice question based on the (?:image|video)\.?",  # precedes the last one
     r"please select the correct answer and respond with only one option letter\.?",  # spatial_dise
     r"give me the answer letter directly\.?",  # sitebench
     r"only give the best option\.?",  # mvbench
-    r"(?:best option: ?\(|the best answer is:?)",  # mvbench, sitebench: what is to be filled in
+    r"(?:best option: ?\(|the best answer is:?)",  # mvbench, sitebench: the start of the answer
     r"(?:please )?answer the question (?:using|with) a single (?:word or phrase|word only|word)\.?",  # LLaVA's: gqa, docvqa
     r"do not response anything other than a single number!?",  # vsibench
     r"answer:",
 )
-# Likewise at its beginning.
+# The same at the beginning of questions.
 _BEGINNINGS = (
     r"note: you only need to respond with [^\n]*? without providing any additional information\.",  # cv_bench
     r"question:",
-    # refcoco's and screenspot's: the form is ours, and they are given the boxes of the last area in theirs
+    # refcoco, screenspot: chains have their own box format; the reply converts the boxes of the last area
     r"bounding box coordinates are specified in the format \([^()\n]*\)\. all values are floating point numbers bounded "
     r"between 0 and 1(?: with two decimal places of precision(?: \([^()\n]*\))?)?\.",
 )
@@ -52,12 +52,12 @@ _OPTION = re.compile(r"^\s*\(?([A-Z])[).:]\s+(\S.*?)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks.
+    """The content of a request.
 
     Args:
-        text: the question, with the choices that it has.
+        text: the question, with its choices.
         images: RGB, upright.
-        depth: of the one image; None where the task shows none.
+        depth: depth of the only image; None if the task provides none.
     """
 
     text: str
@@ -66,16 +66,16 @@ class Asked:
 
 
 def asked_in(messages: Any, where: str) -> Asked:
-    """What the messages of a chat request ask.
+    """Read the messages of a chat request.
 
-    System turns are left out: they speak of the form of answers, and so do prompts of ours. Text parts follow one another,
-    with a line's end between them. A depth map stands among the images, behind the image that it belongs to.
+    System turns are ignored: they describe the form of answers, and sifthinker prompts do that too. Text parts are joined
+    with line breaks. A depth map is in the list of images, after its image.
 
     Args:
-        messages: as a task's `doc_to_messages` gives them: `role` and `content`, a text or a list of parts.
+        messages: messages from a task's `doc_to_messages`: `role` and `content`, a text or a list of parts.
         where: task and question, for messages.
     Raises:
-        ConfigError: a conversation of several turns, a video or sound, or something that is no message.
+        ConfigError: the conversation has several turns, a video or audio, or an invalid message.
         ImageError: an image cannot be read, or is too large.
     Example:
         >>> asked_in([{"role": "user", "content": "What is it?\\nAnswer with the option letter only."}], "task").text
@@ -87,7 +87,7 @@ def asked_in(messages: Any, where: str) -> Asked:
     for message in messages if isinstance(messages, Sequence) else [messages]:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ("user", "system"):
-            raise ConfigError(f"{where}: holds {shown(message)}, wanted turns of the user alone, without examples before it")
+            raise ConfigError(f"{where}: expected only user turns, without example turns, got {shown(message)}")
         if role == "system":
             continue
         content = message.get("content")
@@ -103,15 +103,18 @@ def asked_in(messages: Any, where: str) -> Asked:
             elif kind == "image" and isinstance(value, str):
                 images.append(load_image(value))
             else:
-                raise ConfigError(f"{where}: holds {shown(part)}, wanted texts and images alone")
+                raise ConfigError(f"{where}: expected only texts and images, got {shown(part)}")
     if len(depths) > 1 or (depths and len(images) != 1):
-        raise ConfigError(f"{where}: shows {len(depths)} depth maps of {len(images)} images; wanted one of a single image")
+        raise ConfigError(
+            f"{where}: expected at most one depth map, with a single image, got {len(depths)} depth maps for {len(images)} "
+            "images"
+        )
     text = with_several_images(bare_question("\n".join(texts)), len(images))
     return Asked(text, tuple(images), depths[0] if depths else None)
 
 
 def bare_question(text: str) -> str:
-    """A question without what it says of the form of its answer; its choices stay.
+    """Remove instructions on the form of the answer from a question. Its choices stay.
 
     Example:
         >>> bare_question("Which?\\nA. red\\nB. blue\\nAnswer with the option's letter from the given choices directly.")
@@ -124,7 +127,7 @@ def bare_question(text: str) -> str:
 
 
 def options_in(text: str) -> tuple[str, ...]:
-    """The lettered options of a question, in order from A on: on lines of their own, or "(A) … (B) …" in a row.
+    """Return the lettered options of a question, in order from A: on separate lines, or "(A) … (B) …" in one line.
 
     Example:
         >>> options_in("Which?\\nA. red\\nB. blue"), options_in("Which? (A) red (B) blue")

@@ -1,10 +1,10 @@
-"""Our benchmarks as tasks of lmms-eval: the functions that the files of `configs/lmms_eval` name.
+"""Sifthinker's benchmarks as tasks of lmms-eval: the functions that the files in `configs/lmms_eval` refer to.
 
-Questions are read and answers are scored by `sifthinker.benchmarks`, as `sif eval` does. A task's dataset is one line that
-says where its data are (`configs/lmms_eval/places`); `process_docs` puts the questions in its place. Documents hold no
-pictures, so that none can be missing when an answer is scored: a question is looked up by its id, in this process.
+`sifthinker.benchmarks` reads the questions and scores the answers, as in `sif eval`. The dataset of a task is one line with
+the place of its data (`configs/lmms_eval/places`), and `process_docs` replaces it by the questions. Documents contain no
+images. Scoring finds a question by its id, in the same process.
 
-A model of ours gives the whole completion, see `replies.Reply`; any other gives its answer.
+A sifthinker model returns the complete completion, see `replies.Reply`. Other models return their answer.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from sifthinker.lmms.replies import Reply, row_of
 from sifthinker.prompts import with_choices
 
 COMPLETION = "sif_completion"
-"""The key of a task's generation_kwargs by which our model is told to give the whole completion."""
+"""Key of a task's generation_kwargs that makes a sifthinker model return the complete completion."""
 
-# Benchmark → the numbers of its table that are metrics of its task.
+# Benchmark → numbers of its table that are metrics of its task.
 _HEADLINES: dict[str, tuple[str, ...]] = {
     "viscot": ("answers", "answer score", "HIoU", "box accuracy"),
     "spatialbench": ("SpatialBench", "Existence", "Counting", "Position", "Size", "Reach"),
@@ -40,7 +40,7 @@ _HEADLINES: dict[str, tuple[str, ...]] = {
 
 
 def metrics_of(name: str) -> dict[str, tuple[str, bool]]:
-    """Metric of a benchmark's task → (headline, whether it is the lenient number).
+    """Return metric of a benchmark's task → (headline, whether it is the lenient number).
 
     Example:
         >>> metrics_of("sat")
@@ -60,13 +60,13 @@ def metrics_of(name: str) -> dict[str, tuple[str, bool]]:
 
 
 def process_docs(dataset: Iterable[Mapping[str, Any]]) -> Any:
-    """The questions of the places that a dataset names, as a dataset of documents without pictures.
+    """Return the questions of the places in a dataset, as a dataset of documents without images.
 
-    A place is `benchmark`, `data` (a local file or folder, or a Hugging Face name), `split`, and `images` where these lie
-    elsewhere. The environment variable SIF_NAME (SIF_TALLYQA, …) names other data, and SIF_NAME_IMAGES their images.
+    A place has `benchmark`, `data` (a local file or folder, or a Hugging Face name), `split`, and `images` if they are in
+    another folder. The environment variable SIF_NAME (SIF_TALLYQA, …) overrides the data, and SIF_NAME_IMAGES the images.
 
     Raises:
-        ConfigError: no such benchmark, or one without data.
+        ConfigError: an unknown benchmark, or no data for it.
         RecordError: see `benchmark.Reader`.
     """
     need("reading a task's dataset", "datasets")
@@ -97,9 +97,9 @@ def _located(place: Mapping[str, Any]) -> tuple[str, str, str, str]:
     variable = f"SIF_{found.name}".upper().replace("-", "_").replace("+", "_PLUS")
     data = os.environ.get(variable) or place.get("data") or found.hub
     if not data:
-        raise ConfigError(f"{found.title}: nothing says where its data are; set {variable} to their folder")
+        raise ConfigError(f"{found.title}: has no data; set the environment variable {variable} to the folder of its files")
     images = os.environ.get(f"{variable}_IMAGES") or place.get("images") or ""
-    # Absolute, since a relative path would depend on where somebody starts lmms-eval; not a name of the Hub.
+    # An absolute path does not depend on the current folder of lmms-eval. Hub names stay unchanged.
     local = str(Path(data).resolve()) if Path(data).exists() else str(data)
     return found.name, local, str(place.get("split") or found.splits[0]), str(Path(images).resolve()) if images else ""
 
@@ -119,7 +119,7 @@ def _question(document: Mapping[str, Any]) -> Question:
 
 
 def doc_to_text(document: Mapping[str, Any], lmms_eval_specific_kwargs: Mapping[str, Any] | None = None) -> str:
-    """The question, with its choices under it where its benchmark shows them, and behind these the task's `post_prompt`."""
+    """Return the question. If its benchmark shows choices, they follow, and then the task's `post_prompt`."""
     question = _question(document)
     if not benchmark(document["benchmark"]).show_choices or not question.choices:
         return question.question
@@ -127,7 +127,7 @@ def doc_to_text(document: Mapping[str, Any], lmms_eval_specific_kwargs: Mapping[
 
 
 def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
-    """Its picture, for models that are asked the simple way."""
+    """Return the image, for models with lmms-eval's simple interface."""
     image, _ = _question(document).load(with_depth=False)
     return [image]
 
@@ -135,7 +135,7 @@ def doc_to_visual(document: Mapping[str, Any]) -> list[Any]:
 def doc_to_messages(
     document: Mapping[str, Any], lmms_eval_specific_kwargs: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Its picture and text as a turn of the user; behind the picture its depth map, where `depth` is true and it has one."""
+    """Return image and text as a user turn. If `depth` is true and the question has depth, the map follows the image."""
     told = lmms_eval_specific_kwargs or {}
     image, depth = _question(document).load(with_depth=bool(told.get("depth")))
     shown = [image] if depth is None else [image, depth]
@@ -144,7 +144,7 @@ def doc_to_messages(
 
 
 def doc_to_target(document: Mapping[str, Any]) -> str:
-    """The first right answer, for lmms-eval's logs; "" where none is known."""
+    """Return the first right answer, for lmms-eval's logs; "" if unknown."""
     return next(iter(document["answers"]), "")
 
 
@@ -152,7 +152,7 @@ def doc_to_target(document: Mapping[str, Any]) -> str:
 
 
 def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Metric → what `aggregate` needs of one answer: the row that `sif eval` writes of it."""
+    """Return metric → the input of `aggregate` for one answer: the row that `sif eval` would write."""
     found = benchmark(document["benchmark"])
     root = questions_root(document["data"], document["images"] or None)
     row = row_of(_question(document), Reply.from_text(results[0] if results else ""), found, root).to_json()
@@ -160,7 +160,7 @@ def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict
 
 
 def aggregate(items: Sequence[Mapping[str, Any]]) -> float:
-    """A number of a benchmark's table, over the rows of `process_results`; nan where none of them has a part in it."""
+    """Return a number of a benchmark's table over the rows of `process_results`; nan if no row counts in it."""
     if not items:
         return math.nan
     found = benchmark(items[0]["benchmark"])

@@ -1,1 +1,1 @@
-"""Is an answer right, by rules: canonical text, tokens, numbers, what a text states, options, verdicts."""
+"""Score answers by rules: canonical text, tokens, numbers, statements, options, verdicts. Rewards for trainers."""

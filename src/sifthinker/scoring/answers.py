@@ -1,8 +1,8 @@
-"""Is this answer right? Rules that need no model.
+"""Judge answers by rules, without a model.
 
-An answer is read for what it *states*: which option, number, or yes or no; and which of them it denies or calls possible.
-What it states is compared with the truth. Two different statements are none; what follows a final-answer phrase ("the answer
-is", \\boxed) decides over what was considered before it.
+The rules read what an answer *states*: an option, a number, or yes or no. They also read what it denies or calls possible.
+The statement is compared with the truth. Two different statements count as none. A statement after a final-answer phrase
+("the answer is", \\boxed) overrides those before it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from sifthinker.scoring.words import (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How right an answer is.
+    """The verdict on an answer.
 
     Args:
-        score: 0 wrong to 1 right; between them for a partial match of free text.
+        score: from 0 (wrong) to 1 (right); values between are partial matches of free text.
         rule: the rule that decided: `choice`, `yes_no`, `number`, `exact` or `token_f1`.
-        reason: what was compared, in words.
+        reason: the comparison in words.
     """
 
     score: float
@@ -47,13 +47,13 @@ class Verdict:
 
 
 def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
-    """Judge an answer by rules; the right answer decides which one applies.
+    """Judge an answer by rules. The form of the right answer decides which rule applies.
 
     Args:
-        answer: what the model answered.
+        answer: the answer of the model.
         truth: the right answer.
-        choices: the possible answers of a closed question. A letter in `answer` or `truth` names them by position, or by
-            their own labels where they have them ("A. red").
+        choices: the possible answers of a closed question. A letter in `answer` or `truth` means the choice at that
+            position, or the choice with that label ("A. red").
     Example:
         >>> judge("The answer is (B).", "blue", ["red", "blue"]).score
         1.0
@@ -64,10 +64,10 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
     if choices:
         options = options_of(tuple(choices))
         wanted = options.index_of(right)
-        # A right answer that is none of its choices is a fault of the data; it is judged as open.
+        # If the right answer is not among the choices, the data is wrong; treat the question as open.
         if wanted is not None:
             got = options.stated(said)
-            named = choices[got] if isinstance(got, int) else f"{got!r}, which is no choice" if got else "no choice"
+            named = choices[got] if isinstance(got, int) else f"{got!r}, which is not a choice" if got else "no choice"
             return _verdict(got == wanted, "choice", named, choices[wanted])
     same = fold(said.text) == fold(right.text)
     if (letter := right.letter) is not None:
@@ -79,7 +79,7 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
     if (number := right.number) is not None:
         stated = decide(said, numbers_in(said))
         if stated == number and not same and _other_unit(said, right):
-            return Verdict(0.0, "number", f"got {_short(said.key)}, another unit than {_short(right.key)}")
+            return Verdict(0.0, "number", f"got {_short(said.key)}, expected the unit of {_short(right.key)}")
         return _verdict(same or stated == number, "number", str(stated or "no number"), number)
     if said.key == right.key or _same_amount(said, right):
         return Verdict(1.0, "exact", f"{_short(right.key)} is the answer")
@@ -87,13 +87,15 @@ def judge(answer: str, truth: str, choices: Sequence[str] = ()) -> Verdict:
         option = Options.of([labelled[2]], {labelled[1]: 0})
         if option.mentions(said):
             stated = option.stated(said)
-            return _verdict(stated == 0, "choice", "it" if stated == 0 else str(stated or "no one option"), right.text)
+            return _verdict(
+                stated == 0, "choice", right.text if stated == 0 else str(stated or "no single option"), right.text
+            )
         right = read(labelled[2])
     return _free_text(said, right)
 
 
 def normalise(text: str) -> str:
-    """What texts are compared by: no case, articles, punctuation or extra blanks; numbers as digits, units by their signs.
+    """Normalise a text for comparison: no case, articles, punctuation or extra blanks; numbers as digits, units as symbols.
 
     Example:
         >>> normalise("The “Twenty-one” Dogs!")
@@ -103,7 +105,7 @@ def normalise(text: str) -> str:
 
 
 def _same_amount(said: Reading, right: Reading) -> bool:
-    """Whether both are one number of one unit, written in two ways: "£5", "5 pounds"."""
+    """Whether both texts are the same number with the same unit, written in two ways: "£5", "5 pounds"."""
     kinds = [[(item.kind, item.key) for item in (reading.items[i] for i in reading.words)] for reading in (said, right)]
     measured = all([kind for kind, _ in each] == ["number", "unit"] for each in kinds)
     return measured and kinds[0][0] == kinds[1][0] and not _other_unit(said, right)
@@ -119,11 +121,11 @@ def _other_unit(said: Reading, right: Reading) -> bool:
 
 
 def _free_text(said: Reading, right: Reading) -> Verdict:
-    """Token F1 of what an answer states; at most the share of its words that are right where that is below a half.
+    """Return the token F1 of an answer. If its precision is below a half, the score is at most the precision.
 
-    F1 alone pays for guessing: of four guesses at one word one is right, and F1 would give 0.4, not 0.25. An answer that
-    denies what the truth states earns nothing, nor does one that offers alternatives, names another of the truth's kind
-    beside it, gives other numbers or another unit, or says no for yes.
+    F1 alone rewards guessing: an answer with four guesses at one word, one of them right, would score 0.4 instead of 0.25.
+    An answer scores 0 if it denies what the truth states, offers alternatives, names a rival of the same kind, gives other
+    numbers or another unit, or says no for yes.
     """
     fault = _contradiction(said, right)
     if fault:
@@ -135,7 +137,7 @@ def _free_text(said: Reading, right: Reading) -> Verdict:
     got, wanted = Counter(kept), Counter(truth)
     shared = got & wanted
     if not any(word not in DENYING for word in shared):
-        return Verdict(0.0, "token_f1", f"{_short(said.key)} shares no word with {_short(right.key)}")
+        return Verdict(0.0, "token_f1", f"got {_short(said.key)}, which shares no word with {_short(right.key)}")
     count = shared.total()
     score, precision = 2 * count / (got.total() + wanted.total()), count / got.total()
     if precision < 0.5:
@@ -145,7 +147,7 @@ def _free_text(said: Reading, right: Reading) -> Verdict:
 
 
 def _contradiction(said: Reading, right: Reading) -> str:
-    """Why an answer earns nothing whatever words it shares with the truth; "" where nothing speaks against it."""
+    """Return why an answer scores 0 in spite of the words that it shares with the truth; "" if there is no reason."""
     ours, theirs = _sides(said), _sides(right)
     if ours[1] & theirs[0] - ours[0] or ours[0] & theirs[1] - theirs[0] or (ours[0] & ours[1] & theirs[0]):
         return "denies what the truth states, or states what it denies"
@@ -169,12 +171,12 @@ def _contradiction(said: Reading, right: Reading) -> str:
 
 
 def _figures(reading: Reading) -> set[str]:
-    """The numbers of a text, and its times, dates and codes."""
+    """Return the numbers, times, dates and codes in a text."""
     return {item.key for item in reading.items if item.kind == "number" or any(map(str.isdigit, item.key))}
 
 
 def _sides(reading: Reading) -> tuple[set[str], set[str]]:
-    """The words that a text states and the words that it denies."""
+    """Return (stated words, denied words) of a text."""
     stated: set[str] = set()
     denied: set[str] = set()
     for index in reading.words:
@@ -189,7 +191,7 @@ def _denied(reading: Reading, index: int) -> bool:
 
 
 def _other_noun(said: Reading, right: Reading) -> bool:
-    """Whether the truth is a number of something, and the answer that number of something else: "5 m" for "5 kg"."""
+    """Whether the answer gives the truth's number with another noun or unit: "5 m" for "5 kg"."""
     ours, theirs = ([reading.items[index] for index in reading.words] for reading in (said, right))
     if [item.kind for item in theirs] not in (["number", "word"], ["number", "unit"]):
         return False
@@ -197,17 +199,17 @@ def _other_noun(said: Reading, right: Reading) -> bool:
 
 
 def _lists_others(said: Reading, right: Reading) -> bool:
-    """Whether an answer states the truth and, beside it, something else: "red and blue", "red, blue".
+    """Whether an answer states the truth and something else: "red and blue", "red, blue".
 
-    What follows a comma or a stop in more words than the truth has, and one more, explains it rather than rivals it.
+    A part after a comma or full stop counts as an explanation if it is longer than the truth by more than one word.
     """
     truth = _opened(right, right.words)
     words = set(truth)
     counted = set(said.words)
-    pieces: list[tuple[list[int], bool]] = [([], False)]  # and whether "and" leads to them
+    pieces: list[tuple[list[int], bool]] = [([], False)]  # (items, whether "and" precedes them)
     for index, item in enumerate(said.items):
         parted = index and said.clause[index] != said.clause[index - 1]
-        # "A cat a dog": an article behind a noun begins another.
+        # "A cat a dog": an article after a noun begins another part.
         article = item.key in ARTICLES or (item.key == "a" and index not in counted)
         anew = article and index and index - 1 in counted and said.items[index - 1].key not in FUNCTION
         if item.key in ANDS or item.key in BRACKETS or parted or anew:
@@ -227,7 +229,10 @@ def _lists_others(said: Reading, right: Reading) -> bool:
 
 
 def _stated_words(said: Reading, right: Reading) -> list[str]:
-    """The words of an answer that count: without what it denies where the truth denies nothing, and said once."""
+    """Return the words of an answer that count, without repeated clauses.
+
+    If the truth denies nothing, denied words are left out.
+    """
     symbols = any(is_symbol(item) for item in right.items)
     denies = any(_denied(right, index) for index in range(len(right.items)))
     clauses: dict[int, list[str]] = {}
@@ -245,13 +250,13 @@ def _opened(reading: Reading, group: Sequence[int]) -> list[str]:
 
 
 def _without_opening(keys: list[str]) -> list[str]:
-    """The words behind "it is", "the answer is" and the like; all of them where nothing else is said."""
+    """Drop openings such as "it is" and "the answer is", unless nothing else is left."""
     opening = next((index for index, key in enumerate(keys) if key not in OPENINGS), len(keys))
     return keys[opening:] or keys
 
 
 def _verdict(agrees: bool, rule: str, got: str, wanted: str) -> Verdict:
-    return Verdict(float(agrees), rule, f"got {_short(got)}, wanted {_short(wanted)}")
+    return Verdict(float(agrees), rule, f"got {_short(got)}, expected {_short(wanted)}")
 
 
 def _short(text: str) -> str:

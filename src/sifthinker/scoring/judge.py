@@ -1,7 +1,7 @@
-"""Is this answer right? The rules of `scoring.answers`, and a model for what rules cannot decide.
+"""Judge answers by the rules of `scoring.answers`, and by a model where the rules cannot decide.
 
-A `ModelJudge` is asked about free text that is not the truth word for word. Where it fails there is no verdict, which is not
-the same as wrong.
+A `ModelJudge` decides about free text that differs from the truth. If the model fails, there is no verdict. That is not the
+same as wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sifthinker.scoring.answers import Verdict, judge
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An answer to be judged: what was asked, what was answered, what is right, the choices of a closed question."""
+    """An answer to judge: the question, the answer, the right answer, and the choices of a closed question."""
 
     question: str
     answer: str
@@ -33,10 +33,10 @@ class Claim:
     choices: tuple[str, ...] = ()
 
 
-# Tokens of a verdict, and of one by a model that reasons before it answers.
+# Maximum tokens of a verdict, without and with reasoning before it.
 _A_NUMBER = 16
 _WITH_REASONING = 4096
-# A judge that refuses this many requests before it has answered one is set up wrongly.
+# A judge that refuses this many requests without answering one has a wrong setup.
 _FIRST_REFUSALS = 10
 
 
@@ -51,7 +51,7 @@ _SCORE = re.compile(
 
 @dataclass(slots=True)
 class JudgeCounts:
-    """How a model judge's verdicts came about: by rules, by the model, from its cache, or not at all."""
+    """Numbers of verdicts by their origin: rules, model, cache, or failed."""
 
     rules: int = 0
     model: int = 0
@@ -61,11 +61,11 @@ class JudgeCounts:
 
 @dataclass(slots=True)
 class ModelJudge:
-    """Rules first; free text that they leave open goes to a served model.
+    """A judge that applies rules first and asks a model on a server about the remaining free text.
 
     Args:
-        endpoint: its server; timeout, retries and concurrency are the endpoint's.
-        cache: folder for verdicts, keyed by model, prompt and texts; None keeps none.
+        endpoint: server of the model, with its timeout, retries and concurrency.
+        cache: folder for verdicts, keyed by model, prompt and texts; None for no cache.
         counts: running totals.
     """
 
@@ -76,20 +76,20 @@ class ModelJudge:
     _refusals: int = field(default=0, repr=False)  # requests refused before one was answered
 
     def judge_all(self, items: Sequence[Claim]) -> list[Verdict | None]:
-        """Judge answers at once; works in notebooks too.
+        """Judge several answers at once; works in notebooks too.
 
         Returns:
-            A verdict for each item, None where the server failed, hung or answered nonsense after every retry.
+            A verdict for each item; None if the server failed, timed out or gave no valid score after every retry.
         Raises:
-            EndpointError: the judge cannot be asked at all before something is changed: its key, address, model or credit is
-                wrong, or it refused each of its first requests.
+            EndpointError: the setup of the judge is wrong: its key, address, model or credit; or the judge refused each of
+                its first requests.
         """
         return run_coroutine(self.judge_all_async(items))
 
     async def judge_all_async(self, items: Sequence[Claim]) -> list[Verdict | None]:
-        """`judge_all` for callers with an event loop."""
+        """Like `judge_all`, for callers with an event loop."""
         async with self.endpoint:
-            # Equal questions, common within a group, are asked once.
+            # Ask equal questions only once; they are common within a group.
             asked = {item: asyncio.create_task(self._judge(item)) for item in dict.fromkeys(items)}
             try:
                 return [await asked[item] for item in items]
@@ -106,7 +106,7 @@ class ModelJudge:
         file = self._file(item)
         if file is not None and (score := _read_verdict(file)) is not None:
             self.counts.cached += 1
-            return Verdict(score, "model", "from the cache")
+            return Verdict(score, "model", "verdict from the cache")
         said = await self._ask(item)
         score = None if said is None else _stated_score(said)
         if said is None or score is None:
@@ -118,7 +118,7 @@ class ModelJudge:
         return Verdict(score, "model", f"the judge said {said.strip()[:80]!r}")
 
     async def _ask(self, item: Claim) -> str | None:
-        """What the model says; None where it failed."""
+        """Return the reply of the model, or None if it failed."""
         messages = [
             {"role": "system", "content": JUDGE_SYSTEM},
             {"role": "user", "content": judge_task(item.question, item.truth, item.answer)},
@@ -127,18 +127,18 @@ class ModelJudge:
             asked_for = self._max_tokens
             reply = await self.endpoint.chat(messages, temperature=0, max_tokens=asked_for)
             if reply.code == "cut_off" and asked_for < _WITH_REASONING:
-                # A model that reasons; from now on it gets room for it at once.
+                # The model reasons first; give it more tokens from now on.
                 self._max_tokens = _WITH_REASONING
                 reply = await self.endpoint.chat(messages, temperature=0, max_tokens=_WITH_REASONING)
         except EndpointError as error:
             if error.kind == "outage" or (error.kind == "request" and not self._refuses_all()):
                 return None
-            raise EndpointError(f"the judge cannot be asked: {error}", error.code, error.attempts, "setup") from None
+            raise EndpointError(f"the judge model cannot be used: {error}", error.code, error.attempts, "setup") from None
         self._refusals = 0
         return None if reply.code else without_reasoning(reply.text)
 
     def _refuses_all(self) -> bool:
-        """Count a refused request; whether the first ones all were."""
+        """Count a refused request; return whether all of the first requests were refused."""
         self._refusals += not self.counts.model
         return self._refusals >= _FIRST_REFUSALS
 
@@ -151,9 +151,10 @@ class ModelJudge:
 
 
 def _stated_score(text: str) -> float | None:
-    """The score that a judge states: one number in [0, 1] that begins its reply, ends it, or follows the word "score".
+    """Return the score in a judge's reply, or None.
 
-    A number in the middle of a sentence ("the 1 cat is black") is no score, nor is a percentage or one below 0.
+    The score is the only number in the reply. It is in [0, 1], and begins the reply, ends it, or follows the word "score". A
+    number in the middle of a sentence ("the 1 cat is black"), a percentage or a negative number is not a score.
     """
     if len({float(number) for number in _DIGITS.findall(text)}) != 1:
         return None

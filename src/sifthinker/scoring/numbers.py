@@ -1,4 +1,4 @@
-"""Numbers in a text: numerals, number words and units, as items that compare by their keys."""
+"""Find numbers in a text: numerals, number words and units, as items with comparable keys."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _PLACES = listed(
 )
 _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _ORDINALS = {word: f"{place}{_ENDINGS.get(place, 'th')}" for place, word in enumerate(_PLACES, 1)}
-# "The one on the left" names a thing, not how many there are.
+# After these words, "one" means a thing, not a number: "the one on the left".
 _POINTING = {"the", "this", "that", "each", "every", "another", "which", "other", "last", "any", *_ORDINALS}
-_EXACT_DIGITS = 30  # longer numerals are compared as they are; nobody writes "million" after them
+_EXACT_DIGITS = 30  # longer numerals are compared as text; no number word follows them
 
 _UNITS = {
     "percent": "%", "pct": "%", "dollar": "$", "dollars": "$", "usd": "$", "us$": "$", "euro": "€", "euros": "€", "eur": "€",
@@ -40,9 +40,9 @@ _UNITS = {
     "inch": "inch", "inches": "inch", "mile": "mi", "miles": "mi", "degrees": "°", "degree": "°", "deg": "°", "lbs": "lb",
     "kmh": "km/h", "kph": "km/h", "pound": "pounds", "quid": "£",
 }  # fmt: skip
-# "5 pounds" is a weight or a sum.
+# "5 pounds" is a weight or an amount of money.
 SAME_UNIT = {"pounds": frozenset({"pounds", "£", "lb"})}
-SYMBOLS = {"%", "‰", "°", "$", "€", "£", "¥", "₹", "₩", "₽", "¢"}  # units that a text may leave unsaid
+SYMBOLS = {"%", "‰", "°", "$", "€", "£", "¥", "₹", "₩", "₽", "¢"}  # units that an answer may omit
 _MEASURES = {
     "pounds",
     *_UNITS.values(),
@@ -64,7 +64,7 @@ _MEASURES = {
 
 
 class Item(NamedTuple):
-    """A word, a number (its key a decimal or a ratio), the unit after a number, or a mark. `raw` and `part`: see `Token`."""
+    """A word, a number (key: a decimal or a ratio), the unit of a number, or a mark. For `raw` and `part` see `Token`."""
 
     kind: Literal["word", "number", "unit", "mark"]
     key: str
@@ -73,7 +73,7 @@ class Item(NamedTuple):
 
 
 def items(tokens: Sequence[Token]) -> list[Item]:
-    """Tokens with the numbers found: digits and words alike, units after them, "third" as "3rd", "no one" as 0."""
+    """Convert tokens to items: numbers in digits or words, units after them, "third" as "3rd", "no one" as 0."""
     tokens = _apart(tokens)
     found: list[Item] = []
     position = 0
@@ -98,7 +98,7 @@ def items(tokens: Sequence[Token]) -> list[Item]:
 
 
 def _apart(tokens: Sequence[Token]) -> list[Token]:
-    """Hyphenated number words as words of their own: "twenty-one" is two, "four-legged" stays one."""
+    """Split hyphenated number words: "twenty-one" becomes two words, "four-legged" stays one."""
     apart: list[Token] = []
     position = 0
     while position < len(tokens):
@@ -115,7 +115,7 @@ def _apart(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _unit_at(tokens: Sequence[Token], position: int) -> tuple[str, int]:
-    """The unit that begins at a position, and where it ends; "" where the next word is no unit."""
+    """Return (unit at a position, its end); the unit is "" if there is none."""
     if position < len(tokens):
         token = tokens[position]
         if position + 2 < len(tokens) and tokens[position + 1].key == "/":
@@ -128,14 +128,14 @@ def _unit_at(tokens: Sequence[Token], position: int) -> tuple[str, int]:
             and token.kind == "word"
             and all(later.kind == "mark" for later in tokens[position + 1 : position + 4])
         ):
-            return "inch", position + 1  # at the end, where it is no preposition
+            return "inch", position + 1  # at the end of a text, "in" is not a preposition
         if token.kind == "glued" or (token.kind in ("word", "prefix") and not token.part and unit in _MEASURES):
             return unit, position + 1
     return "", position
 
 
 def _number_at(tokens: Sequence[Token], start: int) -> tuple[str | None, int]:
-    """The key of the number that begins at a position, and where it ends; None where none begins."""
+    """Return (key of the number at a position, its end); the key is None if there is none."""
     key = _word(tokens, start)
     if key == "no" and _word(tokens, start + 1) == "one":
         return "0", start + 2
@@ -145,15 +145,15 @@ def _number_at(tokens: Sequence[Token], start: int) -> tuple[str | None, int]:
             return None, start
     negative = key in ("minus", "negative")
     at = end = start + negative
-    total, scale = Fraction(0), math.inf  # thousands and more, and the last of these
-    part: Fraction | None = None  # what is below them
+    total, scale = Fraction(0), math.inf  # the sum from thousands up, and the last scale used
+    part: Fraction | None = None  # the part below a thousand
     while at < len(tokens):
         word = _word(tokens, at)
         begun = end > start + negative
         if tokens[at].kind == "numeral":
             numeral = tokens[at].key
             if begun:
-                # 2 1/2: a ratio below one goes on with a whole number; anything else is another number.
+                # 2 1/2: a ratio below one continues a whole number; anything else is another number.
                 if part is None or total or part.denominator > 1 or "/" not in numeral or not 0 < Fraction(numeral) < 1:
                     break
                 part += Fraction(numeral)
@@ -188,21 +188,21 @@ def _number_at(tokens: Sequence[Token], start: int) -> tuple[str | None, int]:
 
 
 def _word(tokens: Sequence[Token], position: int) -> str:
-    """The word at a position; "" where there is none, or none of its own."""
+    """Return the word at a position; "" if there is none or it is part of a hyphenated word."""
     if 0 <= position < len(tokens) and tokens[position].kind == "word" and not tokens[position].part:
         return tokens[position].key
     return ""
 
 
 def _follows(value: int, part: Fraction | None) -> bool:
-    """Whether a word of a number goes on with what was said since the last thousand: twenty|one, hundred|twelve."""
+    """Whether a number word continues the number since the last thousand: twenty|one, hundred|twelve."""
     if part is None:
         return True
     return bool((part >= 100 and part % 100 == 0 and value) or (part % 100 in _TENS.values() and 0 < value < 10))
 
 
 def _key(value: Fraction) -> str:
-    """The decimal that equals a number; a ratio in lowest terms where none does."""
+    """Return a number as a decimal, or as a ratio in lowest terms if it has no finite decimal."""
     places, rest = 0, value.denominator
     while rest % 10 == 0 or rest % 2 == 0 or rest % 5 == 0:
         rest = rest // 10 if rest % 10 == 0 else rest // 2 if rest % 2 == 0 else rest // 5

@@ -1,4 +1,4 @@
-"""The options of a closed question, and which of them a text names: by words, by letter or by number."""
+"""Options of a closed question, and the options that a text names by words, letter or number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LABELLED = re.compile(
     r"[(\[{<* ]*([A-Za-z]|\d{1,2}) ?(?:(?<=[A-Za-z])[)\]}>.:*]+|[)\]}>.:*]+(?!\d)|- )[ *]*(.*\S)", re.DOTALL
 )  # "A. red", "(a) red", "[A] red", "1) red", "A - red"
 _CHINESE_LABEL = re.compile(r"^(\w)、")
-# What is denied, doubted or joined is left out.
+# Excludes denied, doubted and joined statements.
 _PREDICATE = re.compile(r"[^不没非无未别或和与跟及还可能吗]*?[是为選选](\w+?)的?")
 
 
@@ -39,20 +39,20 @@ Pattern = list[tuple[str, bool]]  # words, each with whether a clause ends befor
 
 @dataclass(slots=True)
 class Options:
-    """The options of a question: their words, and the letters or numbers that name them."""
+    """The options of a question: their words, and their letters or numbers."""
 
     whole: dict[str, int] = field(default_factory=dict)  # key of the whole text → index
-    written: dict[str, int] = field(default_factory=dict)  # the text as it is written, for options whose keys are equal
-    spelling: dict[int, Pattern] = field(default_factory=dict)  # of those in `whole`
+    written: dict[str, int] = field(default_factory=dict)  # original text → index, for options with equal keys
+    spelling: dict[int, Pattern] = field(default_factory=dict)  # index → words, for the options in `whole`
     patterns: dict[str, list[tuple[Pattern, int]]] = field(default_factory=dict)  # by first word, longest first
     labels: dict[str, int] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)  # where every option is a number
-    amounts: dict[str, int | str] = field(default_factory=dict)  # the number of an option that states just one
+    numbers: dict[str, int] = field(default_factory=dict)  # if every option is a number
+    amounts: dict[str, int | str] = field(default_factory=dict)  # number → the only option that contains it
     polars: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, texts: Sequence[str], labels: dict[str, int]) -> Options:
-        """Options from their texts without labels, and what names each."""
+        """Build options from their texts without labels, and a mapping from label to index."""
         options = cls(labels=labels)
         readings = [read(text) for text in texts]
         leading: dict[str, list[int]] = {}
@@ -60,7 +60,7 @@ class Options:
         for index, reading in enumerate(readings):
             options.written.setdefault(reading.text, index)
             if keys[reading.key] > 1:
-                continue  # "it's" and "its": only the very text tells them apart
+                continue  # "it's" and "its": only the original text distinguishes them
             options.whole.setdefault(reading.key, index)
             options.spelling[index] = _pattern(reading)
             if reading.key in POLAR:
@@ -73,7 +73,7 @@ class Options:
                 leading.setdefault(reading.items[0].key, []).append(index)  # "Yes, it is"
             amounts = [item.key for item in reading.items if item.kind == "number"]
             if len(amounts) == 1:
-                # Two options of one amount are not told apart by it.
+                # A number in two options does not distinguish them.
                 options.amounts[amounts[0]] = amounts[0] if amounts[0] in options.amounts else index
         if len(options.numbers) < len(options.whole):
             for index in options.numbers.values():
@@ -91,12 +91,12 @@ class Options:
         self.patterns.setdefault(pattern[0][0], []).append((pattern, index))
 
     def lettered(self, letter: str) -> int | str:
-        """The option of a letter; the letter itself where none has it, which is a statement of its own."""
+        """Return the option of a letter, or the letter itself if no option has it. An unknown letter is a statement too."""
         own = self.whole.get(letter.lower())
         return own if own is not None else self.labels.get(letter, letter)
 
     def index_of(self, right: Reading) -> int | None:
-        """The option that a right answer is: its words or its letter or both, and nothing else."""
+        """Return the option that a right answer consists of: its words, its letter or both, and nothing else."""
         if (index := self._whole(right)) is not None:
             return index
         named = self.stated(right)
@@ -107,7 +107,7 @@ class Options:
         return None if rest else named
 
     def _whole(self, reading: Reading) -> int | None:
-        """The option that a text is, its case, articles and punctuation aside."""
+        """Return the option that equals a text, apart from case, articles and punctuation."""
         bare = reading.text.strip(" \"'*_.,;:!?")
         for text in (reading.text, bare):
             if text and (index := self.written.get(text)) is not None:
@@ -116,12 +116,12 @@ class Options:
         return None if index is None or not _matches(reading, 0, self.spelling[index]) else index
 
     def stated(self, reading: Reading) -> int | str | None:
-        """The option that a text states: an index, or what it names instead of one; None where it states none."""
+        """Return the option that a text states: an index, or another value that it states instead, or None."""
         index = self._whole(reading)
         return index if index is not None else decide(reading, self.mentions(reading))
 
     def mentions(self, reading: Reading) -> list[Mention]:
-        """Every place where a text names an option by its words, its letter or its number."""
+        """Return all mentions of options in a text, by words, letter or number."""
         found = list(self._spelled(reading))
         taken = [False] * len(reading.items)
         _take(taken, found)
@@ -132,7 +132,7 @@ class Options:
         _take(taken, found)
         found += letters_in(reading, self.lettered, taken)
         if self.polars:
-            # Where "no" is an option, "A: no" names two rather than refuses the first.
+            # If "no" is an option, "A: no" names two options and does not deny the first.
             polars = set(self.polars.values())
             found = [
                 mention_at(reading, mention.value, mention.start, mention.end, mention.possible, answered=True)
@@ -146,7 +146,7 @@ class Options:
         return _with_labels(reading, found)
 
     def _numbered(self, reading: Reading, mention: Mention, taken: Sequence[bool]) -> int | str | None:
-        """The option that a number names: its own, its label, or the only one of that amount; None where it names none."""
+        """Return the option of a number: the option that is the number, its label, or the only one with that amount."""
         number = str(mention.value)
         if taken[mention.start]:
             return None
@@ -156,11 +156,11 @@ class Options:
             return None
         if "1" in self.labels:
             return self.labels.get(number, number)
-        bare = mention.end == mention.start + 1  # another unit would be another option
+        bare = mention.end == mention.start + 1  # a number with a unit would be another option
         return self.amounts.get(number, number) if bare and self.amounts else None
 
     def _spelled(self, reading: Reading) -> Iterator[Mention]:
-        """The options whose words a text holds; of two that begin at one place, the longer."""
+        """Yield the options whose words a text contains. If two begin at one place, the longer one counts."""
         listed, words = reading.items, reading.words
         at = 0
         while at < len(words):
@@ -176,7 +176,7 @@ class Options:
             at += 1
 
     def _predicated(self, run: str) -> int | None:
-        """The option that a run of Chinese calls something, in words that are not set apart: "杯子是红色的"."""
+        """Return the option in a Chinese sentence without word boundaries, such as "杯子是红色的"."""
         if run.isascii() or len(run) > 40 or (match := _PREDICATE.fullmatch(run)) is None:
             return None
         known = self.patterns.get(match[1], ())
@@ -184,14 +184,14 @@ class Options:
 
 
 def _pattern(reading: Reading) -> Pattern:
-    """The words of an option, and before which of them a clause ends."""
+    """Return the words of an option, each with whether a clause ends before it."""
     clauses = [reading.clause[index] for index in reading.words]
     gaps = [False, *(clause != before for before, clause in pairwise(clauses))]
     return [(reading.items[index].key, gap) for index, gap in zip(reading.words, gaps, strict=False)]
 
 
 def _matches(reading: Reading, at: int, pattern: Pattern) -> bool:
-    """Whether the words of a text from one on are an option's."""
+    """Whether the words of a text, from a position on, are those of an option."""
     if at + len(pattern) > len(reading.words):
         return False
     for step, (key, gap) in enumerate(pattern):
@@ -212,14 +212,14 @@ def _take(taken: list[bool], mentions: Iterable[Mention]) -> None:
 
 @lru_cache(maxsize=1024)
 def options_of(choices: tuple[str, ...]) -> Options:
-    """The options of a question; labels that all of them bear are taken off and name them."""
+    """Build the options of a question. If all choices have labels, the labels are removed and used as names."""
     labelled = [LABELLED.fullmatch(canonical(_CHINESE_LABEL.sub(r"\1.", choice))) for choice in choices]
     names = [match[1].upper() if match else "" for match in labelled]
     if all(labelled) and len(set(names)) == len(names):
         numbered = [str(number) for number in range(1, len(names) + 1)]
-        if names == numbered or "".join(sorted(names)) in string.ascii_uppercase:  # in a row, in any order
+        if names == numbered or "".join(sorted(names)) in string.ascii_uppercase:  # consecutive letters, in any order
             labels = {name: index for index, name in enumerate(names)}
-            if "1" in labels:  # a letter names the option of that place
+            if "1" in labels:  # a letter means the option at that position
                 labels |= {
                     string.ascii_uppercase[int(name) - 1]: index for index, name in enumerate(names) if int(name) <= 26
                 }
@@ -236,7 +236,7 @@ def _is_label(reading: Reading, mention: Mention) -> bool:
 
 
 def _with_labels(reading: Reading, mentions: list[Mention]) -> list[Mention]:
-    """Mentions in order; a label and the words behind it are denied or possible together: "not A. red"."""
+    """Sort mentions. A label and the words after it are denied or possible together: "not A. red"."""
     found = sorted(mentions, key=lambda mention: mention.start)
     for index in range(1, len(found)):
         label, words = found[index - 1], found[index]

@@ -1,4 +1,4 @@
-"""What a text says: its clauses, and the numbers, letters, yes and no that it states, denies or calls possible."""
+"""Read a text: its clauses, and the numbers, letters, yes and no that it states, denies or calls possible."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ from sifthinker.scoring.words import (
 )
 
 BRACKETS = {"(", ")", "<", ">"}
-LONGEST = 20_000  # characters; nobody answers a question with a longer text, which states nothing
+LONGEST = 20_000  # characters; a longer text is not an answer and counts as no statement
 
 _NO_ITEM = Item("mark", "")
-_PASSIVE = COPULAS | {"been", "being"}  # "B is excluded" is about what precedes it
+_PASSIVE = COPULAS | {"been", "being"}  # "B is excluded" denies what precedes it
 
 
 @dataclass(slots=True)
 class Reading:
-    """A text as items, and for each of them the clause it is in and whether it is denied or merely possible there."""
+    """A text as items. For each item: its clause, and whether it is denied or only possible."""
 
     text: str
     items: list[Item]
@@ -67,7 +67,7 @@ class Reading:
 
     @property
     def number(self) -> str | None:
-        """The number that the whole text is, a unit in signs ("%", "$") aside; None where it is something else."""
+        """The number, if the whole text is one number, perhaps with a symbol as unit ("%", "$"); else None."""
         kinds = [self.items[index] for index in self.words]
         if [item.kind for item in kinds] in (["number"], ["number", "unit"]):
             return kinds[0].key if len(kinds) == 1 or kinds[1].key in SYMBOLS else None
@@ -75,7 +75,7 @@ class Reading:
 
     @property
     def letter(self) -> str | None:
-        """The one Latin letter that the whole text is, whatever its punctuation; None where it is something else."""
+        """The letter, if the whole text is one Latin letter with or without punctuation; else None."""
         spoken = [item for item in self.items if item.kind != "mark"]
         if len(spoken) > 1 and all(item.key in LABELS for item in spoken[:-1]):
             spoken = spoken[-1:]
@@ -93,14 +93,14 @@ def read(text: str) -> Reading:
         followed = index + 1 < len(listed) and listed[index + 1].kind != "mark" and not is_letter(listed[index + 1])
         if item.kind != "mark" and item.key not in ARTICLES and not (item.key == "a" and followed):
             reading.words.append(index)
-    # "The" or "+" is what it is, although nothing would be left of it.
+    # Keep a text such as "the" or "+", of which nothing else would be left.
     reading.key = " ".join(listed[index].key for index in reading.words) or fold(plain) or text
     _parse(reading)
     return reading
 
 
 def _parse(reading: Reading) -> None:
-    """Find the clauses, and carry each "not" and "maybe" forward to the end of its own."""
+    """Find the clauses, and apply each "not" and "maybe" to the rest of its clause."""
     denied = possible = far = wrongly = False
     clause, previous = 0, _NO_ITEM
     listed = reading.items
@@ -112,7 +112,7 @@ def _parse(reading: Reading) -> None:
             clause += 1
         elif item.kind == "mark" and item.key not in BRACKETS and item.key != "/":
             clause += 1
-            # "Not: red" and "neither red, blue nor green" go on.
+            # The denial continues in "not: red" and "neither red, blue nor green".
             ends = not (
                 (item.key in (":", "-", "\n", BOX) and previous.key in NOT)
                 or (item.key in (":", "-") and wrongly)
@@ -148,7 +148,7 @@ def _parse(reading: Reading) -> None:
 
 
 def _goes_on(listed: Sequence[Item], comma: int) -> bool:
-    """Whether the list that a comma parts ends in "or": "not A, B or C" denies all three, "not A, B" only the first."""
+    """Whether the list with this comma ends in "or": "not A, B or C" denies all three, "not A, B" only the first."""
     for item in listed[comma + 1 : comma + 13]:
         if item.key in ("or", "nor"):
             return True
@@ -158,7 +158,7 @@ def _goes_on(listed: Sequence[Item], comma: int) -> bool:
 
 
 def _denies(item: Item, after: Item) -> bool:
-    """Whether a word denies what follows it in its clause."""
+    """Whether a word denies the rest of its clause."""
     if item.key in NOT:
         return after.key not in ("only", "just", "merely")
     if item.key == "no":  # "no dogs" and "no B", but not "no it is" nor "no and yes"
@@ -190,12 +190,13 @@ class Mention(NamedTuple):
     """A place where a text names an option, a number, or yes or no.
 
     Args:
-        value: what it names; options by index, others by their own words.
-        start: its first item.
-        end: behind its last.
-        denied: "not red".
-        possible: "maybe red", "red or so", "at least 4"; it is no statement, but may be another one's alternative.
-        alone: nothing else is said in its clause.
+        value: the named thing: an option by index, others by their text.
+        start: first item.
+        end: index after the last item.
+        denied: whether it is denied: "not red".
+        possible: whether it is only possible: "maybe red", "red or so", "at least 4". It is not a statement, but can be an
+            alternative to one.
+        alone: whether its clause contains nothing else.
     """
 
     value: int | str
@@ -209,15 +210,15 @@ class Mention(NamedTuple):
 def mention_at(
     reading: Reading, value: int | str, start: int, end: int, possible: bool = False, answered: bool = False
 ) -> Mention:
-    """A mention of the items from start to end.
+    """Build the mention of the items from start to end.
 
     Args:
         reading: the text.
-        value: what it names.
-        start: its first item.
-        end: behind its last.
-        possible: it is only possible, whatever the text says of it.
-        answered: a plain "no" beside it is an answer of its own and does not deny it.
+        value: the named thing.
+        start: first item.
+        end: index after the last item.
+        possible: treat it as only possible, whatever the text says.
+        answered: whether a plain "no" beside it is a separate answer that does not deny it.
     """
     found = reading.items
     before = next((found[i].key for i in range(start - 1, max(-1, start - 4), -1) if not _passed_over(found[i])), "")
@@ -232,7 +233,7 @@ def _passed_over(item: Item) -> bool:
 
 
 def _denied_after(reading: Reading, end: int) -> bool:
-    """Whether what follows denies it: "red is not the answer", "B isn't right", "4 is wrong"."""
+    """Whether the following words deny a mention: "red is not the answer", "B isn't right", "4 is wrong"."""
     verb = False
     for index in range(end, min(len(reading.items), end + 5)):
         key = reading.items[index].key
@@ -245,7 +246,7 @@ def _denied_after(reading: Reading, end: int) -> bool:
 
 
 def stands_alone(reading: Reading, start: int, end: int, taken: Sequence[bool] = ()) -> bool:
-    """Whether the clause of a mention says nothing else, but for words that carry it and other numbers."""
+    """Whether the clause of a mention contains nothing else, apart from carrier words and numbers."""
     clause = reading.clause[start]
     for step, position in ((-1, start - 1), (1, end)):
         for _ in range(12):
@@ -261,12 +262,12 @@ def stands_alone(reading: Reading, start: int, end: int, taken: Sequence[bool] =
 
 
 def decide(reading: Reading, mentions: Iterable[Mention]) -> int | str | None:
-    """The one thing that a text states; None where it states none, or two, or denies what it states."""
+    """Return the only statement of a text; None if there is none, if there are two, or if it is also denied."""
     found = list(mentions)
     if reading.cue is not None:
         after = [mention for mention in found if mention.start > reading.cue]
         if any(not (mention.denied or mention.possible) for mention in after):
-            # What was considered before the final answer does not count, unless the text began by stating it.
+            # Mentions before the final answer do not count, unless the text begins with one as a statement.
             begun = [mention for mention in found if mention.alone and reading.clause[mention.start] == 0]
             found = [mention for mention in begun if not (mention.denied or mention.possible)] + after
     found = _without_explanation(reading, found)
@@ -277,9 +278,9 @@ def decide(reading: Reading, mentions: Iterable[Mention]) -> int | str | None:
 
 
 def _without_explanation(reading: Reading, found: list[Mention]) -> list[Mention]:
-    """Mentions but for those that only speak of another option after one was stated: "B. The red mug is on the table."
+    """Drop mentions that only describe another option after the first statement: "B. The red mug is on the table."
 
-    The first statement is that of the final-answer phrase, or else what the text begins with and says alone.
+    The first statement is the one after the final-answer phrase, or else one that begins the text and stands alone.
     """
     cue = reading.cue
     last = reading.clause[cue] + 1 if cue is not None else 0
@@ -287,7 +288,7 @@ def _without_explanation(reading: Reading, found: list[Mention]) -> list[Mention
     if first is None or not (first.alone or cue is not None):
         return found
     if cue is None and reading.items[first.start].kind == "number":
-        return found  # "4. 5 dogs are visible" counts twice
+        return found  # "4. 5 dogs are visible" states two numbers
     return [
         mention
         for mention in found
@@ -299,7 +300,7 @@ def _without_explanation(reading: Reading, found: list[Mention]) -> list[Mention
 
 
 def _only_speaks_of(reading: Reading, mention: Mention) -> bool:
-    """Whether an option describes what its clause tells something of: "the red mug is on the table", "the other is red"."""
+    """Whether a mention only describes the subject of its clause: "the red mug is on the table", "the other is red"."""
     if mention.alone or mention.possible:
         return False
     here = reading.clause[mention.start]
@@ -320,9 +321,9 @@ def _only_speaks_of(reading: Reading, mention: Mention) -> bool:
 
 
 def numbers_in(reading: Reading) -> list[Mention]:
-    """Every number but those that lead to another one, the parts of a total and the numbers of a list's lines.
+    """Return the numbers in a text, without the parts of a sum and the line numbers of a list.
 
-    "No dogs" is zero where no number stands.
+    "No dogs" is zero if the text has no other number.
     """
     found = list(_numbers(reading))
     lines = _line_numbers(reading)
@@ -332,7 +333,7 @@ def numbers_in(reading: Reading) -> list[Mention]:
 
 
 def _line_numbers(reading: Reading) -> set[int]:
-    """The numbers of a list's lines, from 1 on."""
+    """Return the items that are line numbers of a list, counted from 1."""
     found = reading.items
     lines: set[int] = set()
     for index, item in enumerate(found):
@@ -349,7 +350,7 @@ def _line_numbers(reading: Reading) -> set[int]:
 
 
 def _without_parts(reading: Reading, found: list[Mention]) -> list[Mention]:
-    """Numbers without those that add up to the first or the last: "2 mugs, one red and one blue", "3 + 1 = 4"."""
+    """Drop numbers that add up to the first or the last one: "2 mugs, one red and one blue", "3 + 1 = 4"."""
     values = [str(mention.value) for mention in found]
     if len(found) < 3 or any(mention.denied for mention in found) or not all(v.isdigit() and len(v) < 10 for v in values):
         return found
@@ -364,7 +365,7 @@ def _without_parts(reading: Reading, found: list[Mention]) -> list[Mention]:
 
 
 def _numbers(reading: Reading) -> Iterator[Mention]:
-    """Every number; "no dogs" is zero where no number stands."""
+    """Yield every number; "no dogs" is zero if the text has no other number."""
     found = reading.items
     any_number = False
     for index, item in enumerate(found):
@@ -388,7 +389,7 @@ def _numbers(reading: Reading) -> Iterator[Mention]:
 
 
 def _clauses(reading: Reading) -> Iterator[tuple[int, int]]:
-    """Where each clause begins and ends."""
+    """Yield (start, end) of each clause."""
     start = 0
     for index in range(1, len(reading.items) + 1):
         if index == len(reading.items) or reading.clause[index] != reading.clause[start]:
@@ -397,19 +398,19 @@ def _clauses(reading: Reading) -> Iterator[tuple[int, int]]:
 
 
 def _carries(item: Item) -> bool:
-    """Whether a word only carries what stands beside it; the letter of an option does so for its yes or no."""
+    """Whether a word only accompanies a statement, as the letter of an option accompanies its yes or no."""
     return not item.part and (item.key in CARRIERS or is_letter(item) or is_symbol(item))
 
 
 def is_symbol(item: Item) -> bool:
-    """An emoji or another sign that is no word: "B ✅"."""
+    """Whether an item is an emoji or another symbol: "B ✅"."""
     return item.kind == "word" and len(item.key) == 1 and not item.key.isalnum()
 
 
 def polars_in(reading: Reading) -> Iterator[Mention]:
-    """Every yes and no that answers: one that opens its clause or stands in it alone, and what is joined to it.
+    """Yield every yes and no that is an answer: it begins its clause, stands alone in it, or is joined to such a word.
 
-    "There is no dog" and "Yes, there is no dog" hold a "no" that answers nothing.
+    In "there is no dog" and "yes, there is no dog", the "no" is not an answer.
     """
     found = reading.items
     said = False
@@ -435,13 +436,13 @@ def polars_in(reading: Reading) -> Iterator[Mention]:
 
 
 def _counts_none(found: Sequence[Item], index: int) -> bool:
-    """Whether a no belongs to a noun of which there is none: "no dogs are …"."""
+    """Whether a "no" belongs to the noun after it: "no dogs are …"."""
     after = found[index + 1 : index + 3]
     return len(after) == 2 and after[0].kind == "word" and after[0].key not in CARRIERS and after[1].key in COPULAS
 
 
 def _polar(found: Sequence[Item], index: int) -> str:
-    """Yes or no, where an item says it; "" elsewhere. "No one" says no, "no doubt" does not."""
+    """Return "yes" or "no" if an item means it, else "". "No one" means no; "no doubt" does not."""
     item = found[index]
     if item.kind == "number" and item.raw.lower() == "no":
         return "no"
@@ -458,14 +459,14 @@ def _is_capital(item: Item) -> bool:
 
 
 def letters_in(reading: Reading, named: Callable[[str], int | str] = str, taken: Sequence[bool] = ()) -> Iterator[Mention]:
-    """Every letter that stands for an option: bracketed, alone, with a label, or with nothing but fillers in its clause.
+    """Yield every letter that means an option: in brackets, alone, after a label word, or with only fillers in its clause.
 
-    The article "A", the pronoun "I" and letters in names ("Vitamin C", "plan B") do not.
+    The article "A", the pronoun "I" and letters in names ("Vitamin C", "plan B") do not count.
 
     Args:
         reading: the text.
-        named: what a letter names.
-        taken: items that are an option's words, for each item; they count as fillers.
+        named: function from a letter to the value of its mention.
+        taken: for each item, whether it belongs to an option's words; such items count as fillers.
     """
     found = reading.items
     label = found[1].key if len(found) > 1 and is_letter(found[0]) and found[1].kind == "mark" else ""
@@ -486,25 +487,25 @@ def letters_in(reading: Reading, named: Callable[[str], int | str] = str, taken:
             if is_labelled(reading, index + 1, taken) or _stands_for_option(reading, index, clause):
                 yield mention_at(reading, named(found[index].raw.upper()), index, index + 1)
             elif label and index + 2 < len(found) and found[index + 1].key == label and found[index + 2].kind != "mark":
-                # "A. red B. blue": the labels of a list
+                # "A. red B. blue": a list of labelled options
                 yield mention_at(reading, named(found[index].raw.upper()), index, index + 1, possible=True)
 
 
 def is_labelled(reading: Reading, end: int, taken: Sequence[bool]) -> bool:
-    """Whether a mark and an option's words follow, so that what ends here is their label."""
+    """Whether a mark and an option's words follow; the item before them is then their label."""
     return end + 1 < len(taken) and reading.items[end].kind == "mark" and taken[end + 1]
 
 
 class _Clause(NamedTuple):
-    """A clause that holds letters.
+    """A clause that contains letters.
 
     Args:
-        start: its first item.
-        end: behind its last.
-        bare: it holds nothing but letters, joins and signs.
-        filled: nothing but those and words that only carry them.
-        label: its first "answer", "option" or the like; `end` where it has none.
-        led: such a word precedes it: "Answer: a".
+        start: first item.
+        end: index after the last item.
+        bare: whether it contains only letters, joins and symbols.
+        filled: whether it contains only those and carrier words.
+        label: position of its first label word ("answer", "option" and similar); `end` if there is none.
+        led: whether a label word precedes it: "Answer: a".
     """
 
     start: int
@@ -516,7 +517,7 @@ class _Clause(NamedTuple):
 
 
 def _stands_for_option(reading: Reading, index: int, clause: _Clause) -> bool:
-    """Whether a letter names an option."""
+    """Whether a letter means an option."""
     found = reading.items
     start, end, bare, filled = clause.start, clause.end, clause.bare, clause.filled
     before = found[index - 1] if index > start else _NO_ITEM

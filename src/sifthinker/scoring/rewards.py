@@ -1,6 +1,6 @@
-"""The four rewards of GRPO-SIF for one completion: format, answer, grounding, depth. `trl` has them for batches.
+"""The four rewards of GRPO-SIF for one completion: format, answer, grounding, depth. For batches see `scoring.trl`.
 
-A malformed completion is data: it scores 0 with a reason, and nothing here raises on what a model wrote.
+A malformed completion is data: it scores 0 with a reason. No function here raises because of the text of a model.
 """
 
 from __future__ import annotations
@@ -25,15 +25,29 @@ from sifthinker.scoring.answers import Verdict, judge
 
 REWARDS: tuple[str, ...] = get_args(RewardName)  # the fields of `Scores`, in the order in which they are shown
 
+# Reason codes of the answer, grounding and depth rewards. The format reward has those of `chain.REASONS`.
+REASONS: dict[str, str] = {
+    "no_answer": "the completion has no answer that can be read",
+    "no_verdict": "the judge gave no verdict, so the answer has no reward",
+    "judged_choice": "the answer does not state the right option",
+    "judged_yes_no": "the answer does not state the right one of yes and no",
+    "judged_number": "the answer does not state the right number",
+    "judged_token_f1": "the answer shares only some words with the right answer, or none",
+    "judged_model": "the model judge did not take the answer for right",
+    "no_area": "the completion has no area that can be read",
+    "no_depth": "the sample has no depth in these regions, so the completion has no depth reward",
+    "depth_off": "a stated depth is more than a tenth from the true mean",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A reward and how it came about.
+    """A reward with its parts and reasons.
 
     Args:
-        value: the reward; None when it does not apply (no depth, no verdict).
-        parts: the quantities it was made of.
-        reasons: reason codes of what was missing or wrong.
+        value: the reward; None if it does not apply (no depth, no verdict).
+        parts: the quantities that the reward is computed from.
+        reasons: reason codes for missing or wrong parts.
     """
 
     value: float | None
@@ -59,17 +73,17 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a completion is held against.
+    """The ground truth that a completion is scored against.
 
     Args:
-        answer: the right answer; a number is taken for its text.
+        answer: the right answer; a number is converted to text.
         boxes: (N, 4) unit xyxy, the regions that answer the question.
-        depth: the image's depth; None in RGB-only work, where chains state no depth.
+        depth: depth of the image; None in RGB-only work, where chains state no depth.
         choices: the possible answers of a closed question.
-        frame: what the numbers of boxes in the completion stand for; `boxes` are unit in any case.
+        frame: meaning of the box coordinates in the completion; `boxes` are always unit.
     Raises:
-        RecordError: an answer that is no text.
-        BoxError: a frame that is none.
+        RecordError: the answer is not text.
+        BoxError: the frame is invalid.
     """
 
     answer: str
@@ -81,24 +95,26 @@ class Reference:
     def __post_init__(self) -> None:
         answer: object = self.answer
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-            raise RecordError(f"answer is {answer!r}, wanted text")
+            raise RecordError(f"answer must be text, got {answer!r}")
         object.__setattr__(self, "answer", str(answer))
         check_frame(self.frame)
 
 
 def reference_from(row: Mapping[str, Any]) -> Reference:
-    """What a completion is held against, from a row of an examples file: answer, boxes, depth (a path or None), choices,
-    and where completions state no fractions also coordinates and resized.
+    """Build a reference from a row of an examples file.
+
+    The row has answer, boxes, depth (a path or None) and choices. If completions state no fractions, it also has coordinates
+    and resized.
 
     Raises:
-        BoxError: boxes that are none, or not fractions of the image; or coordinates that there are none of.
-        DepthError: a depth file that cannot be read.
-        RecordError: an answer that is no text, or a depth that is neither a path nor a map.
-        ValueError: choices that are no list, see `records.read_choices`.
+        BoxError: the boxes are invalid or not fractions of the image; or the coordinates are unknown.
+        DepthError: the depth file is unreadable.
+        RecordError: the answer is not text, or depth is neither a path nor a map.
+        ValueError: choices is not a list, see `records.read_choices`.
     """
     depth, choices = row.get("depth"), row.get("choices")
     if depth is not None and not isinstance(depth, str | DepthMap):
-        raise RecordError(f"depth is {str(depth)[:40]}, wanted the path of a depth map")
+        raise RecordError(f"depth must be the path of a depth map, got {str(depth)[:40]}")
     return Reference(
         answer=row["answer"],
         boxes=_truth_boxes(row["boxes"]),
@@ -109,10 +125,12 @@ def reference_from(row: Mapping[str, Any]) -> Reference:
 
 
 def _truth_boxes(boxes: ArrayLike) -> Boxes:
-    """The boxes of what is right: at least one, in fractions of the image; others would score 0 for ever."""
-    found = as_unit_boxes(boxes, advice=f"what is right is stated in fractions whatever a completion states: {TO_FRACTIONS}")
+    """Check ground-truth boxes: at least one, in fractions of the image. Others would make every score 0."""
+    found = as_unit_boxes(
+        boxes, advice=f"ground-truth boxes are always fractions, whatever a completion states: {TO_FRACTIONS}"
+    )
     if not len(found):
-        raise BoxError("a reference needs at least one box")
+        raise BoxError("a reference needs at least one ground-truth box, got none")
     return found
 
 
@@ -124,22 +142,22 @@ def score_completion(
     denominator: Denominator = "max",
     opened: bool | None = None,
 ) -> Scores:
-    """All four scores of a completion, which is parsed once.
+    """Return all four scores of a completion. The text is parsed only once.
 
     Args:
-        text: what the model wrote.
-        reference: what is right.
-        previous: mean answer score of this sample's group the last time it was seen; None on the first visit.
+        text: the completion.
+        reference: the ground truth.
+        previous: mean answer score of this sample's group at its last visit; None on the first visit.
         denominator: see `boxes.paired_iou`.
         opened: see `chain.read_completion`.
     Raises:
-        ConfigError: a text that is none, or a reference that is none.
+        ConfigError: `text` is not text, or `reference` is not a `Reference`.
         BoxError: see `score_grounding`.
     """
     if not isinstance(text, str):
-        raise ConfigError(f"text is {text!r:.200}, wanted what the model wrote, as text")
+        raise ConfigError(f"text must be the completion as text, got {text!r:.200}")
     if not isinstance(reference, Reference):
-        raise ConfigError(f"reference is {reference!r:.200}, wanted a Reference")
+        raise ConfigError(f"reference must be a Reference, got {reference!r:.200}")
     reading = read_completion(text, with_depth=reference.depth is not None, opened=opened, frame=reference.frame)
     return Scores(
         score_format(reading),
@@ -150,7 +168,7 @@ def score_completion(
 
 
 def score_format(reading: Reading) -> Score:
-    """1 for a valid chain, else 0 with the reason codes of `chain.REASONS`."""
+    """Return 1 for a valid chain, else 0 with the reason codes of `chain.REASONS`."""
     return Score(float(not reading.problems), {}, tuple(dict.fromkeys(p.code for p in reading.problems)))
 
 
@@ -162,14 +180,14 @@ def score_answer(
     previous: float | None = None,
     verdict: Verdict | Literal["rules"] | None = "rules",
 ) -> Score:
-    """s + max(0, s − previous): the judged answer, and how much better it is than the group was last time.
+    """Return s + max(0, s − previous): the answer score s plus its progress over the group's last visit.
 
     Args:
         reading: the completion.
         truth: the right answer.
         choices: the possible answers of a closed question.
         previous: see `score_completion`.
-        verdict: of another judge; None when that judge failed, which gives no score. By rules unless given.
+        verdict: verdict of another judge, or None if that judge failed; then there is no score. By default, rules decide.
     Source: SIFThinker's progressive answer reward.
     """
     if reading.answer is None:
@@ -191,23 +209,22 @@ def score_grounding(
     correction: Correction = "own",
     others: Sequence[float] = (),
 ) -> Score:
-    """h_end + max(0, h_end − h_start): where the focus ends, and how far it was corrected.
+    """Return h_end + max(0, h_end − h_start): the final focus plus its correction.
 
-    h is the hierarchical IoU with the record's boxes, h_end that of the last area, h_start that of the first area which
-    is not the whole image. The paper's term pays for a bad start: a perfect chain earns up to 1 more with a decoy before its
-    last area. `group` measures the gain from where the *other* completions of the group started, which no completion can
-    lower for itself.
+    h is the hierarchical IoU with the record's boxes: h_end for the last area, h_start for the first area that is not the
+    whole image. The paper's term rewards a bad start: a perfect chain earns up to 1 more with a decoy before its last area.
+    `group` takes h_start from the *other* completions of the group, so a completion cannot lower its own h_start.
 
     Args:
         reading: the completion.
-        boxes: (N, 4) unit xyxy, the record's.
+        boxes: (N, 4) unit xyxy, the boxes of the record.
         denominator: see `boxes.paired_iou`.
-        correction: `own`, the paper's; `group`, h_start is the mean of `others`; `off`, h_end alone.
-        others: for `group`, h_start of the group's other completions that have an area; with none there is no gain.
+        correction: `own`, the paper's term; `group`, h_start is the mean of `others`; `off`, h_end alone.
+        others: for `group`, h_start of the other completions in the group that have an area. Without any, the gain is 0.
     Returns:
-        The score; its parts are `start` (h_start), `end` (h_end) and `gain` (h_end − h_start).
+        The score. Its parts are `start` (h_start), `end` (h_end) and `gain` (h_end − h_start).
     Raises:
-        BoxError: no boxes, or boxes that are not fractions of the image.
+        BoxError: there are no boxes, or they are not fractions of the image.
     Source: SIFThinker's correction-enhanced grounding reward; `group` is ours.
     """
     truth = _truth_boxes(boxes)
@@ -221,10 +238,10 @@ def score_grounding(
 
 
 def as_correction(value: Any) -> Correction:
-    """A correction by its name; True is `own` and False is `off`, which is also what YAML makes of a bare `off`.
+    """Return a correction by its name. True means `own`, False means `off`, since YAML reads a bare `off` as False.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: the value is something else.
     """
     found = {True: "own", False: "off"}.get(value, value) if isinstance(value, bool) else value
     if found not in get_args(Correction):
@@ -238,15 +255,15 @@ def with_gain(start: float, end: float, correction: Correction, others: Sequence
 
 
 def score_depth(reading: Reading, depth: DepthMap | None, *, repeats: bool = False) -> Score:
-    """The share of regions, over all areas, whose stated depth is within a tenth of the true mean in the stated box.
+    """Return the share of regions, over all areas, whose stated depth is within 10 % of the true mean in the stated box.
 
-    A true mean below 1/255 counts as 1/255. Regions that lie wholly in sensor holes have no true depth and are left out.
+    A true mean below 1/255 counts as 1/255. Regions that lie completely in sensor holes have no true depth and are left out.
 
     Args:
         reading: the completion.
-        depth: the image's depth; None gives no score.
-        repeats: count every statement, as the paper does. Otherwise a box counts once in an area, and an area with the boxes
-            of the one before it does not count: twenty whole-image areas are not twenty easy points.
+        depth: depth of the image; None gives no score.
+        repeats: count every statement, as the paper does. Otherwise a box counts once per area, and an area with the same
+            boxes as the area before does not count. Repeated whole-image areas then earn nothing.
     Source: SIFThinker's depth consistency reward.
     """
     if depth is None:
@@ -264,7 +281,7 @@ def score_depth(reading: Reading, depth: DepthMap | None, *, repeats: bool = Fal
 
 
 def _without_repeats(areas: Sequence[Sequence[Region]]) -> Iterator[list[Region]]:
-    """Areas that do not repeat their predecessor's boxes, each box once: the first statement counts."""
+    """Yield the areas that do not repeat the boxes of the area before, each box once. The first statement counts."""
     before: set[tuple[float, ...]] = set()
     for area in areas:
         once: dict[tuple[float, ...], Region] = {}

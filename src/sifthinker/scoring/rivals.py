@@ -1,7 +1,7 @@
-"""Free text that names the truth and something else beside it, so that one of the two would be right by chance.
+"""Detect free text that names the truth and a rival, so one of the two is right by chance.
 
-Without a lexicon "cat dog" cannot be told from "black cat", or "left right" from "left side". `words.KINDS` is a small one:
-which words exclude each other ("left", "right") and describe the noun behind them.
+Only a lexicon distinguishes "cat dog" from "black cat", or "left right" from "left side". `words.KINDS` is a small one:
+words that exclude each other ("left", "right") and can describe the noun after them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from sifthinker.scoring.words import ANDS, ARTICLES, FUNCTION, GENERIC, JOINS, K
 
 
 def names_rival(said: Reading, truth: Sequence[str]) -> bool:
-    """Whether an answer names another of the truth's kind beside it, or joins something to a word of it.
+    """Whether an answer names a word of the same kind beside the truth, or joins another word to it with "and".
 
-    "Red blue mug", "man in red and blue shirt" and "on the left, on the right" do. "The red mug beside a blue plate" does
-    not, since other words stand between.
+    This holds for "red blue mug", "man in red and blue shirt" and "on the left, on the right". It does not hold for "the red
+    mug beside a blue plate", because other words stand between.
     """
     words = set(truth)
     kinds = {KINDS[word] for word in words if word in KINDS}
-    right: set[str] = set()  # kinds of which the truth's word, or another, was named since the last word that parts them
+    right: set[str] = set()  # kinds with a word of the truth, or another word, since the last separating word
     other: set[str] = set()
     for index, item in enumerate(said.items):
         kind = KINDS.get(item.key, "")
@@ -39,7 +39,7 @@ def names_rival(said: Reading, truth: Sequence[str]) -> bool:
 
 
 def _joined(said: Reading, words: set[str]) -> list[tuple[str, str]]:
-    """Pairs of words that "and" joins, the truth's first where one is."""
+    """Return the pairs of words joined by "and"; a word of the truth comes first."""
     pairs = []
     for index, item in enumerate(said.items):
         if item.key in ANDS:
@@ -50,7 +50,7 @@ def _joined(said: Reading, words: set[str]) -> list[tuple[str, str]]:
 
 
 def _beside(said: Reading, index: int, step: int) -> str:
-    """The word next to an item, past articles and brackets; "" where none is near or it is denied."""
+    """Return the word next to an item, skipping articles and brackets; "" if none is near or it is denied."""
     for at in range(index + step, index + 4 * step, step):
         if not 0 <= at < len(said.items):
             return ""
@@ -65,7 +65,7 @@ def _is_article(key: str) -> bool:
 
 
 def joins_by_letter(said: Reading) -> str:
-    """A Spanish, Italian or Portuguese "or" or "and" of one letter between two words; "" where there is none."""
+    """Return a one-letter "or" or "and" of Spanish, Italian or Portuguese between two words; "" if there is none."""
     for before, (item, after) in zip(said.items, pairwise(said.items[1:]), strict=False):
         if item.raw in LETTER_JOINS and all(side.kind == "word" and len(side.raw) > 1 for side in (before, after)):
             return item.raw
@@ -73,14 +73,14 @@ def joins_by_letter(said: Reading) -> str:
 
 
 def share_at_most(said: Reading, kept: Sequence[str], truth: Sequence[str]) -> float:
-    """The most that an answer of the words `kept` may earn when it holds the truth's and others.
+    """Return the maximum score of an answer whose words `kept` contain the truth and other words.
 
-    - 0 for bare words side by side, as many of them wrong as right: "cat dog". Words that describe the noun behind them are
-      not bare ("black cat" for "cat", "red mug" for "red"), nor is a phrase with an article or a preposition.
-    - 1/3 where another noun follows a truth of one word: "a cat dog" is no cat. With the 2/3 of "a cat dog" for "dog" this
-      makes both together worth no more than a guess at one.
-    - the share of right words where others stand before or between the words of a longer truth, which makes "tin beer mug"
-      for "tin mug" or "beer mug" worth no more than a guess at one.
+    - 0 for a bare list with at least as many wrong words as right ones: "cat dog". A list is not bare if its words describe
+      the noun after them ("black cat" for "cat", "red mug" for "red"), or if it has an article or a preposition.
+    - 1/3 if another noun follows a one-word truth: "a cat dog" is not a cat. Together with the 2/3 of "a cat dog" for "dog",
+      naming both is worth no more than guessing one.
+    - the share of right words if other words stand before or between the words of a longer truth. "Tin beer mug" for "tin
+      mug" or "beer mug" is then worth no more than guessing one.
     """
     if not kept or not truth or Counter(truth) - Counter(kept):
         return 1.0

@@ -1,6 +1,6 @@
-"""The rewards as ms-swift (4.6) takes them: classes made with the trainer's arguments.
+"""The rewards for ms-swift (4.6), as classes that take the trainer's arguments.
 
-`examples/swift_plugin.py` registers them; name it with `--external_plugins` and the rewards with `--reward_funcs`.
+`examples/swift_plugin.py` registers them. Pass that file with `--external_plugins` and the rewards with `--reward_funcs`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from sifthinker.scoring.trl import answer_reward, depth_reward, format_reward, g
 
 
 class _Swift:
-    """What ms-swift asks of a reward: it makes one with the trainer's arguments, and a missing score is None."""
+    """Base class of rewards for ms-swift, which passes the trainer's arguments. A missing score is None."""
 
     def __init__(self, args: Any = None, **unused: Any) -> None:
         self.args = args
 
 
 class SwiftFormat(_Swift):
-    """ms-swift reward: `format_reward`. Columns of the dataset come as keyword arguments."""
+    """ms-swift reward: `format_reward`. The columns of the dataset are keyword arguments."""
 
     def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
         return format_reward(completions, **columns)
 
 
 class SwiftAnswer(_Swift):
-    """ms-swift reward: `answer_reward`, without progress. Columns: answer, perhaps choices."""
+    """ms-swift reward: `answer_reward`, without progress. Columns: answer and optionally choices."""
 
     def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
         return answer_reward(completions, **columns)
@@ -40,7 +40,7 @@ class SwiftGrounding(_Swift):
 
 
 class SwiftDepth(_Swift):
-    """ms-swift reward: `depth_reward`. Column: depth, absolute paths of depth maps in our own format."""
+    """ms-swift reward: `depth_reward`. Column: depth, absolute paths of depth maps in sifthinker's format."""
 
     def __call__(self, completions: Sequence[str], **columns: Any) -> list[float | None]:
         return depth_reward(completions, **columns)

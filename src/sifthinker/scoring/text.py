@@ -1,4 +1,4 @@
-"""Text as it is compared: one canonical form of what Unicode, Markdown and LaTeX write in many ways, cut into tokens.
+"""Canonical text for comparison: one form for the variants of Unicode, Markdown and LaTeX, split into tokens.
 
 Every step takes time linear in the text.
 """
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-BOX = "\x02"  # stands for LaTeX's \boxed; no text holds it, since control characters are removed first
+BOX = "\x02"  # replaces LaTeX's \boxed; canonical texts contain no other control characters
 
 _BLANKS = {
     "\t": " ",
@@ -39,14 +39,14 @@ _MARKS = {
     "٬": ",",
     "−": "-",
 }
-_DASHES = "—―⸺⸻"  # these part clauses; shorter ones also join words and digits
+_DASHES = "—―⸺⸻"  # these separate clauses; shorter dashes also join words and digits
 _NOTHING = "™®©"
-# Compatibility forms that do not mean their plain letters: 5² is not 52, and 2½ is not 21/2.
+# Compatibility forms that differ in meaning from their plain form: 5² is not 52, and 2½ is not 21/2.
 _KEPT = ("<super>", "<sub>")
 
 
 class _Visible(dict[int, str]):
-    """Removes what nobody sees, and makes every blank a space or a line break."""
+    """Translation table that removes invisible characters and turns every blank into a space or a line break."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -62,7 +62,7 @@ class _Visible(dict[int, str]):
 
 
 class _Plain(dict[int, str]):
-    """One form for each quotation mark, dash, bracket, digit and compatibility character."""
+    """Translation table with one form for quotation marks, dashes, brackets, digits and compatibility characters."""
 
     def __missing__(self, code: int) -> str:
         self[code] = plain = self._plain(chr(code))
@@ -98,11 +98,11 @@ class _Plain(dict[int, str]):
 
 
 _VISIBLE, _PLAIN = _Visible(), _Plain()
-_MINUS = re.compile(r"(?<![^\n:(] )− (?=\d)")  # a minus sign set apart from its digits
+_MINUS = re.compile(r"(?<![^\n:(] )− (?=\d)")  # a minus sign with a space before its digits
 _FRACTION = re.compile(r"\\[dt]?frac ?\{ ?(\d{1,18}) ?\} ?\{ ?(\d{1,18}) ?\}")
 _DEGREES = re.compile(r"\^? ?\{? ?\\circ ?\}?")
 _BOXED = re.compile(r"\\f?box(?:ed)?(?![A-Za-z])")
-# Crossed out: "~~B~~ A" is A.
+# Struck-out text: "~~B~~ A" is A.
 _STRUCK = re.compile(r"~~[^~\n]+~~|<(s|del|strike)>[^<]*</\1>", re.IGNORECASE)
 _CANCELLED = re.compile(r"\\(?:sout|st|[bx]?cancel) ?\{[^{}]*\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+ ?(?=\{)")
@@ -116,10 +116,10 @@ _LINES = re.compile(r" ?\n[ \n]*")
 
 
 def canonical(text: str) -> str:
-    """A text without what does not change its meaning; letters keep their case.
+    """Normalise everything in a text that does not change its meaning; letters keep their case.
 
-    What is crossed out, invisible characters, composition, character widths, the shapes of quotation marks, dashes, blanks
-    and digits, LaTeX commands, and tags that are closed.
+    Removes struck-out text, invisible characters, LaTeX commands and closed tags. Unifies Unicode composition, character
+    widths, quotation marks, dashes, blanks and digits.
     """
     plain = text.translate(_VISIBLE)
     if not plain.isascii():
@@ -144,7 +144,7 @@ def canonical(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """A canonical text without case."""
+    """Remove the case from a canonical text."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.casefold())
 
 
@@ -153,9 +153,9 @@ class Token(NamedTuple):
 
     Args:
         kind: a word, a numeral, a sign before a numeral ("$5"), letters glued to one ("5kg"), or a punctuation mark.
-        key: what it is compared by.
-        raw: as it is written, with case.
-        part: one of the parts of a hyphenated word, which is neither a number, a letter nor a "no" of its own.
+        key: form used for comparison.
+        raw: original text, with case.
+        part: whether it is part of a hyphenated word. Such a part is not a separate number, letter or "no".
     """
 
     kind: Literal["word", "numeral", "prefix", "glued", "mark"]
@@ -232,7 +232,7 @@ def tokens(text: str) -> list[Token]:
     """The words, numerals and marks of a canonical text, in order."""
     classes = text.translate(_CLASSES)
     found: list[Token] = []
-    end = -1  # of a numeral that was read past what the pattern saw of it
+    end = -1  # end of a numeral with an exponent, which the pattern splits
     for match in _TOKEN.finditer(classes):
         start, stop = match.span()
         if start < end:
@@ -259,7 +259,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def _words(written: str) -> Iterator[Token]:
-    """A word; its parts when it is hyphenated, which are words of their own only in numbers: twenty-one."""
+    """Yield a word, or the parts of a hyphenated word. Only number words use them as separate words: twenty-one."""
     key = fold(written)
     if "-" not in key or any(character.isdigit() for character in key):
         yield Token("word", key.replace("'", ""), written)
@@ -269,7 +269,7 @@ def _words(written: str) -> Iterator[Token]:
 
 
 def _numeral(sign: str | None, prefix: str, run: str, glued: str) -> Iterator[Token]:
-    """A numeral with what is glued to it; a word where the whole is none: an ordinal, a date, a range, a version, "2x4"."""
+    """Yield a numeral with its prefix and suffix, or a word for an ordinal, a date, a range, a version or "2x4"."""
     minus = "-" if sign == "-" else ""
     suffix = fold(glued)
     key = numeral_key(run)
@@ -282,7 +282,7 @@ def _numeral(sign: str | None, prefix: str, run: str, glued: str) -> Iterator[To
             last = index == len(pieces) - 1
             yield from _numeral(sign if not index else None, prefix if not index else "", piece, glued if last else "")
         return
-    if key is None and _RATIO.fullmatch(run):  # 4/2: one of two
+    if key is None and _RATIO.fullmatch(run):  # 4/2: an alternative of two numbers
         first, _, second = run.partition("/")
         yield from _numeral(sign, prefix, first, "")
         yield Token("mark", "/", "/")
@@ -303,10 +303,10 @@ def _numeral(sign: str | None, prefix: str, run: str, glued: str) -> Iterator[To
 
 
 def numeral_key(run: str) -> str | None:
-    """A numeral without sign as the shortest decimal that equals it; None for a date, a time, a range, a version.
+    """Return a numeral without sign as the shortest equal decimal; None for a date, a time, a range or a version.
 
-    Digits are compared as text, so that numbers of any length are exact: "1,234.50" is "1234.5". A ratio is kept as it is;
-    one that is whole, "4/2", is rather a choice of two.
+    Digits are compared as text, which is exact for any length: "1,234.50" is "1234.5". A ratio is kept, except one with an
+    integer value: "4/2" reads as an alternative of two numbers.
     """
     mantissa, _, exponent = run.partition("e")
     if exponent:
@@ -321,7 +321,7 @@ def numeral_key(run: str) -> str | None:
 
 
 def _shifted(mantissa: str, places: int) -> str | None:
-    """A numeral times a power of ten."""
+    """Return a numeral times a power of ten."""
     key = numeral_key(mantissa)
     if key is None or "/" in key:
         return None

@@ -1,14 +1,16 @@
-"""The rewards as TRL takes them: functions of a batch of completions and the dataset's columns.
+"""The rewards for TRL: functions of a batch of completions and the columns of the dataset.
 
 ```python
 from sifthinker import AnswerReward, depth_reward, format_reward, grounding_reward
 trainer = trl.GRPOTrainer(..., reward_funcs=[format_reward, AnswerReward(), grounding_reward, depth_reward])
 ```
 
-`SIFGRPOTrainer` uses the same functions. A malformed completion scores 0 and never raises. Where completions
-state no fractions, all take two columns more: `coordinates` (`unit`, `per_mille` or `resized`) and for `resized` the column
-`resized`, (width, height) of each image as the model saw it; see `coordinates.Frame`. `coordinates` may be one text for all.
-A column has one value for each completion; another number of them is a `ConfigError`.
+`SIFGRPOTrainer` uses the same functions. A malformed completion scores 0 and never raises. A column has one value for each
+completion; another number of values is a `ConfigError`.
+
+If completions do not state fractions, all functions take two more columns: `coordinates` (`unit`, `per_mille` or `resized`),
+and for `resized` the column `resized`, the (width, height) of each image as the model saw it; see `coordinates.Frame`.
+`coordinates` can also be one text for all completions.
 """
 
 from __future__ import annotations
@@ -33,17 +35,17 @@ Completion = str | Sequence[Mapping[str, Any]]
 
 
 class Ledger:
-    """The mean answer score of each sample's group the last time it was seen, keyed by sample id."""
+    """Mean answer score of each sample's group at its last visit, keyed by sample id."""
 
     def __init__(self, means: Mapping[str, float] | None = None) -> None:
         self._means = dict(means or {})
 
     def previous(self, sample: str) -> float | None:
-        """The mean of the last visit; None on the first."""
+        """Return the mean of the last visit; None on the first visit."""
         return self._means.get(sample)
 
     def update(self, scores: Mapping[str, Sequence[float]]) -> None:
-        """Take in the groups just seen: sample id → the answer scores s of its completions."""
+        """Store the means of the present groups: sample id → the answer scores s of its completions."""
         for sample, values in scores.items():
             self._means[sample] = sum(values) / len(values)
 
@@ -58,11 +60,11 @@ def format_reward(
     opened: bool | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """TRL reward function of `score_format`. Without a `depth` column, chains are held to state depths.
+    """TRL reward function for `score_format`. Without a `depth` column, chains must state depths.
 
     Args:
         completions: texts or messages.
-        depth: the column of depth maps; only whether there is one matters.
+        depth: column of depth maps; only None or not None matters.
         opened: see `chain.read_completion`.
     """
     return [score_format(reading).value for reading in _readings(completions, depth, columns, opened)]
@@ -75,7 +77,7 @@ def answer_reward(
     depth: Sequence[DepthMap | str | None] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """TRL reward function of the judged answer alone, without progress; `AnswerReward` keeps a ledger and adds it."""
+    """TRL reward function for the answer score without progress. `AnswerReward` adds progress with a ledger."""
     _check_columns(len(completions), {"answer": answer, "choices": choices})
     return [
         score_answer(reading, answer[index], _choices_of(choices, index)).value
@@ -84,21 +86,21 @@ def answer_reward(
 
 
 class AnswerReward:
-    """TRL reward function of `score_answer` with progress, over a ledger.
+    """TRL reward function for `score_answer` with progress, which a ledger stores.
 
     Args:
-        ledger: shared with whoever saves it; a new one by default.
-        judge: asked about free text that rules cannot decide; without one, rules decide alone. Where it fails the reward is
-            None, which `SIFGRPOTrainer` keeps out of the sum; plain TRL would count it as 0.
-        progress: False leaves the judged answer alone, to ablate progress; the ledger is still kept.
+        ledger: ledger, for instance one that the caller saves; a new one by default.
+        judge: model judge for free text that the rules cannot decide; by default, the rules alone decide. If the judge
+            fails, the reward is None. `SIFGRPOTrainer` leaves None out of the sum; plain TRL would count it as 0.
+        progress: False for the answer score alone, an ablation of progress. The ledger is still updated.
 
     Attributes:
-        recording: whether groups are taken into the ledger; a trainer turns it off while it evaluates.
-        gather: makes one list of every process's (sample id, s) pairs; a trainer sets it, so that a group that is spread
-            over processes has one mean and every process the same ledger.
+        recording: whether calls update the ledger; a trainer turns it off during evaluation.
+        gather: function that joins the (sample id, s) pairs of all processes. A trainer sets it: a group can be spread over
+            processes, and every process needs the same ledger.
     """
 
-    __name__ = "answer_reward"  # TRL names the reward's metrics by it
+    __name__ = "answer_reward"  # TRL uses this in the names of its metrics
 
     def __init__(self, ledger: Ledger | None = None, judge: ModelJudge | None = None, *, progress: bool = True) -> None:
         self.ledger = ledger if ledger is not None else Ledger()
@@ -144,18 +146,18 @@ class AnswerReward:
 
 
 class GroundingReward:
-    """TRL reward function of `score_grounding`. Columns: `boxes`, (N, 4) unit xyxy a sample; for `group` also `id`.
+    """TRL reward function for `score_grounding`. Columns: `boxes`, (N, 4) unit xyxy per sample; for `group` also `id`.
 
     Args:
         denominator: see `boxes.paired_iou`.
-        correction: see `score_grounding`. With `group`, completions of one `id` are one group.
+        correction: see `score_grounding`. With `group`, completions with the same `id` are one group.
 
     Attributes:
-        gather: makes one list of every process's (sample id, h_start) pairs; a trainer sets it, so that a group that is
-            spread over processes is seen whole.
+        gather: function that joins the (sample id, h_start) pairs of all processes. A trainer sets it, because a group can
+            be spread over processes.
     """
 
-    __name__ = "grounding_reward"  # TRL names the reward's metrics by it
+    __name__ = "grounding_reward"  # TRL uses this in the names of its metrics
 
     def __init__(self, *, denominator: Denominator = "max", correction: Correction | bool = "own") -> None:
         self.denominator = denominator
@@ -181,7 +183,9 @@ class GroundingReward:
         focused = [index for index, reading in enumerate(readings) if reading.areas]
         if self.correction == "group":
             if id is None:
-                raise ConfigError("grounding_reward: correction 'group' needs a column `id` that says which group is whose")
+                raise ConfigError(
+                    "grounding_reward: correction 'group' needs a column `id` with the group of each completion"
+                )
             starts: dict[str, list[float]] = {}
             for sample, start in self.gather([(id[index], scores[index].parts["start"]) for index in focused]):
                 starts.setdefault(sample, []).append(start)
@@ -205,14 +209,14 @@ def grounding_reward(
     correction: Correction | bool = "own",
     **columns: Any,
 ) -> list[float | None]:
-    """TRL reward function of `score_grounding` within one process; see `GroundingReward` for columns and settings."""
+    """TRL reward function for `score_grounding` in one process; for columns and settings see `GroundingReward`."""
     return GroundingReward(denominator=denominator, correction=correction)(completions, boxes, depth, **columns)
 
 
 def depth_reward(
     completions: Sequence[Completion], depth: Sequence[DepthMap | str | None], *, repeats: bool = False, **columns: Any
 ) -> list[float | None]:
-    """TRL reward function of `score_depth`. Column `depth`: a DepthMap, the path of one in our own format, or None."""
+    """TRL reward function for `score_depth`. Column `depth`: a DepthMap, the path of one in sifthinker's format, or None."""
     readings = _readings(completions, depth, columns)
     maps = [cached_depth(truth) if isinstance(truth, str) else truth for truth in depth]
     return [score_depth(reading, known, repeats=repeats).value for reading, known in zip(readings, maps, strict=True)]
@@ -224,11 +228,11 @@ def _readings(
     columns: Mapping[str, Any],
     opened: bool | None = None,
 ) -> list[Reading]:
-    """Each completion read; without a `depth` column, chains are held to state depths.
+    """Read each completion. Without a `depth` column, chains must state depths.
 
     Raises:
-        BoxError: `coordinates` and `resized` among the columns that are no frame.
-        ConfigError: a column with another number of values than there are completions.
+        BoxError: the columns `coordinates` and `resized` are not a valid frame.
+        ConfigError: the number of values in a column differs from the number of completions.
     """
     spaces, sizes = columns.get("coordinates"), columns.get("resized")
     if isinstance(spaces, str):
@@ -245,32 +249,34 @@ def _readings(
     ]
 
 
-# Columns that may be empty, which is as good as none.
+# Columns that may be empty; an empty one counts as missing.
 _MAY_BE_EMPTY = ("choices", "problem")
 
 
 def _check_columns(count: int, columns: Mapping[str, Any]) -> None:
-    """See that columns have one value for each of so many completions; None is no column.
+    """Check that each column has one value per completion. None means no column.
 
     Raises:
-        ConfigError: another number of values, or one value that is no list.
+        ConfigError: a column has another number of values, or is not a list.
     """
     for name, column in columns.items():
         if column is None:
             continue
         if isinstance(column, str | bytes | Mapping) or not hasattr(column, "__len__"):
-            raise ConfigError(f"{name} is {column!r:.80}; wanted a list with one value for each of the {count} completions")
+            raise ConfigError(
+                f"{name} must be a list with one value for each of the {count} completions, got {column!r:.80}"
+            )
         if len(column) != count and (len(column) or name not in _MAY_BE_EMPTY):
-            raise ConfigError(f"{name} has {len(column)} values for {count} completions; wanted one for each")
+            raise ConfigError(f"{name} must have one value for each of the {count} completions, got {len(column)}")
 
 
 def _choices_of(column: Sequence[Any] | None, index: int) -> tuple[str, ...]:
-    """One sample's choices from a column of lists or of text, see `records.read_choices`."""
+    """Return the choices of one sample from a column of lists or texts, see `records.read_choices`."""
     return () if column is None or not len(column) else read_choices(column[index])
 
 
 def completion_text(completion: Completion) -> str:
-    """The words of a completion: text, or messages whose content is text or a list of typed parts."""
+    """Return the text of a completion: a text, or messages whose content is text or a list of typed parts."""
     if isinstance(completion, str):
         return completion
     texts = []

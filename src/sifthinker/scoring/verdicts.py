@@ -1,4 +1,4 @@
-"""What a text says of its own statements: "A, C and D are wrong", "B (incorrect)", "4? No.", "B ❌"."""
+"""Find verdicts of a text on its own statements: "A, C and D are wrong", "B (incorrect)", "4? No.", "B ❌"."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from sifthinker.scoring.words import (
     WRONG,
 )
 
-_LEADING = {":", "-", "(", "<", ";", ","}  # marks that a verdict may follow: "B: wrong", "B (wrong)"
+_LEADING = {":", "-", "(", "<", ";", ","}  # marks before a verdict: "B: wrong", "B (wrong)"
 _PRONOUNS = frozenset(["it", "its", "that", "thats", "this", "which", "they", "theyre", "these", "those", "there"])
 _AROUND = _PRONOUNS | CONJUNCTIONS | JOINS | ADVERBS
-_LONGEST = 8  # items of a verdict
+_LONGEST = 8  # maximum number of items in a verdict
 
 Strength = Literal["no", "wrong"]
 
 
 def rejected(items: Sequence[Item], clause: Sequence[int]) -> tuple[list[bool], list[bool]]:
-    """Which items a verdict calls wrong, and which a plain "no" answers: "B? No.", "B: no".
+    """Return which items a verdict calls wrong, and which items a plain "no" follows: "B? No.", "B: no".
 
-    A "no" is kept apart, since it answers a question of yes and no rather than denies it. Takes time linear in the text: no
-    verdict reaches back beyond the one before it.
+    The two are separate because a "no" can be the answer to a yes/no question. The time is linear in the text, since no
+    verdict reaches back past the one before it.
     """
     wrong, refused = [False] * len(items), [False] * len(items)
     marks = [index for index, item in enumerate(items) if item.key in CROSSES or item.key in TICKS]
@@ -71,14 +71,14 @@ def rejected(items: Sequence[Item], clause: Sequence[int]) -> tuple[list[bool], 
 
 
 def _reject(items: Sequence[Item], rejected: list[bool], span: range, spare_no: bool = False) -> None:
-    """Mark items; `spare_no` where the verdict agrees with a no: "❌ No, it is not", "No, that is wrong"."""
+    """Mark items as rejected. `spare_no` spares a "no" that agrees with the verdict: "❌ No, it is not"."""
     for index in span:
         if not (spare_no and items[index].raw.lower() in SAID_NO):
             rejected[index] = True
 
 
 def _verdict_at(items: Sequence[Item], clause: Sequence[int], start: int) -> tuple[int, Strength] | None:
-    """Where a negative verdict that begins at an item ends, and how strong it is; None where none begins."""
+    """Return (end, strength) of the negative verdict that begins at an item; None if there is none."""
     at, copula = start, False
     first = items[start]
     opens = start == 0 or items[start - 1].kind == "mark"
@@ -135,7 +135,7 @@ def _named(item: Item) -> bool:
 
 
 def _ends(items: Sequence[Item], at: int, also: frozenset[str]) -> bool:
-    """Whether a verdict may end before an item: nothing but marks, a join or a reason follows."""
+    """Whether a verdict may end before an item: only a mark, a join or a reason may follow."""
     if at >= len(items):
         return True
     item = items[at]
@@ -143,9 +143,9 @@ def _ends(items: Sequence[Item], at: int, also: frozenset[str]) -> bool:
 
 
 def _subject(items: Sequence[Item], clause: Sequence[int], end: int, done: int, joined: bool) -> range:
-    """What a verdict that begins at an item is about: what its clause says before it, and the list that this ends.
+    """Return the subject of a verdict: the part of its clause before it, with the whole list if that part ends a list.
 
-    Where that is nothing, or "it", the subject is the clause before.
+    If there is no such part, or only a pronoun, the subject is the clause before.
     """
     at = end
     while at > done and items[at - 1].kind == "mark" and items[at - 1].key not in (")", ">"):
@@ -188,7 +188,7 @@ def _subject(items: Sequence[Item], clause: Sequence[int], end: int, done: int, 
 
 
 def _predicates(items: Sequence[Item], clause: Sequence[int], last: int, done: int) -> bool:
-    """Whether a clause that ends at an item is a statement of its own, not a member of a list."""
+    """Whether a clause that ends at an item is a separate statement, not a member of a list."""
     at = last
     while at >= done and clause[at] == clause[last] and last - at < 12:
         if items[at].key in COPULAS:

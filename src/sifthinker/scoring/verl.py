@@ -1,4 +1,4 @@
-"""The rewards as verl (0.9) takes them. Name this module and its function in verl's config:
+"""The rewards for verl (0.9). Set this module and its function in verl's config:
 
 reward.custom_reward_function.path: pkg://sifthinker.scoring.verl
 reward.custom_reward_function.name: compute_score
@@ -26,11 +26,11 @@ def compute_score(
     Args:
         data_source: verl's name of the dataset; not used.
         solution_str: the completion.
-        ground_truth: answer, boxes, and perhaps depth, choices, coordinates and resized, as a mapping or its JSON text.
-        extra_info: may hold `previous`, the group's mean answer score of the last epoch.
+        ground_truth: answer, boxes, and optionally depth, choices, coordinates and resized, as a mapping or as JSON text.
+        extra_info: may contain `previous`, the group's mean answer score of the last epoch.
     Returns:
-        `score`, the sum of the rewards that apply, and each reward by its name for verl's logs, NaN where there is none:
-        verl wants the same names for every completion.
+        `score`, the sum of the rewards that apply, and each reward by its name for verl's logs. A reward that does not apply
+        is NaN, because verl needs the same names for every completion.
     """
     truth = json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth
     previous = (extra_info or {}).get("previous")

@@ -1,10 +1,10 @@
-"""The words that say how an answer states what it states: English ones, and the commonest of other languages."""
+"""Word lists for reading answers: English, and the most common words of other languages."""
 
 from __future__ import annotations
 
 
 def listed(words: str) -> list[str]:
-    """Words from a line of them."""
+    """Split a line into words."""
     return words.split()
 
 
@@ -13,7 +13,7 @@ def _set(words: str) -> frozenset[str]:
 
 
 POLAR = _set("yes no")
-# How else yes and no are said. "Non" and "no" are read with what follows them.
+# Other words for yes and no. The meaning of "non" and "no" depends on the next word.
 SAID_YES = _set("yes yep yeah yup yea aye sí oui ja sim да はい 是的 네 evet tak ναι نعم हाँ")
 SAID_NO = _set("no nope nah nay nein non não нет いいえ 不 不是 아니요 hayır όχι لا")
 POLARS = dict.fromkeys(SAID_YES, "yes") | dict.fromkeys(SAID_NO, "no")
@@ -28,7 +28,7 @@ NOT = _set(
     "couldnt wont wouldnt shouldnt hasnt havent hadnt aint mustnt "
     "nicht kein keine keinen keiner pas не ни não nunca niet geen inte ikke nie jamais ليس bukan tidak không"
 )
-NOT_SIGNS = _set("≠ ¬")  # before what they deny; between two they join them
+NOT_SIGNS = _set("≠ ¬")  # they deny what follows; between two items they join them
 NOT_BEHIND = _set("değil नहीं 아님 아니다 아닙니다 ではない じゃない ではありません")  # these deny what precedes them
 EXCEPTING = _set("anything everything all nothing any none anyone everyone")  # … but red
 INSTEAD = {
@@ -42,7 +42,7 @@ EXCLUDE = _set(
 )
 WRONG = _set("wrong incorrect false impossible untrue mistaken inaccurate invalid falsch faux falso неверно 错误 错 不对")
 RIGHT = _set("right correct true accurate valid")
-FALSE = _set("false falsch faux falso untrue")  # answers of their own too: "true, false"
+FALSE = _set("false falsch faux falso untrue")  # these can also be answers: "true, false"
 PLURAL = _set("are were arent werent theyre")
 ADVERBS = _set("all both clearly definitely also actually probably simply just therefore obviously certainly completely "
                "totally really either neither too thus surely then")  # fmt: skip
@@ -55,7 +55,7 @@ NO_ANSWER = _set("idea clue answer doubt question information problem thanks")  
 HEDGES = _set("maybe perhaps possibly might may could either")
 BOUNDS = _set("than least most almost nearly over under above below exceeds upto ≥ ≤ ±")  # right before a number
 
-# Words that carry a statement without adding to it
+# Words around a statement that do not change it
 COPULAS = _set(
     "is are was were be seems looks would must should can does do did has it its thats theyre isnt arent wasnt werent "
     "es ist est é è is"
@@ -66,10 +66,10 @@ LABELS = _set(
     "opción opção"
 )
 ASKED = _set("to the this your my our that above question problem of final")  # "the answer to the question is"
-# In a clause that holds one of these, an option is stated again rather than spoken of.
+# In a clause with one of these words, an option is stated again, not only described.
 ASSERTING = LABELS | _set("correct true also too equally both either as well one ones fits matches match same")
 OTHERS = _set("other others another")
-POINTERS = _set("point points object region box marker panel")  # "Point B" names one of the image's
+POINTERS = _set("point points object region box marker panel")  # "Point B" is a point in the image
 CJK_CUES = _set(
     "答案 答案是 答案为 正确答案 正确答案是 正确选项是 正确选项为 最终答案 最终答案是 我选 我选择 故选 应选 因此选 所以选 "
     "答えは 答え 正解は 正解 正答は 정답은 정답 답은 답"
@@ -84,20 +84,20 @@ FILLERS = COPULAS | LABELS | ARTICLES | CJK_CUES | _set(
 LINKS = JOINS | HEDGES | {"both"}
 QUANTIFIERS = _set("any all each every some")
 CARRIERS = FILLERS | LINKS | NOT | CONJUNCTIONS | QUANTIFIERS
-# What may stand before free text without being part of it
+# Words that may precede free text without being part of it
 OPENINGS = CONJUNCTIONS | _set(
     "it its this that these those they theyre is are was were there theres answer final correct my a i think believe says "
     "reads shows"
 )
 ASIDES = (
     CARRIERS | POLAR | WRONG | EXCLUDE | _set("rather than instead of other opposite far from rule ruled out")
-)  # beside the letter of an option
+)  # allowed beside the letter of an option
 DENIALS = NOT | WRONG | EXCLUDE
 DENYING = NOT | POLAR
 PASSED_OVER = ARTICLES | HEDGES | {"a"}
 VERBS = (COPULAS | NOT) - {"it", "its", "thats", "theyre"}
 NOT_COUNTED = FILLERS | NO_ANSWER | _set("way longer more less fewer")  # "no more" counts nothing
-# Beside a free text's answer, these rival nothing: "red, of course".
+# These words beside a free-text answer are not rivals: "red, of course".
 REMARKS = (
     OPENINGS
     | DENYING
@@ -106,7 +106,7 @@ REMARKS = (
 
 # For free text
 ANDS = _set("and plus et und и")
-LETTER_JOINS = _set("o y e u")  # Spanish, Italian and Portuguese; as words between words
+LETTER_JOINS = _set("o y e u")  # "and" and "or" in Spanish, Italian and Portuguese, between two words
 GENERIC = _set("side sign colour color hand one ones thing object shape direction region area part half corner")
 FUNCTION = (
     CARRIERS

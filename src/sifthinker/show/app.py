@@ -1,7 +1,7 @@
-"""The page that asks: a photograph or a dataset's question, and the steps of one or two models as they are written.
+"""The page of `sif app`: ask one or two models about an image or a dataset's question, and watch the steps appear.
 
-Gradio gives the page its fields and its server. What a model or a person wrote reaches the page by templates that escape it,
-or as the value of a field of text; images are read by `images.load_image` alone, bounded and safe.
+Gradio provides the fields and the server. Text from models and users reaches the page through templates that escape it, or
+as the value of a text field. Images are only read by `images.load_image`, which is safe and limits their size.
 """
 
 from __future__ import annotations
@@ -52,25 +52,28 @@ from sifthinker.thinker import LocalThinker, Thinker, Thought
 if TYPE_CHECKING:
     import gradio
 
-_MOST_REGIONS = 12  # of a step in the table below its pictures
-_LISTED = 5  # questions of a dataset at once
+_MOST_REGIONS = 12  # per step, in the table below its images
+_LISTED = 5  # questions per list
 _SHOWN = 160  # characters of a question in the list
-_SESSIONS = 100  # whose photographs and thoughts are kept
-_FILES_S = 24 * 3600  # after which what somebody sent or was sent is deleted
-_UNCOUNTED = "the server reports no tokens, so no budget can be kept"
-# How messages name the options of reading a depth file → the page's own fields.
+_SESSIONS = 100  # sessions with stored images and thoughts
+_FILES_S = 24 * 3600  # lifetime of uploaded and saved files
+_UNCOUNTED = "the server does not report tokens, so --budget cannot be enforced"
+# Options for reading a depth file in messages → the page's own fields.
 _FIELDS = (
-    (r"near='(\w+)' \(--depth-near \w+\)|--depth-near (\w+) \(near='\w+'\)|\bnear='(\w+)'", "“Near is: {} numbers”"),
-    (r"--depth-encoding (\w+) \(encoding='\w+'\)", "“Numbers in it: {}”"),
-    (r"--depth-encoding \(encoding=… in Python\)", "“Numbers in it”"),
-    (r"(?:--depth-hole \S+ )+\(holes=\[([^\]]*)\]\)", "“Numbers that stand for ‘no reading’: {}”"),
+    (
+        r"near='(\w+)' \(--depth-near \w+\)|--depth-near (\w+) \(near='\w+'\)|\bnear='(\w+)'",
+        "“Near pixels have: {} numbers”",
+    ),
+    (r"--depth-encoding (\w+) \(encoding='\w+'\)", "“Encoding: {}”"),
+    (r"--depth-encoding \(encoding=… in Python\)", "“Encoding”"),
+    (r"(?:--depth-hole \S+ )+\(holes=\[([^\]]*)\]\)", "“Numbers that mean ‘no reading’: {}”"),
 )
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 _FETCHES = re.compile(r"/file=\s*[a-z][a-z0-9+.-]*:/|/proxy=", re.IGNORECASE)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_GLANCE_S = 0.25  # between two showings of a text that grows, and between looks for who wants no more
-_REDRAW_S = 1.0  # between two drawings of a step whose words grow: its pictures are sent again each time
-_PATIENCE_S = 5.0  # of silence, before and between saying so
+_GLANCE_S = 0.25  # between updates of a growing text, and between checks for Stop
+_REDRAW_S = 1.0  # between updates of a growing step, because each one sends its images again
+_PATIENCE_S = 5.0  # of silence, before the first message about it and between messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,10 @@ class Asker:
     """A model that the page asks.
 
     Args:
-        thinker: loaded.
-        settings: how it is asked.
-        about: what it can do, "" where nothing is known.
-        uncounted: set once its server has answered without saying how many tokens that took.
+        thinker: the loaded model.
+        settings: how to ask it.
+        about: description of the model; "" for none.
+        uncounted: set once its server has answered without reporting tokens.
     """
 
     thinker: Thinker
@@ -95,34 +98,36 @@ class Asker:
         return self.settings.model or "model"
 
     def file(self, outcome: Outcome, ending: str) -> Path:
-        """Where the page or the picture of an outcome lies, by its ending; named after the model."""
+        """Return the path of an outcome's page or image by its file ending. The file name contains the model's name."""
         assert outcome.folder is not None
         name = re.sub(r"[^\w.-]+", "-", Path(self.name).name).strip("-.") or "model"
         return outcome.folder / f"{name}.thought.{ending}"
 
     def coordinates(self, question: Question | None) -> Coordinates | None:
-        """Those that it is asked to state boxes in: the chosen ones, what it has learnt, or those of a dataset."""
+        """Return the coordinates to request: the chosen ones, those that the model learned, or those of a dataset."""
         chosen = self.settings.coordinates
         if chosen is None and isinstance(self.thinker, LocalThinker):
             chosen = learnt_by(self.thinker.processor.tokenizer)
         return coordinates_of([question], chosen) if question and self.settings.protocol == "chain" else chosen
 
     def check_budget(self) -> None:
-        """See that its server may cost more.
+        """Check that the budget of its server is not spent.
 
         Raises:
-            BudgetError: it may not.
+            BudgetError: the budget is spent, or the server does not report tokens.
         """
         budget = self.settings.budget
         if budget is None or not isinstance(self.thinker, ServedThinker):
             return
         if self.uncounted.is_set():
-            raise BudgetError(f"{self.name} is not asked: {_UNCOUNTED}; start again without --budget to ask it all the same")
+            raise BudgetError(f"{self.name} is not asked: {_UNCOUNTED}; restart without --budget to ask it")
         if self.thinker.usage.cost >= budget:
-            raise BudgetError(f"{self.name} has cost {self.thinker.usage.cost:g} of {budget:g}; see --budget")
+            raise BudgetError(
+                f"{self.name} has cost {self.thinker.usage.cost:g} of the budget {budget:g}; restart with a larger --budget"
+            )
 
     def note_tokens(self, thought: Thought) -> str:
-        """Note whether the server said what a whole answer took; a sentence where it did not and a budget needs it."""
+        """Note whether the server reported tokens for an answer. Return a sentence if it did not and there is a budget."""
         if self.settings.budget is None or not isinstance(self.thinker, ServedThinker) or any(thought.tokens):
             return ""
         self.uncounted.set()
@@ -131,7 +136,7 @@ class Asker:
     def stream(
         self, image: Image.Image, text: str, depth: DepthMap | None, question: Question | None
     ) -> Iterator[Thought | None]:
-        """The growing thought, see `Thinker.stream`; None each time that a server has been silent for a moment."""
+        """Yield the growing thought, see `Thinker.stream`, and None after each moment of silence of a server."""
         how: dict[str, Any] = {"protocol": self.settings.protocol, "coordinates": self.coordinates(question)}
         thinker = self.thinker
         if not isinstance(thinker, ServedThinker):
@@ -147,7 +152,7 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photograph as the page shows it; `number` keeps what stands on one page apart."""
+    """An image as the page shows it. `number` is unique on the page."""
 
     number: int
     width: int
@@ -158,30 +163,30 @@ class Photo:
 
     @classmethod
     def of(cls, image: Image.Image, depth: DepthMap | None, number: int, about: str) -> Photo:
-        """Of an upright RGB image and its depth."""
+        """Return the photo of an upright RGB image and its depth."""
         coloured = None if depth is None else data_url(depth.coloured(), max_side=LONGEST_SIDE)
         return cls(number, *image.size, data_url(image, max_side=LONGEST_SIDE), coloured, about)
 
     @property
     def line(self) -> float:
-        """Width of a line, in the picture's pixels."""
+        """Line width, in pixels of the image."""
         return max(self.width, self.height) / 160
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of asking one model.
+    """The outcome of asking one model.
 
     Args:
-        photo: what it was asked about; None where nothing was asked yet.
-        thought: so far.
-        question: of the dataset, where it was one.
+        photo: the image; None before the first question.
+        thought: the thought so far.
+        question: the question of the dataset, if it was one.
         state: `writing`, `done` or `stopped`.
-        error: why it could not be asked, "" otherwise.
-        folder: holds the files to download.
-        silent_s: for how long nothing has come, where that is long.
-        retried: whether its server was asked again meanwhile.
-        note: about the asking, "" for none.
+        error: why the model could not be asked; "" if it was.
+        folder: folder with the files to download.
+        silent_s: seconds without new text, if there were many.
+        retried: whether the request was repeated during the silence.
+        note: note about the request; "" for none.
     """
 
     photo: Photo | None = None
@@ -196,7 +201,7 @@ class Outcome:
 
     @property
     def growing_words(self) -> str:
-        """Of a step that is being written: the words so far, which no closed step holds yet."""
+        """Text so far of the step that is being written."""
         if self.thought is None or self.state != "writing":
             return ""
         _, tag, words = self.thought.text.rpartition("<text>")
@@ -204,24 +209,24 @@ class Outcome:
 
     @property
     def steps(self) -> Sequence[tuple[tuple[Region, ...], str]]:
-        """Of the thought, as far as they can be read."""
+        """The readable steps of the thought."""
         return () if self.thought is None else self.thought.steps
 
 
 @dataclass(slots=True)
 class Bell:
-    """What somebody rings who wants no more of what is being written, and the step of each column that they look at."""
+    """The stop signal of a session, and the step of each column that the user looks at."""
 
     rung: bool = False
-    early: bool = False  # Ask was pressed before there was a photograph, perhaps while it was on its way
+    early: bool = False  # Ask was pressed without an image, perhaps during its upload
     looked: dict[int, int] = field(default_factory=dict)
 
 
 class Line:
-    """Who asks now and who waits, in the order of coming.
+    """The queue of sessions that ask or wait, first come, first served.
 
     Args:
-        most: how many may ask at once.
+        most: number of sessions that may ask at the same time.
     """
 
     def __init__(self, most: int) -> None:
@@ -231,7 +236,7 @@ class Line:
 
     @contextmanager
     def place(self) -> Iterator[object]:
-        """A place in the line, given up at the end of the block."""
+        """Take a place in the queue until the end of the block."""
         ticket = object()
         with self._changed:
             self._tickets.append(ticket)
@@ -243,7 +248,7 @@ class Line:
                 self._changed.notify_all()
 
     def ahead(self, ticket: object, wait_s: float) -> int:
-        """How many must end before a place has its turn; waits so long for it to be none."""
+        """Return how many sessions must finish before this one. Waits up to `wait_s` seconds for none."""
         with self._changed:
             self._changed.wait_for(lambda: self._tickets.index(ticket) < self._most, wait_s)
             return max(0, self._tickets.index(ticket) - self._most + 1)
@@ -251,14 +256,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Desk:
-    """What the page does, without the page.
+    """The functions of the page, independent of Gradio.
 
     Args:
-        settings: of the page.
-        askers: one model, or two to be compared.
-        questions: to browse.
-        depth: estimates depth where no file gives it.
-        folder: for files to download; whoever made it deletes it.
+        settings: settings of the page.
+        askers: one model, or two to compare.
+        questions: questions to browse.
+        depth: depth model for images without depth.
+        folder: folder for files to download; its creator deletes it.
     """
 
     settings: AppSettings
@@ -268,7 +273,7 @@ class Desk:
     folder: Path = field(default_factory=Path)
 
     def find(self, words: str | None) -> list[int]:
-        """The questions that hold every word somewhere, in their order; a field that nobody touched gives None."""
+        """Return the indices of questions that contain all words. `words` is None if the field was never edited."""
         wanted = (words or "").casefold().split()
         found = []
         for index, asked in enumerate(self.questions):
@@ -278,39 +283,39 @@ class Desk:
         return found
 
     def label(self, index: int) -> str:
-        """A question in the list."""
+        """Return the text of a question in the list."""
         text = " ".join(self.questions[index].question.split())
         return f"{self.questions[index].id} · {text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}"
 
     def text(self, index: int) -> str:
-        """A question as it is asked."""
+        """Return a question as the model sees it."""
         question = self.questions[index]
         return with_choices(question.question, question.choices) if self.settings.show_choices else question.question
 
     def image(self, upload: str | None, chosen: int | None) -> Image.Image:
-        """The photograph: a file that was sent, else that of the chosen question.
+        """Load the uploaded image, else the image of the chosen question.
 
         Raises:
-            ImageError: there is none, or it cannot be read.
+            ImageError: there is no image, or it cannot be read.
         """
         if upload is not None:
             return load_image(upload)
         if chosen is None:
-            raise ImageError("Choose a photograph first", "missing_image")
+            raise ImageError("Choose an image first", "missing_image")
         return self.questions[chosen].load(with_depth=False)[0]
 
     def known_depth(
         self, image: Image.Image, upload: str | None, chosen: int | None, files: DepthFiles
     ) -> tuple[DepthMap | None, str]:
-        """The depth that a file gives, and where it comes from.
+        """Return the depth from a file, and a text about its origin.
 
         Args:
             image: upright RGB.
-            upload: a depth file that was sent.
-            chosen: the question whose photograph it is; None where it was sent.
-            files: how a depth file that was sent is read.
+            upload: the uploaded depth file.
+            chosen: the question of the image; None for an uploaded image.
+            files: how to read the uploaded depth file.
         Raises:
-            DepthError: it cannot be read, or has another size than the image.
+            DepthError: the depth file cannot be read, or its size differs from the image's.
         """
         if upload is not None:
             reading = DepthReading.of(files)
@@ -320,12 +325,12 @@ class Desk:
                 raise DepthError(_in_fields(str(error))) from None
         if chosen is not None and self.questions[chosen].depth is not None:
             return self.questions[chosen].load()[1], "with the dataset's depth"
-        return None, "without depth" if self.depth is None else f"depth to be estimated by {self.depth.name}"
+        return None, "without depth" if self.depth is None else f"depth will be estimated by {self.depth.name}"
 
     def all_depth(
         self, image: Image.Image, upload: str | None, chosen: int | None, files: DepthFiles
     ) -> tuple[DepthMap | None, str]:
-        """`known_depth`, or else an estimate where a depth model is there.
+        """Return `known_depth`, else an estimate if there is a depth model.
 
         Raises:
             DepthError: see `known_depth`.
@@ -346,20 +351,20 @@ class Desk:
         question: Question | None = None,
         bell: Bell | None = None,
     ) -> Iterator[Outcome]:
-        """Ask one model and give the outcome as it grows: with each new step, and now and then between.
+        """Ask one model and yield the growing outcome: with each new step, and a few times in between.
 
-        A server's request ends when the bell is rung, whatever it waits for. A model of this process looks up at each token.
+        The bell ends a request to a server at once. A local model checks the bell at each token.
 
         Args:
             asker: the model.
             image: upright RGB.
-            photo: the same as it is shown.
-            text: the question as it is asked.
-            depth: of the image.
-            question: of the dataset, where it is one.
-            bell: ends the writing.
+            photo: the same image as the page shows it.
+            text: the question as the model sees it.
+            depth: depth of the image.
+            question: the question of the dataset, if it is one.
+            bell: stop signal.
         Yields:
-            At least one outcome; what goes wrong is its `error`.
+            At least one outcome. A failure is its `error`.
         """
         outcome = Outcome(photo, question=question)
         yield outcome
@@ -379,7 +384,7 @@ class Desk:
                             outcome = replace(outcome, silent_s=int(silent_s), retried=_tries(asker) > tries)
                             yield outcome
                         elif silent_s < 2 * _REDRAW_S:
-                            yield outcome  # what came last was perhaps too early to be shown
+                            yield outcome  # the last update may have come too early to be shown
                         continue
                     heard_s = time.monotonic()
                     outcome = replace(outcome, thought=thought, silent_s=0)
@@ -390,13 +395,13 @@ class Desk:
                 outcome = replace(outcome, note=asker.note_tokens(outcome.thought))
             outcome = replace(outcome, state="done", folder=Path(tempfile.mkdtemp(prefix="thought-", dir=self.folder)))
             self.write(asker, outcome)
-        # A processor refuses images with a ValueError, torch runs out of memory with a RuntimeError, a disk is full.
+        # Processors refuse images with a ValueError, torch raises RuntimeError without memory, and a disk may be full.
         except (SIFError, ValueError, RuntimeError, OSError) as error:
             outcome = replace(outcome, error=self.sentence(error), state="done", silent_s=0)
         yield outcome
 
     def write(self, asker: Asker, outcome: Outcome) -> None:
-        """Write the page and the picture of a thought to the outcome's folder.
+        """Write the page and the image of a thought to the outcome's folder.
 
         Raises:
             SIFError: the folder cannot be written.
@@ -418,28 +423,28 @@ class Desk:
         write_picture(asker.file(outcome, "png"), card)
 
     def sentence(self, error: Exception) -> str:
-        """An error as a sentence, with files that were sent by their own name."""
+        """Return the message of an error. Uploaded files appear by name, without their temporary folder."""
         text = re.sub(re.escape(f"{self.folder}{os.sep}") + r"(?:[0-9a-f]{16,}/)?", "", str(error))
         return text or type(error).__name__
 
 
 def _tries(asker: Asker) -> int:
-    """How often requests to a model's server were repeated so far."""
+    """Return the number of repeated requests to a model's server so far."""
     return asker.thinker.usage.retries if isinstance(asker.thinker, ServedThinker) else 0
 
 
 def photo_view(photo: Photo | None) -> str:
-    """A photograph and its depth, as HTML."""
+    """Return an image and its depth as HTML."""
     return render_page("app_photo.html", photo=photo)
 
 
 def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
-    """One step of an outcome, as HTML: its boxes over RGB and depth, with stated and true depths, and its words.
+    """Return one step of an outcome as HTML: boxes on RGB and depth, stated and measured depths, and its text.
 
     Args:
-        outcome: whose.
-        step: from 1; one past the end is the last.
-        waiting: said where nothing was asked yet.
+        outcome: the outcome.
+        step: number of the step, from 1; larger numbers mean the last step.
+        waiting: text to show before the first question.
     """
     regions: tuple[Region, ...] = ()
     words, count = "", len(outcome.steps)
@@ -463,7 +468,7 @@ def step_view(outcome: Outcome, step: int, waiting: str = "") -> str:
 
 
 def _boxes(regions: Sequence[Region], photo: Photo, depth: DepthMap | None) -> list[dict[str, Any]]:
-    """Regions as they are drawn, with their true depth and whether the stated one agrees; None where either is unknown."""
+    """Return regions as rectangles with their measured depth, and whether the stated depth agrees (None if unknown)."""
     boxes = []
     for index, region in enumerate(regions):
         box = rectangle(region, index, photo.width, photo.height, depth)
@@ -477,7 +482,7 @@ def _boxes(regions: Sequence[Region], photo: Photo, depth: DepthMap | None) -> l
 
 
 def answer_view(outcome: Outcome) -> str:
-    """The answer of an outcome as HTML: judged where the right one is known, and what is wrong with the chain."""
+    """Return the answer of an outcome as HTML, judged if the right answer is known, with the faults of the chain."""
     thought, question = outcome.thought, outcome.question
     done = thought is not None and outcome.state == "done"
     measured = measure(thought, question) if done and thought is not None and question is not None else Measured({}, None)
@@ -510,12 +515,12 @@ def _about(thought: Thought, values: Mapping[str, float | None]) -> str:
 
 
 def said_view(said: str, *, fault: bool = False) -> str:
-    """A line that the page says, as HTML."""
+    """Return a status line of the page as HTML."""
     return render_page("app_said.html", said=said, fault=fault)
 
 
 def _forget(outcomes: Sequence[Outcome]) -> None:
-    """Delete the files of outcomes that nobody sees any more."""
+    """Delete the files of outcomes that are no longer shown."""
     for outcome in outcomes:
         if outcome.folder is not None:
             shutil.rmtree(outcome.folder, ignore_errors=True)
@@ -526,20 +531,20 @@ _LOADED = "() => ({__type__: 'update', interactive: true, value: 'Ask'})"
 
 
 def _blocks() -> type[gradio.Blocks]:
-    """Gradio's page for files that were sent to it alone: Gradio itself fetches what a request names by an address."""
+    """Return a Gradio page class that accepts only uploaded files. Gradio itself would download addresses in requests."""
     import gradio as gr
 
     class Closed(gr.Blocks):  # type: ignore[misc]
         async def preprocess_data(self, block_fn: Any, inputs: list[Any], *told: Any, **more: Any) -> Any:
             if any(map(_names_url, inputs)):
-                raise gr.Error("a file is sent, not named by an address")
+                raise gr.Error("expected an uploaded file, got an address")
             return await super().preprocess_data(block_fn, inputs, *told, **more)
 
     return Closed
 
 
 def _names_url(value: Any) -> bool:
-    """Whether a part of a request names a file by an address."""
+    """Return whether a part of a request refers to a file by an address."""
     if isinstance(value, dict):
         path = value.get("path")
         return (isinstance(path, str) and _URL.match(path) is not None) or any(map(_names_url, value.values()))
@@ -547,7 +552,7 @@ def _names_url(value: Any) -> bool:
 
 
 class _NothingFetched:
-    """Refuses requests for files of other servers, which Gradio would fetch."""
+    """Middleware that refuses requests for files on other servers, which Gradio would download."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -561,7 +566,7 @@ class _NothingFetched:
 
 
 class _Page:
-    """The page: Gradio's components, and what happens at each click."""
+    """The page: Gradio's components and their event handlers."""
 
     def __init__(self, desk: Desk) -> None:
         import gradio as gr
@@ -588,8 +593,8 @@ class _Page:
 
     def _lay_questions(self) -> None:
         gr, desk = self.gr, self.desk
-        with gr.Accordion(f"Questions of {Path(desk.settings.data or '').name}", visible=bool(desk.questions)):
-            self.search = gr.Textbox("", label="Search", placeholder="words to look for", max_lines=1)
+        with gr.Accordion(f"Questions from {Path(desk.settings.data or '').name}", visible=bool(desk.questions)):
+            self.search = gr.Textbox("", label="Search", placeholder="Words in a question", max_lines=1)
             choices = self._listed(desk.find(""), 0)
             self.list = gr.Radio(choices, label=self._count(desk.find("")), elem_id="questions")
             with gr.Row():
@@ -601,15 +606,15 @@ class _Page:
         self.photo_view = gr.HTML(photo_view(None), elem_id="photo")
         with gr.Row():
             look: dict[str, Any] = {"height": 130, "min_width": 140}
-            self.photo = gr.File(label="Photograph", elem_id="photo-file", **look)
+            self.photo = gr.File(label="Image", elem_id="photo-file", **look)
             self.depth = gr.File(label="Depth file (optional)", elem_id="depth-file", **look)
         with gr.Accordion("How the depth file is read", open=False):
-            self.encoding = gr.Dropdown(list(get_args(Encoding)), value=files.depth_encoding, label="Numbers in it")
-            near = [("as usual for these numbers", ""), ("low numbers", "low"), ("high numbers", "high")]
-            self.near = gr.Radio(near, value=files.depth_near or "", label="Near is")
+            self.encoding = gr.Dropdown(list(get_args(Encoding)), value=files.depth_encoding, label="Encoding")
+            near = [("default of the encoding", ""), ("low numbers", "low"), ("high numbers", "high")]
+            self.near = gr.Radio(near, value=files.depth_near or "", label="Near pixels have")
             holes = ", ".join(f"{hole:g}" for hole in files.depth_hole)
-            self.holes = gr.Textbox(holes, label="Numbers that stand for “no reading”", placeholder="10000, -1", max_lines=1)
-        self.use_depth = gr.Checkbox(value=True, label="Show the model the depth, where there is one", elem_id="use-depth")
+            self.holes = gr.Textbox(holes, label="Numbers that mean “no reading”", placeholder="10000, -1", max_lines=1)
+        self.use_depth = gr.Checkbox(value=True, label="Show depth to the model, if available", elem_id="use-depth")
         self.question = gr.Textbox(
             "",
             label="Question",
@@ -650,7 +655,7 @@ class _Page:
         loaded: dict[str, Any] = {**loading, "js": _LOADED}
         look = {"fn": self._look, "inputs": [self.photo, self.depth, *told, self.chosen, self.bell], **quiet}
         seen = [self.photo_view, self.said]
-        # Ask waits for what is on its way to the page, and says so.
+        # Ask is disabled and shows "Loading …" until the upload or the chosen question has arrived.
         choosing = [self.photo.upload, self.photo.clear, self.list.input, self.before.click, self.after.click]
         gr.on(choosing, **loading)
         gr.on(
@@ -678,7 +683,7 @@ class _Page:
             self._ask,
             [self.photo, self.depth, *told, self.use_depth, self.question, self.list, self.chosen, self.outcomes, self.bell],
             [self.said, self.stop, self.outcomes, *self._all()],
-            concurrency_limit=None,  # `Line` keeps who waits: they can be told, and can stop
+            concurrency_limit=None,  # `Line` is the queue: it can report its length, and waiting users can stop
             **quiet,
         )
         self.stop.click(self._stop, self.bell, self.said, queue=False, **quiet)
@@ -693,11 +698,11 @@ class _Page:
             )
 
     def _all(self) -> list[Any]:
-        """Every component of the columns, in the order of `_blank` and `_filled`."""
+        """Return all components of the columns, in the order of `_blank` and `_filled`."""
         return [part for column in self.columns for part in column.values()]
 
     def _blank_step(self) -> str:
-        return step_view(Outcome(), 1, "The steps appear here")
+        return step_view(Outcome(), 1, "The steps will appear here")
 
     def _blank(self) -> list[Any]:
         hidden = self.gr.update(value=None, visible="hidden")
@@ -705,7 +710,7 @@ class _Page:
         return [slider, self._blank_step(), said_view(""), "", hidden, hidden] * len(self.columns)
 
     def _filled(self, number: int, outcome: Outcome, *, moved: bool) -> list[Any]:
-        """One column; `moved` where a step came to it, or it has ended."""
+        """Return the values of one column. `moved` is true if it has a new step or has ended."""
         gr, count, thought = self.gr, len(outcome.steps), outcome.thought
         files: list[Any] = [gr.skip(), gr.skip()]
         if outcome.state == "writing":
@@ -719,13 +724,16 @@ class _Page:
         return [*drawn, answer_view(outcome), raw, *files]
 
     def _listed(self, found: Sequence[int], position: int) -> list[tuple[str, int]]:
-        """The part of the found questions that a position is in, as choices."""
+        """Return the part of the found questions around a position, as choices."""
         first = position // _LISTED * _LISTED
         return [(self.desk.label(index), index) for index in found[first : first + _LISTED]]
 
     def _count(self, found: Sequence[int], position: int | None = None) -> str:
         total = len(self.desk.questions)
-        many = f"{len(found)} questions" if len(found) == total else f"{len(found)} found of {total} questions"
+        if len(found) == total:
+            many = f"{total} question{'' if total == 1 else 's'}"
+        else:
+            many = f"{len(found)} matching question{'' if len(found) == 1 else 's'} ({total} in total)"
         return many if position is None else f"{position + 1} of {many}"
 
     def _list_at(self, found: Sequence[int], chosen: int | None) -> Any:
@@ -762,7 +770,7 @@ class _Page:
         except SIFError as error:
             return photo_view(None), said_view(self.desk.sentence(error), fault=True)
         said, found, about = "", None, ""
-        hint, bell.early = "The photograph is here now: press Ask" if bell.early else "", False
+        hint, bell.early = "The image has been uploaded. Press Ask" if bell.early else "", False
         try:
             found, about = self.desk.known_depth(image, depth, chosen, _depth_files(*reading))
         except SIFError as error:
@@ -791,24 +799,24 @@ class _Page:
         hidden, shown_stop = gr.update(visible="hidden"), gr.update(visible=True)
         still = [gr.skip()] * len(self._all())
         if listed is not None and listed != chosen:
-            # The row was clicked, and what belongs to it has not come to the page yet.
+            # The row was clicked, but the page has not received its content yet.
             photo, depth, text, chosen = None, None, desk.text(listed), listed
         elif photo is not None:
-            chosen = None  # as `_sent` will say
+            chosen = None  # `_sent` will clear it too
         bell.early = photo is None and chosen is None
         try:
             image = desk.image(photo, chosen)
             if not text or not text.strip():
-                raise ConfigError("Ask a question about the photograph")
+                raise ConfigError("Write a question about the image first")
         except SIFError as error:
             yield [said_view(desk.sentence(error), fault=True), hidden, [], *self._blank()]
             return
-        yield [said_view("Looking at the photograph …"), shown_stop, [], *self._blank()]
+        yield [said_view("Reading the image …"), shown_stop, [], *self._blank()]
         with self.line.place() as ticket:
             told = 0
             while (ahead := self.line.ahead(ticket, _GLANCE_S)) and not bell.rung:
-                # Something is given each time, so that whoever waits holds no thread of the server for long.
-                said = said_view(f"Waiting: {ahead} before you") if ahead != told else gr.skip()
+                # Yields each time, so a waiting session never blocks a server thread for long.
+                said = said_view(f"Waiting: {ahead} ahead of you") if ahead != told else gr.skip()
                 told = ahead
                 yield [said, gr.skip(), gr.skip(), *still]
             if bell.rung:
@@ -825,7 +833,7 @@ class _Page:
         chosen: int | None,
         bell: Bell,
     ) -> Iterator[list[Any]]:
-        """What `_ask` shows once it is its turn; `reading` is how a depth file is read, None for no depth."""
+        """Yield the updates of `_ask` once it is its turn. `reading` is how to read a depth file; None for no depth."""
         gr, desk = self.gr, self.desk
         hidden = gr.update(visible="hidden")
         found: DepthMap | None = None
@@ -836,7 +844,7 @@ class _Page:
         except SIFError as error:
             yield [said_view(desk.sentence(error), fault=True), hidden, [], *self._blank()]
             return
-        # Once the words are others it is another question, and the dataset does not know its answer.
+        # An edited question is another question, and the dataset has no answer for it.
         question = desk.questions[chosen] if chosen is not None and text == desk.text(chosen) else None
         outcomes = [Outcome() for _ in desk.askers]
         shown = Photo.of(image, found, 0, about)
@@ -850,7 +858,7 @@ class _Page:
                 count, now = len(outcome.steps), time.monotonic()
                 moved = count != seen or outcome.state != "writing"
                 grown = (outcome.steps[-1:], outcome.growing_words)
-                # A step that grows is drawn again, though not over another one that is looked at.
+                # Redraws a growing step, but not while the user looks at another step.
                 if not moved and grown != drawn and now - drawn_s > _REDRAW_S:
                     moved = bell.looked.get(number, count) == count
                 if moved:
@@ -862,7 +870,7 @@ class _Page:
                 column = self._filled(number, outcome, moved=moved)
                 still = [gr.skip()] * len(column)
                 columns = [column if other == number else still for other in range(len(desk.askers))]
-                # Once somebody has stopped it, what they were told stays.
+                # After Stop, the status line stays.
                 said = gr.skip() if bell.rung else said_view(f"Asking {asker.name} {about}")
                 yield [said, gr.update(visible=True), outcomes, *(part for parts in columns for part in parts)]
         failed = [asker.name for asker, outcome in zip(desk.askers, outcomes, strict=True) if outcome.error]
@@ -881,10 +889,10 @@ class _Page:
 
 
 def _depth_files(encoding: Any, near: Any, holes: str | None) -> DepthFiles:
-    """How a depth file is read, as the page's fields say.
+    """Return how to read a depth file according to the page's fields.
 
     Raises:
-        ConfigError: `holes` are no numbers.
+        ConfigError: `holes` are not numbers.
     """
     parts = (holes or "").replace(",", " ").replace(";", " ").split()
     return DepthFiles.from_values(
@@ -893,7 +901,7 @@ def _depth_files(encoding: Any, near: Any, holes: str | None) -> DepthFiles:
 
 
 def _in_fields(text: str) -> str:
-    """A message about a depth file with the page's fields where it names options of the command line."""
+    """Replace options of the command line in a message about a depth file by the page's fields."""
     found = text
     for pattern, words in _FIELDS:
         found = re.sub(pattern, lambda match, words=words: words.format(*filter(None, match.groups())), found)  # type: ignore[misc]
@@ -904,24 +912,24 @@ def _in_fields(text: str) -> str:
 def serving(
     settings: AppSettings, askers: Sequence[Asker], *, questions: Sequence[Question] = (), depth: ModelDepth | None = None
 ) -> Iterator[str]:
-    """Serve the page while the block runs; yields its address.
+    """Serve the page while the block runs, and yield its address.
 
-    What people send and save lies in a temporary folder that is deleted at the end. Nothing is sent to anybody but the
-    models' own servers, and the page loads nothing from elsewhere.
+    Uploaded and saved files are in a temporary folder that is deleted at the end. Data are sent only to the models' servers,
+    and the page loads nothing from the internet.
 
     Args:
-        settings: address, port and bounds.
-        askers: one model, or two to be compared.
-        questions: to browse.
+        settings: address, port and limits.
+        askers: one model, or two to compare.
+        questions: questions to browse.
         depth: a depth model.
     Raises:
         MissingExtraError: Gradio is not installed.
-        ConfigError: the address cannot be listened at.
+        ConfigError: the server cannot listen on the address.
     """
     need("the app", "gradio")
     with tempfile.TemporaryDirectory(prefix="sif-app-", ignore_cleanup_errors=True) as folder:
         root = Path(folder).resolve()
-        # Gradio asks its own server whether it is up, which no proxy can answer.
+        # Gradio sends a request to its own server to check it, which must not go through a proxy.
         near = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), *_LOOPBACK, settings.host)))
         told = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(root), "HF_HUB_DISABLE_TELEMETRY": "1"}
         with _environment(**told, no_proxy=near, NO_PROXY=near):
@@ -963,13 +971,13 @@ def _launch(page: gradio.Blocks, settings: AppSettings) -> str:
     except OSError:
         why = _refusal(settings.host, settings.port)
         raise ConfigError(
-            f"cannot listen at {settings.host}, port {settings.port}: {why}; choose another --port or --host"
+            f"cannot listen on {settings.host}, port {settings.port}: {why}; choose another --port or --host"
         ) from None
     return str(url)
 
 
 def _refusal(host: str, port: int) -> str:
-    """Why nobody can listen at an address, in the system's words; Gradio's speak of its own options."""
+    """Return the system's reason why an address cannot be used. Gradio's message refers to options of its own."""
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return "the server did not start"

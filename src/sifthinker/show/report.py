@@ -1,4 +1,4 @@
-"""What people look at: self-contained HTML pages of a thought, a run, a study, and a thought as one picture.
+"""Self-contained HTML pages of a thought, a run, an evaluation and a study, and a thought as one PNG image.
 
 Text from models and data is always escaped."""
 
@@ -32,20 +32,20 @@ from sifthinker.scoring.rewards import REWARDS
 from sifthinker.thinker import Thought, problems_of
 
 _PALETTE = ("#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b")
-LONGEST_SIDE = 640  # of a picture on a page, in pixels
+LONGEST_SIDE = 640  # of an image on a page, in pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A thought with what is known about it.
+    """A thought to show, with what is known about it.
 
     Args:
-        thought: what to show.
+        thought: the thought.
         title: heading.
-        truth: the right answer, "" where unknown.
-        correct: whether the answer was judged right; None where it was not judged.
-        boxes: target boxes, drawn dashed; none where unknown.
-        note: a line under the heading.
+        truth: the right answer; "" if unknown.
+        correct: whether the answer was judged right; None if it was not judged.
+        boxes: target boxes, drawn with dashed lines; empty if unknown.
+        note: a line below the heading.
         choices: the possible answers of a closed question.
     """
 
@@ -68,12 +68,12 @@ class Chart:
 
 
 def thought_page(thought: Thought, *, note: str = "") -> str:
-    """One thought as a page: each step's boxes over RGB and over depth, its words, the answer, the raw text."""
+    """Return a page of one thought: the boxes of each step on RGB and depth, its text, the answer, the raw text."""
     return card_page(Card(thought, note=note))
 
 
 def card_page(card: Card) -> str:
-    """A thought as a page, with what is known about it."""
+    """Return a page of one thought, with what is known about it."""
     return render_page("thought.html", title=card.thought.question, cards=[_card(card, 0)])
 
 
@@ -87,15 +87,15 @@ def run_page(
     charts: Sequence[Chart],
     groups: Sequence[tuple[str, Sequence[Card]]],
 ) -> str:
-    """A run as a page.
+    """Return the page of a run.
 
     Args:
         title: heading.
-        summary: what the numbers mean, in plain words.
+        summary: explanation of the numbers.
         table: model → metric → `evaluation.metrics.Result`.
-        metrics: metric → what it is.
-        families: model → family of questions → accuracy, an `evaluation.metrics.Result`.
-        charts: curves.
+        metrics: metric → description.
+        families: model → question family → accuracy, an `evaluation.metrics.Result`.
+        charts: training curves.
         groups: (heading, cards shown side by side).
     """
     numbered = iter(range(10**6))
@@ -116,11 +116,11 @@ def stats_page(
     tables: Mapping[str, Sequence[tuple[str, str]]],
     histograms: Mapping[str, Sequence[tuple[float, float]]],
 ) -> str:
-    """What a dataset holds, as a page.
+    """Return a page with the statistics of a dataset.
 
     Args:
         title: heading.
-        tables: title → rows of (what, how many).
+        tables: title → rows of (name, number).
         histograms: title → (middle of a bin, number in it).
     """
     charts = [_chart(Chart(name, {"examples": points}, x_label="")) for name, points in histograms.items()]
@@ -128,18 +128,18 @@ def stats_page(
 
 
 def study_page(study: Mapping[str, Any], metrics: Mapping[str, str], references: Sequence[str]) -> str:
-    """A study as a page.
+    """Return the page of a study.
 
     Args:
         study: see `study.summarise_study`.
-        metrics: metric → what it is.
+        metrics: metric → description.
         references: arms that the others are compared with.
     """
     return render_page("study.html", title="Study", study=study, metrics=metrics, references=references)
 
 
 def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
-    """Scored completions as a page: each with its rewards, reasons and boxes, over its images where there are any."""
+    """Return a page of scored completions with rewards, reasons and boxes, on their images or a grey area."""
     cards = []
     for number, item in enumerate(scored):
         image = load_image(item.images[0]) if item.images else Image.new("RGB", (256, 256), (90, 90, 90))
@@ -158,27 +158,27 @@ def scored_page(scored: Sequence[Scored], *, title: str, total: int) -> str:
     return render_page("scored.html", title=title, shown=shown, cards=cards)
 
 
-_MOST_GROUPS = 60  # of a kind on a page
+_MOST_GROUPS = 60  # per grouping on a page
 _MOST_ERRORS = 20
 
 
 def evaluation_page(evaluation: Evaluation, *, title: str = "Evaluation", most: int = 60) -> str:
-    """An evaluation as a page: its metrics, by group too, and its answers, the worst first, drawn.
+    """Return the page of an evaluation: its metrics, overall and by group, and its answers, worst first.
 
     Args:
-        evaluation: finished; images are drawn where it holds its questions, as `evaluate` gives it.
+        evaluation: a finished evaluation. Images are shown if it has its questions, as `evaluate` returns it.
         title: heading.
-        most: answers on the page.
+        most: maximum number of answers on the page.
     """
     asked = [row for row in evaluation.rows if not row.error]
     errors = [row for row in evaluation.rows if row.error]
     wrong = sum(row.values["answer accuracy"] == 0 for row in asked)
-    worst = sorted(asked, key=_success)[:most]  # sorting is stable: equally bad ones in the order of the questions
+    worst = sorted(asked, key=_success)[:most]  # a stable sort: ties stay in the order of the questions
     known = [row for row in asked if row.values["answer accuracy"] is not None]
-    counts = [f"{len(evaluation.rows)} questions"]
-    counts += [f"{wrong} of {len(known)} answered wrongly"] if known else []
+    counts = [f"{len(evaluation.rows)} question{'' if len(evaluation.rows) == 1 else 's'}"]
+    counts += [f"{wrong} of {len(known)} answers wrong"] if known else []
     counts += [f"{len(errors)} could not be asked"] if errors else []
-    order = "the wrong ones first, then those whose last boxes are farthest off"
+    order = "worst first: by answer accuracy, then final HIoU, valid format and depth consistency"
     many = len(worst) < len(asked)
     groups = {name: list(found.items()) for name, found in evaluation.groups.items() if len(found) > 1}
     return render_page(
@@ -203,7 +203,7 @@ def evaluation_page(evaluation: Evaluation, *, title: str = "Evaluation", most: 
 
 
 def _success(row: Row) -> tuple[float, ...]:
-    """How well a question was answered, for sorting; what cannot be measured counts as well done."""
+    """Return the sort key of a row, best last. A metric without a value counts as 1."""
     values = (row.values[name] for name in ("answer accuracy", "final HIoU", "valid format", "depth consistency"))
     return tuple(1.0 if value is None else value for value in values)
 
@@ -228,10 +228,10 @@ _GENERATOR = b'<meta name="generator" content="sifthinker '  # in the head of ea
 
 
 def refuse_foreign_page(path: str | os.PathLike[str]) -> None:
-    """Refuse to write a page over a file that is no page of ours.
+    """Refuse to overwrite a file that is not a sifthinker page.
 
     Raises:
-        ConfigError: somebody else's file, or one that cannot be read.
+        ConfigError: the file is not a sifthinker page, or cannot be read.
     """
     try:
         with open(path, "rb") as stream:
@@ -241,7 +241,7 @@ def refuse_foreign_page(path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise ConfigError(f"{path}: cannot read: {error.strerror}; choose another -o") from None
     if not ours:
-        raise ConfigError(f"{path} is not a page of sifthinker and would be written over; choose another -o")
+        raise ConfigError(f"{path}: would be overwritten, but is not a sifthinker page; choose another -o")
 
 
 def write_page(path: str | os.PathLike[str], page: str) -> None:
@@ -254,20 +254,20 @@ def write_page(path: str | os.PathLike[str], page: str) -> None:
 
 
 def write_thought(path: str | os.PathLike[str], thought: Thought, *, note: str = "") -> None:
-    """Show a thought: as a page, or as one picture where the file's name ends in `.png`.
+    """Write a thought as a page (.html) or as one image (.png).
 
     Args:
         path: the file to write.
-        thought: what a model thought, or a chain of a dataset as a `Thought`.
-        note: a line above the steps; pictures have none.
+        thought: the thought of a model, or a chain of a dataset as a `Thought`.
+        note: a line above the steps; only on pages.
     Raises:
-        ConfigError: a name that ends in neither .html nor .png.
+        ConfigError: the name ends in neither .html nor .png.
         SIFError: the folder cannot be written.
     Example:
         >>> write_thought("chain.png", Thought("What is it?", image, None, text))  # doctest: +SKIP
     """
     if not names_thought(Path(path)):
-        raise ConfigError(f"{path}: wanted a name that ends in .html or .png")
+        raise ConfigError(f"{path}: expected a file name that ends in .html or .png")
     if str(path).lower().endswith(".png"):
         write_picture(path, Card(thought))
     else:
@@ -275,7 +275,7 @@ def write_thought(path: str | os.PathLike[str], thought: Thought, *, note: str =
 
 
 def write_picture(path: str | os.PathLike[str], card: Card) -> None:
-    """Write a thought as one PNG: a column a step, with its boxes over RGB and over depth and its words beneath.
+    """Write a thought as one PNG. Each step is a column with its boxes on RGB and on depth, and its text below.
 
     Raises:
         SIFError: the folder cannot be written.
@@ -323,9 +323,9 @@ def _picture(card: Card, *, side: int = 220, gap: int = 14) -> Image.Image:
 
 
 def _wrapped(text: str, font: Any, width: int, most: int = 12) -> list[str]:
-    """Text in lines of at most `width` pixels; words that are longer are cut, and so is what `most` lines do not hold."""
+    """Wrap a text into at most `most` lines of at most `width` pixels. Longer words and longer texts are cut."""
     lines = [""]
-    for word in text[:2000].split():  # more than that never fits
+    for word in text[:2000].split():  # longer texts never fit
         while font.getlength(word) > width:
             keep = max(1, bisect_right(range(1, len(word)), width, key=lambda n: font.getlength(word[:n])))
             lines.append(word[:keep])
@@ -374,12 +374,12 @@ def _card(card: Card, number: int) -> dict[str, Any]:
 
 
 def said_problems(thought: Thought) -> list[str]:
-    """What is wrong with a thought, in words; where in its text, if that is what the model wrote."""
+    """Return messages about what is wrong with a thought, with the place in its text if the model wrote that text."""
     return [problem.message if thought.faults else str(problem) for problem in problems_of(thought)]
 
 
 def targets(boxes: Sequence[Sequence[float]], width: int, height: int) -> list[dict[str, float]]:
-    """Target boxes (unit xyxy) as templates draw them, in pixels of an image of (width, height)."""
+    """Convert target boxes (unit xyxy) to rectangles for templates, in pixels of an image of (width, height)."""
     return [
         {"x": x1 * width, "y": y1 * height, "width": (x2 - x1) * width, "height": (y2 - y1) * height}
         for x1, y1, x2, y2 in boxes
@@ -387,7 +387,7 @@ def targets(boxes: Sequence[Sequence[float]], width: int, height: int) -> list[d
 
 
 def rectangle(region: Region, index: int, width: int, height: int, depth: DepthMap | None) -> dict[str, Any]:
-    """A step's region of this index as templates draw it, in pixels of an image of (width, height), with its true depth."""
+    """Convert a region to a rectangle for templates, in pixels of an image of (width, height), with its measured depth."""
     x1, y1, x2, y2 = region.box
     truth = None if depth is None else float(depth.mean([region.box])[0])
     return {
@@ -402,7 +402,7 @@ def rectangle(region: Region, index: int, width: int, height: int, depth: DepthM
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
-    """Points in a 360 by 160 drawing with its scale; series without points are left out."""
+    """Scale the points of a chart to a drawing of 360 by 160. Series without points are left out."""
     width, height = 360, 160
     kept = {name: list(points) for name, points in chart.series.items() if points}
     everything = [point for points in kept.values() for point in points]
@@ -445,6 +445,6 @@ def _environment() -> Any:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A template of the package with its values, all of them escaped."""
+    """Render a template of the package. All values are escaped."""
     page: str = _environment().get_template(template).render(version=__version__, **values)
     return page

@@ -1,8 +1,9 @@
-"""A dataset as pages to look through: a folder that any browser opens from disk, with no server and nothing from the net.
+"""Pages to browse a dataset: a folder that any browser opens from disk, without a server or the internet.
 
-index.html   the page, its style and its script (`show.js`)
-index.js     what the filters need of every example and reject, one short row each
-part-N.js    `PER_PART` examples or rejects in full, read when one of them is looked at
+index.html   the page and its style
+show.js      its script
+index.js     data for the filters: one short row per example or reject
+part-N.js    `PER_PART` complete examples or rejects, loaded when one of them is shown
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sifthinker.show.report import render_page
 
 PER_PART = 200
 _EMBEDDED_SIDE = 512
-# How the files of our pages begin and end, in this version and in those before it. Other files may quote what ours hold.
+# Start and end of the files of our pages, in this and earlier versions. Other files may quote parts of them.
 _MARKS = {
     "index.html": re.compile(
         rb'<!doctype html>\s*<html lang="en">.*'
@@ -38,7 +39,7 @@ _MARKS = {
 _PART = re.compile(r"part-[0-9]+\.js")
 _PART_MARK = re.compile(rb"sif\.part\([0-9]+,")
 _BYTES = 1 << 16
-_SEARCHED = 160  # characters of a question that the list shows and the search box sees
+_SEARCHED = 160  # characters of a question in the list and the search
 
 
 def write_viewer(
@@ -51,16 +52,16 @@ def write_viewer(
     """Write the pages of a dataset.
 
     Args:
-        dataset: folder or examples file, of any origin, in our form.
-        out: folder to write; pages of ours in it are replaced. Unless images are embedded it must stay where it is in
-            relation to the dataset.
-        embed: put the images into the pages, at most 512 pixels wide and high, so that the folder can be sent to somebody.
-        progress: called with the number of examples and rejects that are done.
+        dataset: dataset folder or examples file.
+        out: folder to write; earlier pages in it are replaced. Without `embed`, the pages find the images only while this
+            folder and the dataset stay in the same relative place.
+        embed: store the images in the pages, at most 512 pixels wide and high. The folder can then be moved or sent.
+        progress: called with the number of finished examples and rejects.
     Returns:
-        Number of examples and of rejects.
+        Number of examples and number of rejects.
     Raises:
-        ConfigError: the folder holds a file of somebody else's where a page would go; nothing is written or deleted.
-        RecordError: no dataset, or a line that is no example: `sif data check` names them all.
+        ConfigError: the folder contains another file where a page would be written; nothing is written or deleted.
+        RecordError: there is no dataset, or a line is not an example. `sif data check` lists all such lines.
         ImageError: an image cannot be read (only with `embed`).
         SIFError: the folder cannot be written.
     """
@@ -94,7 +95,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that holds a file of somebody else's where one of ours would go, or would be deleted."""
+    """Refuse a folder with third-party files that would be overwritten or deleted."""
     for path, mark in [
         *((folder / name, mark) for name, mark in _MARKS.items()),
         *((p, _PART_MARK) for p in _parts(folder)),
@@ -107,7 +108,7 @@ def _refuse_foreign(folder: Path) -> None:
         except OSError as error:
             raise ConfigError(f"{path}: cannot read: {error.strerror}; choose another folder") from None
         if not ours:
-            raise ConfigError(f"{path} is not a page of `sif data show` and would be overwritten; choose another folder")
+            raise ConfigError(f"{path}: would be overwritten, but is not a file of `sif data show`; choose another folder")
 
 
 def _examples(where: Path, out: Path, embed: bool) -> Iterator[dict[str, Any]]:
@@ -154,7 +155,9 @@ def _rejects(path: Path) -> Iterator[dict[str, Any]]:
                 "facts": {"source": str(row["source"])},
             }
         except (KeyError, TypeError):
-            raise RecordError(f"{path}:{number}: not a reject as a build writes it") from None
+            raise RecordError(
+                f"{path}:{number}: not a reject written by `sif data build`; remove the line, or build the dataset again"
+            ) from None
         yield {"dataset": "", "family": "", "steps": [], **entry}
 
 
@@ -163,15 +166,15 @@ def _shown(image: str, out: Path, embed: bool) -> str:
 
 
 def _address(image: str, out: Path) -> str:
-    """The image's address as the page sees it."""
+    """Return the image's address relative to the page."""
     try:
         relative = os.path.relpath(Path(image).resolve(), out.resolve())
-    except ValueError:  # on Windows, another drive
+    except ValueError:  # another drive, on Windows
         return Path(image).resolve().as_uri()
     return quote(relative.replace(os.sep, "/"))
 
 
 def _script_json(value: Any) -> str:
-    """JSON that is safe wherever a script may stand: no tag can begin in it, and no old browser sees a line end."""
+    """Return JSON that is safe inside a script: it contains no tags, and no line separators of old browsers."""
     text = to_json(value).replace("<", "\\u003c")
     return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

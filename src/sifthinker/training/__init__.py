@@ -1,4 +1,4 @@
-"""Training on Examples: SFT warm-up, then GRPO-SIF, each a thin layer over TRL."""
+"""Training on Examples: an SFT warm-up, then GRPO-SIF. Both are thin layers over TRL."""
 
 from sifthinker.errors import need
 

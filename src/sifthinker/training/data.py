@@ -1,4 +1,4 @@
-"""Examples as the datasets that TRL's trainers read. Images are decoded when a batch needs them."""
+"""Datasets for TRL's trainers, made from Examples. Images are decoded when a batch needs them."""
 
 from __future__ import annotations
 
@@ -13,36 +13,42 @@ from sifthinker.records import Example, read_examples, write_choices
 
 
 def load_examples(path: str, limit: int | None = None) -> list[Example]:
-    """Examples of a dataset folder or file, image paths absolute.
+    """Read the examples of a dataset folder or file, with absolute image paths.
 
     Raises:
-        RecordError: no file, a malformed line, or no example at all.
+        RecordError: a file is missing, a line is malformed, there is no example, or the examples cannot be trained together.
     """
     examples = []
     for example in read_examples(path):
         for file in (*example.images, *([example.depth] if example.depth else [])):
             if not Path(file).is_file():
-                raise RecordError(f"{path}: example {example.id!r} lacks its file {file}", "missing_image")
+                raise RecordError(f"{path}: example {example.id!r}: file {file} does not exist", "missing_image")
         examples.append(example)
         if len(examples) == limit:
             break
     if not examples:
-        raise RecordError(f"{path}: holds no example", "no_example")
+        raise RecordError(f"{path}: contains no example", "no_example")
     if len({example.depth is None for example in examples}) > 1:
-        raise RecordError(f"{path}: some examples have depth and some have none; train RGB-only data apart", "mixed_depth")
+        raise RecordError(
+            f"{path}: some examples have depth and others have none; put RGB-only examples in a separate dataset",
+            "mixed_depth",
+        )
     spaces = sorted({example.coordinates for example in examples})
     if len(spaces) > 1:
-        raise RecordError(f"{path}: chains state boxes in {' and '.join(spaces)}; train them apart", "mixed_coordinates")
+        raise RecordError(
+            f"{path}: chains have boxes in different coordinates ({' and '.join(spaces)}); put them in separate datasets",
+            "mixed_coordinates",
+        )
     return examples
 
 
 def sft_dataset(examples: list[Example], *, answers_only: bool = False, end: str = "") -> Any:
-    """A `datasets.Dataset` with `prompt`, `completion` (messages) and `images`: the loss falls on the completion alone.
+    """Return a `datasets.Dataset` with `prompt`, `completion` (messages) and `images`. Only the completion has a loss.
 
     Args:
-        examples: what to learn.
-        answers_only: the question asked directly and the answer, instead of the task and the chain.
-        end: what is added to every completion, see `missing_end`.
+        examples: training examples.
+        answers_only: use the question and the direct answer instead of the task and the chain.
+        end: end token to add to every completion, see `missing_end`.
     """
     turns = sft_turns(examples, answers_only=answers_only, end=end)
     return _dataset(
@@ -57,26 +63,26 @@ def sft_dataset(examples: list[Example], *, answers_only: bool = False, end: str
 def sft_turns(
     examples: Sequence[Example], *, answers_only: bool = False, end: str = ""
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """What is asked and said in each example, as messages; see `sft_dataset`."""
+    """Return the user's and the assistant's message of each example; see `sft_dataset`."""
     turns = [_direct(example) if answers_only else example.messages for example in examples]
     return [(dict(asked), {**said, "content": said["content"] + end}) for asked, said in turns]
 
 
 def _direct(example: Example) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two turns of an example without steps."""
+    """Return the two messages of an example with a direct answer."""
     text = user_prompt(example.problem, with_depth=example.depth is not None, protocol="direct")
     return {"role": "user", "content": text}, {"role": "assistant", "content": example.answer}
 
 
 def gold_completion(example: Example, processor: Any, **template: Any) -> str:
-    """An example's chain as a model would have to write it: rendered by the chat template, tokenised and decoded.
+    """Return an example's chain as the model would have to write it: rendered by the chat template, tokenised and decoded.
 
-    What the template opens by itself (`<think>`) is put in front, as the trainer does with every completion. A template that
-    keeps chains as they are gives the chain itself.
+    If the template opens a tag itself (`<think>`), that tag is put in front, as the trainer does with every completion. A
+    template that does not change chains returns the chain itself.
 
     Args:
         example: the example.
-        processor: of the model.
+        processor: processor of the model.
         template: further arguments of `apply_chat_template`.
     """
     tokens = processor.tokenizer(_rendered(example, processor, **template), add_special_tokens=False)["input_ids"]
@@ -85,23 +91,23 @@ def gold_completion(example: Example, processor: Any, **template: Any) -> str:
 
 
 def missing_end(example: Example, processor: Any, ends: Sequence[int], **template: Any) -> str:
-    """The end token that a chat template does not write behind the assistant's turn; "" if it writes one.
+    """Return the end token that a chat template leaves out after the assistant's turn; "" if the template writes one.
 
-    Without it a model learns chains and never to stop. LLaVA-1.5's template and GLM-4V's leave it out.
+    Without an end token, a model does not learn to stop. The templates of LLaVA-1.5 and GLM-4V leave it out.
 
     Args:
-        example: any of the data.
-        processor: of the model.
+        example: any example of the data.
+        processor: processor of the model.
         ends: ids of the tokens at which the model stops, see `models.end_tokens`.
         template: further arguments of `apply_chat_template`.
     Returns:
-        The first of `ends` as text, which `sft_dataset` adds to every completion.
+        The first token of `ends` as text. `sft_dataset` adds it to every completion.
     Raises:
-        ModelError: there are none.
+        ModelError: the model has no end token.
     """
     if not ends:
         raise ModelError(
-            "neither the model's generation config nor its tokenizer names an end token, so no answer would ever end; set "
+            "the model has no end token in its generation config or tokenizer, so its answers would never end; set "
             "eos_token_id in generation_config.json"
         )
     rendered = _rendered(example, processor, **template)
@@ -112,7 +118,7 @@ def missing_end(example: Example, processor: Any, ends: Sequence[int], **templat
 
 
 def _rendered(example: Example, processor: Any, **template: Any) -> str:
-    """The assistant's turn of an example as the chat template writes it behind the prompt."""
+    """Return the assistant's turn of an example as the chat template renders it after the prompt."""
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
     asked, said = ([dict(message)] for message in example.messages)
@@ -125,8 +131,8 @@ def _rendered(example: Example, processor: Any, **template: Any) -> str:
 
 
 def grpo_dataset(examples: list[Example]) -> Any:
-    """A `datasets.Dataset` with `prompt`, `images`, and the columns that the rewards take."""
-    # Chains in fractions, which is what rewards expect unless told, need no columns that say so.
+    """Return a `datasets.Dataset` with `prompt`, `images`, and the columns that the rewards need."""
+    # Rewards expect fractions by default, so chains in fractions need no columns for their coordinates.
     framed = any(example.coordinates != "unit" for example in examples)
     frames = {
         "coordinates": [example.coordinates for example in examples],

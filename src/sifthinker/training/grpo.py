@@ -1,8 +1,8 @@
-"""GRPO-SIF: TRL's GRPOTrainer with the four rewards, the ledger of answer scores, and prompts shared within groups.
+"""GRPO-SIF: TRL's GRPOTrainer with the four rewards, the ledger of answer scores, and shared prompts.
 
-Where this differs from the paper's release: see docs/deviations.md. Where it differs from TRL's trainer: groups stay whole
-in micro-batches, a prompt is prefilled and scored once for its group, a missing reward moves no advantage, the ledger is the
-same in every process, saved in every checkpoint and restored on resuming.
+docs/deviations.md lists the differences from the paper's release. Differences from TRL's trainer: micro-batches contain
+complete groups; the prompt of a group is prefilled and scored once; a missing reward changes no advantage; and the ledger is
+the same in every process, saved in every checkpoint, and restored when a run resumes.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from sifthinker.training.sharding import gather_in_generate, prepare_for_shardin
 logger = logging.getLogger(__name__)
 
 LEDGER = "ledger.json"
-SAMPLES = "samples"  # folder of completions, one file a logged step
+SAMPLES = "samples"  # folder for completions, one file per logged step
 
-# GRPO as its paper has it, each completion's mean over its own tokens. The rest is SIFThinker's: G 8, β 0.04,
-# completions up to 2,048 tokens.
+# The loss is that of the GRPO paper: the mean over the tokens of each completion. The other values are SIFThinker's: G 8,
+# β 0.04, completions up to 2,048 tokens.
 DEFAULTS: dict[str, Any] = {
     "num_generations": 8,
     "beta": 0.04,
@@ -56,18 +56,18 @@ DEFAULTS: dict[str, Any] = {
 
 
 class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPO trainer that computes each prompt once for its group, and whose answer reward remembers how its groups did.
+    """TRL's GRPO trainer with shared prompts, and an answer reward that remembers the earlier scores of its groups.
 
-    Groups stay whole in micro-batches: TRL shuffles the rows of a generation batch, this trainer its groups.
+    TRL shuffles the rows of a generation batch. This trainer shuffles the groups, so micro-batches contain complete groups.
 
     Args:
-        answer_reward: one of the reward functions, whose ledger is saved and restored with the checkpoints; None when the
-            run has no answer reward.
-        prefix_sharing: `auto` shares prompts where the model allows it and says so where not; `off` never does.
-        arguments: those of `trl.GRPOTrainer`.
+        answer_reward: the reward function whose ledger is saved in checkpoints and restored; None if the run has no answer
+            reward.
+        prefix_sharing: `auto` shares prompts if the model allows it, and logs a warning if not. `off` never shares them.
+        arguments: arguments of `trl.GRPOTrainer`.
     """
 
-    _buffered_inputs: Any  # TRL's: the micro-batches of the last generation
+    _buffered_inputs: Any  # from TRL: the micro-batches of the last generation
     processing_class: Any
 
     def __init__(
@@ -82,16 +82,16 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         for reward in self.reward_funcs:
             if isinstance(reward, AnswerReward | GroundingReward):
                 reward.gather = gather_object  # a group may be spread over processes
-        # What the chat template opens before the model writes, for instance <think>: a part of the chain.
+        # Text that the chat template opens before the model writes, for example <think>. It is part of the chain.
         self.opening = opened_by_template(self.processing_class, **self.chat_template_kwargs)
         if not self.use_vllm:
-            # TRL keeps the image's placeholder from being sampled; a video's would mismatch its features just so.
+            # TRL suppresses only the image placeholder. A sampled video placeholder would fail in the same way.
             self.generation_kwargs["suppress_tokens"] = placeholder_tokens(self.model.config)
             self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"]
-        reason = "it is turned off" if prefix_sharing == "off" else why_not_shared(self.model)
+        reason = "prefix_sharing is off" if prefix_sharing == "off" else why_not_shared(self.model)
         self.shares_prefixes = reason is None
         if reason is not None and prefix_sharing == "auto":
-            logger.warning("prompts are not shared within groups: %s", reason)
+            logger.warning("prefix sharing is off: %s", reason)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if not self.model.training:
@@ -104,10 +104,10 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         return self._buffered_inputs[self._step % steps]
 
     def _shuffle_groups(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The rows of a generation batch in another order, the rows of a group still side by side."""
+        """Shuffle the rows of a generation batch. The rows of a group stay together."""
         rows, group = len(batch["prompt_ids"]), self.num_generations
         if rows % group:
-            return batch  # groups span processes; what is here of each stays together
+            return batch  # groups span processes; the rows of a group that are here stay together
         order = (torch.randperm(rows // group)[:, None] * group + torch.arange(group)).flatten()
 
         def permuted(value: Any) -> Any:
@@ -128,7 +128,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         compute_aux_loss: bool = False,
         **vision: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        vision.pop("batch_num_images", None)  # TRL hands it on here and not with the loss; `num_images` is always there
+        vision.pop("batch_num_images", None)  # TRL passes it here, but not with the loss; `num_images` is always present
         last = input_ids[:, -logits_to_keep - 1]
         if not self.shares_prefixes or compute_aux_loss or ends_in_image(model, last):
             counted = told_image_counts(model, vision.get("num_images"))
@@ -203,14 +203,14 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         for column, name in enumerate(self.reward_func_names):
             given = self._judged[:, column]
             given = given[~given.isnan()]
-            # TRL has logged the rewards with their gaps filled; these are the statistics of those that were given.
+            # TRL has logged the rewards with filled gaps. Replace them by the statistics of the rewards that exist.
             metrics[f"rewards/{name}/mean"][-1] = given.mean().item() if len(given) else float("nan")
             metrics[f"rewards/{name}/std"][-1] = given.std().item() if len(given) > 1 else float("nan")
             metrics[f"rewards/{name}/missing"].append(float(len(self._judged) - len(given)))
         return output
 
     def _log_chains(self, texts: list[str], depths: list[bool], frames: list[Frame] | None = None) -> None:
-        """How long the chains are, and how far their boxes move from the first focus to the last (1 − IoU of the two)."""
+        """Log the number of steps per chain, and how far the boxes move from the first to the last focus (1 − their IoU)."""
         steps, moved = [], []
         for text, depth, frame in zip(texts, depths, frames or [UNIT] * len(texts), strict=True):
             areas = read_completion(text, with_depth=depth, opened=False, frame=frame).areas
@@ -222,7 +222,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         self._log_metric("chain/box_movement", sum(moved) / len(moved) if moved else 0.0)
 
     def _save_samples(self, ids: list[str], texts: list[str]) -> None:
-        """Keep the completions of a logged step, as `sif rewards FILE --data DATASET -o PAGE` shows them."""
+        """Save the completions of a logged step, in the format of `sif rewards FILE --data DATASET -o PAGE`."""
         ids, texts = gather_object(ids), gather_object(texts)
         if self.accelerator.is_main_process:
             rows = [{"id": sample, "completion": text} for sample, text in zip(ids, texts, strict=True)]
@@ -230,7 +230,7 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
-        # With the weights, which come first: once Trainer's state is written, a checkpoint counts as whole.
+        # Written together with the weights, before Trainer's state: a checkpoint with that state counts as complete.
         if output_dir is not None and self.answer_reward is not None and self.args.should_save:
             atomic_write(Path(output_dir) / LEDGER, to_json(self.answer_reward.ledger.to_json()))
 
@@ -238,30 +238,30 @@ class SIFGRPOTrainer(OurTrainer, GRPOTrainer):  # type: ignore[misc]
         if resume_from_checkpoint and self.answer_reward is not None:
             saved = Path(resume_from_checkpoint) / LEDGER
             if not saved.is_file():
-                raise ConfigError(f"{saved}: no ledger in the checkpoint; it is not one of GRPO-SIF")
+                raise ConfigError(f"{saved} is missing, so the checkpoint is not from GRPO-SIF; choose another output")
             self.answer_reward.ledger = Ledger(json.loads(saved.read_text(encoding="utf-8")))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **named)
 
 
 def without_gaps(rewards: torch.Tensor, group: int) -> torch.Tensor:
-    """Rewards with every missing one replaced by the mean of its group, so that it moves no advantage.
+    """Replace each missing reward by the mean of its group, so that it changes no advantage.
 
-    TRL sums a completion's rewards and takes a missing one for 0, which would punish a completion for its judge's failure. A
-    reward that is missing in a whole group stays missing: it adds the same to each of its sums.
+    TRL sums the rewards of a completion and counts a missing one as 0. That would punish a completion for a failure of the
+    judge. A reward that is missing in the complete group stays missing, because it changes all sums of the group equally.
 
     Args:
-        rewards: (B, rewards), NaN where there is none; the rows of a group side by side.
-        group: rows in a group.
+        rewards: (B, rewards), NaN where a reward is missing. The rows of a group are adjacent.
+        group: number of rows in a group.
     """
     grouped = rewards.view(-1, group, rewards.size(1))
     return torch.where(grouped.isnan(), grouped.nanmean(dim=1, keepdim=True), grouped).view_as(rewards)
 
 
 def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
-    """A trainer for a run, not yet started.
+    """Return the trainer of a run, not started.
 
     Raises:
-        ConfigError, ModelError, RecordError: what is wrong with the config, the model or the data.
+        ConfigError, ModelError, RecordError: the config, the model or the data is faulty.
         SIFError: the output folder cannot be written.
     """
     config = config.for_stage("grpo")
@@ -270,13 +270,13 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     examples = load_examples(config.data, config.limit)
     weights = config.weights
     if examples[0].depth is None:
-        # RGB-only data has no depth to be right about.
+        # RGB-only data has no depth to score.
         weights.pop("depth", None)
     judge = None if config.judge is None else _judge(config.judge, config.output)
     terms = config.reward_terms
     answer = AnswerReward(judge=judge, progress=terms.progress) if "answer" in weights else None
     functions = {
-        # The trainer puts back what the chat template opens, so the chain must be whole.
+        # The trainer puts back the tag that the chat template opens, so the chain must be complete.
         "format": _named(partial(format_reward, opened=False), "format_reward"),
         "answer": answer,
         "grounding": GroundingReward(denominator=terms.denominator, correction=terms.correction),
@@ -299,7 +299,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
             reward_funcs=[functions[name] for name in weights],
             args=arguments,
             train_dataset=grpo_dataset(examples),
-            # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
+            # Trainer needs a dataset to evaluate on. `OurTrainer.evaluate` uses the held-out questions instead.
             eval_dataset=None if questions is None else grpo_dataset(examples[:1]),
             processing_class=processor,
             peft_config=lora_config(config, frozen),
@@ -313,20 +313,21 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
 
 
 def _without_placeholders(config: TrainSettings) -> TrainSettings:
-    """A run whose completions vLLM samples, with a bias against tokens that stand for pixels: vLLM takes no list of those to
-    suppress."""
+    """Return the settings with a bias against image placeholder tokens, because vLLM has no list of suppressed tokens."""
     from transformers import AutoConfig
 
     said = config.training.get("generation_kwargs") or {}
     if not isinstance(said, dict) or not isinstance(said.get("logit_bias") or {}, dict):
-        raise ConfigError(f"training.generation_kwargs must be names of vLLM's sampling and their values, got {said!r:.100}")
+        raise ConfigError(
+            f"training.generation_kwargs must be keys and values of vLLM's sampling parameters, got {said!r:.100}"
+        )
     tokens = placeholder_tokens(AutoConfig.from_pretrained(model_source(config.model))) or ()
     said = {**said, "logit_bias": {**(said.get("logit_bias") or {}), **dict.fromkeys(tokens, -100.0)}}
     return config.replace(training={**config.training, "generation_kwargs": said})
 
 
 def _named(reward: Any, name: str) -> Any:
-    """A partial reward function with the name by which TRL logs it."""
+    """Give a partial reward function the name that TRL logs."""
     reward.__name__ = name
     return reward
 
@@ -336,10 +337,10 @@ def _judge(settings: JudgeSettings, output: str) -> ModelJudge:
 
 
 def train_grpo(config: TrainSettings) -> SIFGRPOTrainer | None:
-    """Run GRPO-SIF, see `runs.run`; returns the finished trainer, None where the run had been finished before.
+    """Run GRPO-SIF, see `runs.run`. Return the finished trainer, or None if the run was already finished.
 
     Raises:
-        ConfigError: the output folder holds another run, see `runs.claim`.
+        ConfigError: the output folder contains another run, see `runs.claim`.
         ConfigError, ModelError, RecordError: see `grpo_trainer`.
     """
     config = config.for_stage("grpo")

@@ -1,4 +1,4 @@
-"""Held-out questions that a model is asked while it trains: the metrics of `sif eval`, logged as `eval_…`."""
+"""Evaluation on held-out questions during training. The metrics of `sif eval` are logged as `eval_…`."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from sifthinker.training.progress import LOGGED, logged_name
 from sifthinker.training.settings import TrainSettings
 from sifthinker.training.sharding import ready_to_generate
 
-MAX_NEW_TOKENS = 1024  # of an answer, where the settings name no other
+MAX_NEW_TOKENS = 1024  # default for `eval_max_new_tokens`
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Questions to ask a model while it trains.
+    """Questions to evaluate a model on during training.
 
     Args:
-        questions: what to ask.
-        direct: ask for the answer alone, as the model is trained.
-        rgb_only: show no depth, as the model is trained.
-        max_new_tokens: most tokens of an answer.
-        coordinates: of boxes in the chains that the model learns.
+        questions: the held-out questions.
+        direct: ask for direct answers, for a model that trains on direct answers.
+        rgb_only: show no depth image, for a model that trains without depth.
+        max_new_tokens: maximum length of an answer, in tokens.
+        coordinates: box coordinates of the chains in the training data.
     """
 
     questions: Sequence[Question]
@@ -45,15 +45,16 @@ class HeldOut:
     coordinates: Coordinates = "unit"
 
     def measure(self, trainer: Any) -> dict[str, float]:
-        """Ask the model as it is, greedily; every process of the run must call it.
+        """Evaluate the current model with greedy decoding. Every process of the run must call this method.
 
-        Batches of `per_device_eval_batch_size` are dealt out to the processes. Which questions share a batch does not depend
-        on how many processes there are, so the same weights give the same numbers.
+        The processes share the batches of `per_device_eval_batch_size` questions. The batches do not depend on the number of
+        processes, so the same weights give the same metrics.
 
         Args:
-            trainer: transformers' Trainer. Its model is in training mode again afterwards, if it was.
+            trainer: transformers' Trainer. Afterwards its model is in the same mode (training or evaluation) as before.
         Returns:
-            Metric by the name it is logged with → mean; what no answer has is left out. `eval_questions` is their number.
+            Logged name of a metric → mean. Metrics that no answer has are left out. `eval_questions` is the number of
+            answered questions.
         """
         accelerator, size = trainer.accelerator, trainer.args.per_device_eval_batch_size
         batches = [self.questions[start : start + size] for start in range(0, len(self.questions), size)]
@@ -62,7 +63,7 @@ class HeldOut:
             thinker = LocalThinker(model, trainer.processing_class, max_new_tokens=self.max_new_tokens)
             for turn in range(math.ceil(len(batches) / accelerator.num_processes)):
                 number = turn * accelerator.num_processes + accelerator.process_index
-                # Where weights are spread over processes, all must generate equally often: the last ones repeat a batch.
+                # With sharded weights, all processes must generate equally often. The last ones repeat a batch.
                 batch = batches[number % len(batches)]
                 protocol: ThinkProtocol = "direct" if self.direct else "chain"
                 rows = ask(thinker, batch, protocol=protocol, rgb_only=self.rgb_only, coordinates=self.coordinates)
@@ -78,7 +79,7 @@ class HeldOut:
 
 @contextmanager
 def _generating(trainer: Any) -> Any:
-    """The model of a run under way, ready to generate and in evaluation mode."""
+    """Yield the model of a running trainer, ready to generate and in evaluation mode."""
     tokenizer = trainer.processing_class.tokenizer
     side, training = tokenizer.padding_side, trainer.model.training
     tokenizer.padding_side = "left"
@@ -92,16 +93,16 @@ def _generating(trainer: Any) -> Any:
 
 
 def held_out(config: TrainSettings, examples: Sequence[Example], arguments: Any, processor: Any) -> HeldOut | None:
-    """The held-out questions of a run, all of them checked; None where it has none.
+    """Read and check the held-out questions of a run. Return None if it has none.
 
     Args:
-        config: the run.
-        examples: what it learns from; the model is shown depth if they have it.
+        config: settings of the run.
+        examples: training examples. The questions have depth images if the examples do.
         arguments: TRL's config of the run.
-        processor: of its model.
+        processor: processor of the model.
     Raises:
-        ConfigError: an image or depth file that cannot be read, a question that the model's tokenizer would misread, or a
-            `metric_for_best_model` that there is not.
+        ConfigError: an image or depth file is unreadable, a question contains a special token of the model, or
+            `metric_for_best_model` is unknown.
         RecordError: see `evaluation.questions.read_questions`.
     """
     if config.eval_data is None:
@@ -115,11 +116,14 @@ def held_out(config: TrainSettings, examples: Sequence[Example], arguments: Any,
         except (ImageError, DepthError) as error:
             raise ConfigError(f"eval_data: question {question.id!r}: {error}") from None
         if fault := image_fault(processor, image.size):
-            raise ConfigError(f"eval_data: question {question.id!r}: {fault}; crop it, or leave the question out")
+            raise ConfigError(f"eval_data: question {question.id!r}: {fault}; crop the image, or remove the question")
         if token := special.search(question.question):
-            raise ConfigError(f"eval_data: question {question.id!r} holds {token[0]!r}, a special token of this model")
+            raise ConfigError(
+                f"eval_data: question {question.id!r} contains {token[0]!r}, a special token of this model; rephrase or "
+                "remove it"
+            )
     best = arguments.metric_for_best_model
     if best is not None and f"eval_{best.removeprefix('eval_')}" not in LOGGED:
-        raise ConfigError(f"training.metric_for_best_model is {best!r}; there are {', '.join(LOGGED)}")
+        raise ConfigError(f"training.metric_for_best_model: expected one of {', '.join(LOGGED)}, got {best!r}")
     longest = config.eval_max_new_tokens or MAX_NEW_TOKENS
     return HeldOut(questions, config.answers_only, rgb_only, longest, examples[0].coordinates)

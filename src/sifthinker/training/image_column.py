@@ -1,4 +1,4 @@
-"""The dataset column that shows a trainer the pictures that a model is asked about: both come from `images.load_image`."""
+"""A dataset column that decodes images for training with `images.load_image`, as the package does for inference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _TYPE = "sifthinker.LoadedImage"
 
 
 class UnreadableImageError(ImageError):
-    """An `ImageError` that keeps its text on the way from a worker of a DataLoader.
+    """An `ImageError` that keeps its message when it comes from a DataLoader worker.
 
-    torch raises the error anew in the main process, from a text with the worker's traceback that ends with the error's own.
+    torch raises the error again in the main process. The new message starts with the worker's traceback and ends with the
+    original message.
     """
 
     def __init__(self, message: str, code: str = "broken_image") -> None:
@@ -27,18 +28,19 @@ class UnreadableImageError(ImageError):
 
 @dataclass
 class LoadedImage(Image):  # type: ignore[misc]
-    """Files of images, decoded when a row is read, by `images.load_image`.
+    """Image files that `images.load_image` decodes when a row is read.
 
-    `datasets` decodes otherwise: it cuts off what 8 bits do not hold, drops transparency, and does not name a broken file.
+    The decoder of `datasets` differs: it clips values above 8 bits, drops transparency, and does not report the name of a
+    broken file.
     """
 
     _type: str = field(default=_TYPE, init=False, repr=False)
 
     def decode_example(self, value: Any, token_per_repo_id: Any = None) -> Any:
-        """The image of a row's file, upright and in RGB.
+        """Return the image of a row, upright and in RGB.
 
         Raises:
-            UnreadableImageError: missing, truncated, or no image; names the file.
+            UnreadableImageError: the file is missing, truncated or not an image. The message has its name.
         """
         if not isinstance(value, dict):
             return value  # decoded already
@@ -48,13 +50,13 @@ class LoadedImage(Image):  # type: ignore[misc]
             return decode_image(value["path"] or "an image", value["bytes"])[0]
         except ImageError as error:
             raise UnreadableImageError(
-                f"{error}. Put a whole copy in its place, or leave out the examples that show it; `sif data check` on the "
-                "dataset names every such file",
+                f"{error}. Replace the file with an intact copy, or remove the examples that use it. `sif data check` on "
+                "the dataset lists all unreadable images",
                 error.code,
             ) from None
 
 
-# So that columns written to a file, by `Dataset.map` for one, are read back as this kind and not as `datasets.Image`.
+# Columns that `Dataset.map` and others write to files must be read back as this type, not as `datasets.Image`.
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)  # says that the function is experimental
+    warnings.simplefilter("ignore", UserWarning)  # warns that the function is experimental
     register_feature(LoadedImage, _TYPE)

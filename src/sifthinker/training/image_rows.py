@@ -1,4 +1,4 @@
-"""The image tensors of a batch, cut by row: what belongs to which prompt in each of the layouts that processors give."""
+"""Image tensors of a batch, split by row (prompt), for each layout that processors return."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any
 
 import torch
 
-# Numbers of tokens, padded like them; all else that a processor gives belongs to images.
+# Inputs with one value per token. All other outputs of a processor belong to images.
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 class LayoutError(ValueError):
-    """Image tensors that cannot be cut by row, because their length is that of nothing known."""
+    """Image tensors cannot be split by row, because their length matches no known layout."""
 
 
 class ImageRows:
-    """The image tensors of a batch, whose rows can be taken, repeated and compared.
+    """Image tensors of a batch. Rows can be selected, repeated and compared.
 
-    Layouts, told by what is there: patches of all images in one run, with `image_grid_thw` (Qwen-VL, GLM-V); tiles of all
-    images in one run (InternVL, LFM2-VL); images padded to the most of any row, with `pixel_attention_mask` (Idefics,
-    SmolVLM); otherwise one entry an image (LLaVA, Mistral 3), tiled inside the entry for some (LLaVA-NeXT).
+    The tensors determine the layout: concatenated patches of all images, with `image_grid_thw` (Qwen-VL, GLM-V);
+    concatenated tiles of all images (InternVL, LFM2-VL); rows padded to the largest number of images, with
+    `pixel_attention_mask` (Idefics, SmolVLM); otherwise one entry per image (LLaVA, Mistral 3), which may contain tiles
+    (LLaVA-NeXT).
 
     Args:
-        tensors: by name; those that are None, and those of `PER_TOKEN`, are left out.
-        num_images: of each row.
-        num_tiles: of each row, where tiles lie in one run.
+        tensors: name → tensor. Entries that are None, and those in `PER_TOKEN`, are ignored.
+        num_images: number of images in each row.
+        num_tiles: number of tiles in each row, for concatenated tiles.
     Raises:
-        LayoutError: a tensor's length fits neither rows nor images nor tiles.
+        LayoutError: the length of a tensor matches neither rows nor images nor tiles.
     Example:
         >>> rows = ImageRows({"pixel_values": torch.tensor([[1.0], [2.0], [3.0]])}, num_images=[2, 1])
         >>> rows.take([1, 1])["pixel_values"].flatten().tolist()
@@ -46,15 +47,15 @@ class ImageRows:
         }
         tiles = None if num_tiles is None else [int(count) for count in num_tiles]
         self._starts = {name: self._cut(name, len(value), tiles) for name, value in self._tensors.items()}
-        self._kept = list(range(len(self.num_images)))  # for each row, the one whose tensors are its own
+        self._kept = list(range(len(self.num_images)))  # for each row, the index of the row that stores its tensors
 
     def _cut(self, name: str, length: int, num_tiles: list[int] | None) -> list[int]:
-        """Where each row starts in a tensor, and where the last one ends."""
+        """Return the start of each row in a tensor, and the end of the last row."""
         each_row = [1] * len(self.num_images)
         padded = "pixel_attention_mask" in self._tensors and "spatial_shapes" not in self._tensors
         grids = self._tensors.get("image_grid_thw")
         if name == "pixel_values" and grids is not None:
-            patches = grids.prod(dim=-1).tolist()  # at once: on a GPU each number by itself would wait for it
+            patches = grids.prod(dim=-1).tolist()  # one transfer from the GPU instead of one per number
             images = [0, *accumulate(self.num_images)]
             counts = [sum(patches[start:stop]) for start, stop in pairwise(images)]
         elif name == "batch_num_images" or (padded and name in ("pixel_values", "pixel_attention_mask")):
@@ -67,39 +68,39 @@ class ImageRows:
             counts = each_row
         if sum(counts) != length:
             raise LayoutError(
-                f"{name} has {length} entries; wanted one for each of {len(self.num_images)} rows, of "
-                f"{sum(self.num_images)} images or of their tiles"
+                f"{name}: expected one entry for each of {len(self.num_images)} rows, of {sum(self.num_images)} images or "
+                f"of their tiles, got {length} entries"
             )
         return [0, *accumulate(counts)]
 
     def take(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The tensors of these rows, in this order; a row may be taken more than once."""
+        """Return the tensors of these rows, in this order. Rows may repeat."""
         return {name: torch.cat([self.of(name, row) for row in rows]) for name in self._tensors}
 
     def of(self, name: str, row: int) -> torch.Tensor:
-        """What a row has of a tensor."""
+        """Return the part of a tensor that belongs to a row."""
         kept, starts = self._kept[row], self._starts[name]
         return self._tensors[name][starts[kept] : starts[kept + 1]]
 
     def repeated(self, rows: Sequence[int]) -> ImageRows:
-        """These rows, in this order; rows that are taken more than once are kept once, until `take` writes them out."""
+        """Return these rows, in this order. Repeated rows share their tensors until `take` copies them."""
         made = copy.copy(self)
         made._kept = [self._kept[row] for row in rows]
         made.num_images = [self.num_images[row] for row in rows]
         return made
 
     def to(self, device: Any) -> ImageRows:
-        """The same on a device."""
+        """Return the rows on a device."""
         made = copy.copy(self)
         made._tensors = {name: value.to(device) for name, value in self._tensors.items()}
         return made
 
     def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+        """Return whether there is a tensor with this name."""
         return name in self._tensors
 
     def same(self, row: int, other: int) -> bool:
-        """Whether two rows have the same images."""
+        """Return whether two rows have the same images."""
         if self._kept[row] == self._kept[other]:
             return True
         if self.num_images[row] != self.num_images[other]:
@@ -108,14 +109,14 @@ class ImageRows:
 
 
 def image_counts(model: Any, num_images: Sequence[int], device: Any = None) -> dict[str, torch.Tensor]:
-    """The argument in which some models (LLaVA-OneVision) take the number of images of each row; none for the others.
+    """Return the argument with the number of images in each row, for models that need it (LLaVA-OneVision); else nothing.
 
-    A prompt's only image is cut into tiles there, several are not.
+    These models split a single image into tiles, but not several images.
 
     Args:
-        model: of transformers, perhaps wrapped.
-        num_images: of each row.
-        device: for the tensor.
+        model: transformers model, which may be wrapped.
+        num_images: number of images in each row.
+        device: device of the tensor.
     """
     if not num_images or "batch_num_images" not in inspect.signature(type(base_model(model)).forward).parameters:
         return {}
@@ -123,11 +124,11 @@ def image_counts(model: Any, num_images: Sequence[int], device: Any = None) -> d
 
 
 def told_image_counts(model: Any, num_images: Sequence[int] | None) -> Any:
-    """A model that is told how many images each row has, where it wants to know; TRL's computation does not tell it.
+    """Wrap a model so that it receives the number of images in each row, if it needs it. TRL does not pass this number.
 
     Args:
-        model: of transformers, perhaps wrapped.
-        num_images: of each row of a batch, whose rows go through the model in order, in as many calls as it takes.
+        model: transformers model, which may be wrapped.
+        num_images: number of images in each row of a batch. The rows go through the model in order, in one or more calls.
     """
     if not image_counts(model, num_images or []):
         return model
@@ -141,7 +142,7 @@ def told_image_counts(model: Any, num_images: Sequence[int] | None) -> Any:
 
 
 def base_model(model: Any) -> Any:
-    """The transformers model inside whatever wraps it: DDP, FSDP, DeepSpeed, PEFT."""
+    """Return the transformers model inside its wrappers: DDP, FSDP, DeepSpeed, PEFT."""
     while hasattr(model, "module"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,7 +1,7 @@
-"""Tokens of a run's prompts and chains, images included, as its trainer counts them, without decoding an image.
+"""Token counts of prompts and chains, including images, as the trainer counts them. No image is decoded.
 
-How many tokens an image becomes depends on its size alone, which its header tells. A blank image of that size therefore
-gives the number, and gives it for whatever a family does with images: areas, tiles, one size for all.
+The number of tokens of an image depends only on its size, which is in the file header. A blank image of the same size
+therefore has the same number of tokens. This works for every family, with resizing by area, tiles or a fixed size.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from sifthinker.training.data import sft_turns
 from sifthinker.training.settings import Stage
 
 Size = tuple[int, int]
-_AT_ONCE = 1000  # texts in one call of the tokenizer
-_TRIED = 64  # prompts that are counted by the processor itself, at most, until none can be longer
+_AT_ONCE = 1000  # texts per call of the tokenizer
+_TRIED = 64  # maximum number of prompts that the processor itself counts
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a trainer makes of an example.
+    """An example as a trainer renders it.
 
     Args:
-        id: of the example.
-        messages: of the prompt.
+        id: id of the example.
+        messages: messages of the prompt.
         asked: text of the prompt.
-        said: text of the gold chain, or of the answer alone.
-        prompt: as the chat template renders it, images as placeholders.
-        completion: of the gold chain, as the chat template renders it.
-        sizes: (width, height) of its images.
+        said: text of the gold chain, or of the direct answer.
+        prompt: the prompt as the chat template renders it, with placeholders for images.
+        completion: the gold chain as the chat template renders it.
+        sizes: (width, height) of each image.
     """
 
     id: str
@@ -48,11 +48,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of every example, in the order of the examples.
+    """Token counts of all examples, in their order.
 
     Args:
-        prompts: with their images. Those that may be the longest are counted by the processor itself.
-        completions: of the gold chains, to the end of the turn.
+        prompts: tokens of the prompts with their images. The count of the longest prompt is exact.
+        completions: tokens of the gold chains, up to the end of the turn.
     """
 
     prompts: list[int]
@@ -60,15 +60,15 @@ class Lengths:
 
     @property
     def whole(self) -> list[int]:
-        """Tokens of prompt and completion together."""
+        """Tokens of prompt and completion, added up."""
         return [prompt + completion for prompt, completion in zip(self.prompts, self.completions, strict=True)]
 
 
 def header_sizes(examples: Sequence[Example]) -> dict[str, Size]:
-    """Path → (width, height) of every image of the examples, from its header.
+    """Read the size of every image from its header: path → (width, height).
 
     Raises:
-        ImageError: one that cannot be read.
+        ImageError: an image is unreadable.
     """
     return {image: image_size(image) for image in {image: None for example in examples for image in example.images}}
 
@@ -83,15 +83,15 @@ def turns(
     end: str = "",
     **template: Any,
 ) -> list[Turn]:
-    """The examples as the stage's trainer renders them.
+    """Render the examples as the trainer of a stage does.
 
     Args:
-        examples: of the run.
-        sizes: of their images, see `header_sizes`.
-        stage: whose trainer.
-        processor: of the model.
-        answers_only: of the run.
-        end: what is added to every completion, see `data.missing_end`.
+        examples: examples of the run.
+        sizes: sizes of their images, see `header_sizes`.
+        stage: stage of the run.
+        processor: processor of the model.
+        answers_only: setting of the run.
+        end: end token to add to every completion, see `data.missing_end`.
         template: further arguments of `apply_chat_template`.
     """
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
@@ -102,7 +102,7 @@ def turns(
         completion = prepare_multimodal_messages([said])
         rendered = apply_chat_template({"prompt": messages, "completion": completion}, processor, **template)
         prompt = rendered["prompt"]
-        if stage == "grpo":  # which does not look at what the completion would make of the prompt
+        if stage == "grpo":  # GRPO renders the prompt alone; SFT renders it together with the completion
             prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
         shown = tuple(sizes[image] for image in example.images)
         found.append(
@@ -112,16 +112,16 @@ def turns(
 
 
 def count_tokens(turned: Sequence[Turn], stage: Stage, processor: Any, **template: Any) -> Lengths:
-    """Tokens of every example.
+    """Count the tokens of every example.
 
-    Texts are counted all, and images by their size, each size once. The sum can be off by what a tokenizer joins where text
-    and image meet. So the prompts that may be the longest are counted by the processor itself, with blank images, until no
-    other can be longer.
+    Every text is tokenised. Images are counted once per size. The sum can be wrong by a few tokens, because a tokenizer may
+    join tokens where text and image meet. Therefore the processor itself counts the prompts that may be the longest, with
+    blank images, until no other prompt can be longer.
 
     Args:
-        turned: see `turns`.
-        stage: whose trainer.
-        processor: of the model.
+        turned: rendered examples, see `turns`.
+        stage: stage of the run.
+        processor: processor of the model.
         template: further arguments of `apply_chat_template`.
     """
     texts = _text_tokens([turn.prompt for turn in turned], processor)
@@ -139,12 +139,12 @@ def count_tokens(turned: Sequence[Turn], stage: Stage, processor: Any, **templat
 
 
 def prompt_tokens(turn: Turn, stage: Stage, processor: Any, **template: Any) -> int:
-    """Tokens of one prompt with blank images of its sizes, exactly as the stage's trainer counts them."""
+    """Count the tokens of one prompt exactly as the trainer does, with blank images of the same sizes."""
     return len(prompt_inputs([turn], stage, processor, **template)["input_ids"][0])
 
 
 def prompt_inputs(turned: Sequence[Turn], stage: Stage, processor: Any, **template: Any) -> Mapping[str, Any]:
-    """Inputs of a model for prompts with blank images, as the stage's trainer makes them; not padded."""
+    """Return the model inputs for prompts with blank images, as the trainer of the stage makes them, without padding."""
     images = [[blank(size) for size in turn.sizes] for turn in turned]
     if stage == "sft":
         made = processor(images=images, text=[turn.prompt for turn in turned], add_special_tokens=False, return_tensors=None)
@@ -157,12 +157,12 @@ def prompt_inputs(turned: Sequence[Turn], stage: Stage, processor: Any, **templa
 
 
 def blank(size: Size) -> Image.Image:
-    """A grey image; black would be taken for padding by processors that look for it."""
+    """Return a grey image. Some processors would take black for padding."""
     return Image.new("RGB", size, (99, 99, 99))
 
 
 def with_images(messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image]) -> list[dict[str, Any]]:
-    """Messages that show these images in the places of their own."""
+    """Return messages with their images replaced by these images."""
     shown = iter(images)
     return [
         {
@@ -186,7 +186,7 @@ def _text_tokens(texts: Sequence[str], processor: Any) -> list[int]:
 def _tokens_of_images(
     turned: Sequence[Turn], texts: Sequence[int], stage: Stage, processor: Any, template: Mapping[str, Any]
 ) -> list[int]:
-    """What the images of each example add to the tokens of its text."""
+    """Count the tokens that the images of each example add to its text."""
     first: dict[tuple[Size, ...], int] = {}
     for number, turn in enumerate(turned):
         first.setdefault(turn.sizes, number)
@@ -203,18 +203,21 @@ def _tokens_of_images(
 def _formula(
     groups: list[tuple[Size, ...]], by_blanks: Callable[[tuple[Size, ...]], int], processor: Any
 ) -> dict[tuple[Size, ...], int] | None:
-    """The same by the processor's own formula, which is fast; None where it has none or where it is not true.
+    """Count the image tokens with the processor's own formula, which is fast. None if it has none, or a wrong one.
 
-    It is held against blank images of the extreme sizes: smallest, largest, widest and tallest.
+    The formula is checked against blank images of the extreme sizes: smallest, largest, widest and tallest.
     """
     known = getattr(processor, "_get_num_multimodal_tokens", None)
     tried = set(_extremes(groups))
     if known is None or len(tried) >= len(groups):
         return None
     every = sorted({size for sizes in groups for size in sizes})
-    counts = known(image_sizes=[(height, width) for width, height in every])["num_image_tokens"]
+    try:
+        counts = known(image_sizes=[(height, width) for width, height in every])["num_image_tokens"]
+    except (AttributeError, KeyError, TypeError):
+        return None  # LLaVA's formula (seen in transformers 5.23) fails for image processors that do not crop, as nano's
     tokens = dict(zip(every, counts, strict=True))
-    # What stands around each image, which some formulas leave out, and what their placeholders are in the text.
+    # Tokens around each image, which some formulas leave out, minus the placeholders that are already in the text.
     rest = {len(sizes): by_blanks(sizes) - sum(tokens[size] for size in sizes) for sizes in tried}
     if len(rest) > 1 or any(by_blanks(sizes) != sum(tokens[s] for s in sizes) + rest[len(sizes)] for sizes in tried):
         return None

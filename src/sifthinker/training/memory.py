@@ -1,12 +1,12 @@
-"""Memory of a training step, worked out on shapes: the run's model, adapters, loss and backward pass, without its weights.
+"""Memory of a training step, estimated from tensor shapes: model, adapters, loss and backward pass, without weights.
 
-The model is built from its configuration alone, of torch's fake tensors: they have shape, kind and strides, and no numbers.
-What a step keeps for its backward pass, and how much lives at once, is then what torch itself says of the real operations,
-for any architecture, with its vision tower, its adapters and its checkpoints. Only what kernels take for themselves, and
-what an allocator leaves unused between blocks, is not seen.
+The model is built from its configuration with torch's fake tensors, which have a shape, dtype and strides but no values. A
+step then runs the real operations, and torch reports what it keeps for the backward pass and how much memory is in use at
+once. This works for any architecture, with its vision tower, adapters and activation checkpoints. The estimate leaves out
+the workspace of kernels and memory that the allocator leaves unused between blocks.
 
-Token ids, grids and masks stay real: models read them to know how many patches an image has and where it goes. Pixels are
-real too while they are few, for some models look for empty tiles in them.
+Token ids, grids and masks stay real, because models read the number and place of image patches from them. Small pixel
+tensors stay real too, because some models look for empty tiles in them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from sifthinker.training.prefix import shared_log_probs, why_not_shared
 from sifthinker.training.runs import lora_config
 from sifthinker.training.settings import Stage, TrainSettings
 
-_REAL = 2**24  # numbers in a tensor of pixels up to which it is real
-_MADE_REAL = 2**20  # numbers in a tensor that is made from nothing, up to which it is real
+_REAL = 2**24  # maximum number of elements of a real pixel tensor
+_MADE_REAL = 2**20  # maximum number of elements of a real tensor that an operation creates without inputs
 _aten = torch.ops.aten
 _TILES = (_aten.empty.memory_format, _aten.mm.out, _aten.slice.Tensor)
 _WITH_MASKS = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default)
@@ -39,16 +39,16 @@ _WITH_MASKS = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.def
 
 @dataclass(frozen=True, slots=True)
 class StepMemory:
-    """Bytes of one micro-step of a process.
+    """Memory of one micro-step of a process, in bytes.
 
     Args:
-        weights: all parameters and buffers, adapters included.
-        parameters: how many there are.
-        trained: parameters that are trained.
-        gradients: of these.
-        states: of the optimizer.
-        kept: what the forward pass keeps for the backward pass.
-        peak: most that lives at once beyond weights and states, gradients included.
+        weights: all parameters and buffers, including adapters.
+        parameters: number of parameters.
+        trained: number of trained parameters.
+        gradients: gradients of the trained parameters.
+        states: states of the optimizer.
+        kept: tensors that the forward pass keeps for the backward pass.
+        peak: peak memory, including gradients, without weights and optimizer states.
     """
 
     weights: int
@@ -61,13 +61,13 @@ class StepMemory:
 
 
 def generation_bytes(config: TrainSettings, arguments: Any, rows: int, length: int) -> int:
-    """Bytes of the cache of keys and values while completions are sampled.
+    """Return the bytes of the key-value cache during sampling.
 
     Args:
-        config: the run.
-        arguments: TRL's config of it.
-        rows: completions sampled at once.
-        length: tokens of prompt and completion.
+        config: settings of the run.
+        arguments: TRL's config of the run.
+        rows: number of completions in a batch.
+        length: number of tokens of prompt and completion.
     """
     settings = model_settings(config)
     text = settings.get_text_config()
@@ -79,13 +79,13 @@ def generation_bytes(config: TrainSettings, arguments: Any, rows: int, length: i
 
 @dataclass(frozen=True, slots=True)
 class RunMemory:
-    """What a run needs, and what it would need with another batch.
+    """Memory of a run, and of the same run with another batch size.
 
     Args:
-        step: of one micro-step with the run's batch.
-        unit: rows that come together: one, or for GRPO those of a group.
+        step: memory of one micro-step with the run's batch.
+        unit: step of the batch size: one row, or for GRPO the rows of a group.
         shares: whether GRPO computes the prompt of a group once.
-        peak_of: rows → `StepMemory.peak` of a micro-step with that many, worked out when it is asked for.
+        peak_of: rows → `StepMemory.peak` of a micro-step with this number of rows, computed on demand.
     """
 
     step: StepMemory
@@ -104,18 +104,18 @@ def run_memory(
     on_gpu: bool = False,
     **template: Any,
 ) -> RunMemory:
-    """Work out a run by the example that needs most.
+    """Estimate the memory of a run from its longest example.
 
-    Everything grows in proportion to the layers of the language model, so that two shallow models tell what the whole costs.
-    It does not so to the rows: the most that lives at once is now in the head, now in a layer that is recomputed. So the
-    batch is the run's own.
+    Memory grows linearly with the layers of the language model, so two shallow models are enough to extrapolate. It does not
+    grow linearly with the rows: the peak is either in the head or in a recomputed layer. Therefore the estimate uses the
+    run's own batch size.
 
     Args:
-        config: the run.
-        stage: its trainer.
-        arguments: TRL's config of it.
+        config: settings of the run.
+        stage: stage of the run.
+        arguments: TRL's config of the run.
         turn: the longest example.
-        processor: of the model.
+        processor: processor of the model.
         on_gpu: see `step_memory`.
         template: further arguments of `apply_chat_template`.
     Raises:
@@ -131,8 +131,8 @@ def run_memory(
 
     @cache
     def at(rows: int) -> tuple[float, float]:
-        """Bytes that are kept, and that live at once, with so many rows."""
-        if stage == "grpo" and rows > 4 * unit:  # groups are packed one by one, which takes long
+        """Return the kept bytes and the peak bytes for a number of rows."""
+        if stage == "grpo" and rows > 4 * unit:  # extrapolate, because packing groups one by one is slow
             few, more = at(3 * unit), at(4 * unit)
             beyond = (rows - 3 * unit) / unit
             return few[0] + beyond * (more[0] - few[0]), few[1] + beyond * (more[1] - few[1])
@@ -155,27 +155,27 @@ def run_memory(
     )
 
 
-_CLOSE = 0.03  # how far from the largest batch that fits the one that is named may be
-_STRAIGHT = 24  # rows up to which a batch that is tried is worked out
+_CLOSE = 0.03  # relative tolerance of the largest batch that fits
+_STRAIGHT = 24  # up to this number of rows a batch is estimated directly; above it, extrapolated
 _ANY = 2**16  # more units than any batch has
-_MOST_TRIED = 6  # batches that are worked out to find it
+_MOST_TRIED = 6  # maximum number of batches to try
 
 
 def fitting_rows(needed: RunMemory, rows: int, room: float, cache_a_row: float = 0.0) -> int:
-    """The largest batch that fits, to about 3 %, in whole units; 0 if not even one unit does.
+    """Return the largest batch that fits, to about 3 %, in whole units; 0 if not even one unit fits.
 
-    Tried on the line through what is known: the run's batch and the next, then a batch that fits and one that does not. The
-    batch that is given was worked out itself, whatever bends there are between; one of more than 24 rows is
-    on the line from there, for it takes long.
+    The search interpolates linearly: first through the run's batch and the next one, then between a batch that fits and one
+    that does not. Memory is not exactly linear, so the result is estimated directly. Only batches above 24 rows are
+    extrapolated, because a direct estimate would take too long.
 
     Args:
-        needed: of the run.
-        rows: of the run.
-        room: bytes for the peak, weights and optimizer not among them.
-        cache_a_row: bytes that each row needs while completions are sampled, when no gradients are there.
+        needed: memory of the run.
+        rows: batch size of the run.
+        room: bytes available for the peak, without weights and optimizer states.
+        cache_a_row: bytes of the generation cache per row. During sampling, there are no gradients.
     """
 
-    # Groups are packed one by one, which takes long: of those the run's own batch and the next are enough.
+    # Packing groups one by one is slow, so only the run's batch and the next one are estimated directly.
     straight = max(rows, _STRAIGHT) if needed.unit == 1 else max(1, rows // needed.unit)
 
     def peak(units: int) -> float:
@@ -185,7 +185,8 @@ def fitting_rows(needed: RunMemory, rows: int, room: float, cache_a_row: float =
         return first + (units - straight) * (peak(straight + 1) - first)
 
     most = int(room // (cache_a_row * needed.unit)) if cache_a_row else _ANY
-    low, high, above = max(1, rows // needed.unit), most + 1, math.inf  # fits, does not, and the peak of that if known
+    # `low` fits, `high` does not, and `above` is the peak of `high` if known.
+    low, high, above = max(1, rows // needed.unit), most + 1, math.inf
     if peak(low) > room:
         low, high, above = 1, low, peak(low)
     if most < 1 or peak(low) > room:
@@ -204,7 +205,7 @@ def fitting_rows(needed: RunMemory, rows: int, room: float, cache_a_row: float =
 
 
 def accumulates(arguments: Any) -> bool:
-    """Whether a micro-step finds the gradients of the one before it."""
+    """Return whether gradients accumulate over several micro-steps."""
     return bool(arguments.gradient_accumulation_steps > 1)
 
 
@@ -218,21 +219,21 @@ def step_memory(
     on_gpu: bool = False,
     layers: int | None = None,
 ) -> StepMemory:
-    """Work out one micro-step.
+    """Estimate the memory of one micro-step.
 
     Args:
-        config: the run.
-        stage: its trainer.
-        arguments: TRL's config of it.
-        batch: arguments of the model, `input_ids` (B, L) with all of its images; see `sft_batch` and `grpo_batch`.
-        keep: for GRPO, the last tokens of each row, which are its completion.
-        on_gpu: the run is for a GPU, where the head's tiles are reduced by a kernel that keeps nothing.
+        config: settings of the run.
+        stage: stage of the run.
+        arguments: TRL's config of the run.
+        batch: arguments of the model: `input_ids` (B, L) with all images; see `sft_batch` and `grpo_batch`.
+        keep: for GRPO, the number of completion tokens at the end of each row.
+        on_gpu: the run is for a GPU, where a fused kernel reduces the tiles of the head and keeps nothing.
         layers: see `hollow_model`.
     Raises:
-        Exception: of any kind, from the model's own code, where that needs more than shapes.
+        Exception: any exception from the model's own code, if it needs tensor values.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    # SFT on a CPU is attended to as `TrainSettings.attention` says.
+    # SFT on a CPU uses the attention of `TrainSettings.attention`.
     attention = config.attn_implementation if on_gpu or stage == "grpo" else config.attention
     model = hollow_model(config, arguments, fake, attention=attention, layers=layers)
     inputs = {name: _hollow_pixels(value, model, fake) for name, value in batch.items()}
@@ -255,7 +256,7 @@ def step_memory(
 
 
 def _counts(model: Any, config: TrainSettings, arguments: Any) -> StepMemory:
-    """What the step of a model needs whatever its batch."""
+    """Return the memory of a step that does not depend on the batch."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return StepMemory(
         weights=sum(_storages(model).values()),
@@ -268,7 +269,7 @@ def _counts(model: Any, config: TrainSettings, arguments: Any) -> StepMemory:
     )
 
 
-_SHALLOW = 4  # layers of a shallow model, at least
+_SHALLOW = 4  # minimum number of layers of a shallow model
 
 
 def _layers(config: TrainSettings) -> int:
@@ -276,16 +277,16 @@ def _layers(config: TrainSettings) -> int:
 
 
 def model_settings(config: TrainSettings) -> Any:
-    """transformers' config of the run's model; a new one each time, since shallow models change theirs."""
+    """Return transformers' config of the run's model. It is a new object each time, because shallow models change it."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(model_source(config.model))
 
 
 def _depths(config: TrainSettings) -> list[int]:
-    """How many layers of the language model to work out: all, or two small numbers that tell what each further one adds.
+    """Return the numbers of language-model layers to estimate: all, or two small numbers to extrapolate from.
 
-    Both hold whole periods of the kinds of layers, for instance of five sliding windows and a full attention.
+    Both are multiples of the period in which kinds of layers repeat, for example five sliding windows and a full attention.
     """
     text = model_settings(config).get_text_config()
     kinds = list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
@@ -295,7 +296,7 @@ def _depths(config: TrainSettings) -> list[int]:
 
 
 def _line(places: Sequence[int], values: Sequence[float], at: int) -> float:
-    """The value at a place, of one point or on the line through two."""
+    """Interpolate the value at a place on the line through two points. With one point, return its value."""
     if len(places) == 1:
         return values[0]
     (x, y), (u, v) = zip(places, values, strict=True)
@@ -303,7 +304,7 @@ def _line(places: Sequence[int], values: Sequence[float], at: int) -> float:
 
 
 def sft_batch(turn: Turn, rows: int, processor: Any, arguments: Any) -> dict[str, Any]:
-    """A batch of an example, so many times, as TRL's collator makes it; its images are blank."""
+    """Return a batch that repeats one example, as TRL's collator makes it, with blank images."""
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
     collate = DataCollatorForVisionLanguageModeling(
@@ -316,7 +317,7 @@ def sft_batch(turn: Turn, rows: int, processor: Any, arguments: Any) -> dict[str
 
 
 def _repeated(value: Any, rows: int) -> Any:
-    """A tensor of one row's inputs, so many times; of many numbers, as pixels have, the shape alone."""
+    """Repeat the inputs of one row. Large tensors, such as pixels, get only the shape."""
     if value.is_floating_point() and rows * value.numel() > _REAL:
         return value.new_empty(()).expand(rows * value.size(0), *value.shape[1:])
     return value.repeat(rows, *[1] * (value.ndim - 1))
@@ -325,14 +326,14 @@ def _repeated(value: Any, rows: int) -> Any:
 def grpo_batch(
     turn: Turn, rows: int, length: int, processor: Any, *, group: int | None = None, **template: Any
 ) -> dict[str, Any]:
-    """Completions of prompts as TRL hands them on to be scored; the prompts' images are blank.
+    """Return a batch of completions as TRL passes them to be scored, with blank images.
 
     Args:
         turn: the prompt.
-        rows: completions.
-        length: tokens of each.
-        processor: of the model.
-        group: completions of a prompt; those of the next differ from it in a word. By default all have one.
+        rows: number of completions.
+        length: number of tokens of each completion.
+        processor: processor of the model.
+        group: completions per prompt. Adjacent prompts differ in one word. By default all completions share a prompt.
         template: further arguments of `apply_chat_template`.
     """
     made = {
@@ -362,26 +363,26 @@ def hollow_model(
     attention: str | None = None,
     layers: int | None = None,
 ) -> Any:
-    """The run's model as its trainer prepares it, in training mode, with parameters that have no numbers.
+    """Return the run's model as its trainer prepares it, in training mode, with parameters that have no values.
 
     Args:
-        config: the run.
-        arguments: TRL's config of it.
-        fake: the mode of the parameters.
-        attention: `eager`, or anything else for torch's own, which keeps what kernels of other packages keep: queries, keys,
-            values, the output, and a number for each row.
-        layers: only so many of the language model's layers; all by default.
+        config: settings of the run.
+        arguments: TRL's config of the run.
+        fake: mode for the parameters.
+        attention: `eager`; anything else uses torch's own attention. That keeps the same tensors as third-party kernels:
+            queries, keys, values, the output, and one number per row.
+        layers: number of layers of the language model. Default: all.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.integrations import unset_hf_deepspeed_config
     from trl.trainer.utils import add_fused_lm_head
 
-    unset_hf_deepspeed_config()  # under ZeRO-3, transformers would spread this model's weights, which there are none of
+    unset_hf_deepspeed_config()  # with ZeRO-3, transformers would try to shard the weights, and there are none
     settings = model_settings(config)
     text = settings.get_text_config()
     if layers is not None and layers < text.num_hidden_layers:
         for name, value in vars(text).copy().items():
-            if isinstance(value, list) and len(value) == text.num_hidden_layers:  # a kind for each layer
+            if isinstance(value, list) and len(value) == text.num_hidden_layers:  # one entry per layer
                 setattr(text, name, value[:layers])
         text.num_hidden_layers = layers
     dtype = weights_dtype(config, settings)
@@ -407,19 +408,19 @@ def hollow_model(
 
 
 def _as_one_sequence(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A hook of layers that compute image after image, and window after window: thousands of them.
+    """Hook for layers that loop over images and windows, of which there can be thousands. Compute them as one sequence.
 
-    All as one keep just as many bytes where no table of scores is kept, which `sdpa` does not.
+    One sequence keeps the same number of bytes, because `sdpa` keeps no score matrix.
     """
     ends = named.get("cu_seqlens")
     return (args, named) if ends is None else (args, {**named, "cu_seqlens": ends[[0, -1]]})
 
 
 def weights_dtype(config: TrainSettings, settings: Any) -> torch.dtype:
-    """The kind of a run's weights; `auto` is what the model's configuration says.
+    """Return the dtype of a run's weights. `auto` uses the dtype in the model's configuration.
 
     Args:
-        config: the run.
+        config: settings of the run.
         settings: transformers' config of the model.
     """
     name = config.dtype if config.dtype != "auto" else str(getattr(settings, "dtype", None) or "float32")
@@ -428,18 +429,18 @@ def weights_dtype(config: TrainSettings, settings: Any) -> torch.dtype:
 
 
 def kept_bytes(forward: Callable[[], Any], own: Container[int]) -> tuple[Any, int]:
-    """What a forward pass gives, and the bytes of floating point that autograd keeps of it, each storage once.
+    """Run a forward pass. Return its result and the bytes of floating-point tensors that autograd keeps.
 
     Args:
-        forward: the pass.
-        own: storages of the model itself, which are not counted, see `_storages`.
+        forward: the forward pass.
+        own: storages of the model itself, which do not count, see `_storages`.
     """
     sizes: dict[int, tuple[int, Any]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own and tensor.is_floating_point():
-            sizes[storage._cdata] = (storage.nbytes(), storage)  # held, so that its address stays its own
+            sizes[storage._cdata] = (storage.nbytes(), storage)  # keep the storage, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -462,22 +463,22 @@ def _grpo_loss(model: Any, inputs: Mapping[str, Any], config: TrainSettings, kee
     return -model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True, **vision).log_probs.sum()
 
 
-# Numbers that an optimizer keeps of each parameter, by the beginning of its name; others keep two, as Adam does.
+# Number of values that an optimizer keeps per parameter, by the start of its name. Others keep two, as Adam does.
 _STATES = {"sgd": 0.0, "adafactor": 0.0, "adagrad": 1.0, "rmsprop": 1.0, "lion": 1.0}
 
 
 def _states(arguments: Any, config: TrainSettings, parameter: torch.Tensor) -> int:
-    """Bytes that the optimizer keeps of a parameter."""
+    """Return the bytes that the optimizer keeps for a parameter."""
     name = str(getattr(arguments.optim, "value", arguments.optim))
     size = 1 if name.endswith("8bit") else parameter.element_size()
     numbers = next((count for start, count in _STATES.items() if name.startswith(start)), 2.0)
     if config.muon_lr is not None and parameter.ndim == 2:
-        numbers = 1.0  # its momentum; embeddings and heads, which keep two, are few
+        numbers = 1.0  # Muon's momentum; ignores the few embeddings and heads, for which AdamW keeps two
     return int(parameter.numel() * numbers * size)
 
 
 def _hollow_pixels(value: Any, model: Any, fake: FakeTensorMode) -> Any:
-    """Pixels in the model's own kind, without numbers where there are many; anything else as it is."""
+    """Convert pixels to the model's dtype, and large ones to fake tensors. Return other values unchanged."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return value
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
@@ -488,13 +489,13 @@ def _hollow_pixels(value: Any, model: Any, fake: FakeTensorMode) -> Any:
 
 
 def _give_fakes(model: Any, fake: FakeTensorMode) -> None:
-    """Put fake tensors in the place of a model's parameters, and small real ones in that of its buffers."""
+    """Replace a model's parameters by fake tensors, and its buffers on the meta device by real ones."""
     made: dict[int, Any] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is None or isinstance(parameter, FakeTensor):
                 continue
-            if id(parameter) not in made:  # tied ones stay tied
+            if id(parameter) not in made:  # tied parameters stay tied
                 with fake:
                     numbers = torch.empty(parameter.shape, dtype=parameter.dtype)
                     made[id(parameter)] = torch.nn.Parameter(numbers, requires_grad=parameter.requires_grad)
@@ -505,13 +506,13 @@ def _give_fakes(model: Any, fake: FakeTensorMode) -> None:
 
 
 def _storages(model: Any) -> dict[int, int]:
-    """Address → bytes of the storages of a model's parameters and buffers."""
+    """Return address → bytes for the storages of a model's parameters and buffers."""
     tensors = [*model.parameters(), *model.buffers()]
     return {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def _tile_widths(model: Any) -> frozenset[int]:
-    """Widths of the tiles in which TRL's head computes logits."""
+    """Return the widths of the tiles in which TRL's head computes logits."""
     import trl.trainer.utils
 
     width = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
@@ -520,11 +521,11 @@ def _tile_widths(model: Any) -> frozenset[int]:
 
 
 class _Shapes(TorchDispatchMode):  # type: ignore[misc]
-    """Inside a FakeTensorMode: what comes of real tensors alone stays real, and what lives at once is counted.
+    """Dispatch mode inside a FakeTensorMode: counts memory in use, and keeps results real if all inputs are real.
 
     Args:
-        own: storages that are not counted, see `_storages`.
-        widths: of what torch computes of the head's tiles, which is not counted.
+        own: storages that do not count, see `_storages`.
+        widths: widths of the head's tiles. Intermediate results with these widths do not count.
     """
 
     def __init__(self, own: Iterable[int], widths: frozenset[int]) -> None:
@@ -547,7 +548,7 @@ class _Shapes(TorchDispatchMode):  # type: ignore[misc]
         if not fakes and (tensors or _numbers(args) <= _MADE_REAL):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        if fakes and func is _aten.equal.default:  # are two rows' images the same?
+        if fakes and func is _aten.equal.default:  # prefix sharing compares the images of two rows
             return args[0].shape == args[1].shape
         if func in _WITH_MASKS:
             args = (args[0], list(_without_masks(args[1])), *args[2:])
@@ -568,7 +569,7 @@ class _Shapes(TorchDispatchMode):  # type: ignore[misc]
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """The tensors among the arguments or results of an operation, which lists may hold."""
+    """Yield the tensors among the arguments or results of an operation, including those in lists."""
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
@@ -577,13 +578,13 @@ def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
 
 
 def _numbers(args: Any) -> int:
-    """How many numbers a tensor made from nothing would have, if its size comes first."""
+    """Return the number of elements of a tensor to create, if its size is the first argument."""
     size = args[0] if args and isinstance(args[0], (list, tuple, torch.Size)) else ()
     return math.prod(number for number in size if isinstance(number, int))
 
 
 def _without_masks(indices: Any) -> Iterator[Any]:
-    """Indices of a tensor, those that are masks as the places where they are true: how many there are is then known."""
+    """Yield the indices of a tensor. Masks become the places where they are true, so that their number is known."""
     for index in indices:
         if isinstance(index, torch.Tensor) and index.dtype == torch.bool and not isinstance(index, FakeTensor):
             with unset_fake_temporarily():

@@ -1,7 +1,7 @@
-"""Muon for the matrices inside a model, AdamW for all else, as one optimizer that Trainer steps, schedules and saves.
+"""Muon for the matrices inside a model and AdamW for the other parameters, as one optimizer for Trainer.
 
-Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); step sizes matched to AdamW's as
-in J. Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982), which is torch's `match_rms_adamw`.
+Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Step sizes match AdamW's as in
+J. Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982), which is torch's `match_rms_adamw`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch.optim import AdamW, Muon
 
 
 class MuonAdamW(torch.optim.Optimizer):  # type: ignore[misc]
-    """Two optimizers behind one face; their parameter groups are shared, so that schedulers reach them.
+    """Two optimizers in one. They share their parameter groups, so schedulers change both.
 
     Args:
         matrices: two-dimensional parameters, for Muon.
         others: all other parameters, for AdamW.
         muon_lr: learning rate of the matrices.
         lr: learning rate of the others.
-        betas: of AdamW.
-        weight_decay: of the matrices.
+        betas: betas of AdamW.
+        weight_decay: weight decay of the matrices.
     """
 
     def __init__(
@@ -62,14 +62,16 @@ class MuonAdamW(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def build_muon(model: torch.nn.Module, *, muon_lr: float, lr: float, weight_decay: float = 0.0) -> MuonAdamW:
-    """Muon for the weight matrices of linear layers; AdamW for embeddings (which the output layer may share), norms, biases,
-    convolutions.
+    """Build the optimizer of a model.
+
+    Muon trains the weight matrices of linear layers. AdamW trains embeddings (which the output layer may share), norms,
+    biases and convolutions.
 
     Args:
-        model: its trainable parameters are taken.
+        model: the model. Only its trainable parameters are used.
         muon_lr: learning rate of the matrices.
-        lr: learning rate of the others.
-        weight_decay: of the matrices.
+        lr: learning rate of the other parameters.
+        weight_decay: weight decay of the matrices.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters(recurse=False)}
     head = getattr(model, "get_output_embeddings", lambda: None)()

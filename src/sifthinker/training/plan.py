@@ -1,7 +1,8 @@
-"""Before the first step: does the run add up, do its rewards live, and will it fit?
+"""Checks of a run before its first step: batches, rewards, lengths and memory.
 
-Every finding is a problem with its remedy. Nothing is loaded but the model's configuration and processor: tokens are counted
-as the trainers count them (`lengths`), images by their headers, and memory is worked out on shapes (`memory`).
+Every problem that a check reports comes with a fix. The checks load the model's configuration and processor, not its
+weights. They count tokens as the trainers do (`lengths`), read image sizes from the file headers, and estimate memory from
+tensor shapes (`memory`).
 """
 
 from __future__ import annotations
@@ -30,25 +31,26 @@ from sifthinker.training.settings import Stage, TrainSettings, check_vllm, train
 logger = logging.getLogger(__name__)
 
 _GIB = 2**30
-_FAR = 4  # times the median, from which the longest example is named
-_DRY_RUN = 8  # examples whose gold chains are scored
-# Below this learning rate most weights of 8 significant bits do not move, see docs/training.md.
+_FAR = 4  # report the longest example if it is this many times as long as the median
+_DRY_RUN = 8  # number of examples whose gold chains are scored
+# Below this learning rate, most bfloat16 weights (8 significant bits) do not change, see docs/training.md.
 _SMALL_STEPS = 1e-4
-# What code of models raises when it needs numbers where there are only shapes, or knows no configuration of this kind.
+# Errors that model code raises when it needs tensor values and only shapes exist, or does not know the configuration.
 _NOT_BY_SHAPES = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do and need.
+    """What a run will do, and what it needs.
 
     Args:
-        facts: name → value, for people.
-        memory_gib: name → estimate a process. Completions are sampled before gradients and activations are there.
-        problems: each with its remedy; empty when nothing is wrong.
-        refusals: those of the problems with which a run would teach nothing: it does not start.
-        notes: what is worth knowing and no fault.
-        end: what SFT adds to every completion, see `data.missing_end`.
+        facts: label → value, for display.
+        memory_gib: label → estimate for one process, in GiB. The generation cache is freed before gradients and activations
+            are allocated.
+        problems: problems, each with a fix; empty if nothing is wrong.
+        refusals: the problems that stop a run from starting, because it would learn nothing.
+        notes: remarks that are not problems.
+        end: end token that SFT adds to every completion, see `data.missing_end`.
     """
 
     facts: dict[str, str]
@@ -60,7 +62,7 @@ class Plan:
 
     @property
     def total_gib(self) -> float:
-        """Most that is needed at once."""
+        """Peak memory in GiB."""
         memory = dict(self.memory_gib)
         sampling = memory.pop("generation cache", 0.0)
         training = memory.pop("gradients", 0.0) + memory.pop("activations", 0.0)
@@ -68,16 +70,16 @@ class Plan:
 
 
 def make_plan(config: TrainSettings, stage: Stage, defaults: dict[str, Any], *, gpu_gib: float | None = None) -> Plan:
-    """Work a run out without loading weights.
+    """Plan a run without loading weights.
 
     Args:
-        config: the run.
-        stage: its trainer.
-        defaults: the stage's own defaults for TRL's config.
-        gpu_gib: memory of the GPU it is to fit on. The run is then planned for a GPU, whether there is one here or not;
-            otherwise for this machine.
+        config: settings of the run.
+        stage: stage of the run.
+        defaults: the stage's defaults for TRL's config.
+        gpu_gib: memory of the GPU, in GiB. The plan is then for such a GPU, even if this machine has none. By default the
+            plan is for this machine.
     Raises:
-        ConfigError, ModelError, RecordError: what is wrong with the config, the model's folder or the data.
+        ConfigError, ModelError, RecordError: the config, the model's folder or the data is faulty.
     """
     arguments = trainer_arguments(config, stage, defaults, on_gpu=None if gpu_gib is None else True)
     if stage == "grpo":
@@ -97,7 +99,10 @@ def plan_run(
     estimate: bool = False,
     gpu_gib: float | None = None,
 ) -> Plan:
-    """As `make_plan`, with TRL's config, the examples and the processor at hand; memory is estimated if asked for."""
+    """Plan a run like `make_plan`, from TRL's config, examples and a processor that are already loaded.
+
+    Memory is estimated only with `estimate`.
+    """
     template = getattr(arguments, "chat_template_kwargs", None) or {}  # SFT's config has none
     end = missing_end(examples[0], processor, end_tokens(config.model, processor), **template)
     sizes = header_sizes(examples)
@@ -125,8 +130,8 @@ def plan_run(
     if stage == "grpo":
         group, most = arguments.num_generations, arguments.max_completion_length
         batch = arguments.generation_batch_size
-        facts["a step"] = (
-            f"{batch // group} prompts × {group} completions, scored {rows} completions at once on each of "
+        facts["training step"] = (
+            f"{batch // group} prompts × {group} completions; {rows} completions per forward pass on each of "
             f"{arguments.world_size} processes"
         )
         problems += _batch_problems(rows, group, most_said, most, len(examples), batch // group)
@@ -140,8 +145,8 @@ def plan_run(
         problems += shortened
         if end:
             notes.append(
-                f"the model's chat template writes no end token behind an answer; SFT adds {end!r} to every completion, so "
-                "that the model learns to stop"
+                f"the model's chat template writes no end token after an answer. SFT adds {end!r} to every completion; "
+                "otherwise the model would not learn to stop"
             )
     notes += _length_notes(lengths, turned, config)
     plan = Plan(facts, {}, refusals + problems, refusals, notes, end)
@@ -152,7 +157,7 @@ def plan_run(
 
 
 def _device(arguments: Any, gpu_gib: float | None) -> str:
-    """What a run is planned for, and what follows from that by default."""
+    """Return the device that a run is planned for, with its computing precision and treatment of activations."""
     device = f"a GPU with {gpu_gib:g} GiB" if gpu_gib is not None else f"this machine's {arguments.device.type.upper()}"
     kind = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "the weights' own precision"
     again = "recomputed" if arguments.activation_checkpointing else "kept"
@@ -171,18 +176,18 @@ def _add_memory(
     gpu_gib: float | None,
     template: Mapping[str, Any],
 ) -> None:
-    """Put into a plan what a run needs, and whether it fits.
+    """Add the estimated memory to a plan, and a problem if it does not fit.
 
     Args:
-        plan: gets facts, memory, problems and notes.
-        config: the run.
-        stage: its trainer.
-        arguments: TRL's config of it.
+        plan: plan to extend: facts, memory, problems and notes.
+        config: settings of the run.
+        stage: stage of the run.
+        arguments: TRL's config of the run.
         turn: the longest example.
-        processor: of the model.
-        longest: tokens of the longest prompt.
-        examples: how many there are.
-        gpu_gib: memory of the GPU that it is to fit on.
+        processor: processor of the model.
+        longest: number of tokens of the longest prompt.
+        examples: number of examples.
+        gpu_gib: memory of the GPU, in GiB; None plans for this machine.
         template: further arguments of `apply_chat_template`.
     """
     from sifthinker.training.memory import fitting_rows, generation_bytes, run_memory
@@ -194,8 +199,8 @@ def _add_memory(
     except _NOT_BY_SHAPES as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         plan.notes.append(
-            f"the memory of this model cannot be worked out from its configuration ({type(error).__name__}: {reason}); to "
-            "measure it, train with max_steps 2"
+            f"the memory of this model cannot be estimated from its configuration ({type(error).__name__}: {reason}); "
+            "train with max_steps=2 to measure it"
         )
         return
     step = needed.step
@@ -212,8 +217,8 @@ def _add_memory(
         group, most = arguments.num_generations, arguments.max_completion_length
         apart = rows * (longest + most)
         shared = max(1, rows // group) * (longest + min(rows, group) * most)
-        plan.facts["tokens at once"] = (
-            f"{shared:,}, against {apart:,} without prefix sharing" if needed.shares else f"{apart:,}"
+        plan.facts["tokens per forward pass"] = (
+            f"{shared:,} ({apart:,} without prefix sharing)" if needed.shares else f"{apart:,}"
         )
         at_once = arguments.generation_batch_size // max(1, arguments.world_size)
         plan.memory_gib["generation cache"] = generation_bytes(config, arguments, at_once, longest + most) / _GIB
@@ -226,29 +231,33 @@ def _add_memory(
         try:
             fitting = fitting_rows(needed, rows, (gpu_gib - rest) * _GIB, sampling * _GIB / rows)
         except _NOT_BY_SHAPES as error:
-            plan.notes.append(f"which batch fits cannot be worked out ({type(error).__name__}); only that of the run was")
+            plan.notes.append(
+                f"the largest batch that fits cannot be estimated ({type(error).__name__}); the plan covers only the run's "
+                "batch"
+            )
             fitting = rows if plan.total_gib <= gpu_gib else 0
-        least = f"up to about {fitting}" if fitting else f"not even {needed.unit} at once"
+        least = f"up to about {fitting}" if fitting else f"{needed.unit} is already too large"
         every = examples * (needed.unit if stage == "grpo" else 1)
-        beyond = f", more than the {examples:,} examples are" if fitting > every else ""
+        beyond = f", which is more than the {examples:,} examples need" if fitting > every else ""
         plan.facts[f"fits on {gpu_gib:g} GiB"] = f"per_device_train_batch_size {least} (now {rows}){beyond}"
     if plan.total_gib > room:
-        adapters = "" if config.lora is not None else "lora (which may have dtype bfloat16), "
-        again = "" if arguments.activation_checkpointing else "activation_checkpointing, "
+        cures = [] if config.lora is not None else ["lora (which allows dtype bfloat16)"]
+        cures += [] if arguments.activation_checkpointing else ["activation_checkpointing"]
+        cures += [f"a lower max_pixels (now {config.max_pixels or 'the limit of the processor'})"]
+        cures += ["ZeRO-3 over several GPUs"] if on_gpu else []
         of = "the GPU" if on_gpu else "this machine"
-        pixels = f"fewer max_pixels (now {config.max_pixels or 'as the processor says'})"
         plan.problems.append(
-            f"about {plan.total_gib:.1f} GiB are needed and {of} has {room:.3g}: lower per_device_train_batch_size "
-            f"({rows}), use {adapters}{again}{pixels}{', or ZeRO-3 over several GPUs' if on_gpu else ''}"
+            f"the run needs about {plan.total_gib:.1f} GiB, but {of} has {room:.3g} GiB: lower per_device_train_batch_size "
+            f"(now {rows}), or use {', '.join(cures[:-1])}{' or ' if cures[1:] else ''}{cures[-1]}"
         )
 
 
 def _memory_here(device: Any) -> float:
-    """GiB of memory of the device that a run would use on this machine; infinite where that is not known."""
+    """Return the memory in GiB of the device that a run would use on this machine, or infinity if it is unknown."""
     if device.type == "cpu":
         try:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-        except (AttributeError, ValueError, OSError):  # Windows has no such numbers
+        except (AttributeError, ValueError, OSError):  # Windows does not provide these values
             return math.inf
     if device.type == "cuda":
         import torch
@@ -258,7 +267,7 @@ def _memory_here(device: Any) -> float:
 
 
 def _length_notes(lengths: Lengths, turned: Sequence[Turn], config: TrainSettings) -> list[str]:
-    """Whether the longest example is longer than the model was made for, or far above the usual."""
+    """Return notes on the longest example: longer than the model's positions, or much longer than the median."""
     from sifthinker.training.memory import model_settings
 
     whole = lengths.whole
@@ -267,20 +276,20 @@ def _length_notes(lengths: Lengths, turned: Sequence[Turn], config: TrainSetting
     made_for = getattr(model_settings(config).get_text_config(), "max_position_embeddings", None)
     notes = []
     if made_for and longest > made_for:
-        notes.append(f"the longest example, {name!r}, has {longest:,} tokens, and the model's positions end at {made_for:,}")
+        notes.append(f"the longest example, {name!r}, has {longest:,} tokens, but the model has only {made_for:,} positions")
     if longest > _FAR * median:
         notes.append(
-            f"the longest example, {name!r}, has {longest:,} tokens and the median {median:,.0f}: the longest decides "
-            "what memory is needed; lower max_pixels, or leave it out"
+            f"the longest example, {name!r}, has {longest:,} tokens; the median is {median:,.0f}. The longest example "
+            "determines the memory: lower max_pixels, or remove this example"
         )
     return notes
 
 
 def report_problems(plan: Plan) -> None:
-    """Log what is wrong with a run that is about to start.
+    """Log the notes and problems of a run that is about to start.
 
     Raises:
-        ConfigError: the run would teach nothing.
+        ConfigError: the run would learn nothing.
     """
     for note in (*plan.notes, *plan.problems):
         if note not in plan.refusals:
@@ -290,7 +299,7 @@ def report_problems(plan: Plan) -> None:
 
 
 def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
-    """Examples whose texts spell a special token of the model, which would be read as an image or as the end of a turn."""
+    """Find examples whose text contains a special token of the model. It would count as an image or as the end of a turn."""
     pattern = special_tokens(processor)
     found = [
         (example.id, token[0]) for example in examples if (token := pattern.search(example.prompt + "\n" + example.chain))
@@ -298,13 +307,13 @@ def token_problems(examples: Sequence[Example], processor: Any) -> list[str]:
     if not found:
         return []
     return [
-        f"{_examples(len(found), 'holds', 'hold')} a special token of this model in a text, the first {found[0][0]!r} "
-        f"with {found[0][1]!r}; take it out of the question or the chain, or leave these examples out"
+        f"{_examples(len(found), 'contains', 'contain')} a special token of this model as text; the first is "
+        f"{found[0][0]!r} with {found[0][1]!r}. Remove the token from the question or the chain, or remove the example"
     ]
 
 
 def image_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[str, Size]) -> list[str]:
-    """Images that the model's processor cannot take, by their headers."""
+    """Find images that the model's processor does not accept, from their headers."""
     faults = {size: image_fault(processor, size) for size in set(sizes.values())}
     found = [
         (example.id, image, fault) for example in examples for image in example.images if (fault := faults[sizes[image]])
@@ -314,23 +323,25 @@ def image_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[s
     number, image, fault = found[0]
     examples_with = len({identity for identity, _, _ in found})
     return [
-        f"{_examples(examples_with, 'has', 'have')} an image that cannot be used, the first {number!r}: {image}: {fault}; "
-        f"leave {'it' if examples_with == 1 else 'them'} out"
+        f"{_examples(examples_with, 'has', 'have')} an image that the model cannot use; the first is {number!r}: {image}: "
+        f"{fault}. Remove {'this example' if examples_with == 1 else 'these examples'}"
     ]
 
 
 def _examples(number: int, one: str = "", several: str = "") -> str:
-    """`1 example` and `2 examples`, with a verb where one is given: `1 example has`, `2 examples have`."""
+    """Return `1 example` or `2 examples`, with the verb if there is one: `1 example has`, `2 examples have`."""
     return f"1 example {one}".rstrip() if number == 1 else f"{number:,} examples {several}".rstrip()
 
 
 def resized_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[str, Size]) -> list[str]:
-    """Whether pixels in chains are those of the images that the model is shown; nothing is checked of other coordinates.
+    """Check that pixel coordinates in chains refer to the resized images that the model sees.
+
+    Chains in other coordinates are not checked.
 
     Args:
-        examples: those of the run.
-        processor: of the model, with the run's `max_pixels`.
-        sizes: of the images, see `lengths.header_sizes`; all of which the processor takes, see `image_problems`.
+        examples: examples of the run.
+        processor: processor of the model, with the run's `max_pixels`.
+        sizes: sizes of the images, see `lengths.header_sizes`. The processor must accept all of them, see `image_problems`.
     """
     framed = [example for example in examples if example.resized is not None]
     if not framed:
@@ -338,8 +349,8 @@ def resized_problems(examples: Sequence[Example], processor: Any, sizes: Mapping
     resizer = Resizer.of_processor(processor)
     if resizer is None:
         return [
-            f"the chains state pixels of the resized image (coordinates resized), but this model's image processor, "
-            f"{type(processor.image_processor).__name__}, does not resize by area as Qwen2.5-VL's does; build the data with "
+            f"the chains contain pixels of the resized image (coordinates resized), but this model's image processor "
+            f"({type(processor.image_processor).__name__}) does not resize by area as Qwen2.5-VL does. Build the data with "
             "coordinates unit or per_mille"
         ]
     off = []
@@ -356,15 +367,15 @@ def resized_problems(examples: Sequence[Example], processor: Any, sizes: Mapping
     built, made = ("×".join(map(str, sides or ())) for sides in (example.resized, size))
     bounds = f"min_pixels {resizer.min_pixels}, max_pixels {resizer.max_pixels}, multiples of {resizer.factor}"
     return [
-        f"{len(off)} of {len(framed)} chains state pixels of other images than the model would see: the first, "
-        f"{example.id!r}, was written for {built}, and this processor makes {made} of its image ({bounds}). Train with "
-        "the max_pixels that the data was built with, or build the data with this model as --processor and --max-pixels "
+        f"{len(off)} of {len(framed)} chains contain pixels of a different image size than the model sees. The first is "
+        f"{example.id!r}: expected {built}, but this processor resizes its image to {made} ({bounds}). Train with the "
+        "max_pixels that the data was built with, or build the data with this model as --processor and --max-pixels "
         f"{resizer.max_pixels}"
     ]
 
 
 def prompt_problems(examples: Sequence[Example]) -> list[str]:
-    """Examples whose prompt is the task of other coordinates than their chain's; a user's own wording is not looked into."""
+    """Find examples whose prompt asks for different coordinates than their chain has. Custom prompts are not checked."""
     found = [
         (example, asked)
         for example in examples
@@ -374,13 +385,13 @@ def prompt_problems(examples: Sequence[Example]) -> list[str]:
         return []
     example, asked = found[0]
     return [
-        f"{_examples(len(found), 'asks', 'ask')} for other coordinates than the chain's, the first {example.id!r} for "
-        f"{asked} where the chain states {example.coordinates}; build the data with the coordinates that are wanted"
+        f"{_examples(len(found), 'asks', 'ask')} for different coordinates than the chain has; the first is {example.id!r}: "
+        f"the prompt asks for {asked}, the chain has {example.coordinates}. Build the data with one of the two"
     ]
 
 
 def crop_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[str, Size]) -> list[str]:
-    """What of the gold boxes the model will not see, because its processor keeps the centre of an image alone."""
+    """Report the part of the gold boxes that the model does not see because its processor crops images to the centre."""
     lost = np.concatenate(
         [
             cropped_share(processor, example.boxes, sizes[example.images[0]])
@@ -393,14 +404,14 @@ def crop_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[st
         return []
     images = processor.image_processor
     return [
-        f"the model does not see {lost.mean():.0%} of the area of the gold boxes, and {(lost > 0.5).sum():,} of "
-        f"{len(lost):,} boxes by less than half: its {type(images).__name__} {what_is_done(images)}; pad the images to "
-        "squares before building the data, or use a model that sees whole images"
+        f"the model does not see {lost.mean():.0%} of the area of the gold boxes, and sees less than half of "
+        f"{(lost > 0.5).sum():,} of {len(lost):,} boxes: its {type(images).__name__} {what_is_done(images)}. Pad the images "
+        "to squares before you build the data, or use a model that sees complete images"
     ]
 
 
 def precision_problems(config: TrainSettings, arguments: Any) -> list[str]:
-    """Whether steps are too small for the weights' precision, so that most of them change nothing."""
+    """Check whether updates are too small for the precision of the weights, so that most weights do not change."""
     if config.lora is not None or arguments.learning_rate >= _SMALL_STEPS:
         return []
     from sifthinker.training.memory import model_settings, weights_dtype
@@ -409,29 +420,28 @@ def precision_problems(config: TrainSettings, arguments: Any) -> list[str]:
     if dtype != "bfloat16":
         return []
     return [
-        f"weights in bfloat16 hold 8 significant bits: most steps of learning_rate {arguments.learning_rate:g} are rounded "
-        "away; train weights in float32 (dtype float32; with bf16 they are still computed in bfloat16), or use lora, whose "
-        "adapters are float32"
+        f"bfloat16 weights have 8 significant bits: at learning_rate {arguments.learning_rate:g}, most updates are lost to "
+        "rounding. Set dtype float32 (with bf16 the computation stays in bfloat16), or use lora, whose adapters are float32"
     ]
 
 
 def length_problems(turned: Sequence[Turn], lengths: Lengths, max_length: int | None) -> tuple[list[str], list[str]]:
-    """What TRL's `max_length` would cut off: (completions of which nothing is left, chains that are shortened)."""
+    """Report what TRL's `max_length` would cut off: (problems with empty completions, problems with shortened chains)."""
     if max_length is None or max(lengths.whole) <= max_length:
         return [], []
     nothing = [turn.id for turn, prompt in zip(turned, lengths.prompts, strict=True) if prompt >= max_length]
     shortened = sum(prompt < max_length < whole for prompt, whole in zip(lengths.prompts, lengths.whole, strict=True))
-    enough = f"set it to at least {max(lengths.whole)} or leave it out, or lower max_pixels"
+    enough = f"set max_length to at least {max(lengths.whole)}, leave it out, or lower max_pixels"
     return (
         [
-            f"max_length {max_length} cuts off the whole completion of {len(nothing)} of {len(turned)} examples, the first "
-            f"{nothing[0]!r}, and there is nothing to learn from them; {enough}"
+            f"max_length {max_length} cuts off the entire completion of {len(nothing)} of {len(turned)} examples, so the "
+            f"model cannot learn from them; the first is {nothing[0]!r}. To fix it, {enough}"
         ]
         if nothing
         else [],
         [
-            f"max_length {max_length} is below the longest example's {max(lengths.whole)} tokens: the chains of "
-            f"{_examples(shortened)} would be cut off; {enough}"
+            f"max_length {max_length} is too small for the longest example ({max(lengths.whole)} tokens): the chains of "
+            f"{_examples(shortened)} would be cut off. To fix it, {enough}"
         ]
         if shortened
         else [],
@@ -439,15 +449,15 @@ def length_problems(turned: Sequence[Turn], lengths: Lengths, max_length: int | 
 
 
 def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> list[str]:
-    """What the chat template does to valid chains, if it makes them invalid; see `data.gold_completion`."""
+    """Find a chat template that makes valid chains invalid; see `data.gold_completion`."""
     for example in examples:
         how: dict[str, Any] = {"with_depth": example.depth is not None, "frame": example.frame}
         problems = read_completion(gold[example.id], opened=False, **how).problems
         if problems and not check_chain(example.chain, **how):
             return [
                 f"the model's chat template breaks the chain of example {example.id!r}: {problems[0]}. It writes "
-                f"{gold[example.id][:80]!r}…, and no completion could earn the format reward; use a template that keeps the "
-                "assistant's text as it is"
+                f"{gold[example.id][:80]!r}…, so no completion could earn the format reward. Use a template that does not "
+                "change the assistant's text"
             ]
     return []
 
@@ -455,12 +465,12 @@ def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> l
 def reward_problems(
     examples: Sequence[Example], gold: Mapping[str, str], config: TrainSettings
 ) -> tuple[list[str], list[str]]:
-    """What a dry run on gold chains finds: (rewards that no gold chain earns, rewards that some do not earn in full).
+    """Score gold chains: (problems with rewards that no gold chain earns, problems with rewards below 1).
 
     Args:
-        examples: a few of the run's.
-        gold: example id → its chain as the chat template renders it.
-        config: the run.
+        examples: a few examples of the run.
+        gold: example id → its chain, rendered by the chat template.
+        config: settings of the run.
     """
     dead, weak = [], []
     earned: dict[str, list[float]] = {}
@@ -473,19 +483,19 @@ def reward_problems(
     for name in config.weights:
         values = earned.get(name)
         if not values:
-            weak.append(f"reward {name}: does not apply to this data (no depth?); leave it out with rewards.{name}=0")
+            weak.append(f"reward {name}: does not apply to this data (no depth?); turn it off with rewards.{name}=0")
         elif max(values) == 0:
-            dead.append(f"reward {name}: even the gold chains earn 0; look at them with `sif rewards`")
+            dead.append(f"reward {name}: even the gold chains earn 0; check them with `sif rewards`")
         elif min(values) < 1:
             weak.append(
-                f"reward {name}: a gold chain earns {min(values):.2f}, less than 1; look at it with `sif rewards` before "
-                "training on it"
+                f"reward {name}: a gold chain earns only {min(values):.2f}, expected 1; check it with `sif rewards` before "
+                "you train"
             )
     return dead, weak
 
 
 def _visit_notes(config: TrainSettings, arguments: Any, examples: int) -> list[str]:
-    """Whether the answer reward's progress term can act: it compares with the last time that a sample was seen."""
+    """Check that the progress term of the answer reward has an effect: it needs at least two visits to an example."""
     if "answer" not in config.weights or not config.reward_terms.progress:
         return []
     completions = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
@@ -493,9 +503,10 @@ def _visit_notes(config: TrainSettings, arguments: Any, examples: int) -> list[s
     visits = arguments.max_steps * prompts / examples if arguments.max_steps > 0 else arguments.num_train_epochs
     if visits > 1:
         return []
+    often = "once" if f"{visits:.2g}" == "1" else f"{visits:.2g} times"
     return [
-        f"each example is seen {visits:.2g} times, so the answer reward's progress term never acts: it compares with the "
-        "last time; raise num_train_epochs to 2 or more, or use fewer examples (limit)"
+        f"the run visits each example {often}, so the progress term of the answer reward has no effect: it "
+        "compares with the visit before. Set num_train_epochs to 2 or more, or use fewer examples (limit)"
     ]
 
 
@@ -503,14 +514,14 @@ def _batch_problems(rows: int, group: int, gold: int, most: int, examples: int, 
     problems = []
     if most < gold:
         problems.append(
-            f"max_completion_length {most} is below the longest gold chain's {gold} tokens: right chains would be cut off; "
-            f"set it to at least {gold + 16}"
+            f"max_completion_length {most} is too small for the longest gold chain ({gold} tokens), so correct chains would "
+            f"be cut off; set it to at least {gold + 16}"
         )
     if rows % group and group % rows:
         problems.append(
-            f"per_device_train_batch_size {rows} cuts groups of {group} unevenly, so that prompts are computed more often "
-            f"than needed; use a multiple or a divisor of {group}"
+            f"per_device_train_batch_size {rows} splits groups of {group} unevenly, so prompts are computed more often "
+            f"than necessary; use a multiple or a divisor of {group}"
         )
     if prompts > examples:
-        problems.append(f"a step wants {prompts} prompts and the data has {examples}; use smaller batches or more data")
+        problems.append(f"a step needs {prompts} prompts, but the data has {examples}; use smaller batches or more data")
     return problems

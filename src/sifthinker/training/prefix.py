@@ -1,17 +1,17 @@
-"""Prefix sharing: the completions of one prompt go through the model behind one copy of it, images included.
+"""Prefix sharing: all completions of a group share one copy of their prompt, including its images.
 
-GRPO asks for the log-probabilities of G completions of the same prompt. Padded side by side, the prompt is computed G times.
-Here a group becomes one packed row
+GRPO needs the log-probabilities of G completions of the same prompt. A padded batch computes the prompt G times. Here a
+group becomes one packed row
 
     [ prompt without its last token | last token, completion 1 | last token, completion 2 | … ]
 
-in which a token sees the prompt and its own completion alone (a block mask), and positions restart at the prompt's end
-for each completion (three axes for Qwen-VL's mRoPE). The prompt's last token stands before each completion because it is
-the one that predicts the completion's first token; every other prompt token is computed once. Mask and positions go into the
-model as arguments, so nothing of it is patched, and gradient checkpointing, adapters and mixed precision work as ever.
+A block mask limits each token to the prompt and its own completion. For each completion, positions restart at the end of the
+prompt (on three axes for Qwen-VL's mRoPE). The last token of the prompt is repeated before each completion, because it
+predicts the first token of the completion. Every other prompt token is computed once. The model receives the mask and the
+positions as arguments. It is not patched, so gradient checkpointing, adapters and mixed precision work as usual.
 
-The numbers are those of the padded batch up to rounding; tests hold log-probabilities and gradients against TRL's.
-Sampling shares too: a prompt is prefilled once, and its key-value cache expanded over the group.
+The results equal those of the padded batch up to rounding. Tests compare log-probabilities and gradients with TRL's.
+Sampling shares prompts too: a prompt is prefilled once, and its key-value cache is expanded to the group.
 """
 
 from __future__ import annotations
@@ -27,55 +27,55 @@ from sifthinker.decoding import growing_cache
 from sifthinker.models import placeholder_tokens
 from sifthinker.training.image_rows import ImageRows, base_model, image_counts
 
-# Architectures whose forward takes a prepared 4D mask and explicit positions; tests hold each against TRL's padded batch.
+# Architectures whose forward accepts a prepared 4D mask and explicit positions. Tests compare each with TRL's padded batch.
 SHARING = (
     "glm4v", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3", "qwen2_vl", "qwen2_5_vl",
     "qwen3_vl", "smolvlm",
 )  # fmt: skip
 _ATTENTION = ("sdpa", "eager", "flex_attention")
 
-# Masks of their own, which a prepared mask would replace.
+# Architectures with a special mask, which a prepared mask would replace.
 _OWN_MASK = {
     "gemma3": "the tokens of an image attend to each other in both directions",
     "paligemma": "the tokens of a prompt attend to each other in both directions",
 }
-# Kinds of layers in which a token reaches others by another way than a mask.
+# Kinds of layers that a mask alone does not control.
 _LAYERS = {
-    "sliding_attention": "attend in a sliding window, which in a packed row would end in another completion",
-    "chunked_attention": "attend in chunks, which in a packed row would be cut elsewhere",
-    "linear_attention": "are linear attention, whose state runs on from one completion into the next",
-    "conv": "are convolutions, which run on from one completion into the next",
+    "sliding_attention": "use a sliding window, which would reach into other completions of a packed row",
+    "chunked_attention": "attend in chunks, which would have other boundaries in a packed row",
+    "linear_attention": "are linear attention, whose state would pass from one completion to the next",
+    "conv": "are convolutions, which would mix the end of one completion with the start of the next",
 }
 
 
 def why_not_shared(model: Any) -> str | None:
-    """Why a model's prompts cannot be shared; None when they can."""
+    """Return the reason why a model cannot share prompts, or None if it can."""
     config = base_model(model).config
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ())
     if not kinds and getattr(text, "sliding_window", None) is not None:
         kinds = {"sliding_attention"}
     for kind in sorted(kinds - {"full_attention"}):
-        return f"some of its layers {_LAYERS.get(kind, f'are of the kind {kind!r}, which is not known to keep to a mask')}"
+        return f"some layers {_LAYERS.get(kind, f'are of the unknown kind {kind!r}, which may ignore a mask')}"
     if config.model_type in _OWN_MASK:
         return f"{_OWN_MASK[config.model_type]} (architecture {config.model_type!r})"
     if config.model_type not in SHARING:
-        return f"architecture {config.model_type!r} is not among those that were tested: {', '.join(SHARING)}"
+        return f"architecture {config.model_type!r} was not tested, only {', '.join(SHARING)}"
     attention = getattr(text, "_attn_implementation", None) or "sdpa"
     if attention not in _ATTENTION:
-        return f"attention {attention!r} takes no block mask; load the model with one of {', '.join(_ATTENTION)}"
+        return f"attention {attention!r} does not accept a block mask; use one of {', '.join(_ATTENTION)}"
     return None
 
 
 def ends_in_image(model: Any, last_tokens: torch.Tensor) -> bool:
-    """Whether a prompt's last token stands for pixels: it is repeated before each completion, which an image cannot be."""
+    """Return whether a prompt ends in an image placeholder. The last token is repeated, but an image cannot be repeated."""
     placeholders = placeholder_tokens(base_model(model).config) or []
     return bool(torch.isin(last_tokens, torch.tensor(placeholders, device=last_tokens.device)).any())
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Rows start..stop of a batch, which have one prompt and the same images."""
+    """Rows start..stop of a batch, with the same prompt and the same images."""
 
     start: int
     stop: int
@@ -90,19 +90,19 @@ def shared_log_probs(
     vision: Mapping[str, Any],
     batch_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities of completions, each group of equal neighbouring prompts in one packed row.
+    """Compute the log-probabilities of completions. Adjacent rows with equal prompts share one packed row.
 
-    Groups are cut where a longer row would cost more than another copy of the prompt, see `best_size`.
+    A group is split if a longer row would cost more than another copy of the prompt, see `best_size`.
 
     Args:
-        model: with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), perhaps wrapped.
+        model: model with TRL's fused head (`trl.trainer.utils.add_fused_lm_head`), which may be wrapped.
         input_ids: (B, P + C), prompts padded on the left, completions on the right.
         attention_mask: (B, P + C), 0 on padding.
         logits_to_keep: C.
-        vision: the batch's image tensors as TRL hands them on; those that are None are left out.
-        batch_size: most completions in one forward pass; larger groups are cut into sub-groups, each with its own prompt.
+        vision: image tensors of the batch as TRL passes them. Entries that are None are ignored.
+        batch_size: maximum number of completions in a forward pass. Larger groups are split, each part with its own prompt.
     Returns:
-        log-probabilities (B, C), 0 on padding, and entropies (B, C) where the model's head computes them.
+        log-probabilities (B, C), 0 on padding, and entropies (B, C) if the model's head computes them.
     """
     rows = input_ids.size(0)
     prompt_length = input_ids.size(1) - logits_to_keep
@@ -127,19 +127,19 @@ def shared_generate(
     vision: Mapping[str, Any],
     generation_config: Any,
 ) -> torch.Tensor:
-    """Sample completions, each group of equal neighbouring prompts prefilled once.
+    """Sample completions. The prompt of each group of adjacent rows is prefilled once.
 
-    The prompt without its last token goes through the model once for each group; its key-value cache is then expanded over
-    the group, and `generate` goes on from there.
+    The prompt without its last token goes through the model once per group. Its key-value cache is then expanded to the
+    group, and `generate` continues from there.
 
     Args:
-        model: unwrapped, with `generate`.
+        model: unwrapped model with `generate`.
         input_ids: (B, P), padded on the left.
         attention_mask: (B, P), 0 on padding.
-        vision: the batch's image tensors, as in `shared_log_probs`; or `rows`, the `ImageRows` of them.
-        generation_config: of transformers.
+        vision: image tensors of the batch, as in `shared_log_probs`, or their `ImageRows` as `rows`.
+        generation_config: transformers' generation config.
     Returns:
-        (B, P + C) tokens, as `generate` gives them.
+        (B, P + C) tokens, as from `generate`.
     """
     tensors = _Vision(model, vision, input_ids.size(0))
     groups = _groups(input_ids, attention_mask, tensors, input_ids.size(0))
@@ -151,14 +151,14 @@ def shared_generate(
         inputs["mm_token_type_ids"] = tensors.kinds[starts, : input_ids.size(1) - 1]
     base = base_model(model)
     if _axes(model) == 3:
-        base.model.rope_deltas = None  # of an earlier batch
+        base.model.rope_deltas = None  # left over from an earlier batch
     else:
-        # `generate` counts positions without the padding; the model, left to itself, with it. The cache and the tokens
-        # that go on from it would be shifted against each other.
+        # By default, the model counts padding in its positions, but `generate` does not. Without explicit positions, the
+        # cache and the tokens after it would be shifted against each other.
         inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
     cache = growing_cache(base)
     with torch.no_grad():
-        # Through the outermost module: where weights are spread over processes, its forward is what gathers them.
+        # Call the outermost module, because its forward gathers sharded weights.
         model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_select_indices(member)
         if _axes(model) == 3 and base.model.rope_deltas is not None:
@@ -170,7 +170,7 @@ def shared_generate(
 
 
 class _Vision:
-    """The images of a batch, and which of a prompt's tokens stand for them."""
+    """The images of a batch, and the prompt tokens that stand for them."""
 
     def __init__(self, model: Any, vision: Mapping[str, Any], rows: int) -> None:
         self.model = model
@@ -180,18 +180,18 @@ class _Vision:
         self.rows: ImageRows = given or ImageRows(named, vision.get("num_images") or [0] * rows, vision.get("num_tiles"))
 
     def cost(self, row: int) -> float:
-        """What the vision tower computes for a row, in tokens of the language model whose matrices cost as much."""
+        """Return the cost of the vision tower for a row, as a number of language-model tokens with equal matrix cost."""
         if not self.rows.has("pixel_values"):
             return 0.0
         pixels, config = self.rows.of("pixel_values", row), base_model(self.model).config.vision_config
         patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
-        # Patches that lie in one run hold a pair of frames each, and are one entry; other images are cut into them.
+        # With `image_grid_thw`, each entry is one patch of a pair of frames. Other images are still to be cut into patches.
         patches = len(pixels) if self.rows.has("image_grid_thw") else pixels.numel() / (3 * patch * patch)
         return float(patches * self._weight)
 
     @cached_property
     def _weight(self) -> float:
-        """Parameters that a patch meets, as a share of those that a token meets; a projector's count as the tower's."""
+        """Ratio of vision-tower parameters (with the projector) to language-model parameters."""
         model = base_model(self.model)
         words = {id(p) for p in model.get_input_embeddings().parameters()}  # looked up, not multiplied with
         language = {id(p): p.numel() for p in model.get_decoder().parameters() if id(p) not in words}
@@ -200,7 +200,7 @@ class _Vision:
         return share
 
     def of_groups(self, groups: list[_Group]) -> dict[str, torch.Tensor]:
-        """Model arguments for the images of each group, once."""
+        """Return the model arguments for the images, once for each group."""
         rows = [group.start for group in groups]
         arguments = self.rows.take(rows)
         if arguments:
@@ -211,12 +211,12 @@ class _Vision:
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """Model inputs for some groups, and where each completion token's prediction stands in them.
+    """Model inputs for some groups, and the places of the completion tokens' predictions in the output.
 
     Args:
         inputs: arguments of the model.
         place: (B', C) position in the flattened (K, L) output.
-        valid: (B', C) whether there is a token.
+        valid: (B', C) True for tokens, False for padding.
     """
 
     inputs: dict[str, Any]
@@ -245,7 +245,7 @@ def _pack(
     longest = max(totals)
     ids = input_ids.new_full((len(groups), longest), int(prompts[0][-1]))
     labels = input_ids.new_full((len(groups), longest), -100)
-    # 0 the prompt, 1 … the completions, -1 padding at the end
+    # 0: prompt; 1, 2, …: completions; -1: padding at the end
     segments = torch.full((len(groups), longest), -1, dtype=torch.long, device=device)
     axes = _axes(model)
     positions = torch.zeros((axes, len(groups), longest), dtype=torch.long, device=device)
@@ -279,7 +279,7 @@ def _pack(
 
 
 def _unpack(values: torch.Tensor, packed: _Packed) -> torch.Tensor:
-    """(K, L) per packed token → (B', C) per completion token, 0 on padding."""
+    """Convert values (K, L) of packed tokens to values (B', C) of completion tokens, 0 on padding."""
     return torch.where(packed.valid, values.reshape(-1)[packed.place], values.new_zeros(()))
 
 
@@ -291,7 +291,7 @@ def _prompt_positions(
     prompt_length: int,
     vision: _Vision,
 ) -> torch.Tensor:
-    """Positions of a prompt's tokens: (1, n), or (3, n) for mRoPE, as the model itself counts them."""
+    """Return the positions of a prompt's tokens as the model counts them: (1, n), or (3, n) for mRoPE."""
     if _axes(model) == 1:
         return torch.arange(len(prompt), device=prompt.device)[None]
     if not vision.rows.has("image_grid_thw") or not vision.rows.num_images[group.start] or vision.kinds is None:
@@ -305,11 +305,13 @@ def _prompt_positions(
 
 
 def block_mask(model: Any, segments: torch.Tensor) -> Any:
-    """The mask of packed rows, in the form that the model's attention takes: a token sees what comes before it in the
-    prompt and in its own completion. Padding sees itself alone, for a row without any key has no softmax.
+    """Return the mask of packed rows, in the format that the model's attention needs.
+
+    A token attends to the earlier tokens of the prompt and of its own completion. A padding token attends to itself, because
+    a row without keys has no softmax.
 
     Args:
-        model: tells the form.
+        model: the model; its attention determines the format.
         segments: (K, L).
     Returns:
         booleans (K, 1, L, L), additive floats of that shape for eager attention, or a BlockMask for flex attention.
@@ -336,7 +338,7 @@ def block_mask(model: Any, segments: torch.Tensor) -> Any:
 
 
 def _groups(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, vision: _Vision, most: int) -> list[_Group]:
-    """Runs of neighbouring rows with one prompt and the same images, cut to at most `most` rows."""
+    """Group adjacent rows with the same prompt and the same images, with at most `most` rows per group."""
     same_text = ((prompt_ids[1:] == prompt_ids[:-1]) & (prompt_mask[1:] == prompt_mask[:-1])).all(dim=1).tolist()
     groups, start = [], 0
     for row in range(1, prompt_ids.size(0) + 1):
@@ -348,11 +350,11 @@ def _groups(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, vision: _Vision
 
 
 def _cut(model: Any, group: _Group, attention_mask: torch.Tensor, prompt_length: int, vision: _Vision) -> list[_Group]:
-    """A group in the parts that are cheapest to compute, each with its own copy of the prompt and its images."""
+    """Split a group into the parts that are cheapest to compute. Each part has its own copy of the prompt and its images."""
     text = base_model(model).config.get_text_config()
     rows = group.stop - group.start
     if getattr(text, "_attn_implementation", None) == "flex_attention":
-        return [group]  # a block-sparse kernel does not compute what the mask hides
+        return [group]  # the block-sparse kernel skips what the mask hides
     prompt = int(attention_mask[group.start, :prompt_length].sum())
     completion = float(attention_mask[group.start : group.stop, prompt_length:].sum()) / rows
     size = best_size(prompt, completion, rows, text.hidden_size, vision.cost(group.start))
@@ -360,18 +362,18 @@ def _cut(model: Any, group: _Group, attention_mask: torch.Tensor, prompt_length:
 
 
 def best_size(prompt: int, completion: float, group: int, width: int, images: float = 0.0) -> int:
-    """How many completions to put behind one copy of a prompt, for dense attention.
+    """Return the best number of completions for one copy of a prompt, with dense attention.
 
-    A longer row saves copies of the prompt and its images, and pays for attention between completions that the mask then
-    hides. Of a row of L tokens a layer's matrices cost about 32 · width² · L operations and its attention 4 · width · L²,
-    which is L / (8 · width) of the former.
+    A longer row saves copies of the prompt and its images, but computes attention between completions, which the mask then
+    hides. For a row of L tokens, the matrices of a layer need about 32 · width² · L operations. Its attention needs
+    4 · width · L², which is L / (8 · width) times as many.
 
     Args:
         prompt: tokens of the prompt.
-        completion: mean tokens of a completion.
-        group: completions.
-        width: of the language model.
-        images: what the vision tower computes for the prompt, in tokens whose matrices of the language model cost as much.
+        completion: mean number of tokens of a completion.
+        group: number of completions.
+        width: hidden size of the language model.
+        images: cost of the vision tower for the prompt, as the number of language-model tokens with the same matrix cost.
     """
 
     def cost(size: int) -> float:
@@ -382,7 +384,7 @@ def best_size(prompt: int, completion: float, group: int, width: int, images: fl
 
 
 def _chunks(groups: list[_Group], most: int) -> list[list[_Group]]:
-    """Groups in order, in lists of at most `most` rows."""
+    """Split the groups, in order, into lists of at most `most` rows."""
     chunks: list[list[_Group]] = []
     for group in groups:
         if chunks and group.stop - chunks[-1][0].start <= most:
@@ -393,5 +395,5 @@ def _chunks(groups: list[_Group], most: int) -> list[list[_Group]]:
 
 
 def _axes(model: Any) -> int:
-    """Axes that positions have: three where the model counts them for images (mRoPE), one elsewhere."""
+    """Return the number of position axes: three for models with mRoPE, one for others."""
     return 3 if hasattr(base_model(model).model, "get_rope_index") else 1

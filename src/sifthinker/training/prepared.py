@@ -1,8 +1,8 @@
-"""A processor that prepares the images of each prompt once, however many completions are asked for.
+"""A processor that prepares the images of each prompt once, for any number of completions.
 
-GRPO has G rows of each prompt. TRL's trainer hands all of them to the processor, once before it samples and once before it
-scores. What stands in for the processor here hands on one row of each prompt, repeats what comes back, and remembers what
-the images gave from the first time to the second. Nothing else changes: the tensors are those of the whole batch.
+GRPO has G rows for each prompt. TRL's trainer passes all of them to the processor, once before sampling and once before
+scoring. The wrapper in this module passes one row per prompt, repeats the result, and keeps the result of the images for the
+second call. The tensors are the same as for the complete batch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ IMAGES = "image_rows"
 
 
 def share_equal_images(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a dataset in which neighbours with the same images hold the same objects, so that they need no comparing.
+    """Return rows in which neighbours with equal images share the image objects, so that later comparisons are fast.
 
     Args:
-        rows: with images in `images`, where there are any; a dataset decodes them anew for every row.
+        rows: rows of a dataset, with optional images in `images`. A dataset decodes them again for every row.
     """
     shared: list[dict[str, Any]] = []
     for row in rows:
@@ -36,13 +36,13 @@ def share_equal_images(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 class PreparesOnce:
-    """Stands in for a processor for as long as a batch is made.
+    """A wrapper of a processor that is used while a batch is made.
 
-    Neighbouring rows that are equal, in text and images, are prepared once. Everything else is the processor's own.
+    It prepares adjacent rows with equal text and images once. Otherwise it behaves like the processor.
 
     Args:
-        processor: of transformers; it is not changed.
-        written_out: whether `apply_chat_template` repeats the tensors of images too. Else it gives them in one entry,
+        processor: transformers processor. It does not change.
+        written_out: whether `apply_chat_template` repeats the image tensors too. Otherwise it returns them in one entry,
             `IMAGES`, as the `ImageRows` of all rows.
     """
 
@@ -58,12 +58,12 @@ class PreparesOnce:
         return getattr(self._processor, name)
 
     def apply_chat_template(self, conversation: Any, **named: Any) -> Any:
-        """As the processor's own."""
+        """Like the method of the processor."""
         if not named.get("tokenize") or not named.get("return_dict") or not _batched(conversation):
             return self._processor.apply_chat_template(conversation, **named)
         first, row_of = _distinct(conversation)
         rows = [conversation[row] for row in first]
-        # Lists of tokens: some processors (Mistral 3) make tensors by default, which prompts of unequal length are not.
+        # Ask for lists: some processors (Mistral 3) return tensors by default, which fails for prompts of unequal length.
         prepared = self._processor.apply_chat_template(conversation=rows, **{"return_tensors": None, **named})
         repeated = self._repeat(prepared, [_images_in(row) for row in rows], row_of, self._written_out)
         if repeated is None:
@@ -71,7 +71,7 @@ class PreparesOnce:
         return repeated
 
     def __call__(self, images: Any = None, text: Any = None, **named: Any) -> Any:
-        """As the processor's own."""
+        """Like the call of the processor."""
         if images is None or not isinstance(text, list):
             return self._processor(images=images, text=text, **named)
         first, row_of = _distinct(list(zip(text, images, strict=True)))
@@ -81,7 +81,7 @@ class PreparesOnce:
         return self._whole(images=images, text=text, **named) if repeated is None else repeated
 
     def _repeat(self, prepared: Any, num_images: list[int], row_of: list[int], written_out: bool) -> Any:
-        """What was prepared, for every row that is equal; None where the layout of the image tensors is not known."""
+        """Repeat the prepared inputs for all equal rows. Return None if the layout of the image tensors is unknown."""
         if written_out and len(num_images) == len(row_of):
             return prepared
         data: dict[str, Any] = {}
@@ -93,7 +93,7 @@ class PreparesOnce:
         try:
             rows = ImageRows(prepared, num_images, self._remembered.num_tiles(num_images)).repeated(row_of)
         except LayoutError as error:
-            logger.warning("the images of each completion are prepared by themselves: %s", error)
+            logger.warning("preparing the images of every completion separately, which is slower: %s", error)
             return None
         if not written_out:
             return type(prepared)({**data, IMAGES: rows})
@@ -102,7 +102,7 @@ class PreparesOnce:
 
 
 class _Remembered:
-    """An image processor that knows what the last images gave, and gives it again when asked for the same."""
+    """An image processor that remembers its last result and returns it again for the same images."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -114,20 +114,20 @@ class _Remembered:
         return getattr(self._processor, name)
 
     def __call__(self, images: Any, **settings: Any) -> Any:
-        # Tensors at once: they serve whoever asked for lists too, and are asked for the second time.
+        # Always make tensors. They work for callers that asked for lists, and the second call needs them.
         settings["return_tensors"] = "pt"
         flat = _flat(images)
         if self.found is None or settings != self._settings or not _equal(flat, self._images):
             self.found = self._processor(images, **settings)
             self._images, self._settings = flat, settings
-        return type(self.found)(dict(self.found))  # processors take things out of it
+        return type(self.found)(dict(self.found))  # a copy, because processors remove entries
 
     def about(self, images: Any) -> Any:
-        """What is known of these images, whatever was asked for; None where they are others."""
+        """Return the remembered result if it is for these images, with any settings; else None."""
         return self.found if self.found is not None and _equal(_flat(images), self._images) else None
 
     def num_tiles(self, num_images: list[int]) -> list[int] | None:
-        """Tiles of each row, for image processors that tell how many there are of an image."""
+        """Return the number of tiles in each row, for image processors that report tiles per image."""
         if self.found is None:
             return None
         if "num_patches" in self.found:
@@ -144,7 +144,7 @@ class _Remembered:
 
 
 class _Asked:
-    """The image processor as the trainer sees it, which asks it how many tiles the images of all rows have."""
+    """The image processor for the trainer, which calls it to count the tiles of the images of all rows."""
 
     def __init__(self, remembered: _Remembered) -> None:
         self._remembered = remembered
@@ -170,7 +170,7 @@ def _batched(rows: Any) -> bool:
 
 
 def _distinct(rows: Sequence[Any]) -> tuple[list[int], list[int]]:
-    """Numbers of the rows that differ from the one before, and for every row which of those it is equal to."""
+    """Return the indices of rows that differ from the row before, and for every row the position of its equal among them."""
     first: list[int] = []
     row_of: list[int] = []
     for number, row in enumerate(rows):
@@ -196,6 +196,6 @@ def _equal(images: list[Any], others: list[Any]) -> bool:
 
 
 def _alike(image: Any, other: Any) -> bool:
-    """Whether two images have the same pixels; arrays and tensors, which compare by element, are taken for different."""
+    """Return whether two images have the same pixels. Arrays and tensors compare by element and count as different."""
     found = image == other
     return found if isinstance(found, bool) else False

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a live table, and a history file that reports are made from."""
+"""Progress of a training run: a live table in the terminal, and a history file for reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HISTORY = "history.jsonl"
 
 
 def logged_name(metric: str) -> str:
-    """The name by which a metric is logged.
+    """Return the name under which a metric is logged.
 
     Example:
         >>> logged_name("final HIoU")
@@ -47,23 +47,23 @@ _SHOWN = {
     "rewards/depth_reward/mean": "depth",
     "rewards/answer_reward/missing": "unjudged answers",
     "frac_reward_zero_std": "groups with equal rewards",
-    "kl": "kl",
-    "completions/mean_length": "tokens a chain",
-    "chain/steps": "steps a chain",
+    "kl": "KL divergence",
+    "completions/mean_length": "tokens per chain",
+    "chain/steps": "steps per chain",
     "chain/box_movement": "box movement",
-    "chain/first_hiou": "HIoU of the first focus",
-    "chain/final_hiou": "HIoU of the last focus",
+    "chain/first_hiou": "first HIoU",
+    "chain/final_hiou": "final HIoU",
     **{name: f"eval {metric}" for name, metric in LOGGED.items()},
 }
 
 
 class ProgressTable(TrainerCallback):  # type: ignore[misc]
-    """A progress bar over a table of the newest numbers and the first ones, instead of a dictionary a step; into a file, a
-    line a log.
+    """A progress bar and a table with the first and the latest metrics. If the output is a file, one line for each log
+    entry.
 
     Args:
-        title: of the stage.
-        console: where to draw; standard error by default, so that output stays clean.
+        title: title of the stage.
+        console: console to draw on. Default: standard error.
     """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
@@ -71,7 +71,7 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._title = title
-        self._asked = 0  # batches of the evaluation under way
+        self._asked = 0  # batches of the current evaluation
         self._task: TaskID | None = None
         self._first: dict[str, float] = {}
         self._newest: dict[str, float] = {}
@@ -81,7 +81,7 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
         if not self._newest:
             return self._bar
         table = Table(box=None, pad_edge=False)
-        for heading in ("", "first", "now"):
+        for heading in ("", "first", "latest"):
             table.add_column(heading, justify="right" if heading else "left")
         for key, name in _SHOWN.items():
             if key in self._newest:
@@ -104,7 +104,7 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
         self._first = {**numbers, **self._first}
         self._newest |= numbers
         if self._live.is_started and not self._live.console.is_terminal:
-            # A log file shows no live table: a line for each log, so that a run can be watched there too.
+            # A log file cannot show a live table. It gets one line for each log entry instead.
             words = ", ".join(f"{name} {numbers[key]:.3g}" for key, name in _SHOWN.items() if key in numbers)
             if words:
                 self._live.console.print(f"{self._title} {state.global_step}/{state.max_steps}: {words}", soft_wrap=True)
@@ -112,7 +112,7 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._asked += 1
         if self._task is not None:
-            self._bar.update(self._task, description=f"{self._title}: held-out questions, batch {self._asked}")
+            self._bar.update(self._task, description=f"{self._title}: evaluating, batch {self._asked}")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._asked = 0
@@ -123,15 +123,15 @@ class ProgressTable(TrainerCallback):  # type: ignore[misc]
         self.stop()
 
     def stop(self) -> None:
-        """Leave the terminal as it was; also after an interruption."""
+        """Restore the terminal. Safe to call after an interruption."""
         if self._live.is_started:
             self._live.stop()
             if not self._live.console.is_terminal:
-                self._live.console.print()  # into a file, the last table ends without a line end
+                self._live.console.print()  # in a file, the last table has no newline at its end
 
 
 def quiet(trainer: Any, title: str) -> ProgressTable:
-    """Replace a trainer's own progress printing by a `ProgressTable`."""
+    """Replace the progress output of a trainer with a `ProgressTable`."""
     from transformers import PrinterCallback, ProgressCallback
 
     trainer.remove_callback(ProgressCallback)
@@ -142,14 +142,14 @@ def quiet(trainer: Any, title: str) -> ProgressTable:
 
 
 def write_history(trainer: Any, output: str) -> Path:
-    """Write what the trainer logged, one JSON line a log, to the run's folder."""
+    """Write the trainer's log to the run's folder, one JSON line for each entry."""
     path = Path(output) / HISTORY
     atomic_write(path, "".join(to_json(_finite(entry)) + "\n" for entry in trainer.state.log_history))
     return path
 
 
 def read_history(output: str | Path) -> list[dict[str, Any]]:
-    """The log entries of a run; empty when it has none."""
+    """Read the log entries of a run; empty if there are none."""
     path = Path(output) / HISTORY
     if not path.is_file():
         return []
@@ -157,7 +157,7 @@ def read_history(output: str | Path) -> list[dict[str, Any]]:
 
 
 def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN; a number that is not finite is left out as null."""
+    """Replace numbers that are not finite with None, because JSON has no NaN."""
     return {
         key: None if isinstance(value, float) and (value != value or abs(value) == float("inf")) else value
         for key, value in entry.items()

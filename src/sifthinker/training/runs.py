@@ -1,4 +1,4 @@
-"""What both stages share: adapters, weights restored from checkpoints, a run from its start or resumption to its model."""
+"""Code shared by both stages: adapters, resuming from checkpoints, and a run from its start to the finished model."""
 
 from __future__ import annotations
 
@@ -31,20 +31,18 @@ from sifthinker.training.settings import Stage, TrainSettings
 logger = logging.getLogger(__name__)
 
 FINISHED = "finished.json"
-ADAPTER = "adapter"  # folder of a LoRA run's adapter, in the run's folder
-_RUN = "run.json"  # the config of the run that a folder holds, and what its data and model hold
-_STATE = "trainer_state.json"  # of a checkpoint; Trainer writes it after everything else
+ADAPTER = "adapter"  # subfolder for the adapter of a LoRA run
+_RUN = "run.json"  # config of the run in a folder, and the fingerprints of its data and model
+_STATE = "trainer_state.json"  # the last file that Trainer writes to a checkpoint
 
 
 class OurTrainer:
-    """Mixin for transformers' Trainer: Muon where the run asks for it, weights restored from checkpoints, and held-out
-    questions in place of a loss when it is evaluated.
+    """Mixin for transformers' Trainer: optional Muon, correct resuming, and evaluation on held-out questions.
 
-    A full model's weights come back from a checkpoint under the names they have now.
-
-    Vision-language checkpoints are written under their architecture's published parameter names, which differ from the
-    module's own (`language_model.model…` for `model.language_model…`). Trainer (seen in transformers 5.23) loads the file
-    by the module's names, finds none, warns, and trains on from the weights it started with. `from_pretrained` knows both.
+    Vision-language checkpoints use the published parameter names of their architecture (`language_model.model…`), which
+    differ from the names in the module (`model.language_model…`). Trainer (seen in transformers 5.23) looks for the
+    module's names, finds none, warns, and continues with the weights that it started with. `from_pretrained` knows both
+    kinds of names, so this mixin uses it to restore full models.
     """
 
     model: Any
@@ -61,20 +59,20 @@ class OurTrainer:
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Ask the held-out questions, see `HeldOut.measure`, and log what they gave."""
+        """Evaluate on the held-out questions, see `HeldOut.measure`, and log the metrics."""
         if self.held_out is None:
             found: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)  # type: ignore[misc]
             return found
         metrics = self.held_out.measure(self)
         training = self.model.training
-        self.model.eval()  # TRL's trainers would log what they gathered while training, and forget it
+        self.model.eval()  # in training mode, TRL's trainers would also log their collected training metrics and reset them
         try:
             self.log(dict(metrics))  # type: ignore[attr-defined]
         finally:
             self.model.train(training)
         best = self.args.metric_for_best_model
         if best is not None:
-            # No answer had it, for instance because there was no chain with an area: no model is better by it.
+            # No answer has this metric, for example because no chain has an area. NaN never counts as an improvement.
             metrics.setdefault(f"eval_{best.removeprefix('eval_')}", math.nan)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -93,7 +91,7 @@ class OurTrainer:
             try:
                 from sifthinker.training.muon import build_muon
             except ImportError:
-                raise ConfigError("muon_lr needs torch 2.9 or newer, which has Muon") from None
+                raise ConfigError("muon_lr needs torch 2.9 or newer; update torch, or leave muon_lr out") from None
             self.optimizer = build_muon(
                 self.model if model is None else model,
                 muon_lr=self.muon_lr,
@@ -106,7 +104,7 @@ class OurTrainer:
         model = self.model if model is None else model
         whole = (Path(resume_from_checkpoint) / "config.json").is_file()
         if not whole or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            # Adapters and sharded states keep the module's own names.
+            # Adapters and sharded states use the names in the module.
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         restored = load_model(resume_from_checkpoint, dtype=str(model.dtype).removeprefix("torch."))
@@ -114,17 +112,17 @@ class OurTrainer:
 
 
 def lora_config(config: TrainSettings, frozen: Iterable[str] = ()) -> Any:
-    """PEFT's config of the run, or None for full training.
+    """Return PEFT's config for a run, or None for full training.
 
     Args:
-        config: the run.
-        frozen: names of the parameters that `models.freeze` froze; their modules get no adapters.
+        config: settings of the run.
+        frozen: names of the parameters that `models.freeze` froze. Their modules get no adapters.
     """
     if config.lora is None:
         return None
     from peft import LoraConfig
 
-    # "all-linear" means the frozen parts too, unless told otherwise: adapters there would train what was to stay.
+    # "all-linear" includes the frozen modules. Exclude them, or their adapters would be trained.
     modules = {name.rpartition(".")[0] for name in frozen if not set(config.freeze) & set(name.split("."))}
     left_out = "|".join(re.escape(name) for name in (*config.freeze, *sorted(modules)))
     target = config.lora.target if isinstance(config.lora.target, str) else list(config.lora.target)
@@ -139,7 +137,7 @@ def lora_config(config: TrainSettings, frozen: Iterable[str] = ()) -> Any:
 
 
 class _StopAfterStep(TrainerCallback):  # type: ignore[misc]
-    """Ctrl-C ends a run after the step under way, with a checkpoint; a second one ends it at once."""
+    """Ctrl-C ends a run after the current step, with a checkpoint. A second Ctrl-C ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -166,11 +164,11 @@ class _StopAfterStep(TrainerCallback):  # type: ignore[misc]
             self.restore()
             raise KeyboardInterrupt
         self.asked = True
-        logger.warning("stopping after this step, with a checkpoint; press again to stop at once")
+        logger.warning("stopping after this step and writing a checkpoint; press Ctrl-C again to stop at once")
 
 
 class _Cards(TrainerCallback):  # type: ignore[misc]
-    """A model card in every checkpoint."""
+    """Write a model card into every checkpoint."""
 
     def __init__(self, config: TrainSettings, title: str, coordinates: Coordinates | None) -> None:
         self._config, self._title, self._coordinates = config, title, coordinates
@@ -182,14 +180,14 @@ class _Cards(TrainerCallback):  # type: ignore[misc]
 
 
 def run(trainer: Any, config: TrainSettings, title: str) -> None:
-    """Train, or go on from the newest checkpoint in the output folder; write the model, its processor and the history.
+    """Train, or resume from the newest checkpoint in the output folder. Write the model, its processor and the history.
 
     Args:
-        trainer: not yet started.
-        config: its run.
-        title: of the progress bar.
+        trainer: a trainer that has not started.
+        config: settings of the run.
+        title: title of the progress bar.
     Raises:
-        KeyboardInterrupt: the run was interrupted; a checkpoint was written unless it had to end at once.
+        KeyboardInterrupt: the user interrupted the run. A checkpoint was written, unless the user interrupted it twice.
     """
     check_saving(trainer)
     table, stop = quiet(trainer, title), _StopAfterStep()
@@ -219,26 +217,27 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
 
 
 def check_saving(trainer: Any) -> None:
-    """See before the first step that the finished model can be saved.
+    """Check before the first step that the finished model can be saved.
 
     Raises:
-        ConfigError: DeepSpeed's ZeRO-3 is not allowed to gather the weights.
+        ConfigError: DeepSpeed ZeRO-3 is not configured to gather the weights.
     """
     if not trainer.is_deepspeed_enabled:
         return
     zero = trainer.accelerator.state.deepspeed_plugin.deepspeed_config.get("zero_optimization", {})
     if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ConfigError(
-            "ZeRO-3 may not gather the weights, so the model could not be saved: set zero3_save_16bit_model: true in "
-            "the accelerate config, or stage3_gather_16bit_weights_on_model_save in DeepSpeed's own"
+            "ZeRO-3 is not allowed to gather the weights, so the finished model could not be saved. Set "
+            "zero3_save_16bit_model: true in the accelerate config, or stage3_gather_16bit_weights_on_model_save: true in "
+            "the DeepSpeed config"
         )
 
 
 def save_model(trainer: Any, config: TrainSettings) -> None:
-    """Write the finished model and its processor into the run's folder; every process of the run must call it.
+    """Write the finished model and its processor to the run's folder. Every process of the run must call this function.
 
-    Weights that are spread over processes are gathered on the first. An adapter is written to the folder `adapter` and
-    merged from there into its base: a process that has only a part of the weights cannot merge them.
+    Sharded weights are gathered on the first process. An adapter is saved to the folder `adapter` first and then merged from
+    there into its base, because a process that has only a shard of the weights cannot merge them.
     """
     folder = Path(config.output)
     whole = _gathered(trainer)  # all processes take part
@@ -249,13 +248,13 @@ def save_model(trainer: Any, config: TrainSettings) -> None:
         model.save_pretrained(folder, state_dict=whole)
     else:
         model.save_pretrained(str(folder / ADAPTER), state_dict=whole)
-        unset_hf_deepspeed_config()  # or ZeRO-3 would spread the base over processes that do not take part
+        unset_hf_deepspeed_config()  # otherwise ZeRO-3 would shard the base over processes that do not load it
         merge_adapter(folder / ADAPTER, folder, base=config.model, dtype=config.dtype)
     trainer.processing_class.save_pretrained(folder)
 
 
 def _gathered(trainer: Any) -> dict[str, Any] | None:
-    """The whole state of a model whose weights are spread over processes, on the first's CPU; None where they are not."""
+    """Return the complete state of a sharded model, on the CPU of the first process; None if the model is not sharded."""
     if trainer.is_deepspeed_enabled:
         state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.deepspeed)
         return state
@@ -265,7 +264,7 @@ def _gathered(trainer: Any) -> dict[str, Any] | None:
     if trainer.is_fsdp_enabled or any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         whole = dict(get_model_state_dict(trainer.model, options=options))
-        # Gathering copies a tied weight under each of its names; as one tensor again it is written once.
+        # Gathering copies a tied weight once for each of its names. Make it one tensor again, so that it is saved once.
         first: dict[int, str] = {}
         for name, parameter in trainer.model.named_parameters(remove_duplicate=False):
             if name in whole:
@@ -274,23 +273,23 @@ def _gathered(trainer: Any) -> dict[str, Any] | None:
     return None
 
 
-# What the card says of the numbers of boxes; nothing of fractions, which the package reads unless told.
+# The model card's sentence on box coordinates. Fractions, the default, need none.
 _NUMBERS: dict[Coordinates, str] = {
-    "per_mille": "Its boxes are whole numbers from 0 to 1000 (coordinates `per_mille`)",
-    "resized": "Its boxes are whole pixels of the image as its processor resizes it (coordinates `resized`)",
+    "per_mille": "It writes boxes as whole numbers from 0 to 1000 (coordinates `per_mille`)",
+    "resized": "It writes boxes in whole pixels of the image that its processor resized (coordinates `resized`)",
 }
 
 
 def model_card(
     config: TrainSettings, title: str, history: Sequence[Mapping[str, Any]], coordinates: Coordinates | None = None
 ) -> str:
-    """The README of a finished model: what it was made from and how, and the last numbers of its training.
+    """Return the README of a finished model: base model, data, settings, and the last metrics of its training.
 
     Args:
-        config: the run.
-        title: its stage.
-        history: what was logged.
-        coordinates: in which the model has learnt to state boxes, see `coordinates.learnt_by`.
+        config: settings of the run.
+        title: title of the stage.
+        history: log entries of the trainer.
+        coordinates: box coordinates that the model learned to write, see `coordinates.learnt_by`.
     """
     last: dict[str, float] = {}
     for entry in history:
@@ -298,39 +297,50 @@ def model_card(
     shown = ("loss", "reward", "kl", "mean_token_accuracy", *(key for key in last if key.startswith(("rewards/", "chain/"))))
     numbers = "\n".join(f"| {key} | {last[key]:.4g} |" for key in shown if key in last)
     held_out = "\n".join(f"| {metric} | {last[key]:.4g} |" for key, metric in LOGGED.items() if key in last)
-    measured = f"Last measured on held-out questions, `{config.eval_data}`:\n\n| | |\n| --- | --- |\n{held_out}\n\n"
+    heading = "| metric | value |\n| --- | --- |"
+    measured = f"Last evaluation during training, on held-out questions (`{config.eval_data}`):\n\n{heading}\n{held_out}\n\n"
     numbers_are = _NUMBERS.get(coordinates or "unit", "")
-    stated = f"{numbers_are}, as its tokenizer_config.json notes for `sif`.\n\n" if numbers_are else ""
+    stated = f"{numbers_are}. `sif` reads this from its tokenizer_config.json.\n\n" if numbers_are else ""
     settings = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\nbase_model: {json.dumps(config.model)}\n"
         f"tags: [sifthinker, {title.lower()}]\n---\n\n"
         f"# {Path(config.output).name}\n\n"
-        f"{title} of `{config.model}` on `{config.data}` with sifthinker {__version__}. It thinks in steps, each naming "
-        f"regions as boxes with their depth; ask it with `sif think IMAGE QUESTION --model FOLDER`.\n\n"
-        f"{stated}{measured if held_out else ''}"
-        f"Last logged while training, not measured on held-out data:\n\n| | |\n| --- | --- |\n{numbers}\n\n"
-        f"```yaml\n{settings}```\n"
+        f"{title} of `{config.model}` on `{config.data}`, with sifthinker {__version__}.\n\n"
+        f"{_usage(config)}\n\n{stated}{measured if held_out else ''}"
+        f"Last values in the training log, measured on the training data:\n\n{heading}\n{numbers}\n\n"
+        f"Settings of the run:\n\n```yaml\n{settings}```\n"
+    )
+
+
+def _usage(config: TrainSettings) -> str:
+    """What a model card says about the model's answers, and the command that asks the model."""
+    command = "sif think IMAGE QUESTION --model FOLDER"
+    if config.answers_only:
+        return f"The model answers directly, without steps. To ask it a question, run `{command} --direct`."
+    return (
+        "The model thinks in steps before it answers. Each step lists regions of the image, as boxes with their depth, and "
+        f"describes them. To ask it a question, run `{command}`."
     )
 
 
 def is_finished(output: str | Path) -> bool:
-    """Whether a run's folder holds its finished model: the marker is written after everything else."""
+    """Return whether a folder contains a finished run. The marker file is written last."""
     return (Path(output) / FINISHED).is_file()
 
 
 def claim(config: TrainSettings, stage: Stage) -> bool:
-    """Take the output folder for a run, before anything is loaded.
+    """Reserve the output folder for a run, before anything is loaded.
 
-    Data and a local start model are compared by content, see `fingerprint`: a dataset that was rebuilt at the same path is
-    another one, and a folder that was moved is not.
+    Data and a local base model are compared by content, see `fingerprint`. A dataset that was rebuilt at the same path
+    counts as different; a folder that was moved counts as the same.
 
     Returns:
-        Whether there is something to do: False where the folder holds this run's finished model, unless more steps or epochs
-        are asked for than before.
+        False if the folder contains this run's finished model and the run does not ask for more steps or epochs than
+        before. True otherwise.
     Raises:
-        ConfigError: the folder holds checkpoints or the model of another run, or somebody else's model or README.
-        SIFError: it cannot be written.
+        ConfigError: the folder contains checkpoints or the model of another run, or a model or README from elsewhere.
+        SIFError: the folder cannot be written.
     """
     folder = make_folder(config.output)
     content = {"model": model_fingerprint(config.model), "data": data_fingerprint(config.data)}
@@ -344,28 +354,29 @@ def claim(config: TrainSettings, stage: Stage) -> bool:
         before, now = theirs["training"], ours["training"]
         longer = any((now.get(key) or 0) > (before.get(key) or 0) for key in _LENGTHS)
         if is_finished(folder) and not (longer and checkpoints):
-            logger.warning(f"{folder}: this run is finished; to train it again choose another output or delete the folder")
+            logger.warning(f"{folder}: this run is finished; to train again, choose another output or delete the folder")
             return False
         aside = {"output", "training", "content", *_IDENTITY}
         settings = {key for key in {*ours, *theirs} - aside if ours.get(key) != theirs.get(key)}
         changed = {f"training.{key}" for key in {*before, *now} if before.get(key) != now.get(key)}
         if settings | changed:
-            logger.warning(f"{folder}: the run goes on with other settings: {', '.join(sorted(settings | changed))}")
-    # In this order: another process of the run that comes late must not take the longer run for the finished one.
+            logger.warning(f"{folder}: the run resumes with changed settings: {', '.join(sorted(settings | changed))}")
+    # Remove the marker before writing run.json. Otherwise a late process of this run could find the new settings together
+    # with the old marker, and take the run for finished.
     (folder / FINISHED).unlink(missing_ok=True)
     atomic_write(folder / _RUN, json.dumps(ours) + "\n")
     return True
 
 
 def claim_parts(output: str | Path, settings: Mapping[str, Any]) -> None:
-    """Take a folder for a run of several parts, each in a folder of its own in it, before anything is trained.
+    """Reserve a folder for a run of several parts, before anything is trained. Each part has its own subfolder.
 
     Args:
         output: folder of the run.
-        settings: everything that makes the run another one, `stage` among it; plain values.
+        settings: the settings that identify the run, including `stage`, as plain values.
     Raises:
-        ConfigError: the folder holds something of another run, or somebody else's model or README.
-        SIFError: it cannot be written.
+        ConfigError: the folder contains files of another run, or a model or README from elsewhere.
+        SIFError: the folder cannot be written.
     """
     folder = make_folder(output)
     ours = json.loads(json.dumps(settings))
@@ -374,19 +385,19 @@ def claim_parts(output: str | Path, settings: Mapping[str, Any]) -> None:
     if theirs is not None and held:
         _refuse_another(folder, theirs, ours, sorted({*theirs, *ours}, key=lambda key: (key != "stage", key)))
     elif held:
-        logger.warning(f"{folder} is of an older version, which kept no {_RUN}; it is taken for this run and goes on")
+        logger.warning(f"{folder} has no {_RUN}, as in older versions; assuming that it contains this run, and resuming it")
     elif theirs is None:
         _refuse_foreign(folder)
     atomic_write(folder / _RUN, json.dumps(ours) + "\n")
 
 
-# What makes a run another one; all else, such as a learning rate or an attention, may change on the way.
+# The settings that identify a run. All others, such as the learning rate, may change when a run is resumed.
 _IDENTITY = ("stage", "model", "data", "limit", "answers_only", "max_pixels", "freeze", "lora", "rewards", "reward_terms")
 _LENGTHS = ("max_steps", "num_train_epochs")
 
 
 def _held(folder: Path) -> dict[str, Any] | None:
-    """What a folder says whose run it holds; None where it says nothing."""
+    """Return the settings that a folder's run.json contains; None if there are none."""
     try:
         found = json.loads((folder / _RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -395,15 +406,17 @@ def _held(folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder without a run that holds something where a run writes its model."""
+    """Refuse a folder that has no run but contains files that the run would overwrite."""
     names = [folder / name for name in ("README.md", "config.json", HISTORY) if (folder / name).exists()]
     theirs = [*names, *sorted(folder.glob("*.safetensors"))]
     if theirs:
-        raise ConfigError(f"{theirs[0]} is not of a run of ours and would be overwritten; choose another output")
+        raise ConfigError(
+            f"{theirs[0]} was not written by a sif run, and this run would overwrite it; choose another output"
+        )
 
 
 def _refuse_another(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Refuse a folder whose run differs in one of these keys."""
+    """Refuse a folder whose run differs from ours in one of the keys."""
     for key in keys:
         before, now = ((run.get("content") or {}).get(key) for run in (theirs, ours))
         moved = _place(theirs.get(key)) != _place(ours.get(key))
@@ -412,40 +425,42 @@ def _refuse_another(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, 
             changed = (
                 f"was {theirs.get(key)!r}, now {ours.get(key)!r}" if moved else f"{ours.get(key)!r} has changed since then"
             )
-            raise ConfigError(f"{folder} holds another run: {key} {changed}; choose another output or delete the folder")
+            raise ConfigError(f"{folder} contains another run: {key} {changed}; choose another output or delete the folder")
         if before is None and now is not None:
-            logger.warning(f"{folder / _RUN} of an older version does not state the content of {key}; its path is the same")
+            logger.warning(
+                f"{folder / _RUN} is from an older version and has no fingerprint of {key}; only its path was compared"
+            )
 
 
 def _place(value: Any) -> Any:
-    """A path as it is however it was written; everything else as it is."""
+    """Return the real path if the value is an existing path; any other value unchanged."""
     return os.path.realpath(value) if isinstance(value, str) and os.path.exists(value) else value
 
 
 def _checkpoints(output: str | Path) -> list[Path]:
-    """A run's checkpoints, the newest first."""
+    """Return the checkpoints of a run, newest first."""
     found = [path for path in Path(output).glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
 
 
 def _last_checkpoint(output: str | Path) -> Path | None:
-    """The newest checkpoint of a run's folder that is whole, or None."""
+    """Return the newest complete checkpoint in a run's folder, or None."""
     for folder in _checkpoints(output):
         try:
             json.loads((folder / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            logger.warning(f"{folder} is not whole; the run goes on from an earlier checkpoint")
+            logger.warning(f"{folder} is incomplete; the run resumes from an earlier checkpoint")
         else:
             return folder
     return None
 
 
 def _is_last(checkpoint: Path, trainer: Any) -> bool:
-    """Whether nothing is left to be trained after a checkpoint; Trainer would train a step more."""
+    """Return whether a checkpoint is the end of its run. Trainer itself would train one more step."""
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        return False  # their states are loaded by `train` alone
+        return False  # only `train` loads their states
     state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     steps = trainer.args.max_steps
-    if steps <= 0 and state["global_step"] >= state["max_steps"]:  # the end of that run; is it this one's?
+    if steps <= 0 and state["global_step"] >= state["max_steps"]:  # that run ended here; check whether this one ends too
         *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     return bool(0 < steps <= state["global_step"])

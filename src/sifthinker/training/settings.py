@@ -1,4 +1,4 @@
-"""Settings of a training run: our few keys, and under `training` any field of TRL's own config."""
+"""Settings of a training run: our own keys, and under `training` any field of TRL's config."""
 
 from __future__ import annotations
 
@@ -30,68 +30,69 @@ from sifthinker.settings import Settings, as_number, faults_error
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
 
-EVAL_STEPS = 100  # between evaluations, where there is `eval_data` and nothing else is said
+EVAL_STEPS = 100  # default for `training.eval_steps` when there is `eval_data`
 
 _GRPO_ONLY = ("rewards", "reward_terms", "judge", "prefix_sharing")
 
-# A folder called 2024 may be written without quotes.
+# A YAML file may give a folder named 2024 without quotes.
 _Name = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
 
 
 class Lora(Settings):
-    """LoRA settings, as PEFT's `LoraConfig` has them."""
+    """LoRA settings, see PEFT's `LoraConfig`."""
 
     r: PositiveInt = 8
     """Rank of the adapters."""
     alpha: NonNegativeInt = 16
-    """Scale of the adapters, times `r`."""
+    """LoRA alpha. The adapters' output is scaled by `alpha / r`."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapters' inputs that is left out while training."""
+    """Dropout probability of the adapters' inputs."""
     target: str | tuple[str, ...] = "all-linear"
-    """Names of the modules that get adapters, or `all-linear`."""
+    """Names of the modules that get adapters, or `all-linear` for every linear layer."""
 
 
 class JudgeSettings(ServerSettings):
-    """A served model that judges free-text answers; see `endpoint.Endpoint` for what the fields mean."""
+    """A served model that judges free-text answers. `endpoint.Endpoint` explains the fields."""
 
     model: str
     """The judge's name on its server."""
     timeout_s: PositiveFloat = 30.0
-    """Seconds for one request."""
+    """Timeout of a request, in seconds."""
     retries: NonNegativeInt = 3
-    """Further tries of a failed request."""
+    """Number of retries after a failed request."""
     concurrency: PositiveInt = 32
-    """Requests under way at once."""
+    """Number of requests sent at the same time."""
     cache: str | None = None
-    """Folder of the verdicts; the folder `verdicts` of the run by default."""
+    """Folder for cached verdicts. Default: the folder `verdicts` in the run's output folder."""
 
     @field_validator("base_url")
     @classmethod
     def _address(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+            raise ValueError("must start with http:// or https://")
         return value
 
 
 class RewardTerms(Settings):
-    """Terms of the rewards, for ablations: GRPO-SIF has all of them."""
+    """Terms of the rewards, for ablations. The defaults are GRPO-SIF."""
 
     progress: bool = True
-    """The answer reward counts how much better an answer is than its group was the last time."""
+    """Add progress to the answer reward: how much better an answer is than its group's answers at the last visit."""
     correction: Annotated[Correction, BeforeValidator(lambda value: "own" if value is True else value)] = "own"
-    """How the grounding reward pays for correcting the focus: `own`, the paper's; `group`, measured from where the group's
-    other completions start; or `off`; see `rewards.score_grounding`."""
+    """How the grounding reward rewards a corrected focus: `own` compares with the completion's own first focus, as in the
+    paper; `group` compares with the first focus of the group's other completions; `off` does not reward it. See
+    `rewards.score_grounding`."""
     denominator: Denominator = "max"
-    """Of the box-level IoU, `max` or, as in the paper's release, `min`; see `boxes.paired_iou`."""
+    """Denominator of the box-level IoU: `max`, or `min` as in the code that the paper released. See `boxes.paired_iou`."""
     depth_repeats: bool = False
-    """The depth reward counts areas that repeat their predecessor, as the paper does."""
+    """Let the depth reward count areas that repeat the area before them, as in the paper."""
 
 
 _ALL_REWARDS: Mapping[RewardName, float] = dict.fromkeys(get_args(RewardName), 1.0)
 
 
 class TrainSettings(Settings):
-    """One training run, of either stage.
+    """Settings of a training run, for either stage.
 
     Example:
         >>> run = TrainSettings(model="nano", data="runs/chains", output="runs/sft", training={"max_steps": 100})
@@ -100,56 +101,59 @@ class TrainSettings(Settings):
     """
 
     model: _Name
-    """Model folder or Hugging Face name to start from."""
+    """Model to start from: a folder or a Hugging Face name."""
     data: _Name
-    """Dataset folder or examples file."""
+    """Training data: a dataset folder or an examples file."""
     output: _Name
     """Folder for checkpoints, the final model and the history."""
     limit: PositiveInt | None = None
-    """Use only the first examples, this many."""
+    """Use only the first N examples."""
     dtype: Dtype = "float32"
-    """Of the weights: a torch dtype's name or `auto`. In bfloat16 small steps are rounded away, except with `lora`."""
+    """Data type of the weights: a torch dtype name or `auto`. Small updates of bfloat16 weights are lost to rounding, except
+    with `lora`."""
     max_pixels: PositiveInt | None = None
-    """Greatest area of an image, for processors that resize by area."""
+    """Maximum area of an image in pixels, for processors that resize by area."""
     attn_implementation: str | None = None
-    """transformers' name of an attention, for instance `flash_attention_2`, `flex_attention` or `eager`. By default the
-    choice is transformers', but see `attention`."""
+    """Attention implementation, by its name in transformers, for example `flash_attention_2`, `flex_attention` or `eager`.
+    Default: transformers chooses, but SFT on a CPU uses `eager`."""
     freeze: tuple[str, ...] = ()
-    """Parts of parameter names that stay as they are, for instance `visual`."""
+    """Parts of parameter names, for example `visual`. Matching parameters are not trained."""
     lora: Lora | None = None
-    """LoRA settings; without them every parameter is trained that is not frozen."""
+    """LoRA settings. Without them, every parameter that is not frozen is trained."""
     muon_lr: PositiveFloat | None = None
-    """Train the matrices inside the model with Muon at this learning rate, all else with AdamW at `training.learning_rate`;
-    without it everything is trained as `training.optim` says. For small models trained in full."""
+    """Learning rate of Muon, which then trains the matrices inside the model. AdamW trains the other parameters at
+    `training.learning_rate`. Without it, the optimizer in `training.optim` trains everything. For small models trained in
+    full."""
     rewards: Mapping[RewardName, NonNegativeFloat] = Field(default_factory=lambda: dict(_ALL_REWARDS))
-    """GRPO-SIF alone: weight of each reward, 1 where none is given; a weight of 0 leaves it out."""
+    """GRPO-SIF only: weight of each reward. Default: 1. A weight of 0 turns the reward off."""
     reward_terms: RewardTerms = RewardTerms()
-    """GRPO-SIF alone: terms of the rewards."""
+    """GRPO-SIF only: terms of the rewards."""
     judge: JudgeSettings | None = None
-    """GRPO-SIF alone: a served model for answers that rules cannot decide; without one they are left to rules."""
+    """GRPO-SIF only: a served model that judges answers that rules cannot decide. Without one, the rules decide."""
     prefix_sharing: Sharing = "auto"
-    """GRPO-SIF alone: `auto` computes each prompt once for its group where the model allows it; `off` never does."""
+    """GRPO-SIF only: `auto` computes each prompt once for its group if the model allows it; `off` never does."""
     answers_only: bool = False
-    """SFT alone: learn the answers without chains, asked for directly; what chains are compared with."""
+    """SFT only: train on direct answers without chains. This is the baseline for training on chains."""
     eval_data: _Name | None = None
-    """Dataset folder, examples file or file of questions to evaluate the model on while it trains, every
-    `training.eval_steps` steps (100 by default) and at the end. The metrics of `sif eval` are logged as
-    `eval_answer_accuracy`, `eval_final_hiou` and so on; `training.metric_for_best_model` may name one."""
+    """Held-out questions to evaluate on during training: a dataset folder, an examples file or a file of questions. The run
+    evaluates every `training.eval_steps` steps (default: 100) and at the end. It logs the metrics of `sif eval` as
+    `eval_answer_accuracy`, `eval_final_hiou` and so on. `training.metric_for_best_model` can name one of them."""
     eval_limit: PositiveInt | None = None
-    """Ask only the first of these questions, this many."""
+    """Use only the first N questions of `eval_data`."""
     eval_max_new_tokens: PositiveInt | None = None
-    """Longest answer to one of these questions, in tokens; 1024 by default."""
+    """Maximum length of an answer to a held-out question, in tokens. Default: 1024."""
     training: Mapping[str, Any] = {}
     """Fields of TRL's SFTConfig or GRPOConfig."""
 
     @property
     def attention(self) -> str | None:
-        """The attention for pretraining and SFT: the one named, transformers' own choice where there is an accelerator, and
-        `eager` on a CPU: in bfloat16 torch's own takes three times as long there as matrix products and a softmax.
+        """The attention implementation for pretraining and SFT: `attn_implementation` if set, else `eager` on a CPU.
 
-        Not in double precision: transformers' eager attention masks with the least double and takes the softmax in single
-        precision, where that is minus infinity, and queries of padding become NaN. Not for GRPO, whose packed rows are
-        long."""
+        None leaves the choice to transformers. In bfloat16 on a CPU, torch's own attention takes three times as long as
+        `eager`. Double precision does not use `eager`: transformers masks with the smallest double, which becomes minus
+        infinity in its single-precision softmax, and padding queries become NaN. GRPO does not use this property, because
+        its packed rows are long.
+        """
         import torch
 
         if self.attn_implementation or torch.accelerator.is_available() or self.dtype == "float64":
@@ -158,26 +162,27 @@ class TrainSettings(Settings):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of the rewards that count."""
+        """Weights of the rewards that are on."""
         return {name: weight for name, weight in self.rewards.items() if weight}
 
     @classmethod
     def unknown(cls, key: Any) -> str | None:
-        """A field of TRL's that stands beside `training`, and not under it."""
+        """The message for an unknown key. A field of TRL's config belongs under `training`."""
         if any(key in _names(trainer_config(stage)) for stage in get_args(Stage)):
             return f"{key} belongs under `training:`"
         return super().unknown(key)
 
     def for_stage(self, stage: Stage, *, where: str = "") -> Self:
-        """The settings as a trainer of this stage takes them: `training` checked, text that is a number made one.
+        """Return the settings for a stage, with `training` checked and numbers written as text converted.
 
-        TRL's config itself takes anything and fails later.
+        TRL's config accepts any value and fails later.
 
         Args:
-            stage: whose fields `training` may hold, and whose of ours may be said.
-            where: what to call the settings' place in messages, for instance the file.
+            stage: the stage whose settings are allowed.
+            where: place of the settings for messages, for example the file.
         Raises:
-            ConfigError: settings of the other stage, or a field of TRL's that there is not, or of another kind; all of them.
+            ConfigError: settings of the other stage, unknown fields of TRL's config, or values of the wrong type. The error
+                lists all of them.
         """
         check_stage(stage)
         training = dict(self.training)
@@ -193,83 +198,83 @@ class TrainSettings(Settings):
         return self if training == self.training else self.replace(training=training)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values; what is None is left out. `from_values` reads them again."""
+        """Return the settings as plain values, without those that are None. `from_values` reads them back."""
         return {name: value for name, value in super().to_dict().items() if value is not None}
 
     def identity(self) -> dict[str, Any]:
-        """What `run.json` keeps, which tells whose run a folder holds. Runs of earlier versions have the same keys and
-        values, and go on."""
+        """Return the values that `run.json` stores to identify a run. The keys and values are the same as in earlier
+        versions, so that their runs can be resumed."""
         return {**self.to_dict(), "rewards": self.weights}
 
     @classmethod
     def locate(cls, path: Sequence[str]) -> Sequence[str]:
-        """A field of TRL's needs no prefix: `learning_rate=1e-5`."""
+        """Return the path of an override. A field of TRL's config needs no prefix: `learning_rate=1e-5`."""
         return path if len(path) > 1 or path[0] in cls.model_fields else ["training", *path]
 
     @field_validator("rewards")
     @classmethod
     def _every_reward(cls, value: Mapping[RewardName, float]) -> dict[RewardName, float]:
         if value and not any({**_ALL_REWARDS, **value}.values()):
-            raise ValueError("every reward has weight 0; nothing would be learnt")
+            raise ValueError("every reward has weight 0, so the run would learn nothing; give one a weight above 0")
         return {**_ALL_REWARDS, **value}
 
     @model_validator(mode="after")
     def _one_way_to_train(self) -> Self:
         if self.muon_lr is not None and self.lora is not None:
-            raise ValueError("muon_lr is for full training; adapters train with training.optim")
+            raise ValueError("muon_lr needs full training, but lora is set; remove one of them (lora uses training.optim)")
         return self
 
     @model_validator(mode="after")
     def _evaluation_has_data(self) -> Self:
         for name in ("eval_limit", "eval_max_new_tokens"):
             if self.eval_data is None and getattr(self, name) is not None:
-                raise ValueError(f"{name} needs eval_data, the questions to ask")
+                raise ValueError(f"{name} needs eval_data; set eval_data to the held-out questions")
         return self
 
     def _without_eval_data(self, training: Mapping[str, Any]) -> Iterator[str]:
         if self.eval_data is None:
             if training.get("eval_strategy") not in (None, "no"):
-                yield "training.eval_strategy: name the questions to ask with eval_data"
+                yield "training.eval_strategy needs eval_data; set eval_data to the held-out questions"
             if training.get("load_best_model_at_end"):
-                yield "training.load_best_model_at_end: name the questions to ask with eval_data"
+                yield "training.load_best_model_at_end needs eval_data; set eval_data to the held-out questions"
 
     def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[str]:
-        """What TRL (seen in 1.16) hands to vLLM in a way that images do not survive; docs/training.md tells what is left."""
+        """Settings with which TRL (seen in 1.16) passes images to vLLM wrongly. docs/training.md lists those that work."""
         mode = training.get("vllm_mode", "colocate")
         if mode != "server":
             yield (
-                f"training.vllm_mode is {mode!r}: there vLLM is given prompts whose image tokens are written out already, "
-                "and writes them out once more; set it to server and start a vLLM server, see docs/training.md"
+                f"training.vllm_mode must be 'server', got {mode!r}: in this mode TRL sends prompts with expanded image "
+                "tokens, and vLLM expands them a second time. Set it to server and start a vLLM server, see docs/training.md"
             )
         if self.max_pixels is not None:
             yield (
-                f"max_pixels is {self.max_pixels:,} and does not reach vLLM, which would resize images by its own bounds "
-                "and have other tokens for them than the prompt; leave it out, and start this run and the server from a "
-                "folder whose processor has the bound, as an SFT run with max_pixels writes it"
+                f"max_pixels {self.max_pixels:,} has no effect on vLLM: the server would resize images by its own limits "
+                "and get a different number of image tokens than the prompt. Leave max_pixels out. Start this run and the "
+                "server from a model folder whose processor has the limit; an SFT run with max_pixels writes such a folder"
             )
 
     def _of_the_other(self, stage: Stage) -> Iterator[str]:
         if stage == "grpo" and self.answers_only:
-            yield "answers_only belongs to SFT"
+            yield "answers_only is a setting of SFT, and this is a GRPO-SIF run; leave it out"
         if stage == "sft":
             for name in _GRPO_ONLY:
                 if name in self.model_fields_set:
-                    yield f"{name} belongs to GRPO-SIF; an SFT run has none"
+                    yield f"{name} is a setting of GRPO-SIF, and this is an SFT run; leave it out"
 
 
-# Families whose completions vLLM is expected to sample, see docs/training.md, by their type in config.json.
+# Model types (in config.json) for which sampling by vLLM is expected to work, see docs/training.md.
 _FOR_VLLM = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 
 def check_vllm(config: TrainSettings, *, here: bool = True) -> None:
-    """See that vLLM can sample a run's completions (`use_vllm`), by the model's configuration and what is installed.
+    """Check that vLLM can sample a run's completions (`use_vllm`). Other runs are not checked.
 
     Args:
-        config: a run of GRPO-SIF; nothing is checked of others.
-        here: whether the run is to be trained with this Python, so that vLLM must be installed.
+        config: a GRPO-SIF run.
+        here: whether this Python will train the run, so that vLLM must be installed.
     Raises:
-        ConfigError: a model of a family that is not expected to work, or no vLLM.
-        ModelError: no such model.
+        ConfigError: the model's family is not expected to work, or vLLM is not installed.
+        ModelError: the model does not exist.
     """
     if config.training.get("use_vllm") is not True:
         return
@@ -278,27 +283,27 @@ def check_vllm(config: TrainSettings, *, here: bool = True) -> None:
     kind = model_type(config.model)
     if kind and kind not in _FOR_VLLM:
         why = (
-            "TRL sends a LLaVA's weights under names that vLLM does not know"
+            "TRL sends the weights of a LLaVA under names that vLLM does not know"
             if kind.startswith("llava")
-            else "it was not looked into for others"
+            else "this type was not tested"
         )
         raise ConfigError(
-            f"training.use_vllm: {config.model} is of the type {kind}; sampling by vLLM is expected to work for "
-            f"{', '.join(_FOR_VLLM)} alone, {why}. Leave use_vllm out; see docs/training.md"
+            f"training.use_vllm: expected a model of type {', '.join(_FOR_VLLM)}; {config.model} is of type {kind}, and "
+            f"{why}. Leave use_vllm out; see docs/training.md"
         )
     if here and find_spec("vllm") is None:
         raise ConfigError(
-            "training.use_vllm: vLLM is not installed here, and this process imports it beside the server: install it with "
-            "`pip install --no-deps vllm`, and then what it imports; with its dependencies it would put an older "
-            "transformers in place of this one. See docs/training.md"
+            "training.use_vllm: vLLM is not installed here. The training process imports it too, not only the server. "
+            "Install it with `pip install --no-deps vllm`, then install the packages that it imports. Without --no-deps, "
+            "pip would replace transformers by an older version. See docs/training.md"
         )
 
 
 def check_stage(stage: object) -> None:
-    """Refuse what is no stage.
+    """Check the name of a stage.
 
     Raises:
-        ConfigError: something else, such as `SFT`.
+        ConfigError: it is not a stage, for example `SFT` in capitals.
     """
     if stage not in get_args(Stage):
         raise ConfigError(f"stage must be {' or '.join(get_args(Stage))}, got {stage!r}")
@@ -309,26 +314,26 @@ def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[
 
     Args:
         path: YAML file.
-        stage: which trainer's fields `training` may hold.
-        overrides: `key=value`, the key dotted (`training.learning_rate=1e-5`) or a field of `training` by its bare name.
-            Values are read as YAML.
+        stage: stage of the run; its trainer's fields are allowed under `training`.
+        overrides: `key=value` with a dotted key (`training.learning_rate=1e-5`) or the bare name of a field of `training`.
+            Values are parsed as YAML.
     Raises:
-        ConfigError: no such file, not YAML, an unknown or missing key, or a value of the wrong kind.
+        ConfigError: the file is missing or not YAML, a key is unknown or missing, or a value has the wrong type.
     """
     return TrainSettings.from_yaml(path, overrides).for_stage(stage, where=str(path))
 
 
 def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config") -> TrainSettings:
-    """Checked settings of a stage from plain values.
+    """Return the checked settings of a stage from plain values.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value of the wrong kind; says where.
+        ConfigError: a key is unknown or missing, or a value has the wrong type. The message gives the place.
     """
     return TrainSettings.from_values(values, where=where).for_stage(stage, where=where)
 
 
 def guess_stage(path: str | os.PathLike[str]) -> Stage:
-    """The stage whose keys a config has; where it has only common ones, GRPO-SIF if the file's name says so, else SFT.
+    """Guess the stage of a config file from its keys, or else from `grpo` in its file name. The default is SFT.
 
     Raises:
         ConfigError: see `files.read_yaml`.
@@ -344,16 +349,16 @@ def guess_stage(path: str | os.PathLike[str]) -> Stage:
     return "grpo" if "grpo" in Path(path).name else "sft"
 
 
-# Names of TRL's fields that everybody writes, and what transformers calls them now.
+# Common names of TRL's fields, and the names that transformers uses now.
 _ALIASES = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
-# Fields of TRL's that are said elsewhere.
+# Fields of TRL's config that have another place in our settings.
 _ELSEWHERE = {
-    "output_dir": "the folder is named by `output`",
-    "hub_token": "a config is kept beside the model; set HF_TOKEN in the environment",
-    "reward_weights": "weights are named under `rewards`",
+    "output_dir": "set the folder with `output`",
+    "hub_token": "the config is saved with the model; set HF_TOKEN in the environment instead",
+    "reward_weights": "set the weights under `rewards`",
 }
 _AT_LEAST_ONE = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "max_completion_length",
@@ -362,17 +367,17 @@ _KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 
 def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
-    """What is wrong with fields for TRL's config. Text that is a number becomes one in `values`, a bare `no` a name."""
+    """Yield what is wrong with the fields of TRL's config. Numbers given as text, and a bare `no`, are fixed in `values`."""
     hints, names = get_type_hints(trainer_config(stage)), _names(trainer_config(stage))
     for old, new in _ALIASES.items():
         if values.get(old) is not None and values.get(new, values[old]) != values[old]:
-            yield f"training.{old} is {values[old]!r} and training.{new} {values[new]!r}: one setting, keep one of its names"
+            yield f"training.{old} is {values[old]!r} and training.{new} is {values[new]!r}: keep one of these names"
     for name in values:
         if name in _ELSEWHERE:
             yield f"training.{name}: {_ELSEWHERE[name]}"
             continue
         if name not in names:
-            # What was meant may be a key of ours: an override without a prefix is taken for TRL's.
+            # The user may have meant one of our keys: an override without a prefix counts as a field of TRL's config.
             yield f"training: {unknown_key(name, [*TrainSettings.model_fields, *names])}"
             continue
         if values[name] is None and not _may_be_none(name, hints[name], stage):
@@ -403,25 +408,25 @@ def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
 
 
 def _tracker_faults(training: Mapping[str, Any]) -> Iterator[str]:
-    """A tracker that TRL cannot log completions to: wandb's tables refuse prompts that hold images beside text."""
+    """Refuse a tracker that TRL cannot log completions to: wandb's tables do not accept prompts with images and text."""
     said = training.get("report_to")
     names = [said] if isinstance(said, str) else said or ()
     if training.get("log_completions") and ("wandb" in names or ("all" in names and find_spec("wandb"))):
         yield (
-            "training.log_completions: TRL cannot log completions of prompts with images to wandb, the run would end at its "
-            "first logged step; use report_to: trackio, which shows the images, or tensorboard, or leave log_completions "
-            "out: the run's folder samples/ has the completions of every logged step"
+            "training.log_completions: TRL cannot log completions of prompts with images to wandb; the run would fail at "
+            "the first logged step. Use report_to: trackio, which shows the images, or tensorboard. Or leave "
+            "log_completions out: the run writes the completions of every logged step to its folder samples/"
         )
 
 
 def _may_be_none(name: str, hint: Any, stage: Stage) -> bool:
-    """Whether a field of TRL's takes None: its kind says so, or it is None by default whatever its kind says."""
+    """Whether a field of TRL's config accepts None: by its type, or because None is its default."""
     default = next(item.default for item in dataclasses.fields(trainer_config(stage)) if item.name == name)
     return default is None or hint is Any or type(None) in get_args(hint)
 
 
 def trainer_config(stage: Stage) -> type[Any]:
-    """TRL's config class of a stage."""
+    """Return TRL's config class for a stage."""
     from trl import GRPOConfig, SFTConfig
 
     chosen: type[Any] = SFTConfig if stage == "sft" else GRPOConfig
@@ -431,34 +436,34 @@ def trainer_config(stage: Stage) -> type[Any]:
 def trainer_arguments(
     config: TrainSettings, stage: Stage, defaults: Mapping[str, Any], *, on_gpu: bool | None = None
 ) -> Any:
-    """TRL's config of a run.
+    """Return TRL's config for a run.
 
     Args:
-        config: the run.
-        stage: its trainer.
-        defaults: ours, where the config says nothing.
-        on_gpu: with the values that a run on a GPU has, whether there is one here or not, to plan it; by default those of
-            this machine.
+        config: settings of the run.
+        stage: stage of the run.
+        defaults: our defaults for fields that the settings leave out.
+        on_gpu: use the values of a run on a GPU even if this machine has none, for planning. By default the values are
+            those of this machine.
     Raises:
-        ConfigError: the settings are of another stage, or TRL refuses the values.
+        ConfigError: the settings belong to the other stage, or TRL rejects the values.
     """
     import torch
 
     here = torch.accelerator.is_available()
     gpu = here if on_gpu is None else on_gpu
-    # Without an accelerator Trainer refuses bf16 unless told that the CPU is meant, and pinning memory only warns.
-    # Recomputing activations saves GPU memory; on a CPU it costs time and saves nothing that is short.
+    # Without an accelerator, Trainer rejects bf16 unless use_cpu is set, and pinned memory only causes a warning.
+    # Recomputing activations saves GPU memory. On a CPU it costs time, and memory is rarely short there.
     machine = {"use_cpu": not (gpu and here), "dataloader_pin_memory": gpu and here, "activation_checkpointing": gpu}
     said = _with_new_names(config.for_stage(stage).training)
     if on_gpu and said.pop("use_cpu", False):
-        raise ConfigError("training.use_cpu: the run is for a CPU; plan it without a GPU, or take the key out")
+        raise ConfigError("training.use_cpu is set, but the plan is for a GPU; plan without --gpu, or remove the key")
     if gpu and not here:
-        said.pop("tf32", None)  # refused where there is no GPU, and nothing that a plan says depends on it
+        said.pop("tf32", None)  # rejected without a GPU, and it does not affect a plan
     evaluation: dict[str, Any] = {}
     if config.eval_data is not None:
         evaluation = {"eval_strategy": "steps", "eval_steps": EVAL_STEPS}
         if stage == "grpo":
-            evaluation["num_generations_eval"] = 1  # a question is asked once
+            evaluation["num_generations_eval"] = 1  # one answer for each question
     try:
         return trainer_config(stage)(output_dir=config.output, **{**machine, **defaults, **evaluation, **said})
     except (ValueError, TypeError) as error:
@@ -466,7 +471,7 @@ def trainer_arguments(
 
 
 def _with_new_names(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields under the names that transformers has for them; our defaults would overrule the older ones."""
+    """Return the fields under their current names in transformers. Our defaults would override the old names."""
     said = dict(training)
     for old, new in _ALIASES.items():
         value = said.pop(old, None)

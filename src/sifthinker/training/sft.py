@@ -1,4 +1,4 @@
-"""SFT warm-up: TRL's SFTTrainer on the chains of Examples, any image-text-to-text model, two images a prompt."""
+"""SFT warm-up: TRL's SFTTrainer on the chains of Examples, for any image-text-to-text model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sifthinker.training.runs import OurTrainer, claim, lora_config, run
 from sifthinker.training.settings import TrainSettings, trainer_arguments
 from sifthinker.training.sharding import prepare_for_sharding
 
-# max_length None: truncation would cut image tokens away and break the prompt.
+# max_length is None, because truncation could cut off image tokens and break the prompt.
 DEFAULTS: dict[str, Any] = {
     "max_length": None,
     "logging_steps": 10,
@@ -26,14 +26,14 @@ DEFAULTS: dict[str, Any] = {
 
 
 class SIFSFTTrainer(OurTrainer, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFT trainer that resumes vision-language models with their weights."""
+    """TRL's SFT trainer, with correct resuming of vision-language models."""
 
 
 def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
-    """A trainer for a run, not yet started.
+    """Return the trainer of a run, not started.
 
     Raises:
-        ConfigError, ModelError, RecordError: what is wrong with the config, the model or the data.
+        ConfigError, ModelError, RecordError: the config, the model or the data is faulty.
         SIFError: the output folder cannot be written.
     """
     make_folder(config.output)
@@ -53,7 +53,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
             model=model,
             args=arguments,
             train_dataset=sft_dataset(examples, answers_only=config.answers_only, end=plan.end),
-            # Trainer wants a dataset where it is to evaluate; `OurTrainer.evaluate` asks the questions instead.
+            # Trainer needs a dataset to evaluate on. `OurTrainer.evaluate` uses the held-out questions instead.
             eval_dataset=None if questions is None else sft_dataset(examples[:1]),
             processing_class=processor,
             peft_config=lora_config(config, frozen),
@@ -65,10 +65,10 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
 
 
 def train_sft(config: TrainSettings) -> SIFSFTTrainer | None:
-    """Run SFT, see `runs.run`; returns the finished trainer, None where the run had been finished before.
+    """Run SFT, see `runs.run`. Return the finished trainer, or None if the run was already finished.
 
     Raises:
-        ConfigError: the output folder holds another run, see `runs.claim`.
+        ConfigError: the output folder contains another run, see `runs.claim`.
         ConfigError, ModelError, RecordError: see `sft_trainer`.
     """
     config = config.for_stage("sft")

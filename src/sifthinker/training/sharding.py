@@ -1,6 +1,6 @@
-"""Models whose weights are spread over processes (FSDP2): what accelerate, TRL and transformers leave to be said about them.
+"""Sharded models (FSDP2): workarounds for gaps in accelerate, TRL and transformers.
 
-Each function names the gap it closes, as seen with torch 2.13, accelerate 1.15, TRL 1.16 and transformers 5.23;
+Each function describes the gap that it closes, as seen with torch 2.13, accelerate 1.15, TRL 1.16 and transformers 5.23.
 `tests/training/test_processes.py` fails without it.
 """
 
@@ -17,14 +17,15 @@ from trl.models import unwrap_model_for_generation
 
 
 def prepare_for_sharding(model: Any) -> None:
-    """Make a model ready to be sharded, before it is handed to a trainer; one that is not sharded stays as it is.
+    """Prepare a model for sharding, before a trainer receives it. Models that are not sharded do not change.
 
-    Accelerate shards by the layer classes in `_no_split_modules` and gives up at one that the model has not: a LLaVA names
-    the pooling head of SigLIP, which its vision tower is loaded without.
+    Accelerate shards by the layer classes in `_no_split_modules`, and fails if the model lacks one of them. A LLaVA lists
+    SigLIP's pooling head there, although its vision tower is loaded without it.
 
-    TRL reads the weight of the language model's head instead of calling it, so that FSDP2 does not gather it. TRL then
-    gathers it itself, in a way whose backward keeps of each process's gradient its own part and adds up none: a head that is
-    trained and not tied to the embedding would learn from a part of the batch. Gathered by FSDP2, its gradient is summed.
+    TRL reads the weight of the language model's head instead of calling the head, so FSDP2 does not gather the weight. TRL
+    gathers it in its own way. Its backward pass then keeps only the local part of each process's gradient and does not sum
+    the parts, so an untied head would learn from only a part of the batch. If FSDP2 gathers the weight, the gradient is
+    summed.
     """
     present = {type(module).__name__ for module in model.modules()}
     model._no_split_modules = [name for name in model._no_split_modules or () if name in present]
@@ -39,7 +40,7 @@ def _gather_head(model: Any, inputs: Any) -> None:
 
 @contextmanager
 def ready_to_generate(trainer: Any, **options: Any) -> Iterator[Any]:
-    """The model of a run under way, unwrapped, with a `generate` that works however its weights are spread.
+    """Yield the unwrapped model of a running trainer, with a `generate` that works for sharded weights too.
 
     Args:
         trainer: transformers' Trainer.
@@ -59,10 +60,10 @@ def ready_to_generate(trainer: Any, **options: Any) -> Iterator[Any]:
 
 
 def gather_in_generate(model: Any) -> None:
-    """Let `generate` gather the weights of a model that FSDP2 has sharded; others stay as they are.
+    """Make `generate` gather the weights of a model that FSDP2 has sharded. Other models do not change.
 
-    FSDP2 gathers the weights of its outermost module in `forward` alone, and `generate` encodes images before it. The
-    processes go on together until the last one's completions end: each must take part in every gathering.
+    FSDP2 gathers the weights of its outermost module only in `forward`, but `generate` encodes images before that. All
+    processes continue until the last completion ends, because each of them must take part in every gathering.
     """
     if isinstance(model, FSDPModule) and "generate" not in vars(model):
         model.generate = partial(model.generate, synced_gpus=True)

@@ -1,5 +1,5 @@
 "use strict";
-// The dataset's text comes from models and strangers: it is only ever set as text, never as HTML.
+// Text of the dataset is untrusted: it is always set as text, never as HTML.
 const sif = (() => {
   const PAGE = 50, KEPT_PARTS = 20;
   const PALETTE = ["#e4572e", "#1b7fbd", "#2e9e5b", "#9b51b8", "#c98a00", "#00929b"];
@@ -14,6 +14,10 @@ const sif = (() => {
     return made;
   }
 
+  function stepsOf(count) {
+    return `${count} step${count === 1 ? "" : "s"}`;
+  }
+
   function index(content) {
     rows = content.rows;
     perPart = content.perPart;
@@ -22,10 +26,10 @@ const sif = (() => {
       const counts = new Map();
       for (const row of rows) counts.set(row[field], (counts.get(row[field]) || 0) + 1);
       const values = [...counts.keys()].sort((a, b) => (typeof a === "number" ? a - b : a < b ? -1 : 1));
-      const all = { code: "Accepted and rejected", dataset: "All datasets", family: "All kinds", steps: "All lengths" }[name];
+      const all = { code: "All entries", dataset: "All datasets", family: "All families", steps: "All step counts" }[name];
       at(name).append(element("option", { value: "*", textContent: all }));
       for (const value of values) {
-        const label = { code: value || "accepted", dataset: value || "(rejects)", family: value || "(no kind)", steps: `${value} steps` }[name];
+        const label = { code: value || "accepted", dataset: value || "(rejects)", family: value || "(no family)", steps: stepsOf(value) }[name];
         at(name).append(element("option", { value: String(value), textContent: `${label} (${counts.get(value).toLocaleString("en")})` }));
       }
       at(name).onchange = () => filter(searched);
@@ -58,7 +62,7 @@ const sif = (() => {
     at("list").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((number) => {
       const [code, dataset, family, count, question] = rows[number];
       const about = code ? element("small", { className: "code", textContent: code })
-        : element("small", { textContent: [dataset, family, `${count} steps`].filter(Boolean).join(" · ") });
+        : element("small", { textContent: [dataset, family, stepsOf(count)].filter(Boolean).join(" · ") });
       const button = element("button", { onclick: () => open(number) }, question, about);
       button.dataset.number = number;
       return element("li", {}, button);
@@ -88,7 +92,7 @@ const sif = (() => {
       awaited.set(number, [ready]);
       const script = element("script", { src: `part-${number}.js` });
       script.onload = () => script.remove();
-      script.onerror = () => { awaited.delete(number); fail(new Error(`part-${number}.js cannot be read; was the folder copied whole?`)); };
+      script.onerror = () => { awaited.delete(number); fail(new Error(`Cannot read part-${number}.js. Check that the complete folder was copied.`)); };
       document.head.append(script);
     });
   }
@@ -99,7 +103,7 @@ const sif = (() => {
     mark();
     try {
       const entries = await load(Math.floor(number / perPart));
-      if (current !== number) return; // another was chosen meanwhile
+      if (current !== number) return; // another entry was chosen meanwhile
       entry = entries[number % perPart];
       step = 0;
       draw();
@@ -118,23 +122,23 @@ const sif = (() => {
         element("ul", {}, ...attempt.problems.map((problem) => element("li", { textContent: problem })))));
     } else {
       const answer = element("p", {}, element("span", { className: "answer", textContent: entry.answer }));
-      if (entry.choices.length) answer.append(element("span", { className: "soft", textContent: `  of ${entry.choices.join(", ")}` }));
+      if (entry.choices.length) answer.append(element("span", { className: "soft", textContent: `  (choices: ${entry.choices.join(", ")})` }));
       shown.push(answer, element("div", { className: "steps", id: "buttons" }), element("div", { className: "words", id: "words" }),
         element("div", { className: "pictures", id: "pictures" }, ...entry.images.map(frame)),
-        element("details", {}, element("summary", { textContent: "The chain as it is written" }), element("pre", { textContent: entry.chain })));
+        element("details", {}, element("summary", { textContent: "Raw chain" }), element("pre", { textContent: entry.chain })));
     }
     const facts = Object.entries({ id: entry.id, ...entry.facts });
-    shown.push(element("details", {}, element("summary", { textContent: "Where it comes from" }),
+    shown.push(element("details", {}, element("summary", { textContent: "Origin" }),
       element("table", {}, ...facts.map(([name, value]) => element("tr", {}, element("td", { textContent: name }), element("td", { textContent: value }))))));
     at("entry").replaceChildren(...shown);
     if (!entry.code) show(0);
   }
 
   function frame(source, index) {
-    const image = element("img", { src: source, alt: index ? "depth, dark is near" : "the image" });
+    const image = element("img", { src: source, alt: index ? "depth (dark is near)" : "image" });
     const made = element("div", { className: "frame" }, image);
     image.onload = () => made.classList.toggle("small", image.naturalWidth <= 256);
-    image.onerror = () => made.append(element("p", { className: "code", textContent: `${source} cannot be shown; was the folder moved away from its dataset?` }));
+    image.onerror = () => made.append(element("p", { className: "code", textContent: `Cannot show ${source}. Check that the dataset and this folder are still in the same relative place.` }));
     return made;
   }
 
@@ -158,8 +162,8 @@ const sif = (() => {
       button.setAttribute("aria-pressed", String(index === step));
       return button;
     });
-    at("buttons").replaceChildren(...buttons, element("span", { className: "soft", textContent: " dashed: the target boxes" }));
-    const { words, regions } = entry.steps[step] || { words: "(no step can be read)", regions: [] };
+    at("buttons").replaceChildren(...buttons, element("span", { className: "soft", textContent: " dashed lines: target boxes" }));
+    const { words, regions } = entry.steps[step] || { words: "(no readable step)", regions: [] };
     at("words").textContent = words;
     for (const [layer, picture] of [...at("pictures").children].entries()) {
       for (const old of picture.querySelectorAll(".box")) old.remove();
