@@ -116,7 +116,7 @@ def test_images_of_any_mode_are_seen_as_their_files_are() -> None:
     asked = asked_in([user(image(clear), image(grey), text("Why?"))], "t")
     # On white; 20000 / 257 = 77.8.
     assert [one.getpixel((0, 0)) for one in asked.images] == [(255, 255, 255), (78, 78, 78)]
-    with pytest.raises(ImageError, match=r"^task\[0\]: the size is 0×4; wanted 1 to"):
+    with pytest.raises(ImageError, match=r"^task\[0\]: the size must be 1 to .* pixels, got 0×4"):
         asked_in([user(image(Image.new("RGB", (0, 4))), text("Why?"))], "task[0]")
 
 
