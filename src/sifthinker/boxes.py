@@ -341,7 +341,7 @@ def set_iou(pred: ArrayLike, gt: ArrayLike) -> float:
         IoU in [0, 1]; 1 if both are empty, 0 if one is.
     Raises:
         BoxError: see `as_boxes`.
-    Source: docs/method.md; SIFThinker's hierarchical IoU, region level.
+    Source: docs/method/index.md; SIFThinker's hierarchical IoU, region level.
     """
     return _set_iou(as_boxes(pred), as_boxes(gt))
 
@@ -360,7 +360,7 @@ def paired_iou(pred: ArrayLike, gt: ArrayLike, *, denominator: Denominator = "ma
         IoU in [0, 1]; 1 if both are empty, 0 if one is.
     Raises:
         BoxError: invalid boxes (see `as_boxes`), or an unknown denominator.
-    Source: docs/method.md; SIFThinker's hierarchical IoU, box level.
+    Source: docs/method/index.md; SIFThinker's hierarchical IoU, box level.
     """
     return _paired_iou(as_boxes(pred), as_boxes(gt), denominator)
 

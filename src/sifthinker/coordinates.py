@@ -400,6 +400,6 @@ def default_for(model: str) -> Coordinates:
     Example:
         >>> default_for("Qwen/Qwen2.5-VL-7B-Instruct"), default_for("qwen3_vl"), default_for("llava")
         ('resized', 'per_mille', 'unit')
-    Source: see docs/data.md, "Box coordinates".
+    Source: docs/reference/files.md, "Box coordinates".
     """
     return next((space for pattern, space in _FAMILIES if pattern.search(model)), "unit")

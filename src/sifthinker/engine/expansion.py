@@ -43,8 +43,8 @@ def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None, 
         seed: random seed of the dataset.
         settings: see `Expansion`.
         frame: coordinates of the chain; boxes are rounded to them.
-    Source: docs/method.md. The union of the overlapping expanded boxes and the union box of all have the same hull, so one
-        merged focus stands for both.
+    Source: docs/method/index.md. The union of the overlapping expanded boxes and the union box of all have the same hull,
+        so one merged focus stands for both.
     """
     settings = settings or Expansion()
     draw = random.Random(hashlib.sha256(f"{seed}\0{record.id}".encode()).digest())
