@@ -33,7 +33,7 @@ from sifthinker.lab.scenes import (
 )
 from sifthinker.records import Record
 
-DECIMALS = 2  # of world boxes and chains: 0.01 is finer than a pixel of the nano model's picture
+DECIMALS = 2  # of world boxes and chains: 0.01 is finer than a pixel of the nano model's image
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def _front(call: _Call) -> WorldQuestion | None:
 
 
 def _closest(call: _Call) -> WorldQuestion | None:
-    """Which of two stands closer to a third, on the ground."""
+    """Which of two is closer to a third, on the ground."""
     picked = call.pick(3)
     if not picked:
         return None
@@ -516,7 +516,7 @@ def write_world(
     Returns:
         Path of the records file, for `sif data build`.
     Raises:
-        ConfigError: the folder holds a file of somebody else's where ours would go; nothing is written or deleted.
+        ConfigError: the folder contains other files that the world would overwrite. Nothing is written or deleted.
         SIFError: the folder cannot be written.
     """
     records = Path(out) / "records.jsonl"

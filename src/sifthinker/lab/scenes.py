@@ -46,11 +46,11 @@ _SKIES = ((0.72, 0.82, 0.92), (0.86, 0.88, 0.90), (0.93, 0.85, 0.76), (0.66, 0.7
 _TEXTURES = ("plain", "checker", "stripes", "speckle")
 
 FAR = 16.0  # distance along the camera's axis at which depth is 1; the sky lies there too
-NEAREST_DEPTH = 0.1  # depth of the ground at the picture's lower edge, so that no box's mean is near 0
+NEAREST_DEPTH = 0.1  # depth of the ground at the lower edge of the image; keeps mean depths of boxes away from 0
 REFERENCE_SIZE = 64  # questions that compare depths look at the depth map of this size
 # Cosines and sines around a rim; 96 points leave the bounds within 0.05 % of the radius.
 _CIRCLE = np.array([[turn(2 * math.pi * k / 96) for k in range(96)] for turn in (math.cos, math.sin)])
-_MIN_SIDE = 0.125  # of an object's box: eight pixels of the nano model's picture, one patch
+_MIN_SIDE = 0.125  # minimum side of a box: eight pixels of the nano model's image
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +401,8 @@ def _background(
     light = scene.light
     shadow = np.ones_like(x)
     for thing in scene.objects:
-        # A soft ball stands in for every shape: how near does the ray from the ground to the light pass its centre?
+        # Every shape casts the soft shadow of a ball: it depends on the distance between the ball's centre and the ray to
+        # the light.
         dx, dz = thing.x - x, thing.z - z
         dy = thing.height / 2
         along = dx * light[0] + dy * light[1] + dz * light[2]
