@@ -1,6 +1,6 @@
 """One GRPO step with and without prefix sharing: the same model, data and machine, in one run.
 
-    python benchmarks/grpo_step.py                 # the shape of docs/performance.md
+    python benchmarks/grpo_step.py                 # the shape of docs/lab/performance.md
     python benchmarks/grpo_step.py --sweep         # over prompt length, group size and completion length
     python benchmarks/grpo_step.py --photos 1024 768 --prompt 2100 --prepare --parts prepare step
     python benchmarks/grpo_step.py --device cuda --dtype bfloat16 --shape qwen2.5-vl-3b --image 512 --prompt 750 \\

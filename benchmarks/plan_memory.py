@@ -1,6 +1,6 @@
 """Compare the planned memory of a step with a real step, on a CPU: slices of Qwen-VL with real widths and vocabulary.
 
-    python benchmarks/plan_memory.py              # the table of docs/performance.md; twenty minutes on one free core
+    python benchmarks/plan_memory.py              # the table of docs/lab/performance.md; twenty minutes on one free core
     python benchmarks/plan_memory.py --sizes 3b --cases lora
 
 Each case runs in a separate process. `kept` is the memory that autograd keeps for the backward pass, measured with

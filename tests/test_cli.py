@@ -146,7 +146,7 @@ class TestBuild:
         [
             (lambda root: (root / "cat.png").unlink(), "no such image"),
             (lambda root: _photo(root, cut=True), "broken"),
-            (lambda root: DepthMap(np.zeros((5, 5))).write(root / "cat.depth.png"), "5×5, its image 40×20"),
+            (lambda root: DepthMap(np.zeros((5, 5))).write(root / "cat.depth.png"), "the size of its image, 40×20, got 5×5"),
             (lambda root: _nan(root), "nan"),
             (lambda root: _change(root, boxes=[]), "boxes is empty"),
             (lambda root: _change(root, boxes=[[0.5, 0, 0.5, 1]]), "no area"),
@@ -329,7 +329,7 @@ class TestRewards:
             ({"completion": CHAIN, "answer": "b", "boxes": [[1, 1, 0, 0]]}, "no area"),
             (
                 {"completion": CHAIN, "answer": "b", "boxes": [[100, 200, 600, 800]]},
-                "wanted fractions in [0, 1]; ground-truth boxes are always fractions, whatever a completion states: divide "
+                "expected fractions in [0, 1]; ground-truth boxes are always fractions, whatever a completion states: divide "
                 "pixels by the image's width and height, and thousandths by 1000\n",
             ),
             ({"completion": "a", "answer": "b", "boxes": [[0, 0, 1, 1]], "depth": "none.png"}, "no such depth file"),
@@ -355,7 +355,7 @@ class TestBadInput:
             (["think", "none.png", "q", "--model", "m/m"], "no such image"),
             (["think", "cat.png", "q", "--model", "./nowhere"], "no such model folder"),
             (["think", "cat.png", "q", "--model", "empty"], "config.json is missing"),
-            (["think", "cat.png", "q", "--model", "m/m", "--depth", "small.png"], "8×8, its image 40×20"),
+            (["think", "cat.png", "q", "--model", "m/m", "--depth", "small.png"], "the size of its image, 40×20, got 8×8"),
             (["think", "bare.png", "q", "--model", "m/m", "--depth", "given"], "--depth none"),
             (["train", "sft", "bad.yaml"], "did you mean 'learning_rate'"),
             (["train", "grpo", "none.yaml"], "cannot read"),

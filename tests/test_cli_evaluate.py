@@ -70,7 +70,7 @@ def test_killed_and_resumed_it_writes_what_python_writes(tiny_vlm: Path, photos:
     assert body["results"]["answer accuracy"]["count"] == 6
     assert body["results"]["final HIoU"]["count"] == 3  # those with boxes
     page = output.with_suffix(".html").read_text()
-    assert "6 of 6 answered wrongly" in page
+    assert "6 of 6 answers wrong" in page
     assert page.count("data:image/jpeg") == 6
     # The same command again shows the table and asks nothing.
     again = sif("eval", *words)
@@ -89,7 +89,7 @@ def test_completions_are_scored_and_failures_are_shown_first(photos: Path, tmp_p
     result = sif("eval", photos, "--completions", saved, "--direct", "--most", 3, "-o", tmp_path / "e.json")
     assert result.exit_code == 0, result.output
     page = (tmp_path / "e.html").read_text()
-    assert "2 of 6 answered wrongly" in page
+    assert "2 of 6 answers wrong" in page
     assert "3 of 6 answers, the wrong ones first" in page
     places = [page.index(f"<h3>{name}</h3>") for name in ("q2", "q5", "q0")]
     assert places == sorted(places)

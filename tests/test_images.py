@@ -30,7 +30,7 @@ def test_sixteen_bits_of_grey_become_eight(tmp_path: Path) -> None:
     assert np.asarray(images.load_image(tmp_path / "i.png"))[0, :, 0].tolist() == [0, 1, 1, 2, 128, 255]
     for values in (np.array([[0.1, 0.9]], dtype=np.float32), np.array([[-1, 70000]], dtype=np.int32)):
         Image.fromarray(values).save(tmp_path / "i.tiff")
-        with pytest.raises(ImageError, match=r"^\S+i\.tiff: with values from .* nobody knows what is white"):
+        with pytest.raises(ImageError, match=r"^\S+i\.tiff: the value of white is unknown, got values from "):
             images.load_image(tmp_path / "i.tiff")
 
 
@@ -86,7 +86,7 @@ def test_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="no such image"):
         images.load_image(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(ImageError, match="not an image"):
+    with pytest.raises(ImageError, match="cannot read the image"):
         images.image_size(tmp_path / "text.jpg")
     Image.new("RGB", (20, 20)).save(tmp_path / "big.png")
     monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 399)
@@ -241,7 +241,7 @@ def test_grey_of_more_than_eight_bits(tmp_path: Path) -> None:
         Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(tmp_path / "i.tiff", tiffinfo={262: photometric})
         assert np.asarray(images.load_image(tmp_path / "i.tiff"))[0, :, 0].tolist() == wanted
     Image.fromarray(np.array([[0, 255]], dtype=np.int32)).save(tmp_path / "i.tiff")  # 255 of 2³¹: black, or white?
-    with pytest.raises(ImageError, match=r"i\.tiff: .*what is white"):
+    with pytest.raises(ImageError, match=r"i\.tiff: the value of white is unknown"):
         images.load_image(tmp_path / "i.tiff")
 
 
@@ -306,7 +306,7 @@ def test_photos_of_fewer_bits_in_sixteen(
 
 def test_kinds_that_pillow_knows_by_name_alone(tmp_path: Path) -> None:
     (tmp_path / "i.png").write_bytes(b"\x89HDF\r\n\x1a\nrest")
-    with pytest.raises(ImageError, match=r"i\.png: HDF5 is not read here; save it as PNG or JPEG"):
+    with pytest.raises(ImageError, match=r"i\.png: HDF5 is not supported\. Save it as PNG or JPEG"):
         images.load_image(tmp_path / "i.png")
 
 
@@ -404,11 +404,11 @@ def test_an_opened_image_that_cannot_be_shown_is_named(tmp_path: Path, monkeypat
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
     with pytest.raises(ImageError, match=r"^task\[0\]: the image is broken"):
         images.as_loaded(Image.open(tmp_path / "cut.png"), "task[0]")
-    with pytest.raises(ImageError, match=r"^task\[0\]: with values from .* nobody knows what is white"):
+    with pytest.raises(ImageError, match=r"^task\[0\]: the value of white is unknown, got values from "):
         images.as_loaded(Image.fromarray(np.array([[0.1, 0.9]], np.float32)), "task[0]")
     monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 6)
     images.as_loaded(Image.new("L", (3, 2)), "task[0]")
-    with pytest.raises(ImageError, match=r"^task\[0\]: the size is 7×1; wanted 1 to 6 pixels"):
+    with pytest.raises(ImageError, match=r"^task\[0\]: the size must be 1 to 6 pixels, got 7×1"):
         images.as_loaded(Image.new("L", (7, 1)), "task[0]")
 
 

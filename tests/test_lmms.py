@@ -116,7 +116,7 @@ def test_images_of_any_mode_are_seen_as_their_files_are() -> None:
     asked = asked_in([user(image(clear), image(grey), text("Why?"))], "t")
     # On white; 20000 / 257 = 77.8.
     assert [one.getpixel((0, 0)) for one in asked.images] == [(255, 255, 255), (78, 78, 78)]
-    with pytest.raises(ImageError, match=r"^task\[0\]: the size is 0×4; wanted 1 to"):
+    with pytest.raises(ImageError, match=r"^task\[0\]: the size must be 1 to .* pixels, got 0×4"):
         asked_in([user(image(Image.new("RGB", (0, 4))), text("Why?"))], "task[0]")
 
 
@@ -272,7 +272,7 @@ def test_what_cannot_be_asked_is_no_answer_and_a_warning_counts_it(caplog: pytes
         found = ask_all(Told(lambda _: chain("0,0,1,1")), LmmsSettings.of("m"), requests)
     assert [bool(one.error) for one in found] == [False, True, True, True]
     assert "3 of 4 requests could not be asked" in caplog.text
-    assert json.loads(found[1].reply("chain").to_text())["error"].startswith("task[0] #1: shows no image")
+    assert json.loads(found[1].reply("chain").to_text())["error"].startswith("task[0] #1: has no image")
 
 
 def test_a_model_that_can_be_asked_nothing_stops_the_run() -> None:

@@ -97,9 +97,9 @@ class TestRecord:
         assert as_text(number, "answer", "f.jsonl:7") == text
 
     def test_a_boolean_is_told_what_its_field_wants(self) -> None:
-        with pytest.raises(RecordError, match=r'answer is true, wanted one text such as "yes" or "no"$'):
+        with pytest.raises(RecordError, match=r'answer must be one text such as "yes" or "no", got true$'):
             Record.from_json({**ROW, "answer": True})
-        with pytest.raises(RecordError, match=r"id is true, wanted one text$"):
+        with pytest.raises(RecordError, match=r"id must be one text, got true$"):
             Record.from_json({**ROW, "id": True})
 
     def test_what_is_empty_is_not_written(self) -> None:
@@ -165,7 +165,7 @@ class TestPlaceholders:
     @pytest.mark.parametrize("field", ["question", "answer", "choices"])
     def test_no_text_that_reaches_training_may_hold_one(self, field: str) -> None:
         value = "the <|im_end|> there"
-        with pytest.raises(RecordError, match=rf"f\.jsonl:7: {field} holds <\|im_end\|>") as caught:
+        with pytest.raises(RecordError, match=rf"f\.jsonl:7: {field} contains <\|im_end\|>") as caught:
             Record.from_json({**ROW, field: ["b", value] if field == "choices" else value}, "f.jsonl:7")
         assert caught.value.code == "bad_text"
 
@@ -335,7 +335,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("line", "fault"),
         [(text, "not a line of JSON: ") for text in ("[" * 100_000, "{", "NaN x", "1 2")]
-        + [('"\ud800', "not UTF-8; save the file as UTF-8")],
+        + [('"\ud800', "not UTF-8. Save the file as UTF-8")],
     )
     def test_lines_that_are_no_json(self, tmp_path: Path, line: str, fault: str) -> None:
         (tmp_path / "f.jsonl").write_bytes(b"1\n" + line.encode("utf-8", "surrogatepass"))
@@ -354,7 +354,7 @@ class TestFiles:
         assert [(line.number, line.value) for line in found[:-1]] == [(1, {"a": 1}), (2, None), (4, {"a": "é"}), (5, None)]
         assert (found[-1].number, math.isnan(found[-1].value)) == (6, True)
         assert [line.fault.partition(":")[0] for line in found] == [
-            "", "not a line of JSON", "", "not UTF-8; save the file as UTF-8", "",
+            "", "not a line of JSON", "", "not UTF-8. Save the file as UTF-8", "",
         ]  # fmt: skip
         assert [line.text for line in found[1:4]] == ['{"a":\n', '{"a":"é"}\n', ""]
 

@@ -114,14 +114,16 @@ class TestReading:
 
     @pytest.mark.parametrize("override", ["steps", "=5"])
     def test_overrides_are_pairs(self, override: str) -> None:
-        with pytest.raises(ConfigError, match="wanted key=value"):
+        with pytest.raises(ConfigError, match="expected key=value"):
             Job.override({}, override)
 
     def test_an_old_key_is_read_and_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING):
             assert job(timeout=5).timeout_s == 5
-        assert caplog.messages == ["job.yaml: timeout is called timeout_s now"]
-        assert fault(timeout=5, timeout_s=6) == "timeout is called timeout_s now: say timeout_s alone"
+        assert caplog.messages == ["job.yaml: timeout has been renamed to timeout_s"]
+        assert (
+            fault(timeout=5, timeout_s=6) == "timeout has been renamed to timeout_s, and both are set. Keep only timeout_s"
+        )
 
 
 class TestFaults:
@@ -137,7 +139,7 @@ class TestFaults:
             ({"rate": ".inf"}, "rate must be a positive number, got '.inf'"),
             ({"rate": "inf"}, "rate must be a positive number, got 'inf'"),
             ({"rate": False}, "rate must be a positive number, got False"),
-            ({"rate": None}, "rate has no value; leave the key out, or write one"),
+            ({"rate": None}, "rate has no value. Write one, or remove the key"),
             ({"fresh": 1}, "fresh must be true or false, got 1"),
             ({"fresh": "yes"}, "fresh must be true or false, got 'yes'"),
             ({"data": 2024}, "data must be text, got 2024"),
@@ -151,11 +153,11 @@ class TestFaults:
             ({"columns": 5}, "columns must be keys and values, got 5"),
             ({"columns": {"a": 5}}, "columns.a must be text, got 5"),
             ({"weights": {"formt": 1}}, "weights: unknown key 'formt'; did you mean 'format'?"),
-            ({"weights": {"format": -1}}, "weights.format must be a number, not below 0, got -1"),
+            ({"weights": {"format": -1}}, "weights.format must be a number, at least 0, got -1"),
             ({"adapter": 5}, "adapter must be keys and values, got 5"),
-            ({"adapter": {"dropout": 1}}, "adapter.dropout must be a number, not below 0 and below 1, got 1"),
+            ({"adapter": {"dropout": 1}}, "adapter.dropout must be a number, at least 0 and below 1, got 1"),
             ({"adapter": {"target": 5}}, "adapter.target must be text or a list of text, got 5"),
-            ({"adapter": {"r": 5}}, "adapter: unknown key 'r'; known are dropout, rank, target"),
+            ({"adapter": {"r": 5}}, "adapter: unknown key 'r'; known keys are dropout, rank, target"),
             ({"parts": [{"rank": 1}, {"rang": 1}]}, "parts[1]: unknown key 'rang'; did you mean 'rank'?"),
             ({"step": 5}, "unknown key 'step'; did you mean 'steps'?"),
             ({7: 5}, "unknown key 7"),
@@ -318,7 +320,7 @@ class TestWrongUse:
         """YAML's own loader keeps the second value and says nothing; a merge may repeat keys, as its purpose is."""
         path = tmp_path / "job.yaml"
         path.write_text("model: m\nsteps: 3\nsecond: {rank: 1}\nsteps: 4\n")
-        with pytest.raises(ConfigError, match=r"job\.yaml: steps is said in line 2 and again in line 4"):
+        with pytest.raises(ConfigError, match=r"job\.yaml: steps is set in line 2 and again in line 4"):
             Job.from_yaml(path)
         path.write_text("model: m\nadapter: &a {rank: 1}\nsecond: {<<: *a, rank: 2}\n")
         assert Job.from_yaml(path).second == Adapter(rank=2)
@@ -333,11 +335,11 @@ class TestWrongUse:
     def test_one_text_for_the_overrides(self, tmp_path: Path) -> None:
         path = tmp_path / "job.yaml"
         path.write_text("model: m\n")
-        with pytest.raises(ConfigError, match=r"list of key=value, got the text 'data=x'; write \['data=x'\]"):
+        with pytest.raises(ConfigError, match=r"list of key=value texts, got text 'data=x'. Write \['data=x'\]"):
             Job.from_yaml(path, "data=x")
 
     def test_settings_without_names(self) -> None:
-        with pytest.raises(ConfigError, match=r"Job: settings are named, got 'm'; write Job\(name=value\)"):
+        with pytest.raises(ConfigError, match=r"Job: expected keyword arguments, got 'm'. Write Job\(name=value\)"):
             Job("m")  # type: ignore[misc]
 
     def test_a_field_that_is_set_later(self) -> None:
@@ -347,7 +349,7 @@ class TestWrongUse:
         assert made.steps is None
 
     def test_something_else_than_settings(self) -> None:
-        with pytest.raises(ConfigError, match=r"wanted Job, got dict; make them with Job\.from_values"):
+        with pytest.raises(ConfigError, match=r"expected Job, got dict. Write Job\.from_values"):
             Job.expect({"model": "m"})
         Job.expect(job())
 

@@ -129,6 +129,6 @@ def test_a_teacher_that_is_offered_and_gone_is_named_in_one_line(bare: Path, pho
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("sif: the teacher 'scripted' cannot be loaded from sifthinker.lab.teacher:ScriptedTeacher: ")
+    assert line.startswith("sif: cannot load the teacher 'scripted' from sifthinker.lab.teacher:ScriptedTeacher: ")
     assert "--teacher openai" in line
     assert not (photo_folder / "out").exists()

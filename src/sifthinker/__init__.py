@@ -1,7 +1,7 @@
 """SIFThinker: vision-language models that think with images.
 
-The public API by name; each name is imported when it is first used, so that `import sifthinker` is instant and loads
-neither torch nor transformers.
+The names of the public API. Each name is imported on first use, so `import sifthinker` is fast and loads neither torch nor
+transformers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what type checkers and editors see; the names and homes are those of _HOMES
+if TYPE_CHECKING:  # for type checkers and editors; same names and modules as _HOMES
     from sifthinker.ask_settings import ThinkSettings
     from sifthinker.benchmarks import evaluate_benchmark, read_benchmark
     from sifthinker.boxes import convert, hierarchical_iou, paired_iou, set_iou, smart_resize
@@ -243,7 +243,7 @@ __all__ = [
     "write_thought",
 ]
 
-if not TYPE_CHECKING:  # a type checker that saw it would take every name for one of ours
+if not TYPE_CHECKING:  # with it, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
         if name not in _HOME:

@@ -1,7 +1,7 @@
-"""Boxes: conversion between the coordinate spaces of datasets and models, and IoU of sets and of pairs.
+"""Boxes: conversion between the coordinate spaces of datasets and models, and IoU of sets and pairs.
 
-Inside sifthinker boxes are float64 arrays of shape (N, 4), xyxy, as fractions of the *original* image (`unit`).
-Everything else is converted at the border by `convert`.
+Inside sifthinker, boxes are float64 arrays of shape (N, 4), xyxy, as fractions of the *original* image (`unit`).
+`convert` converts all other boxes on the way in and out.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _MAX_ASPECT_RATIO = 200
 
 
 def as_boxes(boxes: ArrayLike) -> Boxes:
-    """Validate boxes of any space.
+    """Validate boxes in any space.
 
     Args:
-        boxes: (N, 4) xyxy, or anything that NumPy turns into it; `[]` gives (0, 4).
+        boxes: (N, 4) xyxy, or anything that NumPy converts to it; `[]` gives (0, 4).
     Returns:
         (N, 4) float64.
     Raises:
@@ -40,29 +40,29 @@ def as_boxes(boxes: ArrayLike) -> Boxes:
     try:
         array = np.asarray(boxes, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BoxError(f"boxes must be numbers of shape (N, 4), got {_short(boxes)}: {error}") from None
+        raise BoxError(f"boxes must be numbers of shape (N, 4), got {_short(boxes)} ({error})") from None
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
-        raise BoxError(f"boxes must have shape (N, 4), got {array.shape}; wrap a single box in a list")
+        raise BoxError(f"boxes must have shape (N, 4), got {array.shape}. Put a single box in a list")
     if not np.isfinite(array).all():
-        raise BoxError(f"box {_first(array, ~np.isfinite(array).all(axis=1))} is not finite")
+        raise BoxError(f"box {_first(array, ~np.isfinite(array).all(axis=1))} is not finite. Remove NaN and infinity")
     no_area = np.asarray((array[:, :2] >= array[:, 2:]).any(axis=1))
     if no_area.any():
-        raise BoxError(f"box {_first(array, no_area)} has no area; wanted x1 < x2 and y1 < y2")
+        raise BoxError(f"box {_first(array, no_area)} has no area, expected x1 < x2 and y1 < y2")
     return array
 
 
-# What can be done about boxes that must be fractions and are not, where no option says what they are.
+# Advice about boxes that must be fractions and are not, if no option can set their space.
 TO_FRACTIONS = "divide pixels by the image's width and height, and thousandths by 1000"
 
 
 def as_unit_boxes(boxes: ArrayLike, *, advice: str = "") -> Boxes:
-    """Validate boxes as `as_boxes` does, and that they lie in [0, 1].
+    """Validate boxes as `as_boxes` does, and check that they lie in [0, 1].
 
     Args:
         boxes: (N, 4) unit xyxy.
-        advice: what can be done where they come from, for the message about boxes outside the image.
+        advice: advice for the message about boxes outside the image.
     Raises:
         BoxError: as `as_boxes`, or a coordinate outside [0, 1].
     """
@@ -70,54 +70,54 @@ def as_unit_boxes(boxes: ArrayLike, *, advice: str = "") -> Boxes:
     outside = np.asarray(((array < 0) | (array > 1)).any(axis=1))
     if outside.any():
         raise BoxError(
-            f"box {_first(array, outside)} is outside the image; wanted fractions in [0, 1]{advice and f'; {advice}'}"
+            f"box {_first(array, outside)} is outside the image, expected fractions in [0, 1]{advice and f'; {advice}'}"
         )
     return array
 
 
 _FRACTIONS = ("unit", "padded_square")
-# Both sides of an image that is no longer than this may be within 1 pixel.
+# In an image of at most this many pixels a side, a box of pixels can look like fractions.
 _FEW_PIXELS = 8
 
 
 def other_space(boxes: ArrayLike, space: Space, size: tuple[int, int] | None = None) -> tuple[str, str]:
-    """What boxes look like whose numbers are another space's: most would be clipped to the image or lie in one pixel of it.
+    """Describe boxes whose numbers look like another space, because most would be clipped or lie within one pixel.
 
     Args:
         boxes: (N, 4) finite numbers.
-        space: in which they are said to be.
-        size: (width, height) of the image, where it is known.
+        space: the stated space.
+        size: (width, height) of the image, if known.
     Returns:
-        What is wrong and how to convert; ("", "") where nothing looks wrong.
+        What is wrong and how to convert; ("", "") if nothing looks wrong.
     Example:
         >>> other_space([[10, 10, 90, 90]], "unit")[0]
-        'box [10.0, 10.0, 90.0, 90.0] looks like pixels or thousandths, wanted fractions from 0 to 1'
+        'box [10.0, 10.0, 90.0, 90.0] looks like pixels or thousandths, expected fractions from 0 to 1'
     """
     array = np.asarray(boxes, dtype=np.float64)
     greatest = np.abs(array).max(axis=1)
     if space in _FRACTIONS:
-        wrong, looks, wanted = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
+        wrong, looks, expected = greatest > 2, "pixels or thousandths", "fractions from 0 to 1"
         convert_by = TO_FRACTIONS
     elif space == "per_mille" and (greatest > 2000).any():
-        wrong, looks, wanted = greatest > 2000, "pixels", "thousandths from 0 to 1000"
+        wrong, looks, expected = greatest > 2000, "pixels", "thousandths from 0 to 1000"
         convert_by = "multiply by 1000 and divide by the image's width and height"
     elif space == "per_mille" or size is None or max(size) > _FEW_PIXELS:
-        wanted = "thousandths from 0 to 1000" if space == "per_mille" else "pixels"
+        expected = "thousandths from 0 to 1000" if space == "per_mille" else "pixels"
         wrong, looks = greatest <= 1 + 1e-6, "fractions of the image"
         convert_by = "multiply by the image's width and height"
     else:
         return "", ""
     if not wrong.any():
         return "", ""
-    return f"box {array[int(np.argmax(wrong))].tolist()} looks like {looks}, wanted {wanted}", convert_by
+    return f"box {array[int(np.argmax(wrong))].tolist()} looks like {looks}, expected {expected}", convert_by
 
 
 def other_names(space: Space) -> str:
-    """The spaces that boxes may be in where `other_space` says that they are not in this one, for a message."""
+    """Return the spaces that boxes may be in if `other_space` finds that they are not in this one, for a message."""
     return "pixel or per_mille" if space in _FRACTIONS else "unit or pixel" if space == "per_mille" else "unit"
 
 
-# A file has so many boxes, or images so large, before what they have in common says something.
+# A file needs this many boxes, or this many large images, before a common pattern means anything.
 _ENOUGH = 10
 _LARGE, _SMALL = 1250, 800  # pixels: sides well past 1000, and well below
 
@@ -130,16 +130,16 @@ def suspect_space(
     past: ArrayLike = (),
     rejected: int = 0,
 ) -> list[str]:
-    """What a whole file's boxes look like that might be in another space. No box need be wrong by itself, see `other_space`.
+    """Describe why the boxes of a file may be in another space. Each box by itself may be valid, see `other_space`.
 
     Args:
-        boxes: of each image, (N, 4) xyxy in `space`, within the image.
-        space: in which they are said to be.
-        sizes: (width, height) of each image, None where it is not known.
-        past: (N, 4) xyxy in `space`, as the file states them: boxes that end past the image. Clipped, they are in `boxes`.
-        rejected: how many of these were rejected instead, and are not in `boxes`.
+        boxes: for each image, (N, 4) xyxy in `space`, inside the image.
+        space: the stated space.
+        sizes: (width, height) of each image, None if unknown.
+        past: (N, 4) xyxy in `space`, as in the file: boxes that extend past the image. `boxes` contains them clipped.
+        rejected: number of these that were rejected instead and are not in `boxes`.
     Returns:
-        Sentences with counts, none where nothing looks wrong.
+        Sentences with counts; empty if nothing looks wrong.
     Example:
         >>> suspect_space([[[0, 0, 1000, 990]]] * 12, "pixel", [(4000, 3000)] * 12)[0][:57]
         'no box of 12 images with a side longer than 1,250 pixels '
@@ -148,20 +148,20 @@ def suspect_space(
     arrays = [np.asarray(array, dtype=np.float64).reshape(-1, 4) for array in boxes]
     outside = np.asarray(past, dtype=np.float64).reshape(-1, 4)
     count = sum(map(len, arrays)) + rejected
-    # A few that end past the image are dirt in the data; of a short file, more than half are not.
+    # A few boxes past the image border are noise in the data. More than half of a short file is not.
     if 2 * len(outside) > count or (len(outside) >= _ENOUGH and 5 * len(outside) > count):
         clipped = len(outside) - rejected
         parts = ((clipped, "would be clipped"), (rejected, "rejected"))
         done = ", ".join(f"{number} {what}" for number, what in parts if number)
         thousandths = space in ("pixel", "resized") and 1 < outside.max() <= 1000
         found.append(
-            f"{len(outside)} of {count} boxes end past the image ({done}); "
+            f"{len(outside)} of {count} boxes end past the image ({done}). "
             + (
-                "no number of them is greater than 1000, so they may be thousandths (box space per_mille), "
+                "None of their numbers exceeds 1000, so they may be thousandths (box space per_mille) "
                 if thousandths
-                else f"they may be in another space than {space}, "
+                else f"They may be in another space than {space} "
             )
-            + "or pixels of the images at another size"
+            + "or pixels of images of another size"
         )
     known = [(array, size) for array, size in zip(arrays, sizes, strict=True) if size is not None and len(array)]
     large = [array for array, size in known if max(size) > _LARGE]
@@ -169,7 +169,7 @@ def suspect_space(
         greatest = max(float(array.max()) for array, _ in known)
         if greatest <= 1000:
             found.append(
-                f"no box of {len(large)} images with a side longer than {_LARGE:,} pixels reaches past {greatest:g}; these "
+                f"no box of {len(large)} images with a side longer than {_LARGE:,} pixels reaches past {greatest:g}. They "
                 "may be thousandths (box space per_mille)"
             )
     small = [(array, size) for array, size in known if min(size) < _SMALL]
@@ -177,21 +177,21 @@ def suspect_space(
         inside = sum(bool((array <= np.tile(size, 2)).all()) for array, size in small)
         if inside == len(small):
             found.append(
-                f"no box of {inside} images with a side shorter than {_SMALL} pixels reaches past its image's pixels; these "
+                f"no box of {inside} images with a side shorter than {_SMALL} pixels reaches past its image's pixels. They "
                 "may be pixels (box space pixel)"
             )
     return found
 
 
 def check_bounds(factor: int, min_pixels: int, max_pixels: int) -> None:
-    """See that images can be resized by these, see `smart_resize`.
+    """Check the arguments of `smart_resize`.
 
     Raises:
-        BoxError: one of them is not positive; a least area of 0 is no bound.
+        BoxError: one of them is not positive. A minimum area of 0 means no bound.
     """
     for name, value in (("factor", factor), ("min_pixels", min_pixels), ("max_pixels", max_pixels)):
         if not isinstance(value, int | float | np.integer | np.floating) or not value >= (name != "min_pixels"):
-            raise BoxError(f"{name} is {value!r:.100}, wanted a positive number of pixels")
+            raise BoxError(f"{name} must be a positive number of pixels, got {value!r:.100}")
 
 
 def smart_resize(
@@ -201,27 +201,27 @@ def smart_resize(
     min_pixels: int = QWEN_MIN_PIXELS,
     max_pixels: int = QWEN_MAX_PIXELS,
 ) -> tuple[int, int]:
-    """The size to which Qwen2-VL and Qwen2.5-VL processors resize an image.
+    """Return the size to which Qwen2-VL and Qwen2.5-VL processors resize an image.
 
-    Each side becomes a multiple of `factor`, the area is brought into [min_pixels, max_pixels], and the aspect ratio is
-    kept as nearly as that allows. Rounding is to even at halves, as in the processors (Python's `round`).
+    Each side becomes a multiple of `factor`, and the area is brought into [min_pixels, max_pixels]. The aspect ratio is kept
+    as closely as that allows. Halves are rounded to even, as in the processors (Python's `round`).
 
     Args:
         size: (width, height) in pixels.
         factor: patch size times merge size; 28 for Qwen2-VL and Qwen2.5-VL.
-        min_pixels: least area.
-        max_pixels: greatest area.
+        min_pixels: minimum area.
+        max_pixels: maximum area.
     Returns:
         (width, height) in pixels.
     Raises:
-        BoxError: a side or a bound is not positive, or one side is more than 200 times the other (the processors refuse it
-            too).
-    Source: the formula of transformers' Qwen2-VL image processor; a test compares the two.
+        BoxError: a side or a bound is not positive, or one side is more than 200 times the other. The processors refuse
+            such images too.
+    Source: the formula of the Qwen2-VL image processor in transformers; a test compares the two.
     """
     width, height = _check_size(size)
     check_bounds(factor, min_pixels, max_pixels)
     if max(width, height) / min(width, height) > _MAX_ASPECT_RATIO:
-        raise BoxError(f"image of {width}×{height} is too narrow: Qwen-VL takes an aspect ratio of at most 200")
+        raise BoxError(f"image of {width}×{height} is too narrow: Qwen-VL accepts an aspect ratio of at most 200")
     new_width, new_height = (round(side / factor) * factor for side in (width, height))
     if new_width * new_height > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)
@@ -245,27 +245,27 @@ def convert(
     """Convert boxes between coordinate spaces. Nothing is rounded or clipped.
 
     Spaces: `unit` fractions of the image; `pixel` of the original image; `per_mille` 0–1000 (Qwen3-VL, InternVL);
-    `resized` pixels of the image as Qwen2.5-VL's smart resize made it; `padded_square` fractions of the square that
-    LLaVA and VisCoT centre the image on (the padding before the image is rounded down to a whole pixel).
+    `resized` pixels of the image after Qwen2.5-VL's smart resize; `padded_square` fractions of the square on which
+    LLaVA and VisCoT centre the image. The padding before the image is rounded down to a whole pixel.
 
     Args:
         boxes: (N, 4) xyxy in `source`.
         source: space of `boxes`.
-        target: space wanted.
-        size: (width, height) of the original image; needed by every space but `unit` and `per_mille`.
-        factor: see `smart_resize`; used by `resized` alone, as are the next two.
+        target: space of the result.
+        size: (width, height) of the original image. Every space except `unit` and `per_mille` needs it.
+        factor: see `smart_resize`. Only `resized` uses this and the next two.
         min_pixels: see `smart_resize`.
         max_pixels: see `smart_resize`.
     Returns:
         (N, 4) float64 in `target`.
     Raises:
-        BoxError: boxes as in `as_boxes`, an unknown space, or a space that needs `size` without it.
+        BoxError: invalid boxes (see `as_boxes`), an unknown space, or a missing `size`.
     """
     array = as_boxes(boxes)
     scales = []
     for space in (source, target):
         if space not in get_args(Space):
-            raise BoxError(f"unknown box space {space!r}; wanted one of {', '.join(get_args(Space))}")
+            raise BoxError(f"unknown box space {space!r}, expected one of {', '.join(get_args(Space))}")
         if space == "unit":
             scales.append((np.ones(4), np.zeros(4)))
         elif space == "per_mille":
@@ -289,7 +289,7 @@ def convert(
 
 
 def union_box(boxes: ArrayLike) -> Boxes:
-    """The smallest box around all boxes: (1, 4), or (0, 4) for none."""
+    """Return the smallest box around all boxes: (1, 4), or (0, 4) without boxes."""
     array = as_boxes(boxes)
     if not len(array):
         return array
@@ -297,11 +297,11 @@ def union_box(boxes: ArrayLike) -> Boxes:
 
 
 def round_boxes(boxes: ArrayLike, decimals: int = 3) -> Boxes:
-    """Round unit boxes; a side that would vanish is kept open by one unit of the last decimal.
+    """Round unit boxes. A side that would vanish keeps a length of one unit of the last decimal.
 
     Args:
         boxes: (N, 4) unit xyxy.
-        decimals: digits after the point.
+        decimals: decimal places.
     Returns:
         (N, 4) unit xyxy, each with x1 < x2 and y1 < y2.
     """
@@ -309,11 +309,11 @@ def round_boxes(boxes: ArrayLike, decimals: int = 3) -> Boxes:
 
 
 def snap_boxes(boxes: ArrayLike, grid: tuple[int, int]) -> Boxes:
-    """Move the sides of unit boxes to the nearest lines of a grid; a side that would vanish is kept open by one step.
+    """Move the sides of unit boxes to the nearest lines of a grid. A side that would vanish keeps a length of one step.
 
     Args:
         boxes: (N, 4) unit xyxy.
-        grid: number of steps in the image's width and in its height.
+        grid: number of steps across the image's width and height.
     Returns:
         (N, 4) unit xyxy, each with x1 < x2 and y1 < y2.
     Example:
@@ -324,7 +324,7 @@ def snap_boxes(boxes: ArrayLike, grid: tuple[int, int]) -> Boxes:
     steps = np.array(grid)
     low = np.rint(array[:, :2] * steps)
     high = np.rint(array[:, 2:] * steps)
-    # A sliver takes the cell in which it begins.
+    # A sliver gets the cell in which it begins.
     low = np.where(low == high, np.minimum(np.floor(array[:, :2] * steps), steps - 1), low)
     high = np.maximum(high, low + 1)
     snapped: Boxes = np.concatenate([low / steps, high / steps], axis=1)
@@ -332,52 +332,52 @@ def snap_boxes(boxes: ArrayLike, grid: tuple[int, int]) -> Boxes:
 
 
 def set_iou(pred: ArrayLike, gt: ArrayLike) -> float:
-    """IoU of two regions, each the union of its boxes: area(∪pred ∩ ∪gt) / area(∪pred ∪ ∪gt), exact.
+    """Return the exact IoU of two regions, each the union of its boxes: area(∪pred ∩ ∪gt) / area(∪pred ∪ ∪gt).
 
     Args:
         pred: (N, 4) xyxy.
         gt: (M, 4) xyxy in the same space.
     Returns:
-        IoU in [0, 1]; 1 when both are empty, 0 when one is.
+        IoU in [0, 1]; 1 if both are empty, 0 if one is.
     Raises:
         BoxError: see `as_boxes`.
-    Source: docs/method.md; SIFThinker's hierarchical IoU, region level.
+    Source: docs/method/index.md; SIFThinker's hierarchical IoU, region level.
     """
     return _set_iou(as_boxes(pred), as_boxes(gt))
 
 
 def paired_iou(pred: ArrayLike, gt: ArrayLike, *, denominator: Denominator = "max") -> float:
-    """Mean IoU under the one-to-one assignment that maximises the summed IoU.
+    """Return the mean IoU under the one-to-one assignment that maximises the summed IoU.
 
-    The sum is divided by the larger count, so that missing, spurious and duplicate boxes all cost. The released
-    implementation divides by the smaller: `denominator="min"`.
+    The sum is divided by the larger count, so missing, spurious and duplicate boxes all lower the score. The released
+    implementation divides by the smaller count: `denominator="min"`.
 
     Args:
         pred: (N, 4) xyxy.
         gt: (M, 4) xyxy in the same space.
-        denominator: `max` or `min` of N and M.
+        denominator: divide by the `max` or the `min` of N and M.
     Returns:
-        IoU in [0, 1]; 1 when both are empty, 0 when one is.
+        IoU in [0, 1]; 1 if both are empty, 0 if one is.
     Raises:
-        BoxError: see `as_boxes`, or an unknown denominator.
-    Source: docs/method.md; SIFThinker's hierarchical IoU, box level.
+        BoxError: invalid boxes (see `as_boxes`), or an unknown denominator.
+    Source: docs/method/index.md; SIFThinker's hierarchical IoU, box level.
     """
     return _paired_iou(as_boxes(pred), as_boxes(gt), denominator)
 
 
 def hierarchical_iou(pred: ArrayLike, gt: ArrayLike, *, denominator: Denominator = "max") -> float:
-    """(set_iou + paired_iou) / 2: the regions as one shape, and box by box.
+    """Return (set_iou + paired_iou) / 2, which compares regions both as one shape and box by box.
 
-    Args, returns and raises as `paired_iou`.
+    The arguments, return value and errors are those of `paired_iou`.
     """
     pred, gt = as_boxes(pred), as_boxes(gt)
     paired = _paired_iou(pred, gt, denominator)
-    # One box a side, which is nearly every area: its region is the box.
+    # Nearly every area has one box. Its region is that box.
     return paired if len(pred) == len(gt) == 1 else (_set_iou(pred, gt) + paired) / 2
 
 
 def pairwise_iou(pred: ArrayLike, gt: ArrayLike) -> NDArray[np.float64]:
-    """IoU of every box of `pred` with every box of `gt`: (N, 4), (M, 4) → (N, M)."""
+    """Return the IoU of every box of `pred` with every box of `gt`: (N, 4), (M, 4) → (N, M)."""
     return _pairwise_iou(as_boxes(pred), as_boxes(gt))
 
 
@@ -388,7 +388,7 @@ def _pairwise_iou(pred: Boxes, gt: Boxes) -> NDArray[np.float64]:
     pred_area = (pred[:, 2:] - pred[:, :2]).prod(axis=1)
     gt_area = (gt[:, 2:] - gt[:, :2]).prod(axis=1)
     union = pred_area[:, None] + gt_area[None] - shared
-    # Areas below the smallest float are zero; such boxes share nothing with anyone.
+    # Areas below the smallest float are zero. Such boxes overlap no other box.
     iou: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return iou
 
@@ -403,7 +403,7 @@ def _paired_iou(pred: Boxes, gt: Boxes, denominator: Denominator) -> float:
     if count_min == 1:
         best = float(iou.max())
     else:
-        from scipy.optimize import linear_sum_assignment  # 0.2 s to import, and one box needs none
+        from scipy.optimize import linear_sum_assignment  # takes 0.2 s to import, and one box does not need it
 
         rows, columns = linear_sum_assignment(iou, maximize=True)
         best = float(iou[rows, columns].sum())
@@ -415,12 +415,12 @@ def _set_iou(pred: Boxes, gt: Boxes) -> float:
         return 1.0 if len(pred) == len(gt) else 0.0
     if len(pred) == 1 and len(gt) == 1:
         return float(_pairwise_iou(pred, gt)[0, 0])
-    # Cut the plane along every box side. Each cell between neighbouring cuts is inside a box entirely or not at all.
+    # Cut the plane along every box side. Each cell between neighbouring cuts lies entirely inside or outside a box.
     everything = np.concatenate([pred, gt])
     xs, ys = np.unique(everything[:, 0::2]), np.unique(everything[:, 1::2])
     widths, heights = np.diff(xs), np.diff(ys)
     shared = union = 0.0
-    # Blocks of rows bound the memory: 10⁵ boxes with free coordinates would make 4·10¹⁰ cells.
+    # Work in blocks of rows to limit memory: 10⁵ boxes with arbitrary coordinates would make 4·10¹⁰ cells.
     block = max(1, 4_000_000 // len(widths))
     for start in range(0, len(heights), block):
         stop = min(start + block, len(heights))
@@ -432,7 +432,7 @@ def _set_iou(pred: Boxes, gt: Boxes) -> float:
 
 
 def _covered(boxes: Boxes, xs: NDArray[np.float64], ys: NDArray[np.float64], start: int, stop: int) -> NDArray[np.bool_]:
-    """Which cells of rows start..stop of the grid lie in a box: (stop - start, len(xs) - 1)."""
+    """Return which cells of rows start..stop of the grid lie in a box: (stop - start, len(xs) - 1)."""
     left, right = np.searchsorted(xs, boxes[:, 0]), np.searchsorted(xs, boxes[:, 2])
     top = np.clip(np.searchsorted(ys, boxes[:, 1]), start, stop) - start
     bottom = np.clip(np.searchsorted(ys, boxes[:, 3]), start, stop) - start

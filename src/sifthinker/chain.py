@@ -1,4 +1,4 @@
-"""Chains of thought with images: `<think>` of areas and texts in turn, then an `<answer>`.
+"""Chains of thought with images: a `<think>` block of alternating areas and texts, then an `<answer>`.
 
     <think>
     <area>[{"bbox_2d":[0.000,0.000,1.000,1.000],"depth":0.583}]</area>
@@ -10,10 +10,10 @@
     red
     </answer>
 
-`parse_chain` is strict and raises, `check_chain` is as strict and lists the problems, `find_regions` is lenient and never
-raises; `read_completion` is all of these in one pass, for a chain as a chat template frames it. Each takes time linear in
-the text, whatever the text. In RGB-only work (`with_depth=False`) a region carries no depth and a stated depth is a problem.
-The numbers of a text may be other coordinates than fractions (`frame`); the regions that are read are unit in any case.
+`parse_chain` is strict and raises. `check_chain` is equally strict and lists the problems. `find_regions` is lenient and
+never raises. `read_completion` does all of this in one pass, for a chain as a chat template frames it. Each takes linear
+time for any text. In RGB-only chains (`with_depth=False`) a region has no depth, and a stated depth is a problem.
+A text can use other coordinates than fractions (`frame`). The regions read from it are always unit.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from sifthinker.coordinates import DECIMALS, UNIT, Frame, check_frame
 from sifthinker.errors import BoxError, ChainError
 
 REASONS: dict[str, str] = {
-    "missing_tag": "a tag of the format is not where it must stand",
-    "stray_text": "something other than white space stands between the tags or outside think and answer",
-    "no_step": "think holds no area and text",
-    "nested_tag": "a tag stands inside an area, a text or the answer",
+    "missing_tag": "a required tag is missing, or another tag stands in its place",
+    "stray_text": "there is text between the tags, or outside think and answer",
+    "no_step": "think contains no area with a text",
+    "nested_tag": "there is a tag inside an area, a text or the answer",
     "blank_text": "a text is blank",
     "blank_answer": "the answer is blank",
     "bad_json": "an area is not JSON",
     "not_a_list": "an area is not a JSON list",
     "no_region": "an area is an empty list",
     "not_a_region": "a region is not a JSON object",
-    "duplicate_key": "a region states a key twice",
-    "missing_key": "a region lacks bbox_2d or depth",
-    "unknown_key": "a region has another key than bbox_2d and depth",
+    "duplicate_key": "a region has a key twice",
+    "missing_key": "a region has no bbox_2d or no depth",
+    "unknown_key": "a region has a key other than bbox_2d and depth",
     "bad_box": "bbox_2d is not a list of four numbers",
-    "box_range": "a coordinate is outside [0, 1], 0 to 1000, or the resized image",
+    "box_range": "a coordinate is outside its range: [0, 1], 0 to 1000, or the size of the resized image",
     "box_order": "a box has x1 >= x2 or y1 >= y2",
     "bad_depth": "depth is not a number",
     "depth_range": "a depth is outside [0, 1]",
-    "number_form": "a number has an exponent, a sign or more than 3 decimals (whole numbers: any), or is NaN or infinite",
+    "number_form": "a number has an exponent, a sign, more than 3 decimals (in whole numbers: any), or is NaN or infinite",
 }
 
 TAG = re.compile(r"<(/?)(think|area|text|answer)>")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]{1,3})?")
 _WHOLE = re.compile(r"[0-9]+")
-# What tokenizers write for the end of a turn and for padding, at the end of a text; NUL is what some decode padding to.
+# End-of-turn and padding tokens at the end of a text. Some tokenizers decode padding to NUL.
 _END_TOKEN = re.compile(
     r"(?:<\|[\w.:-]+\|>|<[\w.:-]+\|>|<\uff5c[^<>]+\uff5c>|</s>|[\0\ufeff]+"
     r"|<(?:eo[acdhmstu]|end|pad|end_of_\w+|end_?of_?text|turn_end)>|\[(?:EO[DMST]|END|PAD|SEP|/INST)\])\s*\Z",
@@ -70,8 +70,8 @@ _LONGEST_END_TOKEN = 64
 class Region:
     """A box and the mean depth in it.
 
-    Values are rounded to 3 decimals when the region is made, so that a region equals the one read back from its text. A
-    region read from whole numbers (see `coordinates.Frame`) keeps its box exactly; `Region.within` makes one of these.
+    Values are rounded to 3 decimals, so a region equals the one read back from its text. A region read from whole numbers
+    (see `coordinates.Frame`) keeps its exact box. `Region.within` makes such a region.
 
     Args:
         box: x1, y1, x2, y2 as fractions of width and height.
@@ -86,26 +86,26 @@ class Region:
     def __post_init__(self) -> None:
         box = tuple(round(float(side), DECIMALS) + 0.0 for side in self.box)
         if len(box) != 4 or not all(0 <= side <= 1 for side in box):
-            raise ChainError("box_range", 0, f"box {self.box} is not four fractions in [0, 1]")
+            raise ChainError("box_range", 0, f"box must be four fractions in [0, 1], got {self.box}")
         if not (box[0] < box[2] and box[1] < box[3]):
-            raise ChainError("box_order", 0, f"box {self.box} has no area at {DECIMALS} decimals")
+            raise ChainError("box_order", 0, f"box {self.box} has no area at {DECIMALS} decimals; expected x1 < x2, y1 < y2")
         object.__setattr__(self, "box", box)
         if self.depth is not None:
             depth = round(float(self.depth), DECIMALS) + 0.0
             if not 0 <= depth <= 1:
-                raise ChainError("depth_range", 0, f"depth {self.depth} is outside [0, 1]")
+                raise ChainError("depth_range", 0, f"depth must be in [0, 1], got {self.depth}")
             object.__setattr__(self, "depth", depth)
 
     @classmethod
     def within(cls, frame: Frame, box: Sequence[float], depth: float | None = None) -> Region:
-        """A region as a text in that frame states it: its box on the frame's grid, not rounded to 3 decimals.
+        """Return a region as a text in this frame states it: its box on the frame's grid, not rounded to 3 decimals.
 
         Args:
-            frame: of the text.
+            frame: coordinates of the text.
             box: x1, y1, x2, y2 as fractions of width and height.
             depth: mean depth in the box; None in RGB-only chains.
         Raises:
-            ChainError: see `Region`; its box may be as thin as it likes, but not empty.
+            ChainError: see `Region`. The box can be of any width, but not empty.
         Example:
             >>> Region.within(Frame("resized", (644, 476)), (0.25, 0, 0.5, 0.333)).box[3] * 476
             159.0
@@ -123,13 +123,13 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One focus and what is seen there.
+    """One focus and a description of what is there.
 
     Args:
         regions: at least one region.
-        text: words, kept without the white space around them.
+        text: words; surrounding white space is removed.
     Raises:
-        ChainError: no region, or a text that is blank or holds a tag of the format.
+        ChainError: there is no region, or the text is blank or contains a tag of the format.
     """
 
     regions: tuple[Region, ...]
@@ -144,13 +144,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Steps of focusing, then the answer.
+    """Steps, then the answer.
 
     Args:
         steps: at least one step.
-        answer: words, kept without the white space around them.
+        answer: words; surrounding white space is removed.
     Raises:
-        ChainError: no step, or an answer that is blank or holds a tag of the format.
+        ChainError: there is no step, or the answer is blank or contains a tag of the format.
     """
 
     steps: tuple[Step, ...]
@@ -165,7 +165,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that keeps a text from being a chain: reason code, character offset, and what it is in words."""
+    """A reason why a text is not a valid chain: reason code, character offset and message."""
 
     code: str
     position: int
@@ -179,11 +179,11 @@ def parse_chain(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> C
     """Read a chain strictly.
 
     Args:
-        text: the whole completion.
-        with_depth: whether regions state their depth; False for RGB-only chains.
-        frame: what the numbers of its boxes stand for.
+        text: the complete completion.
+        with_depth: whether regions have a depth; False for RGB-only chains.
+        frame: coordinates of the boxes.
     Returns:
-        The chain; `render_chain` writes it in canonical form.
+        The chain. `render_chain` writes it in canonical form.
     Raises:
         ChainError: the first problem of the text.
     """
@@ -195,25 +195,25 @@ def parse_chain(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> C
 
 
 def check_chain(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> list[Problem]:
-    """Every problem of a text in order, empty when `parse_chain` would read it.
+    """Return every problem of a text in order; empty if `parse_chain` can read it.
 
-    A broken tag structure ends the search, since what follows it has no meaning; problems inside areas, texts and the
-    answer are all listed.
+    A broken tag structure ends the search, because the rest of the text has no meaning then. All problems inside areas,
+    texts and the answer are listed.
     """
     return _Scan(text, with_depth, frame=frame).problems
 
 
 def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int | None = None, frame: Frame = UNIT) -> str:
-    """Write a chain in canonical form; `parse_chain(render_chain(chain)) == chain` at 3 decimals.
+    """Return a chain as text in canonical form. At 3 decimals, `parse_chain(render_chain(chain)) == chain`.
 
     Args:
         chain: the chain.
-        decimals: digits after the point, at most 3. Fewer round the numbers (the nano model's tokens have 2).
-        depth_decimals: the same for depths, where they need more than boxes do.
-        frame: what the numbers of its boxes are to stand for. Whole numbers are the nearest ones, and no side vanishes;
-            regions of `Region.within` are read back as they are.
+        decimals: decimal places, at most 3. Fewer decimals round the numbers (the nano model's tokens have 2).
+        depth_decimals: decimal places of depths, if they need more than boxes.
+        frame: coordinates of the boxes. Whole numbers are rounded to the nearest, and no side vanishes. Regions made by
+            `Region.within` are read back unchanged.
     Raises:
-        ChainError: a box has no area at so few decimals.
+        ChainError: a box has no area with this few decimals.
     """
     lines = ["<think>"]
     for step in chain.steps:
@@ -224,20 +224,20 @@ def render_chain(chain: Chain, *, decimals: int = DECIMALS, depth_decimals: int 
     return "\n".join(lines)
 
 
-_MOST_STEPS, _MOST_REGIONS = 16, 32  # of a grammar, so that a model that repeats itself comes to an end
+_MOST_STEPS, _MOST_REGIONS = 16, 32  # limits of the grammar; they stop a model that repeats itself
 
 
 def chain_pattern(*, with_depth: bool = True, frame: Frame = UNIT) -> str:
-    """A regular expression of chains, for servers that hold a model to a grammar while it decodes.
+    """Return a regular expression for chains, for servers that constrain decoding to a grammar.
 
-    What it matches is a chain to `check_chain`, but for boxes without area, blank words, and pixels past the border. It
-    matches the chains that `render_chain` writes, but for very long ones, and for words in which `<` stands before `<`, `/`,
-    `t` or `a`, as it does in tags, or at the end. It uses no more than literals, classes, groups and repetition, which all
-    such servers know.
+    Every match is a chain to `check_chain`, except that boxes may have no area, words may be blank, and pixels may lie past
+    the border. The expression matches the chains that `render_chain` writes, with two exceptions: very long chains, and
+    words in which `<` is the last character or stands before `<`, `/`, `t` or `a`, as in tags. It uses only literals,
+    classes, groups and repetition, which all such servers support.
 
     Args:
-        with_depth: whether regions state their depth.
-        frame: what the numbers of boxes stand for.
+        with_depth: whether regions have a depth.
+        frame: coordinates of the boxes.
     Example:
         >>> bool(re.fullmatch(chain_pattern(with_depth=False), render_chain(chain)))  # doctest: +SKIP
         True
@@ -256,7 +256,7 @@ def chain_pattern(*, with_depth: bool = True, frame: Frame = UNIT) -> str:
 def render_regions(
     regions: Sequence[Region], *, decimals: int = DECIMALS, depth_decimals: int | None = None, frame: Frame = UNIT
 ) -> str:
-    """The JSON list of an area in canonical form, see `render_chain`."""
+    """Return the JSON list of an area in canonical form, see `render_chain`."""
     digits = decimals if depth_decimals is None else depth_decimals
     if not (1 <= decimals <= DECIMALS and 1 <= digits <= DECIMALS):
         raise ValueError(f"decimals must be 1 to {DECIMALS}, got {decimals} and {digits} for depths")
@@ -266,7 +266,7 @@ def render_regions(
         unit = frame.space == "unit"
         sides = [f"{side:.{decimals}f}" for side in region.box] if unit else frame.write(region.box)
         if sides[0] == sides[2] or sides[1] == sides[3]:
-            raise ChainError("box_order", 0, f"box {region.box} has no area at {decimals} decimals")
+            raise ChainError("box_order", 0, f"box {region.box} has no area at {decimals} decimals. Use more decimals")
         depth = "" if region.depth is None else f',"depth":{region.depth:.{digits}f}'
         parts.append(f'{{"bbox_2d":[{",".join(sides)}]{depth}}}')
     return f"[{','.join(parts)}]"
@@ -274,12 +274,12 @@ def render_regions(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All that can be read off a completion, valid or not.
+    """Everything that can be read from a completion, valid or not.
 
     Args:
-        problems: as `check_chain` gives them; empty for a valid chain.
-        steps: (regions, words) as `find_steps` gives them.
-        answer: as `find_answer` gives it.
+        problems: see `check_chain`; empty for a valid chain.
+        steps: (regions, words), see `find_steps`.
+        answer: see `find_answer`.
     """
 
     problems: tuple[Problem, ...]
@@ -288,35 +288,35 @@ class Reading:
 
     @property
     def areas(self) -> tuple[tuple[Region, ...], ...]:
-        """The regions of each step, as `find_regions` gives them."""
+        """Regions of each step, see `find_regions`."""
         return tuple(regions for regions, _ in self.steps)
 
 
 def read_completion(
     text: str, *, with_depth: bool | None = True, opened: bool | None = None, frame: Frame = UNIT
 ) -> Reading:
-    """Read a completion, for everything that scores or shows it. Never raises on what a model wrote.
+    """Read a completion for scoring or display. Never raises on model output.
 
-    The last few hundred readings are kept, so that four rewards, a trainer's logs and a page parse a completion once.
+    The last few hundred readings are cached, so four rewards, a trainer's logs and a page parse a completion only once.
 
-    A completion is a chain as a chat template frames it. Some templates write `<think>` themselves, so that the completion
-    begins after it. A decoder may leave end tokens such as `<|im_end|>` behind the chain, or a byte order mark before it.
+    A completion is a chain as a chat template frames it. Some templates write `<think>` themselves, and the completion then
+    begins after it. A decoder can leave end tokens such as `<|im_end|>` after the chain, or a byte order mark before it.
     None of these is a problem.
 
     Args:
-        text: what the model wrote.
-        with_depth: whether regions state their depth; None where each may or may not.
-        opened: whether the template wrote `<think>`; None where the caller does not know: it did if an area comes first.
-        frame: what the numbers of its boxes stand for.
+        text: model output.
+        with_depth: whether regions have a depth; None if each may or may not.
+        opened: whether the template wrote `<think>`; None if unknown. Then it did if the first tag is an area.
+        frame: coordinates of the boxes.
     Raises:
-        BoxError: a frame that is none.
+        BoxError: `frame` is not a `Frame`.
     Example:
         >>> text = '<area>[{"bbox_2d":[0,0,1,1]}]</area><text>A.</text></think><answer>a</answer><|im_end|>'
         >>> read_completion(text, with_depth=False).problems
         ()
     """
     check_frame(frame)
-    # A space, so that every position in a problem is one of the text.
+    # A space in its place keeps the positions in problems correct.
     text = " " + text[1:] if text.startswith("\ufeff") else text
     if opened is None:
         first = TAG.search(text)
@@ -333,12 +333,12 @@ def _read(text: str, with_depth: bool | None, opened: bool, frame: Frame) -> Rea
     return Reading(tuple(scan.problems), steps, find_answer(text))
 
 
-_LONGEST_KEPT = 1 << 16  # characters of a text whose reading is kept; a chain of 2,048 tokens has some 6,000
+_LONGEST_KEPT = 1 << 16  # characters of a text whose reading is cached; a chain of 2,048 tokens has about 6,000
 _read_cached = lru_cache(maxsize=512)(_read)
 
 
 def _end_of_words(text: str) -> int:
-    """Where a completion ends when end and padding tokens are left out."""
+    """Return where a completion ends without its end and padding tokens."""
     end, words = len(text.rstrip()), len(text)
     while last := _END_TOKEN.search(text, max(0, end - _LONGEST_END_TOKEN), end):
         end = words = last.start()
@@ -346,18 +346,18 @@ def _end_of_words(text: str) -> int:
 
 
 def find_regions(text: str, *, with_depth: bool | None = True, frame: Frame = UNIT) -> list[tuple[Region, ...]]:
-    """The regions of every well-formed area in order, whatever else in the text is broken.
+    """Return the regions of every well-formed area in order, even if other parts of the text are broken. Never raises.
 
-    An area is an `<area>` whose next tag is `</area>`, with a valid region list between. Never raises.
+    An area is an `<area>` whose next tag is `</area>`, with a valid region list between them.
     """
     return [regions for regions, _ in find_steps(text, with_depth=with_depth, frame=frame)]
 
 
 def find_steps(text: str, *, with_depth: bool | None = True, frame: Frame = UNIT) -> list[tuple[tuple[Region, ...], str]]:
-    """Every well-formed area in order with the words that follow it, "" where no complete `<text>` does. Never raises."""
+    """Return every well-formed area in order with its text; "" if no complete `<text>` follows. Never raises."""
     check_frame(frame)
     steps: list[tuple[tuple[Region, ...], str]] = []
-    opened: tuple[str, int] | None = None  # the tag that awaits its end, and where its content starts
+    opened: tuple[str, int] | None = None  # the open tag, and where its content starts
     fresh = False  # whether the last complete element was a well-formed area
     for tag in TAG.finditer(text):
         name = tag[2]
@@ -382,13 +382,14 @@ def find_steps(text: str, *, with_depth: bool | None = True, frame: Frame = UNIT
 
 
 def other_coordinates(text: str, frame: Frame = UNIT) -> str:
-    """What the numbers of boxes in a text look like that cannot be those of its frame, in words.
+    """Describe the coordinates of boxes in a text that do not fit its frame.
 
     Args:
-        text: a chain or completion; what is no list of regions in it is passed over.
-        frame: what they are said to stand for.
+        text: a chain or completion. Anything in it that is not a list of regions is ignored.
+        frame: the stated coordinates.
     Returns:
-        "" where nothing looks wrong. One box that does not fit is a slip, most of them are another space.
+        The likely coordinates in words; "" if nothing looks wrong. A few boxes that do not fit count as mistakes. If most do
+        not fit, they are in another space.
     Example:
         >>> other_coordinates('<area>[{"bbox_2d":[0,0,1000,1000]}]</area><area>[{"bbox_2d":[500,20,600,90]}]</area>')
         'whole numbers from 0 to 1000 (per_mille)'
@@ -415,13 +416,13 @@ def other_coordinates(text: str, frame: Frame = UNIT) -> str:
 
 
 def stated_areas(text: str) -> Iterator[list[tuple[float, float, float, float] | None]]:
-    """The numbers of every area whose content is a JSON list, whatever their form, order and range. Never raises.
+    """Yield the numbers of every area whose content is a JSON list, in any form, order and range. Never raises.
 
-    For scorers that are more lenient than the format; `find_regions` holds to it. `NaN` and `Infinity` are numbers here, as
-    they are to Python's reader.
+    For scorers that are more lenient than the format; `find_regions` follows the format. `NaN` and `Infinity` are numbers
+    here, as in Python's JSON reader.
 
     Yields:
-        Of each region the four numbers of its `bbox_2d` as they are written; None where it has no four numbers.
+        For each region the four numbers of its `bbox_2d` as written; None if it does not have four numbers.
     Example:
         >>> list(stated_areas('<area>[{"bbox_2d":[0,-1,0.12345,9]},{"bbox_2d":[1]}]</area><area>[</area>'))
         [[(0.0, -1.0, 0.12345, 9.0), None]]
@@ -441,14 +442,14 @@ def stated_areas(text: str) -> Iterator[list[tuple[float, float, float, float] |
 def _four_numbers(region: object) -> tuple[float, float, float, float] | None:
     box = region.get("bbox_2d") if isinstance(region, dict) else None
     if isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box):
-        with contextlib.suppress(OverflowError):  # an integer that no float holds
+        with contextlib.suppress(OverflowError):  # an integer too large for a float
             x1, y1, x2, y2 = map(float, box)
             return x1, y1, x2, y2
     return None
 
 
 def find_answer(text: str) -> str | None:
-    """What stands in the last complete `<answer>` that is not blank, stripped; None when there is none."""
+    """Return the stripped content of the last complete `<answer>` that is not blank; None if there is none."""
     answer: str | None = None
     start: int | None = None
     for tag in TAG.finditer(text):
@@ -459,7 +460,7 @@ def find_answer(text: str) -> str | None:
 
 
 def region_boxes(regions: Sequence[Region]) -> Boxes:
-    """The boxes of an area: (N, 4) unit xyxy."""
+    """Return the boxes of an area: (N, 4) unit xyxy."""
     return np.array([region.box for region in regions], dtype=np.float64).reshape(-1, 4)
 
 
@@ -470,7 +471,7 @@ def is_whole_image(regions: Sequence[Region]) -> bool:
 
 _State = Literal["start", "think", "after_area", "after_think", "end"]
 
-# state → what must come next
+# state → required next tag
 _EXPECTED: dict[str, str] = {
     "start": "<think>",
     "think": "<area>",
@@ -481,7 +482,7 @@ _EXPECTED: dict[str, str] = {
 
 
 class _Scan:
-    """One pass over a text: its steps, its answer, and every problem on the way."""
+    """One pass over a text that collects its steps, its answer and every problem."""
 
     def __init__(self, text: str, with_depth: bool | None, opened: bool = False, frame: Frame = UNIT) -> None:
         check_frame(frame)
@@ -509,10 +510,10 @@ class _Scan:
                 state, position = "after_think", tag.end()
                 continue
             if name != _EXPECTED[state]:
-                wanted = _EXPECTED[state]
+                expected = _EXPECTED[state]
                 if state == "think" and self._steps_seen:
-                    wanted = "<area> or </think>"
-                self._add("missing_tag", tag.start(), f"wanted {wanted}, got {name}")
+                    expected = "<area> or </think>"
+                self._add("missing_tag", tag.start(), f"expected {expected}, got {name}")
                 return
             if name == "<think>":
                 state, position = "think", tag.end()
@@ -528,8 +529,8 @@ class _Scan:
             state = {"area": "after_area", "text": "think", "answer": "end"}[tag[2]]  # type: ignore[assignment]
             position = closing.end()
         if self._blank(position, len(self._text)) and state != "end":
-            wanted = "<area> or </think>" if state == "think" and self._steps_seen else _EXPECTED[state]
-            self._add("missing_tag", len(self._text), f"wanted {wanted}, got the end of the text")
+            expected = "<area> or </think>" if state == "think" and self._steps_seen else _EXPECTED[state]
+            self._add("missing_tag", len(self._text), f"expected {expected}, got the end of the text")
 
     def _content(self, name: str, start: int, end: int) -> None:
         content = self._text[start:end]
@@ -552,7 +553,7 @@ class _Scan:
         if not between or between.isspace():
             return True
         stripped = between.lstrip()
-        self._add("stray_text", end - len(stripped), f"wanted a tag, got {_excerpt(stripped)}")
+        self._add("stray_text", end - len(stripped), f"expected a tag, got {_excerpt(stripped)}")
         return False
 
     def _add(self, code: str, position: int, message: str) -> None:
@@ -560,11 +561,11 @@ class _Scan:
 
 
 class _Number(str):
-    """A JSON number as it was written."""
+    """A JSON number as written."""
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as it was written, duplicate keys included."""
+    """A JSON object as written, including duplicate keys."""
 
 
 class _ConstantError(Exception):
@@ -583,7 +584,7 @@ _DECODER = json.JSONDecoder(
 def _read_area(
     content: str, position: int, with_depth: bool | None, frame: Frame
 ) -> tuple[tuple[Region, ...], list[Problem]]:
-    """The regions of an area and its problems; the regions count only when there are no problems."""
+    """Return the regions of an area and its problems. The regions are valid only if there are no problems."""
     try:
         value = _DECODER.decode(content)
     except _ConstantError as constant:
@@ -593,7 +594,7 @@ def _read_area(
     except RecursionError:
         return (), [Problem("bad_json", position, "the area is nested too deeply")]
     if isinstance(value, _Pairs) or not isinstance(value, list):
-        return (), [Problem("not_a_list", position, f"wanted a list of regions, got {_excerpt(content.strip())}")]
+        return (), [Problem("not_a_list", position, f"expected a list of regions, got {_excerpt(content.strip())}")]
     if not value:
         return (), [Problem("no_region", position, "the area is an empty list")]
     regions: list[Region] = []
@@ -608,19 +609,19 @@ def _read_area(
 
 
 def _read_region(item: object, with_depth: bool | None, frame: Frame) -> Region | tuple[str, str]:
-    """A region, or (reason code, message)."""
+    """Return a region, or (reason code, message)."""
     if not isinstance(item, _Pairs):
-        return "not_a_region", "wanted a JSON object with bbox_2d and depth"
+        return "not_a_region", "expected a JSON object with bbox_2d and depth"
     fields = dict(item)
     if len(fields) != len(item):
-        return "duplicate_key", "a key is stated twice"
+        return "duplicate_key", "a key occurs twice"
     if with_depth is None:
         with_depth = "depth" in fields
-    wanted = {"bbox_2d", "depth"} if with_depth else {"bbox_2d"}
-    if wanted - fields.keys():
-        return "missing_key", f"lacks {', '.join(sorted(wanted - fields.keys()))}"
-    if fields.keys() - wanted:
-        return "unknown_key", f"has {_excerpt(', '.join(sorted(fields.keys() - wanted)))}"
+    expected = {"bbox_2d", "depth"} if with_depth else {"bbox_2d"}
+    if expected - fields.keys():
+        return "missing_key", f"lacks {', '.join(sorted(expected - fields.keys()))}"
+    if fields.keys() - expected:
+        return "unknown_key", f"unknown key {_excerpt(', '.join(sorted(fields.keys() - expected)))}"
     box = fields["bbox_2d"]
     if isinstance(box, _Pairs) or not isinstance(box, list) or len(box) != 4:
         return "bad_box", "bbox_2d must be a list of four numbers"
@@ -629,34 +630,34 @@ def _read_region(item: object, with_depth: bool | None, frame: Frame) -> Region 
     sides = []
     for side in box:
         if not isinstance(side, _Number):
-            return "bad_box", f"bbox_2d holds {_kind(side)}, which is not a number"
+            return "bad_box", f"bbox_2d must be four numbers, got {_kind(side)} in it"
         if not form.fullmatch(side):
-            return "number_form", f"bbox_2d holds {_excerpt(side)}; wanted {frame.wanted}"
+            return "number_form", f"bbox_2d must have {frame.wanted}, got {_excerpt(side)}"
         sides.append(float(side))
     if unit:
         if max(sides) > 1:
-            return "box_range", f"bbox_2d {sides} is outside [0, 1]"
+            return "box_range", f"bbox_2d must be in [0, 1], got {sides}"
     else:
         width, height = frame.scale
         if max(sides[0], sides[2]) > width or max(sides[1], sides[3]) > height:
-            return "box_range", f"bbox_2d {sides}: wanted {frame.wanted}"
+            return "box_range", f"bbox_2d must have {frame.wanted}, got {sides}"
     if not (sides[0] < sides[2] and sides[1] < sides[3]):
-        return "box_order", f"bbox_2d {sides} needs x1 < x2 and y1 < y2"
+        return "box_order", f"bbox_2d must have x1 < x2 and y1 < y2, got {sides}"
     stated: float | None = None
     if with_depth:
         if not isinstance(fields["depth"], _Number):
-            return "bad_depth", f"depth is {_kind(fields['depth'])}, which is not a number"
+            return "bad_depth", f"depth must be a number, got {_kind(fields['depth'])}"
         stated = _to_float(fields["depth"])
         if stated is None:
-            return "number_form", f"depth is {_excerpt(fields['depth'])}; wanted at most {DECIMALS} decimals"
+            return "number_form", f"depth must be 0 to 1 with at most {DECIMALS} decimals, got {_excerpt(fields['depth'])}"
         if stated > 1:
-            return "depth_range", f"depth {stated} is outside [0, 1]"
+            return "depth_range", f"depth must be in [0, 1], got {stated}"
     found = cast("tuple[float, float, float, float]", tuple(sides))
     return _trusted_region(found if unit else frame.read(found), stated)
 
 
 def _trusted_region(box: tuple[float, float, float, float], depth: float | None) -> Region:
-    # The reader has checked everything that Region.__post_init__ would check again; rewards read 10⁵ regions a second.
+    # The reader has made all the checks of Region.__post_init__. Rewards read 10⁵ regions a second, so do not repeat them.
     region = object.__new__(Region)
     object.__setattr__(region, "box", box)
     object.__setattr__(region, "depth", depth)
@@ -680,7 +681,7 @@ def _words(text: str, code: str, name: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """What a JSON value is, in a word. Its text would take a recursion that deep nesting breaks."""
+    """Return the kind of a JSON value in words. Writing the value itself could exceed the recursion limit."""
     if isinstance(value, _Pairs):
         return "an object"
     return {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "something else")

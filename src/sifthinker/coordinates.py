@@ -1,8 +1,8 @@
-"""Coordinates of boxes in a model's text: fractions of the image, 0 to 1000, or pixels of the image as the model saw it.
+"""Coordinates of boxes in a model's text: fractions of the image, 0 to 1000, or pixels of the resized image.
 
-Inside sifthinker boxes are unit (`boxes`). A `Frame` is what the numbers of one text stand for; readers and writers of
-chains take one, and convert there. A `Resizer` knows how large Qwen-VL's image processors make an image, which the pixels
-of Qwen2.5-VL refer to.
+Inside sifthinker, boxes are unit (`boxes`). A `Frame` describes the coordinates of one text. Functions that read or write
+chains take a frame and convert the boxes. A `Resizer` computes the size to which Qwen-VL's image processors resize an image.
+The pixels in texts of Qwen2.5-VL refer to that size.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from sifthinker.literals import Coordinates, Space
 
 Box = tuple[float, float, float, float]
 
-DECIMALS = 3  # of fractions
+DECIMALS = 3  # decimal places of fractions
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the numbers of boxes in a text stand for.
+    """The coordinates of the boxes in a text.
 
     Args:
         space: `unit`, fractions of width and height with at most 3 decimals; `per_mille`, whole numbers from 0 to 1000;
-            `resized`, whole pixels of the image as the model's processor resized it.
-        size: (width, height) of the resized image; for `resized` alone.
+            `resized`, whole pixels of the image after the model's processor has resized it.
+        size: (width, height) of the resized image; only for `resized`.
     Raises:
-        BoxError: an unknown space, `resized` without a size, or a size where there is none.
+        BoxError: an unknown space, `resized` without a size, or another space with a size.
     Example:
         >>> frame = Frame("resized", (644, 476))
         >>> frame.write((0.25, 0, 0.5, 1)), frame.read((161, 0, 322, 476))
@@ -48,32 +48,35 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.space not in get_args(Coordinates):
-            raise BoxError(f"coordinates is {self.space!r}, wanted one of {', '.join(get_args(Coordinates))}")
+            raise BoxError(f"coordinates must be one of {', '.join(get_args(Coordinates))}, got {self.space!r}")
         if self.space != "resized" and self.size is not None:
-            raise BoxError(f"resized is {self.size!r}, but coordinates {self.space} refer to no image size; leave it out")
+            raise BoxError(f"resized is {self.size!r}, but coordinates {self.space} need no image size. Remove it")
         if self.space == "resized":
             object.__setattr__(self, "size", _as_size(self.size))
 
     @property
     def scale(self) -> tuple[int, int]:
-        """The numbers of the text that stand for the image's right and lower border."""
+        """Numbers in the text that stand for the right and the lower border of the image."""
         return self.size or ((1000, 1000) if self.space == "per_mille" else (1, 1))
 
     @property
     def wanted(self) -> str:
-        """What a number may be, in words."""
+        """Valid numbers, in words."""
         if self.space == "unit":
-            return f"0 to 1 with at most {DECIMALS} decimals"
+            return f"numbers from 0 to 1 with at most {DECIMALS} decimals"
         width, height = self.scale
         return "whole numbers from 0 to 1000" if width == height == 1000 else f"whole pixels up to {width} and {height}"
 
     def grid(self, decimals: int = DECIMALS) -> tuple[int, int]:
-        """Into how many steps the text divides width and height, fractions having so many decimals. Fewer decimals make
-        thousandths coarser just so; pixels stay pixels."""
+        """Return the number of steps into which a text divides width and height.
+
+        Args:
+            decimals: decimal places of fractions. `per_mille` uses the same grid; pixels do not depend on it.
+        """
         return self.size or (10**decimals, 10**decimals)
 
     def snap(self, box: Sequence[float]) -> Box:
-        """The unit box that a text can state nearest to a unit box; a side that would vanish is kept open.
+        """Return the nearest unit box that a text can state. A side that would vanish keeps one step.
 
         Raises:
             BoxError: see `boxes.as_unit_boxes`.
@@ -82,7 +85,7 @@ class Frame:
         return x1, y1, x2, y2
 
     def write(self, box: Sequence[float]) -> list[str]:
-        """A unit box as the text's four numbers, x1 < x2 and y1 < y2.
+        """Return a unit box as the four numbers of a text, x1 < x2 and y1 < y2.
 
         Raises:
             BoxError: see `boxes.as_unit_boxes`.
@@ -93,13 +96,13 @@ class Frame:
         return [str(round(side * scale)) for side, scale in zip(snapped, self.scale * 2, strict=True)]
 
     def read(self, numbers: Sequence[float]) -> Box:
-        """The text's four numbers as a unit box, neither checked nor rounded."""
+        """Return the four numbers of a text as a unit box, neither checked nor rounded."""
         width, height = self.scale
         x1, y1, x2, y2 = numbers
         return x1 / width, y1 / height, x2 / width, y2 / height
 
     def columns(self) -> dict[str, Any]:
-        """The frame as the keys `coordinates` and `resized` of a JSON object; nothing for `unit`, as `frame_of` reads it."""
+        """Return the keys `coordinates` and `resized` of a JSON object, as `frame_of` reads them; empty for `unit`."""
         if self.space == "unit":
             return {}
         return {"coordinates": self.space, **({} if self.size is None else {"resized": list(self.size)})}
@@ -109,18 +112,18 @@ UNIT = Frame()
 
 
 def check_frame(frame: object) -> None:
-    """See that what should be a frame is one; the name of coordinates alone is not.
+    """Check that a value is a `Frame`. The name of the coordinates is not enough.
 
     Raises:
-        BoxError: something else.
+        BoxError: it is something else.
     """
     if not isinstance(frame, Frame):
         example = f"Frame({frame!r})" if frame in get_args(Coordinates)[:-1] else 'Frame("per_mille")'
-        raise BoxError(f"frame is {frame!r:.100}, wanted a Frame, such as {example}")
+        raise BoxError(f"frame must be a Frame, such as {example}, got {frame!r:.100}")
 
 
 def frame_of(coordinates: Any = None, resized: Any = None) -> Frame:
-    """A frame from the columns `coordinates` and `resized` of a row; None and "" are `unit`.
+    """Return the frame for the columns `coordinates` and `resized` of a row. None and "" mean `unit`.
 
     Raises:
         BoxError: see `Frame`.
@@ -134,11 +137,11 @@ def frame_of(coordinates: Any = None, resized: Any = None) -> Frame:
 
 
 def frame_stated(row: Mapping[str, Any], default: Frame) -> Frame:
-    """The frame of a completion's own line: what its `coordinates` and `resized` say, and the rest of another's frame.
+    """Return the frame of a completion's line: its `coordinates` and `resized`, else those of the default frame.
 
     Args:
         row: the line.
-        default: of the example or question that the line is about.
+        default: frame of the example or question that the line belongs to.
     Raises:
         BoxError: see `Frame`.
     Example:
@@ -160,29 +163,29 @@ def _as_size(value: Any) -> tuple[int, int]:
     whole = [int(side) for side in numbers if side == side // 1]
     if len(sides) != 2 or len(whole) != 2 or min(whole) <= 0:
         raise BoxError(
-            f"resized is {value!r:.100}; coordinates resized need the [width, height] in pixels of the image as the model's "
-            "processor resized it"
+            f"resized must be the [width, height] in pixels of the image after the model's processor has resized it, got "
+            f"{value!r:.100}"
         )
     return whole[0], whole[1]
 
 
-# transformers' image processors that resize by area to multiples of a factor: those of Qwen2-VL and all Qwen-VL since.
+# Image processors in transformers that resize by area to multiples of a factor: Qwen2-VL and all later Qwen-VL models.
 _BY_AREA = re.compile(r"Qwen2(?:VL|_5_VL)ImageProcessor")
-# Of `Qwen2VLImageProcessor`, where a model's file states none.
+# Defaults of `Qwen2VLImageProcessor`, if the model's file has no value.
 _DEFAULTS = {"patch_size": 14, "merge_size": 2, "shortest_edge": 56 * 56, "longest_edge": 1280 * 28 * 28}
 _CONFIGS = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Resizer:
-    """How large a Qwen-VL image processor makes an image, see `boxes.smart_resize`.
+    """Computes the size to which a Qwen-VL image processor resizes an image, see `boxes.smart_resize`.
 
     Args:
         factor: patch size times merge size: 28 for Qwen2-VL and Qwen2.5-VL, 32 for Qwen3-VL.
-        min_pixels: least area.
-        max_pixels: greatest area.
+        min_pixels: minimum area.
+        max_pixels: maximum area.
     Raises:
-        BoxError: a factor or an area that is not positive.
+        BoxError: the factor or an area is not positive.
     Example:
         >>> Resizer(max_pixels=262144).frame((4000, 3000))
         Frame(space='resized', size=(588, 420))
@@ -196,7 +199,7 @@ class Resizer:
         check_bounds(self.factor, self.min_pixels, self.max_pixels)
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of an image of that (width, height), resized.
+        """Return the (width, height) of the resized image for an image of this (width, height).
 
         Raises:
             BoxError: see `boxes.smart_resize`.
@@ -206,12 +209,12 @@ class Resizer:
     def convert(
         self, boxes: ArrayLike, *, source: Space, target: Space, size: tuple[int, int] | None = None
     ) -> NDArray[np.float64]:
-        """Boxes in another space, see `boxes.convert`; `resized` are pixels of the image as this makes it.
+        """Convert boxes to another space, see `boxes.convert`. `resized` are pixels of the image resized by this resizer.
 
         Args:
             boxes: (N, 4) xyxy in `source`.
             source: space of `boxes`.
-            target: space wanted.
+            target: space of the result.
             size: (width, height) of the original image.
         Returns:
             (N, 4) float64 in `target`.
@@ -226,12 +229,12 @@ class Resizer:
         return convert(boxes, source=source, target=target, size=size, **bounds)
 
     def frame(self, size: tuple[int, int]) -> Frame:
-        """The frame of texts about an image of that (width, height)."""
+        """Return the frame of texts about an image of this (width, height)."""
         return Frame("resized", self.size(size))
 
     @classmethod
     def of_processor(cls, processor: Any) -> Resizer | None:
-        """What a loaded processor does; None where it does not resize as Qwen-VL's do."""
+        """Return the resizer of a loaded processor; None if it does not resize like a Qwen-VL processor."""
         found = getattr(processor, "image_processor", processor)
         if not any(_BY_AREA.match(kind.__name__) for kind in type(found).__mro__):
             return None
@@ -240,11 +243,11 @@ class Resizer:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Resizer | None:
-        """What an image processor does, by its file's JSON object; None where it does not resize as Qwen-VL's do."""
+        """Return the resizer for a processor file's JSON object; None if it does not resize like a Qwen-VL processor."""
         if not _BY_AREA.match(str(config.get("image_processor_type", ""))):
             return None
         size = config["size"] if isinstance(config.get("size"), dict) else {}
-        # Files of earlier versions state the bounds by other names, beside the size or in it.
+        # Older files use other names for the bounds, next to the size or inside it.
         stated = {**_DEFAULTS, **{key: value for key, value in {**size, **config}.items() if value is not None}}
         return cls(
             int(stated["patch_size"]) * int(stated["merge_size"]),
@@ -254,24 +257,24 @@ class Resizer:
 
     @classmethod
     def of_model(cls, name: str | os.PathLike[str]) -> Resizer:
-        """What a model's processor does, by its files alone: neither torch nor the model is loaded.
+        """Return the resizer of a model. Reads only its processor files and loads neither torch nor the model.
 
         Args:
             name: model folder or Hugging Face name.
         Raises:
-            ModelError: no such processor, or one that does not resize as Qwen-VL's do.
+            ModelError: there is no processor, or it does not resize like a Qwen-VL processor.
         """
         config = _read_config(os.fspath(name))
         try:
             found = cls.of_config(config)
         except (TypeError, ValueError, KeyError):
             raise ModelError(
-                f"{name}: the size of its image processor cannot be read: {config.get('size')!r:.200}"
+                f"{name}: cannot read the size in its image processor file, got {config.get('size')!r:.200}"
             ) from None
         if found is None:
             raise ModelError(
-                f"{name}: its image processor, {config.get('image_processor_type')}, does not resize images by area as "
-                "Qwen2.5-VL's does, so there are no coordinates resized for it; wanted unit or per_mille"
+                f"{name}: its image processor, {config.get('image_processor_type')}, does not resize images by area like "
+                "that of Qwen2.5-VL, so coordinates resized cannot be used. Use unit or per_mille"
             )
         return found
 
@@ -279,45 +282,47 @@ class Resizer:
     def chosen(
         cls, processor: str | os.PathLike[str] | None = None, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> Resizer:
-        """What a model's processor does, with other bounds where they are stated.
+        """Return the resizer of a model's processor, with other bounds if given.
 
         Args:
-            processor: model folder or Hugging Face name; Qwen2.5-VL's factor and published bounds by default.
-            min_pixels: least area.
-            max_pixels: greatest area.
+            processor: model folder or Hugging Face name. The default is Qwen2.5-VL's factor with its published bounds.
+            min_pixels: minimum area.
+            max_pixels: maximum area.
         Raises:
             ModelError: see `of_model`.
         """
         return (cls() if processor is None else cls.of_model(processor)).within(min_pixels, max_pixels)
 
     def within(self, min_pixels: int | None = None, max_pixels: int | None = None) -> Resizer:
-        """The same with other bounds; None keeps its own. The least area goes down with the greatest, see
-        `processors.bound_area`."""
+        """Return a resizer with other bounds; None keeps a bound.
+
+        The minimum area never exceeds the maximum area, see `processors.bound_area`.
+        """
         most = self.max_pixels if max_pixels is None else max_pixels
         return replace(self, min_pixels=min(self.min_pixels if min_pixels is None else min_pixels, most), max_pixels=most)
 
 
 def _read_config(name: str) -> dict[str, Any]:
-    """The JSON object of a model's image processor."""
+    """Return the JSON object of a model's image processor."""
     if Path(name).is_dir():
         files = [str(Path(name) / file) for file in _CONFIGS if (Path(name) / file).is_file()]
     elif Path(name).exists() or name.startswith((".", "/", "~", "runs/")) or name.count("/") != 1:
-        raise ModelError(f"{name}: no such model folder; wanted a folder or a name like Qwen/Qwen2.5-VL-7B-Instruct")
+        raise ModelError(f"{name}: no such model folder. Expected a folder or a name such as Qwen/Qwen2.5-VL-7B-Instruct")
     else:
         files = _fetched(name)
     for file in files:
         try:
             config = json.loads(Path(file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"{file}: cannot be read: {error}") from None
+            raise ModelError(f"{file}: cannot read: {error}") from None
         found = config.get("image_processor", config) if isinstance(config, dict) else None
         if isinstance(found, dict) and "image_processor_type" in found:
             return found
-    raise ModelError(f"{name}: holds no image processor; wanted one of {', '.join(_CONFIGS)}")
+    raise ModelError(f"{name}: contains no image processor, expected one in {' or '.join(_CONFIGS)}")
 
 
 def _fetched(name: str) -> list[str]:
-    """The files of a Hugging Face name: those in its cache, or else fetched."""
+    """Return the processor files of a Hugging Face model, from the cache or downloaded."""
     need("reading the image processor of a Hugging Face name", "huggingface_hub")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -328,15 +333,17 @@ def _fetched(name: str) -> list[str]:
         for file in () if cached else _CONFIGS:
             try:
                 found.append(hf_hub_download(name, file))
-            except LocalEntryNotFoundError:  # one of them, which says that there is no way out
-                raise ModelError(f"{name}: its image processor is not in the cache and cannot be fetched") from None
+            except LocalEntryNotFoundError:  # a subclass of EntryNotFoundError: the Hub cannot be reached
+                raise ModelError(
+                    f"{name}: its image processor is not in the local cache, and the Hugging Face Hub cannot be reached"
+                ) from None
             except EntryNotFoundError:
                 continue
     except ModelError:
         raise
     except (OSError, ValueError) as error:
         words = str(error).strip().splitlines()
-        raise ModelError(f"{name}: cannot fetch its image processor: {words[0] if words else error!r}") from None
+        raise ModelError(f"{name}: cannot download its image processor: {words[0] if words else error!r}") from None
     return found
 
 
@@ -344,7 +351,7 @@ _LEARNT = "sif_coordinates"  # in tokenizer_config.json, which is saved with eve
 
 
 def note_learnt(tokenizer: Any, coordinates: Coordinates) -> None:
-    """Let a tokenizer say, wherever it is saved, in which coordinates its model learns to state boxes."""
+    """Store in a tokenizer the coordinates that its model learns for boxes. Every saved copy then contains them."""
     if coordinates == "unit":
         tokenizer.init_kwargs.pop(_LEARNT, None)
     else:
@@ -352,10 +359,10 @@ def note_learnt(tokenizer: Any, coordinates: Coordinates) -> None:
 
 
 def learnt_by(tokenizer: Any) -> Coordinates | None:
-    """The coordinates that a model has learnt to state boxes in, by its tokenizer; None where none were noted.
+    """Return the coordinates that a model has learned for boxes, from its tokenizer; None if it stores none.
 
     Args:
-        tokenizer: loaded, or the path of a model folder, whose tokenizer_config.json is read.
+        tokenizer: a loaded tokenizer, or the path of a model folder with a tokenizer_config.json.
     """
     if isinstance(tokenizer, str | os.PathLike):
         try:
@@ -368,11 +375,11 @@ def learnt_by(tokenizer: Any) -> Coordinates | None:
     return found if found in get_args(Coordinates) else None
 
 
-# Family, by its type in config.json or its name → coordinates that its models were trained to write.
+# Model family (model type in config.json, or name) → coordinates that its models were trained to write.
 _FAMILIES: tuple[tuple[re.Pattern[str], Coordinates], ...] = (
     (re.compile(r"qwen[-_]?2[._-]?5[-_]?vl", re.IGNORECASE), "resized"),
     (re.compile(r"qwen[-_]?2[-_]?vl", re.IGNORECASE), "per_mille"),
-    # A version, not a size: qwen3_8b is a model of text. Others of text may match, and are never shown an image.
+    # Match versions, not sizes: qwen3_8b is a text model. Other text models may match, but they never see an image.
     (re.compile(r"qwen[-_]?3[-_]?vl|qwen[-_]?3[._](?:[5-9]|\d\d)(?![\d.]*b(?:\b|_))", re.IGNORECASE), "per_mille"),
     (re.compile(r"intern[-_]?vl", re.IGNORECASE), "per_mille"),
     (re.compile(r"\bgemini\b|gemini[-_]\d", re.IGNORECASE), "per_mille"),
@@ -381,18 +388,18 @@ _FAMILIES: tuple[tuple[re.Pattern[str], Coordinates], ...] = (
 
 
 def default_for(model: str) -> Coordinates:
-    """The coordinates that a published model writes when it is asked for boxes in its own way, without having learnt chains.
+    """Return the coordinates that a published model uses in its own box format, before it has learned chains.
 
-    For callers that ask in that way. Chains are asked for in the coordinates that `sif think`, `sif eval` and the training
-    state, fractions unless they are told others, so these take no default from here; `sif think` names it in a hint.
+    For callers that use the model's own box format. `sif think`, `sif eval` and training ask for chains in the coordinates
+    of their settings, which are fractions by default. They do not use this default; `sif think` only mentions it in a hint.
 
     Args:
-        model: the type in its config.json, or its name.
+        model: the model type in its config.json, or its name.
     Returns:
-        `unit` for a family that is not known.
+        The coordinates; `unit` for an unknown family.
     Example:
         >>> default_for("Qwen/Qwen2.5-VL-7B-Instruct"), default_for("qwen3_vl"), default_for("llava")
         ('resized', 'per_mille', 'unit')
-    Source: see docs/data.md, "Box coordinates".
+    Source: docs/reference/files.md, "Box coordinates".
     """
     return next((space for pattern, space in _FAMILIES if pattern.search(model)), "unit")

@@ -1,4 +1,4 @@
-"""Depth maps of datasets, kept in memory for rewards that ask for the same map again and again."""
+"""Memory cache for depth maps of datasets. Rewards need the same map many times."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MAX_CACHED_BYTES = 256 << 20
 
 
 class DepthCache:
-    """The depth maps asked for last: at most so many bytes of maps with the tables of their means, tables dropped first."""
+    """Cache of the depth maps used last, limited to `most` bytes of maps and tables. It drops tables before maps."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        # The one asked for last at the end, each with the bytes it counts for: with and without its tables.
+        # The map used last is at the end. Each entry has its size in bytes, with or without its tables.
         self._full: OrderedDict[str, tuple[DepthMap, int]] = OrderedDict()
         self._bare: OrderedDict[str, tuple[DepthMap, int]] = OrderedDict()
         self._bytes = 0
@@ -27,7 +27,7 @@ class DepthCache:
         if found is None:
             found = dataset_depth(path)
         with self._lock:
-            self._take(path)  # of another thread
+            self._take(path)  # another thread may have added it
             self._put(self._full, path, found, found.full_nbytes)
             while self._bytes > self.most and len(self._full) > 1:
                 oldest, (other, size) = self._full.popitem(last=False)
@@ -55,6 +55,8 @@ _cache = DepthCache(MAX_CACHED_BYTES)
 
 
 def cached_depth(path: str) -> DepthMap:
-    """`dataset_depth`, kept in memory for rewards that ask for a map again and again: 256 MiB of maps and their tables, or
-    the one asked for last if that alone is larger."""
+    """Return `dataset_depth(path)` from a cache in memory.
+
+    The cache holds at most 256 MiB of maps and their tables, or only the map used last if that is larger.
+    """
     return _cache(path)

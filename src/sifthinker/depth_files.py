@@ -1,7 +1,8 @@
-"""Depth files: what sensors, depth models and other programs write, read as relative depth; and our own format, written.
+"""Read depth files of sensors, depth models and other programs as relative depth, and write sifthinker's own format.
 
-Three things tell how to read a file, each apart from the others: what its numbers are (the encoding), which end of them is
-near, and which of them stand for "no reading" (holes). Where a file may be read in two ways, the reader asks.
+Three independent settings describe a file: the meaning of its numbers (the encoding), which end of them is near, and which
+numbers stand for "no reading" (holes). If a file can be read in two ways, the reader raises an error that asks for a
+setting.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sifthinker.literals import Encoding, Near
 logger = logging.getLogger(__name__)
 
 
-# PNG text chunks of our own files: what they hold is depth, near at the low end; level 0 stands for "no depth here".
+# PNG text chunks of sifthinker's own files: depth, near at the low end; level 0 stands for "no depth here".
 MARK = {"sifthinker:depth": "near low"}
 HOLES_MARK = {"sifthinker:holes": "0"}
 
@@ -37,7 +38,7 @@ LEVELS = 65535
 
 _Kind = Literal["8-bit grey", "16-bit grey", "RGB", "numbers"]
 
-# Encoding → what kinds of file it is read from.
+# Encoding → kinds of file that it reads.
 _KINDS: Mapping[str, tuple[_Kind, ...]] = {
     "sif": ("16-bit grey",),
     "grey8": ("8-bit grey",),
@@ -54,9 +55,9 @@ _IN_WORDS: Mapping[_Kind, str] = {
     "RGB": "an RGB image",
     "numbers": "an array or an image of floats",
 }
-_CHOOSE = "Say what they are with --depth-encoding (encoding=… in Python)"
+_CHOOSE = "Set their meaning with --depth-encoding (encoding=… in Python)"
 _SCALED = "metres or millimetres for distances in any unit, inverse for disparity or inverse depth (high is near)"
-# Kind → what to say about a file of that kind.
+# Kind → advice for a file of that kind.
 _ADVICE: Mapping[_Kind, str] = {
     "8-bit grey": "grey8, with --depth-near low (near='low') for depth or high for disparity",
     "16-bit grey": f"{_SCALED}, sif for depth as value / 65535",
@@ -64,20 +65,20 @@ _ADVICE: Mapping[_Kind, str] = {
     "numbers": f"{_SCALED}, npy for depth in [0, 1]",
 }
 
-# A 16-bit file whose values all lie below holds no picture that somebody scaled to 65535, but perhaps up to 10.9 m.
+# A 16-bit file whose values all lie below was not scaled to 65535. It may contain distances of up to 10.9 m.
 _LOOKS_METRIC = LEVELS // 6
-# Single precision may leave this much of a depth outside [0, 1].
+# Rounding in single precision can leave a depth this far outside [0, 1].
 ROUNDING = 1e-5
-# How files of kinds that are not read begin, and what they are. MATLAB's newer files are HDF5 behind a header.
+# First bytes of unsupported kinds of file, and their names. Newer MATLAB files are HDF5 after a header.
 _NOT_READ: Mapping[bytes, str] = {
     b"\x76\x2f\x31\x01": "OpenEXR",
     b"\x89HDF\r\n\x1a\n": "HDF5",
     b"MATLAB": "a MATLAB file",
 }
 
-# Pixels whose colours are looked up at once: NumPy makes 8 bytes of each index, which of a large picture are many.
+# Number of pixels whose colours are looked up at once. NumPy needs 8 bytes for each index.
 _STRIP = 1 << 14
-# ColorBrewer's Spectral, 11 classes, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
+# The 11 colours of ColorBrewer's Spectral, from far (blue) to near (red): the anchors of matplotlib's `Spectral_r`.
 _SPECTRAL_ANCHORS = (
     (94, 79, 162), (50, 136, 189), (102, 194, 165), (171, 221, 164), (230, 245, 152), (255, 255, 191),
     (254, 224, 139), (253, 174, 97), (244, 109, 67), (213, 62, 79), (158, 1, 66),
@@ -85,17 +86,17 @@ _SPECTRAL_ANCHORS = (
 
 
 class Decoded(NamedTuple):
-    """Relative depth, 0 nearest: (H, W) levels of 255 or values in [0, 1], and (H, W) False in holes, None without any."""
+    """Relative depth, 0 nearest: (H, W) levels of 255 or values in [0, 1], and an (H, W) mask, False in holes, or None."""
 
     depth: NDArray[np.uint8] | NDArray[np.float64]
     valid: NDArray[np.bool_] | None = None
 
 
 def read_depth(path: str | os.PathLike[str], encoding: Encoding, near: Near | None, holes: Sequence[float]) -> Decoded:
-    """Read a depth file; `DepthMap.read` says how.
+    """Read a depth file, see `DepthMap.read`.
 
     Raises:
-        DepthError: the file is missing, broken or of another kind, or it is not clear what it means; names the file.
+        DepthError: the file is missing, broken or of another kind, or its meaning is unclear. The message gives the file.
     """
     check_options(encoding, near, holes)
     where = Path(path)
@@ -106,34 +107,34 @@ def read_depth(path: str | os.PathLike[str], encoding: Encoding, near: Near | No
 
 
 def check_options(encoding: Encoding, near: Near | None, holes: Sequence[float]) -> None:
-    """Refuse what no file can be read by.
+    """Check the settings for reading depth files.
 
     Raises:
-        DepthError: a word that is not known, an end that contradicts the encoding, or a hole that is no number.
+        DepthError: an unknown encoding, a near end that contradicts the encoding, or a hole that is not a number.
     """
     if encoding not in get_args(Encoding):
-        raise DepthError(f"unknown depth encoding {encoding!r}; wanted one of {', '.join(get_args(Encoding))}")
+        raise DepthError(f"unknown depth encoding {encoding!r}, expected one of {', '.join(get_args(Encoding))}")
     if near not in (None, "low", "high"):
         raise DepthError(f"near must be 'low' or 'high', got {near!r}")
     if not all(math.isfinite(hole) for hole in holes):
-        raise DepthError(f"holes must be finite numbers, got {list(holes)}; NaN and infinity are holes in any case")
+        raise DepthError(f"holes must be finite numbers, got {list(holes)}. NaN and infinity are always holes")
     if encoding in ("metres", "millimetres") and near == "high":
         raise DepthError(
-            f"{encoding} are near at the low end by definition; drop --depth-near high (near='high'), or read disparity "
-            "and inverse depth with --depth-encoding inverse (encoding='inverse')"
+            f"low values are always near in the encoding {encoding}. Remove --depth-near high (near='high'), or read "
+            "disparity and inverse depth with --depth-encoding inverse (encoding='inverse')"
         )
     if encoding == "inverse" and near == "low":
         raise DepthError(
-            "inverse depth is near at the high end by definition; drop --depth-near low (near='low'), or read distances "
+            "high values are always near in the encoding inverse. Remove --depth-near low (near='low'), or read distances "
             "with --depth-encoding metres (encoding='metres')"
         )
 
 
 def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) of a depth file without decoding its pixels.
+    """Return the (width, height) of a depth file without decoding its pixels.
 
     Raises:
-        DepthError: the file is missing or of no known kind.
+        DepthError: the file is missing or of an unknown kind.
     """
     where = Path(path)
     try:
@@ -148,18 +149,18 @@ def depth_file_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def relative(distances: ArrayLike, valid: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-    """(H, W) distances in any unit → [0, 1], by the nearest and the farthest valid pixel; 0 in holes.
+    """Scale (H, W) distances in any unit to [0, 1] by the nearest and the farthest valid pixel; 0 in holes.
 
     Raises:
-        DepthError: no valid pixel, or a valid pixel that is not finite.
+        DepthError: there is no valid pixel, or a valid pixel is not finite.
     """
     array = np.asarray(distances, dtype=np.float64)
     mask = np.ones(array.shape, dtype=bool) if valid is None else valid
     if mask.shape != array.shape or not mask.any():
-        raise DepthError("no pixel has a depth: every one is a hole")
+        raise DepthError("no pixel has a depth: all of them are holes")
     seen = array[mask]
     if not np.isfinite(seen).all():
-        raise DepthError("depth has NaN or infinite values; say where it counts with `valid`")
+        raise DepthError("depth has NaN or infinite values. Mark these pixels as False in `valid`")
     span = seen.max() - seen.min()
     unit = np.zeros(array.shape)
     np.divide(array - seen.min(), span if span > 0 else 1.0, out=unit, where=mask)
@@ -167,11 +168,11 @@ def relative(distances: ArrayLike, valid: NDArray[np.bool_] | None = None) -> ND
 
 
 def grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str, str]) -> bytes:
-    """A grey PNG with text chunks, for smooth pictures: each row as its difference from the one above.
+    """Return a grey PNG with text chunks, for smooth images. Each row is stored as its difference from the row above.
 
-    Pillow tries five filters on every row, which takes it two to three times as long, and its files are no smaller. zlib
-    looks for runs alone: differences of smooth pictures have little else that repeats, and of 16 bits the search for it
-    takes twice as long.
+    Pillow tries five filters on every row. That takes two to three times as long, and its files are not smaller. zlib
+    searches only for runs, because differences of smooth images have few other repetitions. A full search takes twice as
+    long for 16 bits.
     Source: the PNG specification, https://www.w3.org/TR/png-3/.
     """
 
@@ -200,15 +201,15 @@ def grey_png(levels: NDArray[np.uint8] | NDArray[np.uint16], texts: Mapping[str,
 
 
 class _Stored(NamedTuple):
-    """What a file holds before it is known what it means.
+    """The content of a file before it is interpreted.
 
     Args:
         numbers: (H, W), or (H, W, 3) for colours.
-        kind: of the file.
-        form: the same in the words of the library that read it.
-        marked: whether it is our own format.
-        holes: whether it is our own format with holes at level 0.
-        opaque: (H, W), False where a picture is transparent; None where it is opaque.
+        kind: kind of file.
+        form: kind of file in the words of the library that read it.
+        marked: whether it has sifthinker's own format.
+        holes: whether it has sifthinker's own format with holes at level 0.
+        opaque: (H, W), False in transparent pixels of an image; None if it is opaque.
     """
 
     numbers: NDArray[Any]
@@ -227,7 +228,7 @@ def _interpreted(file: _Stored, path: Path, encoding: Encoding, near: Near | Non
     numbers = _spectral_levels(file.numbers) if encoding == "spectral" else file.numbers
     valid = _valid(numbers, file, encoding, holes)
     if valid is not None and not valid.any() and not file.marked:
-        raise DepthError("no pixel has a depth: every one is a hole (nan, infinite, a code for 'no reading')")
+        raise DepthError("no pixel has a depth: all of them are holes (NaN, infinite, or a code for 'no reading')")
     if numbers.dtype == np.uint8 and file.kind != "numbers":
         end = near or ("high" if encoding == "spectral" else "low")
         levels = numbers if end == "low" else 255 - numbers
@@ -242,14 +243,14 @@ def _interpreted(file: _Stored, path: Path, encoding: Encoding, near: Near | Non
     low, high = float(seen.min()), float(seen.max())
     if low < -ROUNDING or high > 1 + ROUNDING:
         raise DepthError(
-            f"the values run from {low:g} to {high:g} ({file.form}); wanted depth in [0, 1], 0 nearest and 1 farthest. "
-            f"{_CHOOSE}: {_SCALED}. If one of them stands for 'no reading', name it with --depth-hole (holes=[…])"
+            f"depth must be in [0, 1], 0 nearest and 1 farthest, got values from {low:g} to {high:g} ({file.form}). "
+            f"{_CHOOSE}: {_SCALED}. If a value stands for 'no reading', add --depth-hole VALUE (holes=[VALUE])"
         )
     if told == "auto" and near is None:
-        zeros = " 0 is read as the nearest point; if it stands for 'no reading', add --depth-hole 0 (holes=[0])."
+        zeros = " 0 is read as the nearest point. If it stands for 'no reading', add --depth-hole 0 (holes=[0])."
         _warn(
             "numbers",
-            f"{path}: the values run from {low:g} to {high:g} and are taken for depth, 0 nearest and 1 farthest."
+            f"{path}: the values from {low:g} to {high:g} are read as depth, 0 nearest and 1 farthest."
             f"{zeros if low <= 0 else ''} {_advice(file)}",
         )
     unit = np.clip(numbers.astype(np.float64), 0, 1)
@@ -257,32 +258,32 @@ def _interpreted(file: _Stored, path: Path, encoding: Encoding, near: Near | Non
 
 
 def _check_told(file: _Stored, path: Path, encoding: Encoding, near: Near | None) -> None:
-    """Refuse a file that is not what it is said to be; where nothing was said, one that may be read in two ways."""
+    """Check that a file fits its settings, and that a file without settings can be read in only one way."""
     if encoding != "auto" and file.kind not in _KINDS[encoding] and not (encoding == "sif" and file.marked):
-        wanted = " or ".join(_IN_WORDS[kind] for kind in _KINDS[encoding])
-        raise DepthError(f"encoding {encoding!r} is read from {wanted}, got {file.kind} ({file.form}). {_advice(file)}")
+        expected = " or ".join(_IN_WORDS[kind] for kind in _KINDS[encoding])
+        raise DepthError(f"encoding {encoding!r} needs {expected}, got {file.kind} ({file.form}). {_advice(file)}")
     if file.marked:
         if near == "high" or encoding not in ("auto", "sif"):
             raise DepthError(
-                "the file bears sifthinker's mark, so it is near at the low end by definition; drop --depth-near high "
-                "(near='high'), and read it with --depth-encoding auto (encoding='auto')"
+                "the file has sifthinker's mark, so low values are near. Remove --depth-near high (near='high'), and read "
+                "it with --depth-encoding auto (encoding='auto')"
             )
         return
     if file.kind == "8-bit grey" and near is None:
         raise DepthError(
-            "an 8-bit grey file may hold depth or disparity; say near='low' (--depth-near low) for depth, near='high' for "
-            "disparity"
+            "an 8-bit grey file can contain depth or disparity. Set --depth-near low (near='low') for depth, or "
+            "--depth-near high (near='high') for disparity"
         )
     if file.kind != "16-bit grey" or encoding not in ("auto", "sif"):
         return
     low, high = int(file.numbers.min()), int(file.numbers.max())
     if high < _LOOKS_METRIC:
-        doubt = f"the values run from {low} to {high} of 65535, which looks like distances. {_advice(file)}"
+        doubt = f"the values from {low} to {high} of 65535 look like distances. {_advice(file)}"
         if encoding == "auto":
             raise DepthError(doubt)
         _warn("metric", f"{path}: {doubt}")
     elif encoding == "auto" and near is None:
-        doubt = f"the values are taken for depth, value / 65535 and low near, without sifthinker's mark. {_advice(file)}"
+        doubt = f"the file has no sifthinker mark. Its values are read as depth: value / 65535, low is near. {_advice(file)}"
         _warn("unmarked", f"{path}: {doubt}")
 
 
@@ -294,25 +295,25 @@ _warned: set[str] = set()
 
 
 def _warn(doubt: str, message: str) -> None:
-    """Log a doubt about a file once in a process, for the files of a folder are alike."""
+    """Log a warning about a file once per process, because the files of a folder are alike."""
     if doubt not in _warned:
         _warned.add(doubt)
-        logger.warning("%s (said of the first such file alone)", message)
+        logger.warning("%s (further files of this kind are not reported)", message)
 
 
 def _valid(numbers: NDArray[Any], file: _Stored, encoding: Encoding, holes: Sequence[float]) -> NDArray[np.bool_] | None:
-    """(H, W): where there is a reading; None where there is one everywhere."""
+    """Return an (H, W) mask, True where there is a reading; None if every pixel has one."""
     rules: list[NDArray[np.bool_]] = [] if file.opaque is None else [file.opaque]
     if numbers.dtype.kind == "f":
         rules.append(np.isfinite(numbers))
     for hole in holes:
         with np.errstate(over="ignore"):
-            # As the file rounds it: 0.1 is another number in single precision.
+            # Round as the file does: 0.1 is another number in single precision.
             rules.append(numbers != (numbers.dtype.type(hole) if numbers.dtype.kind == "f" else hole))
     if encoding in ("metres", "millimetres"):
         rules.append(numbers > 0)
         if numbers.dtype.kind == "u" and numbers.dtype.itemsize == 2:
-            rules.append(numbers < LEVELS)  # the end of what 16 bits hold: too far, or a code
+            rules.append(numbers < LEVELS)  # the largest 16-bit number: too far, or a code
     elif encoding == "inverse":
         rules.append(numbers >= 0)
     elif file.holes:
@@ -322,27 +323,28 @@ def _valid(numbers: NDArray[Any], file: _Stored, encoding: Encoding, holes: Sequ
 
 
 def _check_codes(seen: NDArray[Any], path: Path, *, inverse: bool) -> None:
-    """Refuse numbers that can only be codes for "no reading", and warn of those that may be: scaling would ruin the rest."""
+    """Raise for numbers that can only be codes for "no reading", and warn about possible ones. Scaling would ruin the
+    rest."""
     codes = codes_at_the_top(seen, inverse=inverse)
     if codes is not None and codes.certain:
         many = len(codes.values) > 1
         raise DepthError(
-            f"the greatest value{'s are' if many else ' is'} {_listed(codes)}, the next {codes.nearest:g}; if "
-            f"{'they stand' if many else 'it stands'} for 'no reading', say so with {_as_holes(codes)}. If it is real, "
-            "such as a far plane, clip the file at a smaller number"
+            f"the greatest value{'s are' if many else ' is'} {_listed(codes)}, and the next is {codes.nearest:g}. If "
+            f"{'they stand' if many else 'it stands'} for 'no reading', add {_as_holes(codes)}. If "
+            f"{'they are' if many else 'it is'} real, such as a far plane, clip the file at a smaller number"
         )
     if codes is not None:
         _warn(
             "code",
             f"{path}: the greatest value is {_listed(codes)}, far from the next, {codes.nearest:g}. It is read as "
-            f"{'the nearest' if inverse else 'the farthest'} point; if it stands for 'no reading', add {_as_holes(codes)}",
+            f"{'the nearest' if inverse else 'the farthest'} point. If it stands for 'no reading', add {_as_holes(codes)}",
         )
     zeros = zero_disparity(seen) if inverse else None
     if zeros is not None:
         _warn(
             "zero disparity",
             f"{path}: the least value is {_listed(zeros)}, far from the next, {zeros.nearest:g}. It is read as infinitely "
-            f"far, as of the sky; if it stands for 'no match', add {_as_holes(zeros)}",
+            f"far, like the sky. If it stands for 'no match', add {_as_holes(zeros)}",
         )
 
 
@@ -372,10 +374,10 @@ def _stored(path: Path) -> _Stored:
 
 
 def _form(path: Path) -> Literal["array", "archive", "picture"]:
-    """What a file is, by its content, or else by its name.
+    """Return what a file is, by its content, else by its name.
 
     Raises:
-        DepthError: there is no such file, or it is of a kind that is known but not read.
+        DepthError: the file does not exist, or its kind is not supported.
     """
     try:
         with open(path, "rb") as stream:
@@ -388,14 +390,14 @@ def _form(path: Path) -> Literal["array", "archive", "picture"]:
         raise DepthError(f"cannot read the depth file: {error.strerror}") from None
     for magic, name in _NOT_READ.items():
         if start.startswith(magic):
-            raise DepthError(f"{name} is not read here; convert the file to .npy, or to .tiff or .pfm of 32-bit floats")
+            raise DepthError(f"{name} is not supported. Convert the file to .npy, or to .tiff or .pfm with 32-bit floats")
     if start.startswith(b"\x93NUMPY") or (path.suffix.lower() == ".npy" and not start.startswith(b"PK")):
         return "array"
     return "archive" if start.startswith(b"PK") or path.suffix.lower() == ".npz" else "picture"
 
 
 def _array(path: Path, form: Literal["array", "archive"], *, header: bool = False) -> NDArray[Any]:
-    """The (H, W) array of an .npy file, or the only one of an .npz archive; with `header`, one of its shape without data."""
+    """Return the (H, W) array of an .npy file, or the only array of an .npz archive. `header` reads only its shape."""
     try:
         if form == "array":
             return _read_array(lambda: open(path, "rb"), header)
@@ -403,7 +405,7 @@ def _array(path: Path, form: Literal["array", "archive"], *, header: bool = Fals
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             if len(names) != 1:
                 held = ", ".join(name.removesuffix(".npy") for name in names[:9])
-                raise DepthError(f"the archive holds {len(names)} arrays ({held}); wanted one, of shape (H, W)")
+                raise DepthError(f"the archive must contain one array, of shape (H, W), got {len(names)} ({held})")
             return _read_array(lambda: archive.open(names[0]), header)
     except DepthError:
         raise
@@ -412,16 +414,16 @@ def _array(path: Path, form: Literal["array", "archive"], *, header: bool = Fals
 
 
 def _read_array(opened: Callable[[], IO[bytes]], header: bool) -> NDArray[Any]:
-    with opened() as stream:  # the header first: what follows it may be of any size
+    with opened() as stream:  # read the header first, because the array can be of any size
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
-    # Models give (1, H, W), and some programs (H, W, 1).
+    # Models write (1, H, W), and some programs (H, W, 1).
     plane = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape[:2] if len(shape) == 3 and shape[2] == 1 else shape
     if dtype.kind == "b":
-        raise DepthError("the array holds booleans, which are a mask and no depth; wanted real numbers of shape (H, W)")
+        raise DepthError("the array must be real numbers of shape (H, W), got booleans, which are a mask and not a depth")
     if dtype.kind not in "fiu" or len(plane) != 2:
-        raise DepthError(f"wanted one array of real numbers of shape (H, W), got {dtype} of shape {shape}")
+        raise DepthError(f"the array must be real numbers of shape (H, W), got {dtype} of shape {shape}")
     if fault := size_fault((plane[1], plane[0])):
         raise DepthError(f"cannot read the depth array: {fault}")
     if header:
@@ -445,7 +447,7 @@ def _open(path: Path) -> Image.Image:
 
 def _unreadable(reason: str) -> DepthError:
     return DepthError(
-        f"cannot read the depth file: {reason}; wanted .png, .npy, .npz, .pfm, or .tiff of 8 or 16 bits or of 32-bit floats"
+        f"cannot read the depth file: {reason}. Expected .png, .npy, .npz, .pfm, or .tiff with 8 or 16 bits or 32-bit floats"
     )
 
 
@@ -456,7 +458,7 @@ def _picture(path: Path) -> _Stored:
             if mode in ("RGBA", "LA", "PA"):
                 seen = np.asarray(image.getchannel("A")) > 0
                 opaque = None if seen.all() else seen
-            # One bit is grey at its ends; a palette is a way to store colours.
+            # One bit is black or white grey. A palette stores colours.
             mode = {"1": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGBA": "RGB"}.get(mode, mode)
             pixels = np.asarray(image if mode == image.mode else image.convert(mode))
         except BROKEN_IMAGE as error:
@@ -465,7 +467,7 @@ def _picture(path: Path) -> _Stored:
         marked = holes or MARK.keys() <= image.info.keys()
         kind: _Kind
         if mode == "RGB" and (pixels[0, 0] == pixels[0, 0, 0]).all() and (pixels == pixels[..., :1]).all():
-            kind, pixels = "8-bit grey", pixels[..., 0]  # grey, written three times
+            kind, pixels = "8-bit grey", pixels[..., 0]  # grey in three equal channels
         elif mode == "L":
             kind = "8-bit grey"
         elif mode == "RGB":
@@ -475,7 +477,7 @@ def _picture(path: Path) -> _Stored:
         elif mode in ("I", "F"):
             kind = "numbers"
         else:
-            raise DepthError(f"an image of mode {mode} holds no depth; wanted grey, floats or RGB")
+            raise DepthError(f"the image must be grey, floats or RGB, got mode {mode}")
         return _Stored(pixels, kind, f"mode {image.mode}", marked, holes, opaque)
 
 
@@ -484,18 +486,18 @@ def _picture(path: Path) -> _Stored:
 
 @lru_cache(maxsize=1)
 def spectral_colours() -> NDArray[np.uint8]:
-    """(256, 3) colours of matplotlib's `Spectral_r`, from level 0 to 255 (a test compares them with matplotlib's)."""
+    """Return the (256, 3) colours of matplotlib's `Spectral_r`, level 0 to 255. A test compares them with matplotlib."""
     anchors = np.array(_SPECTRAL_ANCHORS, dtype=np.float64)
     level = np.linspace(0, 1, 256)
     at = np.linspace(0, 1, len(anchors))
     colours = np.stack([np.interp(level, at, anchors[:, channel]) for channel in range(3)], axis=1)
-    # matplotlib truncates; the small term keeps the anchors themselves from falling one level below.
+    # matplotlib truncates. The small term keeps the anchors from falling one level too low.
     return cast("NDArray[np.uint8]", np.floor(colours + 1e-9).astype(np.uint8))
 
 
 @lru_cache(maxsize=1)
 def _level_of_red_and_blue() -> NDArray[np.uint8]:
-    """(65536,) the level of each colour at 256 · red + blue, two bytes that no two of the colours share; 0 elsewhere."""
+    """Return a (65536,) table of levels, indexed by 256 · red + blue, which is unique for each colour; 0 elsewhere."""
     colours = spectral_colours()
     levels = np.zeros(1 << 16, dtype=np.uint8)
     levels[_red_and_blue(colours)] = np.arange(len(colours))
@@ -507,7 +509,7 @@ def _red_and_blue(colours: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 
 def _spectral_levels(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) colours → (H, W) levels 0..255, exact.
+    """Convert (H, W, 3) colours to exact (H, W) levels 0..255.
 
     Raises:
         DepthError: a pixel has another colour.
@@ -529,5 +531,5 @@ def _foreign_colours(colours: NDArray[np.uint8]) -> DepthError:
     row, column = np.argwhere(foreign)[0]
     return DepthError(
         f"{int(foreign.sum())} of {foreign.size} pixels are not Spectral_r colours, the first at row {row}, column "
-        f"{column}: {colours[row, column].tolist()}. A lossy copy (JPEG, resized) cannot be decoded"
+        f"{column}: {colours[row, column].tolist()}. A lossy copy (JPEG or resized) cannot be decoded. Use the original file"
     )

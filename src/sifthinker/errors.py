@@ -4,16 +4,16 @@
     ├── BoxError       boxes are not (N, 4), not finite, empty, or outside their space
     ├── DepthError     a depth map or depth file cannot be used
     ├── ImageError     an image is missing, truncated or too large
-    ├── ChainError     a text is not a chain; carries a reason code and a position
+    ├── ChainError     a text is not a chain; has a reason code and a position
     ├── RecordError    a record or an example is malformed
     ├── ConfigError    a recipe, a training config or a command-line value is wrong
     ├── ModelError     a model folder or name cannot be loaded
     ├── MissingExtraError  an optional package is not installed; an `ImportError` too
-    ├── EndpointError  a model server failed after every allowed retry, or refused what it was asked
-    └── BudgetError    the money set aside for a teacher is spent
+    ├── EndpointError  a model server failed after every allowed retry, or refused a request
+    └── BudgetError    the budget of the teacher is spent
 
 Malformed *model output* is data, not an error: readers of completions return reasons instead of raising.
-All but the last three are `ValueError`s too, so that callers may catch the standard type.
+All except the last three are also `ValueError`s, so callers can catch the standard type.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Literal
 
-# Import name of every optional package → the extra that brings it. `train` brings `models` too.
+# Import name of every optional package → extra that installs it. `train` also installs `models`.
 EXTRAS = {
     "accelerate": "models",
     "huggingface_hub": "models",
@@ -44,11 +44,11 @@ EXTRAS = {
 
 
 class SIFError(Exception):
-    """Base of every error that sifthinker raises on purpose. Its text says where, got, wanted, what to do."""
+    """Base class of every error that sifthinker raises. The message gives the place, the fault and what to do."""
 
 
 class BoxError(SIFError, ValueError):
-    """Boxes of a wrong shape, order, range or space."""
+    """Boxes of the wrong shape, order, range or space."""
 
 
 class DepthError(SIFError, ValueError):
@@ -81,7 +81,7 @@ class ChainError(SIFError, ValueError):
         self.position = position
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions are rebuilt from their args by pickle; ours takes three.
+        # Pickle rebuilds exceptions from their args. This one takes three arguments.
         return (_rebuild_chain_error, (self.code, self.position, self.args[0]))
 
 
@@ -95,7 +95,7 @@ class RecordError(SIFError, ValueError):
     """A record or an example with a missing or malformed field.
 
     Attributes:
-        code: reason code used in reject files, for instance `missing_image`.
+        code: reason code used in reject files, for example `missing_image`.
     """
 
     def __init__(self, message: str, code: str = "bad_record") -> None:
@@ -104,7 +104,7 @@ class RecordError(SIFError, ValueError):
 
 
 class ConfigError(SIFError, ValueError):
-    """A wrong recipe, config or option."""
+    """An invalid recipe, config or option."""
 
 
 class ModelError(SIFError, ValueError):
@@ -112,12 +112,12 @@ class ModelError(SIFError, ValueError):
 
 
 class MissingExtraError(SIFError, ImportError):
-    """An optional package that is not installed; says how to install it.
+    """An optional package that is not installed. The message shows how to install it.
 
     Args:
-        what: needs it, for instance `training`.
-        names: import names of the missing packages, of `EXTRAS`.
-        extra: brings everything that `what` needs; the one that brings the missing packages by default.
+        what: the feature that needs it, for example `training`.
+        names: import names of the missing packages, keys of `EXTRAS`.
+        extra: extra that installs everything for `what`; by default the one that installs the missing packages.
     """
 
     def __init__(self, what: str, *names: str, extra: str | None = None) -> None:
@@ -130,15 +130,15 @@ class MissingExtraError(SIFError, ImportError):
 
 
 def need(what: str, *names: str) -> None:
-    """See that optional packages are installed, before they are imported. Imports nothing.
+    """Check that optional packages are installed, without importing them.
 
-    The message names the extra that brings all of them, not just those that are missing: a second error would follow.
+    The message gives the extra that installs all of them, not only the missing ones, to avoid a second error.
 
     Args:
-        what: needs them, for the message.
-        names: their import names, of `EXTRAS`.
+        what: the feature that needs them, for the message.
+        names: their import names, keys of `EXTRAS`.
     Raises:
-        MissingExtraError: one of them is not.
+        MissingExtraError: one of them is not installed.
     """
     missing = [name for name in names if not _is_installed(name)]
     if missing:
@@ -181,15 +181,15 @@ FILE_CODES: dict[str, str] = {
 
 
 class EndpointError(SIFError):
-    """A model server that failed after every allowed retry, or refused what it was asked.
+    """A model server that failed after every allowed retry, or refused a request.
 
     Attributes:
         code: `timeout`, `connection`, `status_<n>`, `not_json`, `bad_shape`, `server_error`, or `gave_up` for a build that
             stopped after several of these.
         attempts: number of requests made.
-        kind: what can be done. `outage`: the same request may be answered later. `request`: the server refuses this one
-            request; others may pass. `setup`: no request will be answered before something is changed, such as the key, the
-            address, the model's name or the account's credit.
+        kind: kind of fault. `outage`: the same request may succeed later. `request`: the server refuses this request, but
+            may accept others. `setup`: no request succeeds until something changes, such as the key, the address, the model
+            name or the account's credit.
     """
 
     def __init__(self, message: str, code: str, attempts: int, kind: FaultKind = "outage") -> None:
@@ -203,4 +203,4 @@ class EndpointError(SIFError):
 
 
 class BudgetError(SIFError):
-    """What a build may cost has been spent; what was finished is kept."""
+    """The budget of a build is spent. Finished records are kept."""

@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, read line by line, and never outside their folder."""
+"""Files on disk: atomic writes, reading line by line, and protection against paths outside a folder."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import yaml
 
 from sifthinker.errors import ConfigError, RecordError, SIFError
 
-UNFINISHED = ".sif-"  # what `atomic_write` writes first begins so
+UNFINISHED = ".sif-"  # prefix of the temporary files of `atomic_write`
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
+    """Write a file atomically: a reader sees either the old or the complete new content.
 
-    A link stays one: the file that it points to is written. A device or pipe is written to as it is.
+    A symbolic link stays a link; the file that it points to is written. Devices and pipes are written directly.
 
     Raises:
         SIFError: the folder cannot be made or written to, or the path is a folder.
     """
     named = Path(path)
-    # Half a surrogate pair, which a model can write, has no bytes of its own.
+    # A model can write half a surrogate pair, which has no UTF-8 form.
     payload = data.encode("utf-8", "replace") if isinstance(data, str) else data
     if named.exists() and not named.is_file():
         try:
@@ -53,7 +53,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what `atomic_write` left in a folder when its process was killed."""
+    """Delete temporary files of `atomic_write` from killed processes."""
     for path in folder.glob(f"{UNFINISHED}*"):
         path.unlink(missing_ok=True)
 
@@ -62,35 +62,35 @@ def _temporary_beside(target: Path) -> tuple[int, str]:
     try:
         return tempfile.mkstemp(dir=target.parent, prefix=UNFINISHED, suffix=f"-{target.name[-60:]}")
     except OSError as error:
-        raise SIFError(f"{target}: cannot write there: {error.strerror}") from None
+        raise SIFError(f"{target}: cannot write: {error.strerror}") from None
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make a folder and its parents.
 
     Raises:
-        SIFError: a file stands in the way, or the parent is not writable.
+        SIFError: a file has this path, or the parent is not writable.
     """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SIFError(f"{folder}: cannot make the folder: {error.strerror}; choose another with -o") from None
+        raise SIFError(f"{folder}: cannot make the folder: {error.strerror}. Choose another with -o") from None
     return folder
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON, the same for the same value: no spaces, text as it is, NaN refused."""
+    """Return a value as one line of JSON: deterministic, without spaces, not ASCII-escaped. NaN is an error."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can carry
+    except UnicodeEncodeError:  # half a surrogate pair must be escaped
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any]) -> None:
-    """Write one JSON line a row, atomically."""
+    """Write one JSON line per row, atomically."""
     atomic_write(path, "".join(to_json(row) + "\n" for row in rows))
 
 
@@ -98,10 +98,10 @@ class JsonLine(NamedTuple):
     """A line of a JSONL file that is not blank.
 
     Args:
-        number: of the line, from 1; blank lines are counted.
-        text: the line; "" when it cannot be decoded.
-        value: what it holds; None when it is not JSON.
-        fault: why it is not JSON, without the place; "" when it is.
+        number: line number from 1; blank lines count.
+        text: the line; "" if it cannot be decoded.
+        value: the JSON value; None if the line is not JSON.
+        fault: why the line is not JSON, without the place; "" if it is JSON.
     """
 
     number: int
@@ -111,20 +111,20 @@ class JsonLine(NamedTuple):
 
 
 def json_lines(path: str | os.PathLike[str]) -> Iterator[JsonLine]:
-    """Every line of a JSONL file that is not blank, whether it is JSON or not.
+    """Yield every line of a JSONL file that is not blank, JSON or not.
 
-    UTF-8, or UTF-16 or UTF-32 by byte order mark or zero bytes. Windows line ends are fine, and so is a byte order mark in
-    front of any line, as files that were joined have it. NaN and Infinity are numbers, as they are to Python.
+    Reads UTF-8, and UTF-16 or UTF-32 detected by byte order mark or zero bytes. Accepts Windows line ends, and a byte order
+    mark at the start of any line, as in concatenated files. NaN and Infinity are numbers, as in Python.
 
     Raises:
         RecordError: the file cannot be read.
     """
     try:
-        with open(path, "rb") as stream:  # once: a pipe cannot be read twice
+        with open(path, "rb") as stream:  # open it once: a pipe cannot be read twice
             encoding = json.detect_encoding(stream.peek(4)[:4])
             for number, text in enumerate(_decoded(stream, encoding), 1):
                 if text is None:
-                    yield JsonLine(number, "", None, f"not {encoding_name(encoding)}; save the file as UTF-8")
+                    yield JsonLine(number, "", None, f"not {encoding_name(encoding)}. Save the file as UTF-8")
                 elif text.strip():
                     try:
                         line = JsonLine(number, text, json.loads(text))
@@ -136,7 +136,7 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[JsonLine]:
 
 
 def _decoded(stream: IO[bytes], encoding: str) -> Iterator[str | None]:
-    """Lines of text; None in place of one that cannot be decoded."""
+    """Yield lines of text; None for a line that cannot be decoded."""
     if encoding.startswith("utf-8"):
         for line in stream:
             try:
@@ -144,14 +144,14 @@ def _decoded(stream: IO[bytes], encoding: str) -> Iterator[str | None]:
             except UnicodeDecodeError:
                 yield None
         return
-    # Zero bytes surround a newline in these, so that lines exist only after decoding.
+    # These encodings have zero bytes around a newline, so decode before splitting into lines.
     with io.TextIOWrapper(stream, encoding, errors="replace", newline="\n") as decoded:
         for text in decoded:
             yield None if "\ufffd" in text else text
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (line number from 1, value) of every line of `json_lines`.
+    """Yield (line number from 1, value) for every line of `json_lines`.
 
     Raises:
         RecordError: the file cannot be read, or a line is not JSON.
@@ -163,7 +163,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
 
 
 def encoding_of(path: str | os.PathLike[str]) -> str:
-    """The encoding of a text file by its first bytes: UTF-8, or UTF-16 or UTF-32 by byte order mark or zero bytes.
+    """Return the encoding of a text file: UTF-8, or UTF-16 or UTF-32 detected by byte order mark or zero bytes.
 
     Raises:
         RecordError: the file cannot be read.
@@ -176,15 +176,15 @@ def encoding_of(path: str | os.PathLike[str]) -> str:
 
 
 def encoding_name(encoding: str) -> str:
-    """What people call an encoding of `encoding_of`."""
+    """Return the common name of an encoding from `encoding_of`."""
     return "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The keys and values of a YAML file.
+    """Read the keys and values of a YAML file.
 
     Raises:
-        ConfigError: no such file, not UTF-8, not YAML, or no keys and values.
+        ConfigError: the file is missing, not UTF-8, not YAML, or has no keys and values.
     """
     where = Path(path)
     try:
@@ -192,25 +192,25 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{where}: cannot read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{where}: not text in UTF-8") from None
+        raise ConfigError(f"{where}: not UTF-8 text. Save the file as UTF-8") from None
     except _RepeatedKeyError as error:
         raise ConfigError(f"{where}: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not YAML: {error}") from None
     if values is None:
-        raise ConfigError(f"{where}: is empty; wanted keys and values")
+        raise ConfigError(f"{where}: the file is empty, expected keys and values")
     if not isinstance(values, dict):
         got = "a list" if isinstance(values, list) else repr(values)[:200]
-        raise ConfigError(f"{where}: wanted keys and values, got {got}")
+        raise ConfigError(f"{where}: expected keys and values, got {got}")
     return values
 
 
 class _RepeatedKeyError(yaml.YAMLError):
-    """A key that a mapping has twice; YAML's own loader keeps the last silently."""
+    """A key that occurs twice in a mapping. YAML's own loader silently keeps the last one."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """The safe loader, but a repeated key is an error. Checked as the text is read, before `<<` merges mappings."""
+    """The safe loader, but a repeated key is an error. The check runs before `<<` merges mappings."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -219,16 +219,16 @@ class _UniqueKeys(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 name, line = (key.tag, key.value), key.start_mark.line + 1
                 if name in lines:
-                    raise _RepeatedKeyError(f"{key.value} is said in line {lines[name]} and again in line {line}; keep one")
+                    raise _RepeatedKeyError(f"{key.value} is set in line {lines[name]} and again in line {line}. Keep one")
                 lines[name] = line
         return node
 
 
 def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Refuse a key that is not known, and name the nearest that is.
+    """Check that all keys are known.
 
     Raises:
-        ConfigError: an unknown key.
+        ConfigError: a key is unknown. The message suggests the most similar known key.
     """
     for key in values:
         if key not in names:
@@ -236,24 +236,24 @@ def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> N
 
 
 def unknown_key(key: Any, names: Sequence[str]) -> str:
-    """What to say of a key that is not known: the nearest that is, else those there are."""
+    """Return the message for an unknown key: it suggests the most similar known key, else lists known keys."""
     near = nearest(str(key), names)
     if near is not None:
         hint = f"did you mean {near!r}?"
     elif len(names) > _MOST_NAMES:
-        hint = f"the nearest are {', '.join(_by_likeness(str(key), names)[:3])}"
+        hint = f"the most similar keys are {', '.join(_by_likeness(str(key), names)[:3])}"
     else:
-        hint = f"known are {', '.join(sorted(names))}"
+        hint = f"known keys are {', '.join(sorted(names))}"
     return f"unknown key {key!r}; {hint}"
 
 
 def nearest(word: str, names: Sequence[str]) -> str | None:
-    """The name that a mistyped word is most like, the first of several; None where none is like it."""
+    """Return the name most similar to a mistyped word, the first of several; None if none is similar."""
     return next((name for name in _by_likeness(word, names)[:1] if _likeness(word, name) >= _LIKE), None)
 
 
-_LIKE = 0.6  # as difflib.get_close_matches has it
-_MOST_NAMES = 30  # more of them tell a reader nothing
+_LIKE = 0.6  # the default of difflib.get_close_matches
+_MOST_NAMES = 30  # a longer list does not help a reader
 
 
 def _by_likeness(word: str, names: Sequence[str]) -> list[str]:
@@ -265,23 +265,23 @@ def _likeness(word: str, name: str) -> float:
 
 
 def inside(root: str | os.PathLike[str], relative: str) -> Path:
-    """The file that a path from data names, guaranteed to lie in `root` after every symlink is followed.
+    """Return the file of a path from data. After all symbolic links, it is guaranteed to lie in `root`.
 
     Raises:
-        RecordError: the path is absolute or leads outside `root`.
+        RecordError: the path cannot be used, or leads outside `root`.
     """
     try:
         base = Path(root).resolve()
         path = (base / relative).resolve()
-        path.is_file()  # names that are too long fail here
+        path.is_file()  # too long names fail here
     except (OSError, ValueError, RuntimeError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)[:200]  # an OSError repeats the path
-        raise RecordError(f"path {relative[:100]!r} cannot be used: {why}", "bad_path") from None
+        why = error.strerror if isinstance(error, OSError) else str(error)[:200]  # str(OSError) would repeat the path
+        raise RecordError(f"cannot use the path {relative[:100]!r}: {why}", "bad_path") from None
     if not path.is_relative_to(base):
-        raise RecordError(f"path {relative[:200]!r} leads outside {base}", "path_outside_root")
+        raise RecordError(f"the path {relative[:200]!r} leads outside {base}", "path_outside_root")
     return path
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest of bytes."""
+    """Return the SHA-256 hex digest of bytes."""
     return hashlib.sha256(data).hexdigest()

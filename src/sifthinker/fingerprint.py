@@ -1,4 +1,4 @@
-"""What a run is made from, by content: a rebuilt dataset or a retrained start model is another one, a moved one is not."""
+"""Fingerprints of the data and model of a run, by content. They change with the content, not with the path."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sifthinker.errors import ModelError, RecordError
 from sifthinker.models import model_source
 from sifthinker.records import examples_file
 
-# Of a model's folder: what training starts from. Cards, histories and checkpoints may change beside it.
+# Files of a model folder that training starts from. Cards, histories and checkpoints in the folder may change.
 _MODEL_FILES = (
     "config.json", "tokenizer.json", "chat_template.jinja", "processor_config.json", "preprocessor_config.json",
 )  # fmt: skip
-_WHOLE = 64 << 20  # bytes; of a larger file, samples are hashed
+_WHOLE = 64 << 20  # bytes; only samples of larger files are hashed
 _SAMPLES = 256
 _SAMPLE = 16 << 10  # bytes
 
 
 def data_fingerprint(path: str | os.PathLike[str]) -> str | None:
-    """SHA-256 of a dataset's examples file; None where there is none.
+    """Return the SHA-256 of a dataset's examples file; None if there is none.
 
-    The images count by their names in it. In a dataset of ours these are hashes of their content; in one that somebody else
-    made, an image that was replaced under its old name is not noticed.
+    Images count by their names in this file. In a dataset built by sifthinker, names are hashes of the content. In a
+    third-party dataset, replacing an image under its old name is not detected.
 
     Args:
         path: dataset folder or examples file.
@@ -33,15 +33,15 @@ def data_fingerprint(path: str | os.PathLike[str]) -> str | None:
         with open(examples_file(path), "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, RecordError):
-        return None  # whoever reads the examples says what is wrong
+        return None  # reading the examples reports the error
 
 
 def model_fingerprint(name: str | os.PathLike[str]) -> str | None:
-    """A hash of a local model: its configuration, tokenizer, processor and weights; None for a name of the hub.
+    """Return a hash of a local model: configuration, tokenizer, processor and weights; None for a Hub name.
 
-    Files up to 64 MiB are hashed whole. Of a larger weights file the size and 256 blocks of 16 KiB are hashed, spread evenly
-    from its first byte to its last. That takes no time beside loading the model, and training moves weights in all of them
-    (a merged LoRA on a few layers, in many). An edit of a single tensor by hand may go unnoticed.
+    Files up to 64 MiB are hashed completely. For a larger weights file, the size and 256 blocks of 16 KiB are hashed, spread
+    evenly from the first byte to the last. This is much faster than loading the model. Training changes the weights in all
+    blocks (a merged LoRA on a few layers, in many). A manual edit of a single tensor may not be detected.
 
     Args:
         name: folder, Hugging Face name, or name of an embedded model.
@@ -54,7 +54,7 @@ def model_fingerprint(name: str | os.PathLike[str]) -> str | None:
         for file in files:
             _add(digest, file)
     except (OSError, ModelError):
-        return None  # whoever loads the model says what is wrong
+        return None  # loading the model reports the error
     found = digest.hexdigest() if files else None
     return RENAMED.get(found, found) if found else None
 

@@ -1,4 +1,4 @@
-"""What a long run has finished, line by line, so that a run that was killed goes on where it stopped."""
+"""Journal of a long run, line by line. A killed run resumes from it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class Journal:
-    """A file of JSON lines: first what makes the run another one, then whatever `add` was given.
+    """A file of JSON lines: a header that identifies the run, then the lines passed to `add`.
 
-    A line is complete when it ends in a newline; what a killed process left of a last line is cut off. While it is open, no
-    other process can open it.
+    A line is complete if it ends in a newline. An incomplete last line of a killed process is removed. Only one process can
+    open the file at a time.
 
     Args:
         path: the file.
-        header: what makes the run another one, plain JSON values.
-        fresh: forget what the file holds.
+        header: values that identify the run, plain JSON.
+        fresh: delete the content of the file.
 
     Attributes:
-        lines: what was added before, in order.
-        busy: what a second process is told.
+        lines: lines added earlier, in order.
+        busy: error message for a second process.
 
     Example:
         >>> with Journal("run.jsonl", {"model": "nano"}) as journal:  # doctest: +SKIP
@@ -35,7 +35,7 @@ class Journal:
         ...         journal.add(work(item))
     """
 
-    busy = "another process is at work on this run"
+    busy = "another process is working on this run"
 
     def __init__(self, path: Path, header: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.lines: list[Any] = []
@@ -45,9 +45,10 @@ class Journal:
         self._stream: BinaryIO
 
     def __enter__(self) -> Self:
-        """
+        """Open the file and read its lines.
+
         Raises:
-            ConfigError: the file is another run's, is broken, is open in another process, or cannot be written.
+            ConfigError: the file belongs to another run, is broken, is open in another process, or cannot be written.
         """
         make_folder(self._path.parent)
         try:
@@ -73,7 +74,7 @@ class Journal:
         self._stream.close()
 
     def add(self, line: Any) -> None:
-        """Append a line, JSON values; it is with the operating system when this returns."""
+        """Append a line of JSON values. It is flushed to the operating system on return."""
         self._append(line)
 
     def delete(self) -> None:
@@ -81,23 +82,25 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
     def forget(self) -> None:
-        """What else is thrown away when the run starts over; nothing unless a subclass says so."""
+        """Delete other files of the run when it starts over. Subclasses can override this; the default does nothing."""
 
     def check(self, header: Any) -> None:
-        """See that the file is of this run.
+        """Check that the file belongs to this run.
 
         Raises:
-            ConfigError: it is of another.
+            ConfigError: it belongs to another run.
         """
         check_same(f"{self._path}", header, self._header)
 
     def take(self, line: Any, offset: int) -> None:
-        """Take in a line that an earlier process wrote; `offset` is where it stands in the file. What it raises of
-        `ValueError`, `TypeError`, `KeyError` and `AttributeError` means that the file is broken."""
+        """Take a line that an earlier process wrote at `offset` in the file.
+
+        A `ValueError`, `TypeError`, `KeyError` or `AttributeError` from this method means that the file is broken.
+        """
         self.lines.append(line)
 
     def _read(self) -> int:
-        """Take in the file; returns where the last complete line ends."""
+        """Read the file and return the offset at which the last complete line ends."""
         offset = 0
         for number, line in enumerate(self._stream):
             if not line.endswith(b"\n"):
@@ -107,7 +110,7 @@ class Journal:
                 if number:
                     self.take(value, offset)
             except (ValueError, TypeError, KeyError, AttributeError):
-                raise ConfigError(f"{self._path} is broken at line {number + 1}; start over with --fresh") from None
+                raise ConfigError(f"{self._path}, line {number + 1}: the line is broken. Start over with --fresh") from None
             if not number:
                 self.check(value)
             offset += len(line)
@@ -124,7 +127,7 @@ class Journal:
             raise ConfigError(f"{self._path}: {self.busy}") from None
 
     def _append(self, value: Any) -> int:
-        """Where the line stands."""
+        """Append a line and return its offset."""
         offset = self._stream.seek(0, 2)
         self._stream.write(to_json(value).encode() + b"\n")
         self._stream.flush()
@@ -132,31 +135,32 @@ class Journal:
 
 
 def check_same(where: str, theirs: Any, ours: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> None:
-    """See that a file is of the same run.
+    """Check that a file belongs to the same run.
 
     Args:
         where: the file.
-        theirs: its header.
-        ours: that of the run.
-        contents: key of a hash → what to call its content in a message.
+        theirs: header of the file.
+        ours: header of the run.
+        contents: key of a hash → name of the hashed content, for the message.
     Raises:
-        ConfigError: it is of another; names the first value that differs, was and is, one that is no hash if there is one.
+        ConfigError: the file belongs to another run. The message gives the old and new value of the first difference that is
+            not a hash, if there is one.
     """
     if theirs == ours:
         return
     if not isinstance(theirs, dict):
-        raise ConfigError(f"{where} is not of a run of ours; name another output")
+        raise ConfigError(f"{where} is not from a sifthinker run. Choose another output")
     differing = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
-    # What a hash is of may differ just because a setting does, which says more.
+    # A hash often differs because a setting does. The setting is more informative.
     key = next((key for key in differing if not _is_hash(theirs.get(key), ours.get(key))), differing[0])
     was, now = theirs.get(key), ours.get(key)
     hashes = _is_hash(was, now)
     called = (contents or {}).get(key)
     if hashes:
-        differs = f"{called} have changed" if called else f"{key} are not the same"
+        differs = f"{called} have changed" if called else f"{key} has changed"
     else:
         differs = f"{key} was {_said(was)}, now {_said(now)}"
-    raise ConfigError(f"{where} is of another run: {differs}; name another output, or start over with --fresh")
+    raise ConfigError(f"{where} is from another run: {differs}. Choose another output, or start over with --fresh")
 
 
 def _is_hash(*values: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Find the JSON object that a model was asked for in what it wrote around it: reasoning, prose, code fences."""
+"""Find the requested JSON object in a model's reply among reasoning, prose and code fences."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-# How the reasoning of published models ends: </think> in DeepSeek, Qwen and GLM, [/THINK] in Magistral, ◁/think▷ in Kimi-VL,
-# the beginning of the channel `final` in gpt-oss.
+# End of reasoning in published models: </think> in DeepSeek, Qwen and GLM, [/THINK] in Magistral, ◁/think▷ in Kimi-VL, and
+# the start of the channel `final` in gpt-oss.
 _REASONING_ENDS = re.compile(
     r"</(?:\w+:)?(?:think(?:ing)?|reasoning|thought)>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>", re.IGNORECASE
 )
-# Strings may hold raw line breaks and tabs, which models write without escaping them.
+# Strings can contain raw line breaks and tabs, because models often do not escape them.
 _TOKEN = re.compile(
     r'\s*(?:(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<mark>[{}\[\],:])'
     r"|(?P<scalar>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null))",
@@ -23,15 +23,15 @@ _OPEN = re.compile(r'\{(?=\s*")')
 
 
 def find_objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
-    """The JSON objects in a text that have all of these keys, different ones in their order, equal ones once.
+    """Return the JSON objects in a text that have all of these keys, in order and without duplicates.
 
-    Reasoning that ends in `</think>` or another model's mark is left out where an object follows it. An object may stand
-    in prose, in a code fence, in a list, inside another object, or be a JSON string as a whole; its strings may hold raw
-    control characters. What is cut off, or has a key twice, is no object.
+    Reasoning that ends in `</think>` or another model's mark is ignored. An object can be in prose, in a code fence, in a
+    list or inside another object, or the complete text can be a JSON string with the object. Strings can contain raw control
+    characters. Truncated objects and objects with a repeated key do not count.
 
     Args:
-        text: of any length and content; the time is linear in it.
-        keys: that an object must have; it may have others.
+        text: any text; the time is linear in its length.
+        keys: required keys; an object can have others.
     """
     if text.lstrip().startswith('"'):
         with contextlib.suppress(ValueError):
@@ -43,18 +43,18 @@ def find_objects(text: str, keys: Collection[str]) -> list[dict[str, Any]]:
     distinct: dict[str, dict[str, Any]] = {}
     for value in after:
         for candidate in _with_keys(value, keys):
-            with contextlib.suppress(RecursionError):  # nested too deeply to be what was asked for
+            with contextlib.suppress(RecursionError):  # nested too deeply to be the requested object
                 distinct.setdefault(json.dumps(candidate, sort_keys=True), candidate)
     return list(distinct.values())
 
 
 def without_reasoning(text: str) -> str:
-    """What follows a model's reasoning in its reply; the whole text where no reasoning ends."""
+    """Return the part of a reply after the reasoning; the complete text if no reasoning ends in it."""
     return text[_end_of_reasoning(text, []) :]
 
 
 def _end_of_reasoning(text: str, spans: list[tuple[int, int]]) -> int:
-    """Where the last mark that ends reasoning, and stands in none of these spans, ends; 0 without one."""
+    """Return the end of the last end-of-reasoning mark outside these spans; 0 if there is none."""
     last, ahead = 0, iter(spans)
     span = next(ahead, None)
     for mark in _REASONING_ENDS.finditer(text):
@@ -66,11 +66,11 @@ def _end_of_reasoning(text: str, spans: list[tuple[int, int]]) -> int:
 
 
 def _spans(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(start, end, value) of each object in a text that is whole and no part of another whole one, in order.
+    """Yield (start, end, value) of each complete object that is not part of another complete object, in order.
 
-    Every brace is read as the start of an object at most once: a brace that stood where a value may stand in an attempt
-    that failed would fail at the same place. So one that is tried later stood in a string of the failed attempts; it sees
-    the quotes the other way round, and no character is read more than twice.
+    Every brace is tried as the start of an object at most once. A brace that was read as a value in a failed attempt would
+    fail at the same place. A brace that is tried later was inside a string of the failed attempts, so it sees the quotes
+    inverted. Therefore no character is read more than twice.
     """
     tried: set[int] = set()
     past = 0
@@ -89,13 +89,13 @@ def _spans(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 
 def _read(text: str, start: int, tried: set[int]) -> list[tuple[int, int]]:
-    """Read JSON from a brace on. Returns the spans of the outermost objects that came to their end, in order: of the whole
-    one alone if that did. Takes note of the braces that it met."""
+    """Read JSON from a brace. Return the spans of the outermost complete objects, in order, and add the braces to `tried`.
+
+    If the object at the brace is complete, return only its span.
+    """
     whole: list[tuple[int, int]] = []
-    stack: list[tuple[str, int]] = []  # open brackets and where they stand
-    wanted = (
-        "value"  # or "key", "colon", "comma": what may stand here; "first" is a value or key, or the end of what is empty
-    )
+    stack: list[tuple[str, int]] = []  # open brackets and their positions
+    wanted = "value"  # or "key", "colon", "comma": the token expected here; "first" is a value, a key or a closing bracket
     position = start
     while token := _TOKEN.match(text, position):
         position = token.end()
@@ -148,12 +148,12 @@ def _decoded(text: str) -> dict[str, Any] | None:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return value
 
 
 def _with_keys(value: dict[str, Any], keys: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The outermost objects in a value, itself included, that have all of these keys."""
+    """Yield the outermost objects in a value, including itself, that have all of these keys."""
     waiting: list[Any] = [value]
     while waiting:
         here = waiting.pop()

@@ -1,44 +1,45 @@
-"""The names that options choose between: said once, for the code that acts on them and for the settings that offer them.
+"""Names for options, defined once for the settings and for the code that uses them.
 
-Only what settings and heavy modules share stands here, so that a command line can offer it without loading numpy.
+This module contains only names shared by settings and heavy modules, so the command line can list them without loading
+numpy.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-# Coordinates of boxes as data has them; `boxes.convert` brings them to unit xyxy.
+# Box coordinates in data; `boxes.convert` converts them to unit xyxy.
 Space = Literal["unit", "pixel", "per_mille", "resized", "padded_square"]
-# Of these, the ones that a model's text may be in; see `coordinates.Frame`.
+# The subset that texts of models can use; see `coordinates.Frame`.
 Coordinates = Literal["unit", "per_mille", "resized"]
-# Boxes of a table: two corners, or a corner and a size.
+# Box format in a table: two corners, or corner and size.
 BoxForm = Literal["xyxy", "xywh"]
-# What is done with boxes past the image's border.
+# What to do with boxes that extend past the image border.
 OutsideBoxes = Literal["clip", "strict"]
-# Forms of files that hold records; see `engine.sources`.
+# Formats of record files; see `engine.sources`.
 SourceFormat = Literal["auto", "jsonl", "table", "viscot", "viscot-conversation", "refcoco", "coco", "tallyqa"]
 
-# What the numbers in a depth file are, and which end of them is near; see `DepthMap.read`.
+# Meaning of the numbers in a depth file, and which end of them is near; see `DepthMap.read`.
 Encoding = Literal["auto", "sif", "grey8", "spectral", "npy", "metres", "millimetres", "inverse"]
 Near = Literal["low", "high"]
 
-# Whose form a finished dataset is exported in; see `engine.exports`.
+# Export formats of a finished dataset; see `engine.exports`.
 ExportForm = Literal["trl", "llamafactory", "verl", "swift", "hf", "coco", "label-studio"]
 
-# Whose form the thoughts of an evaluation are exported in; see `results`.
+# Export formats of the thoughts of an evaluation; see `results`.
 ThoughtForm = Literal["jsonl", "coco", "label-studio"]
 
-# The rewards of GRPO-SIF, in the order in which they are shown.
+# Rewards of GRPO-SIF, in display order.
 RewardName = Literal["format", "answer", "grounding", "depth"]
-# Of a box-level IoU; see `boxes.paired_iou`.
+# Denominator of the box-level IoU; see `boxes.paired_iou`.
 Denominator = Literal["max", "min"]
-# What the grounding reward pays for correcting the focus; see `rewards.score_grounding`.
+# How the grounding reward rewards a corrected focus; see `rewards.score_grounding`.
 Correction = Literal["own", "group", "off"]
 
-# Of a model's weights: a torch dtype's name, or the checkpoint's own.
+# Data type of a model's weights: the name of a torch dtype, or `auto` for that of the checkpoint.
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
-# How a model is asked about an image; see `thinker.Thinker.think_all`.
+# How to ask a model about an image; see `thinker.Thinker.think_all`.
 ThinkProtocol = Literal["direct", "chain", "structured"]
-# How images are sent to a server: exactly, or smaller.
+# Image format for requests to a server: exact or smaller.
 ImageFormat = Literal["png", "jpeg"]

@@ -87,7 +87,7 @@ def refuse_unsupported(where: str) -> None:
     """
     kind = model_type(where)
     if kind in _REFUSED:
-        raise ModelError(f"{where}: {_REFUSED[kind]}. Use a model of another family, see docs/families.md")
+        raise ModelError(f"{where}: {_REFUSED[kind]}. Use a model of another family, see docs/reference/families.md")
 
 
 def _read_processor(where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Records, the questions that come in, and Examples, the training samples that go out."""
+"""Records (the questions that come in) and Examples (the training samples that go out)."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from sifthinker.literals import Coordinates
 
 Box = tuple[float, float, float, float]
 
-# Possessive, so that a long run of digits is read once.
+# Possessive quantifiers read a long run of digits only once.
 _NUMBER = re.compile(r"\s*+[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?\s*+", re.ASCII)
-_MOST_DIGITS = 300  # of a whole number that is written out
+_MOST_DIGITS = 300  # of a whole number written without an exponent
 _WHOLE = re.compile(r"\s*+([-+]?\d{1,300}+)(?:\.0*+)?\s*+", re.ASCII)
 
-# What may be a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>,
+# Candidates for a placeholder or control token: <|…|> with one bar or both (DeepSeek's are wide), <name>, <name 1>,
 # [NAME] or [NAME_1].
 _MARKUP = re.compile(
     r"<[|｜][^\s<>|｜]{1,64}[|｜]?>|<[^\s<>|｜]{1,64}[|｜]>"
     r"|</?(?P<name>[A-Za-z_][\w-]{0,63})(?: ?\d{1,3})? ?/?>"
     r"|\[/?(?P<bracketed>[A-Za-z][A-Za-z_]{1,31}\d{0,4})\]"
 )
-# The words of a <name>: <image_soft_token>, <IMG_CONTEXT>, <ImageHere> and <video1> each have one that stands for a medium.
+# The words of a <name>. <image_soft_token>, <IMG_CONTEXT>, <ImageHere> and <video1> each contain a word for a medium.
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MEDIA = re.compile(r"image|img|video|audio|vision|media", re.IGNORECASE)
-# Names in angle brackets: begin, end and padding of sequences, turns, image patches, boxes and places of Llama, Mistral,
+# Names in angle brackets: start, end and padding of sequences, turns, image patches, boxes and locations of Llama, Mistral,
 # Gemma, PaliGemma, Florence, Kosmos, InternVL, Qwen, MiniCPM, Idefics, GLM and LLaVA.
 _CONTROL = re.compile(
     r"s|bos|eos|pad|unk|mask|sep|cls|unused\d+|start_of_turn|end_of_turn|end_of_utterance|im_(?:start|end|patch|col|row)"
@@ -55,22 +55,22 @@ _BRACKETED = re.compile(
 
 
 def find_placeholder(text: str) -> str | None:
-    """The first image placeholder or control token of vision-language models in a text, or None.
+    """Return the first image placeholder or control token of vision-language models in a text, or None.
 
-    Trainers that take images from text (LLaMA-Factory, verl) and tokenizers read `<image>`, `<|image_pad|>`, `<|im_end|>`,
-    `<IMG_CONTEXT>` or `[IMG]` as an image or as the end of a turn, wherever they stand. Ordinary angle brackets ("<3",
-    "a < b > c", `<b>`, `<img src="a.png">`) are no placeholders.
+    Tokenizers, and trainers that find images in text (LLaMA-Factory, verl), read `<image>`, `<|image_pad|>`, `<|im_end|>`,
+    `<IMG_CONTEXT>` or `[IMG]` anywhere in a text as an image or as the end of a turn. Ordinary angle brackets ("<3",
+    "a < b > c", `<b>`, `<img src="a.png">`) are not placeholders.
 
     Args:
-        text: of any length; the time is linear in it.
+        text: any length; the time is linear in it.
     Returns:
-        The token, without what is invisible in it.
+        The token, without invisible characters.
     Example:
         >>> find_placeholder("![figure 3](<image>)")
         '<image>'
     Source: the added tokens of published tokenizers; LLaMA-Factory's `<image>`, `<video>` and `<audio>`.
     """
-    # A zero-width space makes no difference to a reader, and normalisers of tokenizers drop it.
+    # Readers do not see a zero-width space, and the normalisers of tokenizers drop it.
     visible = text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
     for found in _MARKUP.finditer(visible):
         name, bracketed = found["name"], found["bracketed"]
@@ -85,24 +85,23 @@ def find_placeholder(text: str) -> str | None:
     return None
 
 
-# What JPEG, PNG, GIF, WebP, TIFF and BMP begin with, in base64, and enough of it to be no path.
+# The first bytes of JPEG, PNG, GIF, WebP, TIFF and BMP in base64, long enough to rule out a path.
 _BASE64_IMAGE = re.compile(
     r"\s*(?:data:|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-9A-Za-z+/]{4}AAAA)[A-Za-z0-9+/\s]{40})", re.I
 )
 
 
 def is_base64_image(text: str) -> bool:
-    """Whether a text that should name an image begins like an image itself: a `data:` address, or base64."""
+    """Whether a text that should be an image path is an image itself: a `data:` URL or base64."""
     return _BASE64_IMAGE.match(text) is not None
 
 
-# Letters and a symbol that show nothing, which Unicode does not count as blank: fillers of Korean, Khmer, Braille, and
-# selectors of how the letter before them looks.
+# Invisible characters that Unicode does not count as blank: fillers of Korean, Khmer and Braille, and variation selectors.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | frozenset(map(chr, range(0xFE00, 0xFE10)))
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of a text can be seen: it is empty, or blanks, control and format characters alone.
+    """Whether a text shows nothing: it is empty, or has only blanks, control characters and format characters.
 
     Example:
         >>> is_blank(" \\u200b"), is_blank("0")
@@ -116,19 +115,21 @@ def is_blank(text: str) -> bool:
 
 
 def refuse_half_pairs(text: str, where: str) -> None:
-    """Refuse a text that cannot be written.
+    """Check that a text can be written as UTF-8.
 
     Raises:
-        RecordError: `bad_text`, it holds half a surrogate pair.
+        RecordError: `bad_text`: the text contains half a surrogate pair.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RecordError(f"{where}: holds half a surrogate pair, which is no text: {text[:200]!a}", "bad_text") from None
+        raise RecordError(
+            f"{where}: a text contains half a surrogate pair and cannot be written: {text[:200]!a}. Remove it", "bad_text"
+        ) from None
 
 
 def shown(value: Any) -> str:
-    """A value from data for a message: its kind where that is not plain, and its beginning."""
+    """Return the start of a value from data for a message, with its type if that is not obvious."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
@@ -149,7 +150,7 @@ _BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict, _BRIEF.maxstri
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number as a float, also one written in digits ("10", "-2.5", "1e3"); None of anything else, booleans too."""
+    """Return a finite number, or the text of one ("10", "-2.5", "1e3"), as a float; None for anything else or a boolean."""
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
@@ -162,27 +163,27 @@ def as_number(value: Any) -> float | None:
 
 
 def as_whole(value: Any) -> int | None:
-    """A whole number, however it is written (2, 2.0, "2", "2.0"); None of anything else."""
+    """Return a whole number, however it is written (2, 2.0, "2", "2.0"); None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and (digits := _WHOLE.fullmatch(value)):
-        return int(digits[1])  # exact, where a float of so many digits is not
+        return int(digits[1])  # exact; a float has too few digits
     number = as_number(value)
     return int(number) if number is not None and number.is_integer() else None
 
 
 def as_text(value: Any, name: str, where: str) -> str:
-    """A value of a field that wants one text.
+    """Return the value of a text field as text.
 
-    Numbers become text: whole floats without their ".0", since tables turn 2 into 2.0 wherever a cell of the column is
-    empty. A list of one is that one.
+    Numbers become text. Whole floats lose their ".0", because tables turn 2 into 2.0 if a cell of the column is empty. A
+    list of one item stands for that item.
 
     Args:
-        value: as the file holds it.
-        name: the field, for messages.
+        value: the value in the file.
+        name: field name, for messages.
         where: file and line, for messages.
     Raises:
-        RecordError: `blank_…` for null and for NaN and infinities; `bad_record` for a boolean, an object, a list of several.
+        RecordError: `blank_…` for null, NaN and infinity; `bad_record` for a boolean, an object or a list of several items.
     """
     if isinstance(value, str):
         return value
@@ -190,48 +191,48 @@ def as_text(value: Any, name: str, where: str) -> str:
         return as_text(value[0], name, where)
     if isinstance(value, list | tuple) and value:
         raise RecordError(
-            f"{where}: {name} is a list of {len(value)} ({_BRIEF.repr(value)}), wanted one text; put the one to train on "
-            f"into a field or column of its own and read that as {name}",
+            f"{where}: {name} must be one text, got a list of {len(value)}: {_BRIEF.repr(value)}. Put the one to train on "
+            f"into a separate field or column, and read that as {name}",
             "bad_record",
         )
     if isinstance(value, int) and not isinstance(value, bool):
         try:
             return str(value)
-        except ValueError:  # Python writes no integers of more than some thousand digits
-            raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record") from None
+        except ValueError:  # Python refuses to write integers of several thousand digits
+            raise RecordError(f"{where}: {name} must be text, got {shown(value)}", "bad_record") from None
     if isinstance(value, float | Decimal) and math.isfinite(value):
         if isinstance(value, Decimal) and value == value.to_integral_value() and value.adjusted() < _MOST_DIGITS:
             return str(int(value))
-        # From 1e16 on a float's own notation says that it stands for many whole numbers.
+        # From 1e16 on, a float stands for many whole numbers. Its own notation shows that.
         return str(float(value) or 0.0).removesuffix(".0")
     if value is None or isinstance(value, float | Decimal):
         code = f"blank_{name}" if f"blank_{name}" in REJECTS else "blank_field"
-        raise RecordError(f"{where}: {name} is {shown(value)}, which is no {name}; wanted a text", code)
+        raise RecordError(f"{where}: {name} must be text or a number, got {shown(value)}", code)
     hint = ' such as "yes" or "no"' if isinstance(value, bool) and name == "answer" else ""
-    raise RecordError(f"{where}: {name} is {shown(value)}, wanted one text{hint}", "bad_record")
+    raise RecordError(f"{where}: {name} must be one text{hint}, got {shown(value)}", "bad_record")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One question about one image, with the regions that answer it.
+    """A question about an image, with the regions that answer it.
 
     Args:
-        id: unique in its dataset; seeds the focus path.
+        id: unique in the dataset; part of the random seed of the focus path.
         image: path relative to the image root.
         question: the question.
         answer: the right answer.
         boxes: at least one, unit xyxy.
-        dataset: where it comes from.
+        dataset: name of the dataset it comes from.
         split: train, val or test.
         depth: depth file relative to the image root, or None.
         choices: the possible answers of a closed question.
-        family: kind of question, "" where unknown.
-        size: (width, height) in pixels as the source states it, or None.
-        extra: what the source knows besides, for its own teacher.
-        notes: repairs made while reading, for instance a clipped box.
+        family: kind of question; "" if unknown.
+        size: (width, height) in pixels as stated by the source, or None.
+        extra: further data of the source, for its own teacher.
+        notes: repairs made while reading, for example a clipped box.
         source: file and line.
     Raises:
-        RecordError: a field is blank or a box is wrong; its code names the reason.
+        RecordError: a field is blank or a box is wrong. The code gives the reason.
     """
 
     id: str
@@ -254,57 +255,59 @@ class Record:
         for name in ("id", "image", "question", "answer", "dataset", "split"):
             value = getattr(self, name)
             if not isinstance(value, str) or is_blank(value):
-                raise RecordError(f"{where}: {name} is {shown(value)}; wanted text that is not blank", f"blank_{name}")
+                raise RecordError(f"{where}: {name} must be text that is not blank, got {shown(value)}", f"blank_{name}")
         for name, value in (("family", self.family), ("depth", self.depth)):
             if not isinstance(value, str) and not (name == "depth" and value is None):
-                raise RecordError(f"{where}: {name} is {shown(value)}, wanted a text", "bad_record")
+                raise RecordError(f"{where}: {name} must be text, got {shown(value)}", "bad_record")
         choices: Any = self.choices
         if isinstance(choices, str) or not all(isinstance(choice, str) and not is_blank(choice) for choice in choices):
             raise RecordError(
-                f"{where}: choices is {shown(choices)}, wanted a list of texts that are not blank", "bad_record"
+                f"{where}: choices must be a list of texts that are not blank, got {shown(choices)}", "bad_record"
             )
         if is_base64_image(self.image):
             raise RecordError(
-                f"{where}: image is {shown(self.image[:40])}, {len(self.image):,} characters of base64; wanted the path of "
-                "a file. Tables (CSV, Parquet) may hold images",
+                f"{where}: image must be the path of a file, got {len(self.image):,} characters of base64: "
+                f"{shown(self.image[:40])}. Only tables (CSV, Parquet) can contain images",
                 "bad_path",
             )
         if not isinstance(self.extra, Mapping):
-            raise RecordError(f"{where}: extra is {shown(self.extra)}, wanted an object", "bad_record")
+            raise RecordError(f"{where}: extra must be an object, got {shown(self.extra)}", "bad_record")
         if self.size is not None and not (
             len(self.size) == 2 and all(type(side) is int and 0 < side <= LONGEST_SIDE for side in self.size)
         ):
-            raise RecordError(f"{where}: size is {shown(self.size)}, wanted [width, height] in pixels", "bad_record")
+            raise RecordError(f"{where}: size must be [width, height] in pixels, got {shown(self.size)}", "bad_record")
         for text in (self.id, self.image, self.question, self.answer, self.dataset, self.split, self.family, *self.choices):
             refuse_half_pairs(text, where)
         for name, text in (("question", self.question), ("answer", self.answer), *(("choices", c) for c in self.choices)):
             placeholder = find_placeholder(text)
             if placeholder:
                 raise RecordError(
-                    f"{where}: {name} holds {placeholder}, which trainers and tokenizers take for an image or "
-                    "a control token; reword it",
+                    f"{where}: {name} contains {placeholder}, which trainers and tokenizers read as an image or a control "
+                    "token. Reword it",
                     "bad_text",
                 )
         if TAG.search(self.answer):
-            raise RecordError(f"{where}: the answer holds a tag of the chain format: {shown(self.answer)}", "tag_in_answer")
+            raise RecordError(
+                f"{where}: the answer contains a tag of the chain format: {shown(self.answer)}. Reword it", "tag_in_answer"
+            )
         object.__setattr__(self, "boxes", _as_tuples(self.boxes, where))
         object.__setattr__(self, "choices", tuple(self.choices))
 
     @classmethod
     def from_json(cls, row: Any, source: str = "") -> Record:
-        """A record from the JSON object of a plain JSONL line.
+        """Return a record from the JSON object of a plain JSONL line.
 
         Raises:
-            RecordError: not an object, a key that no record has, a missing key, or a wrong value.
+            RecordError: not an object, an unknown key, a missing key or a wrong value.
         """
         if not isinstance(row, dict):
-            raise RecordError(f"{source}: wanted a JSON object, got {shown(row)}", "not_an_object")
+            raise RecordError(f"{source}: expected a JSON object, got {shown(row)}", "not_an_object")
         known = {item.name for item in fields(cls)}
         unknown = sorted(map(str, row.keys() - known))
         if unknown:
             raise RecordError(
-                f"{source}: unknown key {', '.join(map(repr, unknown))[:300]}; a record has {', '.join(sorted(known))}. "
-                "Put anything else under 'extra'",
+                f"{source}: unknown key {', '.join(map(repr, unknown))[:300]}. A record has {', '.join(sorted(known))}. "
+                "Put other data under 'extra'",
                 "unknown_key",
             )
         missing = [name for name in ("id", "image", "question", "answer", "boxes") if name not in row]
@@ -312,23 +315,23 @@ class Record:
             raise RecordError(f"{source}: lacks {', '.join(missing)}", "missing_key")
         values: dict[str, Any] = {**row, "source": source if row.get("source") is None else row["source"]}
         if not isinstance(values["source"], str):
-            raise RecordError(f"{source}: source is {shown(values['source'])}, wanted a text", "bad_record")
+            raise RecordError(f"{source}: source must be text, got {shown(values['source'])}", "bad_record")
         for name in ("id", "question", "answer"):
             values[name] = as_text(values[name], name, source)
         for name in _TUPLES:
             value = values.get(name)
             if value is not None and not isinstance(value, list | tuple):
-                raise RecordError(f"{source}: {name} is {shown(value)}, wanted a list", "bad_record")
+                raise RecordError(f"{source}: {name} must be a list, got {shown(value)}", "bad_record")
             values[name] = tuple(value) if value else None if name == "size" else ()
         values["choices"] = tuple(as_text(choice, "choices", source) for choice in values["choices"])
-        if values["size"] is not None:  # a table's 640 may have become 640.0
+        if values["size"] is not None:  # tables can turn 640 into 640.0
             values["size"] = tuple(side if as_whole(side) is None else as_whole(side) for side in values["size"])
         if not all(isinstance(note, str) for note in values["notes"]):
-            raise RecordError(f"{source}: notes is {shown(values['notes'])}, wanted a list of texts", "bad_record")
+            raise RecordError(f"{source}: notes must be a list of texts, got {shown(values['notes'])}", "bad_record")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of a plain JSONL line, empty fields left out."""
+        """Return the JSON object of a plain JSONL line, without empty fields."""
         row = asdict(self)
         row["boxes"] = [list(box) for box in self.boxes]
         row["extra"] = dict(self.extra)
@@ -336,56 +339,56 @@ class Record:
 
 
 _TUPLES = ("choices", "notes", "size")
-LONGEST_SIDE = 10**9  # of an image, in pixels: no file has a longer one
+LONGEST_SIDE = 10**9  # of an image, in pixels; no image file is larger
 
 
-# Why a record is left out. What a teacher's reply was refused for has `teacher_` before a code of `engine.teachers.CHECKS`.
+# Reasons for leaving out a record. A refused teacher reply has the code `teacher_` plus a code of `engine.teachers.CHECKS`.
 REJECTS: dict[str, str] = {
     "not_json": "the line is not JSON",
-    "not_an_object": "the line is JSON of another kind",
-    "missing_key": "a field is missing",
-    "unknown_key": "a field that no record has",
-    "bad_record": "a field has a value of another kind",
-    "bad_text": "a text holds half a surrogate pair, or a placeholder or control token of models such as <image>",
-    "tag_in_answer": "the answer holds a tag of the chain format",
+    "not_an_object": "the line is JSON, but not a JSON object",
+    "missing_key": "a required field is missing",
+    "unknown_key": "the record has an unknown field",
+    "bad_record": "a field has a value of the wrong type",
+    "bad_text": "a text contains half a surrogate pair, or an image placeholder or control token such as <image>",
+    "tag_in_answer": "the answer contains a tag of the chain format",
     **{f"blank_{name}": f"the {name} is blank" for name in ("id", "image", "question", "answer", "dataset", "split")},
-    "blank_field": "a field of somebody else's form is no text",
-    "no_box": "there is no box",
-    "bad_box": "a box is not four finite numbers, or its numbers look like those of another box space",
+    "blank_field": "a text field of the source is empty",
+    "no_box": "the record has no box",
+    "bad_box": "a box is not four finite numbers, or its numbers look like another box space",
     "degenerate_box": "a box has no area",
-    "box_outside": "a box lies outside the image, or, where that is asked for, ends past it",
-    "boxes_disagree": "the source states its boxes twice, and they differ",
-    "too_many_boxes": "more boxes of a kind than a question can be about",
-    "crowd": "the source boxes a crowd as one region, or only some of the objects",
-    "bad_annotation": "an annotation names no image or category of its file, or spoils the count of its category",
-    "ambiguous_image": "several images share a file name or an id, so that nobody can tell whose boxes these are",
-    "count_mismatch": "the source counts another number than it boxes",
-    "no_category": "the question is about no category of the boxes' source",
-    "ambiguous_question": "the question names a category, but does not clearly ask how many of it there are",
-    "no_instances": "the boxes' source does not have the image",
-    "duplicate_id": "the id was there before",
-    "duplicate": "the same image content, question and boxes were there before",
-    "excluded": "the image must not be used",
-    "bad_path": "no file can have such a name",
+    "box_outside": "a box lies outside the image, or extends past its border and the setting boxes is strict",
+    "boxes_disagree": "the source states a box twice, and the two differ",
+    "too_many_boxes": "the image has too many objects of the category for a counting question",
+    "crowd": "the source marks a crowd as one region, or has boxes for only some of the objects",
+    "bad_annotation": "an annotation refers to an unknown image or category, or makes the count of its category unreliable",
+    "ambiguous_image": "several images share a file name or an id, so the boxes cannot be matched to one image",
+    "count_mismatch": "the answer differs from the number of boxes in the source",
+    "no_category": "the question names no category of the COCO instances file",
+    "ambiguous_question": "the question names a category, but does not clearly ask for its number of objects",
+    "no_instances": "the COCO instances file does not contain the image",
+    "duplicate_id": "an earlier record has the same id",
+    "duplicate": "an earlier record has the same image content, question and boxes",
+    "excluded": "the image is excluded by the setting exclude",
+    "bad_path": "the path cannot be used as a file path",
     "path_outside_root": "the path leads outside the image folder",
-    "too_narrow": "the image is more than 200 times as long as wide, which Qwen-VL's processors do not resize",
-    "missing_image_root": "the source needs the images' sizes, and no image folder was named",
-    "missing_image": "the image is not there",
+    "too_narrow": "one side of the image is more than 200 times the other; Qwen-VL processors cannot resize it",
+    "missing_image_root": "the source needs an image folder, and none is set",
+    "missing_image": "the image is missing",
     "broken_image": "the image cannot be read",
-    "size_mismatch": "the image has another shape than the source says",
-    "bad_depth": "the depth is missing, cannot be read, or has another size",
-    "depth_hole": "a region has no depth at all",
-    "depth_too_near": "a region is so near that no depth with 3 decimals is within a tenth of the true one",
-    "bad_chain": "no valid chain could be made",
+    "size_mismatch": "the shape of the image differs from the size in the source",
+    "bad_depth": "the depth is missing, cannot be read, or differs in size from the image",
+    "depth_hole": "a region has no depth reading",
+    "depth_too_near": "a region is so near that no depth with 3 decimals is within a tenth of the true mean",
+    "bad_chain": "no valid chain can be built from the record",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that was left out: where it stood, its id if it had one, reason code, message, attempts made.
+    """A record that was left out: its place, its id ("" if it has none), reason code, message and teacher attempts.
 
     Raises:
-        KeyError: a code that neither `REJECTS` nor a teacher's check has.
+        KeyError: the code is neither in `REJECTS` nor a teacher code.
     """
 
     source: str
@@ -396,7 +399,7 @@ class Reject:
 
     def __post_init__(self) -> None:
         if not self.code.startswith("teacher_") and self.code not in REJECTS:
-            raise KeyError(f"{self.code!r} is no reason code; this is a fault of sifthinker")
+            raise KeyError(f"{self.code!r} is not a reason code. This is a bug in sifthinker")
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "attempts": [dict(attempt) for attempt in self.attempts]}
@@ -404,9 +407,9 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training sample, as it stands in a JSON line.
+    """One training sample, one JSON line of a dataset.
 
-    Image and depth paths are relative to the file's folder; `read_examples` makes them absolute.
+    Image and depth paths are relative to the folder of the file. `read_examples` makes them absolute.
 
     Args:
         id: the record's id.
@@ -416,13 +419,13 @@ class Example:
         answer: the right answer.
         boxes: target boxes, unit xyxy, at the chain's decimals.
         images: [RGB image, depth image], or [RGB image] in RGB-only data. Both are ordinary 8-bit images.
-        messages: one user and one assistant turn; the chain is the assistant's content.
-        depth: the exact depth map (in our own format) for rewards; None in RGB-only data.
-        choices: the possible answers of a closed question. A JSON line or a table column holds them as `write_choices` does.
-        family: kind of question, "" where unknown.
+        messages: one user turn and one assistant turn; the chain is the content of the assistant turn.
+        depth: exact depth map for rewards, in sifthinker's own format; None in RGB-only data.
+        choices: the possible answers of a closed question. `write_choices` writes them to a JSON line or table column.
+        family: kind of question; "" if unknown.
         provenance: source, image hash, depth source, seed, teacher, prompt version, attempts.
-        coordinates: what the numbers of boxes in the messages are, see `coordinates.Frame`. `boxes` are unit in any case.
-        resized: for `resized`, (width, height) of the RGB image as the model's processor makes it.
+        coordinates: coordinates of the boxes in the messages, see `coordinates.Frame`. `boxes` are always unit.
+        resized: for `resized`, (width, height) of the RGB image after the model's processor has resized it.
     """
 
     id: str
@@ -442,24 +445,28 @@ class Example:
 
     @classmethod
     def from_json(cls, row: Any, source: str = "") -> Example:
-        """An example from its JSON object.
+        """Return an example from its JSON object.
 
         Raises:
-            RecordError: not an object, missing or unknown keys, or values of a wrong shape.
+            RecordError: not an object, missing or unknown keys, or a value of the wrong type or shape.
         """
         known = {item.name for item in fields(cls)}
         if not isinstance(row, dict) or row.keys() - known or not row.keys() >= _REQUIRED_EXAMPLE:
             got = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
             raise RecordError(
-                f"{source}: not an example; got {got}; wanted {', '.join(sorted(_REQUIRED_EXAMPLE))}. "
-                "`sif data build` writes examples from records",
+                f"{source}: not an example: expected the keys {', '.join(sorted(_REQUIRED_EXAMPLE))}, got {got}. "
+                "Build examples from records with `sif data build`",
                 "not_an_example",
             )
         for name, value in row.items():
             if name not in _NOT_TEXT and not isinstance(value, str):
                 raise RecordError(f"{source}: {name} must be text, got {type(value).__name__}", "not_an_example")
         if not isinstance(row.get("depth"), str | None) or not isinstance(row.get("provenance", {}), dict):
-            raise RecordError(f"{source}: depth must be a path and provenance an object", "not_an_example")
+            raise RecordError(
+                f"{source}: depth must be a path or null, and provenance an object, got {shown(row.get('depth'))} and "
+                f"{shown(row.get('provenance'))}",
+                "not_an_example",
+            )
         try:
             choices = read_choices(row.get("choices"))
         except ValueError as error:
@@ -475,7 +482,10 @@ class Example:
             or [message.get("role") for message in messages] != ["user", "assistant"]
             or not all(isinstance(message.get("content"), str) for message in messages)
         ):
-            raise RecordError(f"{source}: messages must be one user and one assistant turn of text", "bad_messages")
+            raise RecordError(
+                f"{source}: messages must be one user turn and one assistant turn of text, got {shown(messages)}",
+                "bad_messages",
+            )
         images = row["images"]
         if not isinstance(images, list) or not 1 <= len(images) <= 2 or not all(isinstance(i, str) for i in images):
             raise RecordError(f"{source}: images must be [rgb] or [rgb, depth] paths, got {images!r}", "bad_images")
@@ -492,9 +502,10 @@ class Example:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of one line. Every key is there in every line of a dataset, and no list is ever empty: table
-        readers infer a column's type from the first megabytes of a file. `coordinates` and `resized` stand in datasets alone
-        whose chains state no fractions.
+        """Return the JSON object of one line.
+
+        Every line of a dataset has the same keys, and no list is empty, because table readers infer a column's type from the
+        first megabytes of a file. Only datasets whose chains do not use fractions have `coordinates` and `resized`.
         """
         row = asdict(self)
         row["boxes"] = [list(box) for box in self.boxes]
@@ -504,24 +515,24 @@ class Example:
 
     @property
     def frame(self) -> Frame:
-        """What the numbers of boxes in the chain stand for."""
+        """Coordinates of the boxes in the chain."""
         return frame_of(self.coordinates, self.resized)
 
     @property
     def prompt(self) -> str:
-        """The user's turn."""
+        """Text of the user turn."""
         return self.messages[0]["content"]
 
     @property
     def chain(self) -> str:
-        """The assistant's turn."""
+        """Text of the assistant turn."""
         return self.messages[1]["content"]
 
 
 def write_choices(choices: Sequence[str]) -> str:
-    """The choices of a question as the text of a table column: a JSON list, or "" for an open question.
+    """Return the choices of a question as text for a table column: a JSON list, or "" for an open question.
 
-    Every example has the same column of text, whether it has choices or not, and a choice may hold a line break.
+    Every example has the same text column, with or without choices. A choice can contain a line break.
 
     Example:
         >>> write_choices(["red", "blue"])
@@ -531,11 +542,12 @@ def write_choices(choices: Sequence[str]) -> str:
 
 
 def read_choices(value: Any) -> tuple[str, ...]:
-    """The choices that `write_choices` wrote; also a list or array of texts or numbers, None, and text with one choice a
-    line, as earlier versions wrote it.
+    """Read choices written by `write_choices`.
+
+    Also accepts a list or array of texts or numbers, None, and the format of earlier versions: one choice per line of text.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the value is anything else.
     """
     if value is None:
         return ()
@@ -549,7 +561,7 @@ def read_choices(value: Any) -> tuple[str, ...]:
     if not isinstance(found, list | tuple) or not all(
         isinstance(choice, str | int | float) and not isinstance(choice, bool) for choice in found
     ):
-        raise ValueError(f"choices must be a list of texts or the JSON text of one, got {str(value)[:100]!r}")
+        raise ValueError(f"choices must be a list of texts, or such a list as JSON text, got {str(value)[:100]!r}")
     return tuple(map(str, found))
 
 
@@ -561,26 +573,26 @@ EXAMPLES = "examples.jsonl"  # of a dataset folder
 
 
 def examples_file(path: str | os.PathLike[str]) -> Path:
-    """The examples file that a user means by a path: itself, or `examples.jsonl` in a dataset folder.
+    """Return the examples file for a path: the path itself, or `examples.jsonl` in a dataset folder.
 
     Raises:
-        RecordError: there is none.
+        RecordError: the file does not exist.
     """
     where = Path(path)
     if where.is_dir():
         where = where / EXAMPLES
     if not where.is_file():
-        raise RecordError(f"{where}: no such examples file; `sif data build` writes one", "missing_file")
+        raise RecordError(f"{where}: no such examples file. Write one with `sif data build`", "missing_file")
     return where
 
 
 def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
-    """Read examples, image and depth paths made absolute.
+    """Read examples and make their image and depth paths absolute.
 
     Args:
         path: a dataset folder or its JSONL file.
     Raises:
-        RecordError: a malformed line, or a path that leaves the folder.
+        RecordError: a line is malformed, or a path leads outside the folder.
     """
     where = examples_file(path)
     for number, row in read_jsonl(where):
@@ -595,16 +607,16 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
 
 
 def as_unit_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
-    """Unit boxes of a file as tuples; none are fine.
+    """Return the unit boxes of a file as tuples. The list may be empty.
 
     Args:
         boxes: (N, 4) unit xyxy.
         where: file and line, for messages.
     Raises:
-        RecordError: boxes that are none, or not fractions of the image.
+        RecordError: the boxes are malformed or not fractions of the image.
     """
     try:
-        array = as_unit_boxes(boxes, advice=f"these are fractions whatever a chain states: {TO_FRACTIONS}")
+        array = as_unit_boxes(boxes, advice=f"boxes are always fractions, whatever a chain uses: {TO_FRACTIONS}")
     except BoxError as error:
         raise RecordError(f"{where}: {error}", "bad_box") from None
     return tuple(tuple(row) for row in array.tolist())
@@ -613,5 +625,5 @@ def as_unit_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, .
 def _as_tuples(boxes: Sequence[Sequence[float]], where: str) -> tuple[Box, ...]:
     found = as_unit_tuples(boxes, where)
     if not found:
-        raise RecordError(f"{where}: boxes is empty; wanted at least one", "no_box")
+        raise RecordError(f"{where}: boxes is empty, expected at least one box", "no_box")
     return found

@@ -1,8 +1,8 @@
-"""Settings: what a build, a training run or an evaluation can be told, said once for YAML, command line and Python.
+"""Settings of builds, training runs and evaluations, defined once for YAML files, the command line and Python.
 
-A subclass of `Settings` holds the kind, default, bounds and help of every field. A YAML file (`from_yaml`), the command line
-(`flags.click_options`) and Python (the class itself) are three ways to make one. What is wrong is a `ConfigError` that says
-where, what was got and what was wanted, for all faults at once.
+A subclass of `Settings` defines the type, default, bounds and help of every field. There are three ways to make one: a YAML
+file (`from_yaml`), the command line (`flags.click_options`) and Python (the class itself). Invalid values raise one
+`ConfigError`. It lists every fault with its place, the value and the expected value.
 
     class Lora(Settings):
         r: Annotated[PositiveInt, Field(description="Rank of the adapters.")] = 8
@@ -53,16 +53,19 @@ _SHOWN = 200  # characters of a wrong value in a message
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class _OurErrors(ModelMetaclass):
-    """Calling a settings class raises a `ConfigError`. A metaclass sees the outermost call alone, so that pydantic still
-    collects the faults of nested settings with their places."""
+    """Raises a `ConfigError` when a settings class is called with invalid values.
 
-    if not TYPE_CHECKING:  # type checkers are to see the fields as arguments
+    A metaclass sees only the outermost call. Pydantic can therefore still collect the faults of nested settings with their
+    places.
+    """
+
+    if not TYPE_CHECKING:  # type checkers must see the fields as arguments
 
         def __call__(cls, *args: Any, **values: Any) -> Any:  # noqa: N805
             if args:
                 raise ConfigError(
-                    f"{cls.__name__}: settings are named, got {_shown(args[0])}; write {cls.__name__}(name=value), or "
-                    f"{cls.__name__}.from_values({{…}}) for a dict"
+                    f"{cls.__name__}: expected keyword arguments, got {_shown(args[0])}. Write {cls.__name__}(name=value), "
+                    f"or {cls.__name__}.from_values({{…}}) for a dict"
                 )
             try:
                 return super().__call__(**values)
@@ -71,14 +74,19 @@ class _OurErrors(ModelMetaclass):
 
 
 class Settings(BaseModel, metaclass=_OurErrors):
-    """Base of all settings: frozen, checked, and strict about keys. The docstring below a field is its help.
+    """Base class of all settings: frozen, validated, and strict about keys. The docstring below a field is its help text.
 
-    Values are read as people write them in YAML: 1e-5, which YAML 1.1 takes for text, is a number where a number is wanted;
-    a bare `off` or `no`, which it takes for false, is the name where there is such a name; one value stands for a list of
-    one; a section without content is its defaults. Nothing else is guessed: true is no number, NaN and infinity are none.
+    Values are read the way people write them in YAML:
+
+    - `1e-5` is a number if the field is a number, although YAML 1.1 reads it as text.
+    - A bare `off` or `no` is a name if the field has that name, although YAML 1.1 reads it as false.
+    - One value stands for a list of one.
+    - An empty section stands for its defaults.
+
+    Nothing else is converted. `true` is not a number, and neither are NaN and infinity.
 
     Raises:
-        ConfigError: unknown keys, missing ones, or values of another kind; every fault of the values in one message.
+        ConfigError: unknown keys, missing keys or invalid values. One message lists all of them.
     Example:
         >>> class Server(Settings):
         ...     port: PositiveInt = 80
@@ -88,9 +96,9 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    RENAMED: ClassVar[Mapping[str, str]] = {}  # old key → new one: the old is accepted, and a line of the log says the new
-    GONE: ClassVar[Mapping[str, str]] = {}  # old key → what to do instead: the old is refused with these words
-    FROM_TEXT: ClassVar[str | None] = None  # the field that a bare text or path, given for the settings, stands for
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # old key → new key: the old one is accepted and logs a warning
+    GONE: ClassVar[Mapping[str, str]] = {}  # old key → what to do instead: the old key is an error with this text
+    FROM_TEXT: ClassVar[str | None] = None  # the field that plain text or a path stands for, if given for the settings
 
     @classmethod
     def from_yaml(
@@ -100,13 +108,13 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
         Args:
             path: the file.
-            overrides: `key=value` that come before the file, the key dotted (`lora.r=8`), the value written as in YAML.
-            given: fields that come before both, as a command line gives them.
+            overrides: `key=value` texts that override the file. The key is dotted (`lora.r=8`), the value is YAML.
+            given: fields that override both, as from a command line.
         Raises:
-            ConfigError: no such file, not YAML, or values that the settings refuse; says where.
+            ConfigError: the file is missing or not YAML, or a value is invalid. The message gives the place.
         """
         if isinstance(overrides, str):
-            raise ConfigError(f"overrides are a list of key=value, got the text {overrides!r}; write [{overrides!r}]")
+            raise ConfigError(f"overrides must be a list of key=value texts, got text {overrides!r}. Write [{overrides!r}]")
         values = read_yaml(path)
         for override in overrides:
             cls.override(values, override)
@@ -114,13 +122,13 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
-        """Settings from plain values, such as `to_dict` gives.
+        """Return settings from plain values, such as `to_dict` returns.
 
         Args:
-            values: by the names of the fields.
-            where: what to call the values' place in messages, for instance the file.
+            values: field name → value.
+            where: place of the values for error messages, for example the file.
         Raises:
-            ConfigError: values that the settings refuse.
+            ConfigError: invalid values.
         """
         try:
             return cls.model_validate(dict(values), context={"where": where})
@@ -129,40 +137,38 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
     @classmethod
     def expect(cls, settings: object) -> None:
-        """Refuse what a caller gives for these settings and is none.
+        """Check that a value is an instance of these settings.
 
         Raises:
-            ConfigError: something else, such as a dict.
+            ConfigError: it is something else, such as a dict.
         """
         if not isinstance(settings, cls):
-            hint = (
-                f"make them with {cls.__name__}.from_values({{…}})" if isinstance(settings, Mapping) else "make them first"
-            )
-            raise ConfigError(f"wanted {cls.__name__}, got {type(settings).__name__}; {hint}")
+            made = f"{cls.__name__}.from_values({{…}})" if isinstance(settings, Mapping) else f"{cls.__name__}(name=value)"
+            raise ConfigError(f"expected {cls.__name__}, got {type(settings).__name__}. Write {made}")
 
     @classmethod
     def unknown(cls, key: Any) -> str | None:
-        """What to say of a key that these settings lack; None for what is said of any."""
+        """Return the message for an unknown key of these settings, or None for the general message."""
         return f"{key}: {cls.GONE[key]}" if key in cls.GONE else None
 
     @classmethod
     def override(cls, values: dict[str, Any], override: str) -> None:
-        """Put one `key=value` into plain values.
+        """Write one `key=value` override into plain values.
 
         Raises:
-            ConfigError: no pair, or a value that is not YAML.
+            ConfigError: the text is not `key=value`, or the value is not YAML.
         """
         key, separator, text = override.partition("=")
         if not separator or not key:
-            raise ConfigError(f"override {override!r}: wanted key=value")
+            raise ConfigError(f"override {override!r}: expected key=value")
         path = cls.locate(key.replace("-", "_").split("."))
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: {error}") from None
+            raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
         annotation = _annotation_at(cls, path)
         if not isinstance(value, str | None) and {leaf.kind for leaf in _leaves(annotation)} <= {str}:
-            value = text  # a folder may be called 2024
+            value = text  # a folder may have the name 2024
         at = values
         for part in path[:-1]:
             if not isinstance(at.get(part), dict):
@@ -172,34 +178,34 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
     @classmethod
     def locate(cls, path: Sequence[str]) -> Sequence[str]:
-        """Where the value of an override goes: its own key, unless a subclass knows better."""
+        """Return the key that an override writes to. A subclass can redirect it."""
         return path
 
     @classmethod
     def placed(cls, values: dict[str, Any], path: Path) -> dict[str, Any]:
-        """The values of a file at `path`; a subclass whose paths are relative to the file's folder says so here."""
+        """Return the values of the file `path`. A subclass can make its paths relative to the file's folder here."""
         return values
 
     def replace(self, **changes: Any) -> Self:
-        """The same settings with other values of some fields, checked as new ones are."""
+        """Return a validated copy with other values for some fields."""
         values = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**values, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, such as JSON and YAML hold; `from_values` reads them again."""
+        """Return the settings as plain values for JSON or YAML. `from_values` reads them back."""
         return {name: plain(getattr(self, name)) for name in type(self).model_fields}
 
     if not TYPE_CHECKING:  # type checkers see frozen fields
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name in type(self).model_fields:
-                raise ConfigError(f"{name}: settings are frozen; make others with .replace({name}={_shown(value)})")
+                raise ConfigError(f"{name}: settings are frozen. Make a copy with .replace({name}={_shown(value)})")
             super().__setattr__(name, value)
 
     @model_validator(mode="before")
     @classmethod
     def _read_keys(cls, values: Any, info: ValidationInfo) -> Any:
-        """Old keys under their new names; what was left blank left out."""
+        """Rename old keys and drop blank values."""
         if cls.FROM_TEXT is not None and isinstance(values, str | os.PathLike):
             return {cls.FROM_TEXT: values}
         if not isinstance(values, Mapping):
@@ -208,9 +214,9 @@ class Settings(BaseModel, metaclass=_OurErrors):
         for old, new in cls.RENAMED.items():
             if old in values:
                 if new in values:
-                    raise ValueError(f"{old} is called {new} now: say {new} alone")
+                    raise ValueError(f"{old} has been renamed to {new}, and both are set. Keep only {new}")
                 where = (info.context or {}).get("where")
-                logger.warning("%s%s is called %s now", f"{where}: " if where else "", old, new)
+                logger.warning("%s%s has been renamed to %s", f"{where}: " if where else "", old, new)
                 values[new] = values.pop(old)
         for name, item in cls.model_fields.items():
             if name in values and values[name] in (None, "") and _may_be_blank(item, values[name]):
@@ -224,7 +230,7 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
 
 def plain(value: Any) -> Any:
-    """A value of a field as JSON and YAML hold it: settings as mappings, sequences as lists, paths as text."""
+    """Return a field value as plain data for JSON or YAML: settings as mappings, sequences as lists, paths as text."""
     if isinstance(value, Settings):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -238,12 +244,12 @@ def plain(value: Any) -> Any:
 
 
 class Flag:
-    """How a field is written on the command line, where that does not follow from its name; a member of its `Annotated`.
+    """How a field appears on the command line, if that does not follow from its name. Goes into the field's `Annotated`.
 
     Args:
-        names: flags, for instance `-o`, `--output`; `--timeout-s` for a field `timeout_s` by default.
-        metavar: what the help calls the value.
-        default: how the help writes the default, where it is no number that people would write.
+        names: options, for example `-o`, `--output`. The default for a field `timeout_s` is `--timeout-s`.
+        metavar: placeholder for the value in the help.
+        default: text of the default in the help, if the number itself is hard to read.
     """
 
     def __init__(self, *names: str, metavar: str | None = None, default: str | None = None) -> None:
@@ -254,14 +260,14 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One kind of value that a field takes.
+    """One kind of value that a field accepts.
 
     Args:
         kind: a type; `Literal` for names, `Sequence` and `Mapping` for those, `Any` for everything.
-        limits: what stands beside the type in `Annotated`: bounds, and whatever else somebody put there.
-        names: of a literal.
-        of: the annotation of a sequence's items or of a mapping's values.
-        keys: the names that a mapping may have; empty where it may have all.
+        limits: the other members of `Annotated`: bounds and anything else.
+        names: the names of a literal.
+        of: annotation of a sequence's items or of a mapping's values.
+        keys: the keys that a mapping accepts; empty if it accepts any.
     """
 
     kind: Any
@@ -272,7 +278,7 @@ class Leaf:
 
 
 def leaves(item: FieldInfo) -> list[Leaf]:
-    """The kinds of value that a field takes, None left out."""
+    """Return the kinds of value that a field accepts, without None."""
     return list(_leaves(_annotation(item)))
 
 
@@ -305,7 +311,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def _may_be_blank(item: FieldInfo, value: Any) -> bool:
-    """Whether a blank value says nothing: of a field that must be said, which is then missing, or of a whole section."""
+    """Whether to treat a blank value as absent: true for a required field, which is then missing, and for a section."""
     if item.is_required():
         return True
     sections = all(leaf.kind is Mapping or _is_section(leaf.kind) for leaf in leaves(item))
@@ -323,7 +329,7 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _annotation_at(settings: type[Settings], path: Sequence[str]) -> Any:
-    """The annotation of the field at a path; Any where there is none."""
+    """Return the annotation of the field at a path; Any if there is none."""
     annotation: Any = settings
     for part in path:
         annotation = next((found for leaf in _leaves(annotation) if (found := _inside(leaf, part)) is not None), Any)
@@ -331,7 +337,7 @@ def _annotation_at(settings: type[Settings], path: Sequence[str]) -> Any:
 
 
 def _inside(leaf: Leaf, part: Any) -> Any:
-    """The annotation of what stands under a key or number in a value of this kind; None where nothing can."""
+    """Return the annotation under a key or index in a value of this kind; None if there is none."""
     if _is_section(leaf.kind) and part in leaf.kind.model_fields:
         return _annotation(leaf.kind.model_fields[part])
     if leaf.kind is Mapping or (leaf.kind is Sequence and isinstance(part, int)):
@@ -340,14 +346,14 @@ def _inside(leaf: Leaf, part: Any) -> Any:
 
 
 class _OtherKindError(ValueError):
-    """A value that pydantic would take, but we do not."""
+    """A value that pydantic accepts but these settings do not."""
 
 
 def _read(value: Any, annotation: Any) -> Any:
-    """A value as its field wants it, where only its spelling differs; everything else as it is, for pydantic to judge.
+    """Convert a value that only differs in spelling from what its field needs. Pydantic validates everything else.
 
     Raises:
-        _OtherKindError: true or false where a number is wanted, or something else where they are.
+        _OtherKindError: a boolean for a number, or something else for a boolean.
     """
     found = list(_leaves(annotation))
     kinds = {leaf.kind for leaf in found}
@@ -378,7 +384,7 @@ def _read(value: Any, annotation: Any) -> Any:
 
 
 def _is_item(value: Any, annotation: Any) -> bool:
-    """Whether one value, given for a list, can be its only item."""
+    """Whether one value can stand for a list of one."""
     kinds = {leaf.kind for leaf in _leaves(annotation)}
     if any(_is_section(kind) and kind.FROM_TEXT is not None for kind in kinds):
         return isinstance(value, str | os.PathLike | Mapping)
@@ -390,7 +396,7 @@ def _is_item(value: Any, annotation: Any) -> bool:
 
 
 def as_number(text: str) -> float | str:
-    """The number that a text is, as YAML 1.1 leaves 1e-5; else the text."""
+    """Return the number that a text spells, such as 1e-5, which YAML 1.1 reads as text; else the text."""
     with contextlib.suppress(ValueError):
         return float(text)
     return text
@@ -405,7 +411,7 @@ class _Fault(NamedTuple):
 
 
 def _config_error(settings: type[Settings], error: ValidationError, values: Mapping[str, Any], where: str) -> ConfigError:
-    """One message of all that pydantic found."""
+    """Return one error for all faults that pydantic found."""
     faults: dict[tuple[Any, ...], str] = {}
     missing: dict[tuple[Any, ...], list[str]] = {}
     for found in error.errors(include_url=False):
@@ -422,20 +428,20 @@ def _config_error(settings: type[Settings], error: ValidationError, values: Mapp
 
 
 def faults_error(where: str, faults: Sequence[str]) -> ConfigError:
-    """One error of all that is wrong with settings.
+    """Return one error for all faults of some settings.
 
     Args:
-        where: their place, for instance a file; "" for none.
-        faults: what is wrong, at least one.
+        where: place of the settings, for example a file; "" for none.
+        faults: at least one message.
     """
     lines = faults[0] if len(faults) == 1 else f"{len(faults)} faults" + "".join(f"\n  {fault}" for fault in faults)
     return ConfigError(f"{where}: {lines}" if where else lines)
 
 
 def _follow(settings: type[Settings], loc: Sequence[Any]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:
-    """(place, annotation there, rest of `loc`): pydantic's place without the names of union members and validators.
+    """Return (place, annotation there, rest of `loc`), without pydantic's names of union members and validators.
 
-    The last part of an unknown or missing key is the rest, since nothing stands under it.
+    The rest of an unknown or missing key is its last part, because no field has that name.
     """
     annotation: Any = settings
     place: list[Any] = []
@@ -459,7 +465,7 @@ def _fault(found: Any, place: tuple[Any, ...], annotation: Any, rest: tuple[Any,
             return _Fault(place, f"{at} {words}, got {_shown(value)}")
         return _Fault(place, f"{at}: {words}".removeprefix(": "))
     if value is None:
-        return _Fault(place, f"{at} has no value; leave the key out, or write one")
+        return _Fault(place, f"{at} has no value. Write one, or remove the key")
     return _Fault(place, f"{at} must be {_wanted(annotation)}, got {_shown(value)}".removeprefix(" "))
 
 
@@ -481,7 +487,7 @@ def _spell(place: Sequence[Any]) -> str:
 
 
 def _value_at(values: Any, place: Sequence[Any], default: Any) -> Any:
-    """What the user wrote at a place; `default` where it was written under another name or in another form."""
+    """Return what the user wrote at a place; `default` if it was written under another name or in another form."""
     for part in place:
         try:
             values = getattr(values, part) if isinstance(values, Settings) else values[part]
@@ -496,7 +502,7 @@ def _shown(value: Any) -> str:
 
 
 _KINDS: Mapping[Any, tuple[str, str]] = {
-    bool: ("true or false", "switches"),
+    bool: ("true or false", "booleans"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     str: ("text", "text"),
@@ -506,7 +512,7 @@ _KINDS: Mapping[Any, tuple[str, str]] = {
 
 
 def _wanted(annotation: Any) -> str:
-    """What a field takes, in words."""
+    """Return what a field accepts, in words."""
     return " or ".join(dict.fromkeys(_words(leaf) for leaf in _leaves(annotation)))
 
 
@@ -527,6 +533,6 @@ def _words(leaf: Leaf) -> str:
     positive = any(limit in lower for limit in said)
     if positive:
         words = words.replace("a ", "a positive ", 1)
-    spoken = {"gt": "above", "ge": "not below", "lt": "below", "le": "not above"}
+    spoken = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     rest = [f"{spoken[name]} {limit:g}" for name, limit in said if (name, limit) not in lower]
     return words + (", " + " and ".join(rest) if rest else "")

@@ -62,12 +62,12 @@ def test_questions_are_read_as_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "some"}, "answer is 'some', wanted a whole number"),
+        ({"answer": "some"}, "answer must be a whole number, got 'some'"),
         ({"answer": -1}, "answer must be 0 or more, got -1"),
         ({"issimple": "yes"}, "issimple must be true or false, got 'yes'"),
         ({"issimple": None}, "issimple must be true or false, got null"),
         ({"image": "/etc/passwd"}, "leads outside"),
-        ({"image": None}, "wanted the path"),
+        ({"image": None}, "image must be the path of an image, got null"),
         ({"question": ""}, "question must be text that is not blank, got ''"),
         ({"question_id": 7}, "is already used"),
     ],

@@ -167,7 +167,7 @@ def test_a_question_whose_box_is_none_stays_and_is_counted(tmp_path: Path, caplo
         (lambda said, seen: seen.pop(), "has no row for this question"),
         (lambda said, seen: said.pop(), "has no conversation"),
         (lambda said, seen: seen[0].update(bbox=[1, 2, 3]), "not four finite numbers"),
-        (lambda said, seen: seen[0].update(width=0), "must be those of an image"),
+        (lambda said, seen: seen[0].update(width=0), "must be an image size in pixels"),
     ],
 )
 def test_a_row_that_is_not_as_published_is_named(change: Any, message: str, tmp_path: Path) -> None:

@@ -147,12 +147,12 @@ def changed(path: Path, **changes: Any) -> None:
         (lambda file: changed(file, options=["red", "red"]), "options must be different, got"),
         (lambda file: changed(file, options="red"), "options must be a list of two or more texts, got 'red'"),
         (lambda file: changed(file, question=""), "question"),
-        (lambda file: changed(file, bbox=[[1, 2, 3]]), "is not four finite numbers"),
+        (lambda file: changed(file, bbox=[[1, 2, 3]]), "a box must be four finite numbers, got [1, 2, 3]"),
         (lambda file: changed(file, bbox=[[8, 4, 0, 8]]), "has no area"),
         (lambda file: changed(file, bbox=[[800, 4, 9, 8]]), "lies wholly outside"),
         (lambda file: file.with_suffix(".jpg").unlink(), "no image of the same name"),
         (lambda file: file.write_text("{"), "not JSON"),
-        (lambda file: file.write_text("[]"), "wanted a JSON object"),
+        (lambda file: file.write_text("[]"), "expected a JSON object"),
     ],
 )
 def test_a_malformed_file_is_an_error_with_its_place(spoil: Callable[[Path], Any], said: str, tmp_path: Path) -> None:

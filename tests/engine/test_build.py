@@ -307,7 +307,7 @@ class TestResuming:
     def test_a_second_build_stays_out_of_the_folder(self, photo_folder: Path, tmp_path: Path) -> None:
         def meanwhile(counts: Counts) -> None:
             if counts.done == 2:
-                with pytest.raises(ConfigError, match="another build is at work"):
+                with pytest.raises(ConfigError, match="another build is running"):
                     engine(photo_folder).build(lambda: records(4), tmp_path / "out")
 
         assert engine(photo_folder).build(lambda: records(4), tmp_path / "out", progress=meanwhile).accepted == 4
@@ -411,11 +411,11 @@ class TestResuming:
         (tmp_path / "mine" / "images").mkdir(parents=True)
         (tmp_path / "mine" / "images" / "holiday.jpg").write_text("x")
         for fresh in (False, True):
-            with pytest.raises(ConfigError, match=r"holiday\.jpg is not of a build of ours"):
+            with pytest.raises(ConfigError, match=r"holiday\.jpg is not from a sifthinker build"):
                 engine(photo_folder).build(lambda: records(1), tmp_path / "mine", fresh=fresh)
         (tmp_path / "mine" / "manifest.json").write_text('{"name": "a web app"}')
         for fresh in (False, True):
-            with pytest.raises(ConfigError, match=r"manifest\.json is not of a build of ours"):
+            with pytest.raises(ConfigError, match=r"manifest\.json is not from a sifthinker build"):
                 engine(photo_folder).build(lambda: records(1), tmp_path / "mine", fresh=fresh)
         assert (tmp_path / "mine" / "images" / "holiday.jpg").is_file()
         shop = tmp_path / "shop"
@@ -439,7 +439,7 @@ class TestResuming:
     def test_fresh_does_not_take_a_folder_from_a_build_at_work(self, photo_folder: Path, tmp_path: Path) -> None:
         def meanwhile(counts: Counts) -> None:
             if counts.done == 2:
-                with pytest.raises(ConfigError, match="another build is at work"):
+                with pytest.raises(ConfigError, match="another build is running"):
                     engine(photo_folder, seed=5).build(lambda: records(4), tmp_path / "out", fresh=True)
 
         assert engine(photo_folder).build(lambda: records(4), tmp_path / "out", progress=meanwhile).accepted == 4
@@ -477,7 +477,7 @@ class TestResuming:
     def test_a_finished_build_that_lost_a_file_is_not_finished(self, photo_folder: Path, tmp_path: Path) -> None:
         engine(photo_folder).build(lambda: records(1), tmp_path / "out")
         (tmp_path / "out" / "examples.jsonl").unlink()
-        with pytest.raises(ConfigError, match="lacks files"):
+        with pytest.raises(ConfigError, match=r"examples\.jsonl or rejects\.jsonl is missing"):
             engine(photo_folder).build(lambda: records(1), tmp_path / "out")
 
     def test_other_settings_are_refused(self, photo_folder: Path, tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ class TestServersThatFail:
     def test_a_wrong_setup_stops_at_once_and_keeps_what_is_finished(self, photo_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         teacher = Server(lambda number: number >= 6, "setup")
-        with pytest.raises(EndpointError, match=r"the server's words\. 6 records are finished.*command goes on"):
+        with pytest.raises(EndpointError, match=r"the server's words\. 6 records are finished.*same command to resume"):
             engine(photo_folder, teacher, concurrency=1).build(lambda: records(200), out)
         assert teacher.calls == 7
         assert ids(out / "examples.jsonl") == [f"r{number}" for number in range(6)]

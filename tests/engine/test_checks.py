@@ -92,7 +92,7 @@ def test_an_id_that_stands_there_three_times(dataset: Path) -> None:
         row["id"] = changed[0]["id"]
     write_jsonl(dataset / "examples.jsonl", changed)
     found = [(finding.where, finding.message) for finding in check_dataset(dataset)]
-    assert found == [(f"examples.jsonl:{line}", "stands at examples.jsonl:1 already") for line in (2, 3)]
+    assert found == [(f"examples.jsonl:{line}", "the id is already used at examples.jsonl:1") for line in (2, 3)]
 
 
 def test_files_that_are_wrong(dataset: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_file_that_holds_nothing(tmp_path: Path, name: str, content: str) -> N
     (finding,) = check_dataset(tmp_path / name)
     assert (finding.where, finding.code) == (name, "no_example")
     found = CliRunner().invoke(main, ["data", "check", str(tmp_path / name)])
-    assert (found.exit_code, "1 × no_example: the file holds no example" in found.stderr) == (3, True)
+    assert (found.exit_code, "1 × no_example: the file contains no example" in found.stderr) == (3, True)
 
 
 def test_examples_with_depth_and_without(dataset: Path) -> None:
@@ -258,11 +258,11 @@ def test_statistics_by_hand(tmp_path: Path) -> None:
     assert (dict(stats.boxes), dict(stats.steps)) == ({1: 1, 2: 1}, {2: 1, 0: 1})
     assert (dict(stats.by_family), dict(stats.sizes)) == ({"side": 1, "unknown": 1}, {(4, 3): 1})
     # Bins of 0.25 to 0.625 and to 1.
-    assert stats.histograms(bins=2)["share of the image in a target box"] == [(0.4375, 2), (0.8125, 1)]
+    assert stats.histograms(bins=2)["share of the image covered by a target box"] == [(0.4375, 2), (0.8125, 1)]
     tables = stats.tables(Counter({f"code {n}": 30 - n for n in range(22)}))
-    assert tables["words a chain"][2] == ("median", "2")  # between 0 and 3
-    assert tables["left out"][0] == ("code 0", "30 (7.0%)")  # of 30 + 29 + … + 9 = 429
-    assert tables["left out"][-1] == ("others", "19")  # 10 + 9
+    assert tables["words per chain"][2] == ("median", "2")  # between 0 and 3
+    assert tables["rejected records"][0] == ("code 0", "30 (7.0%)")  # of 30 + 29 + … + 9 = 429
+    assert tables["rejected records"][-1] == ("others", "19")  # 10 + 9
     assert reject_counts(tmp_path) == Counter()
 
 

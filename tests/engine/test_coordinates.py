@@ -81,7 +81,7 @@ class TestBuilt:
         assert stats.coordinates == {dataset.name: 6}
         assert sum(stats.steps.values()) == 6
         assert 0 not in stats.steps
-        assert stats.tables(Counter())["coordinates of boxes in chains"] == [(dataset.name, "6 (100.0%)")]
+        assert stats.tables(Counter())["box coordinates in chains"] == [(dataset.name, "6 (100.0%)")]
         (example, *_) = read_examples(dataset)
         assert check_chain(example.chain) != []
 
@@ -119,12 +119,12 @@ class TestRecord:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"coordinates": "pixel"}, "coordinates is 'pixel', wanted one of unit, per_mille, resized"),
-            ({"coordinates": 3}, "coordinates is 3"),
-            ({"coordinates": "resized"}, "need the \\[width, height\\]"),
-            ({"coordinates": "resized", "resized": [0, 5]}, "need the"),
-            ({"coordinates": "per_mille", "resized": [28, 28]}, "leave it out"),
-            ({"resized": [28, 28]}, "leave it out"),
+            ({"coordinates": "pixel"}, "coordinates must be one of unit, per_mille, resized, got 'pixel'"),
+            ({"coordinates": 3}, "coordinates must be one of .*, got 3"),
+            ({"coordinates": "resized"}, "must be the \\[width, height\\]"),
+            ({"coordinates": "resized", "resized": [0, 5]}, "resized must be the"),
+            ({"coordinates": "per_mille", "resized": [28, 28]}, "Remove it"),
+            ({"resized": [28, 28]}, "Remove it"),
         ],
     )
     def test_what_a_line_may_not_say(self, chains: Path, change: dict[str, Any], words: str) -> None:
@@ -201,11 +201,20 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("values", "words"),
         [
-            ({"coordinates": "resized"}, "coordinates resized need processor"),
-            ({"coordinates": "resized", "max_pixels": 5}, "coordinates resized need processor"),
-            ({"max_pixels": 5}, "max_pixels is for coordinates resized and box_space resized, got coordinates unit"),
-            ({"coordinates": "per_mille", "processor": "m"}, "processor is for coordinates resized and box_space resized"),
-            ({"coordinates": "resized", "min_pixels": 6, "max_pixels": 5}, "min_pixels 6 is more than max_pixels 5"),
+            ({"coordinates": "resized"}, "coordinates resized needs the resize settings.* Set processor"),
+            ({"coordinates": "resized", "max_pixels": 5}, "coordinates resized needs the resize settings.* Set processor"),
+            (
+                {"max_pixels": 5},
+                "max_pixels needs coordinates resized or a source with box_space resized, got coordinates unit",
+            ),
+            (
+                {"coordinates": "per_mille", "processor": "m"},
+                "processor needs coordinates resized or a source with box_space resized",
+            ),
+            (
+                {"coordinates": "resized", "min_pixels": 6, "max_pixels": 5},
+                "min_pixels must not exceed max_pixels, got 6 and 5",
+            ),
             ({"coordinates": "pixels"}, "coordinates"),
         ],
     )
@@ -300,12 +309,12 @@ class TestBoxSpaceResized:
         found = CliRunner().invoke(
             main, ["data", "paths", str(source), "--max-pixels", "9", "-o", str(tmp_path / "q.jsonl")]
         )
-        assert "max_pixels is for box_space resized, got box_space unit; leave it out" in " ".join(found.stderr.split())
+        assert "max_pixels needs box_space resized, got box_space unit. Remove it" in " ".join(found.stderr.split())
 
     def test_in_python(self, source: Path) -> None:
         (record,) = read_source(source, box_space="resized", resizer=Resizer(max_pixels=262144))
         assert record.boxes == ((0.5, 0.5, 1, 1),)
-        with pytest.raises(ConfigError, match="a resizer is for box space resized, got pixel"):
+        with pytest.raises(ConfigError, match="resizer needs box_space resized, got pixel"):
             list(read_source(source, box_space="pixel", resizer=Resizer()))
 
     def test_without_bounds_they_are_those_of_qwen2_5_vl(self, source: Path) -> None:

@@ -63,7 +63,7 @@ class TestGiven:
 
     def test_of_another_size(self, photo_folder: Path) -> None:
         DepthMap(np.zeros((10, 10))).write(photo_folder / "cat.depth.png")
-        with pytest.raises(DepthError, match=r"10×10, its image 40×20"):
+        with pytest.raises(DepthError, match=r"size of its image, 40×20, got 10×10"):
             GivenDepth().read(CAT, photo_folder, Image.open(photo_folder / "cat.png"))
 
     def test_missing(self, photo_folder: Path) -> None:
@@ -147,5 +147,5 @@ class TestModel:
         pytest.importorskip("torch")
         with pytest.raises(ModelError, match="depth model"):
             ModelDepth(str(tmp_path))
-        with pytest.raises(ModelError, match="nosuch: neither a depth file nor a depth model"):
+        with pytest.raises(ModelError, match="nosuch: no such depth model"):
             ModelDepth("nosuch")

@@ -172,7 +172,7 @@ def test_hashes_as_tools_print_them(tmp_path: Path, text: str | bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (HASH[:32], r"32 hex digits \(MD5\); wanted SHA-256"),
+        (HASH[:32], r"expected a SHA-256 hash .*, 32 hex digits \(MD5\)"),
         (HASH[:40], r"40 hex digits \(SHA-1\)"),
         (HASH * 2, r"128 hex digits \(SHA-512\)"),
         (HASH[:63], "63 hex digits"),
@@ -182,7 +182,7 @@ def test_hashes_as_tools_print_them(tmp_path: Path, text: str | bytes) -> None:
         (f"SHA1          {HASH[:40].upper()}     C:\\b.png", "SHA-1"),
         (f"Hash      : {HASH[:32]}", "MD5"),
         (f'"MD5","{HASH[:32]}","C:\\b.png"', "MD5"),
-        ('{"image": "b.png"}', "JSON of another kind"),
+        ('{"image": "b.png"}', "per line, got other JSON"),
     ],
 )
 def test_a_line_that_is_neither_is_an_error_with_its_number(tmp_path: Path, line: str, words: str) -> None:
@@ -193,9 +193,9 @@ def test_a_line_that_is_neither_is_an_error_with_its_number(tmp_path: Path, line
 def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"none\.txt: cannot read"):
         Excluded([tmp_path / "none.txt"], tmp_path)
-    with pytest.raises(RecordError, match=r"list\.txt:2: not text in UTF-8 or UTF-16"):
+    with pytest.raises(RecordError, match=r"list\.txt:2: not UTF-8 or UTF-16 text"):
         listed(tmp_path, "a.png\ncafé.png\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match="item 2 is 5"):
+    with pytest.raises(ConfigError, match="item 2 must be a name or a SHA-256 hash, got 5"):
         listed(tmp_path, '["a.png", 5]')
 
 
@@ -219,7 +219,9 @@ def test_a_folder_excludes_its_images_by_content_and_reads_nothing_else(
     assert excluded.hashes == {sha256(image.read_bytes()), sha256(cut.read_bytes())}
     assert len(hashed) == 2
     (tmp_path / "empty").mkdir()
-    assert Excluded([tmp_path / "empty"], tmp_path).warnings([]) == [f"exclude folder {tmp_path / 'empty'} holds no image"]
+    assert Excluded([tmp_path / "empty"], tmp_path).warnings([]) == [
+        f"exclude folder {tmp_path / 'empty'} contains no image"
+    ]
 
 
 def test_lines_that_matched_nothing_are_told(tmp_path: Path) -> None:
@@ -227,11 +229,11 @@ def test_lines_that_matched_nothing_are_told(tmp_path: Path) -> None:
     excluded.find("bench/b.png")
     excluded.find("bench/c.png")
     rejects = [
-        {"code": "excluded", "reason": f"r:1: c.png has the content of an excluded image, SHA-256 {HASH}"},
+        {"code": "excluded", "reason": f"r:1: the content of c.png is excluded, SHA-256 {HASH}"},
         {"code": "missing_image", "reason": f"r:1: no such image, SHA-256 {OTHER}"},
     ]
     assert excluded.warnings(rejects) == [
-        f"exclude list {tmp_path / 'list.txt'}: 2 of 4 lines matched no image: line 3 'foo.png', line 5 '{OTHER}  c.png'"
+        f"exclude list {tmp_path / 'list.txt'}: 2 of 4 lines match no image: line 3 'foo.png', line 5 '{OTHER}  c.png'"
     ]
     excluded.find("foo.png")
     rejects[1]["code"] = "excluded"
@@ -285,7 +287,7 @@ def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:
     assert "1 accepted" in result.stderr
     assert [(row["id"], row["code"]) for row in rejects] == [("bench/b.png", "excluded"), ("bench/c.png", "excluded")]
     assert "list.txt:1" in rejects[0]["reason"]
-    assert "2 of 4 lines matched no image: line 3 'foo.png', line " in result.stderr
+    assert "2 of 4 lines match no image: line 3 'foo.png', line " in result.stderr
     listed = tmp_path / "list.txt"
     unmatched = (tmp_path / "out" / "exclude_unmatched.txt").read_text()
     assert unmatched == f"{listed}:3\tfoo.png\n{listed}:4\t{OTHER}\n"
@@ -294,7 +296,7 @@ def test_a_build_reports_what_a_list_left_over(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(word) for word in command])
     assert result.exit_code == 2
     assert "list.txt:1: " in result.stderr
-    assert "wanted SHA-256" in result.stderr
+    assert "expected a SHA-256 hash" in result.stderr
 
 
 POOL = (
@@ -354,7 +356,7 @@ def test_every_line_that_matched_nothing_has_its_number(tmp_path: Path) -> None:
         excluded.find(f"{n}.png")
     (warning,) = excluded.warnings([])
     assert warning.endswith(
-        "15 of 20 lines matched no image: line 2 '2.png', line 3 '3.png', line 4 '4.png'; also lines 5, 7, 10–19"
+        "15 of 20 lines match no image: line 2 '2.png', line 3 '3.png', line 4 '4.png'; also lines 5, 7, 10–19"
     )
     assert [line.number for line in excluded.unmatched()] == [2, 3, 4, 5, 7, *range(10, 20)]
 
@@ -371,7 +373,9 @@ def test_many_numbers_keep_the_warning_short(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "\n \n", "# nothing yet\n", "[]"])
 def test_a_list_without_a_name_is_told(tmp_path: Path, text: str) -> None:
-    assert listed(tmp_path, text).warnings([]) == [f"exclude list {tmp_path / 'list.txt'} names no image and holds no hash"]
+    assert listed(tmp_path, text).warnings([]) == [
+        f"exclude list {tmp_path / 'list.txt'} contains neither a name nor a hash"
+    ]
 
 
 @pytest.mark.parametrize(("line", "name"), [("#12.png", "#12.png"), ("#a b.JPG", "#a b.JPG"), ("##.webp", "##.webp")])

@@ -182,5 +182,5 @@ def test_a_margin_moves_every_side_as_far() -> None:
     path = expand(record([[0.01, 0.4, 0.5, 0.6]]), settings=Expansion(margin=0.02, distractor=0))
     assert [focus.kind for focus in path] == ["whole", "expanded", "target"]
     assert path[1].boxes == ((0.0, 0.38, 0.52, 0.62),)
-    with pytest.raises(ConfigError, match="margin must be a number, not below 0 and not above 1, got 3"):
+    with pytest.raises(ConfigError, match="margin must be a number, at least 0 and at most 1, got 3"):
         Expansion(margin=3)

@@ -164,7 +164,7 @@ def test_misuse(chains: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not empty"):
         export(chains, tmp_path / "x", "trl")
     (tmp_path / "examples.jsonl").write_text("")
-    with pytest.raises(RecordError, match="holds no example"):
+    with pytest.raises(RecordError, match="contains no example"):
         export(tmp_path, tmp_path / "y", "trl")
 
 

@@ -113,50 +113,50 @@ class TestBadEntries:
         ("change", "kept", "codes", "words"),
         [
             # Orphans belong to no count.
-            (annotation(image_id=99), BOTH, ["bad_annotation"], "image_id is 99, which no entry of images has"),
-            (annotation(category_id=99), BOTH, ["bad_annotation"], "category_id is 99, which no usable entry"),
+            (annotation(image_id=99), BOTH, ["bad_annotation"], "no entry of images has the image_id 99"),
+            (annotation(category_id=99), BOTH, ["bad_annotation"], "no usable entry of categories has the category_id 99"),
             (annotation(image_id=None), BOTH, ["missing_key"], "lacks 'image_id'"),
-            (annotation(image_id=NAN), BOTH, ["bad_record"], "image_id is nan, wanted a number or a text"),
-            (annotation(image_id=True), BOTH, ["bad_record"], "image_id is true"),
+            (annotation(image_id=NAN), BOTH, ["bad_record"], "image_id must be a number or text, got nan"),
+            (annotation(image_id=True), BOTH, ["bad_record"], "image_id must be a number or text, got true"),
             # A dog that cannot be boxed makes two dogs of one: neither number is right.
-            (annotation(bbox=[]), CAT_ALONE, ["bad_box", "bad_annotation"], "bbox is [], wanted four numbers"),
+            (annotation(bbox=[]), CAT_ALONE, ["bad_box", "bad_annotation"], "four numbers [x, y, width, height], got []"),
             (annotation(bbox=None), CAT_ALONE, ["missing_key", "bad_annotation"], "lacks 'bbox'"),
-            (annotation(bbox=[1, 2, 3]), CAT_ALONE, ["bad_box", "bad_annotation"], "bbox is [1, 2, 3]"),
-            (annotation(bbox=[1, 2, 3, NAN]), CAT_ALONE, ["bad_box", "bad_annotation"], "bbox is [1, 2, 3, nan]"),
-            (annotation(bbox=[1, 2, True, 4]), CAT_ALONE, ["bad_box", "bad_annotation"], "wanted four numbers"),
-            (annotation(bbox=["1", "x", "3", "4"]), CAT_ALONE, ["bad_box", "bad_annotation"], "wanted four numbers"),
+            (annotation(bbox=[1, 2, 3]), CAT_ALONE, ["bad_box", "bad_annotation"], "got [1, 2, 3]"),
+            (annotation(bbox=[1, 2, 3, NAN]), CAT_ALONE, ["bad_box", "bad_annotation"], "got [1, 2, 3, nan]"),
+            (annotation(bbox=[1, 2, True, 4]), CAT_ALONE, ["bad_box", "bad_annotation"], "must be four numbers"),
+            (annotation(bbox=["1", "x", "3", "4"]), CAT_ALONE, ["bad_box", "bad_annotation"], "must be four numbers"),
             (annotation(bbox={"x": 1}), CAT_ALONE, ["bad_box", "bad_annotation"], "an object with the keys x"),
-            (annotation(iscrowd=2), CAT_ALONE, ["bad_record", "bad_annotation"], "iscrowd is 2, wanted 0 or 1"),
-            (annotation(iscrowd="maybe"), CAT_ALONE, ["bad_record", "bad_annotation"], "iscrowd is 'maybe'"),
+            (annotation(iscrowd=2), CAT_ALONE, ["bad_record", "bad_annotation"], "iscrowd must be 0 or 1, got 2"),
+            (annotation(iscrowd="maybe"), CAT_ALONE, ["bad_record", "bad_annotation"], "must be 0 or 1, got 'maybe'"),
             (annotation(bbox=[60, 0, 0, 9]), CAT_ALONE, ["degenerate_box"], "has no area"),
             (annotation(bbox=[160, 0, 9, 9]), CAT_ALONE, ["box_outside"], "wholly outside"),
             (annotation(bbox=[1e308, 0, 1e308, 9]), CAT_ALONE, ["bad_box"], "four finite numbers"),
             # One without a category may be a dog.
             (annotation(category_id=None), CAT_ALONE, ["missing_key", "bad_annotation"], "lacks 'category_id'"),
             (annotation(bbox=DOG), CAT_ALONE, ["bad_annotation"], "have the same box"),
-            (lambda value: value["annotations"].append(5), BOTH, ["not_an_object"], "wanted a JSON object, got 5"),
+            (lambda value: value["annotations"].append(5), BOTH, ["not_an_object"], "expected a JSON object, got 5"),
             # Images.
-            (entry("images", id=3, width=5, height=5), BOTH, ["blank_image"], "lacks file_name, and coco_url is null"),
+            (entry("images", id=3, width=5, height=5), BOTH, ["blank_image"], "got no file_name and coco_url null"),
             (entry("images", id=3, file_name="c.jpg", width=5), BOTH, ["missing_key"], "lacks 'height'"),
-            (entry("images", id=3, file_name="c.jpg", width=0, height=9), BOTH, ["bad_record"], "width 0 and height 9"),
-            (entry("images", id=3, file_name="c.jpg", width=5.5, height=9), BOTH, ["bad_record"], "width is 5.5"),
+            (entry("images", id=3, file_name="c.jpg", width=0, height=9), BOTH, ["bad_record"], "got 0 × 9"),
+            (entry("images", id=3, file_name="c.jpg", width=5.5, height=9), BOTH, ["bad_record"], "a whole number, got 5.5"),
             (entry("images", file_name="c.jpg", width=5, height=9), BOTH, ["missing_key"], "lacks 'id'"),
-            (entry("images", id=3, file_name=7, width=5, height=9), BOTH, ["bad_record"], "file_name is 7"),
+            (entry("images", id=3, file_name=7, width=5, height=9), BOTH, ["bad_record"], "got file_name 7"),
             (lambda value: value["images"].append("c.jpg"), BOTH, ["not_an_object"], "got 'c.jpg'"),
             # The same id again, or the same file, leaves it open whose boxes they are.
             (entry("images", id=1, file_name="c.jpg", width=9, height=9), CAT_ALONE,
-             ["ambiguous_image"], "stands for several"),
+             ["ambiguous_image"], "several images have the image_id 1"),
             (entry("images", id=3, file_name="./a.jpg", width=9, height=9), CAT_ALONE,
-             ["ambiguous_image"], "one file, a.jpg"),
+             ["ambiguous_image"], "have the same file, a.jpg"),
             (entry("images", id=3, file_name="a.jpg"), CAT_ALONE, ["missing_key", "ambiguous_image"], "lacks 'width'"),
-            (entry("images", id=1, width=9, height=9), CAT_ALONE, ["blank_image", "ambiguous_image"], "lacks file_name"),
+            (entry("images", id=1, width=9, height=9), CAT_ALONE, ["blank_image", "ambiguous_image"], "got no file_name"),
             (entry("images", id="1", file_name="a.jpg", width="100", height=50.0), BOTH, [], ""),
             # Categories.
             (entry("categories", id=3), BOTH, ["missing_key"], "lacks 'name'"),
-            (entry("categories", id=3, name=" "), BOTH, ["blank_field"], "wanted what the category is called"),
+            (entry("categories", id=3, name=" "), BOTH, ["blank_field"], "must be the name of the category"),
             (entry("categories", name="cow"), BOTH, ["missing_key"], "lacks 'id'"),
             (entry("categories", id=1, name="cow"), CAT_ALONE,
-             ["duplicate_id", "bad_annotation"], "several categories: 'dog' and 'cow'"),
+             ["duplicate_id", "bad_annotation"], "several categories have the id 1: 'dog' and 'cow'"),
             (entry("categories", id=1), CAT_ALONE, ["missing_key", "bad_annotation"], "lacks 'name'"),
             (entry("categories", id="1", name="dog"), BOTH, [], ""),
         ],
@@ -175,7 +175,7 @@ class TestBadEntries:
         answers, (image, dog) = read(tmp_path, value)
         assert set(answers) == CAT_ALONE
         assert image.reason == "i.json:images[0]: lacks 'width' (a whole number)"
-        assert dog.reason == "i.json:annotations[0]: image_id is 1, which no usable entry of images has"
+        assert dog.reason == "i.json:annotations[0]: no usable entry of images has the image_id 1"
         assert dog.id == "1"
 
 
@@ -267,14 +267,16 @@ class TestOtherTools:
     def test_another_form_spoils_the_count(self, tmp_path: Path, mode: object) -> None:
         answers, rejects = read(tmp_path, changed(annotation(bbox_mode=mode)))
         assert (answers.keys(), [reject.code for reject in rejects]) == (CAT_ALONE, ["bad_box", "bad_annotation"])
-        assert "wanted 0 (XYXY_ABS) or 1 (XYWH_ABS)" in rejects[0].reason
+        assert "must be 0 (XYXY_ABS, two corners) or 1 (XYWH_ABS, corner and size)" in rejects[0].reason
 
     def test_fractions_are_no_pixels(self, tmp_path: Path) -> None:
         value = one_dog()
         value["annotations"][0]["bbox"] = [0.1, 0.2, 0.4, 0.4]
         answers, (reject,) = read(tmp_path, value)
         assert (answers, reject.code) == ({}, "bad_box")
-        assert "looks like fractions of the image, wanted pixels; multiply by the image's width and height" in reject.reason
+        assert (
+            "looks like fractions of the image, expected pixels; multiply by the image's width and height" in reject.reason
+        )
 
 
 class TestManyOfOneId:

@@ -85,7 +85,7 @@ class TestCOCO:
 
     @pytest.mark.parametrize("value", [{**COCO, "images": 5}, {"images": [], "annotations": []}, [], 5])
     def test_other_json_is_refused(self, tmp_path: Path, value: object) -> None:
-        with pytest.raises(RecordError, match=r"i\.json: wanted COCO instances with a list of (images|categories), got "):
+        with pytest.raises(RecordError, match=r"i\.json: expected COCO instances with a list of (images|categories), got "):
             list(read_source(write(tmp_path / "i.json", value), format="coco"))
 
 
@@ -117,7 +117,7 @@ class TestTallyQA:
         assert "is a crowd region" in found[1].reason
 
     def test_without_instances(self, tmp_path: Path) -> None:
-        with pytest.raises(RecordError, match="name COCO instances"):
+        with pytest.raises(RecordError, match="with --instances"):
             list(read_source(write(tmp_path / "t.json", []), format="tallyqa"))
 
 
@@ -175,9 +175,9 @@ class TestTables:
     def test_columns_that_are_not_there(self, tmp_path: Path) -> None:
         (tmp_path / "t.csv").write_text("q,a\n1,2\n")
         for columns, words in (
-            ({}, "says nowhere which column is the image"),
-            ({**COLUMNS, "question": "ask"}, "has no column 'ask'"),
-            ({"colour": "q"}, "column 'colour' is none of a record's"),
+            ({}, "no column for the field image"),
+            ({**COLUMNS, "question": "ask"}, "no column 'ask'"),
+            ({"colour": "q"}, "columns: unknown field 'colour'"),
         ):
             with pytest.raises(ConfigError, match=words):
                 list(read_source(tmp_path / "t.csv", columns=columns))

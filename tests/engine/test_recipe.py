@@ -329,7 +329,7 @@ class TestCommand:
     def test_a_dataset_of_the_hub_needs_a_folder_for_its_images(self, tmp_path: Path) -> None:
         result = sif("data", "build", "hf://owner/name:train", "-o", tmp_path / "out", "--model", "m")
         assert result.exit_code == 2
-        assert "needs --images FOLDER" in result.stderr
+        assert "Set --images FOLDER" in result.stderr
 
     def test_settings_of_the_wrong_kind(self, tmp_path: Path, url: str) -> None:
         path = self.blocks(tmp_path, url, concurrency="many")

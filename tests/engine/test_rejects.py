@@ -179,7 +179,7 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("code", ["because", "teacher", "typo", ""])
 def test_a_reason_that_nobody_knows_is_a_fault(code: str) -> None:
-    with pytest.raises(KeyError, match="no reason code"):
+    with pytest.raises(KeyError, match="not a reason code"):
         Reject("f:1", "r", code, "words")
 
 

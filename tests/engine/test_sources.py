@@ -180,7 +180,7 @@ class TestPlain:
         with pytest.raises(RecordError, match="cannot read"):
             list(read_source(tmp_path / "none.jsonl"))
         for options in ({"box_form": "xywh"}, {"columns": {"question": "q"}}):
-            with pytest.raises(ConfigError, match="are for tables"):
+            with pytest.raises(ConfigError, match="apply only to tables"):
                 list(read_source(path, **options))
         (tmp_path / "text.jsonl").write_text("hello")
         with pytest.raises(RecordError, match="JSON"):
@@ -279,7 +279,7 @@ class TestFilesOfJSON:
         (tmp_path / "r.jsonl").write_bytes(b"\n".join(lines))
         found = list(read_source(tmp_path / "r.jsonl"))
         assert [getattr(item, "code", "ok") for item in found] == ["ok", "not_json", "ok"]
-        assert found[1].reason == "r.jsonl:2: not UTF-8; save the file as UTF-8"
+        assert found[1].reason == "r.jsonl:2: not UTF-8. Save the file as UTF-8"
 
     def test_utf_16_that_breaks_off(self, tmp_path: Path) -> None:
         (tmp_path / "r.jsonl").write_bytes("\n".join(map(json.dumps, self.ROWS)).encode("utf-16")[:-1])
@@ -288,13 +288,13 @@ class TestFilesOfJSON:
     @pytest.mark.parametrize("name", ["coco", "tallyqa", "viscot-conversation"])
     def test_a_whole_file_in_another_encoding_is_one_error(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "r.json").write_bytes('[{"question": "é"}]'.encode("latin-1"))
-        with pytest.raises(RecordError, match=r"r\.json: not UTF-8 at byte 15; save the file as UTF-8"):
+        with pytest.raises(RecordError, match=r"r\.json: not UTF-8 at byte 15. Save the file as UTF-8"):
             list(read_source(tmp_path / "r.json", format=name, instances=tmp_path / "r.json"))
 
     @pytest.mark.parametrize("indent", [None, 1])
     def test_a_list_that_breaks_off_is_one_error(self, tmp_path: Path, indent: int | None) -> None:
         (tmp_path / "r.json").write_text(json.dumps(self.ROWS, indent=indent)[:-4])
-        with pytest.raises(RecordError, match=r"r\.json: a JSON list that breaks off"):
+        with pytest.raises(RecordError, match=r"r\.json: the JSON list is incomplete"):
             list(read_source(tmp_path / "r.json"))
 
 
@@ -304,21 +304,21 @@ class TestWords:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"width": None}, "width is null, wanted a whole number"),
-            ({"width": 0}, "width 0 and height 50 must be those of an image"),
-            ({"height": "tall"}, "height is 'tall', wanted a whole number"),
-            ({"bboxs": None}, "boxes is null, wanted a list of [x1, y1, x2, y2]"),
-            ({"bboxs": {"x": 1}}, "boxes is an object with the keys x"),
-            ({"bboxs": [1, 2, 3, 4]}, "box 1 is not four finite numbers; wrap a single box in a list"),
-            ({"bboxs": [[True, 2, 3, 4]]}, "is not four finite numbers"),
-            ({"image": ["a.jpg", "b.jpg"]}, "image is ['a.jpg', 'b.jpg'], wanted the path of an image"),
-            ({"dataset": None}, "dataset is null, which is no dataset; wanted a text"),
-            ({"split": float("nan")}, "split is nan, which is no split; wanted a text"),
-            ({"answer": ["blue", "navy"]}, "answer is a list of 2 (['blue', 'navy']), wanted one text"),
-            ({"answer": {"text": "blue"}}, "answer is an object with the keys text, wanted one text"),
-            ({"answer": []}, "answer is [], wanted one text"),
-            ({"answer": False}, 'answer is false, wanted one text such as "yes" or "no"'),
-            ({"answer": 10**5000}, "answer is an integer of more than 40 digits"),
+            ({"width": None}, "width must be a whole number, got null"),
+            ({"width": 0}, "width and height must be an image size in pixels, got 0 × 50"),
+            ({"height": "tall"}, "height must be a whole number, got 'tall'"),
+            ({"bboxs": None}, "boxes must be a list of [x1, y1, x2, y2], got null"),
+            ({"bboxs": {"x": 1}}, "boxes must be a list of [x1, y1, x2, y2], got an object with the keys x"),
+            ({"bboxs": [1, 2, 3, 4]}, "a box must be four finite numbers, got 1. Put a single box in a list"),
+            ({"bboxs": [[True, 2, 3, 4]]}, "a box must be four finite numbers, got [True, 2, 3, 4]"),
+            ({"image": ["a.jpg", "b.jpg"]}, "image must be the path of an image, got ['a.jpg', 'b.jpg']"),
+            ({"dataset": None}, "dataset must be text or a number, got null"),
+            ({"split": float("nan")}, "split must be text or a number, got nan"),
+            ({"answer": ["blue", "navy"]}, "answer must be one text, got a list of 2: ['blue', 'navy']. Put"),
+            ({"answer": {"text": "blue"}}, "answer must be one text, got an object with the keys text"),
+            ({"answer": []}, "answer must be one text, got []"),
+            ({"answer": False}, 'answer must be one text such as "yes" or "no", got false'),
+            ({"answer": 10**5000}, "answer must be text, got an integer of more than 40 digits"),
         ],
     )
     def test_of_metadata(self, tmp_path: Path, change: dict, words: str) -> None:
@@ -346,42 +346,58 @@ class TestWords:
         empty.write_text('{"images": [], "annotations": [], "categories": []}')
         found = list(read_source(tmp_path / "r.json", format=name, instances=empty if name == "tallyqa" else None))
         assert [item.code for item in found] == ["not_an_object"] * 2
-        assert "wanted a JSON object, got" in found[0].reason
+        assert "expected a JSON object, got" in found[0].reason
 
     @pytest.mark.parametrize(
         ("change", "code", "words"),
         [
-            ({"image": "a.jpg"}, "no_box", "image is 'a.jpg' alone: an entry without box"),
-            ({"image": ["a.jpg"]}, "no_box", "image is ['a.jpg'] alone: an entry without box"),
-            ({"image": []}, "bad_record", "image is [], wanted [image, 'image###[x1, y1, x2, y2]']"),
-            ({"image": ["a.jpg", 5]}, "bad_record", "image is ['a.jpg', 5], wanted"),
-            ({"image": ["a.jpg", "b.jpg###[1, 2, 3, 4]"]}, "bad_record", "the second image is 'b.jpg###[1, 2, 3, 4]'"),
+            ({"image": "a.jpg"}, "no_box", "got an entry without a box: 'a.jpg'"),
+            ({"image": ["a.jpg"]}, "no_box", "got an entry without a box: ['a.jpg']"),
+            ({"image": []}, "bad_record", "image must be [image, 'image###[x1, y1, x2, y2]'], got []"),
+            ({"image": ["a.jpg", 5]}, "bad_record", "image must be [image, 'image###[x1, y1, x2, y2]'], got ['a.jpg', 5]"),
+            ({"image": ["a.jpg", "b.jpg###[1, 2, 3, 4]"]}, "bad_record", "got 'b.jpg###[1, 2, 3, 4]'"),
             (
                 {"image": ["a.jpg", "a.jpg###here"]},
                 "bad_box",
-                "the box of the second image is 'here', wanted [x1, y1, x2, y2]",
+                "the box of the second image must be [x1, y1, x2, y2], got 'here'",
             ),
-            ({"image": None}, "bad_record", "image is null, wanted"),
-            ({"conversations": None}, "bad_record", "conversations is null, wanted four"),
+            ({"image": None}, "bad_record", "image must be [image, 'image###[x1, y1, x2, y2]'], got null"),
+            (
+                {"conversations": None},
+                "bad_record",
+                "conversations must be four turns: question, box, image, answer; got null",
+            ),
             (
                 {"conversations": 3},
                 "missing_key",
-                "has 3 turns, wanted four: question, box, image, answer; the answer is missing",
+                "must be four turns: question, box, image, answer; got 3 turns, so the answer is missing",
             ),
-            ({"conversations": 1}, "missing_key", "has 1 turns"),
-            ({"conversations": 6}, "bad_record", "has 6 turns, wanted four"),
-            ({"turn 4": "a dog"}, "bad_record", "turn 4 is 'a dog', wanted one from 'gpt' with a value"),
-            ({"turn 4": {"from": "human", "value": "x"}}, "bad_record", "turn 4 is an object"),
+            ({"conversations": 1}, "missing_key", "must be four turns: question, box, image, answer; got 1 turns"),
+            ({"conversations": 6}, "bad_record", "must be four turns: question, box, image, answer; got 6 turns"),
+            ({"turn 4": "a dog"}, "bad_record", "turn 4 must be from 'gpt' and have a value, got 'a dog'"),
+            (
+                {"turn 4": {"from": "human", "value": "x"}},
+                "bad_record",
+                "turn 4 must be from 'gpt' and have a value, got an object",
+            ),
             ({"turn 4": {"from": "gpt"}}, "missing_key", "turn 4: lacks 'value'"),
             (
                 {"turn 2": {"from": "gpt", "value": "A dog."}},
                 "bad_record",
-                "the second turn is 'A dog.', wanted [x1, y1, x2, y2]",
+                "the second turn must be [x1, y1, x2, y2], got 'A dog.'",
             ),
-            ({"turn 2": {"from": "gpt", "value": "[0.1, 0.2]"}}, "bad_box", "is not four finite numbers"),
+            (
+                {"turn 2": {"from": "gpt", "value": "[0.1, 0.2]"}},
+                "bad_box",
+                "a box must be four finite numbers, got [0.1, 0.2]",
+            ),
             ({"turn 2": {"from": "gpt", "value": "[0.6, 0.35, 0.1, 0.55]"}}, "bad_box", "has no area"),
-            ({"turn 4": {"from": "gpt", "value": ["a", "b"]}}, "bad_record", "turn 4: value is a list of 2"),
-            ({"turn 1": {"from": "human", "value": "What is <image> here?"}}, "bad_text", "question holds <image>"),
+            (
+                {"turn 4": {"from": "gpt", "value": ["a", "b"]}},
+                "bad_record",
+                "turn 4: value must be one text, got a list of 2",
+            ),
+            ({"turn 1": {"from": "human", "value": "What is <image> here?"}}, "bad_text", "question contains <image>"),
             ({"dataset": None}, "blank_dataset", "dataset is null"),
         ],
     )
@@ -408,23 +424,23 @@ class TestWords:
         ("change", "words"),
         [
             ({"notes": None}, None),
-            ({"notes": [5]}, "notes is [5], wanted a list of texts"),
-            ({"source": 5}, "source is 5, wanted a text"),
+            ({"notes": [5]}, "notes must be a list of texts, got [5]"),
+            ({"source": 5}, "source must be text, got 5"),
             ({"size": [100.0, 50.0]}, None),
-            ({"size": [100.5, 50]}, "size is [100.5, 50], wanted [width, height] in pixels"),
-            ({"size": 5}, "size is 5, wanted a list"),
-            ({"size": [True, True]}, "size is [True, True]"),
+            ({"size": [100.5, 50]}, "size must be [width, height] in pixels, got [100.5, 50]"),
+            ({"size": 5}, "size must be a list, got 5"),
+            ({"size": [True, True]}, "size must be [width, height] in pixels, got [True, True]"),
             ({"choices": [1.0, 2]}, None),
-            ({"choices": ["a", None]}, "choices is null, which is no choices"),
-            ({"family": None}, "family is null, wanted a text"),
-            ({"depth": float("nan")}, "depth is nan, wanted a text"),
-            ({"id": float("nan")}, "id is nan, which is no id"),
-            ({"id": ["a", "b"]}, "id is a list of 2"),
-            ({"image": float("nan")}, "image is nan; wanted text that is not blank"),
-            ({"question": {"q": 1}}, "question is an object with the keys q"),
-            ({"answer": [{"answer": "a", "answer_confidence": "yes"}] * 10}, "answer is a list of 10"),
-            ({"boxes": [0, 0, 1, 1]}, "box 0 is not four finite numbers; wrap a single box in a list"),
-            ({"boxes": "[[0, 0, 1, 1]]"}, "boxes is '[[0, 0, 1, 1]]', wanted a list"),
+            ({"choices": ["a", None]}, "choices must be text or a number, got null"),
+            ({"family": None}, "family must be text, got null"),
+            ({"depth": float("nan")}, "depth must be text, got nan"),
+            ({"id": float("nan")}, "id must be text or a number, got nan"),
+            ({"id": ["a", "b"]}, "id must be one text, got a list of 2"),
+            ({"image": float("nan")}, "image must be text that is not blank, got nan"),
+            ({"question": {"q": 1}}, "question must be one text, got an object with the keys q"),
+            ({"answer": [{"answer": "a", "answer_confidence": "yes"}] * 10}, "answer must be one text, got a list of 10"),
+            ({"boxes": [0, 0, 1, 1]}, "a box must be four finite numbers, got 0. Put a single box in a list"),
+            ({"boxes": "[[0, 0, 1, 1]]"}, "boxes must be a list of [x1, y1, x2, y2], got '[[0, 0, 1, 1]]'"),
             ({"image": "../i.png"}, None),
         ],
     )
@@ -476,16 +492,16 @@ class TestSpaces:
         ("space", "box", "words"),
         [
             ("pixel", [0.1, 0.2, 0.6, 0.6],
-             "looks like fractions of the image, wanted pixels; read as pixel; "
-             "say what they are with --box-space unit (in a recipe: box_space)"),
+             "looks like fractions of the image, expected pixels; read as pixel. "
+             "Set --box-space unit (in a recipe: box_space)"),
             ("pixel", [0, 0, 1, 1], "looks like fractions"),
-            ("per_mille", [0.1, 0.2, 0.6, 0.6], "looks like fractions of the image, wanted thousandths"),
+            ("per_mille", [0.1, 0.2, 0.6, 0.6], "looks like fractions of the image, expected thousandths"),
             ("unit", [0, 0, 60, 30],
-             "looks like pixels or thousandths, wanted fractions from 0 to 1; read as unit; "
-             "say what they are with --box-space pixel or per_mille"),
+             "looks like pixels or thousandths, expected fractions from 0 to 1; read as unit. "
+             "Set --box-space pixel or per_mille"),
             ("padded_square", [0, 0, 60, 30],
-             "looks like pixels or thousandths, wanted fractions from 0 to 1; read as padded_square; "
-             "say what they are with --box-space pixel or per_mille"),
+             "looks like pixels or thousandths, expected fractions from 0 to 1; read as padded_square. "
+             "Set --box-space pixel or per_mille"),
         ],
     )  # fmt: skip
     def test_another_space_is_refused(self, tmp_path: Path, space: Any, box: list[float], words: str) -> None:
@@ -513,7 +529,7 @@ class TestSpaces:
 
     def test_published_forms_are_told_to_multiply(self, tmp_path: Path) -> None:
         (reject,) = read_source(write(tmp_path / "v.jsonl", [{**VISCOT, "bboxs": [[0.1, 0.2, 0.6, 0.6]]}]))
-        assert reject.reason.endswith("wanted pixels; multiply by the image's width and height")
+        assert reject.reason.endswith("expected pixels; multiply by the image's width and height")
 
 
 def test_an_image_in_base64_is_a_short_reject(tmp_path: Path) -> None:
@@ -521,4 +537,4 @@ def test_an_image_in_base64_is_a_short_reject(tmp_path: Path) -> None:
     images = ["data:image/png;base64," + "A" * 9000, "/9j/4AAQSkZJRg" + "A" * 9000]
     found = list(read_source(write(tmp_path / "r.jsonl", [{**row, "id": image[:3], "image": image} for image in images])))
     assert [item.code for item in found] == ["bad_path"] * 2
-    assert all("characters of base64; wanted the path of a file" in item.reason and len(item.reason) < 250 for item in found)
+    assert all("image must be the path of a file, got 9,0" in item.reason and len(item.reason) < 250 for item in found)

@@ -46,7 +46,7 @@ class TestWholeFiles:
     def test_thousandths_said_to_be_pixels(self) -> None:
         (said,) = suspect_space(self.PER_MILLE, "pixel", [(4000, 3000)] * 12)
         assert said == (
-            "no box of 12 images with a side longer than 1,250 pixels reaches past 999; these may be thousandths (box space "
+            "no box of 12 images with a side longer than 1,250 pixels reaches past 999. They may be thousandths (box space "
             "per_mille)"
         )
         assert suspect_space(self.PER_MILLE, "resized", [(4000, 3000)] * 12)
@@ -62,7 +62,7 @@ class TestWholeFiles:
         pixels = [[[10 * n, 20, 400, 300 + n]] for n in range(12)]
         (said,) = suspect_space(pixels, "per_mille", [(640, 480)] * 12)
         assert said.startswith("no box of 12 images with a side shorter than 800 pixels")
-        assert said.endswith("these may be pixels (box space pixel)")
+        assert said.endswith("They may be pixels (box space pixel)")
         assert suspect_space([*pixels, [[0, 0, 400, 900]]], "per_mille", [(640, 480)] * 13) == []
 
     def test_boxes_past_the_border(self) -> None:
@@ -70,8 +70,8 @@ class TestWholeFiles:
         past = [[0, 0, 1.5, 1]]
         (said,) = suspect_space(unit, "unit", [None] * 12, past=past * 10)
         assert said == (
-            "10 of 12 boxes end past the image (10 would be clipped); they may be in another space than unit, or pixels of "
-            "the images at another size"
+            "10 of 12 boxes end past the image (10 would be clipped). They may be in another space than unit or pixels of "
+            "images of another size"
         )
         assert suspect_space(unit, "unit", [None] * 12, past=past * 6) == []  # half of them, and fewer than 10
         assert suspect_space([], "unit", []) == []
@@ -79,9 +79,9 @@ class TestWholeFiles:
     def test_rejected_boxes_count_too(self) -> None:
         """3 clipped and 4 rejected of 3 + 4 + 1."""
         (said,) = suspect_space([[[0, 0, 9, 9]]] * 4, "pixel", [(10, 10)] * 4, past=[[5, 5, 1001, 9]] * 7, rejected=4)
-        assert said.startswith("7 of 8 boxes end past the image (3 would be clipped, 4 rejected); they may be in another")
+        assert said.startswith("7 of 8 boxes end past the image (3 would be clipped, 4 rejected). They may be in another")
         (said,) = suspect_space([], "pixel", [], past=[[5, 5, 1000, 9]], rejected=1)
-        assert said.startswith("1 of 1 boxes end past the image (1 rejected); no number of them is greater than 1000")
+        assert said.startswith("1 of 1 boxes end past the image (1 rejected). None of their numbers exceeds 1000")
 
 
 class TestRecords:
@@ -120,12 +120,12 @@ class TestRecords:
         assert f"{0 if code else 12} records, {12 if code else 0} findings" in found.stderr
         if code:
             assert "--box-space" in found.stdout  # what to do
-            assert "its numbers look like those of another box space" in found.stderr
+            assert "its numbers look like another box space" in found.stderr
 
     def test_a_short_file_whose_boxes_cannot_be_thousandths(self, tmp_path: Path) -> None:
         Image.new("RGB", (2000, 1500)).save(tmp_path / "a.png")
         found = sif("data", "check", write(tmp_path, [[0, 0, 500, 1200 + n] for n in range(9)]), "--box-space", "per_mille")
-        assert "warning: 9 of 9 boxes end past the image (9 would be clipped); they may be in another space" in found.stderr
+        assert "warning: 9 of 9 boxes end past the image (9 would be clipped). They may be in another space" in found.stderr
 
     def test_thousandths_of_small_images_said_to_be_pixels(self, tmp_path: Path) -> None:
         """Of 14 boxes on 400 by 300 pixels, 4 lie wholly outside; the file's numbers tell what they may be."""
@@ -134,8 +134,8 @@ class TestRecords:
         found = sif("data", "check", write(tmp_path, boxes), "--box-space", "pixel")
         assert "4 × box_outside" in found.stderr
         assert (
-            "warning: 14 of 14 boxes end past the image (10 would be clipped, 4 rejected); no number of them is "
-            "greater than 1000, so they may be thousandths (box space per_mille)"
+            "warning: 14 of 14 boxes end past the image (10 would be clipped, 4 rejected). None of their numbers "
+            "exceeds 1000, so they may be thousandths (box space per_mille)"
         ) in found.stderr
 
     def test_a_file_that_says_nothing_of_its_space(self, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ class TestRecords:
         source = write(tmp_path, [[0, 0, 0.5, 1.0]] * 2)
         found = sif("data", "check", source)
         assert found.exit_code == 3
-        assert "2 × missing_image: the image is not there" in found.stderr
+        assert "2 × missing_image: the image is missing" in found.stderr
         assert sif("data", "check", source, "--no-files").exit_code == 0
         source.write_text("")
         found = sif("data", "check", source, "--box-space", "unit")
@@ -230,7 +230,7 @@ class TestChains:
         """Whole pixels of 56 are thousandths just as well: their numbers alone do not tell."""
         found = list(check_dataset(self.said(said, chains_in(written), tmp_path)))
         assert [finding.code for finding in found] == ["other_space"] * 6
-        assert all(finding.message.endswith(f"its last area is the target boxes in {fits}") for finding in found)
+        assert all(finding.message.endswith(f"its last area equals the target boxes in {fits}") for finding in found)
 
     def test_pixels_of_the_image_itself(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
         """Resized from 64 to 56: chains in pixels of 64 are not what the line says."""
@@ -245,7 +245,7 @@ class TestChains:
         found = list(check_dataset(self.dataset(chains_in("resized"), change, tmp_path)))
         assert {finding.code for finding in found} <= {"other_space", "bad_chain"}
         assert any(
-            f.message.endswith("its last area is the target boxes in pixels of the image itself, 64×64") for f in found
+            f.message.endswith("its last area equals the target boxes in pixels of the image itself, 64×64") for f in found
         )
 
     @pytest.mark.parametrize("space", ["unit", "per_mille", "resized"])
@@ -259,7 +259,7 @@ class TestChains:
 
         found = list(check_dataset(self.dataset(chains_in(space), change, tmp_path)))
         assert [finding.code for finding in found] == ["other_prompt"] * 6
-        assert found[0].message == f"it asks for coordinates {other}, but coordinates is {space!r}"
+        assert found[0].message == f"the prompt asks for {other}, but coordinates is {space!r}"
 
     def test_a_prompt_in_a_users_own_words(self, chains_in: Callable[[str], Path], tmp_path: Path) -> None:
         def change(row: dict[str, Any]) -> None:
@@ -281,7 +281,7 @@ class TestChains:
         write_jsonl(mixed / "examples.jsonl", [{**row, "id": str(number)} for number, row in enumerate(rows)])
         (finding,) = check_dataset(mixed)
         assert (finding.where, finding.code) == ("examples.jsonl", "mixed_coordinates")
-        assert finding.message == "chains state boxes in per_mille (2) and unit (6); train them apart"
+        assert finding.message == "chains use per_mille (2) and unit (6). Train them separately"
         assert export(mixed, tmp_path / "out", "swift") == 8
         (record,) = caplog.records
         assert "chains state boxes in per_mille (2) and unit (6)" in record.getMessage()
@@ -344,4 +344,4 @@ class TestChains:
         assert line["resized"] == [84, 56]
         write_jsonl(tmp_path / "out" / "examples.jsonl", [{**line, "resized": [56, 84]}])
         found = {finding.code: finding.message for finding in check_dataset(tmp_path / "out")}
-        assert found["size_mismatch"].endswith(".png is 40×20, resized (56, 84)")
+        assert found["size_mismatch"].endswith(".png is 40×20, but resized (56, 84)")

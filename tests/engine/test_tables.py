@@ -87,7 +87,7 @@ class TestNumbers:
         rows = [{**row, "width": "100.0", "height": "50.0"}, {**row, "id": "", "width": "100.5", "height": "50"}]
         record, reject = read_source(write_csv(tmp_path / "t.csv", rows), box_space="pixel")
         assert (record.id, record.size) == ("7", (100, 50))
-        assert "width is '100.5', wanted a whole number of pixels" in reject.reason
+        assert "width must be a whole number of pixels, got '100.5'" in reject.reason
 
 
 class TestBooleans:
@@ -155,7 +155,7 @@ class TestEmptyCells:
     def test_a_failed_formula_elsewhere_is_named(self, tmp_path: Path) -> None:
         row = {"image": "a.jpg", "question": "q", "answer": "red", "boxes": BOX, "choices": "#REF!"}
         (found,) = read_source(write_csv(tmp_path / "t.csv", [row]))
-        assert found.reason.endswith("t.csv[0]: choices is '#REF!', which a spreadsheet writes for a formula that failed")
+        assert found.reason.endswith("t.csv[0]: choices is '#REF!', the result of a failed formula in a spreadsheet. Fix it")
 
     @pytest.mark.parametrize("answer", ["nan", "Nan", "none", "inf"])
     def test_in_json_text_is_text(self, tmp_path: Path, answer: str) -> None:
@@ -208,21 +208,21 @@ class TestLists:
     @pytest.mark.parametrize(
         ("cell", "words"),
         [
-            ("1 2 3", "column 'bbox' is '1 2 3', wanted boxes such as [[10, 10, 60, 30]], four numbers each"),
-            ("1 2 3 4 5 6 7 8", "wanted boxes such as"),
-            ("0,1;0,2;0,6;0,6", "wanted boxes such as"),
-            ("[[1, 2, 3, 4]", "wanted boxes such as"),
-            ("[0.1 0.2 ... 0.6]", "wanted boxes such as"),
-            ("10(20) 30 40 50", "wanted boxes such as"),
-            ("10-20 30 40", "wanted boxes such as"),
-            ("{'x1': 1}", "wanted boxes such as"),
-            ('{"x1": 1}', "wanted boxes such as"),
-            ("left", "wanted boxes such as"),
-            ("[1, 2, NaN, 4]", "box [1, 2, nan, 4] is not four finite numbers"),
-            ("[[1, 2, true, 4]]", "is not four finite numbers"),
-            ([{"xmin": 1}], "box an object with the keys xmin is not four finite numbers"),
-            ({"xmin": [1]}, "boxes is an object with the keys xmin"),
-            (7, "boxes is 7"),
+            ("1 2 3", "column 'bbox' must be boxes of four numbers, such as [[10, 10, 60, 30]], got '1 2 3'"),
+            ("1 2 3 4 5 6 7 8", "must be boxes of four numbers, such as"),
+            ("0,1;0,2;0,6;0,6", "must be boxes of four numbers, such as"),
+            ("[[1, 2, 3, 4]", "must be boxes of four numbers, such as"),
+            ("[0.1 0.2 ... 0.6]", "must be boxes of four numbers, such as"),
+            ("10(20) 30 40 50", "must be boxes of four numbers, such as"),
+            ("10-20 30 40", "must be boxes of four numbers, such as"),
+            ("{'x1': 1}", "must be boxes of four numbers, such as"),
+            ('{"x1": 1}', "must be boxes of four numbers, such as"),
+            ("left", "must be boxes of four numbers, such as"),
+            ("[1, 2, NaN, 4]", "a box must be four finite numbers, got [1, 2, nan, 4]"),
+            ("[[1, 2, true, 4]]", "a box must be four finite numbers, got [1, 2, True, 4]"),
+            ([{"xmin": 1}], "a box must be four finite numbers, got an object with the keys xmin"),
+            ({"xmin": [1]}, "boxes must be a list of [x1, y1, x2, y2], got an object with the keys xmin"),
+            (7, "boxes must be a list of [x1, y1, x2, y2], got 7"),
             ("[]", "boxes is empty"),
         ],
     )
@@ -253,7 +253,7 @@ class TestLists:
         ["red", "red, blue", "[red, blue]", "['red''blue']", "{'A': 'red'}", '{"A": "red"}', "a;b|c", "a;;b", "['a', None]"],
     )
     def test_other_choices_name_the_column_and_what_is_wanted(self, cell: str) -> None:
-        with pytest.raises(RecordError, match=r"t: column 'options' is .*, wanted a JSON list such as"):
+        with pytest.raises(RecordError, match=r"t: column 'options' must be a JSON list such as .*, got "):
             _texts(cell, "options", "t")
 
     def test_a_whole_file(self, tmp_path: Path) -> None:
@@ -266,7 +266,9 @@ class TestLists:
         )
         assert [item.choices for item in found[:5]] == [("red", "blue"), ("red", "blue"), ("1", "2"), (), ()]
         np.testing.assert_allclose([item.boxes[0] for item in found[:5]], [[0.1, 0.2, 0.6, 0.6]] * 5)
-        assert "t.csv[5]: column 'options' is 'oops'" in found[5].reason
+        assert found[5].reason.endswith(
+            "t.csv[5]: column 'options' must be a JSON list such as [\"red\", \"blue\"], got 'oops'"
+        )
 
 
 class TestCSVFiles:
@@ -293,7 +295,7 @@ class TestCSVFiles:
         found = list(read_source(tmp_path / "t.csv"))
         assert codes(found) == ["ok", "bad_record", "blank_answer", "ok", "ok", "bad_record", "ok"]
         assert "line 3 has 5 cells, but the header has 4" in found[1].reason
-        assert "line 9 is not UTF-8; save the file as UTF-8" in found[5].reason
+        assert "line 9 is not UTF-8. Save the file as UTF-8" in found[5].reason
 
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
     @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -306,9 +308,9 @@ class TestCSVFiles:
     @pytest.mark.parametrize(
         ("content", "error", "words"),
         [
-            (b"", ConfigError, "it has no columns"),
-            (b"image,question,answer,answer,boxes\n", ConfigError, "several columns 'answer'"),
-            (b"im\xe9ge,question,answer,boxes\n", RecordError, r"t\.csv: its header is not UTF-8; save the file as UTF-8"),
+            (b"", ConfigError, "The table has no columns"),
+            (b"image,question,answer,answer,boxes\n", ConfigError, "several columns have the name 'answer'"),
+            (b"im\xe9ge,question,answer,boxes\n", RecordError, r"t\.csv: the header is not UTF-8. Save the file as UTF-8"),
         ],
     )
     def test_headers_that_cannot_be_used(self, tmp_path: Path, content: bytes, error: type[Exception], words: str) -> None:
@@ -335,11 +337,19 @@ class TestImages:
             (lambda: [{"bytes": png(), "path": "b.png"}], ".png"),
             (lambda: [png()], ".png"),
             (lambda: ["a.png"], "a.png"),
-            (list, "missing_image: image is a list of 0, wanted one image"),
-            (lambda: [png(), png()], "bad_record: image is a list of 2, wanted one image"),
-            (lambda: {"bytes": None, "path": None}, "missing_image: image is an object with bytes null and path null"),
-            (lambda: {"url": "x"}, "missing_image: image is an object with bytes null and path null"),
-            (lambda: 7, "missing_image: image is 7, wanted a path, an image's bytes"),
+            (list, "missing_image: image must be one image, got a list of 0"),
+            (lambda: [png(), png()], "bad_record: image must be one image, got a list of 2"),
+            (
+                lambda: {"bytes": None, "path": None},
+                "missing_image: image must be a path, image bytes or {bytes, path}, got an object with bytes null and "
+                "path null",
+            ),
+            (
+                lambda: {"url": "x"},
+                "missing_image: image must be a path, image bytes or {bytes, path}, got an object with bytes null and "
+                "path null",
+            ),
+            (lambda: 7, "missing_image: image must be a path, image bytes or {bytes, path}, got 7"),
             (lambda: b"rubbish", "broken_image: the image is broken"),
         ],
     )
@@ -425,16 +435,16 @@ class TestQuotes:
         )
         assert isinstance(good, Record)
         assert [item.code for item in rest] == ["bad_record"]
-        assert "a quote opened at line 3 is never closed, so that the 2 lines after it" in rest[0].reason
+        assert "the quote that opens at line 3 is never closed, so the 2 lines after it" in rest[0].reason
 
     def test_it_may_open_after_another_cell_of_several_lines(self, tmp_path: Path) -> None:
         (found,) = self.read(tmp_path, 'a.jpg,"two', 'lines","red', "a.jpg,q,red,0 0 1 1")
-        assert "a quote opened at line 3 is never closed, so that the 1 lines after it" in found.reason
+        assert "the quote that opens at line 3 is never closed, so the 1 lines after it" in found.reason
 
     def test_one_in_the_last_line_took_nothing(self, tmp_path: Path) -> None:
         good, found = self.read(tmp_path, f'a.jpg,q,red,"{BOX}"', 'a.jpg,q,red,"0 0 1 1')
         assert isinstance(good, Record)
-        assert "a quote opened at line 3 is never closed; close it" in found.reason
+        assert "the quote that opens at line 3 is never closed. Close it" in found.reason
 
     def test_one_that_the_next_rows_quote_closes(self, tmp_path: Path) -> None:
         # Read leniently, lines 2 and 3 are one row of four cells.
@@ -496,7 +506,7 @@ LONG = 100_000
 )
 def test_long_cells_of_boxes_take_linear_time(cell: str) -> None:
     # Quadratic time would be minutes.
-    with pytest.raises(RecordError, match="wanted boxes such as"):
+    with pytest.raises(RecordError, match="must be boxes of four numbers, such as"):
         _boxes(cell, "xyxy", "bbox", "t")
 
 
@@ -510,7 +520,7 @@ def test_long_cells_of_boxes_take_linear_time(cell: str) -> None:
     ],
 )
 def test_long_cells_of_choices_take_linear_time(cell: str) -> None:
-    with pytest.raises(RecordError, match="wanted a JSON list"):
+    with pytest.raises(RecordError, match="must be a JSON list"):
         _texts(cell, "options", "t")
 
 
@@ -555,15 +565,17 @@ def test_a_folder_of_several_splits_is_told_to_name_one(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     with pytest.raises(
-        ConfigError, match=r"d is a dataset of several splits \(train, test\); name one of them, such as .*d/train$"
+        ConfigError, match=r"d: the dataset has several splits \(train, test\). Choose one, such as .*d/train$"
     ):
         list(read_source(tmp_path / "d"))
     (tmp_path / "e").mkdir()
-    with pytest.raises(RecordError, match="e: is a folder; wanted a file"):
+    with pytest.raises(RecordError, match=r"e: expected a file or a folder written by .*, got another folder"):
         list(read_source(tmp_path / "e"))
 
 
 def test_missing_columns_name_the_option_and_the_key_of_recipes(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,ask,answer,boxes\n")
-    with pytest.raises(ConfigError, match=r"Map them with --columns question=…,boxes=… \(in a recipe: columns: "):
+    with pytest.raises(
+        ConfigError, match=r"Map fields to columns with --columns question=…,boxes=… \(in a recipe: columns: "
+    ):
         list(read_source(tmp_path / "t.csv"))

@@ -23,7 +23,7 @@ FORMS = spoken(
 class TestQuestions:
     @pytest.mark.parametrize("question", ["How many dogs " + "do " * 50_000, "How many dogs" + " can" * 50_000])
     def test_a_long_one_is_refused_at_once(self, question: str) -> None:
-        with pytest.raises(RecordError, match="characters, wanted at most 1,000") as caught:
+        with pytest.raises(RecordError, match="at most 1,000 characters") as caught:
             counted_category(question, FORMS, "t")
         assert caught.value.code == "ambiguous_question"
 
@@ -107,7 +107,7 @@ class TestQuestions:
         ],
     )
     def test_what_is_not_clearly_counted(self, question: str) -> None:
-        with pytest.raises(RecordError, match="does not clearly ask how many") as caught:
+        with pytest.raises(RecordError, match="does not clearly ask for their number") as caught:
             counted_category(question, FORMS, "t")
         assert caught.value.code == "ambiguous_question"
 
@@ -171,19 +171,19 @@ class TestImages:
         rows = [{"image": image, "question_id": n} for n, image in enumerate(("train2014/a.jpg", "VG_100K/a.jpg"))]
         first, second = ask(tmp_path, instances("a.jpg"), *rows)
         assert (first.code, second.code) == ("ambiguous_image", "ambiguous_image")
-        assert "may be train2014/a.jpg or VG_100K/a.jpg" in first.reason
+        assert "fits both train2014/a.jpg and VG_100K/a.jpg" in first.reason
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"answer": "two"}, "answer is 'two', wanted a whole number"),
-        ({"answer": True}, "answer is true, wanted a whole number"),
-        ({"answer": 1.5}, "answer is 1.5, wanted a whole number"),
-        ({"answer": float("nan")}, "answer is nan, wanted a whole number"),
-        ({"answer": [1]}, "answer is [1], wanted a whole number"),
-        ({"image": None}, "image is null, wanted the path"),
-        ({"question": ["q", "r"]}, "question is a list of 2"),
+        ({"answer": "two"}, "answer must be a whole number, got 'two'"),
+        ({"answer": True}, "answer must be a whole number, got true"),
+        ({"answer": 1.5}, "answer must be a whole number, got 1.5"),
+        ({"answer": float("nan")}, "answer must be a whole number, got nan"),
+        ({"answer": [1]}, "answer must be a whole number, got [1]"),
+        ({"image": None}, "image must be the path of an image, got null"),
+        ({"question": ["q", "r"]}, "question must be one text, got a list of 2"),
     ],
 )
 def test_faults_name_the_field(tmp_path: Path, change: dict, words: str) -> None:
@@ -201,7 +201,10 @@ def test_a_spoilt_count_is_no_answer(tmp_path: Path) -> None:
     boxed = instances("a.jpg")
     boxed["annotations"].append({"image_id": 0, "category_id": 1, "bbox": []})
     (reject,) = ask(tmp_path, boxed, {"image": "a.jpg"})
-    assert (reject.code, "i.json:annotations[1]: bbox is []" in reject.reason) == ("bad_annotation", True)
+    assert (
+        reject.code,
+        "i.json:annotations[1]: bbox must be four numbers [x, y, width, height], got []" in reject.reason,
+    ) == ("bad_annotation", True)
 
 
 def test_questions_may_be_json_lines(tmp_path: Path) -> None:

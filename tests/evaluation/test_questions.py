@@ -114,7 +114,7 @@ def test_records_are_questions(photo_folder: Path) -> None:
             {"boxes": [[0.1, 0.2, 0.5, 0.9]], "box_space": "pixel"},
             "looks like fractions.*or the key box_space",
         ),
-        ({"boxes": [[0.1, 0.2, 0.5, 0.9]], "box_space": "per_mille"}, "looks like fractions.*wanted thousandths"),
+        ({"boxes": [[0.1, 0.2, 0.5, 0.9]], "box_space": "per_mille"}, "looks like fractions.*expected thousandths"),
         ({"size": [30, 20]}, "size is 30×20, but cat.png is 40×20; check that it is the right image"),
         ({"choices": "cat, dog"}, "choices must be a list of texts, got one text 'cat, dog'"),
         (
@@ -127,7 +127,7 @@ def test_records_are_questions(photo_folder: Path) -> None:
         ({"anwser": "x"}, "did you mean 'answer'. Put other data under 'extra'$"),
         ({"bboxs": [[0, 0, 1, 1]]}, "looks like VisCoT.*sif data build"),
         ({"expression": "the cat", "bbox": [0, 0, 1, 1]}, "looks like RefCOCO.*sif data build"),
-        ({"boxes": [0, 0, 1, 1]}, "wrap a single box"),
+        ({"boxes": [0, 0, 1, 1]}, "Put a single box"),
         ({"boxes": [[0, 0, 1, 1]], "box_space": "yards"}, "unknown box space 'yards'"),
         (
             {"boxes": [[0, 0, 9, 9]], "box_space": "pixel", "size": [0, 4]},
@@ -190,7 +190,7 @@ def test_what_cannot_be_loaded_is_said_when_it_is_loaded(photo_folder: Path) -> 
         one(photo_folder, image="gone.png").load()
     DepthMap(np.zeros((5, 5))).write(photo_folder / "small.png")
     small = one(photo_folder, depth="small.png")
-    with pytest.raises(DepthError, match=r"the depth file is 5×5, its image 40×20"):
+    with pytest.raises(DepthError, match=r"size of its image, 40×20, got 5×5"):
         small.load()
     assert small.load(with_depth=False)[0].size == (40, 20)
 

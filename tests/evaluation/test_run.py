@@ -188,7 +188,7 @@ def test_the_weights_count_and_not_where_they_lie(tiny_vlm: Path, questions: Pat
     assert evaluate(settings(questions, model=str(moved), **how)).known
     weights = moved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    with pytest.raises(ConfigError, match="weights are not the same"):
+    with pytest.raises(ConfigError, match="weights has changed"):
         evaluate(settings(questions, model=str(moved), **how))
 
 
@@ -211,7 +211,7 @@ def test_another_process_is_kept_out(questions: Path, tmp_path: Path) -> None:
     with Journal(journal_path(output), {}), pytest.raises(ConfigError, match="another process"):
         evaluate(settings(questions, output=str(output)), thinker=Answering())
     journal_path(output).write_text("nonsense\n")
-    with pytest.raises(ConfigError, match="is broken at line 1"):
+    with pytest.raises(ConfigError, match="line 1: the line is broken"):
         evaluate(settings(questions, output=str(output)), thinker=Answering())
 
 
@@ -485,7 +485,7 @@ def test_a_killed_process_leaves_what_it_had_answered(tiny_vlm: Path, chains: Pa
 
 
 def test_a_dict_is_no_settings() -> None:
-    with pytest.raises(ConfigError, match=r"wanted EvalSettings, got dict; make them with EvalSettings\.from_values"):
+    with pytest.raises(ConfigError, match=r"expected EvalSettings, got dict. Write EvalSettings\.from_values"):
         evaluate({"data": "questions.jsonl", "model": "nano"})  # type: ignore[arg-type]
 
 

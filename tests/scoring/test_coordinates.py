@@ -98,7 +98,7 @@ def test_rows_of_several_spaces_are_each_read_in_their_own() -> None:
     ("row", "words"),
     [
         ({"coordinates": "pixel"}, "coordinates is 'pixel', wanted one of"),
-        ({"coordinates": "resized"}, r"need the \[width, height\]"),
+        ({"coordinates": "resized"}, r"must be the \[width, height\]"),
         ({"resized": [28, 28]}, "leave it out"),
     ],
 )
@@ -164,5 +164,5 @@ class TestColumns:
         assert "--" not in str(told.value)
 
     def test_a_reference_wants_a_frame(self) -> None:
-        with pytest.raises(BoxError, match="frame is 'per_mille', wanted a Frame"):
+        with pytest.raises(BoxError, match=r"frame must be a Frame, .*, got 'per_mille'"):
             Reference("cat", [(0, 0, 1, 1)], frame="per_mille")  # type: ignore[arg-type]

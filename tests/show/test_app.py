@@ -443,10 +443,10 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         ask(page)
         said(page, "Choose an image first")
         page.set_input_files("#photo-file input[type=file]", tmp_path / "bad.png")
-        said(page, "bad.png: not an image that can be read")
+        said(page, "bad.png: cannot read the image")
         assert page.locator("#said p").inner_text().startswith("bad.png: ")  # and not where it was put
         ask(page)
-        said(page, "bad.png: not an image that can be read")
+        said(page, "bad.png: cannot read the image")
         page.click("#photo-file button[aria-label='Remove this file'], #photo-file button[aria-label='Clear']")
         said(page, "No image yet", "#photo")
         ask(page)
@@ -454,7 +454,10 @@ def test_faults_are_sentences_and_the_page_goes_on(page: Any, ramp_photo: tuple[
         send(page, photo)
         said(page, "The image has been uploaded. Press Ask")  # it may have been under way when Ask was pressed
         page.set_input_files("#depth-file input[type=file]", tmp_path / "small.npy")
-        said(page, "small.npy: the depth file is 4×3, its image 40×20; make the depth at the image's size")
+        said(
+            page,
+            "small.npy: the depth file must have the size of its image, 40×20, got 4×3. Make the depth at the image's size",
+        )
         assert page.locator("#said p").inner_text().startswith("small.npy: ")
         ask(page, "What is it?")
         said(page, "the depth file is 4×3")
@@ -766,7 +769,7 @@ def test_the_command_serves_until_it_is_interrupted(tiny_vlm: Path, chains: Path
         (["--compare-base-url", "http://127.0.0.1:1/v1"], "compare_base_url needs compare"),
         (["--base-url", "http://127.0.0.1:1/v1"], "base_url needs model"),
         (["--model", "m", "--data", "nowhere"], "nowhere: cannot read"),
-        (["--model", "m", "--depth", "nowhere", "--base-url", "http://127.0.0.1:1/v1"], "nor a depth model"),
+        (["--model", "m", "--depth", "nowhere", "--base-url", "http://127.0.0.1:1/v1"], "no such depth model"),
         (["--model", "nowhere/"], "nowhere"),
     ],
 )

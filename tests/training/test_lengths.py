@@ -59,6 +59,15 @@ def test_sft_sees_as_many_tokens(family: str, real_model: Callable[[str], Path],
     assert lengths.whole == [batch["input_ids"].size(1) for batch in batches]
 
 
+def test_a_llava_that_does_not_crop_is_counted(tiny_vlm: Path, examples: list[Example]) -> None:
+    """The formula of LLaVA's processor needs a size to crop to, which this one lacks; blank images are counted instead."""
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    collate = DataCollatorForVisionLanguageModeling(load_processor(tiny_vlm), completion_only_loss=True)
+    batches = [collate([row]) for row in sft_dataset(examples)]
+    assert counted(examples, "sft", tiny_vlm).whole == [batch["input_ids"].size(1) for batch in batches]
+
+
 @pytest.mark.parametrize("family", HERE)
 def test_grpo_sees_as_many_tokens(family: str, real_model: Callable[[str], Path], examples: list[Example]) -> None:
     from trl.data_utils import prepare_multimodal_messages

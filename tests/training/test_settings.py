@@ -285,7 +285,7 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
         "lacks data, output",
         "limit must be a positive whole number, got 0",
-        "lora: unknown key 'rank'; known are alpha, dropout, r, target",
+        "lora: unknown key 'rank'; known keys are alpha, dropout, r, target",
     ]
     path = write(
         tmp_path, "model: m\ndata: d\noutput: o\njudge: {base_url: 'http://x', model: j}\ntraining: {bf16: 3, max_step: 1}\n"

@@ -1,1 +1,1 @@
-"""The data engine: records in, examples out."""
+"""The data engine: builds examples from records."""

@@ -1,4 +1,4 @@
-"""Work of many threads joined into batches, for models that answer several inputs as fast as one."""
+"""Join the work of many threads into batches, for models that process several inputs as fast as one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ Answer = TypeVar("Answer")
 
 
 class Batches(Generic[Item, Answer]):
-    """A function of one item that many threads may call, made of a function of several.
+    """A function of one item for many threads, built from a function of several items.
 
-    While one batch is worked on, the items of further callers gather; whoever comes to the lock first works on the next.
+    While one batch is processed, the items of further callers collect. The thread that gets the lock first processes the
+    next batch.
 
     Args:
         work: items → their answers, in order; called by one thread at a time.
-        size: most items at once.
+        size: maximum number of items in a batch.
     """
 
     def __init__(self, work: Callable[[Sequence[Item]], Sequence[Answer]], size: int) -> None:
@@ -29,7 +30,7 @@ class Batches(Generic[Item, Answer]):
         self._lock = threading.Lock()
 
     def __call__(self, item: Item) -> Answer:
-        """The item's answer; raises what the work on its batch raises."""
+        """Return the item's answer. Raises the error of its batch."""
         mine: Future[Answer] = Future()
         self._waiting.append((item, mine))
         while not mine.done():
@@ -50,7 +51,7 @@ class Batches(Generic[Item, Answer]):
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
                 return
-            for one in batch:  # so that an item fails alone
+            for one in batch:  # retry one by one, so only a bad item fails
                 self._answer([one])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The build: records → examples, journalled, resumable, in the source's order. `compose` makes one, `folder` keeps them."""
+"""The build: records → examples, in source order and resumable. `compose` makes an example, `folder` stores them."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from sifthinker.prompts import PROMPT_VERSION
 from sifthinker.records import Example, Record, Reject
 from sifthinker.settings import plain
 
-# A server that refuses one request may answer the next; one that has answered none is set up wrongly.
+# A server that refuses one request may answer the next. A server that has answered none is probably set up wrongly.
 _REFUSED = "teacher_refused_request"
 
-# A build stops when the teacher's server fails or refuses this many records before it has answered one,
+# A build stops if the teacher's server fails or refuses this many records before it has answered one,
 FIRST_FAILURES = 10
-# and when it fails, after every retry, for this many in a row, or twice as many as are under way at once.
+# or if it fails (after all retries) for this many records in a row, or for twice `concurrency` if that is more.
 OUTAGES_IN_A_ROW = 50
 
 _MOST_WAITING = 32
@@ -53,7 +53,7 @@ _MOST_WAITING = 32
 Progress = Callable[["Counts"], None]
 
 
-# Works on the records of a feed and hands their results to it; `work_here` or `cluster.Cluster`.
+# Processes the records of a feed and passes the results to it: `work_here` or `ray.Cluster`.
 Runner = Callable[["Engine", "Feed", Path], None]
 
 
@@ -66,20 +66,20 @@ def build(
     progress: Progress | None = None,
     left: Left | None = None,
 ) -> Counts:
-    """Build a dataset folder, or go on with one that was interrupted.
+    """Build a dataset folder, or resume an interrupted build.
 
     Args:
-        settings: what to build from, and how.
-        records: what to build from in place of the settings' sources: records, or plain ones as in JSON, boxes unit xyxy,
-            with their images below `settings.images`.
-        teacher: who explains the focus paths; the settings' by default.
-        depth: where depth comes from; the settings' by default.
+        settings: sources and settings of the build.
+        records: records to use instead of the sources in the settings: `Record` objects, or plain records as in JSON with
+            unit xyxy boxes. Their images are below `settings.images`.
+        teacher: teacher that explains the focus paths; by default the teacher in the settings.
+        depth: depth source; by default the one in the settings.
         progress: called after every record.
-        left: counts what is left out on purpose.
+        left: counts the records that filters and caps leave out.
     Returns:
-        How many records came through, interrupted runs included.
+        The number of accepted and rejected records, including interrupted runs.
     Raises:
-        ConfigError: settings that contradict each other, or another build in the folder; see `Engine.build`.
+        ConfigError: the settings contradict each other, or the folder contains another build; see `Engine.build`.
         RecordError, BudgetError, EndpointError, SIFError: see `Engine.build`.
     Example:
         >>> settings = BuildSettings(images="photos", output="chains", depth="none", teacher="local", model="a/model")
@@ -112,15 +112,15 @@ async def build_async(
     progress: Progress | None = None,
     left: Left | None = None,
 ) -> Counts:
-    """`build` for callers with an event loop, which goes on while the teacher is waited for.
+    """Asynchronous `build`. The event loop stays free while the build waits for the teacher.
 
     Raises:
-        ConfigError: as `build`, and for the engine `ray`, which works in processes of its own.
+        ConfigError: see `build`; also for the engine `ray`, which uses its own processes.
         RecordError, BudgetError, EndpointError, SIFError: see `build`.
     """
     BuildSettings.expect(settings)
     if settings.engine != "local":
-        raise ConfigError(f"build_async works in this process alone, got engine {settings.engine!r}; call build")
+        raise ConfigError(f"build_async needs engine 'local', got engine {settings.engine!r}. Call build instead")
     left = Left() if left is None else left
     engine, recipe, identity = _composed(settings, records, teacher, depth)
     counts = await engine.build_async(
@@ -141,10 +141,10 @@ def _composed(
     teacher: Teacher | None,
     depth: DepthSource | None,
 ) -> tuple[Engine, Recipe, dict[str, Any]]:
-    """(engine, what it reads, what else tells this build from another, as the arguments `inputs` and `options`)."""
+    """Return (engine, recipe, the arguments `inputs` and `options` that identify the build)."""
     recipe = Recipe(settings, None if records is None else list(records))
     if teacher is None:
-        # Each of Ray's processes has a teacher of its own, which keeps to its share.
+        # Each Ray process has its own teacher, limited to its share of the requests.
         share = settings.rpm / settings.workers if settings.engine == "ray" and settings.rpm and settings.workers else None
         teacher = make_teacher(settings if share is None else settings.replace(rpm=share))
     engine = Engine(
@@ -164,7 +164,7 @@ def _composed(
 
 
 def _resizer(settings: BuildSettings) -> Resizer | None:
-    """What the processor of the model to be trained makes of images, where chains state its pixels.
+    """Return the resizer of the model to be trained, if chains use its pixels.
 
     Raises:
         ModelError: see `Resizer.of_model`.
@@ -182,11 +182,11 @@ def _runner(settings: BuildSettings) -> Runner:
     return Cluster(settings.ray_address, settings.workers, settings.worker_gpus)
 
 
-UNMATCHED = "exclude_unmatched.txt"  # in a dataset's folder: lines of exclude lists that named none of its images
+UNMATCHED = "exclude_unmatched.txt"  # in a dataset folder: lines of exclude lists that matched none of its images
 
 
 def _write_unmatched(out: Path, left: Left) -> None:
-    """List the lines of exclude lists that matched nothing, where everything has been read."""
+    """Write the lines of exclude lists that matched nothing, if all records have been read."""
     if not left.whole or left.excluded is None:
         return
     left.excluded.match((row for _, row in read_jsonl(out / "rejects.jsonl")))
@@ -199,11 +199,11 @@ def _write_unmatched(out: Path, left: Left) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Engine(Composer):
-    """Builds datasets: a composer for many records at once.
+    """Builds datasets: a composer that processes many records at the same time.
 
     Args:
         root, depth, teacher, expansion, seed, exclude, coordinates, resizer: see `Composer`.
-        concurrency: records under way at once.
+        concurrency: number of records processed at the same time.
     """
 
     concurrency: int = 8
@@ -220,26 +220,27 @@ class Engine(Composer):
         budget: float | None = None,
         runner: Runner | None = None,
     ) -> Counts:
-        """Build a dataset folder, or go on with one that was interrupted.
+        """Build a dataset folder, or resume an interrupted build.
 
         Args:
             items: opens the source; called once.
             out: dataset folder.
-            inputs: name → sha256 of the source files, for the manifest.
-            options: further settings that shape the result, for the manifest and for the check on resuming.
-            fresh: throw away what the folder holds instead of going on.
+            inputs: name → SHA-256 of each source file, for the manifest.
+            options: further settings that affect the result, for the manifest and for the check on resuming.
+            fresh: delete the build in the folder instead of resuming it.
             progress: called after every record.
-            budget: what the teacher may cost, interrupted runs included; no record is begun that would be likely to pass it.
-            runner: who works on the records; this process by default.
+            budget: maximum cost of the teacher, including interrupted runs. No record is started that would probably exceed
+                it.
+            runner: processes the records; by default this process.
         Raises:
-            ConfigError: the folder holds a build with other settings and `fresh` is False, the image folder, or files of
-                others where ours would go; or another build is at work in it.
-            RecordError: the source cannot be read; the folder is left as it is.
-            BudgetError: the budget is spent, but for less than the next record would be likely to cost. The records that are
-                finished are written out, and the same build with a greater budget goes on.
-            EndpointError: the teacher's server cannot answer before something is changed, such as the key; it answered none
-                of the first records (`FIRST_FAILURES`); or it went down (`OUTAGES_IN_A_ROW`). The records that are finished
-                are written out, and the same build goes on.
+            ConfigError: the folder contains a build with other settings and `fresh` is False, or other files where the build
+                would write; it is the image folder; or another build is running in it.
+            RecordError: the source cannot be read. The folder is not changed.
+            BudgetError: the rest of the budget is probably not enough for the next record. Finished records are written, and
+                the same build with a higher budget resumes.
+            EndpointError: the server needs a change first, such as another key; it answered none of the first records
+                (`FIRST_FAILURES`); or it went down (`OUTAGES_IN_A_ROW`). Finished records are written, and the same build
+                resumes.
             SIFError: the folder cannot be written.
         """
         with self._folder(items, out, inputs, options, fresh, progress, budget) as (feed, counts):
@@ -258,8 +259,10 @@ class Engine(Composer):
         progress: Progress | None = None,
         budget: float | None = None,
     ) -> Counts:
-        """`build` for callers with an event loop, which goes on while the teacher is waited for. Reading the source and
-        writing the journal are done in the loop itself."""
+        """Asynchronous `build`. The event loop stays free while the build waits for the teacher.
+
+        Reading the source and writing the journal block the loop.
+        """
         with self._folder(items, out, inputs, options, fresh, progress, budget) as (feed, counts):
             if feed is not None:
                 await self.work_through(feed, out)
@@ -276,7 +279,8 @@ class Engine(Composer):
         progress: Progress | None,
         budget: float | None,
     ) -> Iterator[tuple[Feed | None, Counts]]:
-        """The open dataset folder: (what is still to be done, None where nothing is; the counts, which grow with it)."""
+        """Open the dataset folder: yield (feed of open records, None if the build is finished; counts, updated by the
+        feed)."""
         identity = {
             "sifthinker": __version__,
             "prompt_version": PROMPT_VERSION,
@@ -288,12 +292,15 @@ class Engine(Composer):
             "inputs": dict(inputs or {}),
             **(options or {}),
         }
-        if self.coordinates != "unit":  # the manifests of datasets in fractions stay as they were
+        if self.coordinates != "unit":  # manifests of datasets with unit coordinates do not change
             identity["coordinates"] = self.coordinates
             identity |= {"resizer": asdict(self.resizer)} if self.coordinates == "resized" and self.resizer else {}
         root = self.root.resolve()
         if root == out.resolve() or any(root.is_relative_to((out / name).resolve()) for name in FOLDERS):
-            raise ConfigError(f"the image folder {self.root} is where {out} would have its own files; choose another folder")
+            raise ConfigError(
+                f"the image folder {self.root} must not be {out} or one of the folders that the build writes in it. Choose "
+                "another folder"
+            )
         refuse_foreign(out)
         finished = None if fresh else finished_counts(out, identity)
         if finished is not None:
@@ -303,7 +310,7 @@ class Engine(Composer):
             return
         fresh = fresh or holds_nothing(out, identity)
         source = iter(items())
-        first = list(itertools.islice(source, 1))  # a source that cannot be read leaves the folder as it is
+        first = list(itertools.islice(source, 1))  # if the source cannot be read, the folder does not change
         make_folder(out)
         with BuildJournal(out / JOURNAL, identity, fresh) as journal:
             for folder in (out, *(out / name for name in FOLDERS)):
@@ -320,7 +327,7 @@ class Engine(Composer):
                 feed.settle()
             except EndpointError as error:
                 stopped = error
-            # The folder stays free for other settings, such as the model's right name.
+            # Without results, keep the folder free for other settings, such as the correct model name.
             unused = journal.counts.unused
             if stopped is None or not unused:
                 journal.write_out(out)
@@ -329,16 +336,16 @@ class Engine(Composer):
                     atomic_write(out / "usage.json", json.dumps(totals, indent=2) + "\n")
             if stopped is None and feed.shortage:
                 raise BudgetError(
-                    f"{feed.shortage} {journal.counts.finished} records are finished and written to {out}; "
-                    "the same command with a greater --budget goes on"
+                    f"{feed.shortage} {journal.counts.finished} records are finished and written to {out}. Run the same "
+                    "command with a higher --budget to resume"
                 )
         if stopped is not None and unused:
             (out / JOURNAL).unlink()
             raise stopped
         if stopped is not None:
             raise EndpointError(
-                f"{str(stopped).rstrip('.')}. {journal.counts.finished} records are finished and written to {out}; "
-                "the same command goes on",
+                f"{str(stopped).rstrip('.')}. {journal.counts.finished} records are finished and written to {out}. Run the "
+                "same command to resume",
                 stopped.code,
                 stopped.attempts,
                 stopped.kind,
@@ -349,7 +356,7 @@ class Engine(Composer):
             (out / JOURNAL).unlink()
 
     async def work_through(self, feed: Feed, out: Path) -> None:
-        """Work on the records of a feed in this process, `concurrency` at a time."""
+        """Process the records of a feed in this process, `concurrency` at a time."""
         pending: set[asyncio.Task[None]] = set()
         spent = copy.copy(self.usage)
 
@@ -376,9 +383,9 @@ class Engine(Composer):
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """What `example` needs of a running loop: the teacher's connections, and threads for what runs beside the loop."""
-        # A thread a core, for more would only wait for each other; but where threads wait for their turn in a model's
-        # batch, one a record.
+        """Context of `example`: open connections of the teacher, and threads for work outside the event loop."""
+        # One thread per core, because more would only wait for each other. If threads wait for a model's batch, one thread
+        # per record.
         waiting = isinstance(self.depth, ModelDepth) or isinstance(self.teacher, LocalTeacher)
         count = min(self.concurrency, _MOST_WAITING) if waiting else os.cpu_count() or 1
         with threads(count):
@@ -387,17 +394,17 @@ class Engine(Composer):
 
     @property
     def usage(self) -> Usage:
-        """What the teacher has used; all 0 for one that counts nothing."""
+        """Usage of the teacher; all 0 if it counts nothing."""
         return getattr(self.teacher, "usage", None) or Usage()
 
 
 def work_here(engine: Engine, feed: Feed, out: Path) -> None:
-    """A `Runner`: one event loop and some threads in this process."""
+    """Process records with one event loop and some threads in this process. A `Runner`."""
     run_coroutine(engine.work_through(feed, out))
 
 
 class Feed:
-    """The records that are still to be done, as long as the budget lasts, and the place where their results go."""
+    """The open records of a build, as far as the budget allows. Also takes their results."""
 
     def __init__(
         self,
@@ -411,17 +418,17 @@ class Feed:
         self._journal = journal
         self._budget = budget
         self._progress = progress
-        self._patience = patience  # outages in a row that are borne
+        self._patience = patience  # tolerated outages in a row
         self._begun = 0
         self._ended = 0
         self._exhausted = False
-        self._answered = False  # the teacher has answered a record, well or not
-        self._failures = 0  # outages and refusals since it did last
-        # Refused records, as long as nothing shows whether the fault is theirs.
+        self._answered = False  # the teacher has answered a record, correctly or not
+        self._failures = 0  # outages and refusals since the last answer
+        # Refused records, until it is clear whether the record or the server is at fault.
         self._held: list[tuple[int, Reject, Mapping[str, int]]] = []
 
     def __iter__(self) -> Iterator[tuple[int, Record | Reject]]:
-        """(number in the source, record or reject); ends early where the next record would be likely to pass the budget."""
+        """Yield (number in the source, record or reject). Ends early if the next record would probably exceed the budget."""
         for index, item in enumerate(self._items):
             if index in self._journal.done:
                 continue
@@ -432,10 +439,10 @@ class Feed:
         self._exhausted = True
 
     def take(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
-        """Take the result of one record, and what the teacher used since the result before.
+        """Take the result of one record, and the teacher's usage since the previous result.
 
         Raises:
-            EndpointError: the teacher's server has answered no record at all, or has failed too often in a row.
+            EndpointError: the teacher's server has answered no record, or has failed too often in a row.
         """
         code = result.code if isinstance(result, Reject) else ""
         if isinstance(result, Reject) and code == _REFUSED and not self._answered:
@@ -450,7 +457,7 @@ class Feed:
             self.settle()
 
     def settle(self) -> None:
-        """Take what was held back: the server answers others, or there are no others."""
+        """Take the results that were held back: the server answers other records, or there are no others."""
         while self._held:
             self._add(*self._held.pop(0))
 
@@ -464,17 +471,17 @@ class Feed:
         if self._failures >= self._patience:
             what = f"The teacher's server failed for {self._failures} records in a row."
         elif not self._answered and self._failures >= FIRST_FAILURES:
-            what = f"The teacher's server answered none of the first {self._failures} records; does this model take images?"
+            what = f"The teacher's server answered none of the first {self._failures} records. Does the model accept images?"
         else:
             return
         for _, _, used in self._held:  # these records are tried again
             self.take_usage(used)
         self._held.clear()
         words = "; ".join(last.attempts[-1]["problems"])
-        raise EndpointError(f"{what} The last, {last.source}: {words}", "gave_up", self._failures, "setup")
+        raise EndpointError(f"{what} The last error, {last.source}: {words}", "gave_up", self._failures, "setup")
 
     def take_usage(self, used: Mapping[str, int]) -> None:
-        """Take what the teacher used for records that did not end."""
+        """Take the teacher's usage for unfinished records."""
         self._journal.add_usage(used)
 
     @property
@@ -484,17 +491,18 @@ class Feed:
 
     @property
     def unpriced(self) -> bool:
-        """Whether there is a budget, but nobody knows yet what a record costs: then one at a time."""
+        """Whether there is a budget and the cost of a record is still unknown. Then records are processed one at a time."""
         return self._budget is not None and not self._journal.counts.usage.cost
 
     @property
     def shortage(self) -> str:
-        """Why records were left over, "" when none were."""
+        """Why some records were not processed; "" if all were."""
         if self._exhausted and self._begun == self._ended:
             return ""
         if self._uncounted:
-            return "The teacher's server counts no tokens, so no budget can be kept."
-        return f"The teacher cost {self._journal.counts.usage.cost:.4g} of {self._budget or 0:.4g}."
+            return "The teacher's server reports no token counts, so the budget cannot be checked. Run without --budget."
+        cost = self._journal.counts.usage.cost
+        return f"The budget does not cover another record: the teacher has cost {cost:.4g} of {self._budget or 0:.4g}."
 
     @property
     def _uncounted(self) -> bool:
@@ -502,7 +510,7 @@ class Feed:
         return bool(counts.accepted and not counts.usage.prompt_tokens + counts.usage.completion_tokens)
 
     def _affords(self, unpaid: int) -> bool:
-        """Whether so many records may still be paid, each at the mean price of those before."""
+        """Whether the budget covers this many more records, at the mean cost of the previous ones."""
         counts = self._journal.counts
         if self._budget is None:
             return True

@@ -1,7 +1,7 @@
-"""Is this dataset what it says? Every line of a finished dataset held against its images, its depths and itself.
+"""Check every line of a finished dataset against its images and its depth maps, and for consistency.
 
-Two forms are known: ours (`examples.jsonl`), and the layout of the paper's release (a JSON list with `messages`, `images`,
-`depth_image`, `normalized_solution_round`).
+Two layouts are supported: sifthinker's own (`examples.jsonl`), and that of the paper's release (a JSON list with `messages`,
+`images`, `depth_image`, `normalized_solution_round`).
 """
 
 from __future__ import annotations
@@ -39,39 +39,38 @@ from sifthinker.scoring.rewards import score_depth
 
 FINDINGS: dict[str, str] = {
     "not_json": "a line is not JSON",
-    "not_an_example": "a line has other keys than an example, or values of another kind",
-    "bad_messages": "the turns are not one of a user and one of an assistant",
-    "bad_images": "images are not one path, or two where there is depth",
+    "not_an_example": "a line has missing or unknown keys, or a value of the wrong type",
+    "bad_messages": "the messages are not one user turn and one assistant turn",
+    "bad_images": "the images are not one path, or two paths if there is depth",
     "bad_box": "a box is not four numbers in [0, 1] with an area",
     "no_box": "there is no target box",
-    "duplicate_id": "an id stands there twice",
-    "path": "a path leads outside the dataset's folder",
-    "missing_image": "an image file is not there",
+    "duplicate_id": "an id occurs twice",
+    "path": "a path leads outside the dataset folder",
+    "missing_image": "an image file is missing",
     "broken_image": "an image file cannot be read",
-    "not_plain_rgb": "an image is transparent or has more than 8 bits a channel: other trainers would see another picture",
-    "size_mismatch": "the image, its depth image and its depth map differ in size, or `resized` has another shape",
-    "bad_depth": "the depth map cannot be read, or is not in our own format",
-    "placeholder": "a text holds an image placeholder or a control token of a model",
+    "not_plain_rgb": "an image is transparent or has more than 8 bits per channel, so other trainers see another image",
+    "size_mismatch": "the image, its depth image and its depth map differ in size, or resized has another aspect ratio",
+    "bad_depth": "the depth map cannot be read, or is not in sifthinker's own format",
+    "placeholder": "a text contains an image placeholder or a control token of a model",
     "bad_chain": "the chain is not valid",
-    "other_space": "the numbers of the chain's boxes, or of target boxes, are in another space than is said",
-    "other_prompt": "the question asks for other coordinates than the chain states",
-    "mixed_coordinates": "chains state boxes in several coordinates; training takes one at a time",
-    "mixed_depth": "some examples have depth and some have none; training takes them apart",
-    "no_example": "the file holds no example",
-    "boxes_disagree": "the chain's last area is not the target boxes",
-    "depth_off": "a stated depth is more than a tenth from the depth map's mean",
-    "answer_disagrees": "the chain's answer is not the example's",
+    "other_space": "the boxes of the chain, or the target boxes, are in another space than stated",
+    "other_prompt": "the prompt asks for other coordinates than the chain uses",
+    "mixed_coordinates": "the chains use several coordinates, and training accepts only one",
+    "mixed_depth": "some examples have depth and others do not, and training does not accept a mixture",
+    "no_example": "the file contains no example",
+    "boxes_disagree": "the last area of the chain differs from the target boxes",
+    "depth_off": "a depth in the chain differs from the mean of the depth map by more than a tenth",
+    "answer_disagrees": "the answer in the chain differs from the answer of the example",
 }
 
 
-_NOT_PLAIN = "{}: trainers drop its transparency, or cut off what 8 bits a channel do not hold; save it as opaque RGB"
-_LONG = re.compile(r"\d\.\d{4,}")  # numbers with more digits than our chains have; the release's may
+_NOT_PLAIN = "{}: other trainers drop transparency and all but 8 bits per channel. Save it as opaque 8-bit RGB"
+_LONG = re.compile(r"\d\.\d{4,}")  # numbers with more decimals than a valid chain; the release has some
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing wrong with a line or a file: where, the line's id if it has one, a code of `FINDINGS`, and what was got and
-    wanted."""
+    """A fault in a line or file: place, id of the line ("" if none), code (a key of `FINDINGS` or `REJECTS`) and message."""
 
     where: str
     id: str
@@ -80,14 +79,14 @@ class Finding:
 
 
 def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None = None) -> Iterator[Finding]:
-    """Everything that is wrong with a dataset: its lines in order, then the whole; nothing when it is what it says.
+    """Yield every fault of a dataset: first of its lines in order, then of the complete file.
 
     Args:
-        path: a dataset folder, its examples file, or a JSON file of the release's layout.
-        files: whether images and depth maps are opened.
-        stats: gathers what the readable lines hold.
+        path: a dataset folder, its examples file, or a JSON file with the layout of the release.
+        files: whether to open images and depth maps.
+        stats: collects statistics of the readable lines.
     Raises:
-        RecordError: there is no such file.
+        RecordError: the file does not exist.
     """
     stats = stats if stats is not None else Stats()
     where = Path(path)
@@ -111,19 +110,17 @@ def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None =
             yield Finding(place, str(row.get("id", "")) if isinstance(row, dict) else "", code, str(error))
             continue
         if example.id in seen:
-            yield Finding(place, example.id, "duplicate_id", f"stands at {seen[example.id]} already")
+            yield Finding(place, example.id, "duplicate_id", f"the id is already used at {seen[example.id]}")
         seen.setdefault(example.id, place)
         spaces[example.coordinates] += 1
         depths["no depth" if example.depth is None else "depth"] += 1
         yield from _check_example(example, where.parent, place, files, stats)
     if not number:
-        yield Finding(where.name, "", "no_example", "the file is empty, or its lines are blank")
+        yield Finding(where.name, "", "no_example", "the file is empty or has only blank lines")
     if len(spaces) > 1:
-        yield Finding(
-            where.name, "", "mixed_coordinates", f"chains state boxes in {counts_in_words(spaces)}; train them apart"
-        )
+        yield Finding(where.name, "", "mixed_coordinates", f"chains use {counts_in_words(spaces)}. Train them separately")
     if len(depths) > 1:
-        yield Finding(where.name, "", "mixed_depth", f"examples have {counts_in_words(depths)}; train RGB-only data apart")
+        yield Finding(where.name, "", "mixed_depth", f"examples have {counts_in_words(depths)}. Train them separately")
 
 
 def _check_example(example: Example, folder: Path, place: str, files: bool, stats: Stats) -> Iterator[Finding]:
@@ -133,12 +130,13 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
     depth: DepthMap | None = None
     size: tuple[int, int] | None = None
     if len(example.images) != 1 + (example.depth is not None):
-        yield finding("bad_images", f"{len(example.images)} images {'with' if example.depth else 'without'} a depth map")
+        expected = "1 image without a depth map" if example.depth is None else "2 images with a depth map"
+        yield finding("bad_images", f"expected {expected}, got {len(example.images)}")
     if files:
         sizes = {}
         for file in example.images:
             try:
-                image, alike = check_image(inside(folder, file))  # whole: a header says nothing of what is cut off
+                image, alike = check_image(inside(folder, file))  # decode it: the header does not show a truncated file
                 sizes[file] = image.size
                 if not alike:
                     yield finding("not_plain_rgb", _NOT_PLAIN.format(file))
@@ -156,39 +154,40 @@ def _check_example(example: Example, folder: Path, place: str, files: bool, stat
         if len(set(sizes.values())) > 1:
             yield finding("size_mismatch", "; ".join(f"{file} is {w}×{h}" for file, (w, h) in sizes.items()))
     if size is not None and example.resized is not None and not _resized_from(size, example.resized):
-        yield finding("size_mismatch", f"{example.images[0]} is {'×'.join(map(str, size))}, resized {example.resized}")
+        yield finding("size_mismatch", f"{example.images[0]} is {'×'.join(map(str, size))}, but resized {example.resized}")
     for name, text in (("question", example.prompt), ("answer", example.answer), ("chain", example.chain)):
         token = find_placeholder(text)
         if token:
-            yield finding("placeholder", f"the {name} holds {token}, which trainers read as an image or the end of a turn")
+            yield finding("placeholder", f"the {name} contains {token}, which trainers read as an image or end of turn")
     asked, found = asked_coordinates(example.prompt), list(_check_chain(example, depth, size))
-    # Where the line is wrong about its chain, the prompt may well be right.
+    # If the line states wrong coordinates for its chain, the prompt may be correct.
     if asked not in (None, example.coordinates) and "other_space" not in dict(found):
-        yield finding("other_prompt", f"it asks for coordinates {asked}, but coordinates is {example.coordinates!r}")
+        yield finding("other_prompt", f"the prompt asks for {asked}, but coordinates is {example.coordinates!r}")
     yield from (finding(code, message) for code, message in found)
     stats.add(example.dataset, example.family, example.boxes, example.chain, size, example.frame)
 
 
-_GREATEST_FACTOR = 32  # to whose multiples a Qwen-VL processor resizes; 28 before Qwen3-VL
+_GREATEST_FACTOR = 32  # Qwen-VL processors resize to multiples of 32; 28 before Qwen3-VL
 
 
 def _resized_from(size: tuple[int, int], resized: tuple[int, int]) -> bool:
-    """Whether an image of one (width, height) may have been resized to the other, its shape kept but for rounding.
+    """Whether an image of one (width, height) can have been resized to the other with its shape kept, except for rounding.
 
-    Both sides are rounded to multiples of a factor, so each is less than the factor from the same multiple of what it was.
+    Both sides are rounded to multiples of a factor, so each differs by less than the factor from the same multiple of the
+    original.
     """
     (width, height), (new_width, new_height) = size, resized
     factor = min(math.gcd(new_width, new_height), _GREATEST_FACTOR)
-    if (width - height) * (new_width - new_height) < 0:  # one is upright and the other lies
+    if (width - height) * (new_width - new_height) < 0:  # one is portrait and the other landscape
         return False
     return abs(new_width * height - new_height * width) <= factor * (width + height)
 
 
-_SAME = 0.95  # hierarchical IoU from which a last area is the target boxes but for rounding
+_SAME = 0.95  # from this hierarchical IoU, the last area equals the target boxes except for rounding
 
 
 def _fitting(example: Example, size: tuple[int, int] | None) -> str:
-    """In which other space the chain's last area is the target boxes, in words; "" where in none."""
+    """Return the other space in which the chain's last area equals the target boxes, in words; "" if none."""
     frames = {"fractions of the image (unit)": UNIT, "whole numbers from 0 to 1000 (per_mille)": Frame("per_mille")}
     if size is not None:
         with contextlib.suppress(BoxError):  # too narrow to be resized
@@ -212,30 +211,30 @@ def _check_chain(example: Example, depth: DepthMap | None, size: tuple[int, int]
     fits = _fitting(example, size) if agreement < _SAME else ""
     if looks or fits:
         words = [f"most boxes of the chain look like {looks}"] if looks else []
-        words += [f"its last area is the target boxes in {fits}"] if fits else []
+        words += [f"its last area equals the target boxes in {fits}"] if fits else []
         yield "other_space", f"coordinates is {example.coordinates!r}, but {', and '.join(words)}"
     if problems and not (looks and problems[0].code in ("box_range", "number_form")):
         yield "bad_chain", str(problems[0])
     if reading.areas and agreement < 0.999 and not fits:
-        yield "boxes_disagree", f"hierarchical IoU of the last area with the target boxes is {agreement:.3f}"
+        yield "boxes_disagree", f"the hierarchical IoU of the last area and the target boxes must be 1, got {agreement:.3f}"
     if depth is not None and reading.areas and not fits:
         score = score_depth(reading, depth)
         if score.value is not None and score.value < 1:
-            yield "depth_off", f"{1 - score.value:.0%} of the stated depths are more than a tenth off"
+            yield "depth_off", f"{1 - score.value:.0%} of the depths differ from the depth map by more than a tenth"
     if reading.answer is not None and judge(reading.answer, example.answer, example.choices).score < 1:
-        yield "answer_disagrees", f"the chain says {reading.answer!r}, the example {example.answer!r}"
+        yield "answer_disagrees", f"the answer must be {example.answer!r}, got {reading.answer!r} in the chain"
 
 
 def _image_fault(error: RecordError | ImageError) -> str:
-    """The code of what is wrong with an image or its path."""
+    """Return the code of a fault in an image or its path."""
     return "path" if isinstance(error, RecordError) else error.code
 
 
 def _check_release(path: Path, files: bool, stats: Stats) -> Iterator[Finding]:
-    """The release's layout. Its areas may state more digits than ours; what is checked is what training reads."""
+    """Check the layout of the release. Its areas can have more decimals; the check uses the numbers that training reads."""
     rows = read_json(path)
     if not isinstance(rows, list):
-        raise RecordError(f"{path}: wanted a JSON list, got {type(rows).__name__}", "not_json")
+        raise RecordError(f"{path}: expected a JSON list, got {type(rows).__name__}", "not_json")
     if not rows:
         yield Finding(path.name, "", "no_example", "the list is empty")
     for index, row in enumerate(rows):
@@ -250,12 +249,13 @@ def _check_release_row(row: Mapping[str, Any], folder: Path, place: str, files: 
     identity = str(row.get("id", ""))
     roles = [message["role"] for message in row["messages"] if message["role"] != "system"]
     if roles != ["user", "assistant"]:
-        yield Finding(place, identity, "bad_messages", f"roles are {roles}")
+        yield Finding(place, identity, "bad_messages", f"roles must be user and assistant, got {roles}")
         return
     asked, chain = (message["content"] for message in row["messages"] if message["role"] != "system")
     images = [*row["images"]]
     if asked.count("<image>") not in (0, len(images)):
-        yield Finding(place, identity, "bad_images", f"{asked.count('<image>')} places for {len(images)} images")
+        places = asked.count("<image>")
+        yield Finding(place, identity, "bad_images", f"the prompt has {places} image placeholders for {len(images)} images")
     size: tuple[int, int] | None = None
     for file in [*images, *([row["depth_image"]] if row.get("depth_image") else [])] if files else []:
         try:
@@ -270,25 +270,25 @@ def _check_release_row(row: Mapping[str, Any], folder: Path, place: str, files: 
     areas = find_regions(chain, with_depth=True) or find_regions(chain, with_depth=False)
     looks = other_coordinates(chain)
     if looks:
-        yield Finding(place, identity, "other_space", f"wanted fractions, but most boxes of the chain look like {looks}")
+        yield Finding(place, identity, "other_space", f"expected fractions, but most boxes of the chain look like {looks}")
     if find_answer(chain) is None or (not areas and not looks):
-        yield Finding(place, identity, "bad_chain", "no area or no answer can be read")
+        yield Finding(place, identity, "bad_chain", "the chain has no readable area or no answer")
     regions: list[Region] = []
     try:
         regions = _release_regions(row.get("normalized_solution_round"))
     except RecordError as error:
         yield Finding(place, identity, error.code, f"normalized_solution_round.bbox_3d: {error}")
     if regions and areas and hierarchical_iou(region_boxes(areas[-1]), region_boxes(regions)) < 0.9:
-        yield Finding(place, identity, "boxes_disagree", "the chain's last area is not the solution's boxes")
+        yield Finding(place, identity, "boxes_disagree", "the last area of the chain differs from the boxes of the solution")
     stats.add(str(row.get("dataset", "unknown")), "", [region.box for region in regions], chain, size)
 
 
 def _release_regions(solution: Any) -> list[Region]:
-    """The boxes of `normalized_solution_round`: `bbox_3d` of one region or several, each x1, y1, x2, y2, depth.
+    """Return the boxes of `normalized_solution_round`: `bbox_3d` of one or several regions, each x1, y1, x2, y2, depth.
 
     Raises:
-        BoxError: other than five finite numbers.
-        RecordError: no box, or one that is not fractions of the image; its code is one of `FINDINGS`.
+        BoxError: a box is not five finite numbers.
+        RecordError: there is no box, or a box is not fractions of the image. Its code is one of `FINDINGS`.
     """
     entries = solution if isinstance(solution, list) else [solution]
     regions = []
@@ -296,7 +296,7 @@ def _release_regions(solution: Any) -> list[Region]:
         found = entry.get("bbox_3d") if isinstance(entry, Mapping) else None
         for numbers in found if isinstance(found, list) and found and isinstance(found[0], list) else [found]:
             if not isinstance(numbers, list) or len(numbers) != 5 or not all(math.isfinite(float(n)) for n in numbers):
-                raise BoxError(f"bbox_3d wants x1, y1, x2, y2, depth; got {str(numbers)[:80]}")
+                raise BoxError(f"bbox_3d must be x1, y1, x2, y2, depth, got {str(numbers)[:80]}")
             x1, y1, x2, y2, depth = map(float, numbers)
             looks, _ = other_space([[x1, y1, x2, y2]], "unit")
             if looks:
@@ -306,5 +306,5 @@ def _release_regions(solution: Any) -> list[Region]:
             except ChainError as error:
                 raise RecordError(str(error), "bad_box") from None
     if not regions:
-        raise RecordError("names no box", "no_box")
+        raise RecordError("there is no box", "no_box")
     return regions

@@ -1,4 +1,4 @@
-"""One record → one example: depth, focus path, teacher's words, checked chain."""
+"""Build one example from one record: depth, focus path, teacher's words, checked chain."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from sifthinker.records import Example, Record, Reject
 
 @dataclass(frozen=True, slots=True)
 class Composer:
-    """Turns a record into an example.
+    """Builds examples from records.
 
     Args:
         root: image root.
-        depth: where depth comes from.
-        teacher: who explains the focus paths.
-        expansion: settings of the reverse expansion; its decimals are also the chain's.
+        depth: depth source.
+        teacher: explains the focus paths.
+        expansion: settings of the reverse expansion. The chain uses the same decimals.
         seed: random seed of the focus paths.
         exclude: SHA-256 hashes of image files that must not be used.
-        coordinates: what chains and prompts state boxes in, see `coordinates.Frame`.
-        resizer: for `resized`, what the processor of the model to be trained makes of an image.
+        coordinates: box coordinates in chains and prompts, see `coordinates.Frame`.
+        resizer: for `resized`, the resizer of the model to be trained.
     Raises:
-        ConfigError: `resized` without a resizer.
+        ConfigError: the coordinates are `resized` and there is no resizer.
     """
 
     root: Path
@@ -53,11 +53,11 @@ class Composer:
 
     def __post_init__(self) -> None:
         if self.coordinates == "resized" and self.resizer is None:
-            raise ConfigError("coordinates resized need a resizer: Resizer.of_model(name of the model to be trained)")
+            raise ConfigError("coordinates resized needs a resizer. Pass Resizer.of_model(name of the model to be trained)")
 
     async def example(self, record: Record, out: Path) -> Example | Reject:
-        """One record's example, its images written below `out`, or the reject that says why not."""
-        # Files, decoding and PNGs in threads: most of that work runs beside the event loop.
+        """Return the example of a record and write its images below `out`, or return a reject with the reason."""
+        # Read, decode and write files in threads, so most of that work runs outside the event loop.
         prepared = await in_thread(self._prepare, record)
         if isinstance(prepared, Reject):
             return prepared
@@ -66,22 +66,22 @@ class Composer:
         return await in_thread(self._compose, prepared, explanation, out)
 
     def _prepare(self, record: Record) -> _Prepared | Reject:
-        """Everything that comes before the teacher."""
+        """Do all work that comes before the teacher."""
         try:
             source = inside(self.root, record.image)
             data = _read(source)
             digest = sha256(data)
             if digest in self.exclude:
-                raise RecordError(f"{record.image} has the content of an excluded image, SHA-256 {digest}", "excluded")
+                raise RecordError(f"the content of {record.image} is excluded, SHA-256 {digest}", "excluded")
             image, as_it_is = decode_image(source, data)
             if record.size is not None and not same_shape(record.size, image.size):
                 raise RecordError(
-                    f"the source says {record.size[0]}×{record.size[1]}, {record.image} is "
-                    f"{image.width}×{image.height}; is it the right image?",
+                    f"{record.image} must have the shape {record.size[0]}×{record.size[1]} as stated by the source, got "
+                    f"{image.width}×{image.height}. Check that it is the right image",
                     "size_mismatch",
                 )
             depth = self.depth.read(record, self.root, image)
-            depth = depth and depth.rounded()  # as the dataset will hold it, and rewards measure it
+            depth = depth and depth.rounded()  # as stored in the dataset and measured by rewards
             frame = self._frame(image.size)
             path = expand(record, seed=self.seed, settings=self.expansion, frame=frame)
             foci, digits = _state_depths(path, depth, self.expansion.decimals, frame)
@@ -90,12 +90,12 @@ class Composer:
         except DepthError as error:
             return Reject(record.source, record.id, "bad_depth", f"{record.source}: {error}")
         if depth is not None:
-            depth.release()  # the teacher may take long
+            depth.release()  # the teacher may take a long time
         suffix = source.suffix.lower() if as_it_is else ".png"
         return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, foci, digits, frame)
 
     def _frame(self, size: tuple[int, int]) -> Frame:
-        """What the chain about an image of that (width, height) states boxes in."""
+        """Return the frame of the chain for an image of this (width, height)."""
         if self.resizer is None or self.coordinates != "resized":
             return UNIT if self.coordinates == "unit" else Frame(self.coordinates)
         try:
@@ -104,13 +104,13 @@ class Composer:
             raise ImageError(f"coordinates resized: {error}", "too_narrow") from None
 
     def _compose(self, prepared: _Prepared, explanation: Explanation, out: Path) -> Example | Reject:
-        """The example of an explained record; its images are written."""
+        """Return the example of an explained record and write its images."""
         record, depth = prepared.record, prepared.depth
         attempts = tuple(attempt.to_json() for attempt in explanation.attempts)
         if explanation.thoughts is None:
             last = explanation.attempts[-1]
             code = last.codes[0]
-            what = "" if code in ("endpoint", "refused_request") else "the teacher's reply cannot be used: "
+            what = "" if code in ("endpoint", "refused_request") else "unusable reply of the teacher: "
             reason = f"{record.source}: {what}{'; '.join(last.problems)}"
             if code in ADVICE:
                 reason += f"; {ADVICE[code]}"
@@ -122,9 +122,9 @@ class Composer:
             chain = render_chain(written, decimals=decimals, depth_decimals=prepared.depth_decimals, frame=frame)
             problems = check_chain(chain, with_depth=depth is not None, frame=frame)
         except ChainError as error:
-            return Reject(record.source, record.id, "bad_chain", f"{record.source}: no chain can be made: {error}", attempts)
+            return Reject(record.source, record.id, "bad_chain", f"{record.source}: cannot build a chain: {error}", attempts)
         if problems:
-            reason = f"{record.source}: the composed chain is not valid: {problems[0]}"
+            reason = f"{record.source}: the chain is not valid: {problems[0]}"
             return Reject(record.source, record.id, "bad_chain", reason, attempts)
 
         images = [_keep_image(prepared, out / "images")]
@@ -168,8 +168,10 @@ class Composer:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A record with all that its chain is made of but words; `data` is its file's content, None where the file may not be
-    kept, see `decode_image`."""
+    """A record with everything for its chain except the words.
+
+    `data` is the content of its image file; None if the file must be converted, see `decode_image`.
+    """
 
     record: Record
     suffix: str
@@ -186,18 +188,19 @@ class _Prepared:
 def _state_depths(
     path: FocusPath, depth: DepthMap | None, decimals: int, frame: Frame
 ) -> tuple[tuple[tuple[Region, ...], ...], int]:
-    """The regions of a focus path with depths that earn the depth reward, and with how many decimals these are stated: as
-    few as boxes have, where that is exact enough.
+    """Return the regions of a focus path with depths that earn the depth reward, and the decimals of these depths.
+
+    Depths have as many decimals as boxes if that is exact enough, else more.
 
     Raises:
-        RecordError: a region has no depth at all (`depth_hole`), or one that 3 decimals cannot state (`depth_too_near`).
+        RecordError: a region has no depth reading (`depth_hole`), or 3 decimals cannot state its depth (`depth_too_near`).
     """
     regions = [tuple(Region.within(frame, box) for box in focus.boxes) for focus in path]
     if depth is None:
         return tuple(regions), decimals
     truths = [depth.mean(region_boxes(area)) for area in regions]
     if any(np.isnan(means).any() for means in truths):
-        raise RecordError("a region of the focus path has no depth at all (sensor holes)", "depth_hole")
+        raise RecordError("a region of the focus path has no depth reading (all pixels are holes)", "depth_hole")
     for digits in range(decimals, DECIMALS + 1):
         stated = [[round(max(mean, LEAST_DEPTH), digits) for mean in means.tolist()] for means in truths]
         if all(agrees(depths, means).all() for depths, means in zip(stated, truths, strict=True)):
@@ -207,8 +210,8 @@ def _state_depths(
             )
             return tuple(foci), digits
     raise RecordError(
-        f"a region of the focus path is so near that no depth with {DECIMALS} decimals is within a tenth of the true one, "
-        "so its chain would miss the depth reward",
+        f"a region of the focus path is so near that no depth with {DECIMALS} decimals is within a tenth of the true mean, "
+        "so its chain would not earn the depth reward",
         "depth_too_near",
     )
 
@@ -223,7 +226,7 @@ def _read(path: Path) -> bytes:
 
 
 def _keep_image(prepared: _Prepared, folder: Path) -> str:
-    """Keep the file of an image that looks the same everywhere; any other is written as PNG, see `decode_image`."""
+    """Copy the file of an image that all programs decode alike. Write any other image as PNG, see `decode_image`."""
     target = folder / f"{prepared.digest[:24]}{prepared.suffix}"
     if not target.is_file():
         data = prepared.data
@@ -236,7 +239,7 @@ def _keep_image(prepared: _Prepared, folder: Path) -> str:
 
 
 def _keep_depth(depth: DepthMap, out: Path) -> tuple[str, str]:
-    """(exact map, picture for models), relative to the dataset; one file where 8 bits hold all of the map."""
+    """Return the paths of the (exact map, image for models) in the dataset; one file if 8 bits are exact."""
     name = f"{depth.digest()[:24]}.png"
     truth = f"depth/{name}"
     if not (out / truth).is_file():

@@ -1,4 +1,4 @@
-"""Where an image's depth comes from: a file beside it, a depth model, or nowhere (RGB only)."""
+"""Depth sources: files beside the images, a depth model, or no depth (RGB only)."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from sifthinker.literals import Encoding, Near
 from sifthinker.models import model_source
 from sifthinker.records import Record
 
-# Tried in this order beside `street.jpg` when a record names no depth file.
+# Suffixes tried in this order, beside the image, if a record has no depth file.
 BESIDE = tuple(f".depth{suffix}" for suffix in (".png", ".npy", ".npz", ".tiff", ".tif", ".pfm"))
 
 
 class DepthSource(Protocol):
-    """Gives the depth of a record's image, or None for RGB-only work. `name` goes into the provenance."""
+    """Returns the depth of a record's image, or None for RGB-only data. `name` goes into the provenance."""
 
     name: str
 
     def read(self, record: Record, root: Path, image: Image.Image) -> DepthMap | None:
-        """
+        """Return the depth of an image.
+
         Args:
-            record: names the depth file, if it has one.
+            record: the record; may have the path of a depth file.
             root: image root.
-            image: upright RGB.
+            image: upright RGB image.
         Returns:
             A map of the image's size, or None.
         Raises:
-            DepthError: the depth is missing, broken, or of another size.
+            DepthError: the depth is missing, broken, or differs in size from the image.
         """
         ...
 
 
 class NoDepth:
-    """RGB only: prompts, chains and rewards leave depth out."""
+    """RGB only: prompts, chains and rewards have no depth."""
 
     name = "none"
 
@@ -53,14 +54,14 @@ class NoDepth:
 
 
 class GivenDepth:
-    """Depth files that exist: the one a record names, else `<stem>.depth.png` (or one of `BESIDE`) beside the image.
+    """Existing depth files: the file in the record, else `<stem>.depth.png` (or one of `BESIDE`) beside the image.
 
     Args:
-        encoding: what the numbers in the files are, see `DepthMap.read`.
+        encoding: meaning of the numbers in the files, see `DepthMap.read`.
         near: which end of them is near.
         holes: values that stand for "no reading".
     Raises:
-        DepthError: settings that no file can be read by.
+        DepthError: the settings contradict each other.
     """
 
     def __init__(self, encoding: Encoding = "auto", near: Near | None = None, holes: Sequence[float] = ()) -> None:
@@ -85,25 +86,25 @@ class GivenDepth:
             if path.is_file():
                 return path
         raise DepthError(
-            f"{record.image}: no depth file: the record names none and there is no {stem.name}{BESIDE[0]} beside the "
-            "image; make one, name a depth model with --depth MODEL, or work in RGB with --depth none"
+            f"{record.image}: no depth file: the record has none, and there is no {stem.name}{BESIDE[0]} beside the image. "
+            "Make one, use a depth model with --depth MODEL, or use RGB only with --depth none"
         )
 
 
 class ModelDepth:
-    """A transformers depth-estimation model, for instance `depth-anything/Depth-Anything-V2-Small-hf`.
+    """A transformers depth-estimation model, for example `depth-anything/Depth-Anything-V2-Small-hf`.
 
-    Its output is taken as disparity, near high, as Depth Anything's is, and scaled to [0, 1] for each image.
+    Its output is read as disparity (high is near), as of Depth Anything, and scaled to [0, 1] for each image.
 
     Args:
         model: folder or Hugging Face name.
-        cache: folder for finished maps, keyed by model and image content.
+        cache: folder for finished maps, by model and image content.
         near: which end of the model's output is near; `low` for models that predict distance.
-        device: torch device; the GPU if there is one by default.
-        batch_size: images at once; 16 on a GPU and 1 on a CPU by default. Batches are always full, if need be with copies,
-            so that a map does not depend on what shares its batch.
+        device: torch device; by default the GPU, if there is one.
+        batch_size: images per batch; by default 16 on a GPU and 1 on a CPU. Batches are always full, if necessary with
+            copies, so a map does not depend on the other images in its batch.
     Raises:
-        ModelError: there is no such model, or it cannot be loaded.
+        ModelError: the model does not exist or cannot be loaded.
     """
 
     def __init__(
@@ -117,10 +118,10 @@ class ModelDepth:
     ) -> None:
         try:
             model_source(model)
-        except ModelError:  # told before the first record, not after minutes of asking the hub
+        except ModelError:  # report this before the first record, not after minutes of Hub requests
             raise ModelError(
-                f"{model}: neither a depth file nor a depth model; wanted a folder with config.json, or a name like "
-                "depth-anything/Depth-Anything-V2-Small-hf"
+                f"depth {model}: no such depth model. Set given, none, a folder with config.json, or a Hugging Face name "
+                "such as depth-anything/Depth-Anything-V2-Small-hf"
             ) from None
         self.name = model
         self._near = near
@@ -134,7 +135,7 @@ class ModelDepth:
         return self.estimate(image)
 
     def estimate(self, image: Image.Image) -> DepthMap:
-        """Depth of an upright RGB image at its own size, from the cache if it is there; threads share batches."""
+        """Return the depth of an upright RGB image at its own size, from the cache if possible. Threads share batches."""
         file = self._cache_file(image)
         if file is not None and file.is_file():
             return DepthMap.read(file, encoding="sif")
@@ -144,7 +145,7 @@ class ModelDepth:
         return found
 
     def _cache_file(self, image: Image.Image) -> Path | None:
-        """Where the map of an image is kept; None without a cache."""
+        """Return the cache file of an image; None without a cache."""
         if self._cache is None:
             return None
         key = sha256(f"{self.name}\0{self._near}\0{image.size}\0".encode() + image.tobytes())
@@ -155,7 +156,7 @@ class ModelDepth:
 
         processor, model = self._load()
         full = self._batch_size or (16 if model.device.type == "cuda" else 1)
-        # Processors that keep the aspect make pictures of many sizes; one batch holds one.
+        # Processors that keep the aspect ratio make images of many sizes. A batch has one size.
         groups: dict[tuple[int, ...], list[int]] = {}
         pixels = [processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
         for index, one in enumerate(pixels):
@@ -171,7 +172,7 @@ class ModelDepth:
                 found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
                 for index, item in zip(batch, found, strict=False):
                     raw = item["predicted_depth"].float().cpu().numpy().astype(np.float64)
-                    # Rounded, so that a map is the same whether it comes from the cache or not.
+                    # Rounded, so a map is the same with and without the cache.
                     maps[index] = DepthMap.from_metric(-raw if self._near == "high" else raw).rounded()
         return [maps[index] for index in range(len(images))]
 
@@ -192,14 +193,14 @@ class ModelDepth:
 
 
 def make_depth(settings: BuildSettings, *, cache: str | os.PathLike[str] | None = None) -> DepthSource:
-    """The depth source that settings name.
+    """Return the depth source of some settings.
 
     Args:
-        settings: `depth`, and how depth files are read.
+        settings: `depth`, and the settings for reading depth files.
         cache: folder for the maps of a depth model.
     Raises:
-        DepthError: settings that no depth file can be read by.
-        ModelError: there is no such depth model.
+        DepthError: the settings contradict each other.
+        ModelError: the depth model does not exist.
     """
     if settings.depth == "none":
         return NoDepth()
@@ -209,9 +210,9 @@ def make_depth(settings: BuildSettings, *, cache: str | os.PathLike[str] | None 
 
 
 def given_depth(settings: DepthFiles) -> GivenDepth:
-    """Depth files, read as settings say.
+    """Return the depth source for depth files, with the settings for reading them.
 
     Raises:
-        DepthError: settings that no file can be read by.
+        DepthError: the settings contradict each other.
     """
     return GivenDepth(settings.depth_encoding, settings.depth_near, settings.depth_hole)

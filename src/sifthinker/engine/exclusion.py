@@ -1,8 +1,8 @@
-"""Images that must not be used: lists of names or SHA-256 hashes as common tools print them, and folders of images.
+"""Excluded images: lists of names or SHA-256 hashes as common tools print them, and folders of images.
 
-A list is text, one name or hash a line, or a JSON list of texts. A line that holds a SHA-256 hash excludes by content,
-whatever stands beside the hash; any other line excludes by name. Names agree when one is the tail of the other, component by
-component: `bench/b.png` names `photos/bench/b.png`, and `/data/photos/bench/b.png` names `bench/b.png`.
+A list is text with one name or hash per line, or a JSON list of texts. A line with a SHA-256 hash excludes by content,
+whatever else is on the line. Any other line excludes by name. Names match if one is the tail of the other, component by
+component: `bench/b.png` matches `photos/bench/b.png`, and `/data/photos/bench/b.png` matches `bench/b.png`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sifthinker.errors import ConfigError, RecordError
 from sifthinker.images import BROKEN_IMAGE
 from sifthinker.records import shown
 
-_ENCODINGS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
+_ENCODINGS = (  # UTF-32 first, because its little-endian mark starts with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -36,16 +36,16 @@ _ENCODINGS = (  # UTF-32 first: its little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-# A hash stands alone or between blanks, quotes, commas and the signs that tools put before it. `5e6d….png` is a name.
+# A hash is alone or between blanks, quotes, commas and the signs that tools put before it. `5e6d….png` is a name.
 _SHA256 = re.compile(r"""(?:^\\|(?<![^\s"',;:=]))[0-9a-f]{64}(?![^\s"',;])""", re.IGNORECASE)
-# Hashes of other lengths, where md5sum, `openssl dgst`, certutil or PowerShell put them.
+# Hashes of other lengths, in the output of md5sum, `openssl dgst`, certutil or PowerShell.
 _OTHER_HASH = re.compile(
     r"""\\?(?:["']?(?:SHA|MD|BLAKE|Hash)[\w-]*["']?(?:\s*\(.*\)\s*=\s*|[\s:=,]+))?"""
     r"""["']?(?=[0-9]*[a-f])(?P<digits>[0-9a-f]{24,})(?:\.\.\.|…)?["']?(?:[\s,;].*)?""",
     re.IGNORECASE,
 )
 _ALGORITHMS = {32: "MD5", 40: "SHA-1", 56: "SHA-224", 96: "SHA-384", 128: "SHA-512"}
-# What stands around names and hashes: comments, the brackets of JSON, headings of certutil and PowerShell.
+# Lines without names and hashes: comments, the brackets of JSON, headings of certutil and PowerShell.
 _FRAME = re.compile(
     r"""#+(?:\s.*)?|[\[\]]|[-\s]+|SHA-?256 hash of .*:"""
     r"""|CertUtil: .*|"?Algorithm"?[\s,]+"?Hash"?.*|Algorithm\s+: \S+|Path\s+: .*""",
@@ -56,8 +56,8 @@ _IMAGE_NAME = re.compile(
     r".*\.(?:jpe?g|jpe|jfif|png|apng|webp|gif|bmp|dib|tiff?|jp2|jpx|avif|heic|heif|ppm|pgm|pbm|pnm|tga|ico|dds|qoi)[\"',]*",
     re.IGNORECASE,
 )
-_SPACED_HASH = re.compile(r"(?:[0-9a-f]{2} ){31}[0-9a-f]{2}", re.IGNORECASE)  # older certutils print bytes apart
-_OCTAL = re.compile(rb"\\([2-3][0-7]{2})")  # git's and `ls -b`'s for bytes that are not ASCII
+_SPACED_HASH = re.compile(r"(?:[0-9a-f]{2} ){31}[0-9a-f]{2}", re.IGNORECASE)  # older versions of certutil separate the bytes
+_OCTAL = re.compile(rb"\\([2-3][0-7]{2})")  # escapes of git and `ls -b` for bytes that are not ASCII
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://[^/]*")
 _DRIVE = re.compile(r"^[A-Za-z]:(?=/)")
@@ -78,7 +78,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A listed name in the one form that names are compared in: components with `/` between, Unicode in NFC."""
+    """A listed name, normalised for comparison: components separated by `/`, Unicode in NFC."""
 
     key: str
     absolute: bool
@@ -86,14 +86,14 @@ class _Name:
 
 
 class Excluded:
-    """Images that must not be used. Looking one up takes the same time however long the lists are.
+    """Excluded images. The lookup time does not depend on the length of the lists.
 
     Args:
         places: text lists, JSON lists, and folders of images.
-        root: image folder. A name may begin above it (`photos/bench/b.png` where the root is `photos`).
+        root: image folder. A name may start above it (`photos/bench/b.png` for the root `photos`).
     Raises:
-        RecordError: a list or folder is missing, or is no text.
-        ConfigError: a line holds a hash that is not SHA-256.
+        RecordError: a list or folder is missing, or a list is not text.
+        ConfigError: a line contains a hash that is not SHA-256.
     """
 
     def __init__(self, places: Sequence[Path], root: Path) -> None:
@@ -122,20 +122,20 @@ class Excluded:
 
     @property
     def names(self) -> frozenset[str]:
-        """The listed names, as they are compared; of a folder with a `/` at its end."""
+        """Listed names, normalised for comparison. A folder ends in `/`."""
         return frozenset(self._names)
 
     @property
     def hashes(self) -> frozenset[str]:
-        """SHA-256 hashes of image files, listed or of the images in the folders."""
+        """SHA-256 hashes of excluded image files, from the lists and from the images in the folders."""
         return frozenset(self._hashed)
 
     def find(self, image: str, written: str = "") -> Line | None:
-        """The first line that names an image.
+        """Return the first line whose name matches an image, or None.
 
         Args:
             image: path relative to the root, with `/` or backslashes.
-            written: the path as its source writes it, relative to a folder of the source's own below the root.
+            written: path as written in the source, relative to the source's own folder below the root.
         """
         if not self._lines:
             return None
@@ -151,16 +151,16 @@ class Excluded:
                     found += self._folders.get("/".join(whole[start:end]), ())
         found += self._with_tail(len(inside)).get(key, ())
         own = _key(written)
-        if own != key and "/" in own:  # a bare file name would be that of every source
+        if own != key and "/" in own:  # a bare file name could belong to any source
             found += self._with_tail(own.count("/") + 1).get(own, ())
         self._matched.update(found)
         return self._lines[min(found)] if found else None
 
     def match(self, rejects: Iterable[Mapping[str, Any]]) -> None:
-        """Take note of the lines by whose hash images were excluded.
+        """Record which lines excluded images by their hash.
 
         Args:
-            rejects: rows of a build's `rejects.jsonl`; those that were excluded by content state the hash.
+            rejects: rows of a build's `rejects.jsonl`. Rows excluded by content contain the hash.
         """
         for row in rejects:
             if row["code"] == "excluded":
@@ -168,15 +168,15 @@ class Excluded:
                     self._matched.update(self._hashed.get(digest, ()))
 
     def warnings(self, rejects: Iterable[Mapping[str, Any]] = ()) -> list[str]:
-        """What a user should know once every image has been looked up.
+        """Return warnings for the user, after all images have been looked up.
 
         Args:
-            rejects: see `match`, which is done first.
+            rejects: see `match`, which is called first.
         """
         self.match(rejects)
-        said = [f"exclude folder {place} holds no image" for place in self._empty]
+        said = [f"exclude folder {place} contains no image" for place in self._empty]
         taken = Counter(line.place for line in self._lines)
-        said += [f"exclude list {place} names no image and holds no hash" for place in self._lists if not taken[place]]
+        said += [f"exclude list {place} contains neither a name nor a hash" for place in self._lists if not taken[place]]
         unmatched: dict[Path, list[Line]] = {}
         for line in self.unmatched():
             unmatched.setdefault(line.place, []).append(line)
@@ -184,13 +184,13 @@ class Excluded:
             named = ", ".join(f"line {line.number} {shown(line.text)}" for line in lines[:_QUOTED])
             others = _ranges([line.number for line in lines[_QUOTED:]])
             said.append(
-                f"exclude list {place}: {len(lines):,} of {taken[place]:,} lines matched no image: {named}"
+                f"exclude list {place}: {len(lines):,} of {taken[place]:,} lines match no image: {named}"
                 + f"; also {others}" * bool(others)
             )
         return said
 
     def unmatched(self) -> Iterator[Line]:
-        """The lines that named none of the images looked up so far; those with a hash once `match` has been called."""
+        """Yield the lines that matched no image so far. Lines with a hash count after `match` has been called."""
         return (line for index, line in enumerate(self._lines) if index not in self._matched)
 
     def _take(self, line: Line) -> None:
@@ -211,11 +211,11 @@ class Excluded:
             length = len(other["digits"])
             kind = _ALGORITHMS.get(length, "cut off?")
             raise ConfigError(
-                f"{line}: {other['digits'][:16]}… is a hash of {length} hex digits ({kind}); wanted SHA-256, 64 digits, as "
-                "`sha256sum FILES` prints it, or the file's name; a file that has this very name is written ./NAME"
+                f"{line}: expected a SHA-256 hash (64 hex digits, see `sha256sum FILES`) or a file name, got "
+                f"{other['digits'][:16]}…, {length} hex digits ({kind}). If it is a file name, write ./NAME"
             )
         if text.startswith("{") and (text == "{" or text.endswith(("}", "},"))):
-            raise ConfigError(f"{line}: {text[:100]!r} is JSON of another kind; wanted names or SHA-256 hashes, one a line")
+            raise ConfigError(f"{line}: expected one name or SHA-256 hash per line, got other JSON: {text[:100]!r}")
         names = {name for form in _forms(text) if (name := _name(form)) is not None}
         if names:
             self._lines.append(line)
@@ -228,16 +228,16 @@ class Excluded:
         if name.folder:
             self._folders.setdefault(name.key, []).append(index)
         if name.absolute and parts[: len(self._root)] == self._root and len(parts) > len(self._root):
-            # It names one path of the image folder, and no other image of that file name.
+            # It matches only one path of the image folder, and no other image with that file name.
             self._within.setdefault("/".join(parts[len(self._root) :]), []).append(index)
             return
         self._named.setdefault(name.key, []).append(index)
         self._longer.append((name, index))
 
     def _with_tail(self, count: int) -> dict[str, list[int]]:
-        """Last `count` components of every longer name → its lines.
+        """Return the last `count` components of every longer name → its lines.
 
-        A bare file name is the tail of absolute paths alone: in `bench/b.png` the folder tells which `b.png` is meant.
+        A bare file name matches the tail of absolute paths only: in `bench/b.png` the folder shows which `b.png` is meant.
         """
         if count not in self._tails:
             tails = self._tails[count] = {}
@@ -248,12 +248,12 @@ class Excluded:
         return self._tails[count]
 
 
-_QUOTED = 3  # lines whose text a warning shows
-_LONGEST_RANGES = 300  # letters
+_QUOTED = 3  # number of lines whose text a warning shows
+_LONGEST_RANGES = 300  # characters
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Line numbers in ascending order, as short as they go: "lines 3, 7, 9–12 and 40 more"."""
+    """Return line numbers in ascending order as short text: "lines 3, 7, 9–12 and 40 more"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -284,33 +284,31 @@ def _read_lines(place: Path) -> Iterator[Line]:
     except UnicodeDecodeError as error:
         number = data[: error.start].count(b"\n") + 1
         raise RecordError(
-            f"{place}:{number}: not text in UTF-8 or UTF-16; wanted a list of names or SHA-256 hashes, or a folder",
+            f"{place}:{number}: not UTF-8 or UTF-16 text. Expected a list of names or SHA-256 hashes, or a folder",
             "missing_file",
         ) from None
     items: Any = None
     if text.lstrip().startswith("["):
-        with suppress(ValueError, RecursionError):  # else a list of lines whose first begins with a bracket
+        with suppress(ValueError, RecursionError):  # else the first line of a text list begins with a bracket
             items = json.loads(text)
     if isinstance(items, list):
         for number, item in enumerate(items, 1):
             if not isinstance(item, str):
-                raise ConfigError(
-                    f"{place}: item {number} is {json.dumps(item)[:100]}; wanted a list of names or SHA-256 hashes"
-                )
+                raise ConfigError(f"{place}: item {number} must be a name or a SHA-256 hash, got {json.dumps(item)[:100]}")
             yield Line(place, number, item.strip())
         return
-    # `find -print0` ends names with NUL. Not splitlines: it cuts at characters that names may hold.
+    # `find -print0` ends names with NUL. splitlines() would also split at characters that names can contain.
     for number, line in enumerate(re.split("\r\n|[\r\n\0]", text), 1):
         yield Line(place, number, line.strip())
 
 
 def _zeros(data: bytes) -> tuple[bool, bool]:
-    """Whether the first two bytes at even places are 0, and the first two at odd ones."""
+    """Whether the first two bytes at even positions are 0, and whether those at odd positions are."""
     return data[:4:2] == b"\0\0", data[1:4:2] == b"\0\0"
 
 
 def _forms(text: str) -> list[str]:
-    """A listed name as it stands, and without what tools put around and into names: quotes, a comma, escapes."""
+    """Return a listed name as written, and without the quotes, commas and escapes that tools add."""
     bare = text.removesuffix(",").rstrip()
     quoted = len(bare) > 1 and _QUOTES.get(bare[0]) == bare[-1]
     bare = bare[1:-1] if quoted else bare
@@ -330,7 +328,7 @@ def _forms(text: str) -> list[str]:
 
 
 def _name(text: str) -> _Name | None:
-    """None for what names no file, such as `.`."""
+    """Return the normalised name; None if it is not a file name, such as `.`."""
     path = _DRIVE.sub("", _ADDRESS.sub("", text.replace("\\", "/")))
     key = _key(path)
     if key in ("", ".", ".."):
@@ -339,13 +337,13 @@ def _name(text: str) -> _Name | None:
 
 
 def _key(path: str) -> str:
-    """A path in the form that paths are compared in; a drive, a root and steps above the folder are left out."""
+    """Return a path normalised for comparison, without drive, root and steps above the folder."""
     path = unicodedata.normalize("NFC", path.replace("\\", "/"))
     return _ABOVE.sub("", posixpath.normpath(_DRIVE.sub("", path)))
 
 
 def _folder_hashes(folder: Path) -> Iterator[str]:
-    """Of every image below a folder; of other files no more than the first bytes are read."""
+    """Yield the hash of every image below a folder. Reads only the first bytes of other files."""
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
@@ -359,7 +357,7 @@ def _folder_hashes(folder: Path) -> Iterator[str]:
 
 
 def _is_image(stream: Any) -> bool:
-    """Whether Pillow knows the form of a file. One that is broken further on counts: its content is what is compared."""
+    """Whether Pillow knows the format of a file. A broken image counts too, because only its content is compared."""
     try:
         with Image.open(stream):
             return True

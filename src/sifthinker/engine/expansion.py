@@ -1,6 +1,6 @@
-"""Reverse expansion: from the boxes that answer a question outward to the whole image.
+"""Reverse expansion: from the boxes that answer a question outwards to the whole image.
 
-Read backwards, the result is a path along which attention narrows: whole image → (distractor) → merged → expanded → target.
+Read in reverse, the result is a path of narrowing focus: whole image → (distractor) → merged → expanded → target.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FocusKind = Literal["whole", "distractor", "merged", "expanded", "target"]
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """One stop of a focus path: what it is for, and its boxes (unit xyxy, on the grid of what a chain can state)."""
+    """One focus of a path: its kind, and its boxes (unit xyxy, rounded to the numbers that a chain can state)."""
 
     kind: FocusKind
     boxes: tuple[Box, ...]
@@ -32,19 +32,19 @@ FocusPath = tuple[Focus, ...]
 
 
 def expand(record: Record, *, seed: int = 0, settings: Expansion | None = None, frame: Frame = UNIT) -> FocusPath:
-    """The focus path of a record, in the order in which a model looks: whole image first, target last.
+    """Return the focus path of a record in the order in which a model looks: whole image first, target last.
 
-    Pure: the same arguments (of the record, its id and boxes) give the same path. The last focus is its boxes, rounded;
-    each focus but the distractor contains the next; hierarchical IoU with the target never falls, the distractor aside;
-    equal neighbours are collapsed into the later one.
+    The function is pure: the same arguments (id and boxes of the record) give the same path. The last focus is the record's
+    boxes, rounded. Each focus except the distractor contains the next one. Without the distractor, the hierarchical IoU with
+    the target never decreases. Equal neighbours are merged into the later one.
 
     Args:
-        record: its id and boxes are used.
-        seed: of the dataset.
+        record: only its id and boxes are used.
+        seed: random seed of the dataset.
         settings: see `Expansion`.
-        frame: of the chain; its numbers are what boxes are rounded to.
-    Source: docs/method.md. The union of the overlapping expanded boxes and the union box of all have the same hull, so one
-        merged focus stands for both.
+        frame: coordinates of the chain; boxes are rounded to them.
+    Source: docs/method/index.md. The union of the overlapping expanded boxes and the union box of all have the same hull,
+        so one merged focus stands for both.
     """
     settings = settings or Expansion()
     draw = random.Random(hashlib.sha256(f"{seed}\0{record.id}".encode()).digest())
@@ -85,8 +85,8 @@ def _expand_sides(boxes: Boxes, settings: Expansion, draw: random.Random) -> Box
 
 
 def _distractor(merged: Boxes, settings: Expansion, draw: random.Random, grid: tuple[int, int]) -> Boxes | None:
-    """A box of about the merged one's size that overlaps it nowhere, or None: not drawn, or no room."""
-    # Every number is drawn whether or not it is used, so that a change of one setting leaves the others' draws alone.
+    """Return a box of about the size of the merged box, without overlap; None if not drawn or if there is no room."""
+    # Draw every number even if it is not used, so one setting does not change the random numbers of the others.
     wanted, scale = draw.random() < settings.distractor, draw.uniform(0.7, 1.3)
     pick, across, along = draw.random(), draw.random(), draw.random()
     if not wanted:
@@ -94,7 +94,7 @@ def _distractor(merged: Boxes, settings: Expansion, draw: random.Random, grid: t
     columns, rows = grid
     x1, y1, x2, y2 = (int(side) for side in np.rint(merged[0] * (grid * 2)))
     width, height = max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale))
-    # Positions of the top left corner, in steps of the grid, that keep the box beside, above or below.
+    # Positions of the top left corner, in grid steps, for which the box is beside, above or below the merged box.
     strips = [
         (left, right, top, bottom)
         for left, right, top, bottom in (
@@ -121,7 +121,7 @@ def _distractor(merged: Boxes, settings: Expansion, draw: random.Random, grid: t
 
 
 def path_row(record: Record, path: FocusPath) -> dict[str, Any]:
-    """A record's focus path as one JSON object: id, question, answer, boxes (unit xyxy), path (outermost focus first)."""
+    """Return a record's focus path as a JSON object: id, question, answer, boxes (unit xyxy), path (outermost first)."""
     return {
         "id": record.id,
         "question": record.question,

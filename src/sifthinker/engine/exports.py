@@ -1,5 +1,5 @@
-"""A finished dataset in the forms that other trainers load: TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face hub; and in
-those that people look at boxes in: COCO, Label Studio."""
+"""Export a finished dataset for other trainers (TRL, LLaMA-Factory, verl, ms-swift), for the Hugging Face Hub, and for tools
+that show boxes (COCO, Label Studio)."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from sifthinker.results import example_to_json, label_studio_config, to_coco, to
 
 logger = logging.getLogger(__name__)
 
-# How each is opened.
+# How to open each export.
 FORMS: dict[ExportForm, str] = {
     "trl": "datasets.load_from_disk(FOLDER): prompt, completion, images, and the columns of the rewards",
     "llamafactory": "dataset_dir and media_dir FOLDER, dataset sif: ShareGPT turns, described in dataset_info.json",
     "verl": "data.train_files FOLDER/train.parquet, reward.custom_reward_function.path pkg://sifthinker.scoring.verl",
-    "swift": "--dataset FOLDER/train.jsonl --external_plugins examples/swift_plugin.py; images stay where they are",
+    "swift": "--dataset FOLDER/train.jsonl --external_plugins examples/swift_plugin.py; images are not copied",
     "hf": "datasets.load_dataset(FOLDER): every field of an example, images in the Parquet files",
-    "coco": "pycocotools.coco.COCO('FOLDER/annotations.json'): boxes of every step, a category a step; images in FOLDER",
+    "coco": "pycocotools.coco.COCO('FOLDER/annotations.json'): boxes of every step, one category per step; images in FOLDER",
     "label-studio": "FOLDER/label_config.xml and FOLDER/tasks.json; LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=FOLDER",
 }
 
 
 def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: ExportForm) -> int:
-    """Write a dataset in another form.
+    """Write a dataset in another format.
 
     Args:
         dataset: a dataset folder or its examples file.
-        out: folder to write; must be new or empty.
+        out: output folder; must be new or empty.
         to: one of `FORMS`.
     Returns:
         Number of examples written.
     Raises:
         ConfigError: the folder is not empty.
-        RecordError: the dataset cannot be read, holds nothing, or lacks a file; the folder is left empty.
+        RecordError: the dataset cannot be read, is empty, or has a missing file. The folder stays empty.
     """
     written: dict[str, Callable[[str | os.PathLike[str], Path], int]] = {
         "llamafactory": _llamafactory,
@@ -53,18 +53,18 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Exp
         "label-studio": _label_studio,
     }
     if to not in written:
-        need(f"the form {to}", "datasets", "pyarrow")
+        need(f"export to {to}", "datasets", "pyarrow")
     folder = make_folder(out)
     if any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; an export needs a folder of its own")
+        raise ConfigError(f"{folder} is not empty. Choose a new or empty folder for the export")
     try:
         spaces: Counter[str] = Counter(example.coordinates for example in read_examples(dataset))
         if not spaces:
-            raise RecordError(f"{dataset}: holds no example", "no_example")
+            raise RecordError(f"{dataset}: contains no example", "no_example")
         if len(spaces) > 1:
             logger.warning(
-                "%s: chains state boxes in %s; each row says in which, but a model learns one at a time, and `sif train` "
-                "refuses them together",
+                "%s: the chains use %s. Each row states its coordinates, but `sif train` does not accept a mixture, because "
+                "a model learns one kind at a time",
                 dataset,
                 counts_in_words(spaces),
             )
@@ -79,7 +79,7 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Exp
 
 def _table(dataset: str | os.PathLike[str], folder: Path, to: ExportForm, other_spaces: bool) -> int:
     rows: dict[str, Callable[[Example], dict[str, Any]]] = {"trl": _trl_row, "verl": _verl_row, "hf": _hf_row}
-    # Tables of chains in fractions have no columns that say so.
+    # Tables of chains in unit coordinates have no columns for coordinates.
     framed = to != "verl" and other_spaces
 
     def lines() -> Iterator[dict[str, Any]]:
@@ -119,10 +119,10 @@ def _table(dataset: str | os.PathLike[str], folder: Path, to: ExportForm, other_
     }[to]
     if framed:
         features = Features({**features, "coordinates": text, "resized": List(Value("int64"))})
-    # Rows pass through Arrow files beside the result, not through memory.
+    # Rows go through Arrow files in the output folder, not through memory.
     try:
         made = Dataset.from_generator(lines, features=features, cache_dir=str(folder / ".cache"))
-    except DatasetGenerationError as error:  # what went wrong in `lines` is its cause
+    except DatasetGenerationError as error:  # the error in `lines` is its cause
         raise (error.__cause__ or error) from None
     if to == "trl":
         made.save_to_disk(folder)
@@ -171,7 +171,7 @@ def _verl_row(example: Example) -> dict[str, Any]:
 def _hf_row(example: Example) -> dict[str, Any]:
     row = asdict(example)
     del row["coordinates"], row["resized"]
-    # 16-bit depth goes into the table as the file it is.
+    # 16-bit depth goes into the table as file bytes.
     depth = None if example.depth is None else {"bytes": Path(example.depth).read_bytes(), "path": None}
     images = [{"bytes": Path(image).read_bytes(), "path": None} for image in example.images]
     return {**row, "boxes": [list(box) for box in example.boxes], "images": images, "depth": depth} | {
@@ -209,7 +209,7 @@ def _llamafactory(dataset: str | os.PathLike[str], folder: Path) -> int:
 
 
 def _swift(dataset: str | os.PathLike[str], folder: Path) -> int:
-    """Standard messages of ms-swift, with what the rewards read in columns of their own; images are named, not copied."""
+    """Write standard messages of ms-swift, with separate columns for the rewards. Images are referenced, not copied."""
     rows = []
     for example in read_examples(dataset):
         for file in (*example.images, *filter(None, [example.depth])):
@@ -224,14 +224,14 @@ def _swift(dataset: str | os.PathLike[str], folder: Path) -> int:
 
 
 def _coco(dataset: str | os.PathLike[str], folder: Path) -> int:
-    """A COCO file with a category a step, and the images."""
+    """Write a COCO file with one category per step, and the images."""
     found = to_coco(_thoughts(dataset, folder))
     atomic_write(folder / "annotations.json", to_json(found) + "\n")
     return len(found["thoughts"])
 
 
 def _label_studio(dataset: str | os.PathLike[str], folder: Path) -> int:
-    """Tasks of Label Studio with the steps as predictions, their labelling interface, and the images."""
+    """Write Label Studio tasks with the steps as predictions, the labelling interface, and the images."""
     tasks = to_label_studio(_thoughts(dataset, folder), model="chains")
     atomic_write(folder / "tasks.json", to_json(tasks) + "\n")
     atomic_write(folder / "label_config.xml", label_studio_config(tasks))
@@ -239,7 +239,7 @@ def _label_studio(dataset: str | os.PathLike[str], folder: Path) -> int:
 
 
 def _thoughts(dataset: str | os.PathLike[str], folder: Path) -> Iterator[dict[str, Any]]:
-    """The chains as `results` has thoughts; their images are linked into the folder."""
+    """Yield the chains in the thought format of `results`. Link their images into the folder."""
     taken: dict[str, Path] = {}
     for example in read_examples(dataset):
         file = _linked(Path(example.images[0]), folder, taken)
@@ -250,8 +250,10 @@ def _thoughts(dataset: str | os.PathLike[str], folder: Path) -> Iterator[dict[st
 
 
 def _linked(file: Path, folder: Path, taken: dict[str, Path]) -> str:
-    """A file of the dataset in the export's folder, as another name of the same file where the disk allows it; `taken` are
-    the names given before, for files of one name in several folders."""
+    """Link a file of the dataset into the export folder, or copy it if links are not possible. Return its relative path.
+
+    `taken` contains the names used so far, because several folders can have files of the same name.
+    """
     relative, number = f"{file.parent.name}/{file.name}", 1
     while taken.setdefault(relative, file) != file:
         number += 1

@@ -1,15 +1,15 @@
-"""A dataset folder while it is built: what it holds, its journal, and the guards around what is there already.
+"""A dataset folder during a build: its files, its journal, and checks that protect existing files.
 
-A dataset folder holds
+A dataset folder contains
 
     examples.jsonl   the samples, in the order of their records
-    rejects.jsonl    what was left out, each with its reason and every attempt
+    rejects.jsonl    rejected records, each with its reason and all teacher attempts
     manifest.json    versions, settings, input hashes, counts
     images/          RGB images, named by content
-    depth/           exact depth maps in our own format, for rewards
-    depth_view/      the same as 8-bit grey, the second image that models see; a map of 8-bit levels is that itself
-    usage.json       what a teacher that counts has used: requests, tokens, cost
-    journal.jsonl    while the build runs: finished records in the order in which they finished
+    depth/           exact depth maps in sifthinker's own format, for rewards
+    depth_view/      the same as 8-bit grey, the second image that models see; not needed for maps of 8-bit levels
+    usage.json       usage of the teacher, if it counts: requests, tokens, cost
+    journal.jsonl    during the build: finished records in the order in which they finished
 """
 
 from __future__ import annotations
@@ -35,17 +35,24 @@ JOURNAL = "journal.jsonl"
 FOLDERS = ("images", "depth", "depth_view")
 
 
-_OURS = re.compile(rf"[0-9a-f]{{24}}(\.[^.]*)?|{re.escape(UNFINISHED)}.*")  # what files in them are called
+_OURS = re.compile(rf"[0-9a-f]{{24}}(\.[^.]*)?|{re.escape(UNFINISHED)}.*")  # names of the files in them
 
 
-# Records whose teacher could not be reached are tried again when the build is repeated; every other reject is final.
+# A repeated build retries records whose teacher could not be reached. All other rejects are final.
 OUTAGE = "teacher_endpoint"
 
 
 @dataclass(slots=True)
 class Counts:
-    """How far a build is: records accepted, how many of these with clipped boxes, records rejected by reason code, records
-    whose teacher was corrected; and what the teacher used, interrupted runs included."""
+    """Progress of a build, including interrupted runs.
+
+    Args:
+        accepted: accepted records.
+        clipped: accepted records with clipped boxes.
+        corrected: records for which the teacher needed a correction.
+        rejected: reason code → rejected records.
+        usage: usage of the teacher.
+    """
 
     accepted: int = 0
     clipped: int = 0
@@ -59,17 +66,17 @@ class Counts:
 
     @property
     def finished(self) -> int:
-        """Records that the same build, repeated, does not try again."""
+        """Records that a repeated build does not retry."""
         return self.accepted + self.settled
 
     @property
     def settled(self) -> int:
-        """Records that are rejected for good: the same build, repeated, does not try them again."""
+        """Rejected records that a repeated build does not retry."""
         return self.rejected.total() - self.rejected[OUTAGE]
 
     @property
     def unused(self) -> bool:
-        """Whether nothing is lost with the build: no record was accepted, and the teacher has replied to none."""
+        """Whether deleting the build loses nothing: no record was accepted, and the teacher has answered none."""
         answered = {code for code in self.rejected if code.startswith("teacher_")} - {OUTAGE}
         return not (self.accepted or answered or self.usage.prompt_tokens or self.usage.completion_tokens)
 
@@ -83,7 +90,11 @@ class Counts:
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuse a folder that holds something of somebody else's where a build writes, or --fresh would delete."""
+    """Check that a folder has no third-party files where a build would write, or --fresh would delete.
+
+    Raises:
+        ConfigError: it has one.
+    """
     for name in ("manifest.json", JOURNAL):
         try:
             with open(out / name, "rb") as stream:
@@ -92,43 +103,44 @@ def refuse_foreign(out: Path) -> None:
             continue
         except OSError as error:
             raise ConfigError(f"{out / name}: cannot read: {error.strerror}") from None
-        if not start or b'"sifthinker"' in start:  # ours, be it whole or not
+        if not start or b'"sifthinker"' in start:  # ours, complete or not
             return
-        raise ConfigError(f"{out / name} is not of a build of ours; choose another folder")
+        raise ConfigError(f"{out / name} is not from a sifthinker build. Choose another folder")
     theirs = [out / name for name in ("examples.jsonl", "rejects.jsonl", "usage.json") if (out / name).exists()]
     theirs += [file for name in FOLDERS for file in (out / name).glob("*") if not _OURS.fullmatch(file.name)]
     if theirs:
-        raise ConfigError(f"{theirs[0]} is not of a build of ours; choose another folder")
+        raise ConfigError(f"{theirs[0]} is not from a sifthinker build. Choose another folder")
 
 
 def _clear(out: Path) -> None:
-    """Delete what a build wrote into a folder but its journal, and nothing else."""
-    # The manifest first: without it and with an empty journal, whatever else is left counts for nothing.
+    """Delete the files that a build wrote into a folder, except its journal."""
+    # Delete the manifest first: without it and with an empty journal, the other files are ignored.
     for name in ("manifest.json", "examples.jsonl", "rejects.jsonl", "usage.json"):
         (out / name).unlink(missing_ok=True)
     for folder in (out / name for name in FOLDERS):
         for file in folder.glob("*"):
             if _OURS.fullmatch(file.name):
                 file.unlink()
-        with contextlib.suppress(OSError):  # not there, or not empty
+        with contextlib.suppress(OSError):  # missing or not empty
             folder.rmdir()
 
 
 def _refuse_change(out: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    old, new = ({"coordinates": "unit", **identity} for identity in (old, new))  # fractions are not stated
+    old, new = ({"coordinates": "unit", **identity} for identity in (old, new))  # the manifest omits unit coordinates
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if "coordinates" in changed and "resizer" in changed:
-        changed.remove("resizer")  # which follows from them
+        changed.remove("resizer")  # it depends on the coordinates
     if changed:
         raise ConfigError(
-            f"{out} holds a build with other settings: "
+            f"{out} contains a build with other settings: "
             + "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
             + ". Choose another folder, or start over with --fresh"
         )
 
 
 def finished_counts(out: Path, identity: Mapping[str, Any]) -> Counts | None:
-    """The counts of a finished build with these settings; None when there is none, or nothing came of one with others."""
+    """Return the counts of a finished build with these settings; None if there is none, or if another build has no
+    results."""
     kept = _read_manifest(out)
     if kept is None or holds_nothing(out, identity):
         return None
@@ -136,28 +148,30 @@ def finished_counts(out: Path, identity: Mapping[str, Any]) -> Counts | None:
     _refuse_change(out, manifest, _as_json(identity))
     if found.rejected[OUTAGE]:
         return None
-    (out / JOURNAL).unlink(missing_ok=True)  # of a process that was killed after it wrote the manifest
+    (out / JOURNAL).unlink(missing_ok=True)  # left by a process that was killed after it wrote the manifest
     if not all((out / f"{kind}s.jsonl").is_file() for kind in ("example", "reject")):
-        raise ConfigError(f"{out} lacks files that its manifest speaks of; start over with --fresh")
+        raise ConfigError(f"{out}: the build is finished, but examples.jsonl or rejects.jsonl is missing. Use --fresh")
     return found
 
 
 def holds_nothing(out: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a build with other settings has ended in a folder and nothing is lost with it, so that the folder is free:
-    what stood in its way, such as a wrong kind of depth, is mended by other settings."""
+    """Whether a folder contains only a finished build with other settings and no results, so it can be overwritten.
+
+    This happens after wrong settings, such as a wrong kind of depth.
+    """
     kept = _read_manifest(out)
-    # With a journal the build is under way, and may have more than its manifest says.
+    # With a journal, the build is not finished and may have more results than its manifest states.
     return kept is not None and not (out / JOURNAL).exists() and kept[1].unused and kept[0] != _as_json(identity)
 
 
 def _read_manifest(out: Path) -> tuple[dict[str, Any], Counts] | None:
-    """(identity, counts) of the build that a manifest is of; None when there is no manifest."""
+    """Return (identity, counts) from the manifest of a build; None if there is no manifest."""
     try:
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
-        raise ConfigError(f"{out / 'manifest.json'} cannot be read; start over with --fresh") from None
+        raise ConfigError(f"{out / 'manifest.json'}: cannot read the file. Start over with --fresh") from None
     try:
         counts = manifest.pop("counts")
         found = Counts(counts["accepted"], counts["clipped"], counts["corrected"], Counter(counts["rejected"]))
@@ -165,7 +179,7 @@ def _read_manifest(out: Path) -> tuple[dict[str, Any], Counts] | None:
             totals = json.loads((out / "usage.json").read_text(encoding="utf-8"))
             found.usage = Usage(**{name: value for name, value in totals.items() if name != "cost"})
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise ConfigError(f"{out / 'manifest.json'} is not whole; start over with --fresh") from None
+        raise ConfigError(f"{out / 'manifest.json'}: the file is incomplete. Start over with --fresh") from None
     return manifest, found
 
 
@@ -174,13 +188,13 @@ def _as_json(identity: Mapping[str, Any]) -> Any:
 
 
 class BuildJournal(Journal):
-    """Finished records in the order in which they finished, each line `[index, kind, row, used]`, where `used` is what the
-    teacher used since the line before. A line of kind `usage` is of no record.
+    """Finished records in the order in which they finished.
 
-    Rows stay in the file until `write_out`: a build may have millions.
+    Each line is `[index, kind, row, used]`, where `used` is the teacher's usage since the previous line. A line of kind
+    `usage` belongs to no record. Rows stay in the file until `write_out`, because a build can have millions.
     """
 
-    busy = "another build is at work in this folder"
+    busy = "another build is running in this folder"
 
     def __init__(self, path: Path, identity: Mapping[str, Any], fresh: bool = False) -> None:
         super().__init__(path, identity, fresh=fresh)
@@ -192,7 +206,7 @@ class BuildJournal(Journal):
 
     def check(self, header: Any) -> None:
         if not isinstance(header, dict):
-            raise ConfigError(f"{self._path} is broken at line 1; start over with --fresh")
+            raise ConfigError(f"{self._path}, line 1: the line is broken. Start over with --fresh")
         _refuse_change(self._path.parent, header, self._header)
 
     def take(self, line: Any, offset: int) -> None:
@@ -202,7 +216,7 @@ class BuildJournal(Journal):
             self._count(index, offset, kind, row)
 
     def add_record(self, index: int, result: Example | Reject, used: Mapping[str, int]) -> None:
-        """Take the result of a record."""
+        """Add the result of a record."""
         kind = "example" if isinstance(result, Example) else "reject"
         row = result.to_json()
         offset = self._append([index, kind, row, used])
@@ -210,13 +224,13 @@ class BuildJournal(Journal):
         self._count(index, offset, kind, row)
 
     def add_usage(self, used: Mapping[str, int]) -> None:
-        """Take what the teacher used for records that did not end."""
+        """Add the teacher's usage for unfinished records."""
         if used:
             self._append([None, "usage", {}, used])
             self.counts.usage.add(used)
 
     def write_out(self, out: Path) -> None:
-        """The journal's rows in the order of their records, in the dataset's two files."""
+        """Write the rows of the journal to the two files of the dataset, in the order of their records."""
         partial = {kind: out / f".{kind}s.jsonl" for kind in ("example", "reject")}
         with (
             open(partial["example"], "w", encoding="utf-8") as examples,

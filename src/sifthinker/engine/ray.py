@@ -1,7 +1,7 @@
-"""The engine's work on Ray Data: the same records in, the same results out, on one machine's cores or a cluster's.
+"""Run the engine on Ray Data: the same results, computed on the cores of one machine or a cluster.
 
-Workers read images and write the dataset's pictures themselves, so both folders must lie where every machine finds them
-under the same path. The journal, and with it resuming, stays with the process that started the build.
+Workers read the images and write the images of the dataset themselves, so every machine must have both folders under the
+same path. The process that started the build writes the journal and can resume.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Cluster:
     """A `build.Runner` on Ray.
 
     Args:
-        address: of a running cluster, for instance `auto`; None starts Ray on this machine for the build.
-        workers: processes that work on records, each on the engine's `concurrency` records at once; by default one a CPU.
-        gpus: of one worker, for depth models and local teachers; may be a fraction.
-        batch: records that a worker takes at once, at least twice the engine's concurrency.
+        address: address of a running cluster, for example `auto`; None starts Ray on this machine for the build.
+        workers: number of processes, each with `concurrency` records at the same time; by default one per CPU.
+        gpus: GPUs per worker, for depth models and local teachers; can be a fraction.
+        batch: records per batch of a worker; at least twice the engine's concurrency.
     Raises:
         MissingExtraError: Ray is not installed.
     """
@@ -52,19 +52,19 @@ class Cluster:
         need("the Ray engine", "ray")
 
     def __call__(self, engine: Engine, feed: Feed, out: Path) -> None:
-        """Work through the records.
+        """Process the records of a feed.
 
         Raises:
             ConfigError: the cluster cannot be reached.
-            SIFError: what a worker raised.
+            SIFError: an error in a worker.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
-        engine = replace(engine, root=engine.root.absolute())  # workers may start elsewhere
+        engine = replace(engine, root=engine.root.absolute())  # workers may start in another folder
         out = out.absolute()
         waiting = out / ".waiting"
-        shutil.rmtree(waiting, ignore_errors=True)  # of a build that was killed
+        shutil.rmtree(waiting, ignore_errors=True)  # left by a build that was killed
         make_folder(waiting)
         started = not ray.is_initialized()
         try:
@@ -76,11 +76,12 @@ class Cluster:
                 try:
                     ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
                 except (ConnectionError, RuntimeError, ValueError) as error:
-                    raise ConfigError(f"Ray at {self.address or 'this machine'} cannot be used: {error}") from None
+                    place = self.address or "this machine"
+                    raise ConfigError(f"cannot use Ray at {place}: {error}. Check --ray-address") from None
             ray.data.DataContext.get_current().enable_progress_bars = False
             workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             stop = ray.remote(num_cpus=0)(_Stop).remote()
-            # A block for each part: a worker's results come when it is done with a block.
+            # One block per part, because a worker returns its results after each block.
             records = ray.data.read_json(str(waiting), file_extensions=["jsonl"], lines=True, override_num_blocks=parts)
             results = records.map_batches(
                 _Worker,
@@ -92,7 +93,7 @@ class Cluster:
             try:
                 _take_all(results.iter_rows(), feed, stop)
             except SIFError:
-                stop.set.remote()  # or the workers would go on
+                stop.set.remote()  # otherwise the workers would continue
                 raise
         finally:
             if started:
@@ -100,18 +101,18 @@ class Cluster:
             shutil.rmtree(waiting, ignore_errors=True)
 
     def _greet(self) -> None:
-        """See that somebody listens at `host:port`: Ray itself tries for many minutes."""
+        """Check that a process listens at `host:port`, because Ray itself retries for many minutes."""
         host, _, port = (self.address or "").rpartition(":")
         if not host or "/" in host or not port.isdigit():
             return
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
-            raise ConfigError(f"Ray at {self.address} cannot be used: {error}") from None
+            raise ConfigError(f"cannot use Ray at {self.address}: {error}. Check --ray-address") from None
 
 
 def _take_all(rows: Iterable[dict[str, Any]], feed: Feed, stop: Any) -> None:
-    """Take what the workers return, as it comes."""
+    """Take the results of the workers as they arrive."""
     for row in rows:
         used = json.loads(row["used"])
         if row["kind"] in ("stopped", "error"):
@@ -125,12 +126,14 @@ def _take_all(rows: Iterable[dict[str, Any]], feed: Feed, stop: Any) -> None:
         else:
             feed.take(int(row["index"]), Reject(**{**value, "attempts": tuple(value["attempts"])}), used)
         if feed.spent:
-            stop.set.remote()  # what is under way comes to an end and is kept
+            stop.set.remote()  # records in progress are finished and kept
 
 
 def _write_parts(engine: Engine, feed: Feed, out: Path, folder: Path, size: int) -> int:
-    """Write the records into files of `size` lines, which Ray reads as it needs them, and return how many files there are.
-    Rejects are done already, and so is a first record where nobody knows yet what one costs."""
+    """Write the records into files of `size` lines for Ray, and return the number of files.
+
+    Rejects are finished here. If the cost of a record is still unknown, the first record is processed here too.
+    """
 
     def lines() -> Iterator[str]:
         for index, item in feed:
@@ -155,7 +158,7 @@ def _write_parts(engine: Engine, feed: Feed, out: Path, folder: Path, size: int)
 
 
 class _Stop:
-    """Says to all workers that no record may be begun any more."""
+    """Tells all workers not to start another record."""
 
     def __init__(self) -> None:
         self._stopped = False
@@ -176,10 +179,10 @@ class _Worker:
         self._stop = stop
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """index, record → index, kind, result, used.
+        """Process a batch: index, record → index, kind, result, used.
 
-        `used` is what the whole batch used, in the first row that was worked on. Where something was raised, a last row of
-        kind `error` says what.
+        The first processed row has the usage of the complete batch in `used`. After an error, the last row has the kind
+        `error` and contains it.
         """
         records = [Record.from_json(json.loads(text)) for text in batch["record"]]
         before = copy.copy(self._engine.usage)
@@ -187,7 +190,7 @@ class _Worker:
         error: SIFError | None
         try:
             results, error = run_coroutine(_work(self._engine, records, self._out, self._stop))
-        except SIFError as raised:  # Ray would wrap it in pages of its own
+        except SIFError as raised:  # Ray would wrap it in a long message
             error = raised
         rows = [
             (index, _KINDS[type(result)], "" if result is None else to_json(result.to_json()))
@@ -203,7 +206,7 @@ class _Worker:
 
 
 def _error_to(error: SIFError) -> dict[str, Any]:
-    """An error as JSON, for the way from a worker to the process that started the build."""
+    """Return an error as JSON, to send it from a worker to the process that started the build."""
     return {"type": type(error).__name__, "message": str(error), **vars(error)}
 
 
@@ -216,8 +219,10 @@ def _error_from(row: dict[str, Any]) -> SIFError:
 async def _work(
     engine: Engine, records: list[Record], out: Path, stop: Any = None
 ) -> tuple[list[Example | Reject | None], EndpointError | None]:
-    """The results of records, as many at once as the engine may, None for those that were not begun before the stop; and
-    why the teacher's server can answer no more of them, if it cannot."""
+    """Return the results of records, and the error of the teacher's server that ended the work, if any.
+
+    Processes `concurrency` records at the same time. The result is None for records not started before the stop.
+    """
     gate = asyncio.Semaphore(engine.concurrency)
     stopped: EndpointError | None = None
 

@@ -1,4 +1,4 @@
-"""What a build reads: its sources with filters, a cap for each dataset, duplicates found and images kept out."""
+"""The input of a build: its sources with filters, a cap per dataset, duplicate detection and excluded images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import inside, sha256, to_json
 from sifthinker.records import Record, Reject
 
-IN_MEMORY = "records"  # what the manifest calls records that come from no file
+IN_MEMORY = "records"  # name of in-memory records in the manifest
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Recipe:
     """The records of a build, not yet read.
 
     Args:
-        settings: sources, cap, seed, and images that must not be used.
-        records: what is read in place of the settings' sources: records, or plain records as in JSON.
+        settings: sources, cap, seed and excluded images.
+        records: records to read instead of the sources in the settings: `Record` objects, or plain records as in JSON.
     Raises:
-        ConfigError: there is nothing to read, or two kinds of it, or no folder for images.
+        ConfigError: there are neither sources nor records, or both, or there is no image folder.
     """
 
     settings: BuildSettings
@@ -42,24 +42,24 @@ class Recipe:
     def __post_init__(self) -> None:
         sources = self.settings.sources
         if self.records is None and not sources:
-            raise ConfigError("sources: nothing to build from; name at least one file, or give records")
+            raise ConfigError("sources: nothing to build from. Set at least one file, or pass records")
         if self.records is not None and sources:
-            raise ConfigError("sources: records were given, so that no source is read; leave the sources out")
+            raise ConfigError("sources: got both sources and records. Remove the sources, or do not pass records")
         if self.settings.images is None:
             for source in sources:
                 if source.file.startswith(HUB):
                     raise ConfigError(
-                        f"{source.file}: a dataset of the hub needs --images FOLDER (images), where its images are kept"
+                        f"{source.file}: a Hub dataset needs a folder for its images. Set --images FOLDER (images)"
                     )
 
     @property
     def images(self) -> Path:
-        """The folder that every image lies in."""
+        """Folder that contains every image."""
         return self.settings.image_root
 
     @cached_property
     def excluded(self) -> Excluded:
-        """What `exclude` holds; lists and folders are read once.
+        """Excluded images. The lists and folders are read once.
 
         Raises:
             RecordError, ConfigError: see `exclusion.Excluded`.
@@ -69,14 +69,14 @@ class Recipe:
 
 @dataclass(slots=True)
 class Left:
-    """What is found out about a recipe while it is read.
+    """Information collected while a recipe is read.
 
     Args:
-        filtered: records of each dataset that its sources' filters left out.
-        over_cap: records that were over the cap of their dataset.
-        expected: how many records and rejects will come; None where that is not known before they have.
+        filtered: records of each dataset left out by the filters of its sources.
+        over_cap: records of each dataset beyond its cap.
+        expected: number of records and rejects to come; None if unknown in advance.
         whole: whether the recipe was read to its end.
-        excluded: the images that were kept out; None before the recipe is read.
+        excluded: excluded images; None before the recipe is read.
     """
 
     filtered: Counter[str] = field(default_factory=Counter)
@@ -87,15 +87,15 @@ class Left:
 
 
 def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record | Reject]:
-    """The records of a recipe: filtered, capped, each content once, excluded names out; in the order of its sources.
+    """Yield the records of a recipe in source order: filtered, capped, without duplicates and without excluded names.
 
-    Rejects of a source come where they stand in it. Image paths are relative to the recipe's `images`.
+    Rejects of a source keep their position. Image paths are relative to the recipe's `images`.
 
     Args:
         recipe: what to read.
-        left: counts what was left out on purpose.
+        left: counts the records that filters and caps leave out.
     Raises:
-        RecordError: a source is missing or of no known form.
+        RecordError: a source is missing or has an unknown format.
     """
     left = left if left is not None else Left()
     left.excluded = recipe.excluded
@@ -109,26 +109,26 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
         if isinstance(item, Reject):
             yield item
             continue
-        # Before anything else: the line has matched, whatever the record is left out for.
+        # First, because the exclude line has matched even if the record is left out for another reason.
         named = recipe.excluded.find(item.image, written)
         index = position[item.dataset]
         position[item.dataset] += 1
         if chosen is not None and index not in chosen[item.dataset]:
             continue
         if item.id in ids:
-            reason = f"{item.source}: id {item.id!r} stands at {ids[item.id]} already; see id_prefix"
+            reason = f"{item.source}: the id {item.id!r} is already used at {ids[item.id]}. Set id_prefix for one source"
             yield Reject(item.source, item.id, "duplicate_id", reason)
             continue
         ids[item.id] = item.source
         if named is not None:
-            reason = f"{item.source}: the image {item.image} is on a list of excluded ones: {named} {named.text[:200]!r}"
+            reason = f"{item.source}: the image {item.image} is on an exclude list: {named} {named.text[:200]!r}"
             yield Reject(item.source, item.id, "excluded", reason)
             continue
         content = f"{' '.join(item.question.lower().split())}\0{sorted(item.boxes)}"
         key = hashlib.blake2b(content.encode(), digest_size=16).digest()
         twin = next((other for other in seen.get(key, ()) if _same_image(recipe.images, item.image, other[0])), None)
         if twin is not None:
-            reason = f"{item.source}: the same image, question and boxes as {twin[1]}"
+            reason = f"{item.source}: same image, question and boxes as {twin[1]}"
             yield Reject(item.source, item.id, "duplicate", reason)
             continue
         seen.setdefault(key, []).append((item.image, item.source))
@@ -137,11 +137,11 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
 
 
 def resizer_of(source: SourceSettings, settings: BuildSettings | None = None) -> Resizer | None:
-    """How large the images were made whose pixels a source's boxes are in; None for other box spaces.
+    """Return the resizer for a source with box space `resized`; None for other box spaces.
 
     Args:
-        source: its settings.
-        settings: of the build, for what the source itself does not state.
+        source: settings of the source.
+        settings: settings of the build, used if the source has no resize settings.
     Raises:
         ModelError: see `Resizer.of_model`.
     """
@@ -154,11 +154,11 @@ def resizer_of(source: SourceSettings, settings: BuildSettings | None = None) ->
 def open_source(
     source: SourceSettings, folder: Path, images: Path | None, resizer: Resizer | None = None
 ) -> Iterator[Record | Reject]:
-    """What a source's file holds, its filters not yet applied.
+    """Read a source without its filters.
 
     Args:
-        source: its settings.
-        folder: where its paths start.
+        source: settings of the source.
+        folder: folder that its paths are relative to.
         images: image root; see `sources.read_source`.
         resizer: see `resizer_of`.
     Raises:
@@ -179,7 +179,7 @@ def open_source(
 
 
 def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
-    """Every record of every source that passes its filters, with its image's path as the source writes it."""
+    """Yield every record that passes the filters of its source, with the image path as written in the source."""
     if recipe.records is not None:
         for item in read_rows(recipe.records, recipe.images, IN_MEMORY):
             yield item, "" if isinstance(item, Reject) else item.image
@@ -206,9 +206,9 @@ def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
 
 
 def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
-    """For each dataset, the positions of the records that its cap keeps: those whose hash with the seed is least.
+    """Return for each dataset the positions of the records that its cap keeps: those with the smallest seeded hash.
 
-    The sources are read once for this; no more than `cap` numbers a dataset are held.
+    This reads the sources once, and keeps at most `cap` numbers per dataset in memory.
     """
     cap = recipe.settings.cap
     if cap is None:
@@ -235,7 +235,7 @@ def _within_cap(recipe: Recipe, left: Left) -> dict[str, set[int]] | None:
 
 
 def _count_lines(recipe: Recipe) -> int | None:
-    """How many lines the sources have, if all are files of lines whose filters let everything through."""
+    """Return the number of lines in the sources; None if a source is not a JSONL file or has filters."""
     if recipe.records is not None:
         return len(recipe.records)
     total = 0
@@ -245,11 +245,11 @@ def _count_lines(recipe: Recipe) -> int | None:
             return None
         try:
             with open(path, "rb") as stream:
-                filled = filter(None, map(bytes.strip, stream))  # blank lines are passed over; the last may have no end
+                filled = filter(None, map(bytes.strip, stream))  # skip blank lines; the last line may lack a newline
                 first = next(filled, b"").removeprefix(b"\xef\xbb\xbf")
                 lines = bool(first) + sum(1 for _ in filled)
         except OSError:
-            return None  # whoever reads the file says what is wrong
+            return None  # reading the file reports the error
         if first and not (first.startswith(b"{") and first.endswith(b"}")):
             return None  # a list, or objects that span lines
         total += lines if source.limit is None else min(lines, source.limit)
@@ -257,28 +257,30 @@ def _count_lines(recipe: Recipe) -> int | None:
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
-    """What shapes a dataset, as plain values for its manifest: the sources' settings, `inputs` with a hash of each file,
-    cap, and the lists of excluded images.
+    """Return the settings that affect a dataset, as plain values for its manifest.
+
+    These are the settings of the sources, `inputs` with a hash of each file, the cap, and the excluded images.
 
     Raises:
         RecordError: a source is missing.
     """
     sources: list[dict[str, Any]] = []
     inputs: dict[str, str] = {}
-    files: dict[str, str] = {}  # name in the manifest → as the recipe writes it
+    files: dict[str, str] = {}  # name in the manifest → path in the recipe
     if recipe.records is not None:
         inputs[IN_MEMORY] = _records_hash(recipe.records)
     for source in recipe.settings.sources:
         stated = source.to_dict()
         sources.append({key: value for key, value in stated.items() if value not in (None, (), {}, [], "")})
         if source.box_space == "resized" and recipe.settings.pixels_of(source).stated:
-            # What the names and bounds amount to. Where none are stated, manifests of earlier versions say nothing either.
+            # The resulting resizer. Without resize settings, the manifest has no entry, as in earlier versions.
             for key in ResizedPixels.model_fields:
                 sources[-1].pop(key, None)
             sources[-1]["resizer"] = asdict(resizer_of(source, recipe.settings) or Resizer())
         for key, file in (("file", source.file), ("instances", source.instances)):
             if file is not None and not file.startswith(HUB):
-                # As the recipe writes it, but no path of this machine; files of one name may lie in several folders.
+                # As in the recipe, but without absolute paths of this machine. Several folders can have files of the same
+                # name.
                 name = Path(file).name if Path(file).is_absolute() else file
                 while name in inputs and files[name] != file:
                     name += "'"
@@ -295,7 +297,8 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
 
 
 def _records_hash(records: Sequence[Record | Mapping[str, Any]]) -> str:
-    """Of what records say; one that is no JSON counts by how Python writes it, and is a reject later."""
+    """Return a hash of records. A record that is not JSON counts by its Python representation, and becomes a reject
+    later."""
     digest = hashlib.sha256()
     for record in records:
         stated = record.to_json() if isinstance(record, Record) else record
@@ -307,7 +310,7 @@ def _records_hash(records: Sequence[Record | Mapping[str, Any]]) -> str:
 
 
 def _content_hash(path: Path) -> str:
-    """Of a file, or of all files in a folder with their names."""
+    """Return a hash of a file, or of all files in a folder with their names."""
     digest = hashlib.sha256()
     try:
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -327,4 +330,4 @@ def _same_image(root: Path, one: str, other: str) -> bool:
     try:
         return inside(root, one).read_bytes() == inside(root, other).read_bytes()
     except (OSError, RecordError):
-        return False  # whoever opens the image says what is wrong with it
+        return False  # opening the image reports the error

@@ -1,4 +1,4 @@
-"""Settings of a build: what a recipe file, `sif data build` and Python can say. Light: no numpy, no torch."""
+"""Settings of a build, for recipe files, `sif data build` and Python. Imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -24,67 +24,70 @@ class Expansion(Settings):
     """
 
     alpha: Annotated[NonNegativeFloat, Flag(default="1/3")] = 1 / 3
-    """How far each side moves, a fraction of its way to the border."""
+    """Distance that each side moves, as a fraction of its distance to the border."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """`alpha` is multiplied by a number within 1 ± jitter, drawn for each side."""
+    """Random variation of `alpha`: each side uses `alpha` times a random number from 1 - jitter to 1 + jitter."""
     distractor: Share = 0.5
-    """Probability of a distractor."""
+    """Probability that a focus path contains a distractor region."""
     decimals: Annotated[int, Field(ge=2, le=3)] = 3
-    """Digits of the coordinates."""
+    """Decimal places of the coordinates."""
     margin: Share | None = None
-    """Move each side by this fraction of the picture instead; the paper's release moves them one pixel."""
+    """Fraction of the image by which each side moves, instead of `alpha`. The paper's release moves each side one pixel."""
 
     @model_validator(mode="after")
     def _stays_inside(self) -> Self:
         if self.alpha * (1 + self.jitter) > 1:
-            raise ValueError(f"alpha {self.alpha:g} with jitter {self.jitter:g} moves a side past the border")
+            raise ValueError(
+                f"alpha {self.alpha:g} with jitter {self.jitter:g} moves a side past the border: alpha * (1 + jitter) must "
+                "be at most 1. Lower one of them"
+            )
         return self
 
 
 class TeacherSettings(Metered, ServerSettings):
-    """Who explains the focus paths, and how it is asked."""
+    """The model that explains the focus paths, and how it is called."""
 
     teacher: Annotated[str, Flag(metavar="openai|local|NAME")] = "openai"
-    """An OpenAI-compatible server, a model in this process, or a teacher that an installed package offers: scripted, the
-    embedded world's own."""
+    """Teacher: an OpenAI-compatible server, a model in this process, or the name of a teacher from an installed package. The
+    embedded world's own teacher is scripted."""
     base_url: str = "https://api.openai.com/v1"
-    """Address of the teacher's server."""
+    """URL of the teacher's server."""
     model: str | None = None
-    """The teacher's name on its server; for a local one its folder or Hugging Face name."""
+    """Teacher model: its name on the server, or the folder or Hugging Face name of a local model."""
     timeout_s: Annotated[PositiveFloat, Flag("--timeout")] = 120.0
-    """Seconds for one request."""
+    """Timeout of one request, in seconds."""
     concurrency: PositiveInt = 8
-    """Records under way at once."""
+    """Number of records processed at the same time."""
     max_side: Annotated[int, Field(ge=28)] = 1024
-    """Longest side of the images that the teacher sees, in pixels."""
+    """Longest side of the images sent to the teacher, in pixels. Larger images are shrunk."""
     max_tokens: PositiveInt | None = None
-    """Longest reply of the teacher [default: its server's bound]."""
+    """Maximum length of a teacher reply, in tokens [default: the server's limit; 1024 for a local teacher]."""
 
 
 class ResizedPixels(Settings):
-    """Which image the pixels of `resized` are of: how a model's processor resizes."""
+    """How a model's processor resizes images. Coordinates in `resized` are pixels of the resized image."""
 
     processor: Annotated[str | None, Flag(metavar="FOLDER|NAME")] = None
-    """For resized: folder or Hugging Face name of the model whose processor resizes the images."""
+    """For resized coordinates: folder or Hugging Face name of the model whose processor resizes the images."""
     min_pixels: PositiveInt | None = None
-    """For resized: least area of an image [default: the processor's]."""
+    """For resized coordinates: minimum image area, in pixels [default: the processor's]."""
     max_pixels: PositiveInt | None = None
-    """For resized: greatest area of an image [default: the processor's]."""
+    """For resized coordinates: maximum image area, in pixels [default: the processor's]."""
 
     @property
     def stated(self) -> tuple[str, ...]:
-        """The names of those that are stated."""
+        """Names of the fields that are set."""
         return tuple(name for name in ResizedPixels.model_fields if getattr(self, name) is not None)
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
+            raise ValueError(f"min_pixels must not exceed max_pixels, got {self.min_pixels} and {self.max_pixels}")
         return self
 
 
 class SourceSettings(ResizedPixels):
-    """One file, folder or hub dataset of a build; see `sources.read_source` for what the fields mean. A bare text is a file.
+    """One file, folder or Hub dataset of a build. `sources.read_source` explains the fields. Plain text stands for `file`.
 
     Example:
         >>> SourceSettings(file="cats.csv", format="table", columns={"question": "ask"}, max_boxes=3)
@@ -93,49 +96,49 @@ class SourceSettings(ResizedPixels):
     FROM_TEXT: ClassVar[str | None] = "file"
 
     file: str
-    """File of records, folder or table, relative to the build's `folder`, or `hf://owner/name:split`."""
+    """Records file, dataset folder or table, relative to the build's `folder`; or `hf://owner/name:split`."""
     images: str = "."
     """Image folder of this source, relative to the build's `images`."""
     format: SourceFormat = "auto"
-    """Form of the file."""
+    """File format."""
     columns: Mapping[str, str] = {}
-    """Columns of a table: question=ask,boxes=bbox,…"""
+    """Column names of a table, as FIELD=COLUMN pairs: question=ask,boxes=bbox,…"""
     box_space: Space = "unit"
-    """Coordinates of plain records and tables; for resized, the processor or bounds say of which size."""
+    """Box coordinates in plain records and tables. For resized, the processor or the pixel bounds set the image size."""
     box_form: BoxForm = "xyxy"
-    """Boxes of a table: two corners, or corner and size."""
+    """Box format in a table: two corners, or corner and size."""
     boxes: OutsideBoxes = "clip"
-    """What to do with boxes past the image's border."""
+    """What to do with boxes that extend past the image border."""
     instances: Annotated[str | None, Flag(metavar="FILE")] = None
-    """COCO instances with TallyQA's boxes.
+    """COCO instances file with the boxes for TallyQA.
 
     Relative to the build's `folder`."""
     dataset: str | None = None
-    """What to call the records' dataset [default: the file's own names]."""
+    """Dataset name of the records [default: the names in the file]."""
     split: str | None = None
-    """What to call the records' split [default: the file's own]."""
+    """Split name of the records [default: the splits in the file]."""
     datasets: tuple[str, ...] = ()
-    """Keep the records of these datasets alone."""
+    """Keep only the records of these datasets."""
     without: tuple[str, ...] = ()
     """Leave out the records of these datasets."""
     max_boxes: PositiveInt | None = None
-    """Leave out records with more boxes."""
+    """Leave out records with more boxes than this."""
     limit: PositiveInt | None = None
-    """Read only the first records, this many."""
+    """Read at most this many records, from the start of the file."""
     id_prefix: str = ""
-    """Put before the ids of the records, for sources that number theirs alike."""
+    """Prefix of the record ids. Set it if several sources use the same ids."""
 
     @model_validator(mode="after")
     def _resized_has_pixels(self) -> Self:
         if self.box_space != "resized" and self.stated:
-            raise ValueError(f"{self.stated[0]} is for box_space resized, got box_space {self.box_space}; leave it out")
+            raise ValueError(f"{self.stated[0]} needs box_space resized, got box_space {self.box_space}. Remove it")
         return self
 
 
 class BuildSettings(Expansion, DepthFiles, TeacherSettings, ResizedPixels):
-    """Everything that a build can be told.
+    """All settings of a build.
 
-    A YAML file of it is a recipe: the paths in it are relative to its folder.
+    A recipe is a YAML file with these settings. Paths in a recipe are relative to its folder.
 
     Example:
         >>> BuildSettings(sources=["cats.jsonl"], images="photos", output="chains", model="gpt-4.1", depth="none")
@@ -147,62 +150,63 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings, ResizedPixels):
     output: Annotated[Path, Flag("-o", "--output")]
     """Dataset folder to write."""
     sources: tuple[SourceSettings, ...] = ()
-    """What to build from, in this order."""
+    """Sources to build from, in this order."""
     folder: Path = Path()
-    """Where the paths of the sources start."""
+    """Folder that the paths of the sources are relative to."""
     images: Path | None = None
-    """Image folder [default: the file's]. Images stored inside a table are written there."""
+    """Image folder [default: the folder of the file]. Images stored inside a table are written there."""
     cap: PositiveInt | None = None
-    """Most records of each dataset, chosen at random by the seed."""
+    """Maximum number of records per dataset. The seed sets which records are chosen."""
     seed: int = 0
-    """Random seed of the focus paths, and of the choice of records."""
+    """Random seed of the focus paths and of the choice of records."""
     exclude: tuple[Path, ...] = ()
-    """Images that must not be used: a folder, or a list of names or SHA-256 hashes, one a line. Repeatable."""
+    """Images that must not be used: a folder, or a list file with one name or SHA-256 hash per line. Repeatable."""
     depth: Annotated[str, Flag(metavar="given|none|MODEL")] = "given"
-    """Depth files beside the images, RGB only, or a depth model's folder or Hugging Face name."""
+    """Depth source: depth files beside the images (given), no depth (none), or the folder or Hugging Face name of a depth
+    model."""
     coordinates: Coordinates = "unit"
-    """Boxes in chains and prompts: fractions of the image, whole numbers from 0 to 1000, or pixels of the image as the
-    processor of the model to be trained resizes it."""
+    """Box coordinates in chains and prompts: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille), or
+    pixels of the image after the processor of the model to be trained has resized it (resized)."""
     processor: Annotated[str | None, Flag(metavar="FOLDER|NAME")] = None
-    """For coordinates or box space resized: folder or Hugging Face name of the model to be trained, or that the boxes are
-    from."""
+    """For resized coordinates or box space: folder or Hugging Face name of the model to be trained, or of the model that the
+    boxes come from."""
     min_pixels: PositiveInt | None = None
-    """For coordinates or box space resized: least area of an image [default: the processor's]."""
+    """For resized coordinates or box space: minimum image area, in pixels [default: the processor's]."""
     max_pixels: PositiveInt | None = None
-    """For coordinates or box space resized: greatest area of an image; for coordinates, the same as in training [default:
-    the processor's]."""
+    """For resized coordinates or box space: maximum image area, in pixels [default: the processor's]. For coordinates, use
+    the same value in training."""
     budget: NonNegativeFloat | None = None
-    """Stop before the teacher has cost more, in the prices' currency."""
+    """Maximum cost of the teacher, in the currency of the prices. The build stops before it exceeds this."""
     engine: Literal["local", "ray"] = "local"
-    """Work in this process, or in many with Ray."""
+    """Run in this process (local) or in several processes (ray)."""
     ray_address: str | None = None
-    """Address of a running Ray cluster [default: Ray on this machine alone]."""
+    """Address of a running Ray cluster [default: start Ray on this machine]."""
     workers: PositiveInt | None = None
-    """Number of Ray's processes [default: one a CPU]."""
+    """Number of Ray processes [default: one per CPU]."""
     worker_gpus: NonNegativeFloat = 0.0
-    """GPUs of one of Ray's processes."""
+    """Number of GPUs per Ray process. Can be a fraction."""
     fresh: bool = False
-    """Start over instead of going on."""
+    """Start over instead of resuming."""
 
     @property
     def expansion(self) -> Expansion:
-        """The settings of the reverse expansion alone."""
+        """Only the settings of the reverse expansion."""
         return Expansion(**{name: getattr(self, name) for name in Expansion.model_fields})
 
     @property
     def image_root(self) -> Path:
-        """The folder that every image lies in: `images`, else the folder of the only source, else `folder`."""
+        """Folder that contains every image: `images`, else the folder of the only source, else `folder`."""
         if self.images is not None:
             return self.images
         return (self.folder / self.sources[0].file).parent if len(self.sources) == 1 else self.folder
 
     def pixels_of(self, source: SourceSettings) -> ResizedPixels:
-        """Which image the pixels of a source in box space resized are of: what it states, else what the build states."""
+        """Return the resize settings of a source in box space `resized`: its own if it has any, else the build's."""
         return source if source.stated else self
 
     @classmethod
     def placed(cls, values: dict[str, Any], path: Path) -> dict[str, Any]:
-        """A recipe's values with their paths from its folder; those of the sources start there by `folder`."""
+        """Return a recipe's values with paths relative to its folder. `folder` does the same for the sources' paths."""
         home = path.parent
 
         def at_home(value: Any) -> Any:
@@ -220,20 +224,20 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings, ResizedPixels):
     def _adds_up(self) -> Self:
         if self.budget is not None and (self.teacher != "openai" or not (self.prompt_price or self.completion_price)):
             raise ValueError(
-                "budget needs teacher openai and its prices: prompt_price and completion_price (--prompt-price, "
-                "--completion-price)"
+                f"budget needs teacher openai and a price, got teacher {self.teacher}, prompt_price {self.prompt_price:g} "
+                f"and completion_price {self.completion_price:g}. Set the prices (--prompt-price, --completion-price)"
             )
         boxes_resized = any(source.box_space == "resized" for source in self.sources)
         if self.coordinates != "resized" and not boxes_resized and self.stated:
             raise ValueError(
-                f"{self.stated[0]} is for coordinates resized and box_space resized, got coordinates {self.coordinates}; "
-                "leave it out"
+                f"{self.stated[0]} needs coordinates resized or a source with box_space resized, got coordinates "
+                f"{self.coordinates}. Remove it"
             )
         if self.coordinates == "resized" and self.processor is None and len(self.stated) < 2:
             raise ValueError(
-                "coordinates resized need processor, the folder or Hugging Face name of the model to be trained, or "
-                "min_pixels and max_pixels of its image processor"
+                "coordinates resized needs the resize settings of the model to be trained. Set processor to its folder or "
+                "Hugging Face name, or set min_pixels and max_pixels to the values of its image processor"
             )
         if self.engine == "ray" and self.rpm is not None and self.workers is None:
-            raise ValueError("rpm is shared among Ray's processes: say how many with workers")
+            raise ValueError("rpm with engine ray needs workers, because the Ray processes share the limit. Set workers")
         return self

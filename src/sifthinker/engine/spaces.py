@@ -1,7 +1,7 @@
-"""A file of records before a build: what cannot be read, and whether its boxes are plausibly in another space than it says.
+"""Check a file of records before a build: unreadable records, and boxes that are probably in another space than stated.
 
-A box that cannot be in its space is a reject when it is read. What shows in a whole file alone is a warning: no box of it is
-wrong by itself.
+A box that cannot be in its space becomes a reject when it is read. A pattern that shows only in the complete file is a
+warning, because each box by itself may be correct.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from sifthinker.images import image_size
 from sifthinker.literals import Space
 from sifthinker.records import EXAMPLES, Record, Reject
 
-_LOOKED_AT = 100  # lines that may be broken before one that shows what a file holds
+_LOOKED_AT = 100  # lines searched for the first readable one
 
 
 @dataclass(slots=True)
 class Records:
-    """What a file of records holds, gathered record by record.
+    """Statistics of a file of records, collected record by record.
 
     Args:
-        space: in which its boxes are said to be.
-        resizer: for `resized`, how large the images were made.
+        space: stated space of the boxes.
+        resizer: for `resized`, the resizer of the images.
         records: number of records.
-        past: boxes that end past the image, x1, y1, x2, y2 as the file states them.
-        rejected: how many of these were rejected, the others are clipped.
-        boxes: (N, 4) of that space for each record whose image's size is known or not needed.
-        sizes: (width, height) of the image of each of these, None where it is not known.
+        past: boxes that extend past the image, x1, y1, x2, y2 as in the file.
+        rejected: number of these that were rejected; the others are clipped.
+        boxes: (N, 4) in that space, for each record whose image size is known or not needed.
+        sizes: (width, height) of the image for each of these, None if unknown.
     """
 
     space: Space = "unit"
@@ -52,7 +52,7 @@ class Records:
     sizes: list[tuple[int, int] | None] = field(default_factory=list)
 
     def add(self, record: Record, size: tuple[int, int] | None) -> None:
-        """Take in one record; `size` is (width, height) of its image, where it is known."""
+        """Add a record; `size` is the (width, height) of its image, None if unknown."""
         self.records += 1
         self.past += filter(None, map(_stated_past, record.notes))
         if size is not None or self.space in ("unit", "per_mille"):
@@ -60,29 +60,29 @@ class Records:
             self.sizes.append(size)
 
     def add_reject(self, reject: Reject) -> None:
-        """Take in one record that could not be read, for its box if that is what was wrong."""
+        """Add a record that could not be read. Only a box that extends past the image is used."""
         box = _stated_past(reject.reason)
         if box:
             self.past.append(box)
             self.rejected += 1
 
     def warnings(self) -> list[str]:
-        """What looks like another space, with counts."""
+        """Return warnings, with counts, about boxes that look like another space."""
         return suspect_space(self.boxes, self.space, self.sizes, past=self.past, rejected=self.rejected)
 
 
-# As `sources.rows.to_unit` words it, in a record's note or in a reject.
+# The text of `sources.rows.to_unit` in a record's note or in a reject.
 _PAST = re.compile(r"box \[([^\[\]]*)\] (?:ends past|lies wholly outside) the image")
 
 
 def _stated_past(words: str) -> list[float]:
-    """The box that a note or a reject says to end past the image, [] where it says nothing of that."""
+    """Return the box in a note or reject about a box that extends past the image; [] for other texts."""
     found = _PAST.search(words)
     return [float(side) for side in found[1].split(",")] if found else []
 
 
 def holds_records(path: Path) -> bool:
-    """Whether a file holds records rather than examples: a table, or JSON whose rows ask a question and hold no chain."""
+    """Whether a file contains records and not examples: a table, or JSON whose rows have a question and no chain."""
     if path.is_file() and is_table(str(path)):
         return True
     first = _first_row(path)
@@ -90,12 +90,12 @@ def holds_records(path: Path) -> bool:
 
 
 def holds_examples(path: Path) -> bool:
-    """Whether a path is a finished dataset: a folder with an examples file, or a file whose rows hold chains."""
+    """Whether a path is a finished dataset: a folder with an examples file, or a file whose rows have chains."""
     return (path / EXAMPLES).is_file() or "messages" in _first_row(path)
 
 
 def _first_row(path: Path) -> dict[str, Any]:
-    """The first JSON object of a file, or nothing."""
+    """Return the first JSON object of a file, or an empty one."""
     if not path.is_file() or is_table(str(path)):
         return {}
     try:
@@ -108,13 +108,13 @@ def _first_row(path: Path) -> dict[str, Any]:
 def check_records(
     source: SourceSettings, images: Path | None = None, *, files: bool = True, gathered: Records | None = None
 ) -> Iterator[Finding]:
-    """Every record of a file that a build would leave out while reading it.
+    """Yield every record of a file that a build would reject while reading it.
 
     Args:
-        source: the file, its form and its box space.
-        images: image root; the file's folder by default.
-        files: whether the headers of images are read for sizes that the file does not state.
-        gathered: takes in what can be read, for its `warnings`.
+        source: the file, its format and its box space.
+        images: image root; by default the folder of the file.
+        files: whether to read image headers for sizes that the file does not state.
+        gathered: collects the readable records, for its `warnings`.
     Raises:
         RecordError, ConfigError: see `sources.read_source`.
     """

@@ -1,4 +1,4 @@
-"""What a dataset holds: counts and distributions, gathered while `checks.check_dataset` reads it."""
+"""Statistics of a dataset: counts and distributions, collected while `checks.check_dataset` reads it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sifthinker.files import read_jsonl
 
 @dataclass(slots=True)
 class Stats:
-    """What a dataset holds, gathered line by line.
+    """Statistics of a dataset, collected line by line.
 
     Args:
-        examples: number of lines that could be read.
-        by_dataset: examples of each dataset.
-        by_family: of each family of questions, where known.
-        boxes: examples with so many target boxes.
-        steps: chains with so many steps.
-        areas: share of the image that a target box covers.
-        depths: stated depths of target regions.
-        words: words of a chain's texts.
-        sizes: images of each size.
-        coordinates: chains whose boxes are in each kind of coordinates.
+        examples: number of readable lines.
+        by_dataset: examples per dataset.
+        by_family: examples per kind of question.
+        boxes: examples per number of target boxes.
+        steps: chains per number of steps.
+        areas: share of the image covered by each target box.
+        depths: stated depth of each target region.
+        words: number of words in the texts of each chain.
+        sizes: images per size.
+        coordinates: chains per kind of coordinates.
     """
 
     examples: int = 0
@@ -52,7 +52,7 @@ class Stats:
         size: tuple[int, int] | None,
         frame: Frame = UNIT,
     ) -> None:
-        """Take in one example; `frame` is what the numbers of its chain stand for."""
+        """Add an example; `frame` has the coordinates of its chain."""
         self.examples += 1
         self.by_dataset[dataset] += 1
         self.by_family[family or "unknown"] += 1
@@ -68,7 +68,7 @@ class Stats:
             self.sizes[size] += 1
 
     def tables(self, rejects: Counter[str]) -> dict[str, list[tuple[str, str]]]:
-        """Title → rows of (what, how many), for people."""
+        """Return title → rows of (label, number) as text."""
 
         def counted(counter: Counter[Any], most: int = 20) -> list[tuple[str, str]]:
             rows = [
@@ -81,28 +81,28 @@ class Stats:
             if not values:
                 return []
             quantiles = np.quantile(values, [0, 0.1, 0.5, 0.9, 1])
-            names = ("least", "10 %", "median", "90 %", "greatest")
+            names = ("minimum", "10 %", "median", "90 %", "maximum")
             return [(name, format(float(value), form)) for name, value in zip(names, quantiles, strict=True)]
 
         found = {
             f"{self.examples:,} examples by dataset": counted(self.by_dataset),
-            "families of questions": counted(self.by_family),
-            "target boxes an example": counted(self.boxes),
-            "steps a chain": counted(self.steps),
-            "words a chain": spread(self.words, ".0f"),
-            "share of the image in a target box": spread(self.areas, ".3f"),
+            "question families": counted(self.by_family),
+            "target boxes per example": counted(self.boxes),
+            "steps per chain": counted(self.steps),
+            "words per chain": spread(self.words, ".0f"),
+            "share of the image covered by a target box": spread(self.areas, ".3f"),
             "depth of a target region": spread(self.depths, ".3f"),
             "image sizes": counted(self.sizes, 10),
-            "coordinates of boxes in chains": counted(self.coordinates) if self.coordinates.keys() - {"unit"} else [],
-            "left out": counted(rejects),
+            "box coordinates in chains": counted(self.coordinates) if self.coordinates.keys() - {"unit"} else [],
+            "rejected records": counted(rejects),
         }
         return {title: rows for title, rows in found.items() if rows}
 
     def histograms(self, bins: int = 24) -> dict[str, list[tuple[float, float]]]:
-        """Title → (middle of a bin, number in it)."""
+        """Return title → (middle of a bin, number of values in it)."""
         series: dict[str, Sequence[float]] = {
-            "words a chain": self.words,
-            "share of the image in a target box": self.areas,
+            "words per chain": self.words,
+            "share of the image covered by a target box": self.areas,
             "depth of a target region": self.depths,
         }
         found = {}
@@ -115,12 +115,12 @@ class Stats:
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:
-    """`per_mille (3) and unit (5)`."""
+    """Return counts as text: `per_mille (3) and unit (5)`."""
     return " and ".join(f"{name} ({number:,})" for name, number in sorted(counts.items()))
 
 
 def reject_counts(path: str | Path) -> Counter[str]:
-    """How many records a build left out, by reason code; none where the dataset has no file of them."""
+    """Return the number of records that a build rejected, by reason code; empty if the dataset has no rejects file."""
     file = Path(path) / "rejects.jsonl"
     if not file.is_file():
         return Counter()

@@ -1,7 +1,6 @@
-"""Forward inference: a teacher explains a focus path in words, and its words are checked.
+"""Forward inference: a teacher explains a focus path in words, and the engine checks the words.
 
-A teacher returns words only. The engine composes the chain with its own boxes and depths, so that no teacher can corrupt
-a number.
+A teacher returns only words. The engine builds the chain with its own boxes and depths, so no teacher can corrupt a number.
 """
 
 from __future__ import annotations
@@ -33,49 +32,49 @@ from sifthinker.scoring.answers import judge, normalise
 
 MAX_CORRECTIONS = 2
 MAX_WORDS = 120
-LOCAL_TOKENS = 1024  # longest reply of a teacher in this process, unless told otherwise
+LOCAL_TOKENS = 1024  # default maximum length of a local teacher's reply
 
 CHECKS: dict[str, str] = {
-    "not_json": "the reply does not hold the JSON object asked for",
-    "ambiguous": "the reply holds two different JSON objects of the form asked for",
-    "count": "the number of thoughts is not the number of focuses",
+    "not_json": "the reply does not contain the requested JSON object",
+    "ambiguous": "the reply contains several different JSON objects of the requested form",
+    "count": "the number of thoughts differs from the number of focuses",
     "blank": "a thought is blank",
-    "leak": "a thought speaks of outlines, coordinates, the given answer or these instructions",
+    "leak": "a thought mentions outlines, coordinates, the given answer or the instructions",
     "length": f"a thought is longer than {MAX_WORDS} words",
-    "tag": "a thought holds a tag of the chain format",
-    "placeholder": "a thought holds an image placeholder or control token of a model",
-    "answer": "the answer disagrees with the record's",
-    "cut_off": "the reply reached the longest length",
+    "tag": "a thought contains a tag of the chain format",
+    "placeholder": "a thought contains an image placeholder or control token of a model",
+    "answer": "the teacher's answer disagrees with the record's answer",
+    "cut_off": "the reply reached the maximum length",
     "refused": "the model refused, or its server filtered the reply",
     "no_content": "the reply has no content, only reasoning or a tool call",
-    "refused_request": "the server refused this request",
+    "refused_request": "the server refused the request",
     "endpoint": "the teacher's server failed",
 }
 
-# What whoever runs the build can do, where it is not the teacher that must do better.
+# What the user can do about failures that are not the teacher's fault.
 ADVICE: dict[str, str] = {
-    "cut_off": "raise --max-tokens, or the server's own bound",
-    "endpoint": "the same command tries it again",
+    "cut_off": "raise --max-tokens, or the server's own limit",
+    "endpoint": "run the same command again to retry this record",
 }
 
 _KEYS = ("thoughts", "answer")
 
-# The group of entry points under which packages offer teachers that need no settings: name → class.
+# Entry point group for teachers of other packages: name → class or function that needs no arguments.
 TEACHERS = "sifthinker.teachers"
 
-# In an answer that shares words with the true one, these leave it open or turn it round.
+# In an answer that shares words with the record's answer, these words make it uncertain or negate it.
 _HEDGES = {
     "or", "either", "neither", "nor", "not", "no", "never", "none", "without", "except", "isnt", "arent", "wasnt",
     "werent", "dont", "doesnt", "cant", "cannot", "unlike", "rather", "maybe", "perhaps", "possibly", "probably",
     "unclear", "unsure", "unknown",
 }  # fmt: skip
-# These add nothing to it.
+# These words add nothing to an answer.
 _FILLING = {
     "is", "are", "was", "were", "be", "it", "its", "this", "that", "these", "those", "there", "here", "in", "on", "at",
     "of", "to", "for", "with", "by", "from", "i", "see", "shown", "visible", "answer", "image", "picture", "photo",
     "scene",
 }  # fmt: skip
-_SHORT_ANSWER = 3  # words of a true answer that must all be there
+_SHORT_ANSWER = 3  # all words of a record's answer of at most this length are required
 
 _LEAK = re.compile(
     r"\b(?:green|red|drawn|marked|highlighted|annotated|bounding|coloured|colored)[\s-]+"
@@ -91,7 +90,7 @@ _LEAK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a teacher explains: a record, the regions of each focus, and the image when it asks for it."""
+    """A task for a teacher: a record, the regions of each focus, and a function that loads the image."""
 
     record: Record
     foci: tuple[tuple[Region, ...], ...]
@@ -101,7 +100,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One reply of a teacher: what it said, and why it was not accepted (no problems when it was)."""
+    """One reply of a teacher, with the problems that it was refused for; no problems if it was accepted."""
 
     reply: str
     problems: tuple[str, ...] = ()
@@ -113,42 +112,42 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The accepted thoughts, one a focus, with every attempt that led to them; None when none was accepted."""
+    """The accepted thoughts, one per focus (None if no reply was accepted), with all attempts."""
 
     thoughts: tuple[str, ...] | None
     attempts: tuple[Attempt, ...] = field(default=())
 
 
 class Teacher(Protocol):
-    """Anything that explains a task. `name` goes into the provenance of every example.
+    """Explains tasks. `name` goes into the provenance of every example.
 
-    A teacher that costs something counts it in an attribute `usage`, an `endpoint.Usage`. One that holds connections is an
-    asynchronous context manager, entered for the build.
+    A teacher that costs money counts its use in an attribute `usage`, an `endpoint.Usage`. A teacher with connections is an
+    asynchronous context manager, which the build enters.
     """
 
     name: str
 
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str | Reply:
-        """The teacher's raw reply: `{"thoughts": [...], "answer": ...}`, whatever stands around it.
+        """Return the teacher's raw reply: `{"thoughts": [...], "answer": ...}`, with any text around it.
 
         Args:
             task: what to explain.
-            earlier: failed attempts at this task, the last one last.
+            earlier: failed attempts at this task, oldest first.
         Returns:
-            The text, or a `Reply` that also says how it ended.
+            The text, or a `Reply` that also contains how it ended.
         Raises:
-            EndpointError: a served teacher could not be reached, or refused the request.
+            EndpointError: the teacher's server could not be reached, or refused the request.
         """
         ...
 
 
 async def explain(teacher: Teacher, task: Task) -> Explanation:
-    """Ask, check, and ask again with the reasons, twice at most.
+    """Ask the teacher, check its reply, and ask again with the problems, at most twice.
 
-    What a teacher says, or fails to say, is never an error.
+    A bad reply is never an error.
 
     Raises:
-        EndpointError: of kind `setup`: no teacher would answer before something is changed.
+        EndpointError: of kind `setup`: the server answers no request until the setup is changed.
     """
     attempts: list[Attempt] = []
     for _ in range(MAX_CORRECTIONS + 1):
@@ -157,7 +156,7 @@ async def explain(teacher: Teacher, task: Task) -> Explanation:
         except EndpointError as error:
             if error.kind == "setup":
                 raise
-            # The client has retried already; a correction would not help a server that is down, or refuses the request.
+            # The client has already retried. A correction does not help if the server is down or refuses the request.
             code = "refused_request" if error.kind == "request" else "endpoint"
             advice = "; lower --max-side" if error.code == "status_413" else ""
             attempts.append(Attempt("", (f"{error}{advice}",), (code,)))
@@ -165,22 +164,22 @@ async def explain(teacher: Teacher, task: Task) -> Explanation:
         reply = said if isinstance(said, Reply) else Reply(said)
         thoughts, problems = check_reply(reply.text, task)
         if problems and reply.code:
-            problems = [(reply.code, reply.reason)]  # the cause of the others
+            problems = [(reply.code, reply.reason)]  # it causes the other problems
         attempts.append(Attempt(reply.text, tuple(p for _, p in problems), tuple(code for code, _ in problems)))
         if not problems:
             return Explanation(tuple(thoughts), tuple(attempts))
         if reply.code and (reply.code != "cut_off" or not reply.text.strip()):
-            break  # there are no words to correct
+            break  # there is no text to correct
     return Explanation(None, tuple(attempts))
 
 
 def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]]]:
-    """The thoughts of a reply, and its problems as (reason code of `CHECKS`, words for the teacher).
+    """Return the thoughts of a reply, and its problems as (reason code of `CHECKS`, text for the teacher).
 
-    Reasoning, prose and code fences around the JSON object are no problem, nor are raw control characters in its strings.
+    Reasoning, prose and code fences around the JSON object are allowed, and so are raw control characters in its strings.
     """
     found = find_objects(reply, _KEYS)
-    # A model that repeats the schema it was given writes an object with these keys too.
+    # A model that repeats the given schema writes an object with these keys too.
     found = [body for body in found if isinstance(body["thoughts"], list)] or found
     if not found:
         return [], [("not_json", 'the reply must hold one whole JSON object with the keys "thoughts" and "answer"')]
@@ -204,7 +203,7 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
         placeholder = find_placeholder(thought)
         if placeholder:
             problems.append(("placeholder", f"thought {number} holds {placeholder}; say it in words"))
-        # Words that the question itself uses are no leak: there are green boxes in the world.
+        # Words of the question are not a leak: an image can show green boxes.
         leak = next((m[0] for m in _LEAK.finditer(thought) if m[0].lower() not in allowed), None)
         if leak:
             problems.append(("leak", f"thought {number} says {leak!r}"))
@@ -216,22 +215,23 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
 
 
 def _thought(item: Any) -> str | None:
-    """One entry of `thoughts`, None for what is no text; control characters but line breaks and tabs become spaces.
+    """Return one entry of `thoughts`; None if it is not text. Control characters except line breaks and tabs become spaces.
 
-    Some models wrap each text in an object. One that has a further key, such as a number, may mean another order.
+    Some models wrap each text in an object. An object with a further key, such as a number, may mean another order and does
+    not count.
     """
     if isinstance(item, dict) and len(item) == 1:
         item = item.get("text", item.get("thought"))
     if not isinstance(item, str) or any("\ud800" <= mark <= "\udfff" for mark in item):
-        return None  # half a surrogate pair is no text
+        return None  # half a surrogate pair is not text
     return "".join(" " if unicodedata.category(mark) == "Cc" and mark not in "\n\t" else mark for mark in item)
 
 
 def _agrees(answer: str, record: Record) -> bool:
-    """Whether a teacher's answer states the true one and nothing that contradicts it.
+    """Whether a teacher's answer states the record's answer and nothing that contradicts it.
 
-    The teacher has been given the true answer, so that it can be held to it: words that share half of a short answer are
-    not enough ("red or blue", "car" for "silver car").
+    The teacher knows the record's answer, so the check is strict: half the words of a short answer are not enough ("red or
+    blue", "car" for "silver car").
     """
     score = judge(answer, record.answer, record.choices).score
     if score in (0, 1):
@@ -252,14 +252,14 @@ def _conversation(
     shown: Callable[[Image.Image], dict[str, Any]],
     said: Callable[[str], Any],
 ) -> list[dict[str, Any]]:
-    """The messages that ask a model to explain a task: each focus outlined on the image, then the failed attempts.
+    """Return the messages that ask a model to explain a task: each focus outlined on the image, then the failed attempts.
 
     Args:
         task: what to explain.
         earlier: failed attempts.
-        max_side: longest side of the images.
-        shown: an image as a part of a message.
-        said: the content of a message that is text alone.
+        max_side: longest side of the images, in pixels.
+        shown: converts an image to a part of a message.
+        said: converts text to the content of a message.
     """
     image = task.load_image().copy()
     image.thumbnail((max_side, max_side))
@@ -270,22 +270,22 @@ def _conversation(
     messages = [{"role": "system", "content": said(TEACHER_SYSTEM)}, {"role": "user", "content": content}]
     for attempt in earlier:
         if not attempt.reply.strip():
-            continue  # there is nothing to correct, and servers refuse empty turns
+            continue  # nothing to correct, and servers refuse empty turns
         messages.append({"role": "assistant", "content": said(attempt.reply)})
         messages.append({"role": "user", "content": said(teacher_correction(attempt.problems))})
     return messages
 
 
 class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
-    """A vision-language model behind an OpenAI-compatible server.
+    """A vision-language model on an OpenAI-compatible server.
 
-    Structured output is asked for; the endpoint learns where a server refuses it.
+    Requests ask for structured output. If the server refuses it, the endpoint stops asking.
 
     Args:
-        endpoint: its server.
-        max_side: longest side, in pixels, of the images that are sent.
-        temperature: of the server's sampling.
-        max_tokens: longest reply; the server's own bound by default.
+        endpoint: the server.
+        max_side: longest side of the images that are sent, in pixels.
+        temperature: sampling temperature.
+        max_tokens: maximum length of a reply, in tokens; the server's own limit by default.
     """
 
     def __init__(
@@ -317,14 +317,14 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
 
 
 class LocalTeacher:
-    """A vision-language model of transformers in this process; it reads and writes greedily.
+    """A transformers vision-language model in this process. It decodes greedily.
 
     Args:
         model: folder or Hugging Face name.
-        max_side: longest side, in pixels, of the images that it is shown.
-        max_new_tokens: longest reply.
-        batch_size: tasks that are answered at once, when so many wait.
-        device: torch device; the accelerator if there is one by default.
+        max_side: longest side of the images that it sees, in pixels.
+        max_new_tokens: maximum length of a reply, in tokens.
+        batch_size: maximum number of tasks in a batch.
+        device: torch device; by default the accelerator, if there is one.
     Raises:
         ModelError: on the first reply, if the model cannot be loaded.
     """
@@ -363,7 +363,7 @@ class LocalTeacher:
     def _answer(self, asked: Sequence[tuple[list[dict[str, Any]], list[Image.Image]]]) -> list[Reply]:
         if self._loaded is None:
             self._loaded = load_for_inference(self._model, device=self._device)
-        # The model's own reply, which it is shown for correction, may spell its placeholder for an image.
+        # A correction shows the model its own reply, which may contain its image placeholder.
         placeholder = getattr(self._loaded[1], "image_token", None)
         conversations = [_without(messages, placeholder) if placeholder else messages for messages, _ in asked]
         images = [shown for _, shown in asked]
@@ -381,7 +381,7 @@ class LocalTeacher:
 
 
 def _without(messages: Sequence[dict[str, Any]], word: str) -> list[dict[str, Any]]:
-    """Messages whose texts hold a word no more: a space is put into it."""
+    """Return messages without a word in their texts: a space is inserted into it."""
     apart = f"{word[0]} {word[1:]}"
     return [
         {
@@ -396,7 +396,7 @@ def _without(messages: Sequence[dict[str, Any]], word: str) -> list[dict[str, An
 
 
 def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
-    """A copy of the image with its regions outlined in green."""
+    """Return a copy of the image with its regions outlined in green."""
     copy = image.convert("RGB")
     pen = ImageDraw.Draw(copy)
     width, height = copy.size
@@ -421,18 +421,18 @@ def _response_format(foci: int) -> dict[str, Any]:
 
 
 def make_teacher(settings: TeacherSettings) -> Teacher:
-    """The teacher that settings name: `openai`, `local`, or one that an installed package offers.
+    """Return the teacher of some settings: `openai`, `local`, or a teacher from an installed package.
 
-    A package offers a teacher as an entry point of the group `sifthinker.teachers`: a name, and what is called without
-    arguments to make it.
+    A package provides a teacher as an entry point of the group `sifthinker.teachers`: a name, and a callable without
+    arguments that makes the teacher.
 
     Raises:
-        ConfigError: no such teacher, or it needs a model and the settings name none.
+        ConfigError: the teacher does not exist, or it needs a model and the settings have none.
     """
     if settings.teacher not in ("openai", "local"):
         return offered_teacher(settings.teacher)
     if not settings.model:
-        raise ConfigError(f"teacher {settings.teacher} needs a model: say it with --model NAME (in a recipe: model)")
+        raise ConfigError(f"teacher {settings.teacher} needs a model. Set --model NAME (in a recipe: model)")
     if settings.teacher == "local":
         return LocalTeacher(
             settings.model,
@@ -450,27 +450,27 @@ def make_teacher(settings: TeacherSettings) -> Teacher:
 
 
 def offered_teachers() -> tuple[str, ...]:
-    """Names of the teachers that installed packages offer as entry points of the group `sifthinker.teachers`."""
+    """Return the names of the teachers from installed packages, entry points of the group `sifthinker.teachers`."""
     return tuple(sorted({entry.name for entry in entry_points(group=TEACHERS)}))
 
 
 def offered_teacher(name: str) -> Teacher:
-    """A teacher that an installed package offers, see `offered_teachers`.
+    """Return a teacher from an installed package, see `offered_teachers`.
 
     Raises:
-        ConfigError: no package offers one of this name, or what it offers cannot be loaded.
+        ConfigError: no package provides a teacher of this name, or it cannot be loaded.
     """
     entry = next(iter(entry_points(group=TEACHERS, name=name)), None)
     if entry is None:
         names = ("openai", "local", *offered_teachers())
         near = nearest(name, names)
-        hint = f"did you mean {near!r}?" if near else f"wanted {', '.join(names)}"
-        raise ConfigError(f"no teacher is called {name!r}; {hint}")
+        hint = f"Did you mean {near!r}?" if near else f"Use one of {', '.join(names)}"
+        raise ConfigError(f"unknown teacher {name!r}. {hint}")
     try:
         found: Teacher = entry.load()()
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"the teacher {name!r} cannot be loaded from {entry.value}: {error}. "
-            "Install the package that offers it again, or use --teacher openai or local"
+            f"cannot load the teacher {name!r} from {entry.value}: {error}. "
+            "Reinstall the package that provides it, or use --teacher openai or --teacher local"
         ) from None
     return found

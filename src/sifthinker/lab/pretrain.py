@@ -203,7 +203,7 @@ class Part:
 
 
 # The second part has no depth images. Without this part, a model reads places and shapes from the depth image. That image
-# has no colour, so the model confuses two balls of different colours. docs/world.md has the numbers.
+# has no colour, so the model confuses two balls of different colours. docs/lab/world.md has the numbers.
 CURRICULUM = (
     Part("see", 72_000, 4e-3, 2e-3, rgb_only=8),
     Part("see", 24_000, 3e-3, 1.5e-3, rgb_only=1),

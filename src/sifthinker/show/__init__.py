@@ -1,1 +1,1 @@
-"""What people look at: pages and pictures of chains, runs, evaluations and datasets."""
+"""Pages and images of chains, runs, evaluations and datasets."""

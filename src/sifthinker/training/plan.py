@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _GIB = 2**30
 _FAR = 4  # report the longest example if it is this many times as long as the median
 _DRY_RUN = 8  # number of examples whose gold chains are scored
-# Below this learning rate, most bfloat16 weights (8 significant bits) do not change, see docs/training.md.
+# Below this learning rate, most bfloat16 weights (8 significant bits) do not change, see docs/howto/train.md.
 _SMALL_STEPS = 1e-4
 # Errors that model code raises when it needs tensor values and only shapes exist, or does not know the configuration.
 _NOT_BY_SHAPES = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError)

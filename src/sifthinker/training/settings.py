@@ -239,12 +239,12 @@ class TrainSettings(Settings):
                 yield "training.load_best_model_at_end needs eval_data; set eval_data to the held-out questions"
 
     def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[str]:
-        """Settings with which TRL (seen in 1.16) passes images to vLLM wrongly. docs/training.md lists those that work."""
+        """Settings with which TRL (seen in 1.16) passes images to vLLM wrongly. docs/howto/train.md lists those that work."""
         mode = training.get("vllm_mode", "colocate")
         if mode != "server":
             yield (
                 f"training.vllm_mode must be 'server', got {mode!r}: in this mode TRL sends prompts with expanded image "
-                "tokens, and vLLM expands them a second time. Set it to server and start a vLLM server, see docs/training.md"
+                "tokens, and vLLM expands them a second time. Set it to server and start a vLLM server, see docs/howto/train.md"
             )
         if self.max_pixels is not None:
             yield (
@@ -262,7 +262,7 @@ class TrainSettings(Settings):
                     yield f"{name} is a setting of GRPO-SIF, and this is an SFT run; leave it out"
 
 
-# Model types (in config.json) for which sampling by vLLM is expected to work, see docs/training.md.
+# Model types (in config.json) for which sampling by vLLM is expected to work, see docs/howto/train.md.
 _FOR_VLLM = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 
@@ -289,13 +289,13 @@ def check_vllm(config: TrainSettings, *, here: bool = True) -> None:
         )
         raise ConfigError(
             f"training.use_vllm: expected a model of type {', '.join(_FOR_VLLM)}; {config.model} is of type {kind}, and "
-            f"{why}. Leave use_vllm out; see docs/training.md"
+            f"{why}. Leave use_vllm out; see docs/howto/train.md"
         )
     if here and find_spec("vllm") is None:
         raise ConfigError(
             "training.use_vllm: vLLM is not installed here. The training process imports it too, not only the server. "
             "Install it with `pip install --no-deps vllm`, then install the packages that it imports. Without --no-deps, "
-            "pip would replace transformers by an older version. See docs/training.md"
+            "pip would replace transformers by an older version. See docs/howto/train.md"
         )
 
 

@@ -1,4 +1,4 @@
-"""Sources: anyone's questions with boxes become Records, and what cannot be read becomes a Reject with its reason."""
+"""Sources: read questions with boxes from many formats as Records. Unreadable rows become Rejects with a reason."""
 
 from __future__ import annotations
 
@@ -39,46 +39,51 @@ def read_source(
 ) -> Iterator[Record | Reject]:
     """Read records in file order.
 
-    Formats: `jsonl`, plain records (see `Record`), one on a line or in a JSON list; `table`, a CSV, TSV or Parquet file, a
-    folder that `datasets` saved, or `hf://owner/name:split`; `viscot`, VisCoT's metadata JSONL (`bboxs` in pixels, `width`,
-    `height`); `viscot-conversation`, VisCoT's conversations, whose answers hold boxes as fractions of the padded square:
-    they state no image size, so they need the images; `refcoco`, JSON lines of expressions; `coco`, COCO and LVIS instances
-    as counting questions; `tallyqa`, counting questions whose boxes come from COCO instances.
+    Formats:
+
+    - `jsonl`: plain records (see `Record`), one per line or in a JSON list.
+    - `table`: a CSV, TSV or Parquet file, a folder saved by `datasets`, or `hf://owner/name:split`.
+    - `viscot`: VisCoT's metadata JSONL (`bboxs` in pixels, `width`, `height`).
+    - `viscot-conversation`: VisCoT's conversations. Their boxes are fractions of the padded square. They state no image
+    size,
+      so reading them needs the images.
+    - `refcoco`: JSON lines of expressions.
+    - `coco`: COCO and LVIS instances as counting questions.
+    - `tallyqa`: counting questions with boxes from a COCO instances file.
 
     Args:
         path: the file, folder or name.
-        images: image root; plain records and tables default to the file's folder. A table that holds its images itself has
-            them written there, named by content.
-        format: `auto` goes by the file's ending and first record.
-        outside: `clip` boxes that leave the image, noting it, or reject the record (`strict`).
+        images: image root. The default for plain records and tables is the file's folder. Images stored inside a table are
+            written there, named by content.
+        format: `auto` uses the file extension and the first record.
+        outside: `clip` boxes that extend past the image and add a note, or reject the record (`strict`).
         box_space: space of the boxes in plain records and tables.
-        box_form: of a table's boxes: two corners, or corner and size.
-        columns: of a table: our name (one of `COLUMNS`) → the table's. Names that are not given are the table's own.
-        instances: COCO instances, for `tallyqa`.
-        resizer: for box space `resized`, how large the images were made; as Qwen2.5-VL's published bounds make them by
-            default, see `Resizer`.
+        box_form: box format in a table: two corners, or corner and size.
+        columns: record field (one of `COLUMNS`) → column of the table. Other fields use columns of the same name.
+        instances: COCO instances file, for `tallyqa`.
+        resizer: for box space `resized`, the resizer of the images; by default Qwen2.5-VL's with its published bounds.
     Yields:
-        A record, or a reject that says where and why. An id seen before is a reject too.
+        A record, or a reject with place and reason. A repeated id is a reject too.
     Raises:
-        RecordError: the file is missing or its beginning is of no known format.
-        ConfigError: an unknown format, or columns that the table lacks.
+        RecordError: the file is missing, or its start has no known format.
+        ConfigError: an unknown format, or a column that the table does not have.
     """
     if format not in get_args(SourceFormat):
-        raise ConfigError(f"unknown source format {format!r}; wanted one of {', '.join(get_args(SourceFormat))}")
+        raise ConfigError(f"unknown source format {format!r}, expected one of {', '.join(get_args(SourceFormat))}")
     where = Path(path)
     if format == "auto":
         format = "table" if is_table(os.fspath(path)) else _guess(where)
     if format != "table" and (columns or box_form != "xyxy"):
         raise ConfigError(
-            f"{path} is read as {format}; columns and a box form are for tables (.csv, .tsv, .parquet, datasets)"
+            f"{path} is read as {format}, but columns and box_form apply only to tables (.csv, .tsv, .parquet, datasets)"
         )
     if resizer is not None and box_space != "resized":
-        raise ConfigError(f"a resizer is for box space resized, got {box_space}; leave it out")
+        raise ConfigError(f"resizer needs box_space resized, got {box_space}. Remove resizer")
     if format not in ("table", "jsonl") and box_space != "unit":
-        raise ConfigError(f"{path} is read as {format}, which has a box space of its own; leave it out")
+        raise ConfigError(f"{path} is read as {format}, which has its own box space. Remove box_space {box_space}")
     root = Path(images) if images is not None else None
     if root is not None and not root.is_dir() and format != "table":
-        raise RecordError(f"{root}: no such image folder", "missing_file")
+        raise RecordError(f"{root}: no such image folder. Set --images to an existing folder", "missing_file")
     found: Iterator[Record | Reject]
     if format == "viscot":
         found = published.viscot(where, root, outside)
@@ -96,13 +101,13 @@ def read_source(
             lines: Iterator[Line] = rows(where)
         else:
             lines = table(os.fspath(path), columns or {}, box_form, root)
-        advice = f"read as {box_space}; say what they are with --box-space {other_names(box_space)} (in a recipe: box_space)"
+        advice = f"read as {box_space}. Set --box-space {other_names(box_space)} (in a recipe: box_space)"
         found = _plain(lines, base, outside, box_space, advice, resizer)
     seen: dict[str, str] = {}
     for item in found:
         if isinstance(item, Record):
             if item.id in seen:
-                reason = f"{item.source}: id {shown(item.id)} stands at {seen[item.id]} already"
+                reason = f"{item.source}: the id {shown(item.id)} is already used at {seen[item.id]}"
                 yield Reject(item.source, item.id, "duplicate_id", reason)
                 continue
             seen[item.id] = item.source
@@ -112,14 +117,14 @@ def read_source(
 def read_rows(
     rows: Iterable[Record | Mapping[str, Any]], images: str | os.PathLike[str], name: str = "records"
 ) -> Iterator[Record | Reject]:
-    """Read records that are in memory, in their order.
+    """Read records from memory, in order.
 
     Args:
-        rows: records, or plain ones as a line of JSON holds them, boxes unit xyxy: see `Record`.
+        rows: records, or plain records as in JSON lines, boxes unit xyxy; see `Record`.
         images: image root.
-        name: what to call the place of a row, which has a number from 1 beside it.
+        name: name for the place of a row, followed by its number from 1.
     Yields:
-        A record, or a reject that says where and why. Records are passed on as they are.
+        A record, or a reject with place and reason. `Record` objects are passed on unchanged.
     Example:
         >>> row = {"id": "1", "image": "cat.png", "question": "What?", "answer": "cat", "boxes": [[0, 0, 1, 1]]}
         >>> next(read_rows([row], "photos")).answer
@@ -135,10 +140,10 @@ def read_rows(
 
 
 def _guess(path: Path) -> SourceFormat:
-    """By the keys of the first items that are JSON objects."""
+    """Guess the format from the keys of the first JSON object."""
     if path.is_dir():
         raise RecordError(
-            f"{path}: is a folder; wanted a file, or a folder that `Dataset.save_to_disk` wrote (with a state.json)",
+            f"{path}: expected a file or a folder written by `Dataset.save_to_disk` (with a state.json), got another folder",
             "missing_file",
         )
     first = None
@@ -148,7 +153,7 @@ def _guess(path: Path) -> SourceFormat:
         if not isinstance(row, dict):
             continue
         if relative := coco_relative(row):
-            raise RecordError(f"{path}: this is {relative}", "not_coco")
+            raise RecordError(f"{path}: expected records, got {relative}", "not_coco")
         if "bboxs" in row:
             return "viscot"
         if "annotations" in row and "categories" in row:
@@ -161,17 +166,15 @@ def _guess(path: Path) -> SourceFormat:
             return "tallyqa"
         return "jsonl"
     if isinstance(first, Reject):
-        wanted = (
-            "wanted JSON lines, a JSON list, a table (.csv, .tsv, .parquet; others with --format table) or another --format"
-        )
+        expected = "Expected JSON lines, a JSON list or a table (.csv, .tsv, .parquet). For other files, set --format"
         try:
             read_json(path)
         except RecordError as error:
-            raise RecordError(f"{error}; {wanted}", error.code) from None
+            raise RecordError(f"{error}. {expected}", error.code) from None
     return "jsonl"
 
 
-_LOOKED_AT = 1000  # lines that are no records may stand before the first that is
+_LOOKED_AT = 1000  # lines searched for the first record
 
 
 def _plain(
@@ -182,13 +185,13 @@ def _plain(
     advice: str = "",
     resizer: Resizer | None = None,
 ) -> Iterator[Record | Reject]:
-    """Records of plain rows; see `rows.to_unit` for `advice` and `resizer`."""
+    """Yield records of plain rows; see `rows.to_unit` for `advice` and `resizer`."""
 
     def record(index: int, place: str, row: Any) -> Record:
         if isinstance(row, dict) and "boxes" in row:
             stated = row.get("size")
             sides = [as_whole(side) or 0 for side in stated] if isinstance(stated, list) else []
-            # The record itself rejects an impossible size.
+            # `Record` itself rejects an impossible size.
             size = (sides[0], sides[1]) if len(sides) == 2 and all(0 < side <= LONGEST_SIDE for side in sides) else None
             if size is None and space not in ("unit", "per_mille"):
                 size = image_size(inside(base, path_of(row, "image", place)))

@@ -1,7 +1,7 @@
-"""COCO and LVIS instances: what they box in each image, and counting questions made of it.
+"""COCO and LVIS instances: the boxes of each image, and counting questions built from them.
 
-A count is only as good as the annotations behind it. Anything that may make one wrong (an unusable annotation, an image
-listed twice, a category that is not boxed exhaustively) turns the question into a reject.
+A count is only as good as its annotations. Anything that may make a count wrong turns the question into a reject: an
+unusable annotation, an image that is listed twice, or a category that is not annotated exhaustively.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from sifthinker.files import inside
 from sifthinker.literals import OutsideBoxes
 from sifthinker.records import Record, Reject, as_number, as_whole, shown
 
-MOST_INSTANCES = 20  # counting questions about more objects than this teach nobody to look
+MOST_INSTANCES = 20  # counting questions with more objects teach a model little about looking
 
 # "1", 1 and 1.0 are one id; "01" is another.
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d{0,30})(?:\.0+)?", re.ASCII)
 # Names of flags as `_plain_key` makes them: COCO's iscrowd and ignore, Open Images' IsGroupOf.
 _CROWD = frozenset(("iscrowd", "crowd", "ignore", "isignore", "ignored", "isignored", "isgroupof", "groupof", "isgroup"))
-# detectron2 states the form of a box, as BoxMode's number or name; other tools in words.
+# detectron2 states the box format as a number or name of BoxMode; other tools use words.
 _MODE = frozenset(("bboxmode", "boxmode", "bboxformat", "boxformat"))
 _MODES = {
     **dict.fromkeys(("0", "xyxyabs", "xyxy", "pascalvoc"), "xyxy"),
     **dict.fromkeys(("1", "xywhabs", "xywh", "coco"), "xywh"),
 }
-_MOST_OF_ONE_ID = 20  # categories of one id that are told apart; an id of more may stand for any category
+_MOST_OF_ONE_ID = 20  # an id with more categories than this may stand for any category
 _YES_NO = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
 
 Id = int | str
-Category = str  # a category's name as `_spoken` makes it: names that differ in case or underscores alone are one
+Category = str  # a category name after `_spoken`; names that differ only in case or underscores are equal
 
 
 @dataclass(slots=True)
 class Picture:
-    """What instances say about one image.
+    """The annotations of one image.
 
     Args:
-        file: its name.
+        file: file name.
         size: (width, height) in pixels.
-        place: where it stands in the file.
-        boxes: category → pixel boxes (x1 y1 x2 y2) of its objects, in the file's order, with their places; none of crowds.
+        place: place in the instances file.
+        boxes: category → pixel boxes (x1 y1 x2 y2) of its objects with their places, in file order, without crowds.
         spoilt: category → (code, reason) why its objects cannot be counted here; `None` stands for every category.
     """
 
@@ -60,36 +60,36 @@ class Picture:
     spoilt: dict[Category | None, tuple[str, str]] = field(default_factory=dict)
 
     def spoil(self, category: Category | None, code: str, reason: str) -> None:
-        """Mark a category as not countable here; the first reason is kept."""
+        """Mark a category as not countable in this image. The first reason is kept."""
         self.spoilt.setdefault(category, (code, reason))
 
     def fault(self, category: Category) -> tuple[str, str] | None:
-        """(code, reason) why a category cannot be counted here, or None."""
+        """Return (code, reason) why a category cannot be counted in this image, or None."""
         found = self.spoilt.get(category) or self.spoilt.get(None)
         boxes = self.boxes.get(category, [])
         if found is None and len(boxes) > MOST_INSTANCES:
-            return "too_many_boxes", f"{len(boxes)} objects are more than {MOST_INSTANCES}"
+            return "too_many_boxes", f"the image has {len(boxes)} of them, more than {MOST_INSTANCES}"
         if found is None:
             first: dict[tuple[float, ...], str] = {}
             for box, place in boxes:
                 other = first.setdefault(tuple(box), place)
                 if other != place:
-                    return "bad_annotation", f"{other} and {place} have the same box {box}, so that it may be counted twice"
+                    return "bad_annotation", f"{other} and {place} have the same box {box}, which may be counted twice"
         return found
 
     def pixels(self, category: Category) -> list[list[float]]:
-        """(N, 4) pixel boxes of a category."""
+        """Return the (N, 4) pixel boxes of a category."""
         return [box for box, _ in self.boxes.get(category, [])]
 
 
 @dataclass(slots=True)
 class Instances:
-    """A file of instances.
+    """The content of an instances file.
 
     Args:
-        pictures: in the file's order.
-        names: category → its name as the file writes it.
-        rejects: entries that cannot be used, each named.
+        pictures: images in file order.
+        names: category → its name as written in the file.
+        rejects: unusable entries.
     """
 
     pictures: list[Picture]
@@ -98,20 +98,20 @@ class Instances:
 
 
 def read_instances(path: Path) -> Instances:
-    """Read COCO or LVIS instances entry by entry. A bad entry is a reject and affects only the counts that depend on it.
+    """Read COCO or LVIS instances entry by entry. A bad entry becomes a reject and affects only counts that depend on it.
 
     Raises:
-        RecordError: missing, not JSON, or without the lists images, annotations and categories.
+        RecordError: the file is missing, not JSON, or has no list of images, annotations or categories.
     """
     found = read_json(path)
     for name in ("images", "annotations", "categories"):
         if not isinstance(found, Mapping) or not isinstance(found.get(name), list):
             got = shown(found) if not isinstance(found, Mapping) or name not in found else f"{name} {shown(found[name])}"
             got = coco_relative(found[0] if isinstance(found, list) and found else found) or got
-            raise RecordError(f"{path}: wanted COCO instances with a list of {name}, got {got}", "not_coco")
+            raise RecordError(f"{path}: expected COCO instances with a list of {name}, got {got}", "not_coco")
     relative = coco_relative(found)
     if relative:
-        raise RecordError(f"{path}: wanted COCO instances, got {relative}", "not_coco")
+        raise RecordError(f"{path}: expected COCO instances, got {relative}", "not_coco")
     rejects: list[Reject] = []
     categories, names = _categories(found["categories"], path.name, rejects)
     images, pictures = _images(found["images"], categories, path.name, rejects)
@@ -128,33 +128,33 @@ _Meanings = dict[Id, set[Category | None]]
 
 
 def coco_relative(value: Any) -> str:
-    """What a file of COCO's family is that boxes no instances, in words; "" of any other.
+    """Describe a file of the COCO family that contains no instance boxes; "" for any other file.
 
     Args:
-        value: the file's object, or the first item of its list.
+        value: the JSON object of the file, or the first item of its list.
     """
     if not isinstance(value, Mapping):
         return ""
     if {"image_id", "category_id", "score"} <= value.keys() or {"image_id", "caption"} == value.keys():
-        return "a list of COCO results (a model's output, without images and categories); name the instances_….json file"
+        return "a list of COCO results (model output without images and categories). Use the instances_….json file"
     annotations = value.get("annotations")
     first = annotations[0] if isinstance(annotations, list) and annotations else None
     if isinstance(first, Mapping) and "bbox" not in first:
         if "segments_info" in first:
-            return "COCO panoptic segments; name the instances_….json file of the same images"
+            return "COCO panoptic segments. Use the instances_….json file of the same images"
         if "caption" in first:
-            return "COCO captions; name the instances_….json file of the same images"
+            return "COCO captions. Use the instances_….json file of the same images"
     if "images" in value and "annotations" not in value and ("categories" in value or "info" in value):
-        return "COCO image information without annotations, as published for the test images, which box nothing"
+        return "COCO image information without annotations, as published for the test images. Use a file with annotations"
     if "questions" in value and "info" in value:
-        return "VQA questions without boxes"
+        return "VQA questions without boxes. Use a file with boxes"
     return ""
 
 
 def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[_Meanings, dict[Category, str]]:
-    """id → categories that it may stand for, category → name.
+    """Return id → categories that it may stand for, and category → name.
 
-    An id stands for one category, unless it is used twice; "" is one whose entry cannot be used, None any category.
+    An id stands for one category unless it is used twice. "" is a category with an unusable entry; None is any category.
     """
     categories: _Meanings = {}
     first: dict[Id, str] = {}  # name
@@ -166,7 +166,7 @@ def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[_
             key = _id(field_of(entry, "id", place), "id", place)
             name = text_of(entry, "name", place)
             if not _spoken(name):
-                raise RecordError(f"{place}: name is {shown(name)}, wanted what the category is called", "blank_field")
+                raise RecordError(f"{place}: name must be the name of the category, got {shown(name)}", "blank_field")
             known = categories.setdefault(key, set())
             if None not in known:
                 known.add(_spoken(name))
@@ -175,7 +175,7 @@ def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[_
             names.setdefault(_spoken(name), name)
             if len(known) > 1 or None in known:
                 before = f"{shown(first[key])} and {shown(name)}" if key in first else shown(name)
-                raise RecordError(f"{place}: id {shown(key)} stands for several categories: {before}", "duplicate_id")
+                raise RecordError(f"{place}: several categories have the id {shown(key)}: {before}", "duplicate_id")
             first.setdefault(key, name)
         except FAULTS as error:
             if key is not None:
@@ -189,11 +189,11 @@ def _categories(entries: list[Any], file: str, rejects: list[Reject]) -> tuple[_
 def _images(
     entries: list[Any], categories: _Meanings, file: str, rejects: list[Reject]
 ) -> tuple[dict[Id, list[Picture]], list[Picture]]:
-    """id → images that it may stand for, none where its entry cannot be used; and all images."""
+    """Return id → images that it may stand for (none if the entry is unusable), and all images."""
     images: dict[Id, list[Picture]] = {}
     of_file: dict[str, list[Picture]] = {}
     entered: dict[tuple[Id, str, tuple[int, int]], Picture] = {}
-    bad: list[tuple[str, Id | None, str | None]] = []  # place, id and file of entries that cannot be used
+    bad: list[tuple[str, Id | None, str | None]] = []  # place, id and file of unusable entries
     for index, entry in enumerate(entries):
         place, key, name = f"{file}:images[{index}]", None, None
         try:
@@ -202,10 +202,10 @@ def _images(
             name = _file_name(entry, place)
             picture = Picture(name, size_of(entry, place), place)
             for category in _not_exhaustive(entry, categories, place):
-                picture.spoil(category, "crowd", f"{place}: not_exhaustive_category_ids says that not all of them are boxed")
+                picture.spoil(category, "crowd", f"{place}: some objects have no box (not_exhaustive_category_ids)")
             same = of_file.setdefault(_normal(name), [])
             twin = entered.setdefault((key, _normal(name), picture.size), picture)
-            if twin is not picture:  # the same entry again
+            if twin is not picture:  # a repetition of the same entry
                 twin.spoilt |= picture.spoilt
             else:
                 known.append(picture)
@@ -214,10 +214,10 @@ def _images(
             bad.append((place, key, name))
             rejects.append(reject(place, entry, error))
     for key, known in images.items():
-        _ambiguous(known, f"are images of one id, {key!r}")
+        _ambiguous(known, f"have the same id, {key!r}")
     for known in of_file.values():
-        _ambiguous(known, f"are one file, {known[0].file}")
-    doubted: dict[tuple[str, Id], str] = {}  # id or file → the first entry of it that cannot be used
+        _ambiguous(known, f"have the same file, {known[0].file}")
+    doubted: dict[tuple[str, Id], str] = {}  # id or file → its first unusable entry
     for place, key, name in bad:
         if key is not None:
             doubted.setdefault(("id", key), place)
@@ -225,14 +225,14 @@ def _images(
             doubted.setdefault(("file", _normal(name)), place)
     for (what, value), place in doubted.items():
         for picture in images.get(value, []) if what == "id" else of_file.get(str(value), []):
-            picture.spoil(None, "ambiguous_image", f"{place}, which cannot be used, has the same id or file")
+            picture.spoil(None, "ambiguous_image", f"the unusable entry {place} has the same id or file")
     return images, [picture for known in of_file.values() for picture in known]
 
 
 def _not_exhaustive(entry: Mapping[str, Any], categories: _Meanings, place: str) -> Iterator[Category | None]:
     listed = entry.get("not_exhaustive_category_ids")
     if listed is not None and not isinstance(listed, list):
-        raise RecordError(f"{place}: not_exhaustive_category_ids is {shown(listed)}, wanted a list of category ids")
+        raise RecordError(f"{place}: not_exhaustive_category_ids must be a list of category ids, got {shown(listed)}")
     for item in listed or ():
         yield from categories.get(_id(item, "a category id of not_exhaustive_category_ids", place), ())
 
@@ -250,7 +250,7 @@ def _normal(name: str) -> str:
 
 
 def _file_name(entry: Mapping[str, Any], place: str) -> str:
-    """`file_name`, or of LVIS v1, which has none, folder and file of `coco_url`."""
+    """Return `file_name`. LVIS v1 has none; then return the folder and file of `coco_url`."""
     name, url = entry.get("file_name"), entry.get("coco_url")
     if isinstance(name, str) and name.strip():
         return name.strip()
@@ -258,53 +258,54 @@ def _file_name(entry: Mapping[str, Any], place: str) -> str:
         tail = [part for part in urllib.parse.unquote(url).split("?")[0].split("/") if part][-2:]
         if len(tail) == 2:
             return "/".join(tail)
-    got = f"file_name is {shown(name)}" if "file_name" in entry else f"lacks file_name, and coco_url is {shown(url)}"
+    got = f"file_name {shown(name)}" if "file_name" in entry else f"no file_name and coco_url {shown(url)}"
     raise RecordError(
-        f"{place}: {got}; wanted the image's path, or LVIS's coco_url", "blank_image" if not name else "bad_record"
+        f"{place}: expected the image's path in file_name, or LVIS's coco_url, got {got}",
+        "blank_image" if not name else "bad_record",
     )
 
 
 def _annotate(annotation: Any, images: Mapping[Id, list[Picture]], categories: _Meanings, place: str) -> None:
-    """Add an annotation's box to its image; if it cannot be used, mark the counts that it might have changed.
+    """Add an annotation's box to its image. If it is unusable, mark the counts that it might change.
 
     Raises:
-        RecordError: it cannot be used.
+        RecordError: the annotation is unusable.
     """
     image = _id(field_of(annotation, "image_id", place), "image_id", place)
     pictures = images.get(image, [])
     if not pictures:
-        why = "no usable entry of images has" if image in images else "no entry of images has"
-        raise RecordError(f"{place}: image_id is {image!r}, which {why}", "bad_annotation")
-    named: set[Category | None] | None = None  # a category that is not stated may be any of the image's
+        why = "no usable entry" if image in images else "no entry"
+        raise RecordError(f"{place}: {why} of images has the image_id {image!r}", "bad_annotation")
+    named: set[Category | None] | None = None  # an annotation without a category may belong to any category of the image
     try:
         key = _id(field_of(annotation, "category_id", place), "category_id", place)
         named = categories.get(key, set())
         if not named - {""}:
-            raise RecordError(f"{place}: category_id is {key!r}, which no usable entry of categories has", "bad_annotation")
+            raise RecordError(f"{place}: no usable entry of categories has the category_id {key!r}", "bad_annotation")
         if len(named) > 1 or None in named:
-            raise RecordError(f"{place}: category_id {key!r} stands for several categories", "bad_annotation")
+            raise RecordError(f"{place}: several categories have the category_id {key!r}", "bad_annotation")
         if len(pictures) > 1:
-            raise RecordError(f"{place}: image_id {image!r} stands for several images", "ambiguous_image")
+            raise RecordError(f"{place}: several images have the image_id {image!r}", "ambiguous_image")
         crowd = _is_crowd(annotation, place)
         box = [] if crowd else _corners(annotation, place)
     except FAULTS as error:
-        # Images that share an id are spoilt already, one by one.
+        # Images that share an id are already marked.
         for picture in pictures if len(pictures) == 1 else ():
             for category in [None] if named is None else named:
-                picture.spoil(category, "bad_annotation", f"{error}; a count without it may be wrong")
+                picture.spoil(category, "bad_annotation", f"{error}. A count without it may be wrong")
         raise
     (picture,), (category,) = pictures, named
     if category is None:  # refused above
         return
     found = picture.boxes.setdefault(category, [])
     if crowd:
-        picture.spoil(category, "crowd", f"{place} is a crowd region, whose objects nobody counted")
+        picture.spoil(category, "crowd", f"{place} is a crowd region, so its objects are not counted")
     else:
         found.append((box, place))
 
 
 def _is_crowd(annotation: Mapping[str, Any], place: str) -> bool:
-    """Whether an annotation boxes a group or is to be ignored, by COCO's `iscrowd` and what other tools call it."""
+    """Whether an annotation marks a group or must be ignored: COCO's `iscrowd`, and its names in other tools."""
     crowd = False
     for row in (annotation, *(annotation.get(name) for name in ("attributes", "extra"))):  # CVAT's, CrowdHuman's
         for name, value in row.items() if isinstance(row, Mapping) else ():
@@ -318,7 +319,7 @@ def _plain_key(text: str) -> str:
 
 
 def _corners(annotation: Any, place: str) -> list[float]:
-    """`bbox` (x, y, width, height, unless the annotation says otherwise) as x1, y1, x2, y2 in pixels."""
+    """Return `bbox` as x1, y1, x2, y2 in pixels. It is x, y, width, height unless the annotation states another format."""
     form = "xywh"
     for name, value in annotation.items():
         if _plain_key(str(name)) in _MODE and value is not None:
@@ -327,15 +328,15 @@ def _corners(annotation: Any, place: str) -> list[float]:
             found = None if isinstance(value, list | Mapping) else _MODES.get(stated_form)
             if found is None:
                 raise RecordError(
-                    f"{place}: {name} is {shown(value)}, wanted 0 (XYXY_ABS) or 1 (XYWH_ABS): corners, or corner and size, "
-                    "in pixels",
+                    f"{place}: {name} must be 0 (XYXY_ABS, two corners) or 1 (XYWH_ABS, corner and size) in pixels, got "
+                    f"{shown(value)}",
                     "bad_box",
                 )
             form = found
     stated = field_of(annotation, "bbox", place, "[x, y, width, height]")
     numbers = [as_number(side) for side in stated] if isinstance(stated, list) else []
     if len(numbers) != 4 or None in numbers:
-        raise RecordError(f"{place}: bbox is {shown(stated)}, wanted four numbers [x, y, width, height]", "bad_box")
+        raise RecordError(f"{place}: bbox must be four numbers [x, y, width, height], got {shown(stated)}", "bad_box")
     x, y, right, bottom = (number for number in numbers if number is not None)
     return [x, y, right, bottom] if form == "xyxy" else [x, y, x + right, y + bottom]
 
@@ -346,7 +347,7 @@ def _id(value: Any, name: str, place: str) -> Id:
         return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else text
     if isinstance(value, int | float) and not isinstance(value, bool) and as_number(value) is not None:
         return int(value) if value == int(value) else str(value)
-    raise RecordError(f"{place}: {name} is {shown(value)}, wanted a number or a text", "bad_record")
+    raise RecordError(f"{place}: {name} must be a number or text, got {shown(value)}", "bad_record")
 
 
 def _flag(value: Any, name: str, place: str) -> bool:
@@ -357,7 +358,7 @@ def _flag(value: Any, name: str, place: str) -> bool:
         return bool(number)
     if isinstance(value, str) and value.strip().lower() in _YES_NO:
         return _YES_NO[value.strip().lower()]
-    raise RecordError(f"{place}: {name} is {shown(value)}, wanted 0 or 1")
+    raise RecordError(f"{place}: {name} must be 0 or 1, got {shown(value)}")
 
 
 def _spoken(name: str) -> Category:
@@ -365,10 +366,10 @@ def _spoken(name: str) -> Category:
 
 
 def coco(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
-    """COCO or LVIS instances as counting questions, one for each category in each image.
+    """Yield COCO or LVIS instances as counting questions, one per category in each image.
 
-    A category that cannot be counted in an image is a reject there: it has a crowd region, is not boxed throughout (LVIS),
-    has more than `MOST_INSTANCES` objects, or one of its annotations cannot be used, which is a reject of its own.
+    A category that cannot be counted in an image becomes a reject: it has a crowd region, some of its objects have no box
+    (LVIS), it has more than `MOST_INSTANCES` objects, or one of its annotations is unusable (a separate reject).
     """
     found = read_instances(path)
     yield from found.rejects
@@ -389,11 +390,11 @@ def coco(path: Path, root: Path | None, outside: OutsideBoxes) -> Iterator[Recor
 
 
 def _free(identity: str, taken: dict[str, int]) -> str:
-    """The id, numbered where it is taken: image "a" with category "b-c" and image "a-b" with "c" give one.
+    """Return the id, with a number if it is taken. Image "a" with category "b-c" and image "a-b" with "c" have the same id.
 
     Args:
-        identity: the id that is wanted.
-        taken: id → the last number that it was given.
+        identity: the preferred id.
+        taken: id → its last number.
     """
     free = identity
     while free in taken:
@@ -414,14 +415,14 @@ def counted(
     identity: str,
     image: str = "",
 ) -> Record:
-    """The record of a question for the number of a category's objects in a picture.
+    """Return the record of a question about the number of a category's objects in an image.
 
     Raises:
-        RecordError: they cannot be counted, or a box is wrong.
+        RecordError: the objects cannot be counted, or a box is wrong.
     """
     fault = picture.fault(category)
     if fault is not None:
-        raise RecordError(f"{place}: cannot be counted: {fault[1]}", fault[0])
+        raise RecordError(f"{place}: the objects cannot be counted: {fault[1]}", fault[0])
     boxes = picture.pixels(category)
     unit, notes = to_unit(boxes, "pixel", picture.size, outside, place)
     if root is not None:

@@ -1,4 +1,4 @@
-"""What every reader of other people's data needs: lines, checked fields, boxes in unit coordinates, faults as rejects."""
+"""Shared functions of all readers of third-party data: lines, checked fields, unit boxes, and faults as rejects."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sifthinker.files import JsonLine, encoding_name, encoding_of, inside, json_
 from sifthinker.literals import OutsideBoxes, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_number, as_text, as_whole, shown
 
-# What a line of somebody else's data can go wrong with; all of it becomes a reject. Readers check what they take with the
-# functions below, whose messages name the field; the built-in errors are a last resort.
+# Errors from a line of third-party data; each becomes a reject. Readers check fields with the functions below, whose
+# messages contain the field name. The built-in errors are a last resort.
 FAULTS = (RecordError, ImageError, BoxError, KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError)
 
 _BLANK = re.compile(r"\s*")
@@ -29,10 +29,10 @@ _BLANK = re.compile(r"\s*")
 
 
 def read_json(path: Path) -> Any:
-    """A file that is one JSON value.
+    """Read a file that contains one JSON value.
 
     Raises:
-        RecordError: missing, not text in UTF-8 or UTF-16, or not JSON.
+        RecordError: the file is missing, not UTF-8 or UTF-16, or not JSON.
     """
     encoding = encoding_of(path)
     try:
@@ -46,12 +46,12 @@ def read_json(path: Path) -> Any:
 
 
 def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
-    """(place, value) of every JSON line, or of every item of a JSON list, or of JSON objects that span lines.
+    """Yield (place, value) for every JSON line, every item of a JSON list, or every JSON object across lines.
 
-    A line that is not JSON is a reject, and reading goes on.
+    A line that is not JSON becomes a reject, and reading continues.
 
     Raises:
-        RecordError: the file is missing, or is a JSON list that breaks off.
+        RecordError: the file is missing, or is an incomplete JSON list.
     """
     is_first = True
     for line in json_lines(path):
@@ -65,10 +65,10 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
 
 
 def list_or_lines(path: Path) -> Iterator[tuple[str, Any] | Reject]:
-    """As `rows`, of a file that is published as one JSON list and that some keep as JSON lines.
+    """Yield the same as `rows`, for files that are published as one JSON list and sometimes kept as JSON lines.
 
     Raises:
-        RecordError: the file is missing, or is a JSON list that is broken or cannot be decoded.
+        RecordError: the file is missing, or is a broken JSON list or cannot be decoded.
     """
     try:
         with open(path, encoding=encoding_of(path), errors="replace") as stream:
@@ -82,14 +82,15 @@ def list_or_lines(path: Path) -> Iterator[tuple[str, Any] | Reject]:
 
 
 def _items(path: Path, first: JsonLine) -> list[Any] | None:
-    """The items of a file that is one JSON list, or JSON objects one after another wherever their lines end, as `jq` and
-    editors write them; None if its lines stand by themselves.
+    """Return the items of a file with one JSON list, or with JSON objects across lines, as `jq` and editors write them.
 
     Args:
         path: the file.
         first: its first line that is not blank.
+    Returns:
+        The items; None if each line is separate JSON.
     Raises:
-        RecordError: it is one JSON value that is broken or breaks off.
+        RecordError: the file is one JSON value that is broken or incomplete.
     """
     opening = first.text.lstrip()[0]
     if opening not in "[{":
@@ -110,7 +111,7 @@ def _items(path: Path, first: JsonLine) -> list[Any] | None:
         words = (
             _undecodable(encoding, error)
             if isinstance(error, UnicodeDecodeError)
-            else f"a JSON list that breaks off: {error}"
+            else f"the JSON list is incomplete: {error}"
         )
         raise RecordError(f"{path}: {words}", "not_json") from None
     if opening == "{":
@@ -124,23 +125,23 @@ def _after_blanks(text: str, position: int) -> int:
 
 
 def _has_lines(path: Path) -> bool:
-    """Whether one of the lines after the first is a JSON object by itself; the last may be so in a list that breaks off."""
+    """Whether a line after the first is a JSON object by itself. The last line does not count: it may end a broken list."""
     return any(isinstance(line.value, dict) for line, _ in pairwise(islice(json_lines(path), 1, 50)))
 
 
 def _undecodable(encoding: str, error: UnicodeDecodeError) -> str:
-    return f"not {encoding_name(encoding)} at byte {error.start}; save the file as UTF-8"
+    return f"not {encoding_name(encoding)} at byte {error.start}. Save the file as UTF-8"
 
 
 # ----------------------------------------------------------------------------------------------------------- fields
 
 
 def records(lines: Iterable[tuple[str, Any] | Reject], make: Callable[[int, str, Any], Record]) -> Iterator[Record | Reject]:
-    """A record of every line, or the reject that says why not.
+    """Yield a record or a reject for every line.
 
     Args:
         lines: (place, row), or rejects, which pass through.
-        make: number of the line from 0, rejects counted too, its place, its row → the record; may raise any of `FAULTS`.
+        make: makes a record from the line number (from 0, including rejects), place and row. May raise any of `FAULTS`.
     """
     for index, item in enumerate(lines):
         if isinstance(item, Reject):
@@ -154,74 +155,74 @@ def records(lines: Iterable[tuple[str, Any] | Reject], make: Callable[[int, str,
 
 
 def field_of(row: Any, name: str, place: str, wanted: str = "") -> Any:
-    """A value that a row must have.
+    """Return a required value of a row.
 
     Args:
-        row: what should be a JSON object.
-        name: its key.
+        row: the row, which should be a JSON object.
+        name: the key.
         place: file and line, for messages.
-        wanted: what the value should be, for the message when the key is not there.
+        wanted: what the value should be, for the message about a missing key.
     Raises:
-        RecordError: no object, or no such key.
+        RecordError: the row is not an object, or the key is missing.
     """
     if not isinstance(row, Mapping):
-        raise RecordError(f"{place}: wanted a JSON object, got {shown(row)}", "not_an_object")
+        raise RecordError(f"{place}: expected a JSON object, got {shown(row)}", "not_an_object")
     if name not in row:
         raise RecordError(f"{place}: lacks {name!r}{wanted and f' ({wanted})'}", "missing_key")
     return row[name]
 
 
 def text_of(row: Any, name: str, place: str) -> str:
-    """A field of text, stripped; numbers are common in answers, null and NaN are no answers.
+    """Return a text field, stripped. Numbers count as text, because answers often are numbers; null and NaN do not.
 
     Raises:
-        RecordError: the key is missing, or its value is no text.
+        RecordError: the key is missing, or its value is not text.
     """
-    return as_text(field_of(row, name, place, "a text"), name, place).strip()
+    return as_text(field_of(row, name, place, "text"), name, place).strip()
 
 
 def path_of(row: Any, name: str, place: str, root: Path | None = None) -> str:
-    """A field that names a file, as the row has it.
+    """Return a path field, as written in the row.
 
     Raises:
-        RecordError: the key is missing, its value is no text, or it leads out of `root`.
+        RecordError: the key is missing, its value is not text, or it leads out of `root`.
     """
     value = field_of(row, name, place, "a path")
     if not isinstance(value, str):
         code = "blank_field" if value is None else "bad_record"
-        raise RecordError(f"{place}: {name} is {shown(value)}, wanted the path of an image", code)
+        raise RecordError(f"{place}: {name} must be the path of an image, got {shown(value)}", code)
     if root is not None:
         inside(root, value)
     return value.strip()
 
 
 def whole_of(row: Any, name: str, place: str) -> int:
-    """A field that is a whole number; 640.0, "640" and "640.0" are 640.
+    """Return a field with a whole number; 640.0, "640" and "640.0" are 640.
 
     Raises:
-        RecordError: the key is missing, or its value is no whole number.
+        RecordError: the key is missing, or its value is not a whole number.
     """
     value = field_of(row, name, place, "a whole number")
     number = as_whole(value)
     if number is None:
-        raise RecordError(f"{place}: {name} is {shown(value)}, wanted a whole number")
+        raise RecordError(f"{place}: {name} must be a whole number, got {shown(value)}")
     return number
 
 
 def size_of(row: Any, place: str) -> tuple[int, int]:
-    """(width, height) in pixels.
+    """Return the fields width and height, in pixels.
 
     Raises:
         RecordError: a side is missing, not a whole number, or not positive.
     """
     width, height = whole_of(row, "width", place), whole_of(row, "height", place)
     if not (0 < width <= LONGEST_SIDE and 0 < height <= LONGEST_SIDE):
-        raise RecordError(f"{place}: width {shown(width)} and height {shown(height)} must be those of an image, in pixels")
+        raise RecordError(f"{place}: width and height must be an image size in pixels, got {shown(width)} × {shown(height)}")
     return width, height
 
 
 def name_of(row: Any, names: tuple[str, ...], index: int) -> str:
-    """The first of these fields that names a row, or else its index: 7, 7.0 and "7" are one name."""
+    """Return the first of these fields that identifies a row, else its index. 7, 7.0 and "7" are the same."""
     for name in names:
         value = row.get(name)
         number = as_whole(value)
@@ -241,19 +242,19 @@ def to_unit(
     advice: str = "",
     resizer: Resizer | None = None,
 ) -> tuple[Boxes, tuple[str, ...]]:
-    """Boxes of a record in unit coordinates, with a note for each that was clipped.
+    """Return the boxes of a record in unit coordinates, with a note for each clipped box.
 
     Args:
-        boxes: as the source has them.
-        space: in which they are said to be.
-        size: (width, height) of the image, for the spaces that need it.
+        boxes: boxes as in the source.
+        space: the stated space.
+        size: (width, height) of the image, for spaces that need it.
         outside: `clip` or `strict`.
-        place: for messages.
-        advice: what to do about boxes that look like another space's.
+        place: file and line, for messages.
+        advice: advice for boxes that look like another space.
         resizer: for `resized`, see `Resizer.convert`; Qwen2.5-VL's by default.
     Raises:
-        RecordError: none, degenerate, not numbers, of another space by their looks, wholly outside, or (strict) past the
-            border.
+        RecordError: there is no box, or a box has no area, is not numeric, looks like another space, lies outside the
+            image, or (strict) extends past its border.
     """
     resizer = resizer or Resizer()
     array = numbers_of(boxes, place)
@@ -263,23 +264,21 @@ def to_unit(
     degenerate = (array[:, 0] >= array[:, 2]) | (array[:, 1] >= array[:, 3])
     if degenerate.any():
         worst = array[int(np.argmax(degenerate))].tolist()
-        raise RecordError(f"{place}: box {worst} has no area (x1 >= x2 or y1 >= y2)", "degenerate_box")
+        raise RecordError(f"{place}: box {worst} has no area, expected x1 < x2 and y1 < y2", "degenerate_box")
     with np.errstate(over="ignore"):  # a side that overflows is clipped like any other past the border
         unit = resizer.convert(array, source=space, target="unit", size=size)
     clipped = np.clip(unit, 0, 1)
     notes = []
-    # The border as the boxes would state it.
+    # The border in the coordinates of the boxes.
     if space == "per_mille" or not size:
         image = "0 to 1000" if space == "per_mille" else "0 to 1"
     else:
         width, height = resizer.size(size) if space == "resized" else size
         image = f"{'resized to ' if space == 'resized' else ''}width {width}, height {height}"
-    # A billionth is the noise of the division, not a box past the border.
+    # Ignore a billionth: it is rounding noise of the division.
     for before, after, original in zip(unit, clipped, array.tolist(), strict=True):
         if before[0] >= before[2] or before[1] >= before[3]:
-            raise RecordError(
-                f"{place}: box {original} has no area once it is divided by the image's size", "degenerate_box"
-            )
+            raise RecordError(f"{place}: box {original} has no area after division by the image size", "degenerate_box")
         if after[0] >= after[2] or after[1] >= after[3]:
             raise RecordError(f"{place}: box {original} lies wholly outside the image ({image})", "box_outside")
         if np.abs(before - after).max() <= 1e-9:
@@ -291,26 +290,26 @@ def to_unit(
 
 
 def numbers_of(boxes: Any, place: str) -> Boxes:
-    """Boxes of any space and form as numbers.
+    """Return boxes of any space and form as numbers.
 
     Args:
-        boxes: at least one list of four numbers, which may be written as text ("10").
-        place: for messages.
+        boxes: at least one list of four numbers. Numbers can be text ("10").
+        place: file and line, for messages.
     Returns:
         (N, 4) float64, finite.
     Raises:
-        RecordError: none, or not four finite numbers each; true and false are no numbers.
+        RecordError: there is no box, or a box is not four finite numbers. Booleans are not numbers.
     """
     if isinstance(boxes, str | bytes | Mapping) or not isinstance(boxes, Iterable):
-        raise RecordError(f"{place}: boxes is {shown(boxes)}, wanted a list of [x1, y1, x2, y2]", "bad_box")
+        raise RecordError(f"{place}: boxes must be a list of [x1, y1, x2, y2], got {shown(boxes)}", "bad_box")
     listed = list(boxes)
     if not listed:
-        raise RecordError(f"{place}: boxes is empty; wanted at least one", "no_box")
+        raise RecordError(f"{place}: boxes is empty, expected at least one box", "no_box")
     found = [_four_numbers(box) for box in listed]
     for box, numbers in zip(listed, found, strict=True):
         if numbers is None:
-            hint = "; wrap a single box in a list" if isinstance(box, int | float) else ""
-            raise RecordError(f"{place}: box {shown(box)} is not four finite numbers{hint}", "bad_box")
+            hint = ". Put a single box in a list" if isinstance(box, int | float) else ""
+            raise RecordError(f"{place}: a box must be four finite numbers, got {shown(box)}{hint}", "bad_box")
     return np.array(found, dtype=np.float64)
 
 
@@ -322,7 +321,7 @@ def _four_numbers(box: Any) -> list[float] | None:
 
 
 def reject(place: str, row: Any, error: Exception) -> Reject:
-    """What a fault in a row becomes; its reason begins with the place."""
+    """Return the reject for a fault in a row. Its reason starts with the place."""
     value = row.get("id") or row.get("question_id") if isinstance(row, Mapping) else None
     identity = str(value) if isinstance(value, str | int | float) else ""
     if isinstance(error, RecordError | ImageError):

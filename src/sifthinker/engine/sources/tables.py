@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV and Parquet files, saved and hub datasets, whose columns become the fields of plain records."""
+"""Read tables (CSV, TSV and Parquet files, saved and Hub datasets). Their columns become the fields of plain records."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from sifthinker.images import BROKEN_IMAGE, what_is_wrong
 from sifthinker.literals import BoxForm
 from sifthinker.records import REJECTS, Reject, as_text, as_whole, is_base64_image, shown
 
-Line = tuple[str, Any] | Reject  # where a row stands, and the row
+Line = tuple[str, Any] | Reject  # place of a row, and the row
 
-HUB = "hf://"  # before the name of a Hugging Face dataset, with its split after a colon
+HUB = "hf://"  # prefix of a Hugging Face dataset name; the split follows a colon
 
-# What a table's columns may be mapped to: the fields of a record that a table can hold, and the image's two sides.
+# Fields that the columns of a table can be mapped to: fields of a record, and the two sides of the image.
 COLUMNS = ("id", "image", "question", "answer", "boxes", "dataset", "split", "depth", "choices", "family", "width", "height")
 
-# What pandas writes for an empty cell. In CSV, where everything is text, also what pandas reads as one and what programs
+# Texts that pandas writes for an empty cell. In CSV also texts that pandas reads as an empty cell, and texts that programs
 # write for an infinite number.
 _EMPTY = frozenset(("", "nan", "NaN", "<NA>", "NaT"))
 _EMPTY_IN_CSV = _EMPTY | {
@@ -40,12 +40,12 @@ _EMPTY_IN_CSV = _EMPTY | {
     *("-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "1.#INF", "-1.#INF"),
     *(f"{sign}{word}" for sign in ("", "-", "+") for word in ("inf", "Inf", "INF", "infinity", "Infinity", "INFINITY")),
 }  # fmt: skip
-# What a spreadsheet writes for a formula that failed: #DIV/0!, #N/A, #NAME?, #WERT!, and LibreOffice's Err:502.
+# Texts that a spreadsheet writes for a failed formula: #DIV/0!, #N/A, #NAME?, #WERT!, and LibreOffice's Err:502.
 _FAILED = re.compile(r"#(?:N/?A(?: N/A)?|NV|[A-Z][A-Z_/0-9]{1,20}[!?]|GETTING_DATA|ERROR|ERR)|Err:\d{3}")
 
 
 def is_table(name: str) -> bool:
-    """A name that is read as a table where nothing else is said."""
+    """Whether a name is read as a table by default."""
     return (
         name.startswith(HUB)
         or name.lower().endswith((".csv", ".tsv", ".parquet"))
@@ -57,34 +57,34 @@ _TEXT_TABLES = (".csv", ".tsv", ".tab", ".txt")
 
 
 def table(name: str, columns: Mapping[str, str], form: BoxForm, images: Path | None) -> Iterator[Line]:
-    """The rows of a table as plain records.
+    """Yield the rows of a table as plain records.
 
     Args:
         name: file, folder of `Dataset.save_to_disk`, or `hf://owner/name:split`.
-        columns: our name (one of `COLUMNS`) → the table's.
-        form: of its boxes.
+        columns: record field (one of `COLUMNS`) → column of the table.
+        form: box format.
         images: folder for images stored inside the table.
     Raises:
-        ConfigError: columns that the table lacks, or has twice; a package that is not installed.
+        ConfigError: a column is missing or occurs twice, or a package is not installed.
         RecordError: the table is missing or cannot be opened.
     """
     unknown = sorted(columns.keys() - set(COLUMNS))
     if unknown:
-        raise ConfigError(f"column {unknown[0]!r} is none of a record's: {', '.join(COLUMNS)}")
+        raise ConfigError(f"columns: unknown field {unknown[0]!r}, expected one of {', '.join(COLUMNS)}")
     source = _open(name)
     chosen = {ours: columns.get(ours, ours) for ours in COLUMNS if ours in columns or ours in source.names}
     absent = sorted({theirs for theirs in chosen.values() if theirs not in source.names})
     lacking = [ours for ours in ("image", "question", "answer", "boxes") if ours not in chosen]
     if absent or lacking:
-        wrong = f"has no column {absent[0]!r}" if absent else f"says nowhere which column is the {lacking[0]}"
+        wrong = f"no column {absent[0]!r}" if absent else f"no column for the field {lacking[0]}"
         has = ", ".join(sorted(source.names))[:600] or "no columns"
         raise ConfigError(
-            f"{name} {wrong}; it has {has}. Map them with --columns question=…,boxes=… "
+            f"{name}: {wrong}. The table has {has}. Map fields to columns with --columns question=…,boxes=… "
             "(in a recipe: columns: {question: …, boxes: …})"
         )
     twice = sorted(theirs for theirs in set(chosen.values()) if source.names.count(theirs) > 1)
     if twice:
-        raise ConfigError(f"{name} has several columns {twice[0]!r}; rename all but one")
+        raise ConfigError(f"{name}: several columns have the name {twice[0]!r}. Rename all but one")
     stem = Path(name.removeprefix(HUB).partition(":")[0]).stem
     for index, row in enumerate(source.rows(sorted(set(chosen.values())))):
         place = f"{name}[{index}]"
@@ -107,23 +107,23 @@ def _plain(
     empty: frozenset[str],
     place: str,
 ) -> dict[str, Any]:
-    """A row as a plain record: empty cells left out, texts and lists parsed."""
+    """Return a row as a plain record, with texts and lists parsed and without empty cells."""
     values = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
     for name, value in list(values.items()):
         if isinstance(value, str) and _FAILED.fullmatch(value):
             code = f"blank_{name}" if f"blank_{name}" in REJECTS else "bad_record"
-            raise RecordError(f"{place}: {name} is {value!r}, which a spreadsheet writes for a formula that failed", code)
-        # A required field that is empty gets a message of its own; the record would only say that it is missing.
+            raise RecordError(f"{place}: {name} is {value!r}, the result of a failed formula in a spreadsheet. Fix it", code)
+        # An empty required field gets its own message. `Record` would only report it as missing.
         if value is None or value != value or (isinstance(value, str) and value in empty):
             if name in ("question", "answer", "image"):
-                words = f"{name} is empty" + f" ({value!r} stands for an empty or infinite cell)" * bool(value)
-                raise RecordError(f"{place}: {words}; wanted a text", f"blank_{name}")
+                words = f"{name} is empty" + f" ({value!r} means an empty or infinite cell)" * bool(value)
+                raise RecordError(f"{place}: {words}, expected text", f"blank_{name}")
             del values[name]
     width, height = values.pop("width", None), values.pop("height", None)
     if width is not None and height is not None:
         for name, side in (("width", width), ("height", height)):
             if as_whole(side) is None:
-                raise RecordError(f"{place}: {name} is {shown(side)}, wanted a whole number of pixels")
+                raise RecordError(f"{place}: {name} must be a whole number of pixels, got {shown(side)}")
         values["size"] = [as_whole(width), as_whole(height)]
     values["boxes"] = _boxes(values.get("boxes", []), form, columns["boxes"], place)
     if isinstance(values.get("choices"), str):
@@ -149,7 +149,7 @@ _DTYPE = re.compile(r"\s*(?:,\s*dtype\s*=[^()]*)?")
 
 
 def _boxes(cell: Any, form: BoxForm, column: str, place: str) -> list[list[float]]:
-    """Boxes of a cell: a list of four numbers or of several such, or a text that says the same in any usual notation."""
+    """Return the boxes of a cell: a list of four numbers, a list of such lists, or text in any common notation of them."""
     boxes = _numbers(cell, column, place) if isinstance(cell, str) else cell
     if isinstance(boxes, Sequence) and len(boxes) and (isinstance(boxes[0], str) or not isinstance(boxes[0], Iterable)):
         boxes = [boxes]
@@ -160,37 +160,39 @@ def _boxes(cell: Any, form: BoxForm, column: str, place: str) -> list[list[float
 
 
 def _numbers(text: str, column: str, place: str) -> Any:
-    """Boxes as JSON, Python, NumPy and people write them: [[…], […]], (…), array([…]), "1 2 3 4", "1,2,3,4;5,6,7,8"."""
+    """Parse boxes as written by JSON, Python, NumPy and people: [[…], […]], (…), array([…]), "1 2 3 4",
+    "1,2,3,4;5,6,7,8"."""
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(text)
         if isinstance(found, list):
             return found
-    # NumPy writes a number as np.float64(0.5): brackets around one number part nothing.
+    # NumPy writes a number as np.float64(0.5). Brackets around a single number separate nothing.
     plain = re.sub(rf"\(\s*({_NUMBER})\s*\)", r" \1 ", _WRAPPERS.sub("", text))
     if all(plain.count(opening) == plain.count(closing) for opening, closing in ("()", "[]")):
         groups = re.findall(r"[^()\[\]]+", plain) if re.search(r"[(\[]", plain) else re.split(r"[;|\n]", plain)
-        # What stands between brackets are separators.
+        # Text between brackets is a separator.
         boxes = [re.split(r"[\s,]+", group.strip(" ,\t\r\n")) for group in groups if group.strip(" ,;|\t\r\n")]
         if boxes and all(len(box) == 4 and all(re.fullmatch(_NUMBER, side) for side in box) for box in boxes):
             return boxes
     raise RecordError(
-        f"{place}: column {column!r} is {shown(text)}, wanted boxes such as [[10, 10, 60, 30]], four numbers each", "bad_box"
+        f"{place}: column {column!r} must be boxes of four numbers, such as [[10, 10, 60, 30]], got {shown(text)}", "bad_box"
     )
 
 
 def _texts(text: str, column: str, place: str) -> list[Any]:
-    """Choices as JSON, Python and NumPy write a list, or parted by semicolons, bars or line ends."""
+    """Parse choices: a list as written by JSON, Python or NumPy, or texts separated by semicolons, bars or line ends."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = _quoted(text) or _parted(text)
     if isinstance(found, list):
         return found
-    raise RecordError(f'{place}: column {column!r} is {shown(text)}, wanted a JSON list such as ["red", "blue"]')
+    raise RecordError(f'{place}: column {column!r} must be a JSON list such as ["red", "blue"], got {shown(text)}')
 
 
 def _quoted(text: str) -> list[str | float] | None:
-    """['red', 'blue'], ("red", "blue"), array(['red'], dtype=object) and ['red' 'blue'], whose texts Python would join."""
+    """Parse ['red', 'blue'], ("red", "blue"), array(['red'], dtype=object) or ['red' 'blue'] (Python would join the
+    last)."""
     array = _ARRAY.match(text)
     listed = text
     if array and text.endswith(")"):
@@ -213,7 +215,7 @@ def _quoted(text: str) -> list[str | float] | None:
             return None
         between = _BETWEEN.match(inner, item.end())
         position = between.end() if between else item.end()
-        if position == item.end() < len(inner):  # nothing between two items
+        if position == item.end() < len(inner):  # no separator between two items
             return None
     return found
 
@@ -225,26 +227,26 @@ def _parted(text: str) -> list[str] | None:
 
 
 def _decoded(text: str, place: str) -> bytes:
-    """The bytes of an image that a cell holds as a `data:` address or in base64."""
+    """Return the bytes of an image that a cell contains as a `data:` URL or base64."""
     head, comma, body = text.partition(",") if text.lstrip()[:5].lower() == "data:" else ("", "", text)
     try:
         if head and (not comma or not head.rstrip().lower().endswith(";base64")):
-            raise ValueError("it is no base64")
+            raise ValueError("the data URL is not base64")
         return base64.b64decode("".join(unquote(body).split() if head else body.split()), validate=True)
     except ValueError as error:
         raise RecordError(
-            f"{place}: image is {shown(text[:60])}, {len(text):,} characters that cannot be decoded: {error}; wanted "
-            "base64, bytes or a path",
+            f"{place}: image must be a path, bytes or base64, got {len(text):,} characters that cannot be decoded: "
+            f"{shown(text[:60])} ({error})",
             "broken_image",
         ) from None
 
 
 def _image(cell: Any, folder: Path | None, place: str) -> str:
-    """The image's path: as it stands, or of the file that the table's bytes are written to, named by content."""
+    """Return the path of the image. Image bytes of a table are first written to a file, named by content."""
     if isinstance(cell, Sequence) and not isinstance(cell, str | bytes):
         if len(cell) != 1:
             raise RecordError(
-                f"{place}: image is a list of {len(cell)}, wanted one image", "bad_record" if cell else "missing_image"
+                f"{place}: image must be one image, got a list of {len(cell)}", "bad_record" if cell else "missing_image"
             )
         return _image(cell[0], folder, place)
     data = cell.get("bytes") if isinstance(cell, Mapping) else cell
@@ -260,10 +262,10 @@ def _image(cell: Any, folder: Path | None, place: str) -> str:
             if isinstance(cell, Mapping)
             else shown(cell)
         )
-        raise RecordError(f"{place}: image is {got}, wanted a path, an image's bytes, or {{bytes, path}}", "missing_image")
+        raise RecordError(f"{place}: image must be a path, image bytes or {{bytes, path}}, got {got}", "missing_image")
     if folder is None:
         raise RecordError(
-            f"{place}: the table holds its images; name a folder for them as the image root", "missing_image_root"
+            f"{place}: the table contains its images. Set an image folder for them with --images", "missing_image_root"
         )
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -280,12 +282,12 @@ def _image(cell: Any, folder: Path | None, place: str) -> str:
 
 
 class _Source:
-    """An opened table.
+    """An open table.
 
     Args:
-        names: of its columns.
-        rows: columns → its rows, a few at a time; a text in the place of a row says why it cannot be read.
-        empty: the texts that stand for an empty cell.
+        names: column names.
+        rows: columns → rows, read in small batches. Text instead of a row is the reason why the row cannot be read.
+        empty: texts that stand for an empty cell.
     """
 
     def __init__(
@@ -305,25 +307,25 @@ def _open(name: str) -> _Source:
         return _open_parquet(name)
     if name.startswith(HUB) or not path.is_file():
         return _open_dataset(name)
-    with open(path, "rb") as stream:  # a table by another name
+    with open(path, "rb") as stream:  # a table with another extension
         is_parquet = stream.read(4) == b"PAR1"
     return _open_parquet(name) if is_parquet else _open_csv(path)
 
 
 _LONGEST_CELL = 2**31 - 1
-_EXCEL = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE | re.DOTALL)  # the line by which Excel learns the delimiter
+_EXCEL = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE | re.DOTALL)  # the line that sets the delimiter for Excel
 _LIMIT = threading.Lock()
 
 
 class _Lines:
-    """The lines of a CSV file, which remember those of the row being read.
+    """The lines of a CSV file. Keeps the lines of the current row.
 
-    Python's reader takes a quote that is never closed for a cell that holds the rest of the file, and text after a closing
-    quote for a part of the cell. Where that joins lines, rows would vanish in it.
+    Python's CSV reader puts everything after an unclosed quote into one cell, and keeps text after a closing quote in the
+    same cell. Both can join lines, and rows would disappear without a message.
 
     Args:
-        lines: of the file.
-        number: of lines before them.
+        lines: lines of the file.
+        number: number of lines before them.
     """
 
     def __init__(self, lines: Iterable[str], number: int) -> None:
@@ -345,29 +347,29 @@ class _Lines:
         return line
 
     def begin_row(self) -> int:
-        """The number of the line with which the next row begins."""
+        """Return the line number at which the next row begins."""
         self._row = []
         return self.number + 1
 
     def fault(self, row: Sequence[str], delimiter: str) -> str:
-        """Why the row just read may not be one, or ""."""
+        """Return why the last row may not be a single row, or ""."""
         first = self.number - len(self._row) + 1
-        if self._is_past_end:  # a row that is whole ends without asking for another line
+        if self._is_past_end:  # a complete row ends without reading a further line
             opened = self.number - len(_LINE_END.findall(row[-1].rstrip("\r\n")))
             swallowed = self.number - opened
             return (
-                f"a quote opened at line {opened} is never closed"
-                + f", so that the {swallowed} lines after it, to the end of the file, were read as part of its cell"
+                f"the quote that opens at line {opened} is never closed"
+                + f", so the {swallowed} lines after it, up to the end of the file, became part of its cell"
                 * (swallowed > 0)
-                + "; close it, or write a quote inside a cell twice"
+                + ". Close it, or double quotes inside a cell"
             )
         if len(self._row) > 1:
             try:
                 next(csv.reader(self._row, delimiter=delimiter, strict=True), None)
             except csv.Error as error:
                 return (
-                    f"lines {first} to {self.number} were read as one row, whose quotes do not pair ({error}); close "
-                    f"the quote that opens at line {first}, or write a quote inside a cell twice"
+                    f"lines {first} to {self.number} were read as one row, because their quotes do not match ({error}). "
+                    f"Close the quote that opens at line {first}, or double quotes inside a cell"
                 )
         return ""
 
@@ -380,7 +382,7 @@ def _open_csv(path: Path) -> _Source:
     is_utf8 = encoding.startswith("utf-8")
 
     def opened() -> TextIO:
-        # Keep undecodable bytes recognisable, so that they spoil their own row only.
+        # Keep undecodable bytes recognisable, so only their own row is rejected.
         return open(path, newline="", encoding=encoding, errors="surrogateescape" if is_utf8 else "replace")
 
     def is_text(cell: str) -> bool:
@@ -391,7 +393,7 @@ def _open_csv(path: Path) -> _Source:
     with opened() as stream:
         first = _EXCEL.fullmatch(stream.readline(100))
     skipped = 1 if first else 0
-    # Spreadsheets write semicolons where the comma is the decimal sign, and tabs in UTF-16.
+    # Spreadsheets write semicolons if the comma is the decimal sign, and tabs in UTF-16.
     marks = first[1] if first else ",;\t" if path.suffix.lower() == ".csv" else "\t,;"
     headers: dict[str, list[str]] = {}
     for mark in marks:
@@ -400,7 +402,7 @@ def _open_csv(path: Path) -> _Source:
     delimiter = max(headers, key=lambda mark: len(headers[mark]), default=",")
     names = [name.strip() for name in headers.get(delimiter, [])]
     if not all(map(is_text, names)):
-        raise RecordError(f"{path}: its header is not {encoding_name(encoding)}; save the file as UTF-8", "not_json")
+        raise RecordError(f"{path}: the header is not {encoding_name(encoding)}. Save the file as UTF-8", "not_json")
 
     def cells() -> Iterator[tuple[list[str], int] | str]:
         with opened() as stream:
@@ -410,7 +412,7 @@ def _open_csv(path: Path) -> _Source:
             while True:
                 start = lines.begin_row()
                 try:
-                    # The limit on cells is global to the process, so raise it only while reading a row.
+                    # The limit on cell size is global to the process, so raise it only while reading a row.
                     with _LIMIT:
                         before = csv.field_size_limit(_LONGEST_CELL)
                         try:
@@ -435,9 +437,9 @@ def _open_csv(path: Path) -> _Source:
                 continue
             row, line = item
             if len(row) > len(names):
-                yield f"line {line} has {len(row)} cells, but the header has {len(names)}; is a comma or quote not quoted?"
+                yield f"line {line} has {len(row)} cells, but the header has {len(names)}. Quote cells that contain a comma"
             elif not all(map(is_text, row)):
-                yield f"line {line} is not {encoding_name(encoding)}; save the file as UTF-8"
+                yield f"line {line} is not {encoding_name(encoding)}. Save the file as UTF-8"
             else:
                 values: dict[str, Any] = dict(zip(names, row, strict=False))
                 for name in floats & values.keys():
@@ -458,12 +460,12 @@ _BOOLEANS = {"True": True, "TRUE": True, "False": False, "FALSE": False}  # pand
 def _typed(
     cells: Iterator[tuple[list[str], int] | str], names: Sequence[str], columns: Sequence[str]
 ) -> tuple[set[str], set[str]]:
-    """The columns in which pandas turned whole numbers into floats (2 into 2.0), and the columns of booleans.
+    """Return the columns in which pandas turned whole numbers into floats (2 into 2.0), and the boolean columns.
 
-    A column is one of booleans if all its cells that are not empty are: the same table saved with types says so too. pandas
-    turns whole numbers into floats when a cell of the column is empty. A column of floats is therefore taken for one of
-    these if it has an empty cell, or if all its numbers are whole (the empty rows were dropped later). Any other column is
-    left as it is: one with other text, or with 2.1 beside 2.0 and no empty cell, such as versions.
+    A column is boolean if all its cells that are not empty are boolean, as in the same table saved with types. pandas turns
+    whole numbers into floats if a cell of the column is empty. A column of floats therefore counts as such a column if it
+    has an empty cell, or if all its numbers are whole (the empty rows may have been dropped later). All other columns stay
+    as they are: columns with other text, or with 2.1 and 2.0 and no empty cell, such as versions.
     """
     candidates = {name: [False, True] for name in columns if name in names}  # has an empty cell, all are whole
     booleans = dict.fromkeys(candidates, False)  # has a boolean
@@ -516,7 +518,7 @@ def _open_parquet(name: str) -> _Source:
                 try:
                     yield from chosen.to_pylist()
                     continue
-                except broken:  # a row or several
+                except broken:  # one row or several
                     pass
                 for number in range(chosen.num_rows):
                     try:
@@ -525,13 +527,13 @@ def _open_parquet(name: str) -> _Source:
                         row = f"cannot be read: {error}"
                     yield row
         except (OSError, pyarrow.ArrowException) as error:
-            raise RecordError(f"{name}: cannot read on: {error}", "missing_file") from None
+            raise RecordError(f"{name}: cannot read further: {error}", "missing_file") from None
 
     return _Source(file.schema_arrow.names, rows)
 
 
 def _open_dataset(name: str) -> _Source:
-    """A dataset of the hub, or a folder that `Dataset.save_to_disk` wrote."""
+    """Open a Hub dataset, or a folder written by `Dataset.save_to_disk`."""
     splits = Path(name) / "dataset_dict.json"
     if not name.startswith(HUB) and splits.is_file():
         listed = read_json(splits)
@@ -562,7 +564,7 @@ def _open_dataset(name: str) -> _Source:
         try:
             yield from dataset.select_columns(list(columns))
         except (OSError, ValueError, ConnectionError) as error:
-            raise RecordError(f"{name}: cannot read on: {str(error).splitlines()[0]}", "missing_file") from None
+            raise RecordError(f"{name}: cannot read further: {str(error).splitlines()[0]}", "missing_file") from None
 
     return _Source(names or list(next(iter(dataset), {})), rows)
 
@@ -570,11 +572,11 @@ def _open_dataset(name: str) -> _Source:
 def _several_splits(name: str, splits: Any) -> ConfigError:
     names = list(map(str, splits)) if isinstance(splits, Iterable) and not isinstance(splits, str) else []
     example = f", such as {name.rstrip('/')}{':' if name.startswith(HUB) else '/'}{names[0]}" if names else ""
-    return ConfigError(f"{name} is a dataset of several splits ({', '.join(names)[:300]}); name one of them{example}")
+    return ConfigError(f"{name}: the dataset has several splits ({', '.join(names)[:300]}). Choose one{example}")
 
 
 def undecoded(feature: Any) -> Any:
-    """A column of images, or of lists of them, as the bytes that are stored instead of decoded pictures."""
+    """Return the feature of an image column, or of a column with lists of images, without decoding: stored bytes."""
     import datasets
 
     if isinstance(feature, datasets.Image):

@@ -1,4 +1,4 @@
-"""TallyQA: counting questions, whose boxes COCO instances of the same images supply."""
+"""TallyQA: counting questions, with boxes from COCO instances of the same images."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ Parts = tuple[str, ...]  # the components of a path
 
 
 def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: OutsideBoxes) -> Iterator[Record | Reject]:
-    """TallyQA: counting questions without boxes, which COCO instances of the same images supply.
+    """Yield TallyQA's counting questions with boxes from COCO instances of the same images.
 
-    A question is kept when what it counts is one category of the instances (`counted_category`) and the image has as many
-    of it as the answer says; every other one is a reject that says why.
+    A question is kept if it counts one category of the instances (`counted_category`) and the number of its objects in the
+    image equals the answer. All other questions become rejects with a reason.
 
     Args:
         path: TallyQA's JSON list, or JSON lines: `image, question, answer, question_id, issimple, data_source`.
-        instances: COCO instances that cover the images.
+        instances: COCO instances file that covers the images.
         root: image folder.
         outside: see `read_source`.
     """
     if instances is None:
-        raise RecordError(f"{path}: TallyQA has no boxes; name COCO instances that cover its images", "no_instances")
+        raise RecordError(
+            f"{path}: TallyQA has no boxes. Set a COCO instances file for its images with --instances", "no_instances"
+        )
     asked = list(list_or_lines(path))
     boxed = read_instances(instances)
     forms = spoken(boxed.names)
@@ -55,7 +57,7 @@ def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: Outs
             number = len(picture.pixels(category))
             fault = picture.fault(category)
             if fault is None and number != answer:
-                fault = "count_mismatch", f"{instances.name} has {number} of {category!r} there"
+                fault = "count_mismatch", f"{instances.name} has {number} of {category!r} in the image"
             if fault is not None:
                 code = "count_mismatch" if fault[0] == "crowd" else fault[0]
                 raise RecordError(f"{place}: the answer is {answer}, but {fault[1]}", code)
@@ -69,10 +71,10 @@ def tallyqa(path: Path, instances: Path | None, root: Path | None, outside: Outs
 
 
 class _Pictures:
-    """The pictures of instances by the tails of their paths.
+    """Images of an instances file, indexed by the tails of their paths.
 
-    TallyQA's images lie in folders (train2014/, val2014/, VG_100K/) that instances leave out or write in full. Two paths can
-    be one image when one is the tail of the other; where that leaves a choice there is no telling.
+    TallyQA's images lie in folders (train2014/, val2014/, VG_100K/) that instances files omit or write in full. Two paths
+    can be the same image if one is the tail of the other. If several paths fit, the image is ambiguous.
     """
 
     def __init__(self, pictures: Sequence[Picture], source: str, asked: Sequence[Any]) -> None:
@@ -82,10 +84,10 @@ class _Pictures:
         self._asked: _Tails[None] = _Tails((parts, None) for parts in sorted(named))
 
     def find(self, image: str, place: str) -> Picture:
-        """The picture of an image that a question names.
+        """Return the annotations of the image of a question.
 
         Raises:
-            RecordError: there is none, or which one it is cannot be told.
+            RecordError: the image is missing or ambiguous.
         """
         parts = _parts(image)
         fitting = self._pictures.whole.get(parts) or list(islice(self._pictures.fitting(parts), 4))
@@ -95,34 +97,34 @@ class _Pictures:
             raise RecordError(f"{place}: {self._source} has no image {image}{others}", "no_instances")
         if len(fitting) > 1:
             files = " and ".join(picture.file for _, picture in fitting[:3])
-            raise RecordError(f"{place}: image {image} may be {files} of {self._source}", "ambiguous_image")
+            raise RecordError(f"{place}: image {image} fits several images of {self._source}: {files}", "ambiguous_image")
         ((found, picture),) = fitting
         rival = next((other for other, _ in self._asked.fitting(found) if not _fit(other, parts)), None)
         if rival and found != parts:
             raise RecordError(
-                f"{place}: {picture.file} of {self._source} may be {image} or {'/'.join(rival)}, which is asked about too",
+                f"{place}: {picture.file} of {self._source} fits both {image} and {'/'.join(rival)} of the questions",
                 "ambiguous_image",
             )
         return picture
 
 
 class _Tails(Generic[Item]):
-    """Paths by their tails, each with something of its own. Looking one up does not take longer when many end alike.
+    """Paths by their tails, each with a value. The lookup time does not depend on how many paths have the same tail.
 
     Args:
-        items: components of a path, and what goes with it.
+        items: components of a path, and its value.
     """
 
     def __init__(self, items: Iterable[tuple[Parts, Item]]) -> None:
         self.whole: dict[Parts, list[tuple[Parts, Item]]] = defaultdict(list)
-        self.ending: dict[Parts, list[tuple[Parts, Item]]] = defaultdict(list)  # tail, not the whole → paths
+        self.ending: dict[Parts, list[tuple[Parts, Item]]] = defaultdict(list)  # tail (shorter than the path) → paths
         for parts, item in items:
             self.whole[parts].append((parts, item))
             for start in range(1, len(parts)):
                 self.ending[parts[start:]].append((parts, item))
 
     def fitting(self, parts: Parts) -> Iterator[tuple[Parts, Item]]:
-        """The paths of which this one is the tail, or which are its tail."""
+        """Yield the paths that this path is the tail of, or that are its tail."""
         for start in range(len(parts)):
             yield from self.whole.get(parts[start:], ())
         yield from self.ending.get(parts, ())
@@ -144,13 +146,13 @@ _CUE = re.compile(
     r"|(?:the )?(?:total )?number of\s+|^(?:please )?count(?: up)?\s+"
 )
 _BEFORE = re.compile(r"(?:(?:in|on|at|from|about|approximately|roughly|exactly|so|please|can you|could you|tell me)\b.*)?")
-# What may stand between "how many" and the category without making it another thing: counting words, colours, sizes, ages.
+# Words allowed between "how many" and the category: counting words, colours, sizes, ages.
 _MODIFIER = re.compile(
     r"(?:of|the|these|those|all|total|visible|individual|actual|real|separate|single|whole|and"
     r"|black|white|red|green|blue|yellow|brown|grey|gray|orange|pink|purple|tan|beige|gold|golden|silver|dark|light|colou?red"
     r"|big|large|small|little|tiny|huge|tall|short|long|young|old|adult|male|female)[\s,]+"
 )
-# What may follow a category that is counted. Another noun may not: in "dog bowls" and "people's hats", bowls and hats are.
+# Words allowed after a counted category. Another noun is not: "dog bowls" counts bowls, "people's hats" counts hats.
 _AFTER = re.compile(
     r"\s*[?.!:]*\s*$|,? +(?:is|are|was|were|do|does|did|has|have|had|can|could|there|here|that|which|who|whose|with|without"
     r"|in|on|at|of|off|by|from|to|near|beside|behind|under|above|below|inside|outside|around|along|across|against|between|among"
@@ -158,7 +160,7 @@ _AFTER = re.compile(
     r"|stand|lie|lay|wear|hold|ride|carry|play|walk|run|fly|eat|drink|look|use|appear|exist"
     r"|(?!(?:thing|string|spring|ceiling|building|painting|drawing|clothing|bedding|seed|shed)\b)(?:\w{2,}ing|\w{2,}ed))\b"
 )
-# The number that is asked for is not that of all the objects in the picture.
+# The question asks for another number than that of all objects in the image.
 _OTHER_NUMBER = re.compile(
     r"\b(?:each|every|per|than|besides|except|excluding|apart|aside|missing|fits?|needed|usually|normally|if|more|fewer|less"
     r"|another|would|will|should|may|might|must|other than|in addition|not (?:including|counting)|how many\b.*\bhow many"
@@ -170,12 +172,12 @@ _POSSIBLE = re.compile(r"\b(?:can|could)\b(?!.*\b(?:see|seen|spot|spotted|count|
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """Categories as questions speak of them.
+    """The words for categories in questions.
 
     Args:
-        category: form ("dog", "dogs") → the categories that it may stand for.
-        singular: forms that speak of one alone.
-        pattern: any of the forms, the longest first.
+        category: word form ("dog", "dogs") → categories that it may stand for.
+        singular: forms that are only singular.
+        pattern: matches any of the forms, the longest first.
     """
 
     category: Mapping[str, set[Category]]
@@ -184,7 +186,7 @@ class Spoken:
 
 
 def spoken(names: Iterable[Category]) -> Spoken:
-    """Categories as questions speak of one and of many; names with brackets, as LVIS has, are nobody's words."""
+    """Return the singular and plural words for categories. Names with brackets, as in LVIS, never occur in questions."""
     category: dict[str, set[Category]] = defaultdict(set)
     singular = set()
     for name in names:
@@ -200,50 +202,50 @@ def spoken(names: Iterable[Category]) -> Spoken:
 
 
 def counted_category(question: str, forms: Spoken, place: str) -> Category:
-    """The category whose number a question asks for.
+    """Return the category whose number a question asks for.
 
-    "How many dogs are on the bed" asks for dogs: the category must follow "how many" (or "what number of", "count the"), at
-    most with a colour, a size or the like between, and must not be part of another name (dog bowls, people's hats), of a
-    list (dogs and cats), or of a question for another number (on each bed, more than). A question that restricts them ("How
-    many red cars") is fine where the count agrees: the restriction then holds for all of them.
+    "How many dogs are on the bed" asks for dogs. The category must follow "how many" (or "what number of", "count the");
+    only a colour, a size or similar words may come between. It must not be part of another name (dog bowls, people's hats),
+    of a list (dogs and cats), or of a question for another number (on each bed, more than). A question with a restriction
+    ("How many red cars") is valid if the count agrees, because the restriction then applies to all of them.
 
     Args:
         question: in English.
         forms: see `spoken`.
-        place: for messages.
+        place: file and line, for messages.
     Raises:
-        RecordError: `no_category`, it names none; `ambiguous_question`, it names one but does not clearly count it.
+        RecordError: `no_category`: the question names no category. `ambiguous_question`: it does not clearly count one.
     """
     if len(question) > _LONGEST_QUESTION:
         raise RecordError(
-            f"{place}: the question has {len(question):,} characters, wanted at most {_LONGEST_QUESTION:,}",
+            f"{place}: the question must have at most {_LONGEST_QUESTION:,} characters, got {len(question):,}",
             "ambiguous_question",
         )
     words = re.sub(r"[\s_]+", " ", question.replace("’", "'").replace("(s)", "s").lower()).strip()
     named = forms.pattern.search(words)
     if named is None:
-        raise RecordError(f"{place}: names no category of the instances: {shown(question)}", "no_category")
+        raise RecordError(f"{place}: the question names no category of the instances: {shown(question)}", "no_category")
     cue = _CUE.search(words)
     if cue and _BEFORE.fullmatch(words[: cue.start()].strip(" ,")) and not _OTHER_NUMBER.search(words):
         starts = [cue.end()]
         while modifier := _MODIFIER.match(words, starts[-1]):
             starts.append(modifier.end())
-        for start in reversed(starts):  # "orange" is a colour and a fruit
+        for start in reversed(starts):  # "orange" is both a colour and a fruit
             found = forms.pattern.match(words, start)
             if found and _AFTER.match(words, found.end()) and not _POSSIBLE.search(words, found.end()):
                 (category, *others) = sorted(forms.category[found[0]])
                 if category in _PARTS and _PARTS[category].search(words):
                     break
-                # "the number of the bus" is on its front
+                # "the number of the bus" is a label on it, not a count
                 if not others and (cue[0].startswith("how") or found[0] not in forms.singular):
                     return category
     raise RecordError(
-        f"{place}: names {named[0]!r}, but does not clearly ask how many of them there are: {shown(question)}",
+        f"{place}: the question names {named[0]!r}, but does not clearly ask for their number: {shown(question)}",
         "ambiguous_question",
     )
 
 
-# Categories whose words also name parts of something else, and the words by which that is meant.
+# Categories whose words can also mean something else, and the words that show that meaning.
 _PARTS = {
     "car": re.compile(
         r"\b(?:trains?|trams?|trolleys?|streetcars?|subways?|metros?|monorails?|locomotives?|engine|railroads?|railways?|rails?"
@@ -270,7 +272,7 @@ _ALIKE = frozenset(
 
 
 def _plurals(name: str) -> list[str]:
-    """How questions speak of several, by the last word: hot dogs, wine glasses."""
+    """Return the plural forms of a name, by its last word: hot dogs, wine glasses."""
     rest, _, last = name.rpartition(" ")
     before = rest + " " * bool(rest)
     if last in _ALIKE:
