@@ -2,7 +2,8 @@
 
 Commands are parsed by the real parser and not run. A page's Python blocks are checked together, in their order, so that one
 may build on another. `<!-- run -->` above a block of Python runs it, after the page's earlier ones that are run; a block
-`text` that follows it directly holds what it prints.
+`text` that follows it directly holds what it prints. `<!-- adds: NAME, … -->` on a page says which values its commands
+may use because the page itself adds them to the program.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def of(*languages: str) -> list[Any]:
 _ENDS = {"|", "||", "&&", ";", "&", "(", ")", "{", "}"}
 _KEYWORDS = {"do", "then", "else", "if", "while", "!", "time", "exec", "nohup", "sudo"}
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_]*")
+_NEW: set[str] = set()  # values that the page at hand adds to the program
 
 
 def command_lines(block: Block) -> Iterator[tuple[int, str]]:
@@ -190,7 +192,8 @@ def placeholders(monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             return real(self, ctx, value)
         except click.BadParameter:
-            if all(_PLACEHOLDER.fullmatch(str(word)) for word in (value if isinstance(value, tuple) else (value,))):
+            words = map(str, value if isinstance(value, tuple) else (value,))
+            if all(word in _NEW or _PLACEHOLDER.fullmatch(word) for word in words):
                 return value
             raise
 
@@ -234,8 +237,15 @@ def faults_of(block: Block) -> Iterator[str]:
                 yield f"{block.page.relative_to(ROOT)}:{line}: {shlex.join(words)}: {fault}"
 
 
+def added(page: Path) -> set[str]:
+    """Values that a page adds to the program, for instance a format."""
+    found = re.findall(r"<!-- adds: (.*?) -->", page.read_text(encoding="utf-8"))
+    return {name.strip() for names in found for name in names.split(",")}
+
+
 @pytest.mark.parametrize("block", of(*SHELLS))
-def test_commands_are_what_the_program_takes(block: Block) -> None:
+def test_commands_are_what_the_program_takes(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "_NEW", added(block.page))
     assert not (found := list(faults_of(block))), "\n".join(found)
 
 
@@ -471,6 +481,16 @@ def test_a_wrong_command_is_found(text: str, words: str) -> None:
     ],
 )
 def test_a_right_command_passes(text: str) -> None:
+    assert list(faults_of(planted("bash", text))) == []
+
+
+def test_a_page_may_use_what_it_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- adds: regionqa, sunrgbd -->\n", encoding="utf-8")
+    assert added(page) == {"regionqa", "sunrgbd"}
+    text = "sif data check x.jsonl --format regionqa"
+    assert len(list(faults_of(planted("bash", text)))) == 1
+    monkeypatch.setattr(sys.modules[__name__], "_NEW", added(page))
     assert list(faults_of(planted("bash", text))) == []
 
 

@@ -47,7 +47,8 @@ def page(path: Path) -> Page:
 
 
 def pages(site: Site) -> list[Path]:
-    return sorted(site.html.rglob("*.html"))
+    """The pages of the manual; files that it offers for download are no pages of it."""
+    return sorted(path for path in site.html.rglob("*.html") if "_downloads" not in path.relative_to(site.html).parts)
 
 
 def broken(site: Site) -> Iterator[str]:
