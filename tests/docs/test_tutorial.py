@@ -38,7 +38,7 @@ LARGEST_PHOTO, LARGEST_PICTURE = 80_000, 150_000  # bytes
 
 _BLOCK = re.compile(r"(?:<!-- numbers within (?P<within>[\d.]+) -->\n)?^```console\n(?P<text>.*?)^```$", re.M | re.S)
 _PICTURE = re.compile(r"<!-- made by the tutorial: (?P<made>\S+) -->\n!\[[^\]]*\]\((?P<shown>[^)\s]+)\)")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 # Progress bars, and what torch and datasets print on their own.
 _NOISE = re.compile(r"━|\d+%\||it/s|Warning|warnings?\.warn|^\s*$|^Loading weights")
 
@@ -124,12 +124,14 @@ def screenshot(html: Path, picture: Path) -> None:
     with sync_playwright() as playwright:
         system = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1000, "height": 700})
+        page = browser.new_page(viewport={"width": 1200, "height": 680})
         page.goto(html.as_uri())
-        page.wait_for_timeout(500)
+        for _ in range(3):  # the page of a dataset shows an example once it is chosen
+            page.keyboard.press("ArrowDown")
+            page.wait_for_timeout(300)
         page.screenshot(path=picture)
         browser.close()
-    Image.open(picture).convert("RGB").quantize(128).save(picture, optimize=True)
+    Image.open(picture).convert("RGB").quantize(256, kmeans=2).save(picture, optimize=True)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,7 @@ def test_pictures_are_those_that_the_commands_make(done: tuple[Path, list[tuple[
             if made.suffix == ".html":
                 screenshot(made, shown)
             else:
-                Image.open(made).convert("RGB").quantize(128).save(shown, optimize=True)
+                Image.open(made).convert("RGB").quantize(256).save(shown, optimize=True)
         assert shown.stat().st_size <= LARGEST_PICTURE
         if made.suffix == ".html":
             continue
@@ -196,6 +198,12 @@ def test_photos_are_small_and_have_a_licence() -> None:
     for photo in photos:
         assert photo.stat().st_size <= LARGEST_PHOTO
         assert photo.name in about
+
+
+def test_each_block_has_one_command_that_prints() -> None:
+    """`SIF_WRITE_DOCS=1` writes what a block prints after its last command."""
+    for block in blocks(PAGE.read_text(encoding="utf-8")):
+        assert len([command for command in block.commands if not command.startswith("mkdir ")]) == 1
 
 
 def test_a_line_that_was_not_printed_is_found() -> None:
