@@ -304,8 +304,8 @@ class TestResizer:
         for content, words in (
             ('{"image_processor_type": "CLIPImageProcessor"}', "Use unit or per_mille"),
             ("[]", "contains no image processor"),
-            ("{", "cannot be read"),
-            (json.dumps({**QWEN25, "max_pixels": "many"}), "size of its image processor"),
+            ("{", r"preprocessor_config\.json: cannot read: "),
+            (json.dumps({**QWEN25, "max_pixels": "many"}), "cannot read the size in its image processor file, got"),
         ):
             (tmp_path / "preprocessor_config.json").write_text(content)
             with pytest.raises(ModelError, match=words):
