@@ -329,8 +329,8 @@ class TestRewards:
             ({"completion": CHAIN, "answer": "b", "boxes": [[1, 1, 0, 0]]}, "no area"),
             (
                 {"completion": CHAIN, "answer": "b", "boxes": [[100, 200, 600, 800]]},
-                "expected fractions in [0, 1]; ground-truth boxes are always fractions, whatever a completion states: divide "
-                "pixels by the image's width and height, and thousandths by 1000\n",
+                "expected fractions in [0, 1]; ground-truth boxes are always fractions, whatever a completion states: "
+                "divide pixels by the image's width and height, and thousandths by 1000\n",
             ),
             ({"completion": "a", "answer": "b", "boxes": [[0, 0, 1, 1]], "depth": "none.png"}, "no such depth file"),
         ],

@@ -1,8 +1,8 @@
 """GRPO-SIF: TRL's GRPOTrainer with the four rewards, the ledger of answer scores, and shared prompts.
 
 docs/method/deviations.md lists the differences from the paper's release. Differences from TRL's trainer: micro-batches
-contain complete groups; the prompt of a group is prefilled and scored once; a missing reward changes no advantage; and the ledger is
-the same in every process, saved in every checkpoint, and restored when a run resumes.
+contain complete groups; the prompt of a group is prefilled and scored once; a missing reward changes no advantage; and the
+ledger is the same in every process, saved in every checkpoint, and restored when a run resumes.
 """
 
 from __future__ import annotations

@@ -239,12 +239,13 @@ class TrainSettings(Settings):
                 yield "training.load_best_model_at_end needs eval_data; set eval_data to the held-out questions"
 
     def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[str]:
-        """Settings with which TRL (seen in 1.16) passes images to vLLM wrongly. docs/howto/train.md lists those that work."""
+        """Settings with which TRL (seen in 1.16) passes images to vLLM wrongly; docs/howto/train.md has the others."""
         mode = training.get("vllm_mode", "colocate")
         if mode != "server":
             yield (
                 f"training.vllm_mode must be 'server', got {mode!r}: in this mode TRL sends prompts with expanded image "
-                "tokens, and vLLM expands them a second time. Set it to server and start a vLLM server, see docs/howto/train.md"
+                "tokens, and vLLM expands them a second time. Set it to server and start a vLLM server; see "
+                "docs/howto/train.md"
             )
         if self.max_pixels is not None:
             yield (
