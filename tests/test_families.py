@@ -1,7 +1,7 @@
 """Each family of models works, or is refused by name: loaded, trained in both stages, asked with depth, merged.
 
-These tests make the table in docs/reference/families.md: `SIF_WRITE_DOCS=1` writes it, and without it the table must agree with
-what ran. Families whose processors need torchvision run if it is installed, and are refused with that reason otherwise.
+These tests make the table in docs/reference/families.md: `SIF_WRITE_DOCS=1` writes it, and without it the table must agree
+with what ran. Families whose processors need torchvision run if it is installed, and are refused with that reason otherwise.
 """
 
 from __future__ import annotations

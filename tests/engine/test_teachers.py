@@ -167,7 +167,7 @@ class TestCorrection:
         explanation = asyncio.run(explain(teacher, TASK))
         assert explanation.thoughts == ("a", "b")
         assert [attempt.codes for attempt in explanation.attempts] == [("count",), ("blank",), ()]
-        assert teacher.told == [(), ("2 thoughts were wanted, 1 came",), ("thought 2 is blank",)]
+        assert teacher.told == [(), ("expected 2 thoughts, got 1",), ("thought 2 is blank",)]
 
     def test_after_two_corrections_every_attempt_is_kept(self) -> None:
         explanation = asyncio.run(explain(Recited("x", "y", "z", reply("a", "b")), TASK))

@@ -182,16 +182,16 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
     # A model that repeats the given schema writes an object with these keys too.
     found = [body for body in found if isinstance(body["thoughts"], list)] or found
     if not found:
-        return [], [("not_json", 'the reply must hold one whole JSON object with the keys "thoughts" and "answer"')]
+        return [], [("not_json", 'the reply must contain one complete JSON object with the keys "thoughts" and "answer"')]
     if len(found) > 1:
-        return [], [("ambiguous", f"the reply holds {len(found)} different JSON objects; send one alone")]
+        return [], [("ambiguous", f"the reply contains {len(found)} different JSON objects; send only one")]
     said, answer = found[0]["thoughts"], found[0]["answer"]
     thoughts = [text for text in map(_thought, said) if text is not None] if isinstance(said, list) else []
     if not isinstance(said, list) or len(thoughts) < len(said):
         return [], [("not_json", '"thoughts" must be a list of strings')]
     problems = []
     if len(thoughts) != len(task.foci):
-        problems.append(("count", f"{len(task.foci)} thoughts were wanted, {len(thoughts)} came"))
+        problems.append(("count", f"expected {len(task.foci)} thoughts, got {len(thoughts)}"))
     allowed = f"{task.record.question} {task.record.answer}".lower()
     for number, thought in enumerate(thoughts, 1):
         if not thought.strip():
@@ -199,10 +199,10 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
         if len(thought.split()) > MAX_WORDS:
             problems.append(("length", f"thought {number} is longer than {MAX_WORDS} words"))
         if TAG.search(thought):
-            problems.append(("tag", f"thought {number} holds a tag"))
+            problems.append(("tag", f"thought {number} contains a tag"))
         placeholder = find_placeholder(thought)
         if placeholder:
-            problems.append(("placeholder", f"thought {number} holds {placeholder}; say it in words"))
+            problems.append(("placeholder", f"thought {number} contains {placeholder}; write it in words"))
         # Words of the question are not a leak: an image can show green boxes.
         leak = next((m[0] for m in _LEAK.finditer(thought) if m[0].lower() not in allowed), None)
         if leak:
@@ -210,7 +210,7 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
     if not isinstance(answer, str | int | float) or isinstance(answer, bool):
         problems.append(("not_json", '"answer" must be a string'))
     elif not _agrees(str(answer), task.record):
-        problems.append(("answer", "the answer disagrees with the true answer, which it must state alone"))
+        problems.append(("answer", "the answer disagrees with the true answer, and must state only that"))
     return thoughts, problems
 
 
