@@ -279,8 +279,7 @@ class DepthMap:
         |               | unit, scaled to [0, 1] for each image  | numbers     |               |                    |
 
         Files: 8-bit grey (or RGB with three equal channels) and 16-bit grey are PNG, TIFF or PGM. Numbers are .npy, .npz
-            with
-        one array, .pfm, or 32-bit TIFF. NaN, infinity and transparent pixels are holes in every encoding.
+        with one array, .pfm, or 32-bit TIFF. NaN, infinity and transparent pixels are holes in every encoding.
 
         `auto` chooses by the kind of file: `sif` for 16 bits, `grey8`, `spectral` or `npy`. It rejects a 16-bit file without
         sifthinker's mark if all values lie below a sixth of the range, because these are probably distances. It warns about

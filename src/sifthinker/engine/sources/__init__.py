@@ -45,8 +45,7 @@ def read_source(
     - `table`: a CSV, TSV or Parquet file, a folder saved by `datasets`, or `hf://owner/name:split`.
     - `viscot`: VisCoT's metadata JSONL (`bboxs` in pixels, `width`, `height`).
     - `viscot-conversation`: VisCoT's conversations. Their boxes are fractions of the padded square. They state no image
-    size,
-      so reading them needs the images.
+      size, so reading them needs the images.
     - `refcoco`: JSON lines of expressions.
     - `coco`: COCO and LVIS instances as counting questions.
     - `tallyqa`: counting questions with boxes from a COCO instances file.
