@@ -41,6 +41,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/pretrain.py
+	$(BIN)/python benchmarks/cpu_precision.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

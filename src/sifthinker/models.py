@@ -233,6 +233,18 @@ def load_model(name: str | os.PathLike[str], *, dtype: str = "auto", **options: 
         raise ModelError(f"{where}: cannot load the model: {_first_line(error)}") from None
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether this machine computes in bfloat16 at least about as fast as in float32.
+
+    True with an accelerator, and on CPUs with AVX-512. Other CPUs emulate bfloat16, which takes many times as long;
+    `benchmarks/cpu_precision.py` measures the ratio.
+    """
+    import torch
+
+    capability: str = torch.backends.cpu.get_cpu_capability()
+    return torch.accelerator.is_available() or capability.startswith("AVX512")
+
+
 def load_for_inference(
     name: str | os.PathLike[str], *, device: str | None = None, dtype: str = "auto", max_pixels: int | None = None
 ) -> tuple[Any, Any]:

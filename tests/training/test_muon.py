@@ -34,6 +34,30 @@ def test_matrices_go_with_muon_and_all_else_with_adamw(tiny_vlm: Path) -> None:
     assert not any("embed" in name or "norm" in name or name.endswith("bias") for name in by_rate[0.3])
 
 
+def test_without_fast_bfloat16_the_steps_are_torch_s_in_higher_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step has the size 0.2 · lr · √max(shape) · (singular values of about 1). bfloat16 has 8 bits: 2⁻⁸ relative."""
+
+    def trained(shape: tuple[int, int], fast: bool) -> torch.Tensor:
+        monkeypatch.setattr("sifthinker.training.muon.has_fast_bfloat16", lambda: fast)
+        torch.manual_seed(0)
+        matrix = torch.nn.Parameter(torch.zeros(shape))
+        gradients = torch.randn(3, *shape)
+        optimizer = MuonAdamW([matrix], [torch.nn.Parameter(torch.zeros(1))], muon_lr=0.1, lr=0.01, weight_decay=0.1)
+        assert type(optimizer._parts[0]) is torch.optim.Muon or not fast
+        for gradient in gradients:
+            matrix.grad = gradient.clone()
+            optimizer.step()
+        return matrix.detach()
+
+    for shape in ((8, 8), (6, 24), (24, 6)):
+        theirs, ours = trained(shape, True), trained(shape, False)
+        assert not torch.equal(theirs, ours)  # another precision
+        assert (theirs - ours).norm() < 0.03 * theirs.norm()
+        assert (
+            0.2 * 0.1 * 24**0.5 * 0.5 < torch.linalg.matrix_norm(trained((24, 6), False), 2) < 3 * 0.2 * 0.1 * 24**0.5 * 1.3
+        )
+
+
 def test_schedulers_reach_both_and_states_come_back() -> None:
     def made() -> tuple[torch.nn.Parameter, torch.nn.Parameter, MuonAdamW]:
         torch.manual_seed(0)

@@ -54,7 +54,7 @@ class TestFiles:
                 (text, "not YAML")
                 for text in ("model: [", "model: a: b", "\tmodel: m", "model: \x07", "model: *m", "model: !m m")
             ),
-            ("- a\n", "wanted keys and values"),
+            ("- a\n", "expected keys and values"),
             ("model: m\ndata: d\noutput: o\ntraining: 5\n", "training must be keys and values, got 5"),
             ("model: m\ndata: d\noutput: o\ntraining: {output_dir: x}\n", "set the folder with `output`"),
             (
@@ -235,14 +235,14 @@ def test_what_trl_refuses_is_our_error(tmp_path: Path) -> None:
         ({"training": {"hub_token": "hf_x"}}, "set HF_TOKEN"),
         ({"lora": {"r": 0}}, r"lora\.r must be a positive whole number, got 0"),
         ({"lora": {"r": 2.5}}, r"lora\.r must be a positive whole number, got 2.5"),
-        ({"lora": {"dropout": 2}}, "dropout must be a number, not below 0 and below 1, got 2"),
-        ({"lora": {"dropout": 1}}, "dropout must be a number, not below 0 and below 1, got 1"),
-        ({"lora": {"alpha": -1}}, r"lora\.alpha must be a whole number, not below 0, got -1"),
+        ({"lora": {"dropout": 2}}, "dropout must be a number, at least 0 and below 1, got 2"),
+        ({"lora": {"dropout": 1}}, "dropout must be a number, at least 0 and below 1, got 1"),
+        ({"lora": {"alpha": -1}}, r"lora\.alpha must be a whole number, at least 0, got -1"),
         ({"lora": {"alpha": True}}, "lora.alpha must be a whole number"),
         ({"lora": {"target": 5}}, "lora.target must be text or a list of text, got 5"),
         ({"muon_lr": float("nan")}, "muon_lr must be a positive number"),
-        ({"rewards": {"depth": -1}}, "not below 0"),
-        ({"rewards": {"depth": float("nan")}}, "not below 0"),
+        ({"rewards": {"depth": -1}}, "at least 0"),
+        ({"rewards": {"depth": float("nan")}}, "at least 0"),
         ({"judge": {"base_url": "nonsense", "model": "q"}}, "must start with http"),
         (
             {"judge": {"base_url": "http://x/v1", "model": "q", "timeout_s": -1}},
@@ -383,7 +383,7 @@ def test_stages_have_two_names() -> None:
             train(made, stage)
         with pytest.raises(ConfigError, match="stage must be"):
             made.for_stage(stage)
-    with pytest.raises(ConfigError, match=r"wanted TrainSettings, got dict"):
+    with pytest.raises(ConfigError, match=r"expected TrainSettings, got dict"):
         train(BASE, "sft")
 
 
@@ -487,3 +487,19 @@ class TestVLLM:
     @pytest.mark.parametrize("settings", [{"training": {"use_vllm": True, "vllm_mode": "server"}}, {"max_pixels": 9}])
     def test_others_are_taken(self, settings: dict) -> None:
         make_config({**BASE, **settings}, "grpo")
+
+
+@pytest.mark.parametrize(
+    ("capability", "said", "bf16"),
+    [("AVX2", {}, False), ("AVX512", {}, True), ("AVX2", {"bf16": True}, True), ("AVX2", {"fp16": True}, False)],
+)
+def test_without_fast_bfloat16_a_cpu_trains_in_float32(
+    capability: str, said: dict[str, bool], bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    config = make_config({**BASE, "output": str(tmp_path), "training": said}, "sft")
+    assert trainer_arguments(config, "sft", {}).bf16 is bf16
+    if not said:
+        assert trainer_arguments(config, "sft", {}, on_gpu=True).bf16

@@ -26,7 +26,7 @@ from sifthinker.lab.lessons import Course, lessons
 from sifthinker.lab.nano import IMAGE_SIZE, PATCH_SIZE, build_model, build_processor
 from sifthinker.lab.questions import SPLITS, scene_at
 from sifthinker.lab.scenes import LEVELS
-from sifthinker.models import load_model
+from sifthinker.models import has_fast_bfloat16, load_model
 from sifthinker.prompts import user_prompt
 from sifthinker.training.runs import OurTrainer, claim_parts, is_finished, run
 from sifthinker.training.settings import TrainSettings
@@ -287,7 +287,7 @@ def _train(
         learning_rate=part.lr,
         lr_scheduler_type="linear",
         warmup_steps=50,
-        bf16=True,
+        bf16=has_fast_bfloat16(),
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         dataloader_num_workers=workers,

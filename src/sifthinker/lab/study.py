@@ -317,7 +317,7 @@ class Lab:
         **training: Any,
     ) -> dict[str, Any]:
         """Return the config of a stage: the settings that both stages share, and its own fields of `training`."""
-        shared = {"warmup_steps": max(1, max_steps // 20), "save_total_limit": 1, "bf16": True, "seed": self.seed}
+        shared = {"warmup_steps": max(1, max_steps // 20), "save_total_limit": 1, "seed": self.seed}
         return {
             "model": model,
             "data": str(chains),

@@ -12,6 +12,47 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Muon
 
+from sifthinker.models import has_fast_bfloat16
+
+
+class _FloatMuon(Muon):  # type: ignore[misc]
+    """Muon whose iterations run in the precision of the gradients.
+
+    torch's Muon always casts to bfloat16. On a CPU without fast bfloat16 that takes longer than the rest of the step.
+    """
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state, momentum = self.state[matrix], group["momentum"]
+                mean = state.setdefault("momentum_buffer", torch.zeros_like(matrix.grad))
+                mean.lerp_(matrix.grad, 1 - momentum)
+                update = matrix.grad.lerp(mean, momentum) if group["nesterov"] else mean
+                update = _orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                # The root mean square of the step is that of AdamW, see arXiv 2502.16982.
+                matrix.add_(update, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+        return loss
+
+
+def _orthogonal(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+    """Return the nearest matrix with equal singular values, about 1, by Newton-Schulz iterations of fifth order."""
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    found = matrix.T if tall else matrix
+    found = found / found.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = found @ found.T
+        found = a * found + (b * gram + c * gram @ gram) @ found
+    return found.T if tall else found
+
 
 class MuonAdamW(torch.optim.Optimizer):  # type: ignore[misc]
     """Two optimizers in one. They share their parameter groups, so schedulers change both.
@@ -35,8 +76,9 @@ class MuonAdamW(torch.optim.Optimizer):  # type: ignore[misc]
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
     ) -> None:
+        muon = Muon if has_fast_bfloat16() else _FloatMuon
         self._parts = [
-            Muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             AdamW(others, lr=lr, betas=betas, weight_decay=0.0),
         ]
         super().__init__([{"params": [*matrices, *others]}], {})

@@ -450,12 +450,16 @@ def trainer_arguments(
     """
     import torch
 
+    from sifthinker.models import has_fast_bfloat16
+
     here = torch.accelerator.is_available()
     gpu = here if on_gpu is None else on_gpu
     # Without an accelerator, Trainer rejects bf16 unless use_cpu is set, and pinned memory only causes a warning.
     # Recomputing activations saves GPU memory. On a CPU it costs time, and memory is rarely short there.
     machine = {"use_cpu": not (gpu and here), "dataloader_pin_memory": gpu and here, "activation_checkpointing": gpu}
     said = _with_new_names(config.for_stage(stage).training)
+    if not gpu and not has_fast_bfloat16() and not said.get("fp16"):
+        machine["bf16"] = False  # TRL's default is True
     if on_gpu and said.pop("use_cpu", False):
         raise ConfigError("training.use_cpu is set, but the plan is for a GPU; plan without --gpu, or remove the key")
     if gpu and not here:
