@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,6 +119,28 @@ class TestPaths:
 
 
 class TestBuild:
+    @pytest.mark.parametrize("failure", ["refused connection", "status 500"])
+    def test_a_server_that_always_fails_gives_one_message(self, failure: str, tmp_path: Path) -> None:
+        """Eight requests fail at once. In a process of its own, because asyncio logs unhandled exceptions late."""
+        rows = [
+            {"id": str(n), "image": "images/0.png", "question": f"What is {n}?", "answer": "cat", "boxes": [[0, 0, 0.5, 1]]}
+            for n in range(60)
+        ]
+        write_records(tmp_path, 1)
+        source = write_rows(tmp_path / "questions.jsonl", rows)
+        with serve(lambda request, number: (500, {}, "broken")) as (url, _), socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))  # bound, but it does not listen
+            if failure == "refused connection":
+                url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+            words = ["data", "build", source, "-o", tmp_path / "out", "--depth", "none", "--model", "vlm", "--retries", 0]
+            command = [sys.executable, "-m", "sifthinker.cli", *map(str, words), "--base-url", url, "--concurrency", "8"]
+            found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 2
+        assert "Traceback" not in found.stderr
+        assert "never retrieved" not in found.stderr
+        assert found.stderr.count("sif: ") == 1, found.stderr
+        assert len(found.stderr) < 1000
+
     def test_photographs_with_a_served_teacher(self, shared: Path, tmp_path: Path, teacher) -> None:
         options, requests = teacher
         photos = tmp_path / "photos"
