@@ -167,7 +167,7 @@ def test_options_on_lines_are_read(tmp_path: Path) -> None:
         ("counting", {"answer": "several"}, "answer must be an integer above 0"),
         ("counting", {"answer": "0"}, "answer must be an integer above 0"),
         ("positional", {"answer": "C"}, "answer must be one of the options"),
-        ("existence", {"answer": None}, "answer is"),
+        ("existence", {"answer": None}, "answer must be text or a number, got null"),
         ("existence", {"image": "../x.jpg"}, "leads outside"),
         ("existence", {"image": ["existence/0.jpg", "existence/1.jpg"]}, "image must be the path of one image"),
         ("existence", {"question": " "}, "question"),

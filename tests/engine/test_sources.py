@@ -399,7 +399,7 @@ class TestWords:
                 "turn 4: value must be one text, got a list of 2",
             ),
             ({"turn 1": {"from": "human", "value": "What is <image> here?"}}, "bad_text", "question contains <image>"),
-            ({"dataset": None}, "blank_dataset", "dataset is null"),
+            ({"dataset": None}, "blank_dataset", "dataset must be text or a number, got null"),
         ],
     )
     def test_of_conversations(self, tmp_path: Path, change: dict, code: str, words: str) -> None:

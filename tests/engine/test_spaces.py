@@ -338,7 +338,7 @@ class TestChains:
         assert finding.message == "chains use per_mille (2) and unit (6). Train them separately"
         assert export(mixed, tmp_path / "out", "swift") == 8
         (record,) = caplog.records
-        assert "chains state boxes in per_mille (2) and unit (6)" in record.getMessage()
+        assert "the chains use per_mille (2) and unit (6)" in record.getMessage()
         assert export(chains_in("unit"), tmp_path / "plain", "swift") == 6
         assert len(caplog.records) == 1
 
