@@ -21,7 +21,7 @@ def page() -> str:
     lines = [f"The version of these prompts is {prompts.PROMPT_VERSION} (`prompt_version` in a dataset).", ""]
     for protocol, about in _PROTOCOLS.items():
         lines += [f"## {protocol.capitalize()}", "", about, ""]
-        for heading, with_depth in (("With a depth image", True), ("Without one", False)):
+        for heading, with_depth in (("With a depth view", True), ("Without one", False)):
             lines += [f"{heading}:", "", *_block(prompts.user_prompt(_QUESTION, with_depth=with_depth, protocol=protocol))]
     lines += [
         "## Coordinates",
