@@ -5,7 +5,7 @@ A page asks for a part with a block that holds nothing:
     ```{generated} commands
     ```
 
-The parts are `commands`, `settings`, `api` and `prompts`. The block is replaced by Markdown before the page is parsed, so that its
+The parts are `commands`, `settings`, `api` and `prompts`. Markdown replaces the block before the page is parsed, so its
 headings are headings of the page. `{reason-codes}` is an ordinary directive, see `reasons`.
 """
 
