@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,40 @@ class TestPaths:
         assert rejects.read_bytes() == before
         assert not (tmp_path / "x.jsonl").exists()
 
+    def test_a_recipe_is_not_read_as_a_file_of_records(self, cats: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.YAML").write_text("sources:\n  - file: parts/one.jsonl\n")
+        (tmp_path / "wrong.yml").write_text("sources: 3\n")
+        for name, example in (("mine.YAML", str(tmp_path / "parts/one.jsonl")), ("wrong.yml", "FILE")):
+            recipe = tmp_path / name
+            for command, more in (("paths", ("-o", tmp_path / "x.jsonl")), ("check", ()), ("check", ("--format", "jsonl"))):
+                found = sif("data", command, recipe, *more)
+                words = " ".join(found.stderr.split())
+                assert found.exit_code == 2
+                assert f"{recipe} is a recipe, and recipes are only for `sif data build`" in words
+                assert f"Run `sif data {command}` on each of its files, for example {example}." in words
+            for command, more in (
+                ("stats", ()),
+                ("show", ("-o", tmp_path / "pages")),
+                ("export", ("--to", "trl", "-o", tmp_path / "trl")),
+            ):
+                found = sif("data", command, recipe, *more)
+                assert found.exit_code == 2
+                assert f"Build the dataset first: sif data build {recipe} -o FOLDER" in " ".join(found.stderr.split())
+        assert not (tmp_path / "x.jsonl").exists()
+
+    def test_the_place_of_a_reject_is_printed_once(self, cats: Path, tmp_path: Path) -> None:
+        row = {**json.loads(cats.read_text()), "id": "past", "boxes": [[0.5, 0, 1.2, 1]]}
+        cats.write_text(cats.read_text() + "rubbish\n" + json.dumps(row) + "\n")
+        found = sif("data", "paths", cats, "-o", tmp_path / "x.jsonl")
+        (first,) = (line for line in found.stderr.splitlines() if "not_json" in line)
+        assert first.count(f"{cats.name}:2") == 1
+        rejects = lines(tmp_path / "x.rejects.jsonl")
+        assert [(row["source"], row["code"]) for row in rejects] == [
+            (f"{cats.name}:2", "not_json"),
+            (f"{cats.name}:3", "clipped"),
+        ]
+        assert not any(cats.name in row["reason"] for row in rejects)
+
     def test_rejects_of_an_earlier_run_are_replaced(self, cats: Path, tmp_path: Path) -> None:
         good = cats.read_text()
         for text, number in ((good + "rubbish\n", 1), (good + "rubbish\nmore\n", 2), (good, 0), (good + "rubbish\n", 1)):
@@ -118,6 +153,28 @@ class TestPaths:
 
 
 class TestBuild:
+    @pytest.mark.parametrize("failure", ["refused connection", "status 500"])
+    def test_a_server_that_always_fails_gives_one_message(self, failure: str, tmp_path: Path) -> None:
+        """Eight requests fail at once. In a process of its own, because asyncio logs unhandled exceptions late."""
+        rows = [
+            {"id": str(n), "image": "images/0.png", "question": f"What is {n}?", "answer": "cat", "boxes": [[0, 0, 0.5, 1]]}
+            for n in range(60)
+        ]
+        write_records(tmp_path, 1)
+        source = write_rows(tmp_path / "questions.jsonl", rows)
+        with serve(lambda request, number: (500, {}, "broken")) as (url, _), socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))  # bound, but it does not listen
+            if failure == "refused connection":
+                url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+            words = ["data", "build", source, "-o", tmp_path / "out", "--depth", "none", "--model", "vlm", "--retries", 0]
+            command = [sys.executable, "-m", "sifthinker.cli", *map(str, words), "--base-url", url, "--concurrency", "8"]
+            found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 2
+        assert "Traceback" not in found.stderr
+        assert "never retrieved" not in found.stderr
+        assert found.stderr.count("sif: ") == 1, found.stderr
+        assert len(found.stderr) < 1000
+
     def test_photographs_with_a_served_teacher(self, shared: Path, tmp_path: Path, teacher) -> None:
         options, requests = teacher
         photos = tmp_path / "photos"

@@ -151,6 +151,16 @@ def same_shape(stated: tuple[int, int], actual: tuple[int, int]) -> bool:
     return abs(stated_width * height - stated_height * width) <= max(*stated, *actual)
 
 
+def shape_fault(name: str, stated: tuple[int, int], actual: tuple[int, int]) -> str:
+    """Return a message if an image has another shape than its source states; "" if `same_shape`."""
+    if same_shape(stated, actual):
+        return ""
+    return (
+        f"{name} must have the shape {stated[0]}×{stated[1]} as stated by the source, got {actual[0]}×{actual[1]}. Check "
+        "that it is the right image"
+    )
+
+
 def size_fault(size: tuple[int, int]) -> str:
     """Return the fault of a (width, height): no pixels or too many; "" if valid. Call it before allocating memory."""
     if 0 < size[0] * size[1] <= MAX_IMAGE_PIXELS:

@@ -383,9 +383,16 @@ REJECTS: dict[str, str] = {
 }
 
 
+def without_place(message: str, place: str) -> str:
+    """Return a message without the place at its start, to store or print the two separately."""
+    return message.removeprefix(f"{place}: ")
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """A record that was left out: its place, its id ("" if it has none), reason code, message and teacher attempts.
+
+    A place at the start of the message is removed, because `source` already contains it.
 
     Raises:
         KeyError: the code is neither in `REJECTS` nor a teacher code.
@@ -400,6 +407,7 @@ class Reject:
     def __post_init__(self) -> None:
         if not self.code.startswith("teacher_") and self.code not in REJECTS:
             raise KeyError(f"{self.code!r} is not a reason code. This is a bug in sifthinker")
+        object.__setattr__(self, "reason", without_place(self.reason, self.source))
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "attempts": [dict(attempt) for attempt in self.attempts]}

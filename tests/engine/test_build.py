@@ -251,7 +251,8 @@ class TestRejects:
         assert (counts.accepted, dict(counts.rejected)) == (0, {code: 1})
         (row,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
         assert (row["code"], row["id"]) == (code, "r0")
-        assert "f:0" in row["reason"]
+        assert row["source"] == "f:0"
+        assert "f:0" not in row["reason"]
 
     def test_a_path_that_leaves_the_folder(self, photo_folder: Path, tmp_path: Path) -> None:
         counts = engine(photo_folder).build(lambda: records(1, "../cat.png"), tmp_path / "out")

@@ -168,14 +168,14 @@ class TestBadEntries:
         assert answers == dict.fromkeys(kept, "1")
         assert [reject.code for reject in rejects] == codes
         assert words in " ".join(reject.reason for reject in rejects)
-        assert all(reject.reason.startswith("i.json:") for reject in rejects)
+        assert all(reject.source.startswith("i.json:") for reject in rejects)
 
     def test_annotations_of_a_bad_image_are_named(self, tmp_path: Path) -> None:
         value = changed(lambda value: value["images"][0].pop("width"))
         answers, (image, dog) = read(tmp_path, value)
         assert set(answers) == CAT_ALONE
-        assert image.reason == "i.json:images[0]: lacks 'width' (a whole number)"
-        assert dog.reason == "i.json:annotations[0]: no usable entry of images has the image_id 1"
+        assert (image.source, image.reason) == ("i.json:images[0]", "lacks 'width' (a whole number)")
+        assert (dog.source, dog.reason) == ("i.json:annotations[0]", "no usable entry of images has the image_id 1")
         assert dog.id == "1"
 
 

@@ -13,11 +13,11 @@ import pytest
 from sifthinker.endpoint import Endpoint
 from sifthinker.engine.build import Engine
 from sifthinker.engine.estimators import GivenDepth
-from sifthinker.engine.ray import Cluster
+from sifthinker.engine.ray import Cluster, _work
 from sifthinker.engine.settings import Expansion
 from sifthinker.engine.sources import read_source
 from sifthinker.engine.teachers import OpenAITeacher
-from sifthinker.errors import BudgetError, ConfigError, EndpointError
+from sifthinker.errors import BudgetError, ConfigError, EndpointError, SIFError
 from sifthinker.records import Record, Reject
 
 from ..small_data import BlockTeacher, write_records
@@ -139,3 +139,30 @@ def test_a_cluster_that_is_not_there(photo_folder: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="cannot be used"):
         engine.build(lambda: iter([record]), tmp_path / "out", runner=Cluster("127.0.0.1:9"))
     assert not (tmp_path / "out" / ".waiting").exists()
+
+
+def test_an_error_ends_the_records_in_progress(photo_folder: Path, tmp_path: Path) -> None:
+    """Before the teacher's connections close; otherwise the others fail because of that."""
+    ended: list[str] = []
+
+    class Failing(BlockTeacher):
+        async def reply(self, task: object, earlier: object) -> str:
+            if task.record.id == "r0":
+                await asyncio.sleep(0.2)
+                raise SIFError("the disk is full")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(task.record.id)
+            return ""
+
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *error: object) -> None:
+            ended.append("closed")
+
+    records = [Record(f"r{n}", "cat.png", "What?", "cat", ((0.1, 0.2, 0.5, 0.6),), source=f"f:{n}") for n in range(9)]
+    engine = Engine(photo_folder, GivenDepth(), Failing(), concurrency=3)
+    with pytest.raises(SIFError, match="disk is full"):
+        asyncio.run(_work(engine, records, tmp_path / "out"))
+    assert (sorted(ended[:-1]), ended[-1]) == (["r1", "r2"], "closed")

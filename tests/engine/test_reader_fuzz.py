@@ -161,7 +161,7 @@ def read(path: Path, **options: Any) -> list[Record | Reject] | None:
         expand(record)
         json.dumps(record.to_json())
     for reject in (item for item in found if isinstance(item, Reject)):
-        assert reject.reason.startswith(reject.source), reject
+        assert not reject.reason.startswith(reject.source or " "), reject
         assert not BUILT_IN.search(reject.reason), reject
         json.dumps(reject.to_json())
     return found

@@ -125,7 +125,8 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     rows = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
     wanted = ["not_json", "not_an_object", *CHANGES, *(f"teacher_{code}" for code in CHECKS)]
     assert [row["code"] for row in rows] == wanted
-    assert [row for row in rows if "records.jsonl:" not in row["reason"]] == []
+    assert [row for row in rows if not row["source"].startswith("records.jsonl:")] == []
+    assert [row for row in rows if row["source"] in row["reason"]] == []
     tries = [len(row["attempts"]) for row in rows if row["code"].startswith("teacher_")]
     once = ("cut_off", "refused", "no_content", "refused_request", "endpoint")
     assert tries == [1 if code in once else 3 for code in CHECKS]

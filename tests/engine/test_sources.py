@@ -65,7 +65,8 @@ class TestVisCoT:
         (reject,) = read_source(write(tmp_path / "v.jsonl", [{**VISCOT, "bboxs": boxes}]))
         assert isinstance(reject, Reject)
         assert reject.code == code
-        assert "v.jsonl:1" in reject.reason
+        assert reject.source == "v.jsonl:1"
+        assert "v.jsonl:1" not in reject.reason
 
     def test_boxes_past_the_border(self, tmp_path: Path) -> None:
         path = write(tmp_path / "v.jsonl", [{**VISCOT, "bboxs": [[10, 20, 105, 90]]}])
@@ -279,7 +280,7 @@ class TestFilesOfJSON:
         (tmp_path / "r.jsonl").write_bytes(b"\n".join(lines))
         found = list(read_source(tmp_path / "r.jsonl"))
         assert [getattr(item, "code", "ok") for item in found] == ["ok", "not_json", "ok"]
-        assert found[1].reason == "r.jsonl:2: not UTF-8. Save the file as UTF-8"
+        assert found[1].reason == "not UTF-8. Save the file as UTF-8"
 
     def test_utf_16_that_breaks_off(self, tmp_path: Path) -> None:
         (tmp_path / "r.jsonl").write_bytes("\n".join(map(json.dumps, self.ROWS)).encode("utf-16")[:-1])
@@ -330,7 +331,7 @@ class TestWords:
             return
         (reject,) = read_source(tmp_path / "v.jsonl")
         assert words in reject.reason
-        assert reject.reason.startswith("v.jsonl:1: ")
+        assert (reject.source, "v.jsonl:1" in reject.reason) == ("v.jsonl:1", False)
 
     @pytest.mark.parametrize("name", sorted(VISCOT))
     def test_of_missing_keys(self, tmp_path: Path, name: str) -> None:
@@ -418,7 +419,7 @@ class TestWords:
         assert isinstance(record, Record)
         assert reject.code == code
         assert words in reject.reason
-        assert reject.reason.startswith("c.json[0]: ")
+        assert (reject.source, "c.json[0]" in reject.reason) == ("c.json[0]", False)
 
     @pytest.mark.parametrize(
         ("change", "words"),

@@ -120,6 +120,7 @@ class TestRecords:
         assert f"{0 if code else 12} records, {12 if code else 0} findings" in found.stderr
         if code:
             assert "--box-space" in found.stdout  # what to do
+            assert found.stdout.splitlines()[0].count("records.jsonl:1") == 1
             assert "its numbers look like another box space" in found.stderr
 
     def test_a_short_file_whose_boxes_cannot_be_thousandths(self, tmp_path: Path) -> None:
@@ -148,6 +149,59 @@ class TestRecords:
         source.write_text("")
         found = sif("data", "check", source, "--box-space", "unit")
         assert (found.exit_code, found.stderr.splitlines()[-1]) == (2, f"sif: {source}: contains no records")
+
+    def test_images_of_records_that_state_a_size(self, tmp_path: Path) -> None:
+        """A stated size is no reason not to look: the image may be missing, broken or another one."""
+        Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+        Image.new("RGB", (80, 40)).save(tmp_path / "copy.png")  # a scaled copy, which a build accepts
+        Image.new("RGB", (30, 40)).save(tmp_path / "other.png")
+        (tmp_path / "broken.png").write_bytes(b"rubbish")
+        names = ["a", "copy", "none", "broken", "other", "../a"]
+        rows = [
+            {"id": name, "image": f"{name}.png", "question": f"{name}?", "answer": "cat", "boxes": [[0, 0, 0.5, 1]]}
+            for name in names
+        ]
+        write_jsonl(tmp_path / "records.jsonl", [{**row, "size": [40, 20]} for row in rows])
+        found = sif("data", "check", tmp_path / "records.jsonl", "-o", tmp_path / "f.jsonl")
+        findings = {row["id"]: row for row in map(json.loads, (tmp_path / "f.jsonl").read_text().splitlines())}
+        assert {name: row["code"] for name, row in findings.items()} == {
+            "none": "missing_image",
+            "broken": "broken_image",
+            "other": "size_mismatch",
+            "../a": "path_outside_root",
+        }
+        assert findings["other"]["message"] == (
+            "other.png must have the shape 40×20 as stated by the source, got 30×40. Check that it is the right image"
+        )
+        assert (found.exit_code, found.stderr.splitlines()[-1]) == (3, "6 records, 4 findings")
+        assert sif("data", "check", tmp_path / "records.jsonl", "--no-files").exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("data/refcoco/REC_refcoco_unc_testB.jsonl", "5,095 records, 0 findings"),
+            ("data/viscot/vsr_cot_train.jsonl", "3,376 records, 0 findings"),
+            ("data/viscot/benchmark/vsr.json", "404 × missing_image"),
+            ("cases/02-coco-same-stem-other-folder/instances.json", "records, 0 findings"),
+            ("cases/14-viscot-mixed/mixed.json", "no_box"),
+        ],
+    )
+    def test_every_form_that_a_build_recognises(self, name: str, words: str, shared: Path) -> None:
+        assert holds_records(shared / name)
+        assert words in sif("data", "check", shared / name, "--no-files").stderr
+
+    def test_a_saved_dataset_is_a_table(self, tmp_path: Path) -> None:
+        (tmp_path / "saved").mkdir()
+        (tmp_path / "saved" / "state.json").write_text("{}")
+        assert holds_records(tmp_path / "saved")
+        assert holds_records("hf://owner/name:train")
+
+    def test_coco_captions_are_reported_as_such(self, tmp_path: Path) -> None:
+        value = {"images": [], "annotations": [{"image_id": 1, "caption": "A cat."}], "categories": []}
+        (tmp_path / "captions.json").write_text(json.dumps(value))
+        found = sif("data", "check", tmp_path / "captions.json")
+        assert found.exit_code == 2
+        assert "expected records, got COCO captions" in " ".join(found.stderr.split())
 
     def test_a_dataset_is_no_file_of_records(self, chains: Path, tmp_path: Path) -> None:
         assert not holds_records(chains / "examples.jsonl")

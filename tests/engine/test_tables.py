@@ -155,7 +155,8 @@ class TestEmptyCells:
     def test_a_failed_formula_elsewhere_is_named(self, tmp_path: Path) -> None:
         row = {"image": "a.jpg", "question": "q", "answer": "red", "boxes": BOX, "choices": "#REF!"}
         (found,) = read_source(write_csv(tmp_path / "t.csv", [row]))
-        assert found.reason.endswith("t.csv[0]: choices is '#REF!', the result of a failed formula in a spreadsheet. Fix it")
+        assert found.source.endswith("t.csv[0]")
+        assert found.reason.startswith("choices is '#REF!', the result of a failed formula in a spreadsheet. Fix it")
 
     @pytest.mark.parametrize("answer", ["nan", "Nan", "none", "inf"])
     def test_in_json_text_is_text(self, tmp_path: Path, answer: str) -> None:
@@ -266,9 +267,8 @@ class TestLists:
         )
         assert [item.choices for item in found[:5]] == [("red", "blue"), ("red", "blue"), ("1", "2"), (), ()]
         np.testing.assert_allclose([item.boxes[0] for item in found[:5]], [[0.1, 0.2, 0.6, 0.6]] * 5)
-        assert found[5].reason.endswith(
-            "t.csv[5]: column 'options' must be a JSON list such as [\"red\", \"blue\"], got 'oops'"
-        )
+        assert found[5].source.endswith("t.csv[5]")
+        assert found[5].reason == "column 'options' must be a JSON list such as [\"red\", \"blue\"], got 'oops'"
 
 
 class TestCSVFiles:
@@ -358,7 +358,8 @@ class TestImages:
         path = write_parquet(tmp_path / "t.parquet", columns)
         (found,) = read_source(path, images=tmp_path / "kept", columns={"image": "pic"})
         if isinstance(found, Reject):
-            assert f"{found.code}: {found.reason}".startswith(wanted.replace(": ", f": {path}[0]: ", 1))
+            assert f"{found.code}: {found.reason}".startswith(wanted)
+            assert found.source == f"{path}[0]"
         else:
             assert found.image.endswith(wanted)
             assert wanted == "a.png" or Image.open(tmp_path / "kept" / found.image).size == (100, 50)

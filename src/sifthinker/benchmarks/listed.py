@@ -33,7 +33,7 @@ def sound(rows: Iterable[tuple[str, Any] | Reject]) -> Iterator[tuple[str, Any]]
     """
     for item in rows:
         if isinstance(item, Reject):
-            raise RecordError(item.reason, item.code)
+            raise RecordError(f"{item.source}: {item.reason}", item.code)
         yield item
 
 

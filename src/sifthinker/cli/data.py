@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -74,8 +75,9 @@ def data_paths(
     from sifthinker.engine.folder import Counts
     from sifthinker.engine.recipe import open_source, resizer_of
     from sifthinker.files import write_jsonl
-    from sifthinker.records import Record
+    from sifthinker.records import Record, without_place
 
+    _refuse_recipe(file, "paths")
     settings = _single(file, source, {**given, **written, **expansion, **choice})
     named = settings.output.with_suffix(".rejects.jsonl")
     keep_inputs((settings.output, named), Path(file))
@@ -88,7 +90,8 @@ def data_paths(
             counts.clipped += bool(item.notes)
             rows.append(path_row(item, expand(item, seed=settings.seed, settings=settings.expansion)))
             for note in item.notes:
-                rejects.append({"source": item.source, "id": item.id, "code": "clipped", "reason": note, "kept": True})
+                reason = without_place(note, item.source)
+                rejects.append({"source": item.source, "id": item.id, "code": "clipped", "reason": reason, "kept": True})
         else:
             counts.rejected[item.code] += 1
             rejects.append({**item.to_json(), "kept": False})
@@ -129,7 +132,7 @@ def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: di
     from sifthinker.engine.recipe import Left
     from sifthinker.files import read_jsonl
 
-    settings = _recipe(file, source, given) if file.lower().endswith((".yaml", ".yml")) else _single(file, source, given)
+    settings = _recipe(file, source, given) if _is_recipe(file) else _single(file, source, given)
     output, left = settings.output, Left()
     known = (output / "manifest.json").is_file() and not settings.fresh
     with bar("chains", None) as advance, resumable():
@@ -159,6 +162,33 @@ def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: di
     click.echo(output)
     if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)
+
+
+def _is_recipe(file: str | Path) -> bool:
+    return str(file).lower().endswith((".yaml", ".yml"))
+
+
+def _refuse_recipe(file: str | Path, command: str = "") -> None:
+    """Refuse a recipe in a command that reads a single file, or (command "") a dataset.
+
+    Raises:
+        ConfigError: the file is a recipe.
+    """
+    from sifthinker.errors import ConfigError
+
+    if not _is_recipe(file):
+        return
+    words = f"{file} is a recipe, and recipes are only for `sif data build`."
+    if not command:
+        raise ConfigError(f"{words} Build the dataset first: sif data build {file} -o FOLDER")
+    first = "FILE"
+    with contextlib.suppress(ConfigError):  # a recipe that is not valid
+        settings = BuildSettings.from_yaml(file, given={"output": "."})
+        first = next((str(settings.folder / source.file) for source in settings.sources), first)
+    raise ConfigError(
+        f"{words} Run `sif data {command}` on each of its files, for example {first}. Give the settings of the source as "
+        "options, such as --format and --images"
+    )
 
 
 def _single(file: str, source: dict[str, Any], given: dict[str, Any]) -> BuildSettings:
@@ -209,7 +239,7 @@ def _keep_foreign_rejects(path: Path) -> None:
 
 
 @data.command("check", short_help="Check every line, its images and its depth maps", cls=Command)
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset")
 @click.option("--no-files", is_flag=True, help="Do not open images and depth maps.")
 @click.option(
     "--most", default=20, show_default=True, type=click.IntRange(min=1), help="Maximum number of findings to print."
@@ -218,13 +248,14 @@ def _keep_foreign_rejects(path: Path) -> None:
 @click_options(BuildSettings, {"Reading DATASET (only for files of records)": ["images"]})
 @click_options(SourceSettings, {"Reading DATASET (only for files of records)": (*_SOURCE, *_PIXELS)}, into="source")
 def data_check(
-    dataset: Path, no_files: bool, most: int, output: Path | None, given: dict[str, Any], source: dict[str, Any]
+    dataset: str, no_files: bool, most: int, output: Path | None, given: dict[str, Any], source: dict[str, Any]
 ) -> None:
     """Check every line of DATASET, its images and its depth maps.
 
     DATASET is a dataset folder, an examples file, or a JSON file of the paper's release. It can also be a file of records
-    for `sif data build`. Then the command reports unreadable records, and boxes that seem to be in another space than
-    --box-space. It exits with 3 if there are findings; warnings do not count.
+    for `sif data build`. Then the command reports unreadable records, missing images, images of another shape than stated,
+    and boxes that seem to be in another space than --box-space. It exits with 3 if there are findings; warnings do not
+    count.
 
     \b
     Examples:
@@ -241,9 +272,10 @@ def data_check(
     from sifthinker.files import write_jsonl
     from sifthinker.records import REJECTS
 
-    keep_inputs((output,), dataset)
+    _refuse_recipe(dataset, "check")
+    keep_inputs((output,), Path(dataset))
     stated = [f"--{name.replace('_', '-')}" for name in (*given, *source)]
-    if stated and holds_examples(dataset):
+    if stated and holds_examples(Path(dataset)):
         raise ConfigError(
             f"{dataset} is a finished dataset, and these options apply only to files of records: {', '.join(stated)}. Leave "
             "them out"
@@ -254,7 +286,7 @@ def data_check(
     kind = "record" if of_records else "example"
     with bar(f"{kind}s", None) as advance:
         if of_records:
-            settings = _single(str(dataset), source, {"output": dataset, **given})
+            settings = _single(dataset, source, {"output": dataset, **given})
             found = check_records(settings.sources[0], settings.images, files=not no_files, gathered=records)
         else:
             found = check_dataset(dataset, files=not no_files, stats=stats)
@@ -296,6 +328,7 @@ def data_show(dataset: Path, output: Path, embed: bool) -> None:
     """
     from sifthinker.show.viewer import write_viewer
 
+    _refuse_recipe(dataset)
     with bar("examples", None) as advance:
         examples, rejects = write_viewer(dataset, output, embed=embed, progress=advance)
     click.echo(f"{number_of(examples, 'example')}, {number_of(rejects, 'reject')}", err=True)
@@ -316,6 +349,7 @@ def data_stats(dataset: Path, output: Path | None) -> None:
     from sifthinker.files import make_folder
     from sifthinker.show.report import stats_page, write_page
 
+    _refuse_recipe(dataset)
     if output:
         keep_inputs((output,), dataset)
         make_folder(output.parent)
@@ -352,6 +386,7 @@ def data_export(dataset: Path, to: Any, output: Path) -> None:
     quiet_libraries()
     from sifthinker.engine.exports import FORMS, export
 
+    _refuse_recipe(dataset)
     count = export(dataset, output, to)
     click.echo(f"{number_of(count, 'example')}; open with {FORMS[to].replace('FOLDER', str(output))}", err=True)
     click.echo(output)

@@ -55,10 +55,13 @@ def describe_usage(usage: Usage) -> str:
 
 def say_counts(counts: Counts, rejects: Iterable[dict[str, Any]], named: Path) -> None:
     """Print how many records were accepted and rejected, with the count and the first message of each reason."""
+    from sifthinker.records import without_place
+
     click.echo(f"{counts.accepted} accepted, {counts.clipped} of them clipped, {counts.rejected.total()} rejected", err=True)
     first: dict[str, str] = {}
     for row in rejects:
-        first.setdefault(row["code"], row["reason"])
+        # Builds of earlier versions wrote the place into the reason too.
+        first.setdefault(row["code"], f"{row['source']}: {without_place(row['reason'], row['source'])}")
     for code, number in sorted(counts.rejected.items()):
         click.echo(f"  {number} × {code}; the first: {first[code]}", err=True)
     if first:

@@ -372,8 +372,8 @@ class Engine(Composer):
                     pending.add(asyncio.create_task(work(index, item)))
                     while pending and (len(pending) >= self.concurrency or feed.unpriced):
                         finished, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                        for task in finished:
-                            task.result()
+                        # Not `result` in a loop: it stops at the first error, and asyncio logs the others as unhandled.
+                        await asyncio.gather(*finished)
                 await asyncio.gather(*pending)
             finally:
                 for task in pending:

@@ -33,7 +33,7 @@ from sifthinker.errors import BoxError, ChainError, DepthError, ImageError, Reco
 from sifthinker.files import inside, json_lines
 from sifthinker.images import check_image
 from sifthinker.prompts import asked_coordinates
-from sifthinker.records import Example, examples_file, find_placeholder
+from sifthinker.records import Example, examples_file, find_placeholder, without_place
 from sifthinker.scoring.answers import judge
 from sifthinker.scoring.rewards import score_depth
 
@@ -76,6 +76,9 @@ class Finding:
     id: str
     code: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", without_place(self.message, self.where))
 
 
 def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None = None) -> Iterator[Finding]:

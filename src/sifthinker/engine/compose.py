@@ -18,7 +18,7 @@ from sifthinker.engine.settings import Expansion
 from sifthinker.engine.teachers import ADVICE, Explanation, Task, Teacher, explain
 from sifthinker.errors import BoxError, ChainError, ConfigError, DepthError, ImageError, RecordError
 from sifthinker.files import atomic_write, inside, sha256
-from sifthinker.images import decode_image, same_shape
+from sifthinker.images import decode_image, shape_fault
 from sifthinker.literals import Coordinates
 from sifthinker.loops import in_thread
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
@@ -74,21 +74,17 @@ class Composer:
             if digest in self.exclude:
                 raise RecordError(f"the content of {record.image} is excluded, SHA-256 {digest}", "excluded")
             image, as_it_is = decode_image(source, data)
-            if record.size is not None and not same_shape(record.size, image.size):
-                raise RecordError(
-                    f"{record.image} must have the shape {record.size[0]}×{record.size[1]} as stated by the source, got "
-                    f"{image.width}×{image.height}. Check that it is the right image",
-                    "size_mismatch",
-                )
+            if record.size is not None and (fault := shape_fault(record.image, record.size, image.size)):
+                raise RecordError(fault, "size_mismatch")
             depth = self.depth.read(record, self.root, image)
             depth = depth and depth.rounded()  # as stored in the dataset and measured by rewards
             frame = self._frame(image.size)
             path = expand(record, seed=self.seed, settings=self.expansion, frame=frame)
             foci, digits = _state_depths(path, depth, self.expansion.decimals, frame)
         except (RecordError, ImageError) as error:
-            return Reject(record.source, record.id, error.code, f"{record.source}: {error}")
+            return Reject(record.source, record.id, error.code, str(error))
         except DepthError as error:
-            return Reject(record.source, record.id, "bad_depth", f"{record.source}: {error}")
+            return Reject(record.source, record.id, "bad_depth", str(error))
         if depth is not None:
             depth.release()  # the teacher may take a long time
         suffix = source.suffix.lower() if as_it_is else ".png"
@@ -111,7 +107,7 @@ class Composer:
             last = explanation.attempts[-1]
             code = last.codes[0]
             what = "" if code in ("endpoint", "refused_request") else "unusable reply of the teacher: "
-            reason = f"{record.source}: {what}{'; '.join(last.problems)}"
+            reason = f"{what}{'; '.join(last.problems)}"
             if code in ADVICE:
                 reason += f"; {ADVICE[code]}"
             return Reject(record.source, record.id, f"teacher_{code}", reason, attempts)
@@ -122,9 +118,9 @@ class Composer:
             chain = render_chain(written, decimals=decimals, depth_decimals=prepared.depth_decimals, frame=frame)
             problems = check_chain(chain, with_depth=depth is not None, frame=frame)
         except ChainError as error:
-            return Reject(record.source, record.id, "bad_chain", f"{record.source}: cannot build a chain: {error}", attempts)
+            return Reject(record.source, record.id, "bad_chain", f"cannot build a chain: {error}", attempts)
         if problems:
-            reason = f"{record.source}: the chain is not valid: {problems[0]}"
+            reason = f"the chain is not valid: {problems[0]}"
             return Reject(record.source, record.id, "bad_chain", reason, attempts)
 
         images = [_keep_image(prepared, out / "images")]

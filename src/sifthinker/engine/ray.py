@@ -6,7 +6,6 @@ same path. The process that started the build writes the journal and can resume.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import itertools
 import json
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sifthinker.errors import ConfigError, EndpointError, ModelError, SIFError, need
 from sifthinker.files import atomic_write, make_folder, to_json
-from sifthinker.loops import run_coroutine
+from sifthinker.loops import run_coroutine, together
 from sifthinker.records import Example, Record, Reject
 
 if TYPE_CHECKING:
@@ -223,20 +222,18 @@ async def _work(
 
     Processes `concurrency` records at the same time. The result is None for records not started before the stop.
     """
-    gate = asyncio.Semaphore(engine.concurrency)
     stopped: EndpointError | None = None
 
     async def one(record: Record) -> Example | Reject | None:
         nonlocal stopped
-        async with gate:
-            if stopped is not None or (stop is not None and await stop.get.remote()):
-                return None
-            try:
-                return await engine.example(record, out)
-            except EndpointError as error:
-                stopped = stopped or error
-                return None
+        if stopped is not None or (stop is not None and await stop.get.remote()):
+            return None
+        try:
+            return await engine.example(record, out)
+        except EndpointError as error:
+            stopped = stopped or error
+            return None
 
     async with engine.at_work():
-        results = await asyncio.gather(*(one(record) for record in records))
+        results = await together((one(record) for record in records), engine.concurrency)
     return results, stopped

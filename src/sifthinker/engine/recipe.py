@@ -116,19 +116,19 @@ def read_recipe(recipe: Recipe, *, left: Left | None = None) -> Iterator[Record 
         if chosen is not None and index not in chosen[item.dataset]:
             continue
         if item.id in ids:
-            reason = f"{item.source}: the id {item.id!r} is already used at {ids[item.id]}. Set id_prefix for one source"
+            reason = f"the id {item.id!r} is already used at {ids[item.id]}. Set id_prefix for one source"
             yield Reject(item.source, item.id, "duplicate_id", reason)
             continue
         ids[item.id] = item.source
         if named is not None:
-            reason = f"{item.source}: the image {item.image} is on an exclude list: {named} {named.text[:200]!r}"
+            reason = f"the image {item.image} is on an exclude list: {named} {named.text[:200]!r}"
             yield Reject(item.source, item.id, "excluded", reason)
             continue
         content = f"{' '.join(item.question.lower().split())}\0{sorted(item.boxes)}"
         key = hashlib.blake2b(content.encode(), digest_size=16).digest()
         twin = next((other for other in seen.get(key, ()) if _same_image(recipe.images, item.image, other[0])), None)
         if twin is not None:
-            reason = f"{item.source}: same image, question and boxes as {twin[1]}"
+            reason = f"same image, question and boxes as {twin[1]}"
             yield Reject(item.source, item.id, "duplicate", reason)
             continue
         seen.setdefault(key, []).append((item.image, item.source))

@@ -18,15 +18,15 @@ from sifthinker.coordinates import Resizer
 from sifthinker.engine.checks import Finding
 from sifthinker.engine.recipe import open_source, resizer_of
 from sifthinker.engine.settings import SourceSettings
+from sifthinker.engine.sources import LOOKED_AT, format_of
+from sifthinker.engine.sources.instances import coco_relative
 from sifthinker.engine.sources.rows import rows
 from sifthinker.engine.sources.tables import is_table
 from sifthinker.errors import ImageError, RecordError
 from sifthinker.files import inside
-from sifthinker.images import image_size
+from sifthinker.images import image_size, shape_fault
 from sifthinker.literals import Space
 from sifthinker.records import EXAMPLES, Record, Reject
-
-_LOOKED_AT = 100  # lines searched for the first readable one
 
 
 @dataclass(slots=True)
@@ -81,12 +81,16 @@ def _stated_past(words: str) -> list[float]:
     return [float(side) for side in found[1].split(",")] if found else []
 
 
-def holds_records(path: Path) -> bool:
-    """Whether a file contains records and not examples: a table, or JSON whose rows have a question and no chain."""
-    if path.is_file() and is_table(str(path)):
+def holds_records(path: str | Path) -> bool:
+    """Whether a path contains records and not examples: a table, or JSON of any form that `read_source` recognises."""
+    if (Path(path) / EXAMPLES).is_file():
+        return False
+    if is_table(str(path)):
         return True
-    first = _first_row(path)
-    return "messages" not in first and {"image", "question"} <= first.keys()
+    first = _first_row(Path(path))
+    if "messages" in first:
+        return False
+    return format_of(first) != "jsonl" or bool(coco_relative(first) or first.keys() & {"image", "question"})
 
 
 def holds_examples(path: Path) -> bool:
@@ -99,21 +103,23 @@ def _first_row(path: Path) -> dict[str, Any]:
     if not path.is_file() or is_table(str(path)):
         return {}
     try:
-        first = next((item[1] for item in islice(rows(path), _LOOKED_AT) if isinstance(item, tuple)), None)
+        items = (item[1] for item in islice(rows(path), LOOKED_AT) if isinstance(item, tuple))
+        return next((row for row in items if isinstance(row, dict)), {})
     except RecordError:
         return {}
-    return first if isinstance(first, dict) else {}
 
 
 def check_records(
     source: SourceSettings, images: Path | None = None, *, files: bool = True, gathered: Records | None = None
 ) -> Iterator[Finding]:
-    """Yield every record of a file that a build would reject while reading it.
+    """Yield every record of a file that a build would reject while reading it, or because of its image file.
+
+    It reads only the headers of images.
 
     Args:
         source: the file, its format and its box space.
         images: image root; by default the folder of the file.
-        files: whether to read image headers for sizes that the file does not state.
+        files: whether to check that each image exists, can be read and has the stated shape.
         gathered: collects the readable records, for its `warnings`.
     Raises:
         RecordError, ConfigError: see `sources.read_source`.
@@ -128,9 +134,13 @@ def check_records(
             yield Finding(item.source, item.id, item.code, item.reason)
             continue
         size = item.size
-        if size is None and files:
+        if files:
             try:
-                size = image_size(inside(root, item.image))
+                actual = image_size(inside(root, item.image))
             except (RecordError, ImageError) as error:
-                yield Finding(item.source, item.id, error.code, f"{item.source}: {error}")
+                yield Finding(item.source, item.id, error.code, str(error))
+            else:
+                size = size or actual
+                if fault := shape_fault(item.image, size, actual):
+                    yield Finding(item.source, item.id, "size_mismatch", fault)
         found.add(item, size)

@@ -21,7 +21,7 @@ from sifthinker.chain import Region, read_completion
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import atomic_write, make_folder, read_jsonl, to_json
 from sifthinker.images import data_url, load_image
-from sifthinker.records import examples_file, read_examples
+from sifthinker.records import examples_file, read_examples, without_place
 from sifthinker.show.report import render_page
 
 PER_PART = 200
@@ -147,7 +147,7 @@ def _rejects(path: Path) -> Iterator[dict[str, Any]]:
                 "code": str(row["code"]),
                 "id": str(row["id"]),
                 "question": str(row["id"] or row["source"]),
-                "reason": str(row["reason"]),
+                "reason": without_place(str(row["reason"]), str(row["source"])),
                 "attempts": [
                     {"reply": str(attempt["reply"]), "problems": [str(problem) for problem in attempt["problems"]]}
                     for attempt in row.get("attempts") or []

@@ -22,7 +22,7 @@ from sifthinker.images import image_size
 from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown
 
-__all__ = ["COLUMNS", "HUB", "read_rows", "read_source"]
+__all__ = ["COLUMNS", "HUB", "LOOKED_AT", "format_of", "read_rows", "read_source"]
 
 
 def read_source(
@@ -106,7 +106,7 @@ def read_source(
     for item in found:
         if isinstance(item, Record):
             if item.id in seen:
-                reason = f"{item.source}: the id {shown(item.id)} is already used at {seen[item.id]}"
+                reason = f"the id {shown(item.id)} is already used at {seen[item.id]}"
                 yield Reject(item.source, item.id, "duplicate_id", reason)
                 continue
             seen[item.id] = item.source
@@ -138,6 +138,24 @@ def read_rows(
             yield from _plain(iter([line]), Path(images), "clip", "unit")
 
 
+LOOKED_AT = 1000  # lines searched for the first JSON object
+
+
+def format_of(row: Mapping[str, Any]) -> SourceFormat:
+    """Return the format of a JSON file by the keys of its first JSON object; `jsonl` if no other format has them."""
+    if "bboxs" in row:
+        return "viscot"
+    if "annotations" in row and "categories" in row:
+        return "coco"
+    if "conversations" in row:
+        return "viscot-conversation"
+    if "expression" in row and "bbox" in row:
+        return "refcoco"
+    if "issimple" in row or ("data_source" in row and "boxes" not in row):
+        return "tallyqa"
+    return "jsonl"
+
+
 def _guess(path: Path) -> SourceFormat:
     """Guess the format from the keys of the first JSON object."""
     if path.is_dir():
@@ -146,24 +164,14 @@ def _guess(path: Path) -> SourceFormat:
             "missing_file",
         )
     first = None
-    for item in islice(rows(path), _LOOKED_AT):
+    for item in islice(rows(path), LOOKED_AT):
         row = None if isinstance(item, Reject) else item[1]
         first = item if first is None else first
         if not isinstance(row, dict):
             continue
         if relative := coco_relative(row):
             raise RecordError(f"{path}: expected records, got {relative}", "not_coco")
-        if "bboxs" in row:
-            return "viscot"
-        if "annotations" in row and "categories" in row:
-            return "coco"
-        if "conversations" in row:
-            return "viscot-conversation"
-        if "expression" in row and "bbox" in row:
-            return "refcoco"
-        if "issimple" in row or ("data_source" in row and "boxes" not in row):
-            return "tallyqa"
-        return "jsonl"
+        return format_of(row)
     if isinstance(first, Reject):
         expected = "Expected JSON lines, a JSON list or a table (.csv, .tsv, .parquet). For other files, set --format"
         try:
@@ -171,9 +179,6 @@ def _guess(path: Path) -> SourceFormat:
         except RecordError as error:
             raise RecordError(f"{error}. {expected}", error.code) from None
     return "jsonl"
-
-
-_LOOKED_AT = 1000  # lines searched for the first record
 
 
 def _plain(

@@ -60,7 +60,7 @@ def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
         if items is not None:
             yield from ((f"{path.name}[{index}]", item) for index, item in enumerate(items))
             return
-        yield Reject(place, "", "not_json", f"{place}: {line.fault}") if line.fault else (place, line.value)
+        yield Reject(place, "", "not_json", line.fault) if line.fault else (place, line.value)
         is_first = False
 
 
@@ -321,7 +321,7 @@ def _four_numbers(box: Any) -> list[float] | None:
 
 
 def reject(place: str, row: Any, error: Exception) -> Reject:
-    """Return the reject for a fault in a row. Its reason starts with the place."""
+    """Return the reject for a fault in a row."""
     value = row.get("id") or row.get("question_id") if isinstance(row, Mapping) else None
     identity = str(value) if isinstance(value, str | int | float) else ""
     if isinstance(error, RecordError | ImageError):
@@ -331,4 +331,4 @@ def reject(place: str, row: Any, error: Exception) -> Reject:
     else:
         code = "missing_key" if isinstance(error, KeyError | IndexError) else "bad_record"
     words = f"lacks {error}" if isinstance(error, KeyError | IndexError) else str(error)
-    return Reject(place, identity, code, words if words.startswith(place) else f"{place}: {words}")
+    return Reject(place, identity, code, words)
