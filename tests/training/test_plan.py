@@ -13,7 +13,7 @@ from PIL import Image
 from sifthinker.cli.main import main
 from sifthinker.errors import ConfigError, RecordError
 from sifthinker.files import write_jsonl
-from sifthinker.models import load_processor
+from sifthinker.models import has_fast_bfloat16, load_processor
 from sifthinker.prompts import user_prompt
 from sifthinker.records import write_choices
 from sifthinker.scoring.rewards import REWARDS
@@ -67,7 +67,8 @@ class TestFacts:
         plan = planned(tiny_vlm, chains, tmp_path)
         assert plan.problems == []
         assert plan.facts["training step"].startswith("2 prompts × 4 completions")
-        assert plan.facts["planned for"] == "this machine's CPU; computed in bfloat16, activations kept"
+        precision = "bfloat16" if has_fast_bfloat16() else "the weights' own precision"
+        assert plan.facts["planned for"] == f"this machine's CPU; computed in {precision}, activations kept"
         # 32 image tokens, the task as one token, the question's dozen.
         assert 40 < int(plan.facts["longest prompt"].split()[0]) < 70
 
@@ -140,7 +141,7 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("training", "words"),
         [
-            ({"max_completion_length": 24}, "too small for the longest gold chain"),
+            ({"max_completion_length": 24}, "too small for the longest ground-truth chain"),
             ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}, "unevenly"),
             ({"per_device_train_batch_size": 96}, "data has 18"),
         ],
@@ -167,7 +168,7 @@ class TestProblems:
                 (tmp_path / "wrong" / name / file.name).write_bytes(file.read_bytes())
         write_jsonl(tmp_path / "wrong" / "examples.jsonl", rows)
         problems = checked(grpo_run(tiny_vlm, tmp_path / "wrong", tmp_path)).problems
-        assert any("reward answer: even the gold chains earn 0" in problem for problem in problems)
+        assert any("reward answer: even the ground-truth chains earn 0" in problem for problem in problems)
 
     @pytest.mark.parametrize("part", [0, 1])
     def test_special_tokens_of_the_model_in_a_text(self, tiny_vlm: Path, chains: Path, tmp_path: Path, part: int) -> None:
@@ -224,7 +225,7 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("numbers", "words"),
         [
-            # completions at once, group, longest gold chain, most tokens, examples, prompts a step
+            # completions at once, group, longest ground-truth chain, most tokens, examples, prompts a step
             ((8, 4, 100, 100, 18, 2), []),
             ((8, 4, 101, 100, 18, 2), ["set it to at least 117"]),
             ((2, 4, 100, 100, 18, 2), []),
@@ -273,7 +274,7 @@ class TestProblems:
         share = 1 - 1 / off.count("bbox_2d")
         dead, weak = reward_problems([first, second], {**gold, second.id: off}, config)
         assert (dead, [problem.partition(", expected 1")[0] for problem in weak]) == (
-            [], [f"reward depth: a gold chain earns only {share:.2f}"],
+            [], [f"reward depth: a ground-truth chain earns only {share:.2f}"],
         )  # fmt: skip
         dead, weak = reward_problems([first, second], {**gold, second.id: "rubbish"}, config)
         assert dead == []
@@ -326,7 +327,7 @@ class TestImages:
         left, half = [0.0, 0.0, 0.1, 1.0], [0.325, 0.0, 0.425, 1.0]
         seen = [replace(examples[0], boxes=[left, half], images=(str(wide),))]
         (problem,) = crop_problems(seen, clip, header_sizes(seen))
-        assert "does not see 75% of the area of the gold boxes, and sees less than half of 1 of 2 boxes" in problem
+        assert "does not see 75% of the area of the ground-truth boxes, and sees less than half of 1 of 2 boxes" in problem
         assert "crops the centre" in problem
         assert crop_problems(seen, load_processor(real_model("qwen2_5_vl")), header_sizes(seen)) == []
 

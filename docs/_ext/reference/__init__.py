@@ -1,11 +1,11 @@
-"""The generated reference: commands, settings, Python API and reason codes, read from the code at build time.
+"""The generated reference: commands, settings, Python API, prompts and reason codes, read from the code at build time.
 
 A page asks for a part with a block that holds nothing:
 
     ```{generated} commands
     ```
 
-The parts are `commands`, `settings` and `api`. The block is replaced by Markdown before the page is parsed, so that its
+The parts are `commands`, `settings`, `api` and `prompts`. Markdown replaces the block before the page is parsed, so its
 headings are headings of the page. `{reason-codes}` is an ordinary directive, see `reasons`.
 """
 
@@ -18,9 +18,9 @@ from docutils import nodes
 from sphinx.addnodes import desc_name, desc_signature
 from sphinx.application import Sphinx
 
-from reference import api, commands, options, reasons
+from reference import api, commands, options, prompts, reasons
 
-PARTS = {"commands": commands.page, "settings": options.page, "api": api.page}
+PARTS = {"commands": commands.page, "settings": options.page, "api": api.page, "prompts": prompts.page}
 _BLOCK = re.compile(r"^```\{generated\} (\S+)\n```$", re.MULTILINE)
 
 

@@ -117,7 +117,7 @@ class Schedule:
         grpo_lr: learning rate of AdamW in GRPO.
         grpo_muon_lr: learning rate of Muon in GRPO, for the matrices.
         test_questions: number of held-out questions. Every arm answers them.
-        max_tokens: maximum length of a chain, in tokens. The longest of a thousand gold chains has 157.
+        max_tokens: maximum length of a chain, in tokens. The longest of a thousand ground-truth chains has 157.
     """
 
     questions: int = 4000

@@ -31,9 +31,9 @@ class Turn:
         id: id of the example.
         messages: messages of the prompt.
         asked: text of the prompt.
-        said: text of the gold chain, or of the direct answer.
+        said: text of the ground-truth chain, or of the direct answer.
         prompt: the prompt as the chat template renders it, with placeholders for images.
-        completion: the gold chain as the chat template renders it.
+        completion: the ground-truth chain as the chat template renders it.
         sizes: (width, height) of each image.
     """
 
@@ -52,7 +52,7 @@ class Lengths:
 
     Args:
         prompts: tokens of the prompts with their images. The count of the longest prompt is exact.
-        completions: tokens of the gold chains, up to the end of the turn.
+        completions: tokens of the ground-truth chains, up to the end of the turn.
     """
 
     prompts: list[int]

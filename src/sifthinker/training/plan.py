@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _GIB = 2**30
 _FAR = 4  # report the longest example if it is this many times as long as the median
-_DRY_RUN = 8  # number of examples whose gold chains are scored
+_DRY_RUN = 8  # number of examples whose ground-truth chains are scored
 # Below this learning rate, most bfloat16 weights (8 significant bits) do not change, see docs/howto/train.md.
 _SMALL_STEPS = 1e-4
 # Errors that model code raises when it needs tensor values and only shapes exist, or does not know the configuration.
@@ -116,7 +116,7 @@ def plan_run(
         "planned for": _device(arguments, gpu_gib),
         "examples": f"{len(examples):,}",
         "longest prompt": f"{longest:,} tokens, images included (example {turned[lengths.prompts.index(longest)].id!r})",
-        "longest gold chain": f"{most_said:,} tokens",
+        "longest ground-truth chain": f"{most_said:,} tokens",
     }
     problems: list[str] = []
     notes: list[str] = []
@@ -391,7 +391,7 @@ def prompt_problems(examples: Sequence[Example]) -> list[str]:
 
 
 def crop_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[str, Size]) -> list[str]:
-    """Report the part of the gold boxes that the model does not see because its processor crops images to the centre."""
+    """Report the part of the ground-truth boxes that the model misses because its processor crops images to the centre."""
     lost = np.concatenate(
         [
             cropped_share(processor, example.boxes, sizes[example.images[0]])
@@ -404,7 +404,7 @@ def crop_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[st
         return []
     images = processor.image_processor
     return [
-        f"the model does not see {lost.mean():.0%} of the area of the gold boxes, and sees less than half of "
+        f"the model does not see {lost.mean():.0%} of the area of the ground-truth boxes, and sees less than half of "
         f"{(lost > 0.5).sum():,} of {len(lost):,} boxes: its {type(images).__name__} {what_is_done(images)}. Pad the images "
         "to squares before you build the data, or use a model that sees complete images"
     ]
@@ -465,7 +465,7 @@ def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> l
 def reward_problems(
     examples: Sequence[Example], gold: Mapping[str, str], config: TrainSettings
 ) -> tuple[list[str], list[str]]:
-    """Score gold chains: (problems with rewards that no gold chain earns, problems with rewards below 1).
+    """Score ground-truth chains: (problems with rewards that none of them earns, problems with rewards below 1).
 
     Args:
         examples: a few examples of the run.
@@ -485,11 +485,11 @@ def reward_problems(
         if not values:
             weak.append(f"reward {name}: does not apply to this data (no depth?); turn it off with rewards.{name}=0")
         elif max(values) == 0:
-            dead.append(f"reward {name}: even the gold chains earn 0; check them with `sif rewards`")
+            dead.append(f"reward {name}: even the ground-truth chains earn 0; check them with `sif rewards`")
         elif min(values) < 1:
             weak.append(
-                f"reward {name}: a gold chain earns only {min(values):.2f}, expected 1; check it with `sif rewards` before "
-                "you train"
+                f"reward {name}: a ground-truth chain earns only {min(values):.2f}, expected 1; check it with `sif rewards` "
+                "before you train"
             )
     return dead, weak
 
@@ -514,8 +514,8 @@ def _batch_problems(rows: int, group: int, gold: int, most: int, examples: int, 
     problems = []
     if most < gold:
         problems.append(
-            f"max_completion_length {most} is too small for the longest gold chain ({gold} tokens), so correct chains would "
-            f"be cut off; set it to at least {gold + 16}"
+            f"max_completion_length {most} is too small for the longest ground-truth chain ({gold} tokens), so correct "
+            f"chains would be cut off; set it to at least {gold + 16}"
         )
     if rows % group and group % rows:
         problems.append(

@@ -14,7 +14,7 @@ def train(settings: TrainSettings, stage: Stage) -> Path:
 
     Args:
         settings: settings of the run.
-        stage: `sft` trains on gold chains; `grpo` improves the chains with the rewards of GRPO-SIF.
+        stage: `sft` trains on ground-truth chains; `grpo` improves the chains with the rewards of GRPO-SIF.
     Returns:
         The output folder, with the model, its processor, checkpoints and the history.
     Raises:
