@@ -94,13 +94,13 @@ def _inherited(model: type[Settings]) -> Iterator[str]:
     if found:
         yield "Also:"
         yield "\n".join(
-            f"- from [{MODELS[base]}](#{_anchor(MODELS[base])}): "
+            f"- from [{MODELS[base]}](#{anchor(MODELS[base])}): "
             + ", ".join(f"{{setting}}`{name} <{base.__name__}.{name}>`" for name in names)
             for base, names in found.items()
         )
 
 
-def _anchor(heading: str) -> str:
+def anchor(heading: str) -> str:
     return heading.lower().replace(" ", "-")
 
 
@@ -166,7 +166,7 @@ def _words(leaf: Leaf, number: int = 0) -> str:
     if leaf.kind is Literal:
         return ("one of " if number == 0 else "") + ", ".join(f"`{name}`" for name in leaf.names)
     if isinstance(leaf.kind, type) and issubclass(leaf.kind, Settings):
-        link = f"[{MODELS[leaf.kind]}](#{_anchor(MODELS[leaf.kind])})"
+        link = f"[{MODELS[leaf.kind]}](#{anchor(MODELS[leaf.kind])})"
         return f"the keys of {link}" if number == 0 else f"entries with the keys of {link}"
     if leaf.kind is Mapping:
         known = f" ({', '.join(f'`{key}`' for key in leaf.keys)})" if leaf.keys else ""
