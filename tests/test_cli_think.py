@@ -154,7 +154,7 @@ class TestOne:
                 ["cat.png", "What?", "--base-url", "http://x/v1", "--budget", 1, "--prompt-price", 1],
                 "--budget applies only to many questions",
             ),
-            ([".", "What?", "--images", "."], "--images applies only to a file of questions"),
+            ([".", "What?", "--images", "."], "--images applies only to a question file"),
             (["more", "What?"], "contains no images, only a.txt"),
         ],
     )

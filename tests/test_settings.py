@@ -273,7 +273,7 @@ class TestFlags:
             (["--steps", "0"], "0 is not in the range x>=1"),
             (["--rate", "0"], "0.0 is not in the range x>0"),
             (["--sharing", "x"], "'x' is not one of 'auto', 'off'"),
-            (["--columns", "a"], "expected OURS=THEIRS,…, separated by commas, got 'a'"),
+            (["--columns", "a"], "expected FIELD=COLUMN,…, separated by commas, got 'a'"),
             (["--rank", "1"], "No such option"),
         ],
     )
@@ -291,12 +291,12 @@ class TestFlags:
         assert text.index("Options:") < text.index("Start:") < text.index("Course:")
         lines = {line.split("  ")[1]: " ".join(line.split()) for line in text.splitlines() if line.startswith("  -")}
         assert lines["-m, --model TEXT"] == "-m, --model TEXT What to start from. [required]"
-        assert lines["--steps N"] == "--steps N How many steps. [x>=1]"
-        assert lines["--rate NUMBER"].endswith("[default: (1/3); x>0]")
-        assert lines["--timeout NUMBER"].endswith("[default: 120; x>0]")
+        assert lines["--steps N"] == "--steps N How many steps. [at least 1]"
+        assert lines["--rate NUMBER"].endswith("[default: 1/3; above 0]")
+        assert lines["--timeout NUMBER"].endswith("[default: 120; above 0]")
         assert lines["--sharing [auto|off]"].endswith("[default: auto]")
         assert lines["--fresh"] == "--fresh Start over."
-        assert lines["--columns OURS=THEIRS,…"] == "--columns OURS=THEIRS,…"
+        assert lines["--columns FIELD=COLUMN,…"] == "--columns FIELD=COLUMN,…"
         assert "--holes" not in text
 
     def test_two_settings_of_one_command(self) -> None:

@@ -23,7 +23,7 @@ import sifthinker
 ROOT = Path(sifthinker.__file__).parent
 
 RIGHT = """
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -31,12 +31,12 @@ RIGHT = """
 
     import sifthinker
     from sifthinker import (
-        AnswerReward, BoxError, BuildSettings, Chain, ChainError, ConfigError, DepthError, DepthMap,
+        AnswerReward, Attempt, BoxError, BuildSettings, Chain, ChainError, ConfigError, DepthError, DepthMap,
         DepthSource, Endpoint, EndpointError, Engine, EvalSettings, Evaluation, Example, Expansion, Focus,
         Frame, GivenDepth, GroundingReward, ImageError, Ledger, LocalTeacher, LocalThinker, MissingExtraError,
         ModelDepth, ModelError, ModelJudge, NoDepth, OpenAITeacher, Problem, Question, Reading, Record,
         RecordError, Reference, Region, Reject, Resizer, Result, Score, Scores, ServedThinker, SIFError,
-        SourceSettings, Step, Teacher, Thinker, ThinkSettings, Thought, TrainSettings, Verdict, answer_reward,
+        SourceSettings, Step, Task, Teacher, Thinker, ThinkSettings, Thought, TrainSettings, Verdict, answer_reward,
         build, build_async, check_chain, check_dataset, compare, convert, depth_reward, evaluate,
         evaluate_async, evaluate_benchmark, expand, find_answer, find_regions, format_reward,
         grounding_reward, hierarchical_iou, judge, load_image, open_thinker, paired_iou, parse_chain,
@@ -91,7 +91,18 @@ RIGHT = """
         sources=(SourceSettings(file="cats.jsonl", limit=3),), images=Path("photos"), output=Path("chains"), model="m",
         depth="none", alpha=0.5,
     )
-    teachers: list[Teacher] = [OpenAITeacher(Endpoint("http://localhost:8000/v1", "m")), LocalTeacher("a/model")]
+
+
+    class Scripted:
+        name = "scripted"
+
+        async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
+            return f"{task.record.answer} {len(task.foci)} {[attempt.reply for attempt in earlier]}"
+
+
+    teachers: list[Teacher] = [
+        OpenAITeacher(Endpoint("http://localhost:8000/v1", "m")), LocalTeacher("a/model"), Scripted()
+    ]
     depths = "depth-anything/Depth-Anything-V2-Small-hf"
     sources: list[DepthSource] = [NoDepth(), GivenDepth("grey8", "high"), ModelDepth(depths)]
     run = TrainSettings(model="nano", data="chains", output="run", training={"max_steps": 3})

@@ -4,8 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sifthinker import BuildSettings, SourceSettings, build
-from sifthinker.engine.teachers import Attempt, Task
+from sifthinker import Attempt, BuildSettings, SourceSettings, Task, build
 
 FOLDER = Path("docs/tutorial")
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # for type checkers and editors; same names and modules as _H
     from sifthinker.engine.expansion import Focus, expand
     from sifthinker.engine.settings import BuildSettings, Expansion, SourceSettings
     from sifthinker.engine.sources import read_source
-    from sifthinker.engine.teachers import LocalTeacher, OpenAITeacher, Teacher
+    from sifthinker.engine.teachers import Attempt, LocalTeacher, OpenAITeacher, Task, Teacher
     from sifthinker.errors import (
         BoxError,
         ChainError,
@@ -104,7 +104,7 @@ _HOMES = {
     "engine.expansion": ("Focus", "expand"),
     "engine.settings": ("BuildSettings", "Expansion", "SourceSettings"),
     "engine.sources": ("read_source",),
-    "engine.teachers": ("LocalTeacher", "OpenAITeacher", "Teacher"),
+    "engine.teachers": ("Attempt", "LocalTeacher", "OpenAITeacher", "Task", "Teacher"),
     "errors": (
         "BoxError",
         "ChainError",
@@ -149,6 +149,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AnswerReward",
+    "Attempt",
     "BoxError",
     "BuildSettings",
     "Chain",
@@ -194,6 +195,7 @@ __all__ = [
     "ServedThinker",
     "SourceSettings",
     "Step",
+    "Task",
     "Teacher",
     "ThinkSettings",
     "Thinker",

@@ -196,11 +196,11 @@ class AppSettings(AskSettings, DepthFiles):
     depth: Annotated[str | None, Flag(metavar="MODEL")] = None
     """Folder or Hugging Face name of a depth model, for photographs without a depth file."""
     data: Annotated[str | None, Flag(metavar="DATASET")] = None
-    """Dataset folder or file of questions to offer on the page."""
+    """Dataset folder or question file to offer on the page."""
     images: str | None = None
-    """Base folder of the image and depth paths in a file of questions [default: the folder of the file]."""
+    """Folder that image and depth paths in a question file are relative to [default: the folder of the file]."""
     box_space: Space = "unit"
-    """Coordinates of the boxes in a file of questions."""
+    """Box space of a question file."""
     show_choices: bool = False
     """Append the choices to the question, as (A) …, (B) …"""
     host: str = "127.0.0.1"

@@ -33,9 +33,9 @@ from sifthinker.coordinates import DECIMALS, UNIT, Frame, check_frame
 from sifthinker.errors import BoxError, ChainError
 
 REASONS: dict[str, str] = {
-    "missing_tag": "a required tag is missing, or another tag stands in its place",
-    "stray_text": "there is text between the tags, or outside think and answer",
-    "no_step": "think contains no area with a text",
+    "missing_tag": "a required tag is missing, or another tag is in its place",
+    "stray_text": "there is text between the tags, or outside `<think>` and `<answer>`",
+    "no_step": "`<think>` contains no area with a text",
     "nested_tag": "there is a tag inside an area, a text or the answer",
     "blank_text": "a text is blank",
     "blank_answer": "the answer is blank",
@@ -44,12 +44,12 @@ REASONS: dict[str, str] = {
     "no_region": "an area is an empty list",
     "not_a_region": "a region is not a JSON object",
     "duplicate_key": "a region has a key twice",
-    "missing_key": "a region has no bbox_2d or no depth",
-    "unknown_key": "a region has a key other than bbox_2d and depth",
-    "bad_box": "bbox_2d is not a list of four numbers",
+    "missing_key": "a region has no `bbox_2d` or no `depth`",
+    "unknown_key": "a region has a key other than `bbox_2d` and `depth`",
+    "bad_box": "`bbox_2d` is not a list of four numbers",
     "box_range": "a coordinate is outside its range: [0, 1], 0 to 1000, or the size of the resized image",
     "box_order": "a box has x1 >= x2 or y1 >= y2",
-    "bad_depth": "depth is not a number",
+    "bad_depth": "`depth` is not a number",
     "depth_range": "a depth is outside [0, 1]",
     "number_form": "a number has an exponent, a sign, more than 3 decimals (in whole numbers: any), or is NaN or infinite",
 }
@@ -180,12 +180,18 @@ def parse_chain(text: str, *, with_depth: bool = True, frame: Frame = UNIT) -> C
 
     Args:
         text: the complete completion.
-        with_depth: whether regions have a depth; False for RGB-only chains.
+        with_depth: whether every region must have a depth. Use False for RGB-only chains, whose regions have none.
         frame: coordinates of the boxes.
     Returns:
         The chain. `render_chain` writes it in canonical form.
     Raises:
-        ChainError: the first problem of the text.
+        ChainError: the first problem of the text. With the default `with_depth=True`, an RGB-only chain raises
+            `missing_key`.
+    Example:
+        >>> area = '<area>[{"bbox_2d": [0.1, 0.2, 0.6, 0.8]}]</area>'
+        >>> text = f"<think>{area}<text>I see a cat.</text></think><answer>cat</answer>"
+        >>> parse_chain(text, with_depth=False).answer
+        'cat'
     """
     scan = _Scan(text, with_depth, frame=frame)
     if scan.problems:
@@ -348,7 +354,21 @@ def _end_of_words(text: str) -> int:
 def find_regions(text: str, *, with_depth: bool | None = True, frame: Frame = UNIT) -> list[tuple[Region, ...]]:
     """Return the regions of every well-formed area in order, even if other parts of the text are broken. Never raises.
 
-    An area is an `<area>` whose next tag is `</area>`, with a valid region list between them.
+    An area is an `<area>` whose next tag is `</area>`, with a valid region list between them. By default, a region is valid
+    only if it has a depth. The result for an RGB-only chain is then an empty list, without an error.
+
+    Args:
+        text: a chain or a completion.
+        with_depth: True for chains with depth, False for RGB-only chains, None for either.
+        frame: coordinates of the boxes.
+    Returns:
+        The regions of each area.
+    Example:
+        >>> text = '<area>[{"bbox_2d": [0.1, 0.2, 0.6, 0.8]}]</area>'
+        >>> find_regions(text)
+        []
+        >>> find_regions(text, with_depth=False)
+        [(Region(box=(0.1, 0.2, 0.6, 0.8), depth=None),)]
     """
     return [regions for regions, _ in find_steps(text, with_depth=with_depth, frame=frame)]
 

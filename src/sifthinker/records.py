@@ -118,13 +118,15 @@ def refuse_half_pairs(text: str, where: str) -> None:
     """Check that a text can be written as UTF-8.
 
     Raises:
-        RecordError: `bad_text`: the text contains half a surrogate pair.
+        RecordError: `bad_text`: the text contains a character that is not valid Unicode (half a surrogate pair).
     """
     try:
         text.encode()
     except UnicodeEncodeError:
         raise RecordError(
-            f"{where}: a text contains half a surrogate pair and cannot be written: {text[:200]!a}. Remove it", "bad_text"
+            f"{where}: a text contains a character that is not valid Unicode (half a surrogate pair): {text[:200]!a}. "
+            "Remove it",
+            "bad_text",
         ) from None
 
 
@@ -349,14 +351,14 @@ REJECTS: dict[str, str] = {
     "missing_key": "a required field is missing",
     "unknown_key": "the record has an unknown field",
     "bad_record": "a field has a value of the wrong type",
-    "bad_text": "a text contains half a surrogate pair, or an image placeholder or control token such as <image>",
+    "bad_text": "a text contains a character that is not valid Unicode, an image placeholder, or a control token",
     "tag_in_answer": "the answer contains a tag of the chain format",
     **{f"blank_{name}": f"the {name} is blank" for name in ("id", "image", "question", "answer", "dataset", "split")},
     "blank_field": "a text field of the source is empty",
     "no_box": "the record has no box",
     "bad_box": "a box is not four finite numbers, or its numbers look like another box space",
     "degenerate_box": "a box has no area",
-    "box_outside": "a box lies outside the image, or extends past its border and the setting boxes is strict",
+    "box_outside": "a box lies outside the image, or extends past its border and the setting `boxes` is `strict`",
     "boxes_disagree": "the source states a box twice, and the two differ",
     "too_many_boxes": "the image has too many objects of the category for a counting question",
     "crowd": "the source marks a crowd as one region, or has boxes for only some of the objects",
@@ -368,7 +370,7 @@ REJECTS: dict[str, str] = {
     "no_instances": "the COCO instances file does not contain the image",
     "duplicate_id": "an earlier record has the same id",
     "duplicate": "an earlier record has the same image content, question and boxes",
-    "excluded": "the image is excluded by the setting exclude",
+    "excluded": "the image is excluded by the setting `exclude`",
     "bad_path": "the path cannot be used as a file path",
     "path_outside_root": "the path leads outside the image folder",
     "too_narrow": "one side of the image is more than 200 times the other; Qwen-VL processors cannot resize it",

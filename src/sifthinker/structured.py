@@ -21,7 +21,7 @@ from sifthinker.json_reply import find_objects
 FAULTS: dict[str, str] = {
     "not_json": "the reply does not contain the requested JSON object",
     "ambiguous": "the reply contains several different JSON objects of the requested form",
-    "bad_steps": "steps is not a list of objects with regions and text",
+    "bad_steps": "`steps` is not a list of objects with `regions` and `text`",
     "bad_answer": "the answer is not text",
     "cut_off": "the reply reached the token limit",
     "refused": "the model refused to answer, or its server filtered the reply",

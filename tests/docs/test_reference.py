@@ -93,6 +93,14 @@ def test_no_docstring_is_left_as_markup(site: Site) -> None:
     assert re.findall(r".{0,40}(?:``|\*\*|:class:|:func:|\|--).{0,40}", prose) == []
 
 
+def test_no_page_shows_the_internals_of_a_type(site: Site) -> None:
+    """An address in memory would also differ in every build."""
+    for path in site.html.rglob("*.html"):
+        assert (
+            re.findall(r".{0,60}(?: object at 0x|FieldInfo\(|Annotated\[).{0,60}", path.read_text(encoding="utf-8")) == []
+        ), path
+
+
 def test_every_reason_code_is_on_a_page(site: Site) -> None:
     from reference.reasons import groups
 

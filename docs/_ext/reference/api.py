@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import sifthinker
+from reference import options
 from sifthinker.settings import Settings
 
 THEMES: dict[str, list[str]] = {
@@ -20,7 +21,7 @@ THEMES: dict[str, list[str]] = {
     "Records and datasets": ["Record", "Reject", "read_source", "Example", "read_examples", "check_dataset"],
     "Building": [
         "BuildSettings", "SourceSettings", "Expansion", "build", "build_async", "Engine", "expand", "Focus", "Teacher",
-        "OpenAITeacher", "LocalTeacher",
+        "OpenAITeacher", "LocalTeacher", "Task", "Attempt",
     ],
     "Training": ["TrainSettings", "train"],
     "Rewards and judging": [
@@ -72,7 +73,7 @@ def _directive(name: str) -> str:
 
 
 def short_signature(
-    app: Any, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+    app: Any, what: str, name: str, value: Any, given: Any, signature: str | None, returns: str | None
 ) -> tuple[str, None] | None:
     """Settings have too many fields for a signature; the page of settings lists them."""
     if inspect.isclass(value) and issubclass(value, Settings):
@@ -80,10 +81,18 @@ def short_signature(
     return None
 
 
+def no_field_types(app: Any, domain: str, kind: str, content: Any) -> None:
+    """Remove the types that autodoc collects for settings. It would list all fields with their annotations."""
+    known = app.env.current_document.autodoc_annotations
+    for model in options.MODELS:
+        for module in ("sifthinker", model.__module__):
+            known.pop(f"{module}.{model.__name__}", None)
+
+
 _FENCE = re.compile(r"^(\s*)```(\w*)\s*$")
 
 
-def markdown_to_rst(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+def markdown_to_rst(app: Any, what: str, name: str, value: Any, given: Any, lines: list[str]) -> None:
     """Our docstrings use three things of Markdown that reStructuredText reads otherwise: fences, indented code and tables.
 
     Code becomes code blocks and tables become list tables. Single backticks are code by `default_role`.
@@ -104,7 +113,9 @@ def markdown_to_rst(app: Any, what: str, name: str, value: Any, options: Any, li
             found.append(line)
     lines[:] = _tables(_indented_code(found))
     if inspect.isclass(value) and issubclass(value, Settings) and value is not Settings:
-        lines += ["", f"Fields: :doc:`settings`, heading with ``{value.__name__}``.", ""]
+        heading = options.MODELS[value]
+        place = f"`{heading} <settings.html#{options.anchor(heading)}>`__"
+        lines += ["", f"The fields are on the page of settings, under {place}.", ""]
 
 
 _RULE = re.compile(r"\s*\|[\s:|-]+\|\s*")

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from reference.text import bounds, markdown, paragraphs, sentence, split_default
+from reference.text import markdown, paragraphs, sentence, split_default
+from sifthinker.cli.flags import bounds
 from sifthinker.cli.main import main
 
 

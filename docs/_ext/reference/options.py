@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from reference.commands import walk
-from reference.text import bounds, markdown, sentence, split_default
+from reference.text import markdown, sentence, split_default
 from sifthinker import ask_settings
-from sifthinker.cli.flags import Command
+from sifthinker.cli.flags import Command, bounds
 from sifthinker.engine import settings as engine
 from sifthinker.evaluation.settings import EvalSettings
 from sifthinker.lmms.settings import LmmsSettings
@@ -55,6 +55,33 @@ GROUPS: dict[str, list[tuple[str, type[Settings], str]]] = {
 }
 MODELS = {model: heading for group in GROUPS.values() for heading, model, _ in group}
 
+# Settings that the command line takes in another way than by an option of their name, as Markdown.
+_OVERRIDE = "`--{key} VALUE` of `sif train` and `sif plan`"
+_PREFIXES = {training.TrainSettings: "", training.Lora: "lora.", training.RewardTerms: "reward_terms."} | dict.fromkeys(
+    (training.JudgeSettings, ask_settings.ServerSettings), "judge."
+)
+_ALSO: dict[tuple[type[Settings], str], list[str]] = {
+    (engine.SourceSettings, "file"): ["the argument of `sif data build`, `sif data paths` and `sif data check`"],
+    (EvalSettings, "data"): ["the argument of `sif eval DATASET`", "{option}`sif eval BENCHMARK --data`"],
+    (ask_settings.AskSettings, "model"): ["{option}`sif eval DATASET --model`", "{option}`sif eval BENCHMARK --model`"],
+    (training.TrainSettings, "lora"): ["`--lora.KEY VALUE` of `sif train` and `sif plan`"],
+    (training.TrainSettings, "rewards"): ["`--rewards.NAME NUMBER` of `sif train` and `sif plan`"],
+    (training.TrainSettings, "reward_terms"): ["`--reward_terms.KEY VALUE` of `sif train` and `sif plan`"],
+    (training.TrainSettings, "judge"): ["`--judge.KEY VALUE` of `sif train` and `sif plan`"],
+    (training.TrainSettings, "training"): ["`--FIELD VALUE` of `sif train` and `sif plan`"],
+}
+
+
+def places(model: type[Settings], name: str, options: list[str]) -> list[str]:
+    """Where the command line takes a setting: its options, and the other ways."""
+    also = _ALSO.get((model, name), [])
+    if not also and model in _PREFIXES:
+        also = [_OVERRIDE.format(key=f"{_PREFIXES[model]}{name}")]
+    if model is LmmsSettings:
+        also = [f"`{name}=VALUE` in `--model_args` of lmms-eval"]
+    return [*options, *also]
+
+
 _TYPES: dict[Any, tuple[str, str]] = {
     bool: ("`true` or `false`", "`true` or `false`"),
     int: ("whole number", "whole numbers"),
@@ -94,13 +121,13 @@ def _inherited(model: type[Settings]) -> Iterator[str]:
     if found:
         yield "Also:"
         yield "\n".join(
-            f"- from [{MODELS[base]}](#{_anchor(MODELS[base])}): "
+            f"- from [{MODELS[base]}](#{anchor(MODELS[base])}): "
             + ", ".join(f"{{setting}}`{name} <{base.__name__}.{name}>`" for name in names)
             for base, names in found.items()
         )
 
 
-def _anchor(heading: str) -> str:
+def anchor(heading: str) -> str:
     return heading.lower().replace(" ", "-")
 
 
@@ -112,9 +139,9 @@ def _field(model: type[Settings], name: str, flags: Mapping[tuple[str, str], lis
         facts.append("Required.")
     else:
         facts.append(f"Default: {default or _default(item)}.")
-    places = flags.get((name, _one_line(item)), [])
-    if places:
-        facts.append(f"Command line: {', '.join(places)}.")
+    found = places(model, name, flags.get((name, _one_line(item)), []))
+    if found:
+        facts.append(f"Command line: {', '.join(found)}.")
     first, *rest = re.split(r"\n\s*\n", text)
     body = [sentence(markdown(first)), *map(markdown, rest), " ".join(facts)]
     return f":::{{setting}} {model.__name__}.{name}\n" + "\n\n".join(part for part in body if part) + "\n:::"
@@ -134,7 +161,7 @@ def _flags() -> Iterator[tuple[tuple[str, str], list[str]]]:
             if hasattr(option, "group"):
                 flag = max(option.opts, key=len)
                 link = f"{{option}}`{name} {flag}`"
-                found.setdefault((str(option.name), option.help or ""), []).append(link)
+                found.setdefault((str(option.name), option.field_help), []).append(link)
     yield from found.items()
 
 
@@ -166,7 +193,7 @@ def _words(leaf: Leaf, number: int = 0) -> str:
     if leaf.kind is Literal:
         return ("one of " if number == 0 else "") + ", ".join(f"`{name}`" for name in leaf.names)
     if isinstance(leaf.kind, type) and issubclass(leaf.kind, Settings):
-        link = f"[{MODELS[leaf.kind]}](#{_anchor(MODELS[leaf.kind])})"
+        link = f"[{MODELS[leaf.kind]}](#{anchor(MODELS[leaf.kind])})"
         return f"the keys of {link}" if number == 0 else f"entries with the keys of {link}"
     if leaf.kind is Mapping:
         known = f" ({', '.join(f'`{key}`' for key in leaf.keys)})" if leaf.keys else ""

@@ -44,13 +44,3 @@ def sentence(text: str) -> str:
     """The text with a full stop."""
     text = text.strip()
     return text if not text or text.endswith((".", "…", ":")) else f"{text}."
-
-
-def bounds(low: float | None, high: float | None, *, low_open: bool = False, high_open: bool = False) -> str:
-    """A range in words, "" for none."""
-    words = []
-    if low is not None:
-        words.append(f"above {low:g}" if low_open else f"at least {low:g}")
-    if high is not None:
-        words.append(f"below {high:g}" if high_open else f"at most {high:g}")
-    return " and ".join(words)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import click
 
 from sifthinker.ask_settings import DepthFiles
-from sifthinker.cli.flags import Command, click_options
+from sifthinker.cli.flags import Command, click_options, option
 from sifthinker.cli.terminal import (
     FAILED,
     SOME_REJECTED,
@@ -52,7 +52,7 @@ class _PathsFile(Settings):
 @click_options(_PathsFile, {"Images and output": ["output"]}, into="written")
 @click_options(SourceSettings, {"Reading FILE": (*_SOURCE, *_PIXELS)}, into="source")
 @click_options(Expansion, {"Focus paths": ["alpha", "jitter", "distractor", "decimals", "margin"]}, into="expansion")
-@click_options(BuildSettings, {"Focus paths": ["seed"]}, into="choice")
+@click_options(BuildSettings, {"Focus paths": ["seed"]}, into="choice", helps={"seed": "Random seed of the focus paths."})
 def data_paths(
     file: str,
     given: dict[str, Any],
@@ -105,7 +105,7 @@ def data_paths(
 
 @data.command("build", short_help="Build chains of thought from questions with boxes", cls=Command)
 @click.argument("file")
-@click.option("--allow-rejects", is_flag=True, help=f"Exit with 0 instead of {SOME_REJECTED} if records were rejected.")
+@option("--allow-rejects", is_flag=True, help=f"Exit with 0 instead of {SOME_REJECTED} if records were rejected.")
 @click_options(
     BuildSettings,
     {
@@ -240,11 +240,9 @@ def _keep_foreign_rejects(path: Path) -> None:
 
 @data.command("check", short_help="Check every line, its images and its depth maps", cls=Command)
 @click.argument("dataset")
-@click.option("--no-files", is_flag=True, help="Do not open images and depth maps.")
-@click.option(
-    "--most", default=20, show_default=True, type=click.IntRange(min=1), help="Maximum number of findings to print."
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSONL file for all findings.")
+@option("--no-files", is_flag=True, help="Do not open images and depth maps.")
+@option("--most", default=20, show_default=True, type=click.IntRange(min=1), help="Maximum number of findings to print.")
+@option("-o", "--output", type=click.Path(path_type=Path), help="JSONL file for all findings.")
 @click_options(BuildSettings, {"Reading DATASET (only for files of records)": ["images"]})
 @click_options(SourceSettings, {"Reading DATASET (only for files of records)": (*_SOURCE, *_PIXELS)}, into="source")
 def data_check(
@@ -317,8 +315,8 @@ def data_check(
 
 @data.command("show", short_help="Write web pages to browse a dataset")
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pages.")
-@click.option("--embed", is_flag=True, help="Store the images inside the pages, to share the folder.")
+@option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the pages.")
+@option("--embed", is_flag=True, help="Store the images inside the pages, to share the folder.")
 def data_show(dataset: Path, output: Path, embed: bool) -> None:
     """Write web pages to browse DATASET: filters, every chain drawn step by step, and rejects with their reasons.
 
@@ -337,7 +335,7 @@ def data_show(dataset: Path, output: Path, embed: bool) -> None:
 
 @data.command("stats", short_help="Print counts and distributions")
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Web page with plots to write.")
+@option("-o", "--output", type=click.Path(path_type=Path), help="Web page with plots to write.")
 def data_stats(dataset: Path, output: Path | None) -> None:
     """Print statistics of DATASET: counts, boxes, sizes, chain lengths, depths, and reject reasons."""
     from rich.console import Console
@@ -374,8 +372,8 @@ def data_stats(dataset: Path, output: Path | None) -> None:
 
 @data.command("export", short_help="Convert a dataset for other trainers and tools")
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(get_args(ExportForm)), help="Target format.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to create.")
+@option("--to", required=True, type=click.Choice(get_args(ExportForm)), help="Target format.")
+@option("-o", "--output", required=True, type=click.Path(path_type=Path), help="New folder to create.")
 def data_export(dataset: Path, to: Any, output: Path) -> None:
     """Convert DATASET for TRL, LLaMA-Factory, verl, ms-swift, the Hugging Face Hub, COCO tools or Label Studio.
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 
 from sifthinker.ask_settings import SERVER_FIELDS, DepthFiles
 from sifthinker.benchmarks import NAMES
-from sifthinker.cli.flags import Command, click_options, direct_option
+from sifthinker.cli.flags import Command, click_options, direct_option, option
 from sifthinker.cli.terminal import (
     SOME_REJECTED,
     bar,
@@ -76,13 +77,14 @@ class _Evaluation(click.Group):
 
 @click.group("eval", cls=_Evaluation, context_settings={"ignore_unknown_options": True})
 def evaluation() -> None:
-    """Measure a model on a dataset, a file of questions or a published benchmark.
+    """Measure a model on a dataset, a question file or a published benchmark.
 
     Writes a JSON file with every answer, and a page that shows the wrong answers first. To resume an interrupted evaluation,
     repeat the command.
 
-    A file of questions has one JSON object per line: image, question, and optionally answer (or answers), choices, boxes,
-    depth, id, dataset, split and family. If a dataset has the name of a command, write it with its folder: ./compare.
+    A question file has one JSON object per line. Required keys: image, question. Optional keys: answer (or answers),
+    choices, boxes, box_space, size, depth, id, dataset, split, family, tags. If a dataset has the name of a command, write
+    it with its folder: ./compare.
 
     \b
     Examples:
@@ -108,9 +110,9 @@ _ASKING = (
 def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that datasets and benchmarks share and that are not settings."""
     about = EvalSettings.model_fields["model"].description or ""
-    for option in (
-        click.option("--fresh", is_flag=True, help="Start over instead of resuming."),
-        click.option(
+    for add in (
+        option("--fresh", is_flag=True, help="Start over instead of resuming."),
+        option(
             "--most",
             default=60,
             show_default=True,
@@ -118,9 +120,9 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Maximum number of answers on the page.",
         ),
         direct_option,
-        click.option("--model", "models", multiple=True, help=f"{' '.join(about.split())} Repeatable."),
+        option("--model", "models", multiple=True, help=f"{' '.join(about.split())} Repeatable."),
     ):
-        function = option(function)
+        function = add(function)
     return function
 
 
@@ -132,12 +134,12 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
         "": ("completions", "output", "limit"),
         "Prompt and model": _ASKING,
         "Model on a server": SERVER_FIELDS,
-        "Reading a file of questions": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
+        "Reading a question file": ("images", "box_space", "depth_encoding", "depth_near", "depth_hole"),
     },
 )
 @_answering
 def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, fresh: bool) -> None:
-    """Measure a model on DATASET: a dataset folder, its examples file, or a file of questions."""
+    """Measure a model on DATASET: a dataset folder, its examples file, or a question file."""
     _refuse_mistyped(data)
     found = {}
     for settings in _for_each_model({"data": data, **given}, models):
@@ -157,7 +159,7 @@ def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, 
 
 
 @click.command("BENCHMARK", cls=Command, add_help_option=False)
-@click.option(
+@option(
     "--data",
     metavar="FOLDER|FILE|NAME",
     help="Published files of the benchmark: a local folder or file, or a Hugging Face name [default: the benchmark's own].",
@@ -169,9 +171,13 @@ def dataset(data: str, given: dict[str, Any], models: Sequence[str], most: int, 
         "Prompt and model": _ASKING,
         "Model on a server": SERVER_FIELDS,
     },
+    helps={
+        "split": "Split of the benchmark [default: the first split in the benchmark's help].",
+        "images": "Folder of the benchmark's images, if they are not beside its files.",
+    },
 )
 @_answering
-@click.option("-h", "--help", "shows_help", is_flag=True, help="Show this message and exit.")
+@option("-h", "--help", "shows_help", is_flag=True, help="Show this message and exit.")
 @click.pass_context
 def published(
     ctx: click.Context,
@@ -191,7 +197,8 @@ def published(
     name = str(ctx.info_name)
     found = benchmark(name)
     if shows_help:
-        click.echo(f"{ctx.get_help()}\n\n{found.title}:\n")
+        described = click.Context(_with_default_split(found.splits[0]), info_name=name, parent=ctx.parent)
+        click.echo(f"{described.get_help()}\n\n{found.title}:\n")
         lines = [found.source, f"Splits: {found.splits_said}"]
         lines += [f"{headline.name}: {headline.about}" for headline in found.headlines]
         lenient = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
@@ -211,6 +218,16 @@ def published(
             settings, questions=questions, benchmark=found, most=most, fresh=fresh
         )
     _finish(results)
+
+
+def _with_default_split(split: str) -> click.Command:
+    """Return the command for benchmarks with a help that states the default split."""
+    command = copy(published)
+    command.params = [copy(parameter) for parameter in published.params]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name == "split":
+            parameter.help = f"Split of the benchmark [default: {split}]."
+    return command
 
 
 def _refuse_mistyped(data: str) -> None:
@@ -368,7 +385,7 @@ def run_evaluation(
 @evaluation.command("compare", short_help="Compare two evaluations")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file for the differences.")
+@option("-o", "--output", type=click.Path(path_type=Path), help="JSON file for the differences.")
 def compare_command(first: Path, second: Path, output: Path | None) -> None:
     """Compare two JSON files of evaluations: SECOND minus FIRST, question by question, with 95 % intervals.
 
@@ -416,14 +433,14 @@ def compare_command(first: Path, second: Path, output: Path | None) -> None:
 
 
 @evaluation.command("card", short_help="Write results as a model card and as JSON")
-@click.argument("results", metavar="RESULTS", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model card to create or update, such as README.md.")
-@click.option("--numbers", type=click.Path(path_type=Path), help="JSON file for the results.")
-@click.option("--name", help="Name of the model in the metadata of the card [default: the name in the first evaluation].")
+@click.argument("results", metavar="RESULTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@option("-o", "--output", type=click.Path(path_type=Path), help="Model card to create or update, such as README.md.")
+@option("--numbers", type=click.Path(path_type=Path), help="JSON file for the results.")
+@option("--name", help="Name of the model in the metadata of the card [default: the name in the first evaluation].")
 def card_command(results: Sequence[Path], output: Path | None, numbers: Path | None, name: str | None) -> None:
     """Write the results of evaluations for publication.
 
-    RESULTS are JSON files of `sif eval`, all of one model, each with other questions or other prompts. The card lists strict
+    RESULTS are JSON files of `sif eval`, all of one model, each with different questions or prompts. The card lists strict
     and official lenient scores with intervals, the SHA-256 of weights and questions, and the prompt settings. Without -o and
     --numbers, this section of the card is printed.
 
@@ -452,11 +469,9 @@ def card_command(results: Sequence[Path], output: Path | None, numbers: Path | N
 
 @evaluation.command("export", short_help="Convert thoughts to JSON lines, COCO or Label Studio", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(get_args(ThoughtForm)), help="Target format.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
-@click.option(
-    "--prefix", metavar="URL", help="Prefix of image paths for Label Studio [default: the URL of its local files]."
-)
+@option("--to", required=True, type=click.Choice(get_args(ThoughtForm)), help="Target format.")
+@option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
+@option("--prefix", metavar="URL", help="Prefix of image paths for Label Studio [default: the URL of its local files].")
 @click_options(EvalSettings, ("images", *DepthFiles.model_fields))
 def export_command(file: Path, to: str, output: Path, prefix: str | None, given: dict[str, Any]) -> None:
     """Convert the thoughts in FILE for other tools.
@@ -524,11 +539,9 @@ def export_command(file: Path, to: str, output: Path, prefix: str | None, given:
 
 @click.command("rewards")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset that contains the examples with these ids.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Web page to write: completions with their boxes drawn."
-)
-@click.option(
+@option("--data", type=click.Path(path_type=Path), help="Dataset that contains the examples with these ids.")
+@option("-o", "--output", type=click.Path(path_type=Path), help="Web page to write: completions with their boxes drawn.")
+@option(
     "--most", default=60, show_default=True, type=click.IntRange(min=1), help="Maximum number of completions on the page."
 )
 def rewards(file: Path, data: Path | None, output: Path | None, most: int) -> None:

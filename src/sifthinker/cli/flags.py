@@ -38,16 +38,64 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
 
-class _Option(click.Option):
-    """An option with the heading of its group."""
+class Option(click.Option):
+    """An option whose help shows N for a whole number and NUMBER for any other, and ranges in words."""
 
-    def __init__(self, *arguments: Any, group: str, **values: Any) -> None:
+    def __init__(self, *arguments: Any, **values: Any) -> None:
+        super().__init__(*arguments, **values)
+        if self.metavar is None and not self.is_flag:
+            whole = isinstance(self.type, click.types.IntParamType)
+            self.metavar = "N" if whole else "NUMBER" if isinstance(self.type, click.types.FloatParamType) else None
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the names and the help, without click's notation for ranges and for defaults that are texts."""
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        names, text = record
+        text, bracket, facts = text.rpartition("  [")
+        if isinstance(self.show_default, str):
+            facts = facts.replace(f"default: ({self.show_default})", f"default: {self.show_default}", 1)
+        if isinstance(self.type, click.IntRange | click.FloatRange):
+            kind = self.type
+            words = bounds(kind.min, kind.max, low_open=kind.min_open, high_open=kind.max_open)
+            facts = facts.replace(kind._describe_range(), words)
+        return names, f"{text}{bracket}{facts}"
+
+
+def option(*names: str, **values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return `click.option` with the class `Option`."""
+    return click.option(*names, cls=Option, **values)
+
+
+def bounds(low: float | None, high: float | None, *, low_open: bool = False, high_open: bool = False) -> str:
+    """Return a range in words, "" for none.
+
+    Example:
+        >>> bounds(0, 1), bounds(0, 1, high_open=True), bounds(1, None)
+        ('from 0 to 1', 'at least 0 and below 1', 'at least 1')
+    """
+    if low is not None and high is not None and not low_open and not high_open:
+        return f"from {low:g} to {high:g}"
+    words = []
+    if low is not None:
+        words.append(f"above {low:g}" if low_open else f"at least {low:g}")
+    if high is not None:
+        words.append(f"below {high:g}" if high_open else f"at most {high:g}")
+    return " and ".join(words)
+
+
+class _FieldOption(Option):
+    """An option made from a field of settings, with the heading of its group and the field's own help."""
+
+    def __init__(self, *arguments: Any, group: str, field_help: str, **values: Any) -> None:
         super().__init__(*arguments, **values)
         self.group = group
+        self.field_help = field_help
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Parse `ours=theirs,…` to a mapping.
+    """Parse `field=column,…` to a mapping.
 
     Raises:
         click.BadParameter: the text has another form.
@@ -58,12 +106,15 @@ def _pairs(text: str) -> dict[str, str]:
     return {key.strip(): item.strip() for key, _, item in pairs}
 
 
-_PAIRS = "OURS=THEIRS,…"
-_METAVARS = {Mapping: _PAIRS, int: "N", float: "NUMBER"}
+_PAIRS = "FIELD=COLUMN,…"
 
 
 def click_options(
-    settings: type[Settings], fields: Mapping[str, Iterable[str]] | Iterable[str] | None = None, *, into: str = "given"
+    settings: type[Settings],
+    fields: Mapping[str, Iterable[str]] | Iterable[str] | None = None,
+    *,
+    into: str = "given",
+    helps: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds options for the fields of a settings class to a command.
 
@@ -72,6 +123,7 @@ def click_options(
         fields: names of the fields that become options, in this order; or a mapping from heading to such names, with "" for
             plain `Options`. By default all fields except sections and lists of sections, which have no option form.
         into: the argument of the command that receives what the user gave: field → value.
+        helps: field → help text, where the field's own help covers more than this command.
     Raises:
         KeyError: the settings have no such field, or it has no option form.
     """
@@ -79,7 +131,7 @@ def click_options(
         fields = [name for name, item in settings.model_fields.items() if _kind(item) is not None]
     groups = fields if isinstance(fields, Mapping) else {"": fields}
     names = [(name, title) for title, members in groups.items() for name in members]
-    options = [(name, _option(name, settings.model_fields[name], title)) for name, title in names]
+    options = [(name, _option(name, settings.model_fields[name], title, (helps or {}).get(name))) for name, title in names]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -93,8 +145,8 @@ def click_options(
             }
             return function(*arguments, **{into: given}, **values)
 
-        for _, option in reversed(options):
-            called = option(called)
+        for _, add in reversed(options):
+            called = add(called)
         return called
 
     return decorate
@@ -112,7 +164,9 @@ def direct_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--direct", is_flag=True, help="Short for --protocol direct.")(called)
 
 
-def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(
+    name: str, item: FieldInfo, group: str, help_text: str | None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     flag = next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
     names = flag.names or (f"--{name.replace('_', '-')}",)
     found = _kind(item)
@@ -120,7 +174,8 @@ def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., A
         raise KeyError(f"{name}: this type of field cannot be a command-line option")
     leaf, multiple = found
     default = item.get_default(call_default_factory=True, validated_data={}) if not item.is_required() else None
-    values: dict[str, Any] = {"help": " ".join((item.description or "").partition("\n\n")[0].split()), "group": group}
+    own = " ".join((item.description or "").partition("\n\n")[0].split())
+    values: dict[str, Any] = {"help": help_text or own, "group": group, "field_help": own}
     if leaf.kind is bool:
         names = (*names[:-1], f"{names[-1]}/--no-{names[-1].removeprefix('--')}") if default else names
         values |= {"is_flag": True, "default": bool(default)}
@@ -128,7 +183,7 @@ def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., A
         values |= {
             "type": _type(leaf),
             "multiple": multiple,
-            "metavar": flag.metavar or _METAVARS.get(leaf.kind),
+            "metavar": flag.metavar or (_PAIRS if leaf.kind is Mapping else None),
             "required": item.is_required(),
         }
         if leaf.kind is float and isinstance(default, float) and default.is_integer():
@@ -136,7 +191,7 @@ def _option(name: str, item: FieldInfo, group: str) -> Callable[[Callable[..., A
         if not item.is_required():
             values["default"] = default or None if leaf.kind is Mapping else default
         values["show_default"] = flag.default or default not in (None, "", (), {})
-    return click.option(name, *names, cls=_Option, **values)
+    return click.option(name, *names, cls=_FieldOption, **values)
 
 
 def _kind(item: FieldInfo) -> tuple[Leaf, bool] | None:

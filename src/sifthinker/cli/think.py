@@ -1,4 +1,4 @@
-"""`sif think`: ask one question about one image or about every image in a folder, or ask a file of questions."""
+"""`sif think`: ask one question about one image or about every image in a folder, or the questions in a question file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sifthinker.ask_settings import SERVER_FIELDS, DepthFiles, ThinkSettings
-from sifthinker.cli.flags import Command, click_options, direct_option
+from sifthinker.cli.flags import Command, click_options, direct_option, option
 from sifthinker.cli.terminal import (
     SOME_REJECTED,
     bar,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sifthinker.evaluation.questions import Question
     from sifthinker.thinker import Thought
 
-_QUESTIONS = (".jsonl", ".json")  # endings of files of questions
+_QUESTIONS = (".jsonl", ".json")  # endings of question files
 _MOST_NAMED = 20  # files in a message
 
 
@@ -50,8 +50,8 @@ _MOST_NAMED = 20  # files in a message
     into="many",
 )
 @direct_option
-@click.option("--json", "as_json", is_flag=True, help="Print only the thoughts, one JSON line each.")
-@click.option("--fresh", is_flag=True, help="Start over instead of resuming (many questions).")
+@option("--json", "as_json", is_flag=True, help="Print only the thoughts, one JSON line each.")
+@option("--fresh", is_flag=True, help="Start over instead of resuming (many questions).")
 def think_command(
     image: Path, question: str | None, given: dict[str, Any], many: dict[str, Any], as_json: bool, fresh: bool
 ) -> None:
@@ -82,7 +82,7 @@ def think_command(
         raise click.UsageError(f'QUESTION is missing. Write: sif think {image} "What is …?"')
     if many or fresh:
         name = next(iter(many), "fresh").replace("_", "-")
-        raise click.UsageError(f"--{name} applies only to many questions: a folder of images or a file of questions")
+        raise click.UsageError(f"--{name} applies only to many questions: a folder of images or a question file")
     if settings.budget is not None:
         raise click.UsageError("--budget applies only to many questions. Leave it out")
     _think_one(image, question, settings, as_json)
@@ -244,7 +244,7 @@ def _questions(source: Path, question: str | None, settings: ThinkSettings, many
         return read_questions(source, limit=limit, reading=reading, **kept)
     for name in ("images", "box_space", "show_choices"):
         if name in many:
-            raise click.UsageError(f"--{name.replace('_', '-')} applies only to a file of questions")
+            raise click.UsageError(f"--{name.replace('_', '-')} applies only to a question file")
     found = questions_about(source, question, reading)
     _name("files left out", found.left.values())
     beside = [number_of(found.depths, "depth file")] if found.depths else []

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from sifthinker.cli.flags import option
 from sifthinker.cli.terminal import (
     FAILED,
     quiet_libraries,
@@ -25,6 +26,10 @@ _SMALL_GIB = 0.1  # smaller amounts of memory are printed in MiB
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     """Train a model as described in CONFIG, a YAML file.
+
+    Required keys of CONFIG: model, data, output. Other important keys: limit, max_pixels, lora, freeze, eval_data; for GRPO
+    also rewards, reward_terms, judge. The fields of TRL's SFTConfig or GRPOConfig are keys under training. The page
+    docs/reference/settings.md describes every key. `sif plan CONFIG` checks the file without training.
 
     To resume an interrupted run, repeat the command. It continues from the newest checkpoint. OVERRIDES replace keys of
     CONFIG and are written --key value. Fields of TRL's config need no prefix: `--learning_rate 1e-5` is short for
@@ -47,15 +52,13 @@ def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
 @click.command("plan", context_settings={"ignore_unknown_options": True})
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-@click.option(
+@option(
     "--gpu",
     "gpu_gib",
     type=click.FloatRange(min=0, min_open=True),
     help="Plan for a GPU with this memory, in GiB [default: plan for this machine].",
 )
-@click.option(
-    "--stage", type=click.Choice(["sft", "grpo"]), help="Training stage [default: the stage whose keys CONFIG has]."
-)
+@option("--stage", type=click.Choice(["sft", "grpo"]), help="Training stage [default: the stage whose keys CONFIG has].")
 def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage: Any) -> None:
     """Print what a training run of CONFIG will do and need, and what is wrong with CONFIG. Loads no weights.
 
@@ -95,8 +98,8 @@ def model() -> None:
 
 @model.command("merge", short_help="Merge a LoRA adapter into its base model")
 @click.argument("adapter", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option("--base", help="Base model [default: the one recorded in the adapter].")
+@option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@option("--base", help="Base model [default: the one recorded in the adapter].")
 def model_merge(adapter: Path, output: Path, base: str | None) -> None:
     """Merge a LoRA ADAPTER, such as a checkpoint of a run, into its base model.
 

@@ -49,7 +49,7 @@ FINDINGS: dict[str, str] = {
     "missing_image": "an image file is missing",
     "broken_image": "an image file cannot be read",
     "not_plain_rgb": "an image is transparent or has more than 8 bits per channel, so other trainers see another image",
-    "size_mismatch": "the image, its depth image and its depth map differ in size, or resized has another aspect ratio",
+    "size_mismatch": "the image, its depth image and its depth map differ in size, or `resized` has another aspect ratio",
     "bad_depth": "the depth map cannot be read, or is not in sifthinker's own format",
     "placeholder": "a text contains an image placeholder or a control token of a model",
     "bad_chain": "the chain is not valid",

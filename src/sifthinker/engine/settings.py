@@ -104,7 +104,7 @@ class SourceSettings(ResizedPixels):
     columns: Mapping[str, str] = {}
     """Column names of a table, as FIELD=COLUMN pairs: question=ask,boxes=bbox,…"""
     box_space: Space = "unit"
-    """Box coordinates in plain records and tables. For resized, the processor or the pixel bounds set the image size."""
+    """Box space of plain records and tables. For resized, the processor or the pixel bounds set the image size."""
     box_form: BoxForm = "xyxy"
     """Box format in a table: two corners, or corner and size."""
     boxes: OutsideBoxes = "clip"

@@ -90,7 +90,14 @@ _LEAK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task for a teacher: a record, the regions of each focus, and a function that loads the image."""
+    """A task for a teacher: explain the focus path of a record.
+
+    Args:
+        record: the record.
+        foci: the regions of each focus, first focus first.
+        kinds: the kind of each focus, see `Focus`.
+        load_image: loads the record's image.
+    """
 
     record: Record
     foci: tuple[tuple[Region, ...], ...]
@@ -100,13 +107,20 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One reply of a teacher, with the problems that it was refused for; no problems if it was accepted."""
+    """One reply of a teacher, and why it was refused.
+
+    Args:
+        reply: the text of the reply.
+        problems: what is wrong with it, in words for the teacher; empty if it was accepted.
+        codes: the reason code of each problem.
+    """
 
     reply: str
     problems: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Return the attempt as plain data for JSON."""
         return asdict(self)
 
 

@@ -30,7 +30,7 @@ class EvalSettings(AskSettings, DepthFiles):
     images: str | None = None
     """Folder that image and depth paths in a question file are relative to [default: the folder of the file]."""
     split: str | None = None
-    """Benchmark split [default: the benchmark's usual split]."""
+    """Split of a benchmark [default: the first split in the help of `sif eval BENCHMARK`]."""
     depth: Annotated[str | None, Flag(metavar="MODEL")] = None
     """Depth model (folder or Hugging Face name) for questions without depth."""
     limit: PositiveInt | None = None
@@ -42,16 +42,16 @@ class EvalSettings(AskSettings, DepthFiles):
     batch_size: PositiveInt = 8
     """Questions per batch."""
     coordinates: Coordinates | None = None
-    """Coordinates of the boxes in the model's text: fractions of the image (unit), integers from 0 to 1000 (per_mille), or
-    pixels of the image after the processor resized it (resized) [default: for chains, the coordinates recorded in training,
-    else those of the dataset; for structured replies, those of the model family]."""
+    """Coordinates of the boxes in the model's text: fractions of the image (unit), whole numbers from 0 to 1000 (per_mille),
+    or pixels of the image after the processor resized it (resized) [default: for chains, the coordinates recorded in
+    training, else those of the dataset; for structured replies, those of the model family]."""
     box_space: Space = "unit"
-    """Coordinates of the boxes in a question file."""
+    """Box space of a question file."""
 
     @model_validator(mode="after")
     def _one_who_answers(self) -> Self:
         if self.model is not None and self.completions is not None:
-            raise ValueError("model and completions are both set; set model to ask it, or completions to score them")
+            raise ValueError("model and completions are both set. Set model to ask it, or completions to score them")
         return self
 
     @model_validator(mode="after")

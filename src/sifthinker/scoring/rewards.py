@@ -33,7 +33,7 @@ REASONS: dict[str, str] = {
     "judged_yes_no": "the answer does not state the right one of yes and no",
     "judged_number": "the answer does not state the right number",
     "judged_token_f1": "the answer shares only some words with the right answer, or none",
-    "judged_model": "the model judge did not take the answer for right",
+    "judged_model": "the judge model judged the answer wrong",
     "no_area": "the completion has no area that can be read",
     "no_depth": "the sample has no depth in these regions, so the completion has no depth reward",
     "depth_off": "a stated depth is more than a tenth from the true mean",

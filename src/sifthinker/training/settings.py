@@ -79,9 +79,9 @@ class RewardTerms(Settings):
     progress: bool = True
     """Add progress to the answer reward: how much better an answer is than its group's answers at the last visit."""
     correction: Annotated[Correction, BeforeValidator(lambda value: "own" if value is True else value)] = "own"
-    """How the grounding reward rewards a corrected focus: `own` compares with the completion's own first focus, as in the
-    paper; `group` compares with the first focus of the group's other completions; `off` does not reward it. See
-    `rewards.score_grounding`."""
+    """What the last focus is compared with in the correction term of the grounding reward: the completion's own first
+    focus, as in the paper (`own`), or the first focuses of the group's other completions (`group`). `off` removes the
+    term. See `rewards.score_grounding`."""
     denominator: Denominator = "max"
     """Denominator of the box-level IoU: `max`, or `min` as in the code that the paper released. See `boxes.paired_iou`."""
     depth_repeats: bool = False
@@ -135,7 +135,7 @@ class TrainSettings(Settings):
     answers_only: bool = False
     """SFT only: train on direct answers without chains. This is the baseline for training on chains."""
     eval_data: _Name | None = None
-    """Held-out questions to evaluate on during training: a dataset folder, an examples file or a file of questions. The run
+    """Held-out questions to evaluate on during training: a dataset folder, an examples file or a question file. The run
     evaluates every `training.eval_steps` steps (default: 100) and at the end. It logs the metrics of `sif eval` as
     `eval_answer_accuracy`, `eval_final_hiou` and so on. `training.metric_for_best_model` can name one of them."""
     eval_limit: PositiveInt | None = None
