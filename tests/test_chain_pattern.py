@@ -118,5 +118,5 @@ def test_it_uses_what_all_servers_know() -> None:
 
 
 def test_the_name_of_coordinates_is_no_frame() -> None:
-    with pytest.raises(BoxError, match="wanted a Frame"):
+    with pytest.raises(BoxError, match="frame must be a Frame"):
         chain_pattern(frame="per_mille")  # type: ignore[arg-type]

@@ -204,7 +204,7 @@ class TestBuild:
             (lambda root: (root / "cat.png").unlink(), "no such image"),
             (lambda root: _photo(root, cut=True), "broken"),
             (lambda root: DepthMap(np.zeros((5, 5))).write(root / "cat.depth.png"), "the size of its image, 40×20, got 5×5"),
-            (lambda root: _nan(root), "nan"),
+            (lambda root: _nan(root), "no pixel has a depth"),
             (lambda root: _change(root, boxes=[]), "boxes is empty"),
             (lambda root: _change(root, boxes=[[0.5, 0, 0.5, 1]]), "no area"),
             (lambda root: _change(root, image="../cat.png"), "outside"),

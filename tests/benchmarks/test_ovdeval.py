@@ -127,7 +127,7 @@ def test_what_is_marked_is_asked_even_where_no_label_says_so(tmp_path: Path) -> 
         (lambda file: file["images"][0].update(text="red car"), "text must be a list of labels, got 'red car'"),
         (lambda file: file["images"][0].update(text=["green car"]), "'green car' is not the name of a category"),
         (lambda file: file["images"][0].update(file_name="../0.jpg"), "leads outside"),
-        (lambda file: file["images"][0].update(width=None), "width is null"),
+        (lambda file: file["images"][0].update(width=None), "width must be a whole number, got null"),
         (lambda file: file["categories"][1].update(name="red car"), "0 and 1 have the same name 'red car'"),
         (lambda file: file["annotations"][0].update(image_id=9), "9 is not an id in images"),
         (lambda file: file["annotations"][0].update(category_id=9), "9 is not an id in categories"),

@@ -96,9 +96,9 @@ def test_a_box_that_ends_past_the_border_is_clipped(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"bbox": [50, 0, 50, 80]}, "has no area"),
-        ({"bbox": [0, 0, 50]}, "not four finite numbers"),
-        ({"bbox": None}, "box null is not four"),
-        ({"width": None}, "width is null"),
+        ({"bbox": [0, 0, 50]}, r"a box must be four finite numbers, got \[0, 0, 50\]"),
+        ({"bbox": None}, "a box must be four finite numbers, got null"),
+        ({"width": None}, "width must be a whole number, got null"),
         ({"expression": " "}, "blank"),
         ({"img_path": "../secret.jpg"}, "leads outside"),
         ({"split": "testA"}, "expected a row of the split 'val', got the split 'testA'"),

@@ -186,7 +186,9 @@ class TestSaved:
             lambda: evaluate(EvalSettings(data=str(data), completions=str(file))),
             lambda: list(score_file(file, data)),
         ):
-            with pytest.raises(RecordError, match=r"c\.jsonl:2: coordinates is 'pixel', wanted one of unit"):
+            with pytest.raises(
+                RecordError, match=r"c\.jsonl:2: coordinates must be one of unit, per_mille, resized, got 'pixel'"
+            ):
                 score()
 
     @pytest.mark.parametrize(("said", "read"), [("per_mille", "unit"), ("unit", "per_mille"), ("per_mille", "resized")])
@@ -224,7 +226,9 @@ class TestSaved:
         (item,) = score_file(tmp_path / "c.jsonl")
         assert item.scores.total == 3
         write_jsonl(tmp_path / "c.jsonl", [line])
-        with pytest.raises(ValueError, match=r"c\.jsonl:1: resized is None"):
+        with pytest.raises(
+            ValueError, match=r"c\.jsonl:1: resized must be the \[width, height\] in pixels of the image .* got None"
+        ):
             list(score_file(tmp_path / "c.jsonl"))
 
 
@@ -233,7 +237,7 @@ class TestThinker:
         assert qwen.frame((640, 480), "unit") == Frame()
         assert qwen.frame((640, 480), "per_mille") == Frame("per_mille")
         assert qwen.frame((640, 480), "resized") == Frame("resized", (644, 476))
-        with pytest.raises(BoxError, match="coordinates is 'pixel'"):
+        with pytest.raises(BoxError, match="coordinates must be one of unit, per_mille, resized, got 'pixel'"):
             qwen.frame((640, 480), "pixel")
         with pytest.raises(ConfigError, match="does not resize by area"):
             Thinker.load(tiny_vlm, device="cpu").frame((640, 480), "resized")

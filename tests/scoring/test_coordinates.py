@@ -97,9 +97,9 @@ def test_rows_of_several_spaces_are_each_read_in_their_own() -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"coordinates": "pixel"}, "coordinates is 'pixel', wanted one of"),
+        ({"coordinates": "pixel"}, "coordinates must be one of unit, per_mille, resized, got 'pixel'"),
         ({"coordinates": "resized"}, r"must be the \[width, height\]"),
-        ({"resized": [28, 28]}, "leave it out"),
+        ({"resized": [28, 28]}, "resized is .* but coordinates unit need no image size. Remove it"),
     ],
 )
 def test_columns_that_are_no_frame_are_misuse(row: dict[str, Any], words: str) -> None:
