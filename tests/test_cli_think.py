@@ -1,4 +1,4 @@
-"""`sif think` as its users type it: one image, folders, files of questions; models here and on a server."""
+"""`sif think` as its users type it: one image, folders, question files; models here and on a server."""
 
 from __future__ import annotations
 

@@ -105,6 +105,10 @@ RIGHT = """
     ]
     depths = "depth-anything/Depth-Anything-V2-Small-hf"
     sources: list[DepthSource] = [NoDepth(), GivenDepth("grey8", "high"), ModelDepth(depths)]
+    plain = BuildSettings(sources=["cats.jsonl", {"file": "dogs.jsonl"}], images="photos", output="chains", exclude="old")
+    folders: tuple[Path, Path | None, tuple[Path, ...]] = (plain.output, plain.images, plain.exclude)
+    files: list[str] = [source.file for source in plain.sources]
+    page: Path | None = ThinkSettings(model="nano", output="thought.html").output
     run = TrainSettings(model="nano", data="chains", output="run", training={"max_steps": 3})
     asked = EvalSettings(data="chains", model="run", output="found.json")
     thinking = ThinkSettings(model="run", max_new_tokens=64)
@@ -186,7 +190,7 @@ RIGHT = """
 WRONG = """
     import numpy as np
 
-    from sifthinker import DepthMap, Record, Reference, Thinker, score_completion
+    from sifthinker import BuildSettings, DepthMap, Record, Reference, Thinker, score_completion
     from sifthinker import Nonsense  # attr-defined
     import sifthinker
 
@@ -197,6 +201,10 @@ WRONG = """
     Record(id="a", image="a", question=7, answer="b", boxes=())  # arg-type
     depth = DepthMap(np.zeros((2, 2)))
     depth.nonsense  # attr-defined
+    settings = BuildSettings(output="chains", images="photos")
+    BuildSettings(output=3)  # arg-type
+    BuildSettings(outptu="chains", output="chains")  # call-arg
+    settings.output = "others"  # misc
     Thinker.load("nano").think("cat.png", "What?")  # arg-type
 """
 
@@ -240,7 +248,7 @@ def test_a_right_program_has_no_fault(python: Path, tmp_path: Path) -> None:
 def test_a_wrong_program_has_each_of_its_faults(python: Path, tmp_path: Path) -> None:
     lines = textwrap.dedent(WRONG).lstrip().splitlines()
     expected = [(number, line.partition("  # ")[2]) for number, line in enumerate(lines, 1) if "  # " in line]
-    assert len(expected) == 8
+    assert len(expected) == 11
     assert sorted(faults(python, tmp_path, WRONG)) == expected
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from sifthinker.errors import ConfigError
 from sifthinker.literals import Coordinates, Dtype, Encoding, ImageFormat, Near, Space, ThinkProtocol
-from sifthinker.settings import Flag, Settings
+from sifthinker.settings import Accepts, Flag, Settings, StrPath, default
 
 MAX_NEW_TOKENS = 1024
 NO_KEY = "SIFTHINKER_NO_KEY"  # an environment variable that nobody sets: a server without a key
@@ -162,7 +162,7 @@ class ThinkSettings(AskSettings, DepthFiles):
     depth: Annotated[str | None, Flag(metavar="given|none|FILE|MODEL")] = None
     """Source of the depth: the depth file beside the image (given), no depth (none), a depth file, or a depth model
     [default: given if there is a file, else none]."""
-    output: Annotated[Path | None, Flag("-o", "--output")] = None
+    output: Annotated[Accepts[StrPath | None, Path | None], Flag("-o", "--output")] = default(None)
     """File to write: a page (.html) or an image (.png); for many questions, JSON lines (.jsonl) [default:
     IMAGE.thought.html, or FILE.thoughts.jsonl]."""
 

@@ -25,9 +25,11 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Generic,
     Literal,
     NamedTuple,
     Self,
+    TypeVar,
     Union,
     dataclass_transform,
     get_args,
@@ -241,6 +243,38 @@ def plain(value: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------- kinds of fields
+
+
+if TYPE_CHECKING:
+    _Given = TypeVar("_Given")
+    _Read = TypeVar("_Read")
+
+    class Accepts(Generic[_Given, _Read]):
+        """`Accepts[A, B]`: a field that a type checker lets users give as A and read as B; at run time, a field of type B.
+
+        Type checkers take the type of an argument of `__init__` from `__set__` (dataclass_transform). A default goes through
+        `default`.
+        """
+
+        def __get__(self, settings: object, owner: type | None = None) -> _Read: ...
+
+        def __set__(self, settings: object, value: _Given) -> None: ...
+
+else:
+
+    class Accepts:
+        """`Accepts[A, B]` is B."""
+
+        def __class_getitem__(cls, types: tuple[Any, Any]) -> Any:
+            return types[1]
+
+
+StrPath = str | os.PathLike[str]
+
+
+def default(value: Any) -> Any:
+    """Return the value. For the default of an `Accepts` field, which is not of the type that a type checker sees."""
+    return value
 
 
 class Flag:

@@ -345,7 +345,10 @@ def test_each_has_a_help_page(name: str) -> None:
     found = benchmark(name)
     assert found.title in result.stdout
     assert all(f"{headline.name}:" in result.stdout for headline in found.headlines)
-    assert f"Splits: {found.splits_said}" in " ".join(result.stdout.split())
+    words = " ".join(result.stdout.split())
+    assert f"Splits: {found.splits_said}" in words
+    assert f"Split of the benchmark [default: {found.splits[0]}]." in words
+    assert "question file" not in words
 
 
 def test_the_split_is_noted_and_the_usual_one_is_the_same_as_none(tmp_path: Path) -> None:

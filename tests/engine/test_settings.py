@@ -296,7 +296,7 @@ class TestRecords:
 
         assert asyncio.run(both()) == (1, 1)
         assert seen[-1] == 1
-        with pytest.raises(ConfigError, match="call build"):
+        with pytest.raises(ConfigError, match="Call build"):
             asyncio.run(build_async(settings.replace(engine="ray"), records=[row(0)], teacher=Teacher()))
 
 

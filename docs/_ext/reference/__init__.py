@@ -48,5 +48,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("reason-codes", reasons.ReasonCodes)
     app.connect("autodoc-process-docstring", api.markdown_to_rst, priority=400)  # before napoleon reads sections
     app.connect("autodoc-process-signature", api.short_signature)
-    app.connect("object-description-transform", api.no_field_types, priority=400)  # before autodoc adds the types
+    app.connect("object-description-transform", api.readable_types, priority=400)  # before autodoc adds the types
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -81,9 +81,12 @@ def short_signature(
     return None
 
 
-def no_field_types(app: Any, domain: str, kind: str, content: Any) -> None:
-    """Remove the types that autodoc collects for settings. It would list all fields with their annotations."""
+def readable_types(app: Any, domain: str, kind: str, content: Any) -> None:
+    """Correct the types that autodoc collects: none for settings, whose fields it would list, and plain names of aliases."""
     known = app.env.current_document.autodoc_annotations
+    for types in known.values():
+        for name, said in types.items():
+            types[name] = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", said)
     for model in options.MODELS:
         for module in ("sifthinker", model.__module__):
             known.pop(f"{module}.{model.__name__}", None)

@@ -78,6 +78,8 @@ def _argument(argument: click.Argument) -> str:
         said = "Path."
     else:
         said = "Text."
+    if argument.required and argument.nargs == -1:
+        said += " One or more of them."
     if not argument.required:
         said += " May be left out." if argument.nargs != -1 else " Any number of them, or none."
     return f"`{name}`\n: {said}"

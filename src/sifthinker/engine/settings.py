@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from sifthinker.ask_settings import DepthFiles, Metered, ServerSettings
 from sifthinker.literals import BoxForm, Coordinates, OutsideBoxes, SourceFormat, Space
-from sifthinker.settings import Flag, Settings
+from sifthinker.settings import Accepts, Flag, Settings, StrPath, default
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -135,6 +135,10 @@ class SourceSettings(ResizedPixels):
         return self
 
 
+_Source = SourceSettings | StrPath | Mapping[str, Any]
+_Sources = _Source | Sequence[_Source]
+
+
 class BuildSettings(Expansion, DepthFiles, TeacherSettings, ResizedPixels):
     """All settings of a build.
 
@@ -147,19 +151,19 @@ class BuildSettings(Expansion, DepthFiles, TeacherSettings, ResizedPixels):
 
     RENAMED: ClassVar[Mapping[str, str]] = {"timeout": "timeout_s"}
 
-    output: Annotated[Path, Flag("-o", "--output")]
+    output: Annotated[Accepts[StrPath, Path], Flag("-o", "--output")]
     """Dataset folder to write."""
-    sources: tuple[SourceSettings, ...] = ()
+    sources: Accepts[_Sources, tuple[SourceSettings, ...]] = default(())
     """Sources to build from, in this order."""
-    folder: Path = Path()
+    folder: Accepts[StrPath, Path] = default(Path())
     """Folder that the paths of the sources are relative to."""
-    images: Path | None = None
+    images: Accepts[StrPath | None, Path | None] = default(None)
     """Image folder [default: the folder of the file]. Images stored inside a table are written there."""
     cap: PositiveInt | None = None
     """Maximum number of records per dataset. The seed sets which records are chosen."""
     seed: int = 0
     """Random seed of the focus paths and of the choice of records."""
-    exclude: tuple[Path, ...] = ()
+    exclude: Accepts[StrPath | Sequence[StrPath], tuple[Path, ...]] = default(())
     """Images that must not be used: a folder, or a list file with one name or SHA-256 hash per line. Repeatable."""
     depth: Annotated[str, Flag(metavar="given|none|MODEL")] = "given"
     """Depth source: depth files beside the images (given), no depth (none), or the folder or Hugging Face name of a depth
