@@ -16,8 +16,9 @@ demo-short: $(READY)
 docs: $(READY)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
+# One process per core, four at most (each needs up to 3 GB), with one thread each.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # Tests with third-party packages, each in its own environment under .integrations; see docs/reference/integrations.md. ONLY="swift verl"
 # runs only these tests. WRITE=1 writes the results to that page. Not part of .ci/run: it needs gigabytes and minutes.

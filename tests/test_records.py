@@ -39,6 +39,13 @@ class TestRecord:
         assert again == record
         assert again.source == "f.jsonl:1"
 
+    def test_a_mistyped_key_gets_a_suggestion(self) -> None:
+        row = {**ROW, "anwser": "blue", "box": [], "x" * 1000: 1}
+        with pytest.raises(RecordError, match=r"f\.jsonl:7: unknown key 'anwser'; did you mean 'answer'\?") as caught:
+            Record.from_json(row, "f.jsonl:7")
+        assert "unknown key 'box'; did you mean 'boxes'?" in str(caught.value)
+        assert len(str(caught.value)) < 1000
+
     @pytest.mark.parametrize(
         ("change", "code"),
         [

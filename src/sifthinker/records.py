@@ -19,7 +19,7 @@ from sifthinker.boxes import TO_FRACTIONS, as_unit_boxes
 from sifthinker.chain import TAG
 from sifthinker.coordinates import Frame, frame_of
 from sifthinker.errors import BoxError, RecordError
-from sifthinker.files import inside, read_jsonl, to_json
+from sifthinker.files import inside, read_jsonl, to_json, unknown_key
 from sifthinker.literals import Coordinates
 
 Box = tuple[float, float, float, float]
@@ -308,8 +308,8 @@ class Record:
         unknown = sorted(map(str, row.keys() - known))
         if unknown:
             raise RecordError(
-                f"{source}: unknown key {', '.join(map(repr, unknown))[:300]}. A record has {', '.join(sorted(known))}. "
-                "Put other data under 'extra'",
+                f"{source}: {'; '.join(unknown_key(key[:100], sorted(known)) for key in unknown[:5])}. Put other data under "
+                "'extra'",
                 "unknown_key",
             )
         missing = [name for name in ("id", "image", "question", "answer", "boxes") if name not in row]
