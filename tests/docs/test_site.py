@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
@@ -15,7 +14,6 @@ import pytest
 
 from .conftest import ROOT, Site
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src"}
 
 
@@ -120,17 +118,6 @@ def test_every_image_of_a_page_has_words_for_who_cannot_see_it(site: Site) -> No
             if not re.search(r'\balt="[^"]{3,}"', tag) or re.search(r'\balt="[^"]*\.(?:png|svg|jpg)"', tag):
                 wrong.append(f"{path.relative_to(site.html)}: {tag[:120]}")
     assert not wrong, "\n".join(wrong)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 class Opened:

@@ -22,11 +22,7 @@ class _FloatMuon(Muon):  # type: ignore[misc]
     """
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
@@ -39,7 +35,6 @@ class _FloatMuon(Muon):  # type: ignore[misc]
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 # The root mean square of the step is that of AdamW, see arXiv 2502.16982.
                 matrix.add_(update, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
-        return loss
 
 
 def _orthogonal(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
