@@ -213,7 +213,7 @@ def row_of(place: Place, family: str) -> tuple[str, ...]:
     if family in REFUSED:
         with pytest.raises(ModelError) as refusal:
             load_processor(place.model(family))
-        reason = re.search(r": (.*?);", str(refusal.value))
+        reason = re.search(r": (.*?)\. Use", str(refusal.value))
         assert reason is not None
         return (f"refused: {reason[1].removeprefix(NAMES[family] + ' ')}", *["–"] * (len(COLUMNS) - 1))
     processor = load_processor(place.model(family))

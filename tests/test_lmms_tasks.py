@@ -196,7 +196,7 @@ def test_answers_of_any_model_are_scored_strictly_and_leniently(tmp_path: Path) 
 
 
 def test_the_page_says_which_numbers_plain_answers_lack(tmp_path: Path) -> None:
-    page = (FOLDER.parents[1] / "docs" / "lmms-eval.md").read_text(encoding="utf-8")
+    page = (FOLDER.parents[1] / "docs" / "howto" / "lmms-eval.md").read_text(encoding="utf-8")
     said = " ".join(page.split())
     write_ovdeval(tmp_path)
     (tmp_path / "viscot").mkdir()
@@ -206,7 +206,8 @@ def test_the_page_says_which_numbers_plain_answers_lack(tmp_path: Path) -> None:
         found = documents(place(name, data, split="all"))
         numbers = scored(found, ["Yes, at [0.1, 0.2, 0.5, 0.6]."] * len(found))
         lacking[name] = [metric for metric, number in numbers.items() if math.isnan(number)]
-        assert f"of `sif_{name}` {', '.join(f'`{metric}`' for metric in lacking[name])}" in said
+        *first, last = (f"`{metric}`" for metric in lacking[name])
+        assert f"`sif_{name}`: {', '.join(first)} and {last}" in said
     assert lacking["ovdeval"][0] == "nms_ap"
     given = yaml.load((FOLDER / "_benchmark").read_text(encoding="utf-8"), _Loader)["generation_kwargs"]
     assert f"in at most {given['max_new_tokens']} tokens" in said

@@ -166,7 +166,7 @@ def test_a_picture_on_its_side_is_put_upright(tmp_path: Path) -> None:
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     (row,) = rows_of(table(tmp_path / "x.parquet", image=[{"bytes": b"no picture", "path": None}]))
     (found,) = row.pictures["image"]
-    with pytest.raises(ImageError, match=r"x\.parquet test\[0\]\.image: not an image"):
+    with pytest.raises(ImageError, match=r"x\.parquet test\[0\]\.image: cannot read the image: unknown image format"):
         found.load()
     with pytest.raises(RecordError, match=r"x\.parquet test\[0\]\.image: the image is broken"):
         found.size()
@@ -178,7 +178,7 @@ def test_a_path_in_place_of_a_picture_is_refused(tmp_path: Path) -> None:
     cells = [{"bytes": None, "path": str(tmp_path / "secret.png")}]
     (row,) = rows_of(table(tmp_path / "x.parquet", image=cells))
     (found,) = row.pictures["image"]
-    said = r"x\.parquet test\[0\]: image has the path '.*secret\.png' and no bytes; expected the bytes of the image"
+    said = r"x\.parquet test\[0\]: image has the path '.*' and no bytes; expected the bytes of the image"
     with pytest.raises(ImageError, match=said) as caught:
         found.load()
     assert caught.value.code == "missing_image"

@@ -41,7 +41,7 @@ def test_an_untrained_nano(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data", "build", "r.jsonl", "-o", "out", "--teacher", "scripted"], "not of the embedded world"),
+        (["data", "build", "r.jsonl", "-o", "out", "--teacher", "scripted"], "is not from the embedded world"),
         (["eval", "world", "--model", "empty"], "config.json is missing"),
     ],
 )

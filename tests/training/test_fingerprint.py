@@ -155,7 +155,7 @@ def test_a_run_of_an_older_version_goes_on(
     config = make_config({"model": model, "data": data, "output": tmp_path / "run"}, "sft")
     with caplog.at_level(logging.WARNING):
         assert claim(config, "sft")
-    assert "does not state the content of data" in caplog.text
+    assert "is from an older version and has no fingerprint of data" in caplog.text
     assert "changed settings" not in caplog.text
     caplog.clear()
     assert claim(config, "sft")  # from here on it does

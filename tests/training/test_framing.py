@@ -152,7 +152,7 @@ def test_ends_are_those_of_the_generation_config_and_the_tokenizer(tiny_vlm: Pat
     file.unlink()
     processor.tokenizer.eos_token = None
     assert end_tokens(tmp_path / "model", processor) == [end]  # the model's own
-    with pytest.raises(ModelError, match=r"no answer would ever end; set eos_token_id in generation_config\.json"):
+    with pytest.raises(ModelError, match=r"so its answers would never end; set eos_token_id in generation_config\.json"):
         missing_end(next(read_examples(chains)), processor, [])
 
 
