@@ -311,7 +311,7 @@ class TestGRPO:
     def test_weights_are_named_under_rewards(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
         from sifthinker.training.grpo import grpo_trainer
 
-        with pytest.raises(ConfigError, match="training.reward_weights: set the weights under `rewards`"):
+        with pytest.raises(ConfigError, match=r"training\.reward_weights: set the weights under `rewards`"):
             grpo_trainer(grpo_config(tiny_vlm, chains, tmp_path / "run", training={"reward_weights": [1, 1, 1, 1]}))
         trainer = grpo_trainer(
             grpo_config(tiny_vlm, chains, tmp_path / "run", rewards={"grounding": 2, "answer": 0, "depth": 0})
