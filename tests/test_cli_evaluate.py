@@ -90,7 +90,7 @@ def test_completions_are_scored_and_failures_are_shown_first(photos: Path, tmp_p
     assert result.exit_code == 0, result.output
     page = (tmp_path / "e.html").read_text()
     assert "2 of 6 answers wrong" in page
-    assert "3 of 6 answers, the wrong ones first" in page
+    assert "3 of 6 answers, worst first: by answer accuracy" in page
     places = [page.index(f"<h3>{name}</h3>") for name in ("q2", "q5", "q0")]
     assert places == sorted(places)
     assert "<h3>q1</h3>" not in page

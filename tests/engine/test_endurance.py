@@ -203,7 +203,7 @@ class TestBudget:
     def test_it_stops_before_it_is_passed_and_goes_on_with_more(self, photo_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         with serve(lambda request, number: thoughts(request, "cat")) as (url, requests):
-            with pytest.raises(BudgetError, match=r"cost 0\.\d+ of 0\.24\. \d+ records.*greater --budget"):
+            with pytest.raises(BudgetError, match=r"cost 0\.\d+ of 0\.24\. \d+ records.*higher --budget"):
                 self.build(photo_folder, out, url, 0.24)
             assert 14 <= len(requests) < 20
             done = len((out / "examples.jsonl").read_text().splitlines())
@@ -252,7 +252,10 @@ class TestBudget:
         def answer(request: dict[str, Any], number: int) -> Any:
             return 200, {}, json.dumps({"choices": [{"message": {"content": thoughts(request, "cat")}}]})
 
-        with serve(answer) as (url, requests), pytest.raises(BudgetError, match="counts no tokens"):
+        with (
+            serve(answer) as (url, requests),
+            pytest.raises(BudgetError, match="reports no token counts, so the budget cannot be checked"),
+        ):
             self.build(photo_folder, tmp_path / "out", url, 1)
         assert len(requests) < 10
 

@@ -113,7 +113,7 @@ class TestThink:
         image = tmp_path / "w" / record["image"]
         result = self.sif("think", image, record["question"], "-o", tmp_path / "chain.png")
         assert result.exit_code == 0, result.output
-        assert "nano answers: the embedded model" in result.stderr
+        assert "no --model given: using nano, the embedded model" in result.stderr
         assert "warning" not in result.stderr
         assert result.stdout.startswith("answer: ")
         assert (tmp_path / "chain.png").stat().st_size > 1000
