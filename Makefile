@@ -20,8 +20,9 @@ docs: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-# Tests with third-party packages, each in its own environment under .integrations; see docs/reference/integrations.md. ONLY="swift verl"
-# runs only these tests. WRITE=1 writes the results to that page. Not part of .ci/run: it needs gigabytes and minutes.
+# Tests with third-party packages, each in its own environment under .integrations; see docs/reference/integrations.md.
+# ONLY="swift verl" runs only these tests. WRITE=1 writes the results to that page. Not part of .ci/run: it needs gigabytes
+# and minutes.
 test-integrations: $(READY)
 	WRITE=$(WRITE) $(BIN)/python -m pytest -m integration $(if $(ONLY),$(ONLY:%=tests/integration/test_%.py),tests/integration)
 

@@ -24,7 +24,7 @@ def _block(translator: Any, node: nodes.math_block) -> None:
 
 
 def _mathml(node: nodes.Element, *, block: bool) -> str:
-    """The formula; one that cannot be read is a warning and stands there as text."""
+    """Return the formula as MathML. A formula that docutils cannot read is a warning, and appears as its source."""
     code = node.astext()
     if block and r"\\" in toplevel_code(code):
         code = rf"\begin{{align*}}{code}\end{{align*}}"

@@ -42,7 +42,9 @@ def outputs(notebook: Any) -> list[list[tuple[str, str]]]:
             if output.output_type == "stream":
                 shown.append((output.name, output.text))
                 continue
-            shown += [(kind, "" if kind.startswith("image/") else data) for kind, data in output.data.items()]
+            # The forms of one output are a JSON object, whose order means nothing: nbformat sorts it when it writes.
+            forms = sorted(output.data.items())
+            shown += [(kind, "" if kind.startswith("image/") else data) for kind, data in forms]
         found.append(shown)
     return found
 
