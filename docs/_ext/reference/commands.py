@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from reference.text import markdown, paragraphs, sentence, split_default
-from sifthinker.cli.flags import bounds
+from sifthinker.cli.flags import Option
 from sifthinker.cli.main import main
 
 
@@ -94,14 +94,14 @@ def _option(option: click.Option) -> str:
     kind = option.type
     value = ""
     if not option.is_flag:
-        value = option.metavar or ("|".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else _metavar(kind))
+        choices = "|".join(map(str, kind.choices)) if isinstance(kind, click.Choice) else ""
+        value = option.metavar or choices or ("PATH" if isinstance(kind, click.Path) else "TEXT")
     text, default = split_default(option.help or "")
     facts = []
     if option.required:
         facts.append("Required.")
-    if isinstance(kind, click.IntRange | click.FloatRange):
-        limits = bounds(kind.min, kind.max, low_open=kind.min_open, high_open=kind.max_open)
-        facts.append(sentence(limits[:1].upper() + limits[1:]))
+    if isinstance(option, Option) and option.limits:
+        facts.append(sentence(option.limits[:1].upper() + option.limits[1:]))
     if option.multiple and "Repeatable" not in text:
         facts.append("Repeatable.")
     default = default or _default(option)
@@ -109,14 +109,6 @@ def _option(option: click.Option) -> str:
         facts.append(f"Default: {default}.")
     body = " ".join([sentence(markdown(text)), *facts]).strip()
     return f":::{{option}} {flags}{f' {value}' if value else ''}\n{body}\n:::"
-
-
-def _metavar(kind: click.ParamType) -> str:
-    if isinstance(kind, click.types.IntParamType):
-        return "N"
-    if isinstance(kind, click.types.FloatParamType):
-        return "NUMBER"
-    return "PATH" if isinstance(kind, click.Path) else "TEXT"
 
 
 def _default(option: click.Option) -> str:

@@ -8,7 +8,7 @@ import re
 _CODE = re.compile(r"(`[^`]+`)")
 _SPECIAL = re.compile(r"([\\*_\[\]<>{}$|#~])")
 _FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
-_DEFAULT = re.compile(r"\s*\[default( there)?: ([^\]]+)\]")
+_DEFAULT = re.compile(r"\s*\[default: ([^\]]+)\]")
 
 
 def markdown(text: str) -> str:
@@ -37,7 +37,7 @@ def split_default(text: str) -> tuple[str, str]:
     if found is None:
         return text, ""
     rest = _DEFAULT.sub("", text)
-    return rest, f"{'with a server, ' if found[1] else ''}{markdown(found[2])}"
+    return rest, markdown(found[1])
 
 
 def sentence(text: str) -> str:

@@ -47,20 +47,22 @@ class Option(click.Option):
             whole = isinstance(self.type, click.types.IntParamType)
             self.metavar = "N" if whole else "NUMBER" if isinstance(self.type, click.types.FloatParamType) else None
 
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return the names and the help, without click's notation for ranges and for defaults that are texts."""
-        record = super().get_help_record(ctx)
-        if record is None:
-            return None
-        names, text = record
-        text, bracket, facts = text.rpartition("  [")
+    @property
+    def limits(self) -> str:
+        """The range of the value in words, "" for none."""
+        kind = self.type
+        if not isinstance(kind, click.IntRange | click.FloatRange):
+            return ""
+        return bounds(kind.min, kind.max, low_open=kind.min_open, high_open=kind.max_open)
+
+    def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
+        """Return what the help adds in brackets. Click before 8.2 does not ask, and shows ranges in its own notation."""
+        extra = super().get_help_extra(ctx)
+        if self.limits:
+            extra["range"] = self.limits
         if isinstance(self.show_default, str):
-            facts = facts.replace(f"default: ({self.show_default})", f"default: {self.show_default}", 1)
-        if isinstance(self.type, click.IntRange | click.FloatRange):
-            kind = self.type
-            words = bounds(kind.min, kind.max, low_open=kind.min_open, high_open=kind.max_open)
-            facts = facts.replace(kind._describe_range(), words)
-        return names, f"{text}{bracket}{facts}"
+            extra["default"] = self.show_default
+        return extra
 
 
 def option(*names: str, **values: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
