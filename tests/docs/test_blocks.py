@@ -26,6 +26,7 @@ import yaml
 
 from sifthinker.cli.main import main
 from sifthinker.errors import ConfigError
+from sifthinker.records import Record
 
 from .conftest import ROOT
 
@@ -420,15 +421,24 @@ def test_yaml_is_valid_settings(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", of("json", "jsonl"))
-def test_json_is_json(block: Block) -> None:
+def test_json_is_json_and_records_are_records(block: Block) -> None:
+    for value in json_of(block):
+        if isinstance(value, dict) and {"image", "question", "answer", "boxes"} <= value.keys():
+            Record.from_json(value, block.where)
+
+
+def json_of(block: Block) -> list[Any]:
+    """The values of a block: one, or one a line."""
     try:
-        json.loads(block.text)
+        return [json.loads(block.text)]
     except json.JSONDecodeError:
+        values = []
         for number, line in enumerate(block.text.splitlines()):
             try:
-                json.loads(line or "0")
+                values.append(json.loads(line or "0"))
             except json.JSONDecodeError as error:
                 pytest.fail(f"{block.page.relative_to(ROOT)}:{block.line + number}: {error.msg}")
+        return values
 
 
 # --------------------------------------------------------------------------------------------------- faults that are found
