@@ -15,7 +15,7 @@ from sifthinker.errors import EXTRAS, MissingExtraError, SIFError
 # Command → (file, name in the file, short help). `sif --help` uses this table because importing the files is slow.
 # If a file is missing, its commands are missing too.
 _COMMANDS = {
-    "demo": ("lab", "demo", "Run the complete pipeline in minutes, on a CPU"),
+    "demo": ("lab", "demo", "Run the complete pipeline on a CPU"),
     "data": ("data", "data", "Build, check and browse chains of thought"),
     "train": ("train", "train_command", "Train a model with SFT or GRPO-SIF"),
     "plan": ("train", "plan", "Show what a training run needs, and check its config"),
@@ -78,7 +78,7 @@ def main() -> None:
     """Teach vision-language models to think with images.
 
     \b
-    sif demo                 run the complete pipeline, in minutes, on a laptop
+    sif demo                 run the complete pipeline on a laptop
     sif data build FILE      build chains of thought from questions with boxes
     sif train sft|grpo FILE  train a model on chains, as a config file describes
     sif think IMAGE "…"      answer a question and write the steps as a page
