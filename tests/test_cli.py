@@ -21,6 +21,7 @@ from PIL import Image
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import check_chain, parse_chain
 from sifthinker.cli.main import main
+from sifthinker.cli.terminal import bar
 from sifthinker.depth import DepthMap
 from sifthinker.records import read_examples
 from sifthinker.thinker import Thought
@@ -449,6 +450,20 @@ class TestBadInput:
         (tmp_path / "locked").mkdir(mode=0o500)
         result = sif("data", "paths", cats, "-o", tmp_path / "locked" / "o.jsonl")
         assert (result.exit_code, "cannot write" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_progress_bar_leaves_room_for_its_numbers(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    with bar("questions, after GRPO-SIF", 4000) as advance:
+        advance(900)
+    shown = capsys.readouterr().err
+    assert "questions, after GRPO-SIF" in shown
+    assert "900/4000" in shown
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
 
 
 def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,21 +168,25 @@ def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> str:
             return f"{task.speed:,.{0 if task.speed >= 10 else 2}f}/s" if task.speed else ""
 
+    console = Console(stderr=True)
+    # The bar takes what the words and numbers leave of the line. Rich would cut them to make room for the bar.
+    drawn = [BarColumn(None, table_column=Column(ratio=1, min_width=4))] if console.width >= 80 else []
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        *drawn,
         MofNCompleteColumn(),
         Speed(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console, expand=bool(drawn)) as progress:
         task = progress.add_task(title, total=total, words="")
 
         def advance(done: int, words: str = "", expected: int | None = total) -> None:

@@ -292,19 +292,26 @@ def _picture(card: Card, *, side: int = 220, gap: int = 14) -> Image.Image:
     shown = (max(1, round(width * scale)), max(1, round(height * scale)))
     layers = [thought.image] + ([thought.depth.coloured()] if thought.depth is not None else [])
     layers = [layer.resize(shown, Image.Resampling.LANCZOS) for layer in layers]
-    font, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    # Large for the panels: a picture of five columns is usually shown at about 60 % of its size.
+    large, medium, small = (ImageFont.load_default(size) for size in (22, 18, 15))
     steps = thought.steps or [((), thought.text)]
-    words = [_wrapped(text, small, side) for _, text in steps]
-    across = gap + len(steps) * (side + gap)
-    title = _wrapped(thought.question, font, across - 2 * gap)
+    across = gap + max(2, len(steps)) * (side + gap)
+    title = _wrapped(thought.question, large, across - 2 * gap)
     judged = {True: " (correct)", False: f" (wrong: {card.truth})", None: ""}[card.correct]
-    ending = _wrapped(f"Answer: {thought.answer or '(none)'}{judged}", font, across - 2 * gap)
-    top = gap + 22 * len(title) + 6
+    ending = _wrapped(f"Answer: {thought.answer or '(none)'}{judged}", large, across - 2 * gap)
+    words = [_wrapped(text, medium, side if len(steps) > 1 else across - 2 * gap) for _, text in steps]
+    title_line, word_line = 29, 24
+    top = gap + title_line * len(title) + 4
     below = top + len(layers) * (shown[1] + gap)
-    down = below + 18 * max(map(len, words)) + 8 + 22 * len(ending) + gap
-    picture = Image.new("RGB", (across, down), "white")
+    end = below + word_line * max(map(len, words)) + 8
+    picture = Image.new("RGB", (across, end + title_line * len(ending) + gap), "white")
     draw = ImageDraw.Draw(picture)
-    draw.multiline_text((gap, gap), "\n".join(title), "black", font, spacing=6)
+
+    def write(left: int, y: int, lines: Sequence[str], font: Any, line: int) -> None:
+        for number, text in enumerate(lines):
+            draw.text((left, y + number * line), text, "black", font)
+
+    write(gap, gap, title, large, title_line)
     for column, (regions, _) in enumerate(steps):
         left = gap + column * (side + gap)
         for row, layer in enumerate(layers):
@@ -317,12 +324,12 @@ def _picture(card: Card, *, side: int = 220, gap: int = 14) -> Image.Image:
                 if row and region.depth is not None:
                     pen.text((x1 + 5, y1 + 3), f"{region.depth:.2f}", colour, small, stroke_width=2, stroke_fill="white")
             picture.paste(panel, (left, top + row * (shown[1] + gap)))
-        draw.multiline_text((left, below), "\n".join(words[column]), "black", small, spacing=5)
-    draw.multiline_text((gap, below + 18 * max(map(len, words)) + 8), "\n".join(ending), "black", font, spacing=6)
+        write(left, below, words[column], medium, word_line)
+    write(gap, end, ending, large, title_line)
     return picture
 
 
-def _wrapped(text: str, font: Any, width: int, most: int = 12) -> list[str]:
+def _wrapped(text: str, font: Any, width: int, most: int = 16) -> list[str]:
     """Wrap a text into at most `most` lines of at most `width` pixels. Longer words and longer texts are cut."""
     lines = [""]
     for word in text[:2000].split():  # longer texts never fit
