@@ -458,10 +458,11 @@ def test_a_progress_bar_leaves_room_for_its_numbers(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     with bar("questions, after GRPO-SIF", 4000) as advance:
-        advance(900)
+        advance(900, "812 accepted, 88 rejected, 140 asked again, 1,130 requests, 2.25 USD")
     shown = capsys.readouterr().err
     assert "questions, after GRPO-SIF" in shown
     assert "900/4000" in shown
+    assert {"accepted,", "rejected,", "requests,", "USD"} <= set(shown.split())
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= width
 

@@ -138,7 +138,7 @@ def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: di
     with bar("chains", None) as advance, resumable():
 
         def progress(counts: Counts) -> None:
-            words = f"{counts.accepted} accepted, {counts.rejected.total()} rejected, {counts.corrected} corrected"
+            words = f"{counts.accepted} accepted, {counts.rejected.total()} rejected, {counts.corrected} asked again"
             advance(counts.done, f"{words}{describe_usage(counts.usage)}", left.expected)
 
         counts = build(settings, progress=progress, left=left)

@@ -156,8 +156,8 @@ def spinner(title: str) -> Iterator[None]:
 
 @contextmanager
 def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on standard error; yields advance(done, words, expected)."""
-    from rich.console import Console
+    """Show a progress bar on standard error, with words below it; yields advance(done, words, expected)."""
+    from rich.console import Console, RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -169,6 +169,12 @@ def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn,
     )
     from rich.table import Column
+    from rich.text import Text
+
+    class WithWords(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            yield from (Text(task.fields["words"]) for task in self.tasks if task.fields["words"])
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> str:
@@ -184,9 +190,8 @@ def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         Speed(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns, console=console, expand=bool(drawn)) as progress:
+    with WithWords(*columns, console=console, expand=bool(drawn)) as progress:
         task = progress.add_task(title, total=total, words="")
 
         def advance(done: int, words: str = "", expected: int | None = total) -> None:

@@ -49,7 +49,7 @@ class Counts:
     Args:
         accepted: accepted records.
         clipped: accepted records with clipped boxes.
-        corrected: records for which the teacher needed a correction.
+        corrected: accepted and rejected records whose teacher was asked again, after a reply that could not be used.
         rejected: reason code → rejected records.
         usage: usage of the teacher.
     """
