@@ -212,8 +212,13 @@ class AppSettings(AskSettings, DepthFiles):
 
     @model_validator(mode="after")
     def _second_is_named(self) -> Self:
-        if self.compare_base_url is not None and self.compare is None:
-            raise ValueError("compare_base_url needs compare (--compare), the name of the second model on that server")
+        for name in ("compare_base_url", "compare_api_key_env"):
+            if getattr(self, name) is not None and self.compare is None:
+                raise ValueError(f"{name} needs compare (--compare), the name of the second model on that server")
+        if self.compare_api_key_env is not None and not (self.compare_base_url or self.base_url):
+            raise ValueError(
+                "compare_api_key_env applies only to a model on a server. Set compare_base_url, or leave it out"
+            )
         return self
 
     @property

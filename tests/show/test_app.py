@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import httpx2
 import numpy as np
 import pytest
@@ -767,6 +768,8 @@ def test_the_command_serves_until_it_is_interrupted(tiny_vlm: Path, chains: Path
     ("words", "message"),
     [
         (["--compare-base-url", "http://127.0.0.1:1/v1"], "compare_base_url needs compare"),
+        (["--compare-api-key-env", "KEY"], "compare_api_key_env needs compare"),
+        (["--model", "a", "--compare", "b", "--compare-api-key-env", "KEY"], "Set compare_base_url"),
         (["--base-url", "http://127.0.0.1:1/v1"], "base_url needs model"),
         (["--model", "m", "--data", "nowhere"], "nowhere: cannot read"),
         (["--model", "m", "--depth", "nowhere", "--base-url", "http://127.0.0.1:1/v1"], "no such depth model"),
@@ -780,6 +783,12 @@ def test_what_the_command_cannot_do_is_one_line(
     done = CliRunner().invoke(main, ["app", *words])
     assert done.exit_code == 2
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_every_setting_of_the_page_is_an_option() -> None:
+    command = main.get_command(click.Context(main), "app")
+    assert command is not None
+    assert {option.name for option in command.params} >= set(AppSettings.model_fields)
 
 
 def test_the_second_model_has_the_settings_of_the_first() -> None:

@@ -23,7 +23,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
         "Questions": ["data", "images", "box_space", "show_choices"],
         "Depth": ["depth", *DepthFiles.model_fields],
         "Model": ["max_new_tokens", "max_pixels", "dtype"],
-        "Model on a server": [*SERVER_FIELDS[:1], "compare_base_url", *SERVER_FIELDS[1:]],
+        "Model on a server": [*SERVER_FIELDS[:1], "compare_base_url", *SERVER_FIELDS[1:], "compare_api_key_env"],
         "Page": ["host", "port", "max_upload"],
     },
 )
