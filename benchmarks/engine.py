@@ -49,7 +49,7 @@ class Instant:
     name = "instant"
 
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
-        return json.dumps({"thoughts": ["I look here."] * len(task.foci), "answer": task.record.answer})
+        return json.dumps({"thoughts": ["I look here."] * len(task.focuses), "answer": task.record.answer})
 
 
 def photos(count: int = 100) -> None:

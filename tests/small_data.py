@@ -158,7 +158,7 @@ class BlockTeacher:
         if "reason" not in extra:
             raise ConfigError(f"record {task.record.id!r} is not about blocks; their teacher knows no other")
         thoughts = []
-        for kind, regions in zip(task.kinds, task.foci, strict=True):
+        for kind, regions in zip(task.kinds, task.focuses, strict=True):
             depths = [f"{region.depth:.3f}" for region in regions if region.depth is not None]
             if kind == "target":
                 thoughts.append(str(extra["reason"]).format(*depths) if depths else f"I see {extra['subject']}.")

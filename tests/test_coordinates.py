@@ -391,4 +391,4 @@ def test_frames_name_every_coordinates_literal() -> None:
     from sifthinker.literals import Coordinates, Space
 
     assert set(get_args(Coordinates)) == {frame.space for frame in FRAMES} < set(get_args(Space))
-    assert all(re.search("[0-9]", frame.wanted) for frame in FRAMES)
+    assert all(re.search("[0-9]", frame.numbers) for frame in FRAMES)

@@ -97,7 +97,7 @@ RIGHT = """
         name = "scripted"
 
         async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
-            return f"{task.record.answer} {len(task.foci)} {[attempt.reply for attempt in earlier]}"
+            return f"{task.record.answer} {len(task.focuses)} {[attempt.reply for attempt in earlier]}"
 
 
     teachers: list[Teacher] = [
@@ -157,7 +157,7 @@ RIGHT = """
         frame: Frame = Resizer.of_model("a/model").frame((640, 480))
         areas += find_regions(render_chain(chain, frame=frame), frame=frame)
         verdict: Verdict = judge(find_answer(text) or "", "cat")
-        foci: tuple[Focus, ...] = expand(record, seed=1)
+        focuses: tuple[Focus, ...] = expand(record, seed=1)
         width, height = smart_resize((640, 480))
         unit = convert([[0, 0, 10, 10]], source="pixel", target="unit", size=(width, height))
         overlaps: list[float] = [f(unit, unit) for f in (set_iou, paired_iou, hierarchical_iou)]
@@ -168,7 +168,7 @@ RIGHT = """
             GroundingReward(correction="group")([text], [unit], id=["a"]),
             answer_reward([text], ["cat"]),
         ]
-        print(reading.answer, chain.answer, areas, verdict.score, foci, overlaps, score.value, graded)
+        print(reading.answer, chain.answer, areas, verdict.score, focuses, overlaps, score.value, graded)
         return [problem.code for problem in problems] + [user_prompt("What?", with_depth=False)]
 
 

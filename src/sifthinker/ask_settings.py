@@ -72,7 +72,7 @@ class AskSettings(Metered):
     max_new_tokens: PositiveInt = MAX_NEW_TOKENS
     """Maximum length of an answer, in tokens."""
     max_pixels: PositiveInt | None = None
-    """Maximum image area in pixels, for models that resize by area and for images sent to a server (4194304 by default)."""
+    """Maximum image area in pixels [default: the limit of the model's processor; 4194304 for images sent to a server]."""
     dtype: Dtype = "auto"
     """Data type of the weights; auto keeps the type of the checkpoint."""
     grammar: bool = False

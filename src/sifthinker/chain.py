@@ -652,7 +652,7 @@ def _read_region(item: object, with_depth: bool | None, frame: Frame) -> Region 
         if not isinstance(side, _Number):
             return "bad_box", f"bbox_2d must be four numbers, got {_kind(side)} in it"
         if not form.fullmatch(side):
-            return "number_form", f"bbox_2d must have {frame.wanted}, got {_excerpt(side)}"
+            return "number_form", f"bbox_2d must have {frame.numbers}, got {_excerpt(side)}"
         sides.append(float(side))
     if unit:
         if max(sides) > 1:
@@ -660,7 +660,7 @@ def _read_region(item: object, with_depth: bool | None, frame: Frame) -> Region 
     else:
         width, height = frame.scale
         if max(sides[0], sides[2]) > width or max(sides[1], sides[3]) > height:
-            return "box_range", f"bbox_2d must have {frame.wanted}, got {sides}"
+            return "box_range", f"bbox_2d must have {frame.numbers}, got {sides}"
     if not (sides[0] < sides[2] and sides[1] < sides[3]):
         return "box_order", f"bbox_2d must have x1 < x2 and y1 < y2, got {sides}"
     stated: float | None = None

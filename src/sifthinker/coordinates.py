@@ -29,7 +29,7 @@ DECIMALS = 3  # decimal places of fractions
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The coordinates of the boxes in a text.
+    """Coordinates of the boxes in one text: their space, and the image size for `resized`.
 
     Args:
         space: `unit`, fractions of width and height with at most 3 decimals; `per_mille`, whole numbers from 0 to 1000;
@@ -60,7 +60,7 @@ class Frame:
         return self.size or ((1000, 1000) if self.space == "per_mille" else (1, 1))
 
     @property
-    def wanted(self) -> str:
+    def numbers(self) -> str:
         """Valid numbers, in words."""
         if self.space == "unit":
             return f"numbers from 0 to 1 with at most {DECIMALS} decimals"
@@ -358,7 +358,7 @@ def note_learnt(tokenizer: Any, coordinates: Coordinates) -> None:
         tokenizer.init_kwargs[_LEARNT] = coordinates
 
 
-def learnt_by(tokenizer: Any) -> Coordinates | None:
+def recorded_coordinates(tokenizer: Any) -> Coordinates | None:
     """Return the coordinates that a model has learned for boxes, from its tokenizer; None if it stores none.
 
     Args:

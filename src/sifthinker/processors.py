@@ -30,7 +30,7 @@ def bound_area(processor: Any, max_pixels: int) -> str:
     """
     images = processor.image_processor
     if not resizes_by_area(images):
-        return what_is_done(images)
+        return describe_resizing(images)
     size = _size(images)
     most = max_pixels * _frames(images)
     images.size = type(images.size)(shortest_edge=min(size["shortest_edge"], most), longest_edge=most)
@@ -44,12 +44,12 @@ def resizes_by_area(images: Any) -> bool:
     return both and hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches")
 
 
-def what_is_done(images: Any) -> str:
+def describe_resizing(images: Any) -> str:
     """Describe how an image processor resizes images, as a phrase that follows its name.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> what_is_done(SimpleNamespace(size={"height": 896, "width": 896}))
+        >>> describe_resizing(SimpleNamespace(size={"height": 896, "width": 896}))
         'resizes every image to 896×896'
     """
     size, crop = _size(images), _size(images, "crop_size")

@@ -132,9 +132,9 @@ TEACHER_SYSTEM = (
 )
 
 
-def teacher_task(question: str, answer: str, foci: int) -> str:
+def teacher_task(question: str, answer: str, focuses: int) -> str:
     """Return the start of a teacher's task. The focuses follow, each as one `teacher_focus` and one image."""
-    return f"Question: {question}\nTrue answer: {answer}\nNumber of focuses: {foci}"
+    return f"Question: {question}\nTrue answer: {answer}\nNumber of focuses: {focuses}"
 
 
 def teacher_focus(index: int, regions: Sequence[Region]) -> str:

@@ -417,7 +417,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training sample, one JSON line of a dataset.
+    """One training example, one JSON line of a dataset.
 
     Image and depth paths are relative to the folder of the file. `read_examples` makes them absolute.
 

@@ -67,7 +67,7 @@ Item = Thought | Mapping[str, Any]
 
 
 def thought_to_json(thought: Thought, *, id: str = "", file: str = "") -> dict[str, Any]:
-    """Convert a thought to plain values in the format of this module's table.
+    """Convert a thought to plain values, in format 1 of docs/reference/files.md.
 
     Args:
         thought: the thought.

@@ -148,9 +148,9 @@ def _read_region(region: Any, frame: Frame, with_depth: bool) -> Region | tuple[
         return "bad_box", f"bbox_2d must be a list of four numbers, got {_kind(box)}"
     unit = frame.read(box)
     if frame.space != "unit" and max(map(abs, box)) <= 1 and any(side != int(side) for side in box):
-        return "box_range", f"bbox_2d: expected {frame.wanted}, got fractions: {box}"
+        return "box_range", f"bbox_2d: expected {frame.numbers}, got fractions: {box}"
     if not all(0 <= side <= 1 for side in unit):
-        return "box_range", f"bbox_2d: expected {frame.wanted}, got {box}"
+        return "box_range", f"bbox_2d: expected {frame.numbers}, got {box}"
     depth = region.get("depth") if with_depth else None
     if depth is not None and not _is_number(depth):
         return "bad_depth", f"depth must be a number, got {_kind(depth)}"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sifthinker.ask_settings import MAX_NEW_TOKENS
 from sifthinker.chain import Problem, Reading, Region, find_answer, read_completion
-from sifthinker.coordinates import UNIT, Frame, Resizer, default_for, learnt_by
+from sifthinker.coordinates import UNIT, Frame, Resizer, default_for, recorded_coordinates
 from sifthinker.depth import DepthMap
 from sifthinker.errors import ConfigError, ImageError
 from sifthinker.literals import Coordinates, ThinkProtocol
@@ -288,7 +288,7 @@ class LocalThinker(Thinker):
         self.model = model
         self.processor = processor
         self.max_new_tokens = max_new_tokens
-        learnt = learnt_by(processor.tokenizer)
+        learnt = recorded_coordinates(processor.tokenizer)
         self.coordinates = learnt or "unit"
         self._resizer = Resizer.of_processor(processor)
         native = learnt or default_for(str(getattr(model.config, "model_type", "")))

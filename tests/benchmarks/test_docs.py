@@ -7,33 +7,25 @@ import re
 from pathlib import Path
 
 from sifthinker.benchmarks import NAMES, benchmark
+from sifthinker.evaluation.benchmark import describe_lenient
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "benchmarks.md"
 BEGIN, END = "<!-- written by SIF_WRITE_DOCS=1 pytest tests/benchmarks/test_docs.py -->\n", "<!-- end -->"
-
-
-def _joined(names: list[str]) -> str:
-    """Return the names, without those of single datasets ("vsr HIoU" beside "HIoU")."""
-    common = [name for name in names if not any(name.endswith(f" {other}") for other in names)]
-    return ", ".join(common) + (", also of each dataset" if len(common) < len(names) else "")
 
 
 def test_the_page_says_what_there_is() -> None:
     lines = []
     for name in NAMES:
         found = benchmark(name)
-        hub = f"`{found.hub}`" if found.hub else "needs `--data`"
+        hub = f"`{found.hub}`" if found.hub else "only with `--data`"
         lines += [f"### `{name}`: {found.title}", ""]
         lines += [f"{found.source}. Files: {hub}. Splits: {found.splits_said}.", "", "| number | meaning |", "| --- | --- |"]
         lines += [f"| {headline.name} | {headline.about} |" for headline in found.headlines]
-        notes: dict[str, list[str]] = {}
-        for headline in found.headlines:
-            if headline.lenient_about:
-                notes.setdefault(headline.lenient_about, []).append(headline.name)
+        notes = describe_lenient((headline.name, headline.lenient_about) for headline in found.headlines)
         if len(notes) == 1:
-            lines += ["", f"Lenient: {next(iter(notes))}.", ""]
+            lines += ["", f"Lenient: {notes[0]}.", ""]
         else:
-            lines += ["", "Lenient:", "", *(f"- {_joined(names)}: {note}." for note, names in notes.items()), ""]
+            lines += ["", "Lenient:", "", *(f"- {note}." for note in notes), ""]
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     written, _, after = rest.partition(END)
     wanted = "\n".join(lines)

@@ -41,7 +41,7 @@ class Plain:
         if self.fail_after is not None and self.calls > self.fail_after:
             raise KeyboardInterrupt
         await asyncio.sleep(0.001 * (hash(task.record.id) % 3))
-        return json.dumps({"thoughts": ["I look here."] * len(task.foci), "answer": task.record.answer})
+        return json.dumps({"thoughts": ["I look here."] * len(task.focuses), "answer": task.record.answer})
 
 
 class Wrong(Plain):

@@ -28,7 +28,7 @@ class Corrected:
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
         if task.record.id in self.late and not earlier:
             return "no"
-        return json.dumps({"thoughts": ["I look here."] * len(task.foci), "answer": task.record.answer})
+        return json.dumps({"thoughts": ["I look here."] * len(task.focuses), "answer": task.record.answer})
 
 
 class Maps:

@@ -69,8 +69,8 @@ class Teacher:
     name = "test"
 
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str | Reply:
-        good = {"thoughts": ["I look."] * len(task.foci), "answer": task.record.answer}
-        last = len(task.foci) - 1
+        good = {"thoughts": ["I look."] * len(task.focuses), "answer": task.record.answer}
+        last = len(task.focuses) - 1
         match task.record.answer:
             case "not_json":
                 return "rubbish"

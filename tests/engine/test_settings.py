@@ -40,7 +40,7 @@ class Teacher:
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> str:
         self.asked += 1
         await asyncio.sleep(0)
-        return json.dumps({"thoughts": ["I look there."] * len(task.foci), "answer": task.record.answer})
+        return json.dumps({"thoughts": ["I look there."] * len(task.focuses), "answer": task.record.answer})
 
 
 def row(number: int, **change: Any) -> dict[str, Any]:

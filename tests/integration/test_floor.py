@@ -17,7 +17,7 @@ def floor() -> Environment:
 
 
 def test_private_parts(floor: Environment) -> None:
-    """The private parts that our trainers build on are there (tests/training/test_trl_private.py)."""
+    """The private parts that our trainers use exist (tests/training/test_trl_private.py)."""
     options = ["-p", "no:cacheprovider", "tests/training/test_trl_private.py"]
     done = floor.command(floor.python, "-m", "pytest", *options, cwd=ROOT)
     assert " passed" in done.stdout.splitlines()[-1]

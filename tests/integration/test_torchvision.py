@@ -65,7 +65,7 @@ def without(folder: Path, images: list[Path]) -> dict[str, np.ndarray]:
 
 
 def test_qwen_vl(torchvision: Environment, images: list[Path], real_model: Callable[[str], Path], tmp_path: Path) -> None:
-    """Qwen's processors with their part for videos, and ours without torchvision: same tokens, grids; pixels to a level."""
+    """Qwen's processors with and without torchvision give the same tokens and grids; pixels differ by one level at most."""
     found, full = run(torchvision, {family: real_model(family) for family in QWEN}, images, tmp_path)
     for family in QWEN:
         assert found[family]["videos"], family

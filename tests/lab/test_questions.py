@@ -39,12 +39,12 @@ def gold_chain(record: Record, question: WorldQuestion, seed: int) -> str:
     """The chain that the engine composes for a world record."""
     depth = scene_of(question).depth_reference
     path = expand(record, seed=seed, settings=Expansion(decimals=2))
-    foci = tuple(tuple(Region(box, round(float(depth.mean([box])[0]), 2)) for box in focus.boxes) for focus in path)
-    task = Task(record, foci, tuple(focus.kind for focus in path), lambda: pytest.fail("no image is needed"))
+    focuses = tuple(tuple(Region(box, round(float(depth.mean([box])[0]), 2)) for box in focus.boxes) for focus in path)
+    task = Task(record, focuses, tuple(focus.kind for focus in path), lambda: pytest.fail("no image is needed"))
     reply = asyncio.run(ScriptedTeacher().reply(task, ()))
     thoughts, problems = check_reply(reply, task)
     assert problems == []
-    steps = tuple(Step(regions, words) for regions, words in zip(foci, thoughts, strict=True))
+    steps = tuple(Step(regions, words) for regions, words in zip(focuses, thoughts, strict=True))
     return render_chain(Chain(steps, record.answer), decimals=2)
 
 

@@ -217,7 +217,7 @@ class TestRuns:
         """In the finished model, an adapter's checkpoint and what is merged from it; not in a model of plain fractions."""
         from sifthinker import evaluate, think
         from sifthinker.ask_settings import ThinkSettings
-        from sifthinker.coordinates import learnt_by
+        from sifthinker.coordinates import recorded_coordinates
         from sifthinker.evaluation.settings import EvalSettings
         from sifthinker.models import merge_adapter
         from sifthinker.training.sft import train_sft
@@ -226,7 +226,9 @@ class TestRuns:
         data, run = chains_in("per_mille"), tmp_path / "run"
         train_sft(sft_config(tiny_vlm, data, run, training=once, lora={"r": 2}))
         merge_adapter(run / "checkpoint-1", tmp_path / "merged")
-        assert [learnt_by(folder) for folder in (run, run / "checkpoint-1", tmp_path / "merged")] == ["per_mille"] * 3
+        assert [recorded_coordinates(folder) for folder in (run, run / "checkpoint-1", tmp_path / "merged")] == [
+            "per_mille"
+        ] * 3
         for folder in (run, run / "checkpoint-1"):  # the cards say so too
             assert "whole numbers from 0 to 1000 (coordinates `per_mille`)" in (folder / "README.md").read_text()
         asked = think(ThinkSettings(model=str(run), max_new_tokens=2), photo_folder / "cat.png", "What is it?")
@@ -235,7 +237,7 @@ class TestRuns:
         how = EvalSettings(data=str(chains_in("unit")), model=str(run), limit=1, max_new_tokens=2)
         assert {row.coordinates for row in evaluate(how).rows} == {"per_mille"}
         train_sft(sft_config(str(run), chains_in("unit"), tmp_path / "again", training=once))
-        assert learnt_by(tmp_path / "again") is None
+        assert recorded_coordinates(tmp_path / "again") is None
         assert "coordinates" not in (tmp_path / "again" / "README.md").read_text()
 
     def test_a_run_of_grpo_asks_held_out_questions_in_its_own_space(

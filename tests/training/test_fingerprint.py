@@ -88,6 +88,7 @@ def test_the_same_run_goes_on_wherever_its_data_and_model_lie(model: Path, data:
     ("change", "words"),
     [
         ({"limit": 5}, "limit was None, now 5"),
+        ({"sample": 5}, "sample was None, now 5"),
         ({"max_pixels": 9}, "max_pixels was None, now 9"),
         ({"freeze": "visual"}, r"freeze was \[\], now \['visual'\]"),
         ({"lora": {"r": 2}}, "lora was None, now"),

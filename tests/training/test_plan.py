@@ -408,6 +408,20 @@ class TestData:
     def test_a_limit(self, chains: Path) -> None:
         assert [len(load_examples(str(chains), limit)) for limit in (1, 5, 18, 99, None)] == [1, 5, 18, 18, 18]
 
+    def test_a_sample(self, chains: Path, tmp_path: Path) -> None:
+        names = [example.id for example in load_examples(str(chains))]
+        drawn = {size: [example.id for example in load_examples(str(chains), sample=size)] for size in (1, 6, 18, 99)}
+        assert list(map(len, drawn.values())) == [1, 6, 18, 18]
+        assert drawn[99] == drawn[18] == names
+        assert drawn[6] == [name for name in names if name in drawn[6]] != names[:6]
+        assert set(drawn[1]) < set(drawn[6])
+        shutil.copytree(chains, tmp_path, dirs_exist_ok=True)
+        rows = [json.loads(line) for line in (chains / "examples.jsonl").read_text().splitlines()]
+        unused = next(row for row in rows if row["id"] not in drawn[6])
+        unused["depth"] = "depth/none.png"  # what is not used may be missing
+        write_jsonl(tmp_path / "examples.jsonl", rows[::-1])
+        assert [example.id for example in load_examples(str(tmp_path), sample=6)] == drawn[6][::-1]
+
 
 def test_a_run_that_does_not_fit_this_machine(
     tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

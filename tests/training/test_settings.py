@@ -141,6 +141,8 @@ class TestRewards:
         ({"limit": "abc"}, "limit must be"),
         ({"limit": 0}, "limit must be"),
         ({"limit": True}, "limit must be"),
+        ({"sample": 0}, "sample must be"),
+        ({"limit": 5, "sample": 5}, "limit and sample both choose examples"),
         ({"max_pixels": 2.5}, "max_pixels must be"),
         ({"dtype": "float8"}, r"dtype must be one of auto, float32, .*, got 'float8'"),
         ({"dtype": "foo"}, "dtype must be"),

@@ -250,10 +250,10 @@ def data_check(
 ) -> None:
     """Check every line of DATASET, its images and its depth maps.
 
-    DATASET is a dataset folder, an examples file, or a JSON file of the paper's release. It can also be a file of records
-    for `sif data build`. Then the command reports unreadable records, missing images, images of another shape than stated,
-    and boxes that seem to be in another space than --box-space. It exits with 3 if there are findings; warnings do not
-    count.
+    DATASET is a dataset folder, an examples file, or a JSON file of the paper's release. It can also be a file of
+    records for `sif data build`. Then the command reports unreadable records, missing images, images whose shape
+    differs from the stated one, and boxes that seem to be in another space than --box-space. It exits with 3 if there
+    are findings; warnings do not count.
 
     \b
     Examples:

@@ -193,6 +193,7 @@ def published(
     Prints the benchmark's own metrics twice: with strict scoring, and as the official scorer counts (lenient).
     """
     from sifthinker.benchmarks import benchmark, place_of, read_benchmark
+    from sifthinker.evaluation.benchmark import describe_lenient
 
     name = str(ctx.info_name)
     found = benchmark(name)
@@ -201,7 +202,7 @@ def published(
         click.echo(f"{described.get_help()}\n\n{found.title}:\n")
         lines = [found.source, f"Splits: {found.splits_said}"]
         lines += [f"{headline.name}: {headline.about}" for headline in found.headlines]
-        lenient = dict.fromkeys(headline.lenient_about for headline in found.headlines if headline.lenient_about)
+        lenient = describe_lenient((headline.name, headline.lenient_about) for headline in found.headlines)
         lines += [f"Lenient: {about}" for about in lenient]
         click.echo("\n".join(click.wrap_text(line, 78, "  ", "    ") for line in lines))
         return

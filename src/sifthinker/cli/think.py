@@ -58,7 +58,8 @@ def think_command(
     """Answer QUESTION about IMAGE. Prints the steps and the answer, and writes them as a web page.
 
     With FOLDER, the question is asked about every image in the folder. FILE.jsonl and dataset folders contain their own
-    questions; for the format see `sif eval`. Both write thoughts as JSON lines, and a page beside them. To resume an
+    questions; for the format see `sif eval`. Both write thoughts as JSON lines, and beside them a page and an
+    evaluation file (.eval.json). To resume an
     interrupted command, repeat it.
 
     Without --model, the embedded model answers, without steps. It knows only the scenes of `sif world build`.

@@ -27,9 +27,10 @@ _SMALL_GIB = 0.1  # smaller amounts of memory are printed in MiB
 def train_command(stage: Any, config: Path, overrides: tuple[str, ...]) -> None:
     """Train a model as described in CONFIG, a YAML file.
 
-    Required keys of CONFIG: model, data, output. Other important keys: limit, max_pixels, lora, freeze, eval_data; for GRPO
-    also rewards, reward_terms, judge. The fields of TRL's SFTConfig or GRPOConfig are keys under training. The page
-    docs/reference/settings.md describes every key. `sif plan CONFIG` checks the file without training.
+    Required keys of CONFIG: model, data, output. Other important keys: limit, sample, max_pixels, lora, freeze,
+    eval_data; for GRPO also rewards, reward_terms, judge. The fields of TRL's SFTConfig or GRPOConfig are keys under
+    training. The page docs/reference/settings.md describes every key. `sif plan CONFIG` checks the file without
+    training.
 
     To resume an interrupted run, repeat the command. It continues from the newest checkpoint. OVERRIDES replace keys of
     CONFIG and are written --key value. Fields of TRL's config need no prefix: `--learning_rate 1e-5` is short for

@@ -61,7 +61,7 @@ class Composer:
         prepared = await in_thread(self._prepare, record)
         if isinstance(prepared, Reject):
             return prepared
-        task = Task(record, prepared.foci, tuple(focus.kind for focus in prepared.path), lambda: prepared.image)
+        task = Task(record, prepared.focuses, tuple(focus.kind for focus in prepared.path), lambda: prepared.image)
         explanation = await explain(self.teacher, task)
         return await in_thread(self._compose, prepared, explanation, out)
 
@@ -80,7 +80,7 @@ class Composer:
             depth = depth and depth.rounded()  # as stored in the dataset and measured by rewards
             frame = self._frame(image.size)
             path = expand(record, seed=self.seed, settings=self.expansion, frame=frame)
-            foci, digits = _state_depths(path, depth, self.expansion.decimals, frame)
+            focuses, digits = _state_depths(path, depth, self.expansion.decimals, frame)
         except (RecordError, ImageError) as error:
             return Reject(record.source, record.id, error.code, str(error))
         except DepthError as error:
@@ -88,7 +88,7 @@ class Composer:
         if depth is not None:
             depth.release()  # the teacher may take a long time
         suffix = source.suffix.lower() if as_it_is else ".png"
-        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, foci, digits, frame)
+        return _Prepared(record, suffix, data if as_it_is else None, digest, image, depth, path, focuses, digits, frame)
 
     def _frame(self, size: tuple[int, int]) -> Frame:
         """Return the frame of the chain for an image of this (width, height)."""
@@ -112,7 +112,7 @@ class Composer:
                 reason += f"; {ADVICE[code]}"
             return Reject(record.source, record.id, f"teacher_{code}", reason, attempts)
         try:
-            steps = tuple(Step(regions, text) for regions, text in zip(prepared.foci, explanation.thoughts, strict=True))
+            steps = tuple(Step(regions, text) for regions, text in zip(prepared.focuses, explanation.thoughts, strict=True))
             written = Chain(steps, record.answer)
             frame, decimals = prepared.frame, self.expansion.decimals
             chain = render_chain(written, decimals=decimals, depth_decimals=prepared.depth_decimals, frame=frame)
@@ -176,7 +176,7 @@ class _Prepared:
     image: Image.Image
     depth: DepthMap | None
     path: FocusPath
-    foci: tuple[tuple[Region, ...], ...]
+    focuses: tuple[tuple[Region, ...], ...]
     depth_decimals: int
     frame: Frame
 
@@ -200,11 +200,11 @@ def _state_depths(
     for digits in range(decimals, DECIMALS + 1):
         stated = [[round(max(mean, LEAST_DEPTH), digits) for mean in means.tolist()] for means in truths]
         if all(agrees(depths, means).all() for depths, means in zip(stated, truths, strict=True)):
-            foci = (
+            focuses = (
                 tuple(Region.within(frame, region.box, depth) for region, depth in zip(area, depths, strict=True))
                 for area, depths in zip(regions, stated, strict=True)
             )
-            return tuple(foci), digits
+            return tuple(focuses), digits
     raise RecordError(
         f"a region of the focus path is so near that no depth with {DECIMALS} decimals is within a tenth of the true mean, "
         "so its chain would not earn the depth reward",

@@ -25,7 +25,10 @@ BESIDE = tuple(f".depth{suffix}" for suffix in (".png", ".npy", ".npz", ".tiff",
 
 
 class DepthSource(Protocol):
-    """Returns the depth of a record's image, or None for RGB-only data. `name` goes into the provenance."""
+    """Interface of a depth source: the depth of a record's image, or None for RGB-only data.
+
+    `name` is written into each example's provenance.
+    """
 
     name: str
 
@@ -54,7 +57,8 @@ class NoDepth:
 
 
 class GivenDepth:
-    """Existing depth files: the file in the record, else `<stem>.depth.png` (or one of `BESIDE`) beside the image.
+    """Existing depth files: the file in the record, else `<stem>.depth.png` beside the image, or the same
+    with `.npy`, `.npz`, `.tiff`, `.tif` or `.pfm`.
 
     Args:
         encoding: meaning of the numbers in the files, see `DepthMap.read`.

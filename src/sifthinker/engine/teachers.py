@@ -94,13 +94,13 @@ class Task:
 
     Args:
         record: the record.
-        foci: the regions of each focus, first focus first.
+        focuses: the regions of each focus, first focus first.
         kinds: the kind of each focus, see `Focus`.
         load_image: loads the record's image.
     """
 
     record: Record
-    foci: tuple[tuple[Region, ...], ...]
+    focuses: tuple[tuple[Region, ...], ...]
     kinds: tuple[str, ...]
     load_image: Callable[[], Image.Image]
 
@@ -133,7 +133,9 @@ class Explanation:
 
 
 class Teacher(Protocol):
-    """Explains tasks. `name` goes into the provenance of every example.
+    """Interface of a teacher: puts focus paths into words.
+
+    `name` is written into each example's provenance.
 
     A teacher that costs money counts its use in an attribute `usage`, an `endpoint.Usage`. A teacher with connections is an
     asynchronous context manager, which the build enters.
@@ -204,8 +206,8 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
     if not isinstance(said, list) or len(thoughts) < len(said):
         return [], [("not_json", '"thoughts" must be a list of strings')]
     problems = []
-    if len(thoughts) != len(task.foci):
-        problems.append(("count", f"expected {len(task.foci)} thoughts, got {len(thoughts)}"))
+    if len(thoughts) != len(task.focuses):
+        problems.append(("count", f"expected {len(task.focuses)} thoughts, got {len(thoughts)}"))
     allowed = f"{task.record.question} {task.record.answer}".lower()
     for number, thought in enumerate(thoughts, 1):
         if not thought.strip():
@@ -277,8 +279,8 @@ def _conversation(
     """
     image = task.load_image().copy()
     image.thumbnail((max_side, max_side))
-    content = [{"type": "text", "text": teacher_task(task.record.question, task.record.answer, len(task.foci))}]
-    for number, regions in enumerate(task.foci, 1):
+    content = [{"type": "text", "text": teacher_task(task.record.question, task.record.answer, len(task.focuses))}]
+    for number, regions in enumerate(task.focuses, 1):
         content.append({"type": "text", "text": teacher_focus(number, regions)})
         content.append(shown(outline(image, regions)))
     messages = [{"role": "system", "content": said(TEACHER_SYSTEM)}, {"role": "user", "content": content}]
@@ -320,7 +322,7 @@ class OpenAITeacher(AbstractAsyncContextManager["OpenAITeacher"]):
 
     async def reply(self, task: Task, earlier: Sequence[Attempt]) -> Reply:
         messages = await in_thread(self._messages, task, earlier)
-        form = _response_format(len(task.foci))
+        form = _response_format(len(task.focuses))
         return await self._endpoint.chat(messages, **self._parameters, response_format=form)
 
     def _messages(self, task: Task, earlier: Sequence[Attempt]) -> list[dict[str, Any]]:
@@ -421,11 +423,11 @@ def outline(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
     return copy
 
 
-def _response_format(foci: int) -> dict[str, Any]:
+def _response_format(focuses: int) -> dict[str, Any]:
     schema = {
         "type": "object",
         "properties": {
-            "thoughts": {"type": "array", "items": {"type": "string"}, "minItems": foci, "maxItems": foci},
+            "thoughts": {"type": "array", "items": {"type": "string"}, "minItems": focuses, "maxItems": focuses},
             "answer": {"type": "string"},
         },
         "required": ["thoughts", "answer"],

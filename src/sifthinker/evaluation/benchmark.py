@@ -18,6 +18,29 @@ from sifthinker.evaluation.questions import Question
 from sifthinker.thinker import Thought
 
 
+def describe_lenient(numbers: Iterable[tuple[str, str]]) -> list[str]:
+    """Return how an official scorer is more lenient, one text for each rule. Several rules name their numbers.
+
+    Args:
+        numbers: (name of a number, its rule or "").
+    Example:
+        >>> describe_lenient([("accuracy", "any letter"), ("HIoU", "clipped boxes"), ("gqa HIoU", "clipped boxes")])
+        ['accuracy: any letter', 'HIoU, also of each dataset: clipped boxes']
+    """
+    rules: dict[str, list[str]] = {}
+    for name, rule in numbers:
+        if rule:
+            rules.setdefault(rule, []).append(name)
+    if len(rules) == 1:
+        return list(rules)
+    found = []
+    for rule, names in rules.items():
+        # "gqa HIoU" stands beside "HIoU".
+        common = [name for name in names if not any(name.endswith(f" {other}") for other in names)]
+        found.append(f"{', '.join(common)}{', also of each dataset' if len(common) < len(names) else ''}: {rule}")
+    return found
+
+
 class Unit(NamedTuple):
     """One value that enters the mean of a number: the value of a question, or of a pair of questions.
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from sifthinker import __version__
 from sifthinker.chain import TAG, find_regions
-from sifthinker.coordinates import UNIT, Frame, frame_stated, learnt_by
+from sifthinker.coordinates import UNIT, Frame, frame_stated, recorded_coordinates
 from sifthinker.depth import DepthReading
 from sifthinker.endpoint import Usage
 from sifthinker.errors import (
@@ -28,7 +28,7 @@ from sifthinker.errors import (
     ModelError,
     RecordError,
 )
-from sifthinker.evaluation.benchmark import Benchmark, Number
+from sifthinker.evaluation.benchmark import Benchmark, Number, describe_lenient
 from sifthinker.evaluation.completions import Looks
 from sifthinker.evaluation.metrics import METRICS, Result, Row, all_groups, measure, summarise
 from sifthinker.evaluation.questions import Question, identity_of, questions_root, read_questions
@@ -86,9 +86,9 @@ class Evaluation:
 
     @property
     def lenient_notes(self) -> list[str]:
-        """How the benchmark's official scorer is more lenient, without duplicates."""
+        """How the benchmark's official scorer is more lenient; see `describe_lenient`."""
         table = (self.benchmark or {}).get("table", {})
-        return list(dict.fromkeys(one["lenient_about"] for one in table.values() if one["lenient_about"]))
+        return describe_lenient((name, one["lenient_about"]) for name, one in table.items())
 
     @property
     def metrics(self) -> dict[str, str]:
@@ -323,10 +323,10 @@ def _told_estimators(questions: Sequence[Question]) -> dict[str, Any]:
 def _learnt(thinker: Thinker | None, settings: EvalSettings | None) -> Coordinates | None:
     """Return the coordinates that a model's files record: those of the loaded model, else of the model in the settings."""
     if thinker is not None:
-        return learnt_by(thinker.processor.tokenizer) if isinstance(thinker, LocalThinker) else None
+        return recorded_coordinates(thinker.processor.tokenizer) if isinstance(thinker, LocalThinker) else None
     if settings is None or settings.model is None or settings.base_url is not None:
         return None
-    return learnt_by(settings.model)
+    return recorded_coordinates(settings.model)
 
 
 @dataclass(frozen=True, slots=True)

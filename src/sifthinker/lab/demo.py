@@ -26,14 +26,14 @@ SIZE = Schedule()
 
 _SUMMARY = (
     "The base model is nano, with three million parameters. It was pretrained on small scenes: which objects they "
-    "contain, where the objects are, and how far away. It answers questions directly. The demo trained it on {chains:,} "
-    "chains of thought ({sft_steps} steps of SFT), and then on {practised} of the questions ({grpo_steps} steps of "
-    "GRPO-SIF, with 8 completions per question). The metrics come from {questions} questions about scenes that no model "
-    "has seen. Half of these questions combine a question type, a colour and a shape in a way that does not occur in the "
-    "training data. Guessing would score about 0.38. The examples below are the first test question of each family. In "
-    "the folder of this page, right.png shows a typical correct answer and wrong.png a typical wrong answer. Each has the "
-    "median final HIoU of its kind. The correct answer comes from the question families in which the model is better than "
-    "chance."
+    "contain, where the objects are, and how far away. It answers questions directly. The demo trained it on "
+    "{chains:,} chains of thought ({sft_steps} steps of SFT with {sft_batch} chains each), and then on {practised} of "
+    "the questions ({grpo_steps} steps of GRPO-SIF, with 8 completions per question). The metrics come from "
+    "{questions} questions about scenes that no model has seen. Half of these questions combine a question type, a "
+    "colour and a shape in a way that does not occur in the training data. Guessing would score about 0.38. The "
+    "examples below are the first test question of each family. In the folder of this page, right.png shows a typical "
+    "correct answer and wrong.png a typical wrong answer. Each has the median final HIoU of its kind. The correct "
+    "answer comes from the question families in which the model is better than chance."
 )
 
 
@@ -101,7 +101,8 @@ def _page(lab: Lab, rows: dict[str, list[Row]]) -> str:
         for title, of_model in rows.items()
     }
     summary = _SUMMARY.format(
-        chains=size.sft_steps * size.sft_batch,
+        chains=min(size.questions, size.sft_steps * size.sft_batch),
+        sft_batch=size.sft_batch,
         sft_steps=size.sft_steps,
         practised=size.grpo_questions,
         grpo_steps=size.grpo_steps,

@@ -90,7 +90,7 @@ ARMS = {
         Arm("rgb", "SFT and GRPO-SIF, RGB only", grpo={}, data="rgb"),
         Arm(
             "release",
-            "SFT and GRPO-SIF, the release's expansion and pair IoU",
+            "SFT and GRPO-SIF, the release's expansion and paired IoU",
             grpo={"reward_terms": {"denominator": "min", "depth_repeats": True}},
             data="release",
         ),

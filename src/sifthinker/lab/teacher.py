@@ -29,7 +29,7 @@ class ScriptedTeacher:
                 f"record {task.record.id!r} is not from the embedded world, and the scripted teacher works only for that "
                 "world; use --teacher openai"
             )
-        thoughts = [_thought(kind, regions, extra) for kind, regions in zip(task.kinds, task.foci, strict=True)]
+        thoughts = [_thought(kind, regions, extra) for kind, regions in zip(task.kinds, task.focuses, strict=True)]
         return json.dumps({"thoughts": thoughts, "answer": task.record.answer})
 
 

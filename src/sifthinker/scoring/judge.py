@@ -72,8 +72,8 @@ class ModelJudge:
     endpoint: Endpoint
     cache: str | os.PathLike[str] | None = None
     counts: JudgeCounts = field(default_factory=JudgeCounts)
-    _max_tokens: int = field(default=_A_NUMBER, repr=False)
-    _refusals: int = field(default=0, repr=False)  # requests refused before one was answered
+    _max_tokens: int = field(default=_A_NUMBER, init=False, repr=False)
+    _refusals: int = field(default=0, init=False, repr=False)  # requests refused before one was answered
 
     def judge_all(self, items: Sequence[Claim]) -> list[Verdict | None]:
         """Judge several answers at once; works in notebooks too.

@@ -35,7 +35,7 @@ REASONS: dict[str, str] = {
     "judged_token_f1": "the answer shares only some words with the right answer, or none",
     "judged_model": "the judge model judged the answer wrong",
     "no_area": "the completion has no area that can be read",
-    "no_depth": "the sample has no depth in these regions, so the completion has no depth reward",
+    "no_depth": "the example has no depth in these regions, so the completion has no depth reward",
     "depth_off": "a stated depth is more than a tenth from the true mean",
 }
 
@@ -147,7 +147,7 @@ def score_completion(
     Args:
         text: the completion.
         reference: the ground truth.
-        previous: mean answer score of this sample's group at its last visit; None on the first visit.
+        previous: mean answer score of this example's group at its last visit; None on the first visit.
         denominator: see `boxes.paired_iou`.
         opened: see `chain.read_completion`.
     Raises:

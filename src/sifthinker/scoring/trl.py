@@ -35,7 +35,7 @@ Completion = str | Sequence[Mapping[str, Any]]
 
 
 class Ledger:
-    """Mean answer score of each sample's group at its last visit, keyed by sample id."""
+    """Mean answer score of each example's group at its last visit, keyed by example id."""
 
     def __init__(self, means: Mapping[str, float] | None = None) -> None:
         self._means = dict(means or {})

@@ -24,7 +24,7 @@ from PIL import Image
 
 from sifthinker.ask_settings import AppSettings, DepthFiles
 from sifthinker.chain import Region
-from sifthinker.coordinates import learnt_by
+from sifthinker.coordinates import recorded_coordinates
 from sifthinker.depth import DepthMap, DepthReading, agrees
 from sifthinker.engine.estimators import ModelDepth
 from sifthinker.errors import BudgetError, ConfigError, DepthError, ImageError, SIFError, need
@@ -107,7 +107,7 @@ class Asker:
         """Return the coordinates to request: the chosen ones, those that the model learned, or those of a dataset."""
         chosen = self.settings.coordinates
         if chosen is None and isinstance(self.thinker, LocalThinker):
-            chosen = learnt_by(self.thinker.processor.tokenizer)
+            chosen = recorded_coordinates(self.thinker.processor.tokenizer)
         return coordinates_of([question], chosen) if question and self.settings.protocol == "chain" else chosen
 
     def check_budget(self) -> None:

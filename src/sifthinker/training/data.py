@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from heapq import nsmallest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +15,25 @@ from sifthinker.prompts import user_prompt
 from sifthinker.records import Example, read_examples, write_choices
 
 
-def load_examples(path: str, limit: int | None = None) -> list[Example]:
+def load_examples(path: str, limit: int | None = None, sample: int | None = None) -> list[Example]:
     """Read the examples of a dataset folder or file, with absolute image paths.
 
+    Args:
+        path: the folder or file.
+        limit: use only the first N examples.
+        sample: use only N examples, drawn at random, in the order of the file. The draw depends on nothing but their ids: it
+            is the same each time, and a smaller draw is part of a larger one.
     Raises:
         RecordError: a file is missing, a line is malformed, there is no example, or the examples cannot be trained together.
     """
-    examples = []
-    for example in read_examples(path):
+    examples = list(islice(read_examples(path), limit))
+    if sample is not None:
+        drawn = nsmallest(sample, range(len(examples)), key=lambda index: _ticket(examples[index].id))
+        examples = [examples[index] for index in sorted(drawn)]
+    for example in examples:
         for file in (*example.images, *([example.depth] if example.depth else [])):
             if not Path(file).is_file():
                 raise RecordError(f"{path}: example {example.id!r}: file {file} does not exist", "missing_image")
-        examples.append(example)
-        if len(examples) == limit:
-            break
     if not examples:
         raise RecordError(f"{path}: contains no example", "no_example")
     if len({example.depth is None for example in examples}) > 1:
@@ -40,6 +48,10 @@ def load_examples(path: str, limit: int | None = None) -> list[Example]:
             "mixed_coordinates",
         )
     return examples
+
+
+def _ticket(name: str) -> bytes:
+    return hashlib.blake2b(name.encode()).digest()
 
 
 def sft_dataset(examples: list[Example], *, answers_only: bool = False, end: str = "") -> Any:

@@ -267,7 +267,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     config = config.for_stage("grpo")
     check_vllm(config)
     make_folder(config.output)
-    examples = load_examples(config.data, config.limit)
+    examples = load_examples(config.data, config.limit, config.sample)
     weights = config.weights
     if examples[0].depth is None:
         # RGB-only data has no depth to score.

@@ -20,7 +20,7 @@ from sifthinker.chain import check_chain, read_completion
 from sifthinker.coordinates import Resizer
 from sifthinker.errors import BoxError, ConfigError
 from sifthinker.models import end_tokens, load_processor, special_tokens
-from sifthinker.processors import cropped_share, image_fault, what_is_done
+from sifthinker.processors import cropped_share, describe_resizing, image_fault
 from sifthinker.prompts import asked_coordinates
 from sifthinker.records import Example
 from sifthinker.scoring.rewards import reference_from, score_completion
@@ -84,7 +84,7 @@ def make_plan(config: TrainSettings, stage: Stage, defaults: dict[str, Any], *, 
     arguments = trainer_arguments(config, stage, defaults, on_gpu=None if gpu_gib is None else True)
     if stage == "grpo":
         check_vllm(config, here=False)
-    examples = load_examples(config.data, config.limit)
+    examples = load_examples(config.data, config.limit, config.sample)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     return plan_run(config, stage, arguments, examples, processor, estimate=True, gpu_gib=gpu_gib)
 
@@ -405,8 +405,8 @@ def crop_problems(examples: Sequence[Example], processor: Any, sizes: Mapping[st
     images = processor.image_processor
     return [
         f"the model does not see {lost.mean():.0%} of the area of the ground-truth boxes, and sees less than half of "
-        f"{(lost > 0.5).sum():,} of {len(lost):,} boxes: its {type(images).__name__} {what_is_done(images)}. Pad the images "
-        "to squares before you build the data, or use a model that sees complete images"
+        f"{(lost > 0.5).sum():,} of {len(lost):,} boxes: its {type(images).__name__} {describe_resizing(images)}. Pad the "
+        "images to squares before you build the data, or use a model that sees complete images"
     ]
 
 
@@ -506,7 +506,7 @@ def _visit_notes(config: TrainSettings, arguments: Any, examples: int) -> list[s
     often = "once" if f"{visits:.2g}" == "1" else f"{visits:.2g} times"
     return [
         f"the run visits each example {often}, so the progress term of the answer reward has no effect: it "
-        "compares with the visit before. Set num_train_epochs to 2 or more, or use fewer examples (limit)"
+        "compares with the visit before. Set num_train_epochs to 2 or more, or use fewer examples (sample)"
     ]
 
 

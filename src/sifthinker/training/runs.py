@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.integrations import unset_hf_deepspeed_config
 
 from sifthinker import __version__
-from sifthinker.coordinates import learnt_by
+from sifthinker.coordinates import recorded_coordinates
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, make_folder, to_json
 from sifthinker.fingerprint import data_fingerprint, model_fingerprint
@@ -192,7 +192,7 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
     check_saving(trainer)
     table, stop = quiet(trainer, title), _StopAfterStep()
     trainer.add_callback(stop)
-    learnt = learnt_by(trainer.processing_class.tokenizer)
+    learnt = recorded_coordinates(trainer.processing_class.tokenizer)
     trainer.add_callback(_Cards(config, title, learnt))
     checkpoint = _last_checkpoint(config.output)
     try:
@@ -289,7 +289,7 @@ def model_card(
         config: settings of the run.
         title: title of the stage.
         history: log entries of the trainer.
-        coordinates: box coordinates that the model learned to write, see `coordinates.learnt_by`.
+        coordinates: box coordinates that the model learned to write, see `coordinates.recorded_coordinates`.
     """
     last: dict[str, float] = {}
     for entry in history:
@@ -392,7 +392,19 @@ def claim_parts(output: str | Path, settings: Mapping[str, Any]) -> None:
 
 
 # The settings that identify a run. All others, such as the learning rate, may change when a run is resumed.
-_IDENTITY = ("stage", "model", "data", "limit", "answers_only", "max_pixels", "freeze", "lora", "rewards", "reward_terms")
+_IDENTITY = (
+    "stage",
+    "model",
+    "data",
+    "limit",
+    "sample",
+    "answers_only",
+    "max_pixels",
+    "freeze",
+    "lora",
+    "rewards",
+    "reward_terms",
+)
 _LENGTHS = ("max_steps", "num_train_epochs")
 
 

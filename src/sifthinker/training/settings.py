@@ -108,6 +108,9 @@ class TrainSettings(Settings):
     """Folder for checkpoints, the final model and the history."""
     limit: PositiveInt | None = None
     """Use only the first N examples."""
+    sample: PositiveInt | None = None
+    """Use only N examples, drawn at random. The draw depends on their ids alone, so every run and every seed has the same
+    N."""
     dtype: Dtype = "float32"
     """Data type of the weights: a torch dtype name or `auto`. Small updates of bfloat16 weights are lost to rounding, except
     with `lora`."""
@@ -217,6 +220,12 @@ class TrainSettings(Settings):
         if value and not any({**_ALL_REWARDS, **value}.values()):
             raise ValueError("every reward has weight 0, so the run would learn nothing; give one a weight above 0")
         return {**_ALL_REWARDS, **value}
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Self:
+        if self.limit is not None and self.sample is not None:
+            raise ValueError("limit and sample both choose examples; remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_train(self) -> Self:

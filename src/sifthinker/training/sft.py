@@ -38,7 +38,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     """
     make_folder(config.output)
     arguments = trainer_arguments(config, "sft", DEFAULTS)
-    examples = load_examples(config.data, config.limit)
+    examples = load_examples(config.data, config.limit, config.sample)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     if not config.answers_only:
         note_learnt(processor.tokenizer, examples[0].coordinates)
