@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from docutils import nodes
+
 from sifthinker import __version__
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -42,3 +44,15 @@ html_copy_source = False
 # Summaries are fetched, which a browser refuses for pages that were opened from disk.
 html_show_search_summary = False
 html_math_renderer = "mathml"
+
+
+def mark_options(app: object, doctree: nodes.document, *_: object) -> None:
+    """Give options such as `--no-files` a class, so that the style can keep them on one line."""
+    for code in doctree.findall(nodes.literal):
+        if code.astext().startswith("-") and " " not in code.astext():
+            code["classes"].append("option")
+
+
+def setup(app: object) -> None:
+    """Connect `mark_options`."""
+    app.connect("doctree-resolved", mark_options)  # type: ignore[attr-defined]

@@ -467,6 +467,10 @@ def test_a_progress_bar_leaves_room_for_its_numbers(
     assert max(map(len, shown.splitlines())) <= width
 
 
+def test_a_mistake_of_sif_eval_names_its_command() -> None:
+    assert "Try 'sif eval --help' for help." in CliRunner().invoke(main, ["eval", "x", "--nope"], prog_name="sif").stderr
+
+
 def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sifthinker.engine import build
 
@@ -476,7 +480,7 @@ def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(build.Engine, "build", interrupt)
     result = sif("data", "build", cats, "-o", cats.parent / "out", "--model", "m")
     assert result.exit_code == 130
-    assert "to resume, repeat the command" in result.stderr
+    assert result.stderr.splitlines()[-1] == "sif: interrupted; to resume, repeat the command"
 
 
 def commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Context]]:

@@ -81,6 +81,12 @@ def test_a_json_list_and_a_folder_of_images(photo_folder: Path, tmp_path_factory
     assert first.image_name(photo_folder) == "cat.png"
 
 
+def test_a_missing_folder_of_images_is_named(photo_folder: Path) -> None:
+    path = write(photo_folder, PLAIN)
+    with pytest.raises(RecordError, match=r"photoz: no such image folder\. Set --images to an existing folder"):
+        read_questions(path, images=photo_folder / "photoz")
+
+
 def test_records_are_questions(photo_folder: Path) -> None:
     row = {"id": "a", **PLAIN, "answer": "cat", "boxes": [[0, 0, 1, 1]], "dataset": "d", "source": "s:1", "notes": ["n"]}
     assert one(photo_folder, **row).answers == ("cat",)

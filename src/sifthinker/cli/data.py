@@ -46,7 +46,7 @@ class _PathsFile(Settings):
     """JSONL file to write."""
 
 
-@data.command("paths", short_help="Write focus paths, without images or a teacher", cls=Command)
+@data.command("paths", short_help="Write focus paths, without a teacher", cls=Command)
 @click.argument("file")
 @click_options(BuildSettings, {"Images and output": ["images"]})
 @click_options(_PathsFile, {"Images and output": ["output"]}, into="written")

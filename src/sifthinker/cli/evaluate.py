@@ -126,7 +126,19 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command("DATASET", cls=Command)
+class _DatasetContext(click.Context):
+    """The context of the command without a name."""
+
+    @property
+    def command_path(self) -> str:
+        return super().command_path.rstrip()
+
+
+class _Dataset(Command):
+    context_class = _DatasetContext
+
+
+@click.command("DATASET", cls=_Dataset)
 @click.argument("data", metavar="DATASET")
 @click_options(
     EvalSettings,

@@ -67,8 +67,8 @@ class Sif(click.Group):
                 raise
             click.echo(f"sif: {MissingExtraError('this command', name)}", err=True)
             ctx.exit(FAILED)
-        except KeyboardInterrupt:
-            click.echo("\nsif: interrupted", err=True)
+        except KeyboardInterrupt as interruption:
+            click.echo("\n" + "; ".join(["sif: interrupted", *map(str, interruption.args)]), err=True)
             ctx.exit(130)
 
 

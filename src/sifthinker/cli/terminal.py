@@ -117,12 +117,11 @@ def print_metrics(models: Mapping[str, Any], metrics: Iterable[str], title: str 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Print how to resume if the user interrupts the work in this block."""
+    """Let an interruption of the work in this block say how to resume it."""
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("\nsif: to resume, repeat the command", err=True)
-        raise
+        raise KeyboardInterrupt("to resume, repeat the command") from None
 
 
 def quiet_libraries() -> None:

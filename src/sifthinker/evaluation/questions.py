@@ -243,6 +243,8 @@ def read_questions(
         RecordError: the file is missing or has no question, a question is malformed, an id is repeated, or a path leaves
             the folder; the message gives the place.
     """
+    if images is not None and not Path(images).is_dir():
+        raise RecordError(f"{images}: no such image folder. Set --images to an existing folder", "missing_file")
     where = examples_file(path) if Path(path).is_dir() else Path(path)
     found: list[Question] = []
     first: dict[str, str] = {}
