@@ -501,5 +501,6 @@ def test_the_help_of_a_command_fits_a_screen_or_is_grouped(name: str, context: c
     shown = context.get_help()
     headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert len(shown.splitlines()) <= 40 or len(headings) >= 4, shown
+    assert not [line for line in shown.splitlines() if re.match(" +sif ", line) and len(line) > 80]  # examples
     words = re.sub(r"(\[ARGS\]|\[OVERRIDES\]|RESULTS)\.\.\.", "", shown)
     assert "..." not in words, "a summary is cut off"

@@ -41,7 +41,8 @@ def app_command(given: dict[str, Any]) -> None:
     Examples:
       sif app
       sif app --model runs/grpo --compare runs/sft --data chains
-      sif app --model Qwen/Qwen2.5-VL-7B-Instruct --base-url http://127.0.0.1:8000/v1 --protocol structured
+      sif app --model Qwen/Qwen2.5-VL-7B-Instruct \\
+          --base-url http://127.0.0.1:8000/v1 --protocol structured
     """
     settings = AppSettings.from_values(given)
     from sifthinker.errors import need

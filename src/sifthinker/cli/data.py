@@ -126,7 +126,8 @@ def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: di
     \b
     Examples:
       sif data build questions.jsonl -o chains --model gpt-4o
-      sif data build configs/sif50k.yaml -o chains --budget 20 --prompt-price 2.5 --completion-price 10
+      sif data build configs/sif50k.yaml -o chains \\
+          --budget 20 --prompt-price 2.5 --completion-price 10
     """
     from sifthinker.engine.build import UNMATCHED, build
     from sifthinker.engine.recipe import Left

@@ -67,8 +67,10 @@ def think_command(
     \b
     Examples:
       sif think kitchen.jpg "What colour is the mug?" --model runs/grpo
-      sif think kitchen.jpg "What colour is the mug?" --model Qwen/Qwen2.5-VL-7B-Instruct --direct
-      sif think photos/ "How many people are there?" --model runs/grpo -o people.jsonl
+      sif think kitchen.jpg "What colour is the mug?" \\
+          --model Qwen/Qwen2.5-VL-7B-Instruct --direct
+      sif think photos/ "How many people are there?" \\
+          --model runs/grpo -o people.jsonl
     """
     if question is not None and not question.strip():
         raise click.UsageError("QUESTION is blank. Write a question")
