@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from sifthinker import depth_files
 from sifthinker.boxes import round_boxes
 from sifthinker.chain import check_chain, parse_chain
 from sifthinker.cli.main import main
@@ -465,6 +466,19 @@ def test_a_progress_bar_leaves_room_for_its_numbers(
     assert {"accepted,", "rejected,", "requests,", "USD"} <= set(shown.split())
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= width
+
+
+def test_a_warning_is_labelled(photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 16-bit file without a mark may be depth or disparity."""
+    monkeypatch.setattr(depth_files, "_warned", set())
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    Image.fromarray(ramp).save(photo_folder / "cat.depth.png")
+    record = {"id": "cat", "image": "cat.png", "question": "What is it?", "answer": "cat", "boxes": [[0.1, 0.2, 0.6, 0.8]]}
+    path = write_rows(photo_folder / "records.jsonl", [record])
+    with serve(explain) as (url, _):
+        result = sif("data", "build", path, "-o", photo_folder / "out", "--base-url", url, "--model", "m", "--allow-rejects")
+    (line,) = [line for line in result.stderr.splitlines() if "no sifthinker mark" in line]
+    assert line.startswith("warning: ")
 
 
 def test_a_mistake_of_sif_eval_names_its_command() -> None:

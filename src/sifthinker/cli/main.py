@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -26,6 +29,24 @@ _COMMANDS = {
     "rewards": ("evaluate", "rewards", "Score completions with the rewards of GRPO-SIF"),
     "world": ("lab", "world", "Embedded world: scenes, questions and a tiny model"),
 }
+
+
+class _Warnings(logging.Handler):
+    """Prints what the package logs, with its level: `warning: …`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+
+
+@contextmanager
+def _labelled_warnings() -> Iterator[None]:
+    """Print the package's warnings with a label while a command runs. Python itself would print them without one."""
+    logger, handler = logging.getLogger("sifthinker"), _Warnings(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class Sif(click.Group):
@@ -57,7 +78,8 @@ class Sif(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; end it with a message and an exit status on an error or an interruption."""
         try:
-            return super().invoke(ctx)
+            with _labelled_warnings():
+                return super().invoke(ctx)
         except SIFError as error:
             click.echo(f"sif: {error}", err=True)
             ctx.exit(FAILED)
