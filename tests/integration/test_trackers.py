@@ -49,7 +49,7 @@ def test_trackio(run, chains: Path, tmp_path: Path) -> None:
 
 def test_wandb(run) -> None:
     """`report_to: wandb` with `log_completions` is refused, because TRL fails with it."""
-    assert "use report_to: trackio" in run("wandb")
+    assert "Use report_to: trackio" in run("wandb")
     failed = run("wandb", "anyway")
     assert failed is not None, "TRL can do it now: take the refusal out of training/settings.py"
     assert "Data row contained incompatible types" in failed

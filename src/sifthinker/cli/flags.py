@@ -56,7 +56,7 @@ class Option(click.Option):
         return bounds(kind.min, kind.max, low_open=kind.min_open, high_open=kind.max_open)
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
-        """Return what the help adds in brackets. Click before 8.2 does not ask, and shows ranges in its own notation."""
+        """Return what the help adds in brackets."""
         extra = super().get_help_extra(ctx)
         if self.limits:
             extra["range"] = self.limits
