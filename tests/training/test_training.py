@@ -230,7 +230,9 @@ class TestSFT:
 
         # 64 completions of 4 a prompt are 16 prompts, and there are 3; an SFT batch of 4 would be left out.
         few = grpo_config(tiny_vlm, chains, tmp_path / "run", limit=3, training={"per_device_train_batch_size": 64})
-        with pytest.raises(ConfigError, match="a step needs 16 prompts, but the data has 3; use smaller batches or more"):
+        with pytest.raises(
+            ConfigError, match="a step needs 16 prompts, but the data has 3; lower per_device_train_batch_size"
+        ):
             train_grpo(few)
         dropped = sft_config(tiny_vlm, chains, tmp_path / "run", limit=3, training={"dataloader_drop_last": True})
         with pytest.raises(

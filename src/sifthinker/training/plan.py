@@ -48,7 +48,8 @@ class Plan:
         memory_gib: label → estimate for one process, in GiB. The generation cache is freed before gradients and activations
             are allocated.
         problems: problems, each with a fix; empty if nothing is wrong.
-        refusals: the problems that stop a run from starting, because it would learn nothing.
+        refusals: the problems that stop a run from starting, because it would learn nothing. docs/howto/troubleshooting.md
+            lists them.
         notes: remarks that are not problems.
         end: end token that SFT adds to every completion, see `data.missing_end`.
     """
@@ -119,7 +120,6 @@ def plan_run(
         "longest prompt": f"{longest:,} tokens, images included (example {turned[lengths.prompts.index(longest)].id!r})",
         "longest answer" if config.answers_only else "longest ground-truth chain": f"{most_said:,} tokens",
     }
-    refusals += step_problems(arguments, stage, len(examples))
     problems: list[str] = []
     notes: list[str] = []
     gold = {example.id: gold_completion(example, processor, **template) for example in examples[:_DRY_RUN]}
@@ -150,6 +150,7 @@ def plan_run(
                 f"the model's chat template writes no end token after an answer. SFT adds {end!r} to every completion; "
                 "otherwise the model would not learn to stop"
             )
+    refusals += step_problems(arguments, stage, len(examples))
     notes += _length_notes(lengths, turned, config)
     plan = Plan(facts, {}, refusals + problems, refusals, notes, end)
     if estimate:
@@ -447,7 +448,10 @@ def step_problems(arguments: Any, stage: Stage, examples: int) -> list[str]:
         needed = arguments.per_device_train_batch_size * arguments.world_size if arguments.dataloader_drop_last else 1
         unit = "examples, because of dataloader_drop_last"
     if needed > examples:
-        return [f"a step needs {needed} {unit}, but the data has {examples}; use smaller batches or more data"]
+        return [
+            f"a step needs {needed} {unit}, but the data has {examples}; lower per_device_train_batch_size"
+            f"{' or gradient_accumulation_steps' if stage == 'grpo' else ''}, or use more data"
+        ]
     return []
 
 
