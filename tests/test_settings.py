@@ -106,6 +106,18 @@ class TestReading:
         made = Job.from_yaml(path, ["steps=2", "rate=3", "adapter.rank=4", "timeout-s=5"], given={"rate": 6.0})
         assert (made.steps, made.rate, made.timeout_s, made.adapter) == (2, 6.0, 5.0, Adapter(rank=4))
 
+    def test_a_fault_of_what_is_given_names_the_option(self, tmp_path: Path) -> None:
+        path = tmp_path / "job.yaml"
+        path.write_text("model: m\nrate: fast\n")
+        with pytest.raises(ConfigError) as caught:
+            Job.from_yaml(path, ["steps=x"], given={"timeout_s": -1.0})
+        assert sorted(str(caught.value).splitlines()) == [
+            "  --timeout must be a positive number, got -1.0",
+            f"  {path}: rate must be a positive number, got 'fast'",
+            "  override steps must be a positive whole number, got 'x'",
+            "3 faults",
+        ]
+
     def test_an_override_of_text_is_text(self, tmp_path: Path) -> None:
         path = tmp_path / "job.yaml"
         path.write_text("model: m\n")

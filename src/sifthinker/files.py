@@ -79,6 +79,20 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """Check that a folder exists or can be made, without making it.
+
+    Raises:
+        SIFError: a file has this path or is one of its parents, or the folder is not writable.
+    """
+    folder = Path(path)
+    near = next(place for place in (folder, *folder.parents) if place.exists())
+    if not near.is_dir() or not os.access(near, os.W_OK):
+        fault = "not writable" if near.is_dir() else "not a folder"
+        raise SIFError(f"{folder}: cannot make the folder: {near} is {fault}. Choose another output")
+    return folder
+
+
 def to_json(value: Any) -> str:
     """Return a value as one line of JSON: deterministic, without spaces, not ASCII-escaped. NaN is an error."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

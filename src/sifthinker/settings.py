@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class _OurErrors(ModelMetaclass):
             try:
                 return super().__call__(**values)
             except ValidationError as error:
-                raise _config_error(cls, error, values, cls.__name__) from None
+                raise _faults_error(cls, error, values, Origin(cls.__name__)) from None
 
 
 class Settings(BaseModel, metaclass=_OurErrors):
@@ -110,17 +111,25 @@ class Settings(BaseModel, metaclass=_OurErrors):
 
         Args:
             path: the file.
-            overrides: `key=value` texts that override the file. The key is dotted (`lora.r=8`), the value is YAML.
-            given: fields that override both, as from a command line.
+            overrides: `key=value` texts that override the file. The key is dotted (`lora.r=8`), the value is YAML. Messages
+                name a key as it is written here, so a command line writes `--key=value`.
+            given: fields that override both, as from the options of a command line.
         Raises:
             ConfigError: the file is missing or not YAML, or a value is invalid. The message gives the place.
         """
+        return cls.validated(*cls.gathered(path, overrides, given))
+
+    @classmethod
+    def gathered(
+        cls, path: str | os.PathLike[str], overrides: Iterable[str] = (), given: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], Origin]:
+        """Return the values that `from_yaml` validates, and where they come from. See there for arguments and errors."""
         if isinstance(overrides, str):
             raise ConfigError(f"overrides must be a list of key=value texts, got text {overrides!r}. Write [{overrides!r}]")
         values = read_yaml(path)
-        for override in overrides:
-            cls.override(values, override)
-        return cls.from_values({**cls.placed(values, Path(path)), **(given or {})}, where=str(path))
+        said = {cls.override(values, override): _label(override) for override in overrides}
+        said |= {(name,): option_names(name, cls.model_fields[name])[-1] for name in given or {} if name in cls.model_fields}
+        return {**cls.placed(values, Path(path)), **(given or {})}, Origin(str(path), said)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
@@ -132,10 +141,19 @@ class Settings(BaseModel, metaclass=_OurErrors):
         Raises:
             ConfigError: invalid values.
         """
+        return cls.validated(values, Origin(where))
+
+    @classmethod
+    def validated(cls, values: Mapping[str, Any], origin: Origin) -> Self:
+        """Return settings from plain values, like `from_values`.
+
+        Raises:
+            FaultsError: invalid values.
+        """
         try:
-            return cls.model_validate(dict(values), context={"where": where})
+            return cls.model_validate(dict(values), context={"where": origin.where})
         except ValidationError as error:
-            raise _config_error(cls, error, values, where) from None
+            raise _faults_error(cls, error, values, origin) from None
 
     @classmethod
     def expect(cls, settings: object) -> None:
@@ -154,20 +172,20 @@ class Settings(BaseModel, metaclass=_OurErrors):
         return f"{key}: {cls.GONE[key]}" if key in cls.GONE else None
 
     @classmethod
-    def override(cls, values: dict[str, Any], override: str) -> None:
-        """Write one `key=value` override into plain values.
+    def override(cls, values: dict[str, Any], override: str) -> tuple[str, ...]:
+        """Write one `key=value` or `--key=value` override into plain values. Return the path that it is written to.
 
         Raises:
             ConfigError: the text is not `key=value`, or the value is not YAML.
         """
-        key, separator, text = override.partition("=")
+        key, separator, text = override.removeprefix("--").partition("=")
         if not separator or not key:
             raise ConfigError(f"override {override!r}: expected key=value")
-        path = cls.locate(key.replace("-", "_").split("."))
+        path = tuple(cls.locate(key.replace("-", "_").split(".")))
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+            raise ConfigError(f"{_label(override)}: the value is not YAML: {error}") from None
         annotation = _annotation_at(cls, path)
         if not isinstance(value, str | None) and {leaf.kind for leaf in _leaves(annotation)} <= {str}:
             value = text  # a folder may have the name 2024
@@ -177,6 +195,7 @@ class Settings(BaseModel, metaclass=_OurErrors):
                 at[part] = {}
             at = at[part]
         at[path[-1]] = value
+        return path
 
     @classmethod
     def locate(cls, path: Sequence[str]) -> Sequence[str]:
@@ -290,6 +309,12 @@ class Flag:
         self.names = names
         self.metavar = metavar
         self.default = default
+
+
+def option_names(name: str, item: FieldInfo) -> tuple[str, ...]:
+    """Return the names of a field's option on the command line, the long one last."""
+    flag = next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
+    return flag.names or (f"--{name.replace('_', '-')}",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,14 +464,84 @@ def as_number(text: str) -> float | str:
 # --------------------------------------------------------------------------------------------------------------- faults
 
 
-class _Fault(NamedTuple):
+class Fault(NamedTuple):
+    """One fault of some settings.
+
+    Args:
+        place: path of the faulty value or key; empty for the settings as a whole.
+        words: message without the place, from `: ` or ` must be` on.
+        unknown: whether the last part of the place is an unknown key, which `words` names.
+    """
+
     place: tuple[Any, ...]
     words: str
+    unknown: bool = False
+
+    def told(self, below: int = 0, name: str = "") -> str:
+        """Return the message. `name` replaces the first `below` parts of the place."""
+        inside = _spell(self.place[below : len(self.place) - self.unknown])
+        return f"{': '.join(filter(None, (name, inside)))}{self.words}".removeprefix(": ").strip()
 
 
-def _config_error(settings: type[Settings], error: ValidationError, values: Mapping[str, Any], where: str) -> ConfigError:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where plain values come from, for messages.
+
+    Args:
+        where: place of the values, for example a file; "" for none.
+        overrides: path of a value that does not come from there → how the user wrote its key, such as `--lora.r`.
+    """
+
+    where: str = ""
+    overrides: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+
+    def error(self, faults: Sequence[Fault]) -> FaultsError:
+        """Return one error for all faults: at least one."""
+        told = [self._told(fault) for fault in faults]
+        (where, first), *rest = told
+        if not rest:
+            lines = first
+        else:
+            where = where if all(place == where for place, _ in rest) else ""
+            shown = (f"{place}: {line}" if place and not where else line for place, line in told)
+            lines = f"{len(told)} faults" + "".join(f"\n  {line}" for line in shown)
+        error = FaultsError(f"{where}: {lines}" if where else lines)
+        error.faults = tuple(faults)
+        return error
+
+    def _told(self, fault: Fault) -> tuple[str, str]:
+        """Return (place of the values, "" if an override has the fault; message)."""
+        place = fault.place
+        above = max((path for path in self.overrides if place[: len(path)] == path), key=len, default=None)
+        if above is not None:
+            return "", fault.told(len(above), self.overrides[above])
+        # A fault of a section may be due to an override of one of its keys, and not to the file alone.
+        words = fault.told()
+        below = [
+            name
+            for path, name in self.overrides.items()
+            if path[: len(place)] == place and re.search(rf"\b{re.escape(path[0])}\b", words)
+        ]
+        return " with ".join(filter(None, (self.where, ", ".join(below)))), words
+
+
+class FaultsError(ConfigError):
+    """A `ConfigError` that lists the faults of some settings."""
+
+    faults: tuple[Fault, ...] = ()
+
+
+def _label(override: str) -> str:
+    """Return how messages name an override: `--lora.r` as on a command line, or else `override lora.r`."""
+    key = override.partition("=")[0]
+    return key if key.startswith("--") else f"override {key}"
+
+
+def _faults_error(
+    settings: type[Settings], error: ValidationError, values: Mapping[str, Any], origin: Origin
+) -> FaultsError:
     """Return one error for all faults that pydantic found."""
-    faults: dict[tuple[Any, ...], str] = {}
+    faults: dict[tuple[Any, ...], Fault] = {}
     missing: dict[tuple[Any, ...], list[str]] = {}
     for found in error.errors(include_url=False):
         if found["type"] == "missing":
@@ -455,21 +550,9 @@ def _config_error(settings: type[Settings], error: ValidationError, values: Mapp
             continue
         place, annotation, rest = _follow(settings, found["loc"])
         fault = _fault(found, place, annotation, rest, values)
-        faults.setdefault(fault.place, fault.words)
-    lines = [f"{_spell(place)}: lacks {', '.join(names)}".removeprefix(": ") for place, names in missing.items()]
-    lines += faults.values()
-    return faults_error(where, lines)
-
-
-def faults_error(where: str, faults: Sequence[str]) -> ConfigError:
-    """Return one error for all faults of some settings.
-
-    Args:
-        where: place of the settings, for example a file; "" for none.
-        faults: at least one message.
-    """
-    lines = faults[0] if len(faults) == 1 else f"{len(faults)} faults" + "".join(f"\n  {fault}" for fault in faults)
-    return ConfigError(f"{where}: {lines}" if where else lines)
+        faults.setdefault(fault.place, fault)
+    lacking = [Fault(place, f": lacks {', '.join(names)}") for place, names in missing.items()]
+    return origin.error([*lacking, *faults.values()])
 
 
 def _follow(settings: type[Settings], loc: Sequence[Any]) -> tuple[tuple[Any, ...], Any, tuple[Any, ...]]:
@@ -488,19 +571,16 @@ def _follow(settings: type[Settings], loc: Sequence[Any]) -> tuple[tuple[Any, ..
     return tuple(place), annotation, ()
 
 
-def _fault(found: Any, place: tuple[Any, ...], annotation: Any, rest: tuple[Any, ...], values: Mapping[str, Any]) -> _Fault:
-    at = _spell(place)
+def _fault(found: Any, place: tuple[Any, ...], annotation: Any, rest: tuple[Any, ...], values: Mapping[str, Any]) -> Fault:
     if found["type"] in ("extra_forbidden", "invalid_key") or (rest and rest[-1] == "[key]"):
-        return _Fault((*place, rest[0]), f"{at}: {_unknown(annotation, rest[0])}".removeprefix(": "))
+        return Fault((*place, rest[0]), f": {_unknown(annotation, rest[0])}", unknown=True)
     value = _value_at(values, place, found["input"])
     if found["type"] == "value_error" and not isinstance(found["ctx"]["error"], _OtherKindError):
         words = str(found["ctx"]["error"])
-        if words.startswith("must "):
-            return _Fault(place, f"{at} {words}, got {_shown(value)}")
-        return _Fault(place, f"{at}: {words}".removeprefix(": "))
+        return Fault(place, f" {words}, got {_shown(value)}" if words.startswith("must ") else f": {words}")
     if value is None:
-        return _Fault(place, f"{at} has no value. Write one, or remove the key")
-    return _Fault(place, f"{at} must be {_wanted(annotation)}, got {_shown(value)}".removeprefix(" "))
+        return Fault(place, " has no value. Write one, or remove the key")
+    return Fault(place, f" must be {_wanted(annotation)}, got {_shown(value)}")
 
 
 def _unknown(annotation: Any, key: Any) -> str:

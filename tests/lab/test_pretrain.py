@@ -339,11 +339,11 @@ class TestWhoseRun:
 
     def test_a_folder_of_sft_is_refused_and_the_other_way_round(self, tmp_path: Path, untrained: list[str]) -> None:
         from sifthinker.errors import ConfigError
-        from sifthinker.training.runs import claim
+        from sifthinker.training.runs import claim, record
         from sifthinker.training.settings import make_config
 
         config = make_config({"model": "nano", "data": "d", "output": tmp_path / "sft"}, "sft")
-        claim(config, "sft")
+        record(config, claim(config, "sft"))
         (tmp_path / "sft" / "checkpoint-1").mkdir()
         with pytest.raises(ConfigError, match="stage was 'sft', now 'pretrain'"):
             self.run(tmp_path / "sft")

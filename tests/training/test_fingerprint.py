@@ -67,9 +67,10 @@ def test_weights_of_one_shape_with_other_numbers(model: Path, whole: bool, monke
 
 def begun(model: Path, data: Path, output: Path) -> None:
     """A run that was interrupted after its first checkpoint."""
-    from sifthinker.training.runs import claim
+    from sifthinker.training.runs import claim, record
 
-    assert claim(make_config({"model": model, "data": data, "output": output}, "sft"), "sft")
+    config = make_config({"model": model, "data": data, "output": output}, "sft")
+    record(config, claim(config, "sft"))
     (output / "checkpoint-1").mkdir()
 
 
@@ -97,10 +98,10 @@ def test_the_same_run_goes_on_wherever_its_data_and_model_lie(model: Path, data:
     ],
 )
 def test_what_makes_a_run_another_one(model: Path, data: Path, tmp_path: Path, change: dict, words: str) -> None:
-    from sifthinker.training.runs import claim
+    from sifthinker.training.runs import claim, record
 
     values = {"model": model, "data": data, "output": tmp_path / "run"}
-    assert claim(make_config(values, "grpo"), "grpo")
+    record(make_config(values, "grpo"), claim(make_config(values, "grpo"), "grpo"))
     (tmp_path / "run" / "checkpoint-1").mkdir()
     with pytest.raises(ConfigError, match=f"contains another run: {words}"):
         claim(make_config({**values, **change}, "grpo"), "grpo")
@@ -146,7 +147,7 @@ def test_other_content_at_the_same_path_is_another_run(
 def test_a_run_of_an_older_version_goes_on(
     model: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from sifthinker.training.runs import claim
+    from sifthinker.training.runs import claim, record
 
     begun(model, data, tmp_path / "run")
     path = tmp_path / "run" / "run.json"
@@ -155,7 +156,7 @@ def test_a_run_of_an_older_version_goes_on(
     path.write_text(json.dumps(older))
     config = make_config({"model": model, "data": data, "output": tmp_path / "run"}, "sft")
     with caplog.at_level(logging.WARNING):
-        assert claim(config, "sft")
+        record(config, claim(config, "sft"))
     assert "is from an older version and has no fingerprint of data" in caplog.text
     assert "changed settings" not in caplog.text
     caplog.clear()

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -37,6 +38,7 @@ from sifthinker.training.plan import (  # noqa: E402
     precision_problems,
     report_problems,
     reward_problems,
+    step_problems,
     template_problems,
 )
 from sifthinker.training.settings import guess_stage, make_config, trainer_arguments  # noqa: E402
@@ -194,9 +196,11 @@ class TestProblems:
 
         (problem,) = sft(60).problems
         longest = int(re.search(r"the longest example \((\d+) tokens\)", problem).group(1))
-        assert "chains of 18 examples would be cut off" in problem
+        assert "the chains of all 18 examples would be cut off, so the model could not learn to end a chain" in problem
+        assert sft(60).refusals == [problem]  # every chain has lost its end
         assert sft(longest).problems == sft(None).problems == []
         (problem,) = sft(longest - 1).problems
+        assert sft(longest - 1).refusals == []
         assert (
             f"is too small for the longest example ({longest} tokens): the chains of 6 " in problem
         )  # of the longest family
@@ -221,23 +225,62 @@ class TestProblems:
         cut, shortened = length_problems(turned, lengths, 21)
         assert ("the first is 'c'" in cut[0], "chains of 1 example would" in shortened[0]) == (True, True)
         assert "set max_length to at least 35" in cut[0]
+        # Of every one, a part is left: 1, 2 and 3 tokens of 5.
+        cut, shortened = length_problems(turned, Lengths(prompts=[22, 21, 20], completions=[5, 5, 5]), 23, "answer")
+        assert ("the answers of all 3 examples would be cut off" in cut[0], len(cut), shortened) == (True, 1, [])
 
     @pytest.mark.parametrize(
         ("numbers", "words"),
         [
-            # completions at once, group, longest ground-truth chain, most tokens, examples, prompts a step
-            ((8, 4, 100, 100, 18, 2), []),
-            ((8, 4, 101, 100, 18, 2), ["set it to at least 117"]),
-            ((2, 4, 100, 100, 18, 2), []),
-            ((6, 4, 100, 100, 18, 3), ["unevenly"]),
-            ((8, 4, 100, 100, 2, 2), []),
-            ((8, 4, 100, 100, 1, 2), ["the data has 1"]),
+            # completions at once, group, ground-truth chains, most tokens
+            ((8, 4, [100, 99], 100), []),
+            ((8, 4, [101, 99], 100), ["chains of 1 of 2 examples do not fit.* Set it to at least 117"]),
+            ((2, 4, [100], 100), []),
+            ((6, 4, [100], 100), ["unevenly"]),
         ],
     )
-    def test_batches_by_hand(self, numbers: tuple[int, ...], words: list[str]) -> None:
+    def test_batches_by_hand(self, numbers: tuple[Any, ...], words: list[str]) -> None:
         found = _batch_problems(*numbers)
         assert len(found) == len(words)
-        assert all(word in problem for word, problem in zip(words, found, strict=True))
+        assert all(re.search(word, problem) for word, problem in zip(words, found, strict=True))
+
+    @pytest.mark.parametrize(
+        ("stage", "training", "examples", "words"),
+        [
+            ("grpo", {}, 2, []),  # 8 completions, 4 for each prompt
+            ("grpo", {}, 1, ["a step needs 2 prompts, but the data has 1; "]),
+            ("grpo", {"gradient_accumulation_steps": 3}, 5, ["a step needs 6 prompts, but the data has 5; "]),
+            ("sft", {}, 1, []),
+            ("sft", {"dataloader_drop_last": True}, 4, []),
+            ("sft", {"dataloader_drop_last": True}, 3, ["a step needs 4 examples, because of dataloader_drop_last, but "]),
+            ("sft", {"max_steps": 0}, 4, ["max_steps is 0"]),
+            ("sft", {"max_steps": -1, "num_train_epochs": 0}, 4, ["num_train_epochs is 0"]),
+            ("sft", {"max_steps": -1, "num_train_epochs": 0.5}, 4, []),
+        ],
+    )
+    def test_runs_without_a_step(self, tmp_path: Path, stage: str, training: dict, examples: int, words: list[str]) -> None:
+        values = {
+            "model": "m",
+            "data": "d",
+            "output": tmp_path,
+            "training": {**(GRPO if stage == "grpo" else SFT), **training},
+        }
+        arguments = trainer_arguments(make_config(values, stage), stage, {})
+        found = step_problems(arguments, stage, examples)
+        assert [problem[: len(start)] for problem, start in zip(found, words, strict=True)] == words
+
+    def test_a_run_without_a_step_is_refused(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        plan = checked(grpo_run(tiny_vlm, chains, tmp_path, per_device_train_batch_size=96))
+        assert [refusal[:24] for refusal in plan.refusals] == ["a step needs 24 prompts,"]
+        assert plan.refusals[0] in plan.problems
+
+    def test_direct_answers_are_no_chains(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        values = {"model": tiny_vlm, "data": chains, "output": tmp_path / "run", "training": SFT}
+        chain, answer = (checked(make_config({**values, "answers_only": alone}, "sft"), "sft") for alone in (False, True))
+        assert "longest ground-truth chain" in chain.facts
+        assert "longest answer" not in chain.facts
+        assert "longest ground-truth chain" not in answer.facts
+        assert 1 < int(answer.facts["longest answer"].split()[0]) < 10
 
     @pytest.mark.parametrize(
         ("training", "times"),
@@ -295,8 +338,8 @@ class TestProblems:
     def test_refusals_stop_a_run_and_problems_do_not(self, caplog: pytest.LogCaptureFixture) -> None:
         report_problems(Plan({}, {}, ["a problem"], [], ["a note"]))
         assert [record.getMessage() for record in caplog.records] == [
-            "before the first step: a note",
-            "before the first step: a problem",
+            "note: a note",
+            "warning: a problem",
         ]
         with pytest.raises(ConfigError, match=r"^a reason$"):
             report_problems(Plan({}, {}, ["a reason", "a problem"], ["a reason"]))
@@ -478,6 +521,7 @@ def test_the_command(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
 def test_the_stage_is_the_one_whose_keys_a_config_has(tmp_path: Path, name: str, text: str, stage: str) -> None:
     (tmp_path / name).write_text(f"model: m\n{text}\n")
     assert guess_stage(tmp_path / name) == stage
+    assert guess_stage(tmp_path / name, ["--rewards.depth=0"]) == "grpo"
 
 
 def test_merging_a_checkpoint(tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:

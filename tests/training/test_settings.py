@@ -301,6 +301,19 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_our_keys_and_trls_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: m\ndata: d\noutput: o\nmuon_lrr: 1\njudge: 5\ntraining: {lerning_rate: 1}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: 3 faults") as caught:
+        load_config(path, "sft")
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == [
+        "judge must be keys and values, got 5",
+        "unknown key 'muon_lrr'; did you mean 'muon_lr'?",
+        "training: unknown key 'lerning_rate'; did you mean 'learning_rate'?",
+    ]
+    with pytest.raises(ConfigError, match=r"^o: 2 faults"):
+        make_config({**BASE, "limit": 0, "rewards": {"depth": 0}}, "sft", where="o")
+
+
 def test_settings_made_in_python_are_checked_before_they_reach_trl() -> None:
     made = TrainSettings(model="m", data="d", output="o", training={"learning_rat": 1})
     with pytest.raises(ConfigError, match=r"^training: unknown key 'learning_rat'; did you mean 'learning_rate'"):
@@ -363,6 +376,39 @@ def test_an_override_is_held_against_our_keys_too(tmp_path: Path, override: str,
     path = write(tmp_path, "model: m\ndata: d\noutput: o\n")
     with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
         load_config(path, "sft", [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--rewards.dept=0"], "--rewards.dept: unknown key 'dept'; did you mean 'depth'?"),
+        (["rewards.dept=0"], "override rewards.dept: unknown key 'dept'; did you mean 'depth'?"),
+        (["--lerning-rate=1"], "--lerning-rate: unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        (["--reward_terms.correction=of"], "--reward_terms.correction must be one of own, group, off, got 'of'"),
+        (["--max_steps=many"], "--max_steps must be a whole number, got 'many'"),
+        (["--lora={rank: 4}"], "--lora: unknown key 'rank'; known keys are alpha, dropout, r, target"),
+        (["--lora={r: 0}"], "--lora: r must be a positive whole number, got 0"),
+        (["--answers_only=true"], "--answers_only is a setting of SFT, and this is a GRPO-SIF run; leave it out"),
+        (["--dtype=float32", "--sample=5"], "{} with --sample: limit and sample both choose examples; remove one of them"),
+        (
+            ["--muon_lr=1", "--rewards.dept=0", "--max_step=1"],
+            "4 faults\n  {}: lora: unknown key 'rank'; known keys are alpha, dropout, r, target\n"
+            "  --rewards.dept: unknown key 'dept'; did you mean 'depth'?\n"
+            "  --max_step: unknown key 'max_step'; did you mean 'max_steps'?\n"
+            "  {}: training.bf16 must be true or false, got 3",
+        ),
+    ],
+)
+def test_a_fault_of_an_override_names_the_override_and_not_the_file(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    faulty = "lora: {rank: 1}\ntraining: {bf16: 3}\n" if len(overrides) > 2 else ""
+    path = write(tmp_path, f"model: m\ndata: d\noutput: o\nlimit: 4\n{faulty}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, "grpo", overrides)
+    shown = str(caught.value).splitlines()
+    assert sorted(shown) == sorted(message.replace("{}", str(path)).splitlines())
+    assert shown[0] == message.replace("{}", str(path)).splitlines()[0]
 
 
 def test_nothing_like_an_override_names_few(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ class TestSFT:
     def test_what_is_finished_is_not_trained_again(
         self, tiny_vlm: Path, chains: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        from sifthinker.training.runs import claim
+        from sifthinker.training.runs import claim, record
         from sifthinker.training.sft import train_sft
 
         def config(**training: object) -> object:
@@ -192,8 +192,8 @@ class TestSFT:
         assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
         assert not (tmp_path / "run" / "checkpoint-3").exists()
         # Interrupted on the way to more steps: the same command must go on.
-        assert claim(config(max_steps=3), "sft")
-        assert claim(config(max_steps=3), "sft")
+        record(config(max_steps=3), claim(config(max_steps=3), "sft"))
+        assert not (tmp_path / "run" / "finished.json").exists()
         assert train_sft(config(max_steps=3)).state.global_step == 3
         assert (tmp_path / "run" / "model.safetensors").read_bytes() != weights
 
@@ -223,6 +223,49 @@ class TestSFT:
         (tmp_path / "file").write_text("")
         with pytest.raises(SIFError, match="cannot make the folder"):
             sft_trainer(sft_config("no/model", "no-data", tmp_path / "file" / "run"))
+
+    def test_a_run_that_is_refused_writes_nothing(self, tiny_vlm: Path, chains: Path, tmp_path: Path) -> None:
+        from sifthinker.training.grpo import train_grpo
+        from sifthinker.training.sft import train_sft
+
+        # 64 completions of 4 a prompt are 16 prompts, and there are 3; an SFT batch of 4 would be left out.
+        few = grpo_config(tiny_vlm, chains, tmp_path / "run", limit=3, training={"per_device_train_batch_size": 64})
+        with pytest.raises(
+            ConfigError, match="a step needs 16 prompts, but the data has 3; lower per_device_train_batch_size"
+        ):
+            train_grpo(few)
+        dropped = sft_config(tiny_vlm, chains, tmp_path / "run", limit=3, training={"dataloader_drop_last": True})
+        with pytest.raises(
+            ConfigError, match="a step needs 4 examples, because of dataloader_drop_last, but the data has 3"
+        ):
+            train_sft(dropped)
+        with pytest.raises(ConfigError, match=r"max_length 60 .* the chains of all 18 examples would be cut off"):
+            train_sft(sft_config(tiny_vlm, chains, tmp_path / "run", training={"max_length": 60}))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_finished_run_stays_finished_if_its_continuation_is_refused(
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path
+    ) -> None:
+        from sifthinker.training.sft import train_sft
+
+        keep = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+        train_sft(sft_config(tiny_vlm, chains, tmp_path, training=keep))
+        before = {name: (tmp_path / name).read_bytes() for name in ("run.json", "finished.json")}
+        with pytest.raises(ConfigError, match="max_length 60"):
+            train_sft(sft_config(tiny_vlm, chains, tmp_path, training={**keep, "max_steps": 2, "max_length": 60}))
+        assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+    def test_a_run_without_a_step_does_not_finish(
+        self, tiny_vlm: Path, chains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from sifthinker.training import plan, sft
+
+        monkeypatch.setattr(plan, "step_problems", lambda *arguments: [])
+        training = {"max_steps": -1, "num_train_epochs": 0}
+        with pytest.raises(ConfigError, match="ended without a step"):
+            sft.train_sft(sft_config(tiny_vlm, chains, tmp_path, training=training))
+        assert not list(tmp_path.glob("*.safetensors"))
+        assert not (tmp_path / "finished.json").exists()
 
 
 class TestGRPO:

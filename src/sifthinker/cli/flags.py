@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from sifthinker.settings import Flag, Leaf, Settings, leaves
+from sifthinker.settings import Flag, Leaf, Settings, leaves, option_names
 
 
 class Command(click.Command):
@@ -170,7 +170,7 @@ def _option(
     name: str, item: FieldInfo, group: str, help_text: str | None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     flag = next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
-    names = flag.names or (f"--{name.replace('_', '-')}",)
+    names = option_names(name, item)
     found = _kind(item)
     if found is None:
         raise KeyError(f"{name}: this type of field cannot be a command-line option")

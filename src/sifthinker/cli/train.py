@@ -74,8 +74,9 @@ def plan(config: Path, overrides: tuple[str, ...], gpu_gib: float | None, stage:
     from sifthinker.training.settings import guess_stage, load_config
     from sifthinker.training.stages import defaults
 
-    stage = stage or guess_stage(config)
-    settings = load_config(config, stage, list(_overrides(overrides)))
+    replaced = list(_overrides(overrides))
+    stage = stage or guess_stage(config, replaced)
+    settings = load_config(config, stage, replaced)
     with spinner("counting tokens and estimating memory; many or large images take minutes"):
         made = make_plan(settings, stage, defaults(stage), gpu_gib=gpu_gib)
     click.echo(f"stage: {stage}")
@@ -116,16 +117,15 @@ def model_merge(adapter: Path, output: Path, base: str | None) -> None:
 
 
 def _overrides(words: tuple[str, ...]) -> Iterator[str]:
-    """Convert `--key value` and `--key=value` to `key=value`."""
+    """Convert `--key value` to `--key=value`, as `--key=value` is."""
     rest = iter(words)
     for word in rest:
         if not word.startswith("--"):
             raise click.UsageError(f"unexpected argument {word!r}. Write overrides as --key value")
-        key = word[2:]
-        if "=" in key:
-            yield key
+        if "=" in word:
+            yield word
             continue
         value = next(rest, None)
         if value is None:
-            raise click.UsageError(f"--{key} has no value. Write --{key} VALUE")
-        yield f"{key}={value}"
+            raise click.UsageError(f"{word} has no value. Write {word} VALUE")
+        yield f"{word}={value}"

@@ -24,7 +24,7 @@ from sifthinker.chain import is_whole_image, read_completion, region_boxes
 from sifthinker.coordinates import UNIT, Frame, frame_of, note_learnt
 from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
-from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
+from sifthinker.files import atomic_write, check_folder, to_json, write_jsonl
 from sifthinker.models import freeze, load_model, load_processor, model_source, opened_by_template, placeholder_tokens
 from sifthinker.scoring.judge import ModelJudge
 from sifthinker.scoring.trl import AnswerReward, GroundingReward, Ledger, depth_reward, format_reward
@@ -34,7 +34,7 @@ from sifthinker.training.image_rows import PER_TOKEN, ImageRows, told_image_coun
 from sifthinker.training.plan import plan_run, report_problems
 from sifthinker.training.prefix import ends_in_image, shared_generate, shared_log_probs, why_not_shared
 from sifthinker.training.prepared import IMAGES, PreparesOnce, share_equal_images
-from sifthinker.training.runs import OurTrainer, claim, lora_config, run
+from sifthinker.training.runs import OurTrainer, claim, lora_config, record, run
 from sifthinker.training.settings import JudgeSettings, Sharing, TrainSettings, check_vllm, trainer_arguments
 from sifthinker.training.sharding import gather_in_generate, prepare_for_sharding, ready_to_generate
 
@@ -266,7 +266,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     """
     config = config.for_stage("grpo")
     check_vllm(config)
-    make_folder(config.output)
+    check_folder(config.output)
     examples = load_examples(config.data, config.limit, config.sample)
     weights = config.weights
     if examples[0].depth is None:
@@ -344,8 +344,10 @@ def train_grpo(config: TrainSettings) -> SIFGRPOTrainer | None:
         ConfigError, ModelError, RecordError: see `grpo_trainer`.
     """
     config = config.for_stage("grpo")
-    if not claim(config, "grpo"):
+    identity = claim(config, "grpo")
+    if identity is None:
         return None
     trainer = grpo_trainer(config)
+    record(config, identity)
     run(trainer, config, "GRPO-SIF")
     return trainer

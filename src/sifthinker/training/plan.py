@@ -48,7 +48,8 @@ class Plan:
         memory_gib: label → estimate for one process, in GiB. The generation cache is freed before gradients and activations
             are allocated.
         problems: problems, each with a fix; empty if nothing is wrong.
-        refusals: the problems that stop a run from starting, because it would learn nothing.
+        refusals: the problems that stop a run from starting, because it would learn nothing. docs/howto/troubleshooting.md
+            lists them.
         notes: remarks that are not problems.
         end: end token that SFT adds to every completion, see `data.missing_end`.
     """
@@ -112,11 +113,12 @@ def plan_run(
     turned = turns(examples, sizes, stage, processor, answers_only=config.answers_only, end=end, **template)
     lengths = count_tokens(turned, stage, processor, **template)
     longest, most_said = max(lengths.prompts), max(lengths.completions)
+    said = "answer" if config.answers_only else "chain"
     facts = {
         "planned for": _device(arguments, gpu_gib),
         "examples": f"{len(examples):,}",
         "longest prompt": f"{longest:,} tokens, images included (example {turned[lengths.prompts.index(longest)].id!r})",
-        "longest ground-truth chain": f"{most_said:,} tokens",
+        "longest answer" if config.answers_only else "longest ground-truth chain": f"{most_said:,} tokens",
     }
     problems: list[str] = []
     notes: list[str] = []
@@ -134,13 +136,13 @@ def plan_run(
             f"{batch // group} prompts × {group} completions; {rows} completions per forward pass on each of "
             f"{arguments.world_size} processes"
         )
-        problems += _batch_problems(rows, group, most_said, most, len(examples), batch // group)
+        problems += _batch_problems(rows, group, lengths.completions, most)
         dead, weak = reward_problems(examples[:_DRY_RUN], gold, config)
         refusals += dead if not refusals else []
         problems += weak
         notes += _visit_notes(config, arguments, len(examples))
     else:
-        cut, shortened = length_problems(turned, lengths, arguments.max_length)
+        cut, shortened = length_problems(turned, lengths, arguments.max_length, said)
         refusals += cut
         problems += shortened
         if end:
@@ -148,6 +150,7 @@ def plan_run(
                 f"the model's chat template writes no end token after an answer. SFT adds {end!r} to every completion; "
                 "otherwise the model would not learn to stop"
             )
+    refusals += step_problems(arguments, stage, len(examples))
     notes += _length_notes(lengths, turned, config)
     plan = Plan(facts, {}, refusals + problems, refusals, notes, end)
     if estimate:
@@ -291,9 +294,11 @@ def report_problems(plan: Plan) -> None:
     Raises:
         ConfigError: the run would learn nothing.
     """
-    for note in (*plan.notes, *plan.problems):
-        if note not in plan.refusals:
-            logger.warning("before the first step: %s", note)
+    for note in plan.notes:
+        logger.warning("note: %s", note)
+    for problem in plan.problems:
+        if problem not in plan.refusals:
+            logger.warning("warning: %s", problem)
     if plan.refusals:
         raise ConfigError("; ".join(plan.refusals))
 
@@ -425,27 +430,68 @@ def precision_problems(config: TrainSettings, arguments: Any) -> list[str]:
     ]
 
 
-def length_problems(turned: Sequence[Turn], lengths: Lengths, max_length: int | None) -> tuple[list[str], list[str]]:
-    """Report what TRL's `max_length` would cut off: (problems with empty completions, problems with shortened chains)."""
+def step_problems(arguments: Any, stage: Stage, examples: int) -> list[str]:
+    """Find settings with which a run would end without a step.
+
+    Args:
+        arguments: TRL's config of the run.
+        stage: stage of the run.
+        examples: number of examples.
+    """
+    if not arguments.max_steps:
+        return ["max_steps is 0, so the run would make no step; raise it, or leave it out to train for num_train_epochs"]
+    if arguments.max_steps < 0 and arguments.num_train_epochs <= 0:
+        return [f"num_train_epochs is {arguments.num_train_epochs:g}, so the run would make no step; raise it"]
+    if stage == "grpo":  # TRL leaves out an incomplete batch
+        needed, unit = arguments.generation_batch_size // arguments.num_generations, "prompts"
+    else:
+        needed = arguments.per_device_train_batch_size * arguments.world_size if arguments.dataloader_drop_last else 1
+        unit = "examples, because of dataloader_drop_last"
+    if needed > examples:
+        return [
+            f"a step needs {needed} {unit}, but the data has {examples}; lower per_device_train_batch_size"
+            f"{' or gradient_accumulation_steps' if stage == 'grpo' else ''}, or use more data"
+        ]
+    return []
+
+
+def length_problems(
+    turned: Sequence[Turn], lengths: Lengths, max_length: int | None, said: str = "chain"
+) -> tuple[list[str], list[str]]:
+    """Report what TRL's `max_length` would cut off: (problems that stop a run, problems with some shortened completions).
+
+    A run is stopped if an example loses its entire completion, or if every completion is shortened: its end is lost.
+
+    Args:
+        turned: rendered examples.
+        lengths: their tokens.
+        max_length: TRL's setting.
+        said: what the completions are: `chain` or `answer`.
+    """
     if max_length is None or max(lengths.whole) <= max_length:
         return [], []
     nothing = [turn.id for turn, prompt in zip(turned, lengths.prompts, strict=True) if prompt >= max_length]
     shortened = sum(prompt < max_length < whole for prompt, whole in zip(lengths.prompts, lengths.whole, strict=True))
     enough = f"set max_length to at least {max(lengths.whole)}, leave it out, or lower max_pixels"
-    return (
+    every = shortened == len(turned)
+    short = (
+        [
+            f"max_length {max_length} is too small for the longest example ({max(lengths.whole)} tokens): the {said}s of "
+            f"{'all ' if every else ''}{_examples(shortened)} would be cut off"
+            f"{f', so the model could not learn to end a {said}' if every else ''}. To fix it, {enough}"
+        ]
+        if shortened
+        else []
+    )
+    nothing_left = (
         [
             f"max_length {max_length} cuts off the entire completion of {len(nothing)} of {len(turned)} examples, so the "
             f"model cannot learn from them; the first is {nothing[0]!r}. To fix it, {enough}"
         ]
         if nothing
-        else [],
-        [
-            f"max_length {max_length} is too small for the longest example ({max(lengths.whole)} tokens): the chains of "
-            f"{_examples(shortened)} would be cut off. To fix it, {enough}"
-        ]
-        if shortened
-        else [],
+        else []
     )
+    return (short, []) if every else (nothing_left, short)
 
 
 def template_problems(examples: Sequence[Example], gold: Mapping[str, str]) -> list[str]:
@@ -510,18 +556,19 @@ def _visit_notes(config: TrainSettings, arguments: Any, examples: int) -> list[s
     ]
 
 
-def _batch_problems(rows: int, group: int, gold: int, most: int, examples: int, prompts: int) -> list[str]:
+def _batch_problems(rows: int, group: int, gold: Sequence[int], most: int) -> list[str]:
+    """Check batches and lengths of GRPO. These problems only warn: a model may write shorter chains than those."""
     problems = []
-    if most < gold:
+    if most < max(gold):
+        cut = sum(most < tokens for tokens in gold)
         problems.append(
-            f"max_completion_length {most} is too small for the longest ground-truth chain ({gold} tokens), so correct "
-            f"chains would be cut off; set it to at least {gold + 16}"
+            f"max_completion_length {most} is too small for the longest ground-truth chain ({max(gold)} tokens): the chains "
+            f"of {cut:,} of {len(gold):,} examples do not fit, and such completions would be cut off. Set it to at least "
+            f"{max(gold) + 16}"
         )
     if rows % group and group % rows:
         problems.append(
             f"per_device_train_batch_size {rows} splits groups of {group} unevenly, so prompts are computed more often "
             f"than necessary; use a multiple or a divisor of {group}"
         )
-    if prompts > examples:
-        problems.append(f"a step needs {prompts} prompts, but the data has {examples}; use smaller batches or more data")
     return problems

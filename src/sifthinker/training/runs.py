@@ -20,7 +20,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from sifthinker import __version__
 from sifthinker.coordinates import recorded_coordinates
 from sifthinker.errors import ConfigError
-from sifthinker.files import atomic_write, make_folder, to_json
+from sifthinker.files import atomic_write, check_folder, make_folder, to_json
 from sifthinker.fingerprint import data_fingerprint, model_fingerprint
 from sifthinker.literals import Coordinates
 from sifthinker.models import load_model, merge_adapter
@@ -187,6 +187,7 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
         config: settings of the run.
         title: title of the progress bar.
     Raises:
+        ConfigError: the run ended without a step. No model is written.
         KeyboardInterrupt: the user interrupted the run. A checkpoint was written, unless the user interrupted it twice.
     """
     check_saving(trainer)
@@ -210,6 +211,8 @@ def run(trainer: Any, config: TrainSettings, title: str) -> None:
             write_history(trainer, config.output)
     if stop.asked:
         raise KeyboardInterrupt
+    if not trainer.state.global_step:
+        raise ConfigError("the run ended without a step, so there is no model to save; use smaller batches or more data")
     save_model(trainer, config)
     if trainer.accelerator.is_main_process:
         atomic_write(Path(config.output) / "README.md", model_card(config, title, trainer.state.log_history, learnt))
@@ -329,22 +332,22 @@ def is_finished(output: str | Path) -> bool:
     return (Path(output) / FINISHED).is_file()
 
 
-def claim(config: TrainSettings, stage: Stage) -> bool:
-    """Reserve the output folder for a run, before anything is loaded.
+def claim(config: TrainSettings, stage: Stage) -> dict[str, Any] | None:
+    """Check the output folder of a run, before anything is loaded. Write nothing, because the run may still be refused.
 
     Data and a local base model are compared by content, see `fingerprint`. A dataset that was rebuilt at the same path
     counts as different; a folder that was moved counts as the same.
 
     Returns:
-        False if the folder contains this run's finished model and the run does not ask for more steps or epochs than
-        before. True otherwise.
+        None if the folder contains this run's finished model and the run does not ask for more steps or epochs than before.
+        Otherwise the settings that identify the run, for `record`.
     Raises:
         ConfigError: the folder contains checkpoints or the model of another run, or a model or README from elsewhere.
         SIFError: the folder cannot be written.
     """
-    folder = make_folder(config.output)
+    folder = check_folder(config.output)
     content = {"model": model_fingerprint(config.model), "data": data_fingerprint(config.data)}
-    ours = json.loads(json.dumps({"stage": stage, **config.identity(), "content": content}, default=str))
+    ours: dict[str, Any] = json.loads(json.dumps({"stage": stage, **config.identity(), "content": content}, default=str))
     theirs = _held(folder)
     checkpoints = _checkpoints(folder)
     if theirs is None and not checkpoints:
@@ -355,17 +358,27 @@ def claim(config: TrainSettings, stage: Stage) -> bool:
         longer = any((now.get(key) or 0) > (before.get(key) or 0) for key in _LENGTHS)
         if is_finished(folder) and not (longer and checkpoints):
             logger.warning(f"{folder}: this run is finished; to train again, choose another output or delete the folder")
-            return False
+            return None
         aside = {"output", "training", "content", *_IDENTITY}
         settings = {key for key in {*ours, *theirs} - aside if ours.get(key) != theirs.get(key)}
         changed = {f"training.{key}" for key in {*before, *now} if before.get(key) != now.get(key)}
         if settings | changed:
             logger.warning(f"{folder}: the run resumes with changed settings: {', '.join(sorted(settings | changed))}")
+    return ours
+
+
+def record(config: TrainSettings, identity: Mapping[str, Any]) -> None:
+    """Reserve the output folder for a run that is about to start.
+
+    Args:
+        config: settings of the run.
+        identity: what `claim` returned.
+    """
+    folder = make_folder(config.output)
     # Remove the marker before writing run.json. Otherwise a late process of this run could find the new settings together
     # with the old marker, and take the run for finished.
     (folder / FINISHED).unlink(missing_ok=True)
-    atomic_write(folder / _RUN, json.dumps(ours) + "\n")
-    return True
+    atomic_write(folder / _RUN, json.dumps(identity) + "\n")
 
 
 def claim_parts(output: str | Path, settings: Mapping[str, Any]) -> None:

@@ -23,9 +23,9 @@ from pydantic import (
 
 from sifthinker.ask_settings import ServerSettings
 from sifthinker.errors import ConfigError
-from sifthinker.files import read_yaml, unknown_key
+from sifthinker.files import unknown_key
 from sifthinker.literals import Correction, Denominator, Dtype, RewardName
-from sifthinker.settings import Settings, as_number, faults_error
+from sifthinker.settings import Fault, FaultsError, Origin, Settings, as_number
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
@@ -175,14 +175,14 @@ class TrainSettings(Settings):
             return f"{key} belongs under `training:`"
         return super().unknown(key)
 
-    def for_stage(self, stage: Stage, *, where: str = "") -> Self:
+    def for_stage(self, stage: Stage, *, origin: Origin | None = None) -> Self:
         """Return the settings for a stage, with `training` checked and numbers written as text converted.
 
         TRL's config accepts any value and fails later.
 
         Args:
             stage: the stage whose settings are allowed.
-            where: place of the settings for messages, for example the file.
+            origin: where the settings come from, for messages.
         Raises:
             ConfigError: settings of the other stage, unknown fields of TRL's config, or values of the wrong type. The error
                 lists all of them.
@@ -190,14 +190,12 @@ class TrainSettings(Settings):
         check_stage(stage)
         training = dict(self.training)
         faults = [
-            *self._of_the_other(stage),
-            *_training_faults(training, stage),
-            *_tracker_faults(training),
+            *_stage_faults({name: getattr(self, name) for name in self.model_fields_set}, training, stage),
             *self._without_eval_data(training),
             *(self._not_for_vllm(training) if stage == "grpo" and training.get("use_vllm") is True else ()),
         ]
         if faults:
-            raise faults_error(where, faults)
+            raise (origin or Origin()).error(faults)
         return self if training == self.training else self.replace(training=training)
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,36 +238,30 @@ class TrainSettings(Settings):
                 raise ValueError(f"{name} needs eval_data; set eval_data to the held-out questions")
         return self
 
-    def _without_eval_data(self, training: Mapping[str, Any]) -> Iterator[str]:
+    def _without_eval_data(self, training: Mapping[str, Any]) -> Iterator[Fault]:
         if self.eval_data is None:
+            words = " needs eval_data; set eval_data to the held-out questions"
             if training.get("eval_strategy") not in (None, "no"):
-                yield "training.eval_strategy needs eval_data; set eval_data to the held-out questions"
+                yield Fault(("training", "eval_strategy"), words)
             if training.get("load_best_model_at_end"):
-                yield "training.load_best_model_at_end needs eval_data; set eval_data to the held-out questions"
+                yield Fault(("training", "load_best_model_at_end"), words)
 
-    def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[str]:
+    def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[Fault]:
         """Settings with which TRL (seen in 1.16) passes images to vLLM wrongly; docs/howto/train.md has the others."""
         mode = training.get("vllm_mode", "colocate")
         if mode != "server":
-            yield (
-                f"training.vllm_mode must be 'server', got {mode!r}: in this mode TRL sends prompts with expanded image "
-                "tokens, and vLLM expands them a second time. Set it to server and start a vLLM server; see "
-                "docs/howto/train.md"
+            yield Fault(
+                ("training", "vllm_mode"),
+                f" must be 'server', got {mode!r}: in this mode TRL sends prompts with expanded image tokens, and vLLM "
+                "expands them a second time. Set it to server and start a vLLM server; see docs/howto/train.md",
             )
         if self.max_pixels is not None:
-            yield (
-                f"max_pixels {self.max_pixels:,} has no effect on vLLM: the server would resize images by its own limits "
-                "and get a different number of image tokens than the prompt. Leave max_pixels out. Start this run and the "
-                "server from a model folder whose processor has the limit; an SFT run with max_pixels writes such a folder"
+            yield Fault(
+                ("max_pixels",),
+                f" {self.max_pixels:,} has no effect on vLLM: the server would resize images by its own limits and get a "
+                "different number of image tokens than the prompt. Leave max_pixels out. Start this run and the server from "
+                "a model folder whose processor has the limit; an SFT run with max_pixels writes such a folder",
             )
-
-    def _of_the_other(self, stage: Stage) -> Iterator[str]:
-        if stage == "grpo" and self.answers_only:
-            yield "answers_only is a setting of SFT, and this is a GRPO-SIF run; leave it out"
-        if stage == "sft":
-            for name in _GRPO_ONLY:
-                if name in self.model_fields_set:
-                    yield f"{name} is a setting of GRPO-SIF, and this is an SFT run; leave it out"
 
 
 # Model types (in config.json) for which sampling by vLLM is expected to work, see docs/howto/train.md.
@@ -326,11 +318,12 @@ def load_config(path: str | os.PathLike[str], stage: Stage, overrides: Iterable[
         path: YAML file.
         stage: stage of the run; its trainer's fields are allowed under `training`.
         overrides: `key=value` with a dotted key (`training.learning_rate=1e-5`) or the bare name of a field of `training`.
-            Values are parsed as YAML.
+            Values are parsed as YAML. See `Settings.from_yaml`.
     Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown or missing, or a value has the wrong type.
+        ConfigError: the file is missing or not YAML, a key is unknown or missing, or a value has the wrong type. The error
+            lists all faults.
     """
-    return TrainSettings.from_yaml(path, overrides).for_stage(stage, where=str(path))
+    return _checked(*TrainSettings.gathered(path, overrides), stage)
 
 
 def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config") -> TrainSettings:
@@ -339,16 +332,30 @@ def make_config(values: Mapping[str, Any], stage: Stage, *, where: str = "config
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type. The message gives the place.
     """
-    return TrainSettings.from_values(values, where=where).for_stage(stage, where=where)
+    return _checked(values, Origin(where), stage)
 
 
-def guess_stage(path: str | os.PathLike[str]) -> Stage:
-    """Guess the stage of a config file from its keys, or else from `grpo` in its file name. The default is SFT.
+def _checked(values: Mapping[str, Any], origin: Origin, stage: Stage) -> TrainSettings:
+    """Return the checked settings of a stage. The error lists the faults of our keys and of TRL's fields."""
+    check_stage(stage)
+    try:
+        made = TrainSettings.validated(values, origin)
+    except FaultsError as error:
+        training = values.get("training")
+        known = {fault.place for fault in error.faults}
+        stated = {key: value for key, value in values.items() if value is not None}
+        more = _stage_faults(stated, dict(training) if isinstance(training, Mapping) else {}, stage)
+        raise origin.error([*error.faults, *(fault for fault in more if fault.place not in known)]) from None
+    return made.for_stage(stage, origin=origin)
+
+
+def guess_stage(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Stage:
+    """Guess the stage of a config file and its overrides from the keys, or else from `grpo` in the file name, or else SFT.
 
     Raises:
-        ConfigError: see `files.read_yaml`.
+        ConfigError: the file is missing or not YAML, or an override is not `key=value`.
     """
-    values = read_yaml(path)
+    values, _ = TrainSettings.gathered(path, overrides)
     training = values.get("training")
     keys = set(training) if isinstance(training, dict) else set()
     sft, grpo = (set(_names(trainer_config(stage))) for stage in get_args(Stage))
@@ -376,22 +383,36 @@ _AT_LEAST_ONE = (
 _KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 
-def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
+def _stage_faults(values: Mapping[str, Any], training: dict[str, Any], stage: Stage) -> Iterator[Fault]:
+    """Yield the settings of the other stage, and what is wrong with the fields of TRL's config, see `_training_faults`."""
+    if stage == "grpo" and values.get("answers_only"):
+        yield Fault(("answers_only",), " is a setting of SFT, and this is a GRPO-SIF run; leave it out")
+    if stage == "sft":
+        for name in _GRPO_ONLY:
+            if name in values:
+                yield Fault((name,), " is a setting of GRPO-SIF, and this is an SFT run; leave it out")
+    yield from _training_faults(training, stage)
+    yield from _tracker_faults(training)
+
+
+def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[Fault]:
     """Yield what is wrong with the fields of TRL's config. Numbers given as text, and a bare `no`, are fixed in `values`."""
     hints, names = get_type_hints(trainer_config(stage)), _names(trainer_config(stage))
     for old, new in _ALIASES.items():
         if values.get(old) is not None and values.get(new, values[old]) != values[old]:
-            yield f"training.{old} is {values[old]!r} and training.{new} is {values[new]!r}: keep one of these names"
+            words = f" is {values[old]!r} and training.{new} is {values[new]!r}: keep one of these names"
+            yield Fault(("training", old), words)
     for name in values:
+        place = ("training", name)
         if name in _ELSEWHERE:
-            yield f"training.{name}: {_ELSEWHERE[name]}"
+            yield Fault(place, f": {_ELSEWHERE[name]}")
             continue
         if name not in names:
             # The user may have meant one of our keys: an override without a prefix counts as a field of TRL's config.
-            yield f"training: {unknown_key(name, [*TrainSettings.model_fields, *names])}"
+            yield Fault(place, f": {unknown_key(name, [*TrainSettings.model_fields, *names])}", unknown=True)
             continue
         if values[name] is None and not _may_be_none(name, hints[name], stage):
-            yield f"training.{name} has no value; leave the key out, or write one"
+            yield Fault(place, " has no value; leave the key out, or write one")
             continue
         if name.endswith("_strategy") and values[name] is False:  # YAML reads a bare `no` as false
             values[name] = "no"
@@ -412,20 +433,21 @@ def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[str]:
         )
         if not fits:
             wanted = next(words for kind, words in _KINDS.items() if kind in kinds)
-            yield f"training.{name} must be {wanted}, got {value!r}"
+            yield Fault(place, f" must be {wanted}, got {value!r}")
         elif name in _AT_LEAST_ONE and value is not None and value < 1:
-            yield f"training.{name} must be at least 1, got {value!r}"
+            yield Fault(place, f" must be at least 1, got {value!r}")
 
 
-def _tracker_faults(training: Mapping[str, Any]) -> Iterator[str]:
+def _tracker_faults(training: Mapping[str, Any]) -> Iterator[Fault]:
     """Refuse a tracker that TRL cannot log completions to: wandb's tables do not accept prompts with images and text."""
     said = training.get("report_to")
     names = [said] if isinstance(said, str) else said or ()
     if training.get("log_completions") and ("wandb" in names or ("all" in names and find_spec("wandb"))):
-        yield (
-            "training.log_completions: TRL cannot log completions of prompts with images to wandb; the run would fail at "
-            "the first logged step. Use report_to: trackio, which shows the images, or tensorboard. Or leave "
-            "log_completions out: the run writes the completions of every logged step to its folder samples/"
+        yield Fault(
+            ("training", "log_completions"),
+            ": TRL cannot log completions of prompts with images to wandb; the run would fail at the first logged step. Use "
+            "report_to: trackio, which shows the images, or tensorboard. Or leave log_completions out: the run writes the "
+            "completions of every logged step to its folder samples/",
         )
 
 

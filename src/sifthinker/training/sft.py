@@ -8,12 +8,12 @@ from trl import SFTTrainer
 
 from sifthinker.coordinates import note_learnt
 from sifthinker.errors import ConfigError
-from sifthinker.files import make_folder
+from sifthinker.files import check_folder
 from sifthinker.models import freeze, load_model, load_processor
 from sifthinker.training.data import load_examples, sft_dataset
 from sifthinker.training.held_out import held_out
 from sifthinker.training.plan import plan_run, report_problems
-from sifthinker.training.runs import OurTrainer, claim, lora_config, run
+from sifthinker.training.runs import OurTrainer, claim, lora_config, record, run
 from sifthinker.training.settings import TrainSettings, trainer_arguments
 from sifthinker.training.sharding import prepare_for_sharding
 
@@ -36,7 +36,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
         ConfigError, ModelError, RecordError: the config, the model or the data is faulty.
         SIFError: the output folder cannot be written.
     """
-    make_folder(config.output)
+    check_folder(config.output)
     arguments = trainer_arguments(config, "sft", DEFAULTS)
     examples = load_examples(config.data, config.limit, config.sample)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
@@ -72,8 +72,10 @@ def train_sft(config: TrainSettings) -> SIFSFTTrainer | None:
         ConfigError, ModelError, RecordError: see `sft_trainer`.
     """
     config = config.for_stage("sft")
-    if not claim(config, "sft"):
+    identity = claim(config, "sft")
+    if identity is None:
         return None
     trainer = sft_trainer(config)
+    record(config, identity)
     run(trainer, config, "SFT")
     return trainer
