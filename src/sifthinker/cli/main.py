@@ -31,22 +31,26 @@ _COMMANDS = {
 }
 
 
-class _Warnings(logging.Handler):
-    """Prints what the package logs, with its level: `warning: …`."""
+class _Labelled(logging.Handler):
+    """Prints log records with a label: `note: …` or `warning: …`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+        label = "note" if record.levelno == logging.INFO else record.levelname.lower()
+        click.echo(f"{label}: {record.getMessage()}", err=True)
 
 
 @contextmanager
-def _labelled_warnings() -> Iterator[None]:
-    """Print the package's warnings with a label while a command runs. Python itself would print them without one."""
-    logger, handler = logging.getLogger("sifthinker"), _Warnings(logging.WARNING)
+def _shown_log() -> Iterator[None]:
+    """Print what the package logs while a command runs. Python itself would print warnings alone, without a label."""
+    logger, handler = logging.getLogger("sifthinker"), _Labelled()
+    level = logger.level
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Sif(click.Group):
@@ -78,7 +82,7 @@ class Sif(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; end it with a message and an exit status on an error or an interruption."""
         try:
-            with _labelled_warnings():
+            with _shown_log():
                 return super().invoke(ctx)
         except SIFError as error:
             click.echo(f"sif: {error}", err=True)

@@ -295,10 +295,10 @@ def report_problems(plan: Plan) -> None:
         ConfigError: the run would learn nothing.
     """
     for note in plan.notes:
-        logger.warning("note: %s", note)
+        logger.info("%s", note)
     for problem in plan.problems:
         if problem not in plan.refusals:
-            logger.warning("warning: %s", problem)
+            logger.warning("%s", problem)
     if plan.refusals:
         raise ConfigError("; ".join(plan.refusals))
 
