@@ -130,17 +130,44 @@ class TestPaths:
         ]
         assert not any(cats.name in row["reason"] for row in rejects)
 
+    def test_some_rejects_fail_unless_allowed_and_all_rejects_fail(self, cats: Path, tmp_path: Path) -> None:
+        command = ["data", "paths", cats, "-o", tmp_path / "x.jsonl"]
+        good = cats.read_text()
+        cats.write_text(good + good)  # the second has the id of the first
+        assert (sif(*command).exit_code, sif(*command, "--allow-rejects").exit_code) == (3, 0)
+        cats.write_text(good.replace("0.6", "0.1"))
+        assert (sif(*command).exit_code, sif(*command, "--allow-rejects").exit_code) == (3, 3)
+
+    def test_each_form_of_a_reason_is_printed(self, cats: Path, tmp_path: Path) -> None:
+        """What differs only in names and numbers is one form; the last of four forms is only counted."""
+        row = lines(cats)[0]
+        changes = (
+            *({"boxes": [[0.1 * n, 0, 0.05, 1]]} for n in (1, 2)),
+            {"size": "big"}, {"size": "small"}, {"extra": 5}, {"notes": 5}, {"choices": "red"}, {"family": 3},
+        )  # fmt: skip
+        write_rows(cats, [{**row, "id": f"r{n}", **change} for n, change in enumerate(changes)])
+        found = sif("data", "paths", cats, "-o", tmp_path / "x.jsonl").stderr.splitlines()
+        assert found[1:] == [
+            "  6 × bad_record; the first: records.jsonl:3: size must be a list, got 'big'",
+            "    also records.jsonl:5: extra must be an object, got 5",
+            "    also records.jsonl:6: notes must be a list, got 5",
+            "    … and 2 more forms; see " + str(tmp_path / "x.rejects.jsonl"),
+            "  2 × degenerate_box; the first: records.jsonl:1: box [0.1, 0.0, 0.05, 1.0] has no area, expected x1 < x2 and "
+            "y1 < y2",
+            f"  complete list: {tmp_path / 'x.rejects.jsonl'}",
+        ]
+
     def test_rejects_of_an_earlier_run_are_replaced(self, cats: Path, tmp_path: Path) -> None:
         good = cats.read_text()
         for text, number in ((good + "rubbish\n", 1), (good + "rubbish\nmore\n", 2), (good, 0), (good + "rubbish\n", 1)):
             cats.write_text(text)
-            assert sif("data", "paths", cats, "-o", tmp_path / "x.jsonl").exit_code == 0
+            assert sif("data", "paths", cats, "-o", tmp_path / "x.jsonl").exit_code == (3 if number else 0)
             assert len(lines(tmp_path / "x.rejects.jsonl")) == number
 
     def test_published_metadata(self, shared: Path, tmp_path: Path) -> None:
         out = tmp_path / "dude.jsonl"
         result = sif("data", "paths", shared / "data/viscot/dude_cot_train.jsonl", "-o", out)
-        assert result.exit_code == 0
+        assert result.exit_code == 3
         assert "4 × degenerate_box" in result.stderr
         named = lines(tmp_path / "dude.rejects.jsonl")
         assert len(lines(out)) + sum(not row["kept"] for row in named) == 11735
@@ -150,7 +177,7 @@ class TestPaths:
 
     def test_conversations_without_images(self, shared: Path, tmp_path: Path) -> None:
         result = sif("data", "paths", shared / "data/viscot/benchmark/vsr.json", "-o", tmp_path / "o.jsonl")
-        assert result.exit_code != 0
+        assert result.exit_code == 3
         assert "404 × missing_image_root" in result.stderr
         assert "--images" in result.stderr
 
@@ -219,6 +246,13 @@ class TestBuild:
         assert result.exit_code != 0
         assert words in result.stderr
         assert len(lines(tmp_path / "out" / "rejects.jsonl")) == 1
+        if words in ("no such image", "outside"):
+            assert result.stderr.count("--images") == 1  # what to do
+        result = sif("data", "stats", tmp_path / "out")
+        assert (result.exit_code, "rejected records" in result.stdout) == (0, True)
+        result = sif("data", "export", tmp_path / "out", "--to", "coco", "-o", tmp_path / "coco")
+        wanted = f"sif: {tmp_path / 'out'}: contains no example. The reasons are in {tmp_path / 'out' / 'rejects.jsonl'}\n"
+        assert (result.exit_code, result.stderr) == (2, wanted)
 
     def test_some_rejects_fail_unless_allowed(self, cats: Path, tmp_path: Path, teacher) -> None:
         rows = lines(cats)
@@ -483,6 +517,17 @@ def test_a_warning_is_labelled(photo_folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_mistake_of_sif_eval_names_its_command() -> None:
     assert "Try 'sif eval --help' for help." in CliRunner().invoke(main, ["eval", "x", "--nope"], prog_name="sif").stderr
+
+
+def test_a_progress_bar_ends_with_its_count(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("chains", None) as advance:
+        advance(4)
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_no_empty_progress_bar_stands_above_an_error(cats: Path, tmp_path: Path) -> None:
+    result = sif("data", "build", cats, "-o", tmp_path / "out")
+    assert result.stderr == "sif: teacher openai needs a model. Set --model NAME (in a recipe: model)\n"
 
 
 def test_interruption_says_what_to_do(cats: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ class TestRecord:
             Record.from_json(row, "f.jsonl:7")
         assert "unknown key 'box'; did you mean 'boxes'?" in str(caught.value)
         assert len(str(caught.value)) < 1000
+        with pytest.raises(RecordError, match=r"did you mean 'size'\? Put other data under 'extra'$"):
+            Record.from_json({**ROW, "sise": [1, 2]}, "f.jsonl:7")
 
     @pytest.mark.parametrize(
         ("change", "code"),
@@ -342,7 +344,9 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("line", "fault"),
         [(text, "not a line of JSON: ") for text in ("[" * 100_000, "{", "NaN x", "1 2")]
-        + [('"\ud800', "not UTF-8. Save the file as UTF-8")],
+        + [('"\ud800', "not UTF-8. Save the file as UTF-8")]
+        + [('{"id": "x" "image": 1}', r"not a line of JSON: expecting ',' delimiter at column 12$")]
+        + [('{"id": "x', r"not a line of JSON: unterminated string starting at column 8$")],
     )
     def test_lines_that_are_no_json(self, tmp_path: Path, line: str, fault: str) -> None:
         (tmp_path / "f.jsonl").write_bytes(b"1\n" + line.encode("utf-8", "surrogatepass"))

@@ -77,6 +77,23 @@ class TestReading:
         assert isinstance(made.steps, int)
         assert made.adapter == Adapter(rank=16, dropout=0.05)
 
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            (
+                "r: [1\n",
+                ":2, column 1: not YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence",
+            ),
+            ("a: 1\n b: 2\n", ":2, column 3: not YAML: mapping values are not allowed here"),
+            ("a: \x00\n", ": not YAML: unacceptable character #x0000: special characters are not allowed"),
+        ],
+    )
+    def test_what_is_not_yaml_is_named_with_its_place(self, tmp_path: Path, text: str, words: str) -> None:
+        (tmp_path / "job.yaml").write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            Job.from_yaml(tmp_path / "job.yaml")
+        assert str(caught.value) == f"{tmp_path / 'job.yaml'}{words}"
+
     def test_names_that_yaml_takes_for_switches(self, tmp_path: Path) -> None:
         path = tmp_path / "job.yaml"
         path.write_text("model: m\nsharing: off\nsaving: no\ncache: off\n")

@@ -143,10 +143,18 @@ def json_lines(path: str | os.PathLike[str]) -> Iterator[JsonLine]:
                     try:
                         line = JsonLine(number, text, json.loads(text))
                     except (ValueError, RecursionError) as error:
-                        line = JsonLine(number, text, None, f"not a line of JSON: {error}")
+                        line = JsonLine(number, text, None, f"not a line of JSON: {json_fault(error, one_line=True)}")
                     yield line
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror}", "missing_file") from None
+
+
+def json_fault(error: Exception, *, one_line: bool = False) -> str:
+    """Return why a text is not JSON, with the column, and the line unless the place has it already."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    words = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
+    return f"{words} at {'' if one_line else f'line {error.lineno}, '}column {error.colno}"
 
 
 def _decoded(stream: IO[bytes], encoding: str) -> Iterator[str | None]:
@@ -210,13 +218,21 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     except _RepeatedKeyError as error:
         raise ConfigError(f"{where}: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}, column {mark.column + 1}" if mark else f"{where}"
+        raise ConfigError(f"{place}: not YAML: {yaml_fault(error)}") from None
     if values is None:
         raise ConfigError(f"{where}: the file is empty, expected keys and values")
     if not isinstance(values, dict):
         got = "a list" if isinstance(values, list) else repr(values)[:200]
         raise ConfigError(f"{where}: expected keys and values, got {got}")
     return values
+
+
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """Return why a text is not YAML, without the place."""
+    words = [getattr(error, "problem", None), getattr(error, "context", None)]
+    return ", ".join(filter(None, words)) or str(error).splitlines()[0]
 
 
 class _RepeatedKeyError(yaml.YAMLError):
@@ -247,6 +263,11 @@ def check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> N
     for key in values:
         if key not in names:
             raise ConfigError(f"{where}: {unknown_key(key, names)}")
+
+
+def with_advice(words: str, advice: str) -> str:
+    """Return a message and the advice that follows it, with one mark between them."""
+    return f"{words} {advice}" if words.endswith((".", "?", "!")) else f"{words}. {advice}"
 
 
 def unknown_key(key: Any, names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from sifthinker.boxes import TO_FRACTIONS, as_unit_boxes
 from sifthinker.chain import TAG
 from sifthinker.coordinates import Frame, frame_of
 from sifthinker.errors import BoxError, RecordError
-from sifthinker.files import inside, read_jsonl, to_json, unknown_key
+from sifthinker.files import inside, read_jsonl, to_json, unknown_key, with_advice
 from sifthinker.literals import Coordinates
 
 Box = tuple[float, float, float, float]
@@ -307,9 +307,9 @@ class Record:
         known = {item.name for item in fields(cls)}
         unknown = sorted(map(str, row.keys() - known))
         if unknown:
+            words = "; ".join(unknown_key(key[:100], sorted(known)) for key in unknown[:5])
             raise RecordError(
-                f"{source}: {'; '.join(unknown_key(key[:100], sorted(known)) for key in unknown[:5])}. Put other data under "
-                "'extra'",
+                with_advice(f"{source}: {words.replace('?;', '?')}", "Put other data under 'extra'"),
                 "unknown_key",
             )
         missing = [name for name in ("id", "image", "question", "answer", "boxes") if name not in row]
@@ -594,6 +594,17 @@ def examples_file(path: str | os.PathLike[str]) -> Path:
     if not where.is_file():
         raise RecordError(f"{where}: no such examples file. Write one with `sif data build`", "missing_file")
     return where
+
+
+def no_example(path: str | os.PathLike[str]) -> RecordError:
+    """Return the error for a dataset without examples."""
+    return RecordError(f"{path}: contains no example{where_reasons_are(examples_file(path))}", "no_example")
+
+
+def where_reasons_are(examples: Path) -> str:
+    """Return the sentence about the rejects beside an examples file without examples, "" if there are none."""
+    rejects = examples.with_name("rejects.jsonl")
+    return f". The reasons are in {rejects}" if rejects.is_file() and rejects.stat().st_size else ""
 
 
 def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:

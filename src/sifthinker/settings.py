@@ -42,7 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.fields import FieldInfo
 
 from sifthinker.errors import ConfigError
-from sifthinker.files import read_yaml, unknown_key
+from sifthinker.files import read_yaml, unknown_key, yaml_fault
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -185,7 +185,7 @@ class Settings(BaseModel, metaclass=_OurErrors):
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{_label(override)}: the value is not YAML: {error}") from None
+            raise ConfigError(f"{_label(override)}: the value is not YAML: {yaml_fault(error)}") from None
         annotation = _annotation_at(cls, path)
         if not isinstance(value, str | None) and {leaf.kind for leaf in _leaves(annotation)} <= {str}:
             value = text  # a folder may have the name 2024

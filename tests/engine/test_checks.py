@@ -47,6 +47,7 @@ def test_what_the_engine_built_is_right(dataset: Path) -> None:
     assert list(check_dataset(dataset, stats=stats)) == []
     assert stats.examples == 18
     assert stats.sizes == {(64, 64): 18}
+    assert stats.lines == 18
     assert sum(stats.boxes.values()) == 18
     assert stats.by_family == {"nearer": 6, "side": 6, "count": 6}
 
@@ -271,15 +272,22 @@ def test_the_commands(dataset: Path, tmp_path: Path) -> None:
         return CliRunner().invoke(main, [str(word) for word in words])
 
     assert sif("data", "check", dataset).exit_code == 0
+    good = (dataset / "examples.jsonl").read_text()
+    spoil(dataset, lambda row: row.update(answer="never", choices="", depth=None))
+    result = sif("data", "check", dataset)  # three faults of the line, and one of the file
+    assert result.stderr.endswith("18 examples, 1 of them with findings (4 findings)\n"), result.output
+    (dataset / "examples.jsonl").write_text(good)
     spoil(dataset, lambda row: row.update(problem="<script>alert(1)</script>", answer="never", choices=""))
     result = sif("data", "check", dataset, "-o", tmp_path / "findings.jsonl")
     assert result.exit_code == 3
     assert "examples.jsonl:2: answer_disagrees" in result.stdout
-    assert "18 examples, 1 finding\n" in result.stderr
+    assert "18 examples, 1 of them with findings (1 finding)\n" in result.stderr
     assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 1
     result = sif("data", "stats", dataset, "-o", tmp_path / "stats.html")
     assert result.exit_code == 0, result.output
     assert "18 examples by dataset" in result.stdout
+    assert "64×64" in result.stdout
+    assert "share of the image covered by a target box" in result.stdout  # the title is one line
     page = (tmp_path / "stats.html").read_text()
     assert page.count("<polyline") == 3
     assert "nearer" in page

@@ -178,6 +178,35 @@ class TestBadEntries:
         assert (dog.source, dog.reason) == ("i.json:annotations[0]", "no usable entry of images has the image_id 1")
         assert dog.id == "1"
 
+    @pytest.mark.parametrize(
+        ("bbox", "change", "words"),
+        [
+            (
+                [35, 20, -4, 22],
+                {},
+                "bbox [35, 20, -4, 22] of annotation 4 has no area (x1, y1, x2, y2 are [35.0, 20.0, 31.0, 42.0]); width and "
+                "height must be above 0",
+            ),
+            (
+                [35, 20, 31, 42],
+                {"bbox_mode": 0},
+                "bbox [35, 20, 31, 42] of annotation 4 has no area (x1, y1, x2, y2 are [35.0, 20.0, 31.0, 42.0]); expected "
+                "x1 < x2 and y1 < y2",
+            ),
+            (
+                [110, 20, 4, 5],
+                {"id": "n"},
+                "box [110.0, 20.0, 114.0, 25.0] lies wholly outside the image (width 100, height 50); the file states bbox "
+                "[110, 20, 4, 5] of annotation 'n'",
+            ),
+        ],
+    )
+    def test_a_bad_box_is_named_as_the_file_states_it(self, tmp_path: Path, bbox: list, change: dict, words: str) -> None:
+        value = one_dog()
+        value["annotations"].append({"id": 4, "image_id": 1, "category_id": 2, "bbox": bbox, **change})
+        _, (reject,) = read(tmp_path, value)
+        assert (reject.source, reject.reason) == ("i.json:a.jpg:cat", words)
+
 
 class TestCrowds:
     @pytest.mark.parametrize("flag", [0, 0.0, False, "0", "false", "False", "", None])

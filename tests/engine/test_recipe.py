@@ -140,6 +140,24 @@ def test_sources_that_number_alike(folder: Path) -> None:
     assert ids(read_recipe(apart))[10:] == [f"b-r{n}" for n in range(5, 8)]
 
 
+def test_files_of_one_name_stay_apart(folder: Path) -> None:
+    """A place has the path that the recipe states. One file of that name needs no folder."""
+    (folder / "sub").mkdir()
+    write_jsonl(folder / "sub" / "one.jsonl", [row(0, id="r0"), row(1, id="new", boxes=[[0, 0, 50, 200]])])
+    first = source("one.jsonl", images="one")
+    for other in ("sub/one.jsonl", str(folder / "sub" / "one.jsonl")):
+        found = list(read_recipe(recipe(folder, first, source(other, images="two"))))
+        *records, twin, past = found
+        assert {item.source for item in records} == {f"one.jsonl:{n}" for n in range(1, 11)}
+        assert (twin.source, "already used at one.jsonl:1." in twin.reason) == (f"{other}:1", True)
+        assert (past.source, past.code) == (f"{other}:2", "bad_box")
+    (alone,) = {item.source.partition(":")[0] for item in read_recipe(recipe(folder, source(other, images="two")))}
+    assert alone == "one.jsonl"
+    write_jsonl(folder / "sub" / "one.jsonl", [row(3, id="past", boxes=[[0, 0, 0.5, 1.05]])])
+    *_, past = read_recipe(recipe(folder, first, source("sub/one.jsonl", images="two")))
+    assert past.notes == ("sub/one.jsonl:1: box [0.0, 0.0, 0.5, 1.05] ends past the image (0 to 1); clipped",)
+
+
 def test_the_same_content_twice_is_a_reject(folder: Path) -> None:
     (folder / "images" / "one" / "copy.png").write_bytes((folder / "images" / "one" / "0.png").read_bytes())
     rows = [

@@ -127,6 +127,11 @@ def test_every_reason_is_met(photo_folder: Path, tmp_path: Path, monkeypatch: py
     assert [row["code"] for row in rows] == wanted
     assert [row for row in rows if not row["source"].startswith("records.jsonl:")] == []
     assert [row for row in rows if row["source"] in row["reason"]] == []
+    (answered,) = (row["reason"] for row in rows if row["code"] == "teacher_answer")
+    assert answered == (
+        "unusable reply of the teacher: the answer 'something else' disagrees with the true answer, and must state only "
+        "that; expected 'answer'"
+    )
     tries = [len(row["attempts"]) for row in rows if row["code"].startswith("teacher_")]
     once = ("cut_off", "refused", "no_content", "refused_request", "endpoint")
     assert tries == [1 if code in once else 3 for code in CHECKS]

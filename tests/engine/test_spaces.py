@@ -117,7 +117,8 @@ class TestRecords:
         assert code in found.stderr
         assert ("warning: " in found.stderr) == bool(warning)
         assert warning in found.stderr
-        assert f"{0 if code else 12} records, {12 if code else 0} findings" in found.stderr
+        said = "12 of them with findings (12 findings)" if code else "0 findings"
+        assert f"12 records, {said}\n" in found.stderr
         if code:
             assert "--box-space" in found.stdout  # what to do
             assert found.stdout.splitlines()[0].count("records.jsonl:1") == 1
@@ -150,6 +151,14 @@ class TestRecords:
         found = sif("data", "check", source, "--box-space", "unit")
         assert (found.exit_code, found.stderr.splitlines()[-1]) == (2, f"sif: {source}: contains no records")
 
+    def test_a_wrong_path_and_a_file_without_records(self, tmp_path: Path) -> None:
+        found = sif("data", "check", tmp_path / "none.jsonl")
+        wanted = "no such file or folder. Give a file of records, or a dataset folder of `sif data build`"
+        assert (found.exit_code, found.stderr) == (2, f"sif: {tmp_path / 'none.jsonl'}: {wanted}\n")
+        (tmp_path / "notes.jsonl").write_text("one\n\ntwo\n")
+        found = sif("data", "check", tmp_path / "notes.jsonl")
+        assert found.stderr.splitlines()[-1] == "2 lines, 2 of them with findings (2 findings)"
+
     def test_images_of_records_that_state_a_size(self, tmp_path: Path) -> None:
         """A stated size is no reason not to look: the image may be missing, broken or another one."""
         Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
@@ -173,7 +182,7 @@ class TestRecords:
         assert findings["other"]["message"] == (
             "other.png must have the shape 40×20 as stated by the source, got 30×40. Check that it is the right image"
         )
-        assert (found.exit_code, found.stderr.splitlines()[-1]) == (3, "6 records, 4 findings")
+        assert (found.exit_code, found.stderr.splitlines()[-1]) == (3, "6 records, 4 of them with findings (4 findings)")
         assert sif("data", "check", tmp_path / "records.jsonl", "--no-files").exit_code == 0
 
     @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ class TestEmptyCells:
     def test_a_failed_formula_elsewhere_is_named(self, tmp_path: Path) -> None:
         row = {"image": "a.jpg", "question": "q", "answer": "red", "boxes": BOX, "choices": "#REF!"}
         (found,) = read_source(write_csv(tmp_path / "t.csv", [row]))
-        assert found.source.endswith("t.csv[0]")
+        assert found.source == "t.csv:2"
         assert found.reason.startswith("choices is '#REF!', the result of a failed formula in a spreadsheet. Fix it")
 
     @pytest.mark.parametrize("answer", ["nan", "Nan", "none", "inf"])
@@ -225,6 +225,11 @@ class TestLists:
             ({"xmin": [1]}, "boxes must be a list of [x1, y1, x2, y2], got an object with the keys xmin"),
             (7, "boxes must be a list of [x1, y1, x2, y2], got 7"),
             ("[]", "boxes is empty"),
+            (
+                "[335, 320, -4, 22]",
+                "column 'bbox': box [335.0, 320.0, -4.0, 22.0] has no area; width and height must be above",
+            ),
+            ("[335, 320, 4, 0]", "column 'bbox': box [335.0, 320.0, 4.0, 0.0] has no area"),
         ],
     )
     def test_other_boxes_name_the_column_and_what_is_wanted(self, cell: object, words: str) -> None:
@@ -267,7 +272,7 @@ class TestLists:
         )
         assert [item.choices for item in found[:5]] == [("red", "blue"), ("red", "blue"), ("1", "2"), (), ()]
         np.testing.assert_allclose([item.boxes[0] for item in found[:5]], [[0.1, 0.2, 0.6, 0.6]] * 5)
-        assert found[5].source.endswith("t.csv[5]")
+        assert found[5].source == "t.csv:7"
         assert found[5].reason == "column 'options' must be a JSON list such as [\"red\", \"blue\"], got 'oops'"
 
 
@@ -294,8 +299,10 @@ class TestCSVFiles:
         (tmp_path / "t.csv").write_bytes(text.encode() + b"a.jpg,caf\xe9,red,\n" + self.GOOD.encode())
         found = list(read_source(tmp_path / "t.csv"))
         assert codes(found) == ["ok", "bad_record", "blank_answer", "ok", "ok", "bad_record", "ok"]
-        assert "line 3 has 5 cells, but the header has 4" in found[1].reason
-        assert "line 9 is not UTF-8. Save the file as UTF-8" in found[5].reason
+        # Line 5 is blank, and the row of lines 6 and 7 has a line end in a cell.
+        assert [item.source for item in found] == [f"t.csv:{line}" for line in (2, 3, 4, 6, 8, 9, 10)]
+        assert "the row has 5 cells, but the header has 4" in found[1].reason
+        assert "the row is not UTF-8. Save the file as UTF-8" in found[5].reason
 
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
     @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -359,7 +366,7 @@ class TestImages:
         (found,) = read_source(path, images=tmp_path / "kept", columns={"image": "pic"})
         if isinstance(found, Reject):
             assert f"{found.code}: {found.reason}".startswith(wanted)
-            assert found.source == f"{path}[0]"
+            assert found.source == f"{path.name}[0]"  # no lines; the index in Python
         else:
             assert found.image.endswith(wanted)
             assert wanted == "a.png" or Image.open(tmp_path / "kept" / found.image).size == (100, 50)
@@ -481,7 +488,7 @@ class TestDelimiters:
         )
         record, reject = read_source(tmp_path / "t.csv")
         assert (record.question, record.answer) == ("a, b", "red")
-        assert "line 4 has 5 cells" in reject.reason
+        assert (reject.source, "the row has 5 cells" in reject.reason) == ("t.csv:4", True)
 
     @pytest.mark.parametrize("mark", ["|", "\t", ","])
     def test_whatever_it_is(self, tmp_path: Path, mark: str) -> None:

@@ -207,6 +207,16 @@ def test_a_spoilt_count_is_no_answer(tmp_path: Path) -> None:
     ) == ("bad_annotation", True)
 
 
+def test_a_box_without_area_is_named_as_the_instances_state_it(tmp_path: Path) -> None:
+    boxed = instances("a.jpg")
+    boxed["annotations"][0] |= {"id": 4, "bbox": [10, 10, 50, 0]}
+    (reject,) = ask(tmp_path, boxed, {"image": "a.jpg"})
+    assert (reject.code, reject.reason.startswith("bbox [10, 10, 50, 0] of annotation 4 has no area")) == (
+        "degenerate_box",
+        True,
+    )
+
+
 def test_questions_may_be_json_lines(tmp_path: Path) -> None:
     instances = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50}],

@@ -12,7 +12,6 @@ import click
 from sifthinker.ask_settings import DepthFiles
 from sifthinker.cli.flags import Command, click_options, option
 from sifthinker.cli.terminal import (
-    FAILED,
     SOME_REJECTED,
     bar,
     describe_usage,
@@ -41,6 +40,13 @@ _SOURCE = ("format", "columns", "instances", "box_form", "boxes", "box_space", "
 _PIXELS = tuple(ResizedPixels.model_fields)
 
 
+_allow_rejects = option(
+    "--allow-rejects",
+    is_flag=True,
+    help=f"Exit with 0 instead of {SOME_REJECTED} if some records, but not all, were rejected.",
+)
+
+
 class _PathsFile(Settings):
     output: Annotated[Path, Flag("-o", "--output")]
     """JSONL file to write."""
@@ -48,6 +54,7 @@ class _PathsFile(Settings):
 
 @data.command("paths", short_help="Write focus paths, without a teacher", cls=Command)
 @click.argument("file")
+@_allow_rejects
 @click_options(BuildSettings, {"Images and output": ["images"]})
 @click_options(_PathsFile, {"Images and output": ["output"]}, into="written")
 @click_options(SourceSettings, {"Reading FILE": (*_SOURCE, *_PIXELS)}, into="source")
@@ -55,6 +62,7 @@ class _PathsFile(Settings):
 @click_options(BuildSettings, {"Focus paths": ["seed"]}, into="choice", helps={"seed": "Random seed of the focus paths."})
 def data_paths(
     file: str,
+    allow_rejects: bool,
     given: dict[str, Any],
     written: dict[str, Any],
     source: dict[str, Any],
@@ -99,13 +107,12 @@ def data_paths(
     write_jsonl(named, rejects)
     say_counts(counts, rejects, named)
     click.echo(settings.output)
-    if not counts.accepted:
-        sys.exit(FAILED)
+    _end(counts, allow_rejects)
 
 
 @data.command("build", short_help="Build chains of thought from questions with boxes", cls=Command)
 @click.argument("file")
-@option("--allow-rejects", is_flag=True, help=f"Exit with 0 instead of {SOME_REJECTED} if records were rejected.")
+@_allow_rejects
 @click_options(
     BuildSettings,
     {
@@ -161,6 +168,11 @@ def data_build(file: str, allow_rejects: bool, given: dict[str, Any], source: di
         if (output / UNMATCHED).is_file():
             click.echo(f"  all lines that matched no image: {output / UNMATCHED}", err=True)
     click.echo(output)
+    _end(counts, allow_rejects)
+
+
+def _end(counts: Counts, allow_rejects: bool) -> None:
+    """Exit with `SOME_REJECTED` if nothing was accepted, or if records were rejected and that is not allowed."""
     if not counts.accepted or (counts.rejected and not allow_rejects):
         sys.exit(SOME_REJECTED)
 
@@ -265,13 +277,17 @@ def data_check(
     from dataclasses import asdict
 
     from sifthinker.engine.checks import FINDINGS, Finding, check_dataset
+    from sifthinker.engine.sources import HUB
     from sifthinker.engine.spaces import Records, check_records, holds_examples, holds_records
     from sifthinker.engine.stats import Stats
     from sifthinker.errors import ConfigError, RecordError
     from sifthinker.files import write_jsonl
-    from sifthinker.records import REJECTS
+    from sifthinker.records import EXAMPLES, REJECTS
 
     _refuse_recipe(dataset, "check")
+    if not dataset.startswith(HUB) and not Path(dataset).exists():
+        wanted = "Give a file of records, or a dataset folder of `sif data build`"
+        raise RecordError(f"{dataset}: no such file or folder. {wanted}", "missing_file")
     keep_inputs((output,), Path(dataset))
     stated = [f"--{name.replace('_', '-')}" for name in (*given, *source)]
     if stated and holds_examples(Path(dataset)):
@@ -282,7 +298,8 @@ def data_check(
     of_records = bool(stated) or holds_records(dataset)
     stats, records, counts = Stats(), Records(), Counter[str]()
     findings: list[Finding] = []
-    kind = "record" if of_records else "example"
+    faulty: set[str] = set()  # places of lines with findings
+    kind = "record" if of_records else "example" if holds_examples(Path(dataset)) else "line"
     with bar(f"{kind}s", None) as advance:
         if of_records:
             settings = _single(dataset, source, {"output": dataset, **given})
@@ -291,10 +308,12 @@ def data_check(
             found = check_dataset(dataset, files=not no_files, stats=stats)
         for finding in found:
             counts[finding.code] += 1
+            if finding.where not in (EXAMPLES, Path(dataset).name):  # else it is about the complete file
+                faulty.add(finding.where)
             if output or len(findings) < most:
                 findings.append(finding)
-            advance(stats.examples + records.records)
-        advance(stats.examples + records.records)
+            advance(stats.lines + records.read)
+        advance(stats.lines + records.read)
     for finding in findings[:most]:
         click.echo(f"{finding.where}: {finding.code}: {finding.message}")
     if counts.total() > most:
@@ -306,10 +325,12 @@ def data_check(
         click.echo(f"{number} × {code}: {(REJECTS if of_records else FINDINGS).get(code, '')}", err=True)
     for warning in records.warnings():
         click.echo(f"warning: {warning}", err=True)
-    total = stats.examples + records.records
-    if of_records and not total and not counts:
+    total = stats.lines + records.read
+    if of_records and not total:
         raise RecordError(f"{dataset}: contains no records")
-    click.echo(f"{number_of(total, kind)}, {number_of(counts.total(), 'finding')}", err=True)
+    said = number_of(counts.total(), "finding")
+    said = f"{len(faulty):,} of them with findings ({said})" if faulty else said
+    click.echo(f"{number_of(total, kind)}, {said}", err=True)
     if counts:
         sys.exit(SOME_REJECTED)
 
@@ -344,8 +365,8 @@ def data_stats(dataset: Path, output: Path | None) -> None:
 
     from sifthinker.engine.checks import check_dataset
     from sifthinker.engine.stats import Stats, reject_counts
-    from sifthinker.errors import RecordError
     from sifthinker.files import make_folder
+    from sifthinker.records import no_example
     from sifthinker.show.report import stats_page, write_page
 
     _refuse_recipe(dataset)
@@ -357,12 +378,12 @@ def data_stats(dataset: Path, output: Path | None) -> None:
         for _ in check_dataset(dataset, stats=stats):
             advance(stats.examples)
         advance(stats.examples)
-    if not stats.examples:
-        raise RecordError(f"{dataset}: contains no examples")
     rejects = reject_counts(dataset)
+    if not stats.examples and not rejects:
+        raise no_example(dataset)
     console = Console()
     for title, counted in stats.tables(rejects).items():
-        table = Table(title=title, show_header=False)
+        table = Table(title=title, show_header=False, min_width=len(title))
         for name, number in counted:
             table.add_row(name, number)
         console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,17 +54,32 @@ def describe_usage(usage: Usage) -> str:
     return (f", {tokens:,} tokens" if tokens else "") + (f", cost {usage.cost:.2f}" if usage.cost else "")
 
 
+_MOST_FORMS = 3  # messages of one reason code
+# What differs between messages of one form: quoted texts, brackets, words with a digit, a slash or a dot inside, and their
+# lists.
+_NAMES = re.compile(r"""('[^']*'|"[^"]*"|\[[^\]]*\]|[^\s,;:()]*(?:\d|\w[/.]\w)[^\s,;:()]*)""")
+
+
 def say_counts(counts: Counts, rejects: Iterable[dict[str, Any]], named: Path) -> None:
-    """Print how many records were accepted and rejected, with the count and the first message of each reason."""
+    """Print how many records were accepted and rejected. For each reason code, print its count and its first messages.
+
+    Messages that differ only in names and numbers count as one.
+    """
     from sifthinker.records import without_place
 
     click.echo(f"{counts.accepted} accepted, {counts.clipped} of them clipped, {counts.rejected.total()} rejected", err=True)
-    first: dict[str, str] = {}
+    first: dict[str, dict[str, str]] = {}  # code → form of the message → the first such message
     for row in rejects:
         # Builds of earlier versions wrote the place into the reason too.
-        first.setdefault(row["code"], f"{row['source']}: {without_place(row['reason'], row['source'])}")
+        reason = without_place(row["reason"], row["source"])
+        first.setdefault(row["code"], {}).setdefault(_NAMES.sub("…", reason), f"{row['source']}: {reason}")
     for code, number in sorted(counts.rejected.items()):
-        click.echo(f"  {number} × {code}; the first: {first[code]}", err=True)
+        shown, *others = first[code].values()
+        click.echo(f"  {number} × {code}; the first: {shown}", err=True)
+        for other in others[: _MOST_FORMS - 1]:
+            click.echo(f"    also {other}", err=True)
+        if len(others) >= _MOST_FORMS:
+            click.echo(f"    … and {number_of(len(others) - _MOST_FORMS + 1, 'more form')}; see {named}", err=True)
     if first:
         click.echo(f"  complete list: {named}", err=True)
 
@@ -196,4 +212,12 @@ def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
         def advance(done: int, words: str = "", expected: int | None = total) -> None:
             progress.update(task, completed=done, words=words, total=expected)
 
-        yield advance
+        try:
+            yield advance
+        except BaseException:
+            # Nothing was done: leave only the error on the screen.
+            if not progress.tasks[task].completed:
+                progress.live.transient, console.quiet = True, not console.is_interactive
+            raise
+        if progress.tasks[task].total is None:
+            progress.update(task, total=progress.tasks[task].completed)

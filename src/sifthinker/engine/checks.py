@@ -33,7 +33,7 @@ from sifthinker.errors import BoxError, ChainError, DepthError, ImageError, Reco
 from sifthinker.files import inside, json_lines
 from sifthinker.images import check_image
 from sifthinker.prompts import asked_coordinates
-from sifthinker.records import Example, examples_file, find_placeholder, without_place
+from sifthinker.records import Example, examples_file, find_placeholder, where_reasons_are, without_place
 from sifthinker.scoring.answers import judge
 from sifthinker.scoring.rewards import score_depth
 
@@ -103,6 +103,7 @@ def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None =
     number = 0
     for number, _, row, fault in json_lines(where):
         place = f"{where.name}:{number}"
+        stats.lines += 1
         if fault:
             yield Finding(place, "", "not_json", fault)
             continue
@@ -119,7 +120,8 @@ def check_dataset(path: str | Path, *, files: bool = True, stats: Stats | None =
         depths["no depth" if example.depth is None else "depth"] += 1
         yield from _check_example(example, where.parent, place, files, stats)
     if not number:
-        yield Finding(where.name, "", "no_example", "the file is empty or has only blank lines")
+        words = f"the file is empty or has only blank lines{where_reasons_are(where)}"
+        yield Finding(where.name, "", "no_example", words)
     if len(spaces) > 1:
         yield Finding(where.name, "", "mixed_coordinates", f"chains use {counts_in_words(spaces)}. Train them separately")
     if len(depths) > 1:
@@ -242,6 +244,7 @@ def _check_release(path: Path, files: bool, stats: Stats) -> Iterator[Finding]:
         yield Finding(path.name, "", "no_example", "the list is empty")
     for index, row in enumerate(rows):
         place = f"{path.name}[{index}]"
+        stats.lines += 1
         try:
             yield from _check_release_row(row, path.parent, place, files, stats)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, SIFError) as error:

@@ -15,14 +15,15 @@ from sifthinker.depth import LEAST_DEPTH, DepthMap, agrees
 from sifthinker.engine.estimators import DepthSource
 from sifthinker.engine.expansion import FocusPath, expand
 from sifthinker.engine.settings import Expansion
+from sifthinker.engine.sources.rows import image_below
 from sifthinker.engine.teachers import ADVICE, Explanation, Task, Teacher, explain
 from sifthinker.errors import BoxError, ChainError, ConfigError, DepthError, ImageError, RecordError
-from sifthinker.files import atomic_write, inside, sha256
+from sifthinker.files import atomic_write, sha256
 from sifthinker.images import decode_image, shape_fault
 from sifthinker.literals import Coordinates
 from sifthinker.loops import in_thread
 from sifthinker.prompts import PROMPT_VERSION, user_prompt
-from sifthinker.records import Example, Record, Reject
+from sifthinker.records import Example, Record, Reject, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Composer:
     def _prepare(self, record: Record) -> _Prepared | Reject:
         """Do all work that comes before the teacher."""
         try:
-            source = inside(self.root, record.image)
+            source = image_below(self.root, record.image, exists=True)
             data = _read(source)
             digest = sha256(data)
             if digest in self.exclude:
@@ -108,6 +109,8 @@ class Composer:
             code = last.codes[0]
             what = "" if code in ("endpoint", "refused_request") else "unusable reply of the teacher: "
             reason = f"{what}{'; '.join(last.problems)}"
+            if "answer" in last.codes:  # the teacher is not told it again, or it would copy it
+                reason += f"; expected {shown(record.answer)}"
             if code in ADVICE:
                 reason += f"; {ADVICE[code]}"
             return Reject(record.source, record.id, f"teacher_{code}", reason, attempts)
@@ -215,8 +218,6 @@ def _state_depths(
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image", "missing_image") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot read: {error.strerror}", "missing_image") from None
 

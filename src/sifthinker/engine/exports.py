@@ -16,7 +16,7 @@ from sifthinker.engine.stats import counts_in_words
 from sifthinker.errors import ConfigError, DepthError, ImageError, RecordError, need
 from sifthinker.files import atomic_write, make_folder, to_json, write_jsonl
 from sifthinker.literals import ExportForm
-from sifthinker.records import Example, read_examples, write_choices
+from sifthinker.records import Example, no_example, read_examples, write_choices
 from sifthinker.results import example_to_json, label_studio_config, to_coco, to_label_studio
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def export(dataset: str | os.PathLike[str], out: str | os.PathLike[str], to: Exp
     try:
         spaces: Counter[str] = Counter(example.coordinates for example in read_examples(dataset))
         if not spaces:
-            raise RecordError(f"{dataset}: contains no example", "no_example")
+            raise no_example(dataset)
         if len(spaces) > 1:
             logger.warning(
                 "%s: the chains use %s. Each row states its coordinates, but `sif train` does not accept a mixture, because "

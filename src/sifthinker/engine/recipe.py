@@ -152,7 +152,11 @@ def resizer_of(source: SourceSettings, settings: BuildSettings | None = None) ->
 
 
 def open_source(
-    source: SourceSettings, folder: Path, images: Path | None, resizer: Resizer | None = None
+    source: SourceSettings,
+    folder: Path,
+    images: Path | None,
+    resizer: Resizer | None = None,
+    called: str | None = None,
 ) -> Iterator[Record | Reject]:
     """Read a source without its filters.
 
@@ -161,6 +165,7 @@ def open_source(
         folder: folder that its paths are relative to.
         images: image root; see `sources.read_source`.
         resizer: see `resizer_of`.
+        called: see `sources.read_source`.
     Raises:
         RecordError, ConfigError: see `sources.read_source`.
     """
@@ -174,8 +179,20 @@ def open_source(
         columns=source.columns,
         instances=None if source.instances is None else folder / source.instances,
         resizer=resizer,
+        called=called,
     )
     return islice(found, None if source.limit is None else min(source.limit, sys.maxsize))
+
+
+def _called(source: SourceSettings, sources: Sequence[SourceSettings]) -> str:
+    """Return what places call the file of a source: its path as written, so that files of the same name stay apart.
+
+    The folder of an absolute path is left out if no other source has that file name. The same build on another machine, or
+    from the command line, then makes the same dataset.
+    """
+    path = Path(source.file)
+    alone = sum(Path(other.file).name == path.name for other in sources) == 1
+    return path.name if path.is_absolute() and alone else source.file
 
 
 def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
@@ -186,7 +203,8 @@ def _all(recipe: Recipe, left: Left) -> Iterator[tuple[Record | Reject, str]]:
         return
     for source in recipe.settings.sources:
         resizer = resizer_of(source, recipe.settings)
-        for item in open_source(source, recipe.settings.folder, recipe.images / source.images, resizer):
+        called = _called(source, recipe.settings.sources)
+        for item in open_source(source, recipe.settings.folder, recipe.images / source.images, resizer, called):
             if isinstance(item, Reject):
                 yield item, ""
                 continue

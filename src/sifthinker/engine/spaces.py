@@ -20,10 +20,9 @@ from sifthinker.engine.recipe import open_source, resizer_of
 from sifthinker.engine.settings import SourceSettings
 from sifthinker.engine.sources import LOOKED_AT, format_of
 from sifthinker.engine.sources.instances import coco_relative
-from sifthinker.engine.sources.rows import rows
+from sifthinker.engine.sources.rows import image_below, rows
 from sifthinker.engine.sources.tables import is_table
 from sifthinker.errors import ImageError, RecordError
-from sifthinker.files import inside
 from sifthinker.images import image_size, shape_fault
 from sifthinker.literals import Space
 from sifthinker.records import EXAMPLES, Record, Reject
@@ -36,7 +35,8 @@ class Records:
     Args:
         space: stated space of the boxes.
         resizer: for `resized`, the resizer of the images.
-        records: number of records.
+        records: number of readable records.
+        unreadable: number of other records.
         past: boxes that extend past the image, x1, y1, x2, y2 as in the file.
         rejected: number of these that were rejected; the others are clipped.
         boxes: (N, 4) in that space, for each record whose image size is known or not needed.
@@ -46,6 +46,7 @@ class Records:
     space: Space = "unit"
     resizer: Resizer = field(default_factory=Resizer)
     records: int = 0
+    unreadable: int = 0
     past: list[list[float]] = field(default_factory=list)
     rejected: int = 0
     boxes: list[Boxes] = field(default_factory=list)
@@ -61,10 +62,16 @@ class Records:
 
     def add_reject(self, reject: Reject) -> None:
         """Add a record that could not be read. Only a box that extends past the image is used."""
+        self.unreadable += 1
         box = _stated_past(reject.reason)
         if box:
             self.past.append(box)
             self.rejected += 1
+
+    @property
+    def read(self) -> int:
+        """Number of records, readable or not."""
+        return self.records + self.unreadable
 
     def warnings(self) -> list[str]:
         """Return warnings, with counts, about boxes that look like another space."""
@@ -136,7 +143,7 @@ def check_records(
         size = item.size
         if files:
             try:
-                actual = image_size(inside(root, item.image))
+                actual = image_size(image_below(root, item.image, exists=True))
             except (RecordError, ImageError) as error:
                 yield Finding(item.source, item.id, error.code, str(error))
             else:

@@ -21,6 +21,7 @@ class Stats:
 
     Args:
         examples: number of readable lines.
+        lines: number of lines, readable or not.
         by_dataset: examples per dataset.
         by_family: examples per kind of question.
         boxes: examples per number of target boxes.
@@ -33,6 +34,7 @@ class Stats:
     """
 
     examples: int = 0
+    lines: int = 0
     by_dataset: Counter[str] = field(default_factory=Counter)
     by_family: Counter[str] = field(default_factory=Counter)
     boxes: Counter[int] = field(default_factory=Counter)
@@ -72,7 +74,11 @@ class Stats:
 
         def counted(counter: Counter[Any], most: int = 20) -> list[tuple[str, str]]:
             rows = [
-                (str(name), f"{number:,} ({number / counter.total():.1%})") for name, number in counter.most_common(most)
+                (
+                    "×".join(map(str, name)) if isinstance(name, tuple) else str(name),
+                    f"{number:,} ({number / counter.total():.1%})",
+                )
+                for name, number in counter.most_common(most)
             ]
             rest = counter.total() - sum(number for _, number in counter.most_common(most))
             return rows + ([("others", f"{rest:,}")] if rest else [])

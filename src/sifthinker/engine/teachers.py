@@ -26,7 +26,7 @@ from sifthinker.json_reply import find_objects
 from sifthinker.loops import in_thread
 from sifthinker.models import complete, load_for_inference
 from sifthinker.prompts import TEACHER_SYSTEM, teacher_correction, teacher_focus, teacher_task
-from sifthinker.records import Record, find_placeholder
+from sifthinker.records import Record, find_placeholder, shown
 from sifthinker.responses import Reply
 from sifthinker.scoring.answers import judge, normalise
 
@@ -226,7 +226,8 @@ def check_reply(reply: str, task: Task) -> tuple[list[str], list[tuple[str, str]
     if not isinstance(answer, str | int | float) or isinstance(answer, bool):
         problems.append(("not_json", '"answer" must be a string'))
     elif not _agrees(str(answer), task.record):
-        problems.append(("answer", "the answer disagrees with the true answer, and must state only that"))
+        words = f"the answer {shown(str(answer))} disagrees with the true answer, and must state only that"
+        problems.append(("answer", words))
     return thoughts, problems
 
 

@@ -18,7 +18,7 @@ from sifthinker.boxes import as_boxes, convert, other_names, other_space
 from sifthinker.coordinates import UNIT, Frame
 from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import BoxError, ImageError, RecordError
-from sifthinker.files import check_keys, inside, read_jsonl, sha256, to_json
+from sifthinker.files import check_keys, inside, json_fault, read_jsonl, sha256, to_json, with_advice
 from sifthinker.images import image_size, load_image, same_shape
 from sifthinker.literals import Space
 from sifthinker.records import (
@@ -291,7 +291,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: starts like a JSON list, but is not valid JSON: {error}", "not_json") from None
+        raise RecordError(
+            f"{path}: starts like a JSON list, but is not valid JSON: {json_fault(error)}", "not_json"
+        ) from None
     for number, row in enumerate(rows, 1):
         yield f"{path}, item {number}", row
 
@@ -323,8 +325,7 @@ def _plain(row: Any, where: str, number: str, root: Path, box_space: Space, read
                 "datasets. Build a dataset from this file with `sif data build`",
                 "unknown_key",
             ) from None
-        end = "" if str(error).endswith("?") else "."
-        raise RecordError(f"{error}{end} Put other data under 'extra'", "unknown_key") from None
+        raise RecordError(with_advice(str(error), "Put other data under 'extra'"), "unknown_key") from None
     missing = [name for name in ("image", "question") if row.get(name) is None]
     if missing:
         raise RecordError(f"{where}: lacks {', '.join(missing)}", "missing_key")

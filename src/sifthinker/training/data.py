@@ -12,7 +12,7 @@ from typing import Any
 from sifthinker.errors import ModelError, RecordError
 from sifthinker.models import opened_by_template
 from sifthinker.prompts import user_prompt
-from sifthinker.records import Example, read_examples, write_choices
+from sifthinker.records import Example, no_example, read_examples, write_choices
 
 
 def load_examples(path: str, limit: int | None = None, sample: int | None = None) -> list[Example]:
@@ -35,7 +35,7 @@ def load_examples(path: str, limit: int | None = None, sample: int | None = None
             if not Path(file).is_file():
                 raise RecordError(f"{path}: example {example.id!r}: file {file} does not exist", "missing_image")
     if not examples:
-        raise RecordError(f"{path}: contains no example", "no_example")
+        raise no_example(path)
     if len({example.depth is None for example in examples}) > 1:
         raise RecordError(
             f"{path}: some examples have depth and others have none; put RGB-only examples in a separate dataset",

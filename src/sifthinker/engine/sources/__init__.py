@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -13,14 +14,13 @@ from sifthinker.boxes import other_names
 from sifthinker.coordinates import Resizer
 from sifthinker.engine.sources import published
 from sifthinker.engine.sources.instances import coco, coco_relative
-from sifthinker.engine.sources.rows import path_of, read_json, records, rows, to_unit
+from sifthinker.engine.sources.rows import image_below, path_of, read_json, records, rows, to_unit
 from sifthinker.engine.sources.tables import COLUMNS, HUB, Line, is_table, table
 from sifthinker.engine.sources.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
-from sifthinker.files import inside
 from sifthinker.images import image_size
 from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
-from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown
+from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown, without_place
 
 __all__ = ["COLUMNS", "HUB", "LOOKED_AT", "format_of", "read_rows", "read_source"]
 
@@ -36,6 +36,7 @@ def read_source(
     columns: Mapping[str, str] | None = None,
     instances: str | os.PathLike[str] | None = None,
     resizer: Resizer | None = None,
+    called: str | None = None,
 ) -> Iterator[Record | Reject]:
     """Read records in file order.
 
@@ -61,6 +62,7 @@ def read_source(
         columns: record field (one of `COLUMNS`) → column of the table. Other fields use columns of the same name.
         instances: COCO instances file, for `tallyqa`.
         resizer: for box space `resized`, the resizer of the images; by default Qwen2.5-VL's with its published bounds.
+        called: what the places of records call the file; by default its name.
     Yields:
         A record, or a reject with place and reason. A repeated id is a reject too.
     Raises:
@@ -103,6 +105,8 @@ def read_source(
         advice = f"read as {box_space}. Set --box-space {other_names(box_space)} (in a recipe: box_space)"
         found = _plain(lines, base, outside, box_space, advice, resizer)
     seen: dict[str, str] = {}
+    if called not in (None, where.name):
+        found = map(partial(_at, name=where.name, called=str(called)), found)
     for item in found:
         if isinstance(item, Record):
             if item.id in seen:
@@ -111,6 +115,17 @@ def read_source(
                 continue
             seen[item.id] = item.source
         yield item
+
+
+def _at(item: Record | Reject, name: str, called: str) -> Record | Reject:
+    """Return an item whose place, such as `records.jsonl:2`, calls its file otherwise. A row may state another place."""
+    if not item.source.startswith((f"{name}:", f"{name}[")):
+        return item
+    place = called + item.source.removeprefix(name)
+    if isinstance(item, Reject):
+        return replace(item, source=place)
+    notes = (f"{place}: {without_place(note, item.source)}" if note.startswith(item.source) else note for note in item.notes)
+    return replace(item, source=place, notes=tuple(notes))
 
 
 def read_rows(
@@ -198,7 +213,7 @@ def _plain(
             # `Record` itself rejects an impossible size.
             size = (sides[0], sides[1]) if len(sides) == 2 and all(0 < side <= LONGEST_SIDE for side in sides) else None
             if size is None and space not in ("unit", "per_mille"):
-                size = image_size(inside(base, path_of(row, "image", place)))
+                size = image_size(image_below(base, path_of(row, "image", place), exists=True))
             boxes, notes = to_unit(row["boxes"], space, size, outside, place, advice, resizer)
             if notes and isinstance(row.get("notes"), list | None):
                 row = {**row, "notes": [*(row.get("notes") or ()), *notes]}

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sifthinker.engine.sources.rows import FAULTS, field_of, read_json, reject, size_of, text_of, to_unit
+from sifthinker.engine.sources.rows import FAULTS, field_of, image_below, read_json, reject, size_of, text_of, to_unit
 from sifthinker.errors import RecordError
-from sifthinker.files import inside
 from sifthinker.literals import OutsideBoxes
 from sifthinker.records import Record, Reject, as_number, as_whole, shown
 
@@ -41,6 +40,30 @@ Id = int | str
 Category = str  # a category name after `_spoken`; names that differ only in case or underscores are equal
 
 
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """The box of an object.
+
+    Args:
+        corners: x1, y1, x2, y2 in pixels.
+        place: place of its annotation in the instances file.
+        id: id of the annotation, None if it has none.
+        stated: the box in the annotation: four numbers, x, y, width, height or two corners.
+        is_corners: whether it is two corners.
+    """
+
+    corners: list[float]
+    place: str
+    id: Any
+    stated: Any
+    is_corners: bool
+
+    @property
+    def words(self) -> str:
+        """The box as the file states it."""
+        return f"bbox {shown(self.stated)}" + (f" of annotation {shown(self.id)}" if self.id is not None else "")
+
+
 @dataclass(slots=True)
 class Picture:
     """The annotations of one image.
@@ -49,14 +72,14 @@ class Picture:
         file: file name.
         size: (width, height) in pixels.
         place: place in the instances file.
-        boxes: category → pixel boxes (x1 y1 x2 y2) of its objects with their places, in file order, without crowds.
+        boxes: category → boxes of its objects, in file order, without crowds.
         spoilt: category → (code, reason) why its objects cannot be counted here; `None` stands for every category.
     """
 
     file: str
     size: tuple[int, int]
     place: str
-    boxes: dict[Category, list[tuple[list[float], str]]] = field(default_factory=dict)
+    boxes: dict[Category, list[Marked]] = field(default_factory=dict)
     spoilt: dict[Category | None, tuple[str, str]] = field(default_factory=dict)
 
     def spoil(self, category: Category | None, code: str, reason: str) -> None:
@@ -71,15 +94,16 @@ class Picture:
             return "too_many_boxes", f"the image has {len(boxes)} of them, more than {MOST_INSTANCES}"
         if found is None:
             first: dict[tuple[float, ...], str] = {}
-            for box, place in boxes:
-                other = first.setdefault(tuple(box), place)
-                if other != place:
-                    return "bad_annotation", f"{other} and {place} have the same box {box}, which may be counted twice"
+            for box in boxes:
+                other = first.setdefault(tuple(box.corners), box.place)
+                if other != box.place:
+                    words = f"{other} and {box.place} have the same box {box.corners}, which may be counted twice"
+                    return "bad_annotation", words
         return found
 
     def pixels(self, category: Category) -> list[list[float]]:
         """Return the (N, 4) pixel boxes of a category."""
-        return [box for box, _ in self.boxes.get(category, [])]
+        return [box.corners for box in self.boxes.get(category, [])]
 
 
 @dataclass(slots=True)
@@ -287,7 +311,7 @@ def _annotate(annotation: Any, images: Mapping[Id, list[Picture]], categories: _
         if len(pictures) > 1:
             raise RecordError(f"{place}: several images have the image_id {image!r}", "ambiguous_image")
         crowd = _is_crowd(annotation, place)
-        box = [] if crowd else _corners(annotation, place)
+        box = None if crowd else _marked(annotation, place)
     except FAULTS as error:
         # Images that share an id are already marked.
         for picture in pictures if len(pictures) == 1 else ():
@@ -298,10 +322,10 @@ def _annotate(annotation: Any, images: Mapping[Id, list[Picture]], categories: _
     if category is None:  # refused above
         return
     found = picture.boxes.setdefault(category, [])
-    if crowd:
+    if box is None:
         picture.spoil(category, "crowd", f"{place} is a crowd region, so its objects are not counted")
     else:
-        found.append((box, place))
+        found.append(box)
 
 
 def _is_crowd(annotation: Mapping[str, Any], place: str) -> bool:
@@ -318,8 +342,8 @@ def _plain_key(text: str) -> str:
     return re.sub(r"[\W_]+", "", text[:80]).lower()
 
 
-def _corners(annotation: Any, place: str) -> list[float]:
-    """Return `bbox` as x1, y1, x2, y2 in pixels. It is x, y, width, height unless the annotation states another format."""
+def _marked(annotation: Any, place: str) -> Marked:
+    """Return `bbox`, which is x, y, width, height in pixels unless the annotation states another format."""
     form = "xywh"
     for name, value in annotation.items():
         if _plain_key(str(name)) in _MODE and value is not None:
@@ -338,7 +362,8 @@ def _corners(annotation: Any, place: str) -> list[float]:
     if len(numbers) != 4 or None in numbers:
         raise RecordError(f"{place}: bbox must be four numbers [x, y, width, height], got {shown(stated)}", "bad_box")
     x, y, right, bottom = (number for number in numbers if number is not None)
-    return [x, y, right, bottom] if form == "xyxy" else [x, y, x + right, y + bottom]
+    corners = [x, y, right, bottom] if form == "xyxy" else [x, y, x + right, y + bottom]
+    return Marked(corners, place, annotation.get("id"), stated, form == "xyxy")
 
 
 def _id(value: Any, name: str, place: str) -> Id:
@@ -423,10 +448,18 @@ def counted(
     fault = picture.fault(category)
     if fault is not None:
         raise RecordError(f"{place}: the objects cannot be counted: {fault[1]}", fault[0])
-    boxes = picture.pixels(category)
-    unit, notes = to_unit(boxes, "pixel", picture.size, outside, place)
+    boxes, marked = picture.pixels(category), picture.boxes.get(category, [])
+    for box in marked:
+        x1, y1, x2, y2 = box.corners
+        if x1 >= x2 or y1 >= y2:
+            wanted = "expected x1 < x2 and y1 < y2" if box.is_corners else "width and height must be above 0"
+            words = f"{box.words} has no area (x1, y1, x2, y2 are {box.corners}); {wanted}"
+            raise RecordError(f"{place}: {words}", "degenerate_box")
+    unit, notes = to_unit(
+        boxes, "pixel", picture.size, outside, place, origin=lambda index: f"; the file states {marked[index].words}"
+    )
     if root is not None:
-        inside(root, image or picture.file)
+        image_below(root, image or picture.file)
     return Record(
         id=identity,
         image=image or picture.file,

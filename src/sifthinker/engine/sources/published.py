@@ -12,6 +12,7 @@ import numpy as np
 from sifthinker.boxes import Boxes, convert
 from sifthinker.engine.sources.rows import (
     field_of,
+    image_below,
     list_or_lines,
     name_of,
     numbers_of,
@@ -23,7 +24,6 @@ from sifthinker.engine.sources.rows import (
     to_unit,
 )
 from sifthinker.errors import RecordError
-from sifthinker.files import inside
 from sifthinker.images import image_size
 from sifthinker.literals import OutsideBoxes
 from sifthinker.records import Record, Reject, as_text, shown
@@ -67,7 +67,7 @@ def _conversation(row: Any, index: int, root: Path | None, outside: OutsideBoxes
             f"{place}: this format states no image size, and its boxes need it. Set the image folder with --images",
             "missing_image_root",
         )
-    size = image_size(inside(root, image))
+    size = image_size(image_below(root, image, exists=True))
     square = convert(_one_box(square_box, "the second turn", place), source="padded_square", target="pixel", size=size)
     _agree(square, pixels, size, place)
     boxes, notes = to_unit(square, "pixel", size, outside, place)

@@ -14,7 +14,7 @@ import numpy as np
 from sifthinker.boxes import Boxes, other_space
 from sifthinker.coordinates import Resizer
 from sifthinker.errors import BoxError, ImageError, RecordError
-from sifthinker.files import JsonLine, encoding_name, encoding_of, inside, json_lines
+from sifthinker.files import JsonLine, encoding_name, encoding_of, inside, json_fault, json_lines
 from sifthinker.literals import OutsideBoxes, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_number, as_text, as_whole, shown
 
@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: {_undecodable(encoding, error)}", "not_json") from None
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not JSON: {error}", "not_json") from None
+        raise RecordError(f"{path}: not JSON: {json_fault(error)}", "not_json") from None
 
 
 def rows(path: Path) -> Iterator[tuple[str, Any] | Reject]:
@@ -111,7 +111,7 @@ def _items(path: Path, first: JsonLine) -> list[Any] | None:
         words = (
             _undecodable(encoding, error)
             if isinstance(error, UnicodeDecodeError)
-            else f"the JSON list is incomplete: {error}"
+            else f"the JSON list is incomplete: {json_fault(error)}"
         )
         raise RecordError(f"{path}: {words}", "not_json") from None
     if opening == "{":
@@ -192,8 +192,30 @@ def path_of(row: Any, name: str, place: str, root: Path | None = None) -> str:
         code = "blank_field" if value is None else "bad_record"
         raise RecordError(f"{place}: {name} must be the path of an image, got {shown(value)}", code)
     if root is not None:
-        inside(root, value)
+        image_below(root, value)
     return value.strip()
+
+
+def image_below(root: Path, image: str, *, exists: bool = False) -> Path:
+    """Return the file of an image path from data.
+
+    Args:
+        root: image folder.
+        image: path relative to it.
+        exists: whether the file must exist.
+    Raises:
+        RecordError: the path cannot be used, or leads outside `root`.
+        ImageError: there is no such file.
+    """
+    try:
+        path = inside(root, image)
+    except RecordError as error:
+        if error.code != "path_outside_root":
+            raise
+        raise RecordError(f"{error}. Set --images to a folder above it (in a recipe: images)", error.code) from None
+    if exists and not path.is_file():
+        raise ImageError(f"{path}: no such image. Check the path, and --images (in a recipe: images)", "missing_image")
+    return path
 
 
 def whole_of(row: Any, name: str, place: str) -> int:
@@ -241,6 +263,7 @@ def to_unit(
     place: str,
     advice: str = "",
     resizer: Resizer | None = None,
+    origin: Callable[[int], str] = lambda index: "",
 ) -> tuple[Boxes, tuple[str, ...]]:
     """Return the boxes of a record in unit coordinates, with a note for each clipped box.
 
@@ -252,6 +275,7 @@ def to_unit(
         place: file and line, for messages.
         advice: advice for boxes that look like another space.
         resizer: for `resized`, see `Resizer.convert`; Qwen2.5-VL's by default.
+        origin: the end of a message about a box, by its number from 0: how the source states it.
     Raises:
         RecordError: there is no box, or a box has no area, is not numeric, looks like another space, lies outside the
             image, or (strict) extends past its border.
@@ -276,15 +300,16 @@ def to_unit(
         width, height = resizer.size(size) if space == "resized" else size
         image = f"{'resized to ' if space == 'resized' else ''}width {width}, height {height}"
     # Ignore a billionth: it is rounding noise of the division.
-    for before, after, original in zip(unit, clipped, array.tolist(), strict=True):
+    for index, (before, after, original) in enumerate(zip(unit, clipped, array.tolist(), strict=True)):
         if before[0] >= before[2] or before[1] >= before[3]:
             raise RecordError(f"{place}: box {original} has no area after division by the image size", "degenerate_box")
         if after[0] >= after[2] or after[1] >= after[3]:
-            raise RecordError(f"{place}: box {original} lies wholly outside the image ({image})", "box_outside")
+            words = f"box {original} lies wholly outside the image ({image}){origin(index)}"
+            raise RecordError(f"{place}: {words}", "box_outside")
         if np.abs(before - after).max() <= 1e-9:
             continue
         if outside == "strict":
-            raise RecordError(f"{place}: box {original} ends past the image ({image})", "box_outside")
+            raise RecordError(f"{place}: box {original} ends past the image ({image}){origin(index)}", "box_outside")
         notes.append(f"{place}: box {original} ends past the image ({image}); clipped")
     return clipped, tuple(notes)
 

@@ -86,8 +86,9 @@ def table(name: str, columns: Mapping[str, str], form: BoxForm, images: Path | N
     if twice:
         raise ConfigError(f"{name}: several columns have the name {twice[0]!r}. Rename all but one")
     stem = Path(name.removeprefix(HUB).partition(":")[0]).stem
-    for index, row in enumerate(source.rows(sorted(set(chosen.values())))):
-        place = f"{name}[{index}]"
+    called = name if name.startswith(HUB) else Path(name).name or name
+    for index, (line, row) in enumerate(source.rows(sorted(set(chosen.values())))):
+        place = f"{called}[{index}]" if line is None else f"{called}:{line}"
         identity = f"{stem}-{index:06d}"
         try:
             if isinstance(row, str):
@@ -155,6 +156,10 @@ def _boxes(cell: Any, form: BoxForm, column: str, place: str) -> list[list[float
         boxes = [boxes]
     numbers = numbers_of(boxes, place)
     if form == "xywh":
+        for box in numbers.tolist():
+            if min(box[2:]) <= 0:
+                words = f"column {column!r}: box {box} has no area; width and height must be above 0"
+                raise RecordError(f"{place}: {words}", "degenerate_box")
         numbers[:, 2:] += numbers[:, :2]
     return [list(map(float, box)) for box in numbers]
 
@@ -281,19 +286,23 @@ def _image(cell: Any, folder: Path | None, place: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ files
 
 
+_Row = tuple[int | None, Mapping[str, Any] | str]
+
+
 class _Source:
     """An open table.
 
     Args:
         names: column names.
-        rows: columns → rows, read in small batches. Text instead of a row is the reason why the row cannot be read.
+        rows: columns → (line of the file where a row begins, None if it has no lines; the row), read in small batches. Text
+            instead of a row is the reason why the row cannot be read.
         empty: texts that stand for an empty cell.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        rows: Callable[[Sequence[str]], Iterator[Mapping[str, Any] | str]],
+        rows: Callable[[Sequence[str]], Iterator[_Row]],
         empty: frozenset[str] = _EMPTY,
     ) -> None:
         self.names, self.rows, self.empty = list(names), rows, empty
@@ -404,7 +413,7 @@ def _open_csv(path: Path) -> _Source:
     if not all(map(is_text, names)):
         raise RecordError(f"{path}: the header is not {encoding_name(encoding)}. Save the file as UTF-8", "not_json")
 
-    def cells() -> Iterator[tuple[list[str], int] | str]:
+    def cells() -> Iterator[tuple[int, list[str] | str]]:
         with opened() as stream:
             lines = _Lines(islice(stream, skipped, None), skipped)
             reader = csv.reader(lines, delimiter=delimiter)
@@ -421,32 +430,31 @@ def _open_csv(path: Path) -> _Source:
                         finally:
                             csv.field_size_limit(before)
                 except csv.Error as error:
-                    yield f"line {lines.number} cannot be read: {error}"
+                    yield start, f"cannot be read: {error}"
                     continue
                 if row is None:
                     return
                 if row and (fault or not is_header):
-                    yield fault or (row, start)
+                    yield start, fault or row
                 is_header = is_header and not row
 
-    def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
-        floats, booleans = _typed(cells(), names, columns)
-        for item in cells():
-            if isinstance(item, str):
-                yield item
-                continue
-            row, line = item
-            if len(row) > len(names):
-                yield f"line {line} has {len(row)} cells, but the header has {len(names)}. Quote cells that contain a comma"
+    def rows(columns: Sequence[str]) -> Iterator[_Row]:
+        floats, booleans = _typed((row for _, row in cells()), names, columns)
+        for line, row in cells():
+            if isinstance(row, str):
+                yield line, row
+            elif len(row) > len(names):
+                words = f"the row has {len(row)} cells, but the header has {len(names)}. Quote cells that contain a comma"
+                yield line, words
             elif not all(map(is_text, row)):
-                yield f"line {line} is not {encoding_name(encoding)}. Save the file as UTF-8"
+                yield line, f"the row is not {encoding_name(encoding)}. Save the file as UTF-8"
             else:
                 values: dict[str, Any] = dict(zip(names, row, strict=False))
                 for name in floats & values.keys():
                     values[name] = float(values[name]) if values[name].strip() not in _EMPTY_IN_CSV else None
                 for name in booleans & values.keys():
                     values[name] = _BOOLEANS.get(values[name].strip())
-                yield values
+                yield line, values
 
     return _Source(names, rows, _EMPTY_IN_CSV)
 
@@ -457,9 +465,7 @@ _FLOAT = re.compile(r"-?\d+\.\d+", re.ASCII)
 _BOOLEANS = {"True": True, "TRUE": True, "False": False, "FALSE": False}  # pandas; R and spreadsheets
 
 
-def _typed(
-    cells: Iterator[tuple[list[str], int] | str], names: Sequence[str], columns: Sequence[str]
-) -> tuple[set[str], set[str]]:
+def _typed(rows: Iterator[list[str] | str], names: Sequence[str], columns: Sequence[str]) -> tuple[set[str], set[str]]:
     """Return the columns in which pandas turned whole numbers into floats (2 into 2.0), and the boolean columns.
 
     A column is boolean if all its cells that are not empty are boolean, as in the same table saved with types. pandas turns
@@ -469,12 +475,12 @@ def _typed(
     """
     candidates = {name: [False, True] for name in columns if name in names}  # has an empty cell, all are whole
     booleans = dict.fromkeys(candidates, False)  # has a boolean
-    for item in cells:
+    for row in rows:
         if not candidates and not booleans:
             break
-        if isinstance(item, str):
+        if isinstance(row, str):
             continue
-        values = {name: cell.strip() for name, cell in zip(names, item[0], strict=False)}
+        values = {name: cell.strip() for name, cell in zip(names, row, strict=False)}
         for name in list(booleans):
             text = values.get(name, "")
             if text in _BOOLEANS:
@@ -511,12 +517,12 @@ def _open_parquet(name: str) -> _Source:
 
     broken = (ValueError, OverflowError, pyarrow.ArrowException)
 
-    def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    def rows(columns: Sequence[str]) -> Iterator[_Row]:
         try:
             for batch in file.iter_batches(batch_size=256):
                 chosen = batch.select(list(columns))
                 try:
-                    yield from chosen.to_pylist()
+                    yield from ((None, row) for row in chosen.to_pylist())
                     continue
                 except broken:  # one row or several
                     pass
@@ -525,7 +531,7 @@ def _open_parquet(name: str) -> _Source:
                         (row,) = chosen.slice(number, 1).to_pylist()
                     except broken as error:
                         row = f"cannot be read: {error}"
-                    yield row
+                    yield None, row
         except (OSError, pyarrow.ArrowException) as error:
             raise RecordError(f"{name}: cannot read further: {error}", "missing_file") from None
 
@@ -560,9 +566,9 @@ def _open_dataset(name: str) -> _Source:
         if stored is not feature:
             dataset = dataset.cast_column(column, stored)
 
-    def rows(columns: Sequence[str]) -> Iterator[Mapping[str, Any] | str]:
+    def rows(columns: Sequence[str]) -> Iterator[_Row]:
         try:
-            yield from dataset.select_columns(list(columns))
+            yield from ((None, row) for row in dataset.select_columns(list(columns)))
         except (OSError, ValueError, ConnectionError) as error:
             raise RecordError(f"{name}: cannot read further: {str(error).splitlines()[0]}", "missing_file") from None
 
