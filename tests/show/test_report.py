@@ -138,7 +138,7 @@ class TestPicture:
         assert red[1] > 1.8 * red[0]
         assert both.height - rgb.height == 110 + 14
         # Depths are written over depth alone: the rows of the title and of the RGB panel are the same.
-        above = (0, 0, rgb.width, 14 + 22 + 6 + 110)
+        above = (0, 0, rgb.width, 14 + 29 + 4 + 110)
         assert rgb.crop(above).tobytes() == both.crop(above).tobytes()
 
     @pytest.mark.parametrize("text", ["", "a few words that fit", "x" * 300, "a " + "longer" * 30 + " word", "漢字" * 40])
@@ -154,7 +154,7 @@ class TestPicture:
     def test_any_text_fits(self, tmp_path: Path, text: str) -> None:
         image = Image.new("RGB", (640, 480))
         picture = self.drawn(tmp_path, Card(Thought(text, image, None, text), truth="yes", correct=False))
-        assert picture.width == 220 + 2 * 14
+        assert picture.width == 2 * 220 + 3 * 14  # room for a text without steps
         assert picture.height < 1200
 
 
