@@ -464,7 +464,7 @@ def as_number(text: str) -> float | str:
 # --------------------------------------------------------------------------------------------------------------- faults
 
 
-class Fault(NamedTuple):
+class SettingFault(NamedTuple):
     """One fault of some settings.
 
     Args:
@@ -495,7 +495,7 @@ class Origin:
     where: str = ""
     overrides: Mapping[tuple[str, ...], str] = field(default_factory=dict)
 
-    def error(self, faults: Sequence[Fault]) -> FaultsError:
+    def error(self, faults: Sequence[SettingFault]) -> FaultsError:
         """Return one error for all faults: at least one."""
         told = [self._told(fault) for fault in faults]
         (where, first), *rest = told
@@ -509,7 +509,7 @@ class Origin:
         error.faults = tuple(faults)
         return error
 
-    def _told(self, fault: Fault) -> tuple[str, str]:
+    def _told(self, fault: SettingFault) -> tuple[str, str]:
         """Return (place of the values, "" if an override has the fault; message)."""
         place = fault.place
         above = max((path for path in self.overrides if place[: len(path)] == path), key=len, default=None)
@@ -528,7 +528,7 @@ class Origin:
 class FaultsError(ConfigError):
     """A `ConfigError` that lists the faults of some settings."""
 
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[SettingFault, ...] = ()
 
 
 def _label(override: str) -> str:
@@ -541,7 +541,7 @@ def _faults_error(
     settings: type[Settings], error: ValidationError, values: Mapping[str, Any], origin: Origin
 ) -> FaultsError:
     """Return one error for all faults that pydantic found."""
-    faults: dict[tuple[Any, ...], Fault] = {}
+    faults: dict[tuple[Any, ...], SettingFault] = {}
     missing: dict[tuple[Any, ...], list[str]] = {}
     for found in error.errors(include_url=False):
         if found["type"] == "missing":
@@ -551,7 +551,7 @@ def _faults_error(
         place, annotation, rest = _follow(settings, found["loc"])
         fault = _fault(found, place, annotation, rest, values)
         faults.setdefault(fault.place, fault)
-    lacking = [Fault(place, f": lacks {', '.join(names)}") for place, names in missing.items()]
+    lacking = [SettingFault(place, f": lacks {', '.join(names)}") for place, names in missing.items()]
     return origin.error([*lacking, *faults.values()])
 
 
@@ -571,16 +571,18 @@ def _follow(settings: type[Settings], loc: Sequence[Any]) -> tuple[tuple[Any, ..
     return tuple(place), annotation, ()
 
 
-def _fault(found: Any, place: tuple[Any, ...], annotation: Any, rest: tuple[Any, ...], values: Mapping[str, Any]) -> Fault:
+def _fault(
+    found: Any, place: tuple[Any, ...], annotation: Any, rest: tuple[Any, ...], values: Mapping[str, Any]
+) -> SettingFault:
     if found["type"] in ("extra_forbidden", "invalid_key") or (rest and rest[-1] == "[key]"):
-        return Fault((*place, rest[0]), f": {_unknown(annotation, rest[0])}", unknown=True)
+        return SettingFault((*place, rest[0]), f": {_unknown(annotation, rest[0])}", unknown=True)
     value = _value_at(values, place, found["input"])
     if found["type"] == "value_error" and not isinstance(found["ctx"]["error"], _OtherKindError):
         words = str(found["ctx"]["error"])
-        return Fault(place, f" {words}, got {_shown(value)}" if words.startswith("must ") else f": {words}")
+        return SettingFault(place, f" {words}, got {_shown(value)}" if words.startswith("must ") else f": {words}")
     if value is None:
-        return Fault(place, " has no value. Write one, or remove the key")
-    return Fault(place, f" must be {_wanted(annotation)}, got {_shown(value)}")
+        return SettingFault(place, " has no value. Write one, or remove the key")
+    return SettingFault(place, f" must be {_wanted(annotation)}, got {_shown(value)}")
 
 
 def _unknown(annotation: Any, key: Any) -> str:

@@ -25,7 +25,7 @@ from sifthinker.ask_settings import ServerSettings
 from sifthinker.errors import ConfigError
 from sifthinker.files import unknown_key
 from sifthinker.literals import Correction, Denominator, Dtype, RewardName
-from sifthinker.settings import Fault, FaultsError, Origin, Settings, as_number
+from sifthinker.settings import FaultsError, Origin, SettingFault, Settings, as_number
 
 Stage = Literal["sft", "grpo"]
 Sharing = Literal["auto", "off"]
@@ -238,25 +238,25 @@ class TrainSettings(Settings):
                 raise ValueError(f"{name} needs eval_data; set eval_data to the held-out questions")
         return self
 
-    def _without_eval_data(self, training: Mapping[str, Any]) -> Iterator[Fault]:
+    def _without_eval_data(self, training: Mapping[str, Any]) -> Iterator[SettingFault]:
         if self.eval_data is None:
             words = " needs eval_data; set eval_data to the held-out questions"
             if training.get("eval_strategy") not in (None, "no"):
-                yield Fault(("training", "eval_strategy"), words)
+                yield SettingFault(("training", "eval_strategy"), words)
             if training.get("load_best_model_at_end"):
-                yield Fault(("training", "load_best_model_at_end"), words)
+                yield SettingFault(("training", "load_best_model_at_end"), words)
 
-    def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[Fault]:
+    def _not_for_vllm(self, training: Mapping[str, Any]) -> Iterator[SettingFault]:
         """Settings with which TRL (seen in 1.16) passes images to vLLM wrongly; docs/howto/train.md has the others."""
         mode = training.get("vllm_mode", "colocate")
         if mode != "server":
-            yield Fault(
+            yield SettingFault(
                 ("training", "vllm_mode"),
                 f" must be 'server', got {mode!r}: in this mode TRL sends prompts with expanded image tokens, and vLLM "
                 "expands them a second time. Set it to server and start a vLLM server; see docs/howto/train.md",
             )
         if self.max_pixels is not None:
-            yield Fault(
+            yield SettingFault(
                 ("max_pixels",),
                 f" {self.max_pixels:,} has no effect on vLLM: the server would resize images by its own limits and get a "
                 "different number of image tokens than the prompt. Leave max_pixels out. Start this run and the server from "
@@ -383,36 +383,36 @@ _AT_LEAST_ONE = (
 _KINDS = {float: "a number", int: "a whole number", bool: "true or false"}
 
 
-def _stage_faults(values: Mapping[str, Any], training: dict[str, Any], stage: Stage) -> Iterator[Fault]:
+def _stage_faults(values: Mapping[str, Any], training: dict[str, Any], stage: Stage) -> Iterator[SettingFault]:
     """Yield the settings of the other stage, and what is wrong with the fields of TRL's config, see `_training_faults`."""
     if stage == "grpo" and values.get("answers_only"):
-        yield Fault(("answers_only",), " is a setting of SFT, and this is a GRPO-SIF run; leave it out")
+        yield SettingFault(("answers_only",), " is a setting of SFT, and this is a GRPO-SIF run; leave it out")
     if stage == "sft":
         for name in _GRPO_ONLY:
             if name in values:
-                yield Fault((name,), " is a setting of GRPO-SIF, and this is an SFT run; leave it out")
+                yield SettingFault((name,), " is a setting of GRPO-SIF, and this is an SFT run; leave it out")
     yield from _training_faults(training, stage)
     yield from _tracker_faults(training)
 
 
-def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[Fault]:
+def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[SettingFault]:
     """Yield what is wrong with the fields of TRL's config. Numbers given as text, and a bare `no`, are fixed in `values`."""
     hints, names = get_type_hints(trainer_config(stage)), _names(trainer_config(stage))
     for old, new in _ALIASES.items():
         if values.get(old) is not None and values.get(new, values[old]) != values[old]:
             words = f" is {values[old]!r} and training.{new} is {values[new]!r}: keep one of these names"
-            yield Fault(("training", old), words)
+            yield SettingFault(("training", old), words)
     for name in values:
         place = ("training", name)
         if name in _ELSEWHERE:
-            yield Fault(place, f": {_ELSEWHERE[name]}")
+            yield SettingFault(place, f": {_ELSEWHERE[name]}")
             continue
         if name not in names:
             # The user may have meant one of our keys: an override without a prefix counts as a field of TRL's config.
-            yield Fault(place, f": {unknown_key(name, [*TrainSettings.model_fields, *names])}", unknown=True)
+            yield SettingFault(place, f": {unknown_key(name, [*TrainSettings.model_fields, *names])}", unknown=True)
             continue
         if values[name] is None and not _may_be_none(name, hints[name], stage):
-            yield Fault(place, " has no value; leave the key out, or write one")
+            yield SettingFault(place, " has no value; leave the key out, or write one")
             continue
         if name.endswith("_strategy") and values[name] is False:  # YAML reads a bare `no` as false
             values[name] = "no"
@@ -433,17 +433,17 @@ def _training_faults(values: dict[str, Any], stage: Stage) -> Iterator[Fault]:
         )
         if not fits:
             wanted = next(words for kind, words in _KINDS.items() if kind in kinds)
-            yield Fault(place, f" must be {wanted}, got {value!r}")
+            yield SettingFault(place, f" must be {wanted}, got {value!r}")
         elif name in _AT_LEAST_ONE and value is not None and value < 1:
-            yield Fault(place, f" must be at least 1, got {value!r}")
+            yield SettingFault(place, f" must be at least 1, got {value!r}")
 
 
-def _tracker_faults(training: Mapping[str, Any]) -> Iterator[Fault]:
+def _tracker_faults(training: Mapping[str, Any]) -> Iterator[SettingFault]:
     """Refuse a tracker that TRL cannot log completions to: wandb's tables do not accept prompts with images and text."""
     said = training.get("report_to")
     names = [said] if isinstance(said, str) else said or ()
     if training.get("log_completions") and ("wandb" in names or ("all" in names and find_spec("wandb"))):
-        yield Fault(
+        yield SettingFault(
             ("training", "log_completions"),
             ": TRL cannot log completions of prompts with images to wandb; the run would fail at the first logged step. Use "
             "report_to: trackio, which shows the images, or tensorboard. Or leave log_completions out: the run writes the "
