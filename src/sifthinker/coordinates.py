@@ -350,7 +350,7 @@ def _fetched(name: str) -> list[str]:
 _LEARNT = "sif_coordinates"  # in tokenizer_config.json, which is saved with every checkpoint, adapter and merged model
 
 
-def note_learnt(tokenizer: Any, coordinates: Coordinates) -> None:
+def record_coordinates(tokenizer: Any, coordinates: Coordinates) -> None:
     """Store in a tokenizer the coordinates that its model learns for boxes. Every saved copy then contains them."""
     if coordinates == "unit":
         tokenizer.init_kwargs.pop(_LEARNT, None)

@@ -299,6 +299,16 @@ def _likeness(word: str, name: str) -> float:
     return difflib.SequenceMatcher(None, name, word).ratio()
 
 
+def check_images(root: Path) -> None:
+    """Check that a folder of images exists.
+
+    Raises:
+        RecordError: it does not.
+    """
+    if not root.is_dir():
+        raise RecordError(f"{root}: no such image folder. Set --images to an existing folder", "missing_file")
+
+
 def inside(root: str | os.PathLike[str], relative: str) -> Path:
     """Return the file of a path from data. After all symbolic links, it is guaranteed to lie in `root`.
 

@@ -311,10 +311,14 @@ class Flag:
         self.default = default
 
 
+def flag_of(item: FieldInfo) -> Flag:
+    """Return the `Flag` of a field, or one without settings."""
+    return next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
+
+
 def option_names(name: str, item: FieldInfo) -> tuple[str, ...]:
     """Return the names of a field's option on the command line, the long one last."""
-    flag = next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
-    return flag.names or (f"--{name.replace('_', '-')}",)
+    return flag_of(item).names or (f"--{name.replace('_', '-')}",)
 
 
 @dataclass(frozen=True, slots=True)

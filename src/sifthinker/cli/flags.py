@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from sifthinker.settings import Flag, Leaf, Settings, leaves, option_names
+from sifthinker.settings import Leaf, Settings, flag_of, leaves, option_names
 
 
 class Command(click.Command):
@@ -169,7 +169,7 @@ def direct_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def _option(
     name: str, item: FieldInfo, group: str, help_text: str | None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    flag = next((extra for extra in item.metadata if isinstance(extra, Flag)), Flag())
+    flag = flag_of(item)
     names = option_names(name, item)
     found = _kind(item)
     if found is None:

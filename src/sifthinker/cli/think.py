@@ -59,8 +59,7 @@ def think_command(
 
     With FOLDER, the question is asked about every image in the folder. FILE.jsonl and dataset folders contain their own
     questions; for the format see `sif eval`. Both write thoughts as JSON lines, and beside them a page and an
-    evaluation file (.eval.json). To resume an
-    interrupted command, repeat it.
+    evaluation file (.eval.json). To resume an interrupted command, repeat it.
 
     Without --model, the embedded model answers, without steps. It knows only the scenes of `sif world build`.
 

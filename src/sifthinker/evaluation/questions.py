@@ -18,7 +18,7 @@ from sifthinker.boxes import as_boxes, convert, other_names, other_space
 from sifthinker.coordinates import UNIT, Frame
 from sifthinker.depth import DepthMap, DepthReading
 from sifthinker.errors import BoxError, ImageError, RecordError
-from sifthinker.files import check_keys, inside, json_fault, read_jsonl, sha256, to_json, with_advice
+from sifthinker.files import check_images, check_keys, inside, json_fault, read_jsonl, sha256, to_json, with_advice
 from sifthinker.images import image_size, load_image, same_shape
 from sifthinker.literals import Space
 from sifthinker.records import (
@@ -243,8 +243,8 @@ def read_questions(
         RecordError: the file is missing or has no question, a question is malformed, an id is repeated, or a path leaves
             the folder; the message gives the place.
     """
-    if images is not None and not Path(images).is_dir():
-        raise RecordError(f"{images}: no such image folder. Set --images to an existing folder", "missing_file")
+    if images is not None:
+        check_images(Path(images))
     where = examples_file(path) if Path(path).is_dir() else Path(path)
     found: list[Question] = []
     first: dict[str, str] = {}

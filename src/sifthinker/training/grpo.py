@@ -21,7 +21,7 @@ from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict
 
 from sifthinker.boxes import set_iou
 from sifthinker.chain import is_whole_image, read_completion, region_boxes
-from sifthinker.coordinates import UNIT, Frame, frame_of, note_learnt
+from sifthinker.coordinates import UNIT, Frame, frame_of, record_coordinates
 from sifthinker.endpoint import open_endpoint
 from sifthinker.errors import ConfigError
 from sifthinker.files import atomic_write, check_folder, to_json, write_jsonl
@@ -284,7 +284,7 @@ def grpo_trainer(config: TrainSettings) -> SIFGRPOTrainer:
     }
     defaults = {**DEFAULTS, "reward_weights": list(weights.values())}
     processor = load_processor(config.model, max_pixels=config.max_pixels)
-    note_learnt(processor.tokenizer, examples[0].coordinates)
+    record_coordinates(processor.tokenizer, examples[0].coordinates)
     if config.training.get("use_vllm"):
         config = _without_placeholders(config)
     arguments = trainer_arguments(config, "grpo", defaults)

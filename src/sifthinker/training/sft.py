@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sifthinker.coordinates import note_learnt
+from sifthinker.coordinates import record_coordinates
 from sifthinker.errors import ConfigError
 from sifthinker.files import check_folder
 from sifthinker.models import freeze, load_model, load_processor
@@ -41,7 +41,7 @@ def sft_trainer(config: TrainSettings) -> SIFSFTTrainer:
     examples = load_examples(config.data, config.limit, config.sample)
     processor = load_processor(config.model, max_pixels=config.max_pixels)
     if not config.answers_only:
-        note_learnt(processor.tokenizer, examples[0].coordinates)
+        record_coordinates(processor.tokenizer, examples[0].coordinates)
     questions = held_out(config, examples, arguments, processor)
     plan = plan_run(config, "sft", arguments, examples, processor)
     report_problems(plan)

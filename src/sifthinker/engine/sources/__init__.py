@@ -18,6 +18,7 @@ from sifthinker.engine.sources.rows import image_below, path_of, read_json, reco
 from sifthinker.engine.sources.tables import COLUMNS, HUB, Line, is_table, table
 from sifthinker.engine.sources.tallyqa import tallyqa
 from sifthinker.errors import ConfigError, RecordError
+from sifthinker.files import check_images
 from sifthinker.images import image_size
 from sifthinker.literals import BoxForm, OutsideBoxes, SourceFormat, Space
 from sifthinker.records import LONGEST_SIDE, Record, Reject, as_whole, shown, without_place
@@ -83,8 +84,8 @@ def read_source(
     if format not in ("table", "jsonl") and box_space != "unit":
         raise ConfigError(f"{path} is read as {format}, which has its own box space. Remove box_space {box_space}")
     root = Path(images) if images is not None else None
-    if root is not None and not root.is_dir() and format != "table":
-        raise RecordError(f"{root}: no such image folder. Set --images to an existing folder", "missing_file")
+    if root is not None and format != "table":
+        check_images(root)
     found: Iterator[Record | Reject]
     if format == "viscot":
         found = published.viscot(where, root, outside)
